@@ -1,0 +1,58 @@
+"""The architectures by name: one table, readable without torch (a test holds it against torchvision)."""
+
+from enum import Enum
+
+
+class Family(Enum):
+    """How a network's norm sites are laid out."""
+
+    RESNET = "resnet"
+    SMALL_RESNET = "small_resnet"
+    MOBILENET_V2 = "mobilenet_v2"
+    SHUFFLENET_V2 = "shufflenet_v2"
+
+
+ARCHITECTURES: dict[str, Family] = {
+    **dict.fromkeys(
+        (
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet152",
+            "resnext50_32x4d",
+            "resnext101_32x8d",
+            "resnext101_64x4d",
+            "wide_resnet50_2",
+            "wide_resnet101_2",
+        ),
+        Family.RESNET,
+    ),
+    "mobilenet_v2": Family.MOBILENET_V2,
+    **dict.fromkeys(
+        ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+        Family.SHUFFLENET_V2,
+    ),
+    # Ours: bottleneck ResNets with a 3×3 stem and three stages, depth 9n + 2.
+    **dict.fromkeys(("small_resnet11", "small_resnet20", "small_resnet29"), Family.SMALL_RESNET),
+}
+
+# Groups of the XBN blocks as released. shufflenet_v2_x2_0 was not; 61 keeps two channels a group, as 29 does.
+_SHUFFLENET_GROUPS = {
+    "shufflenet_v2_x0_5": 8,
+    "shufflenet_v2_x1_0": 29,
+    "shufflenet_v2_x1_5": 8,
+    "shufflenet_v2_x2_0": 61,
+}
+
+
+def default_num_groups(arch: str) -> int:
+    """Groups of an XBN block's GN: 64 for ResNet and ResNeXt, 16 for MobileNetV2, ShuffleNetV2 by width.
+
+    Source: the released code, as listed in docs/design.md. The small ResNets take 8: their blocks are
+    16 to 64 channels wide, and 64 groups would make every one an instance norm.
+    """
+    family = ARCHITECTURES[arch]
+    if family is Family.SHUFFLENET_V2:
+        return _SHUFFLENET_GROUPS[arch]
+    return {Family.RESNET: 64, Family.MOBILENET_V2: 16, Family.SMALL_RESNET: 8}[family]

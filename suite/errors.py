@@ -1,0 +1,16 @@
+"""What can go wrong because of what the user gave us, as opposed to a fault of ours."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what would be right.
+
+    The command line prints it on one line and exits with 2; a traceback would only bury it.
+    """
+
+
+class Diverged(Exception):
+    """The loss stopped being a finite number. The run ends with status `diverged`."""
+
+
+class Preempted(Exception):
+    """A stop signal was agreed on at a step boundary, and a complete checkpoint was written."""

@@ -1,0 +1,108 @@
+"""Every metric, once: name, unit, direction, formula. Records and reports know no others."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means. `per_layer`: one value for each norm layer, in forward order."""
+
+    name: str
+    unit: str
+    direction: Direction
+    formula: str
+    title: str
+    per_layer: bool = False
+
+
+_ALL = (
+    Metric("loss", "nat", "lower", "mean cross-entropy over the images", "Loss"),
+    Metric("top1_percent", "%", "higher", "share of images whose first guess is right", "Top-1"),
+    Metric("top5_percent", "%", "higher", "share of images whose first five guesses hold the label", "Top-5"),
+    Metric("images_evaluated", "1", "neither", "images counted, each exactly once", "Images evaluated"),
+    Metric(
+        "top1_precise_percent",
+        "%",
+        "higher",
+        "top-1 with PreciseBN's population statistics in place of the estimated ones",
+        "Top-1, PreciseBN",
+    ),
+    Metric("learning_rate", "1", "neither", "of the last step", "Learning rate"),
+    Metric("esm_mu", "1", "lower", "‖μ̂ − μ̃‖₂ over the channels of a layer (the paper's)", "ESM μ", True),
+    Metric("esm_sigma", "1", "lower", "‖σ̂ − σ̃‖₂ over the channels of a layer (the paper's)", "ESM σ", True),
+    Metric(
+        "esm_mu_scaled",
+        "1",
+        "lower",
+        "‖(μ̂ − μ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂",
+        "ESM μ, scaled",
+        True,
+    ),
+    Metric(
+        "esm_sigma_scaled",
+        "1",
+        "lower",
+        "‖(σ̂ − σ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂",
+        "ESM σ, scaled",
+        True,
+    ),
+    Metric(
+        "images_per_s",
+        "1/s",
+        "higher",
+        "training images / time, warm-up steps left out, all ranks",
+        "Throughput",
+    ),
+    Metric("step_time_p50_ms", "ms", "lower", "median time of an optimizer step", "Step time, median"),
+    Metric(
+        "step_time_p95_ms", "ms", "lower", "95th percentile of an optimizer step's time", "Step time, p95"
+    ),
+    Metric(
+        "data_wait_share",
+        "1",
+        "lower",
+        "share of the steps' time spent waiting for a batch",
+        "Waiting for data",
+    ),
+    Metric(
+        "peak_memory_gib",
+        "GiB",
+        "lower",
+        "highest GPU memory allocated, or resident memory on CPU",
+        "Peak memory",
+    ),
+    Metric(
+        "flops_per_image",
+        "FLOP",
+        "neither",
+        "forward and backward of one image, by torch's counter",
+        "Work per image",
+    ),
+    Metric(
+        "matmul_peak_flops_per_s",
+        "FLOP/s",
+        "neither",
+        "fastest square matrix product measured here",
+        "Matmul peak",
+    ),
+    Metric(
+        "matmul_peak_share",
+        "1",
+        "higher",
+        "flops_per_image × images_per_s / (ranks × matmul_peak_flops_per_s)",
+        "Share of matmul peak",
+    ),
+    Metric(
+        "bad_images",
+        "1",
+        "lower",
+        "files that could not be decoded and were replaced or left out",
+        "Bad images",
+    ),
+    Metric("epoch_time_s", "s", "lower", "wall time of a training epoch, evaluation left out", "Epoch time"),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -1,0 +1,46 @@
+"""Every file name of a run, once.
+
+<output_dir>/<folder_name>/
+  run.json            the resolved Run, and the schema's version
+  status.json         state, reason, progress; replaced atomically
+  provenance.jsonl    a line for each start: code, versions, devices, hosts, scheduler
+  measurements.jsonl  a line for each measurement, appended
+  layers.json         names and widths behind the per-layer measurements
+  log.txt             what the process said
+  lock                held by the process that writes here
+  checkpoints/        step-00000123.pt, best.pt
+"""
+
+import re
+from pathlib import Path
+
+
+class RunPaths:
+    """The files of one run folder. Creates nothing."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.run = self.folder / "run.json"
+        self.status = self.folder / "status.json"
+        self.provenance = self.folder / "provenance.jsonl"
+        self.measurements = self.folder / "measurements.jsonl"
+        self.layers = self.folder / "layers.json"
+        self.log = self.folder / "log.txt"
+        self.lock = self.folder / "lock"
+        self.checkpoints = self.folder / "checkpoints"
+        self.best = self.checkpoints / "best.pt"
+
+    def checkpoint(self, step: int) -> Path:
+        """The complete training state after `step` optimizer steps."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        found = (re.fullmatch(r"step-(\d{8})\.pt", p.name) for p in self.checkpoints.glob("step-*.pt"))
+        return sorted(int(match[1]) for match in found if match)
+
+
+def find_runs(roots: list[Path]) -> list[RunPaths]:
+    """Run folders at or below the given folders, in a stable order."""
+    found = {p.parent.resolve(): p.parent for root in roots for p in sorted(root.rglob("run.json"))}
+    return [RunPaths(folder) for folder in sorted(found.values())]
