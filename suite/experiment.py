@@ -153,7 +153,8 @@ class DataSpec(Spec):
         if self.num_classes is None:
             if known is None:
                 raise ValueError(
-                    f"num_classes is missing for the data set {self.name!r}; known sources are {', '.join(NUM_CLASSES)}"
+                    f"num_classes is missing for the data set {self.name!r}; "
+                    f"known sources are {', '.join(NUM_CLASSES)}"
                 )
             object.__setattr__(self, "num_classes", known)
         elif known not in (None, self.num_classes) and self.name != "synthetic":
@@ -232,20 +233,20 @@ class BatchSpec(Spec):
         ranks_per_statistic = max(1, self.norm // self.per_gpu)
         if self.global_batch_size % (self.per_gpu * world_size):
             raise ValueError(
-                f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = {world_size * self.per_gpu} samples a pass, "
-                f"which does not divide global_batch_size {self.global_batch_size}"
+                f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = "
+                f"{world_size * self.per_gpu} samples a pass, which does not divide global_batch_size {self.global_batch_size}"
             )
         if world_size % ranks_per_statistic:
             raise ValueError(
-                f"norm_batch_size {self.norm} = {ranks_per_statistic} ranks × batch_size_per_gpu {self.per_gpu}, "
-                f"but the run has {world_size} rank{'s'[: world_size != 1]}: "
-                f"that is not a multiple of {ranks_per_statistic}"
+                f"norm_batch_size {self.norm} = {ranks_per_statistic} ranks × batch_size_per_gpu "
+                f"{self.per_gpu}, but the run has {world_size} rank{'s'[: world_size != 1]}: "
+                f"not a multiple of {ranks_per_statistic}"
             )
         return self.global_batch_size // (self.per_gpu * world_size)
 
 
 class RecipeSpec(Spec):
-    """Optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at 30, 60 and 90 of 100 epochs."""
+    """Optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
 
     epochs: int = Field(100, ge=1)
     lr: float = Field(0.1, gt=0, description="for this global batch; nothing rescales it")

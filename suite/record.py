@@ -174,7 +174,7 @@ class Record:
         version = config.pop("schema_version", 0)
         if version > SCHEMA_VERSION:
             raise UserError(
-                f"{paths.run}: schema {version} is newer than this shiftbench reads ({SCHEMA_VERSION}); upgrade"
+                f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
             )
         provenance, damaged_provenance = _read_lines(paths.provenance)
         lines, damaged = _read_lines(paths.measurements)
@@ -242,7 +242,7 @@ class Record:
         return None
 
     def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
-        """The newest values of a per-layer metric by layer name, in forward order; empty if never measured."""
+        """The newest values of a per-layer metric by layer name, in forward order; may be empty."""
         for line in reversed(self._lines):
             if (
                 line["metric"] == metric

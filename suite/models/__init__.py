@@ -1,0 +1,15 @@
+"""Networks: torchvision's, small ones of ours, and XBN as a transformation of their norm sites."""
+
+from suite.models.build import build_model, load_tensors, load_weights
+from suite.models.norms import set_norm_batch_size
+from suite.models.xbn import NormSite, convert, norm_sites
+
+__all__ = [
+    "NormSite",
+    "build_model",
+    "convert",
+    "load_tensors",
+    "load_weights",
+    "norm_sites",
+    "set_norm_batch_size",
+]

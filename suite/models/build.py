@@ -1,0 +1,80 @@
+"""From a ModelSpec to a network, and from a checkpoint file to its weights."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from suite.architectures import ARCHITECTURES, Family
+from suite.errors import UserError
+from suite.experiment import ModelSpec
+from suite.models.small_resnet import SmallResNet
+from suite.models.xbn import convert
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """The network with freshly initialised weights, on the CPU. Seed torch first to fix them.
+
+    Raises UserError when the spec's groups do not fit the channels at some site.
+    """
+    assert spec.num_classes is not None, "Run fills num_classes from its data"
+    if ARCHITECTURES[spec.arch] is Family.SMALL_RESNET:
+        depth = int(spec.arch.removeprefix("small_resnet"))
+        model: nn.Module = SmallResNet((depth - 2) // 9, spec.num_classes)
+    else:
+        model = torchvision.models.get_model(spec.arch, weights=None, num_classes=spec.num_classes)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = spec.bn_momentum
+    return convert(model, spec.norm)
+
+
+def load_tensors(path: Path | str) -> Any:
+    """Read a checkpoint with `weights_only=True`: tensors and plain values, never code.
+
+    Raises UserError, naming the file, when it is missing, cut short, or holds more than tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint of tensors: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Load a released checkpoint (a bare state dict) or one of this suite's into `model`.
+
+    Raises UserError when names or shapes do not fit, with the first that differ.
+    """
+    content = load_tensors(path)
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: holds no state dict (names to tensors)")
+    own = model.state_dict()
+    # Checkpoints from before torch 0.4.1 lack this counter, which nothing here computes with.
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    unknown = [n for n in state if n not in own]
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or unknown or shapes:
+        parts = [f"{len(v)} {k} (first: {v[0]})" for k, v in _named(missing, unknown, shapes) if v]
+        raise UserError(f"{path}: does not fit the model: {', '.join(parts)}")
+    model.load_state_dict(state, strict=False)
+
+
+def _named(missing: list[str], unknown: list[str], shapes: list[str]) -> list[tuple[str, list[str]]]:
+    return [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]

@@ -1,0 +1,125 @@
+"""XBN as a transformation: which norm sites of a network become which norm.
+
+torchvision's models stay the models. A *site* is a BatchNorm2d with a role in its block:
+
+    role         ResNet, ResNeXt                MobileNetV2            ShuffleNetV2
+    stem         bn1                            features.0             conv1
+    p1           bn1 of a block                 expansion              first 1×1 of the main branch
+    p2           bn2 (basic block: bn1)         depthwise              depthwise, main branch and projection
+    p3           bn3 (basic block: bn2)         projection             last 1×1 of the main branch
+    downsample   downsample                     -                      last 1×1 of the projection
+    other        -                              last 1×1               conv5
+
+In a basic block p1 and p2 are one site. The table is the released code's; see docs/design.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from suite.errors import UserError
+from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
+from suite.models.norms import batch_free_norm
+
+
+@dataclass(frozen=True)
+class NormSite:
+    """A BatchNorm2d of a network: its module name, its roles, its channels."""
+
+    name: str
+    roles: frozenset[str]
+    num_channels: int
+
+
+def norm_sites(model: nn.Module) -> list[NormSite]:
+    """Every BatchNorm2d of a torchvision or timm residual network, in definition order, with its roles.
+
+    Raises UserError when the network's blocks are of no known layout.
+    """
+    roles: dict[str, frozenset[str]] = {}
+    for name, module in model.named_modules():
+        for child, child_roles in _block_roles(module, is_root=name == ""):
+            roles.setdefault(f"{name}.{child}".lstrip("."), frozenset(child_roles))
+    norms = _plain_batch_norms(model)
+    if not any("p2" in r for n, r in roles.items() if n in norms):
+        raise UserError(
+            f"{type(model).__name__}: no block of a known layout (ResNet, MobileNetV2, ShuffleNetV2) with a plain "
+            "BatchNorm2d in it; give `sites`, the names of the norms to convert"
+        )
+    return [NormSite(n, roles.get(n, frozenset({"other"})), m.num_features) for n, m in norms.items()]
+
+
+def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) -> nn.Module:
+    """Replace, in place, the norms that `norm` says, and return the model.
+
+    Works on any torchvision or timm residual network; for another one, name the modules in `sites`.
+    New norms start at their own initial values on the old one's device; untouched modules keep theirs.
+    Raises UserError for an unknown layout, an unknown site, or groups that do not divide the channels.
+    """
+    if isinstance(norm, BatchNormSpec):
+        return model
+    bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
+    norms = _plain_batch_norms(model)
+    for name in _chosen(model, norm) if sites is None else sites:
+        old = norms.get(name)
+        if old is None:
+            raise UserError(f"{name!r} is not a plain BatchNorm2d of the model; valid: {', '.join(norms)}")
+        try:
+            new = batch_free_norm(bfn, old.num_features, norm.num_groups)
+        except ValueError as error:
+            raise UserError(f"norm.num_groups at {name}: {error}") from None
+        parent, _, child = name.rpartition(".")
+        device = next((t.device for t in old.state_dict().values()), torch.device("cpu"))
+        setattr(model.get_submodule(parent), child, new.to(device))
+    return model
+
+
+def _plain_batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    # Exactly this type: subclasses such as timm's BatchNormAct2d also hold the activation.
+    return {name: m for name, m in model.named_modules() if type(m) is nn.BatchNorm2d}
+
+
+def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
+    if isinstance(norm, BatchFreeSpec):
+        return list(_plain_batch_norms(model))
+    wanted: set[str] = {norm.position}
+    wanted |= {"stem"} if norm.stem else set()
+    wanted |= {"downsample"} if norm.downsample else set()
+    return [site.name for site in norm_sites(model) if site.roles & wanted]
+
+
+def _block_roles(module: nn.Module, is_root: bool) -> Iterator[tuple[str, set[str]]]:
+    """Names (relative to `module`) and roles of the norms that its own layout explains."""
+    children = dict(module.named_children())
+    if is_root:
+        yield "bn1" if "bn1" in children else "conv1.1", {"stem"}
+        yield "features.0.1", {"stem"}
+    elif {"conv1", "bn1", "conv2", "bn2"} <= set(children):
+        bottleneck = "bn3" in children
+        yield "bn1", {"p1"} if bottleneck else {"p1", "p2"}
+        yield "bn2", {"p2"} if bottleneck else {"p3"}
+        yield "bn3", {"p3"}
+        for name, child in module.named_modules():
+            if name.startswith("downsample.") and isinstance(child, nn.BatchNorm2d):
+                yield name, {"downsample"}
+    elif isinstance(children.get("conv"), nn.Sequential):
+        yield from _inverted_bottleneck_roles(children["conv"], "conv", shortcut=False)
+    elif "branch2" in children:
+        yield from _inverted_bottleneck_roles(children["branch2"], "branch2", shortcut=False)
+        yield from _inverted_bottleneck_roles(children["branch1"], "branch1", shortcut=True)
+
+
+def _inverted_bottleneck_roles(
+    branch: nn.Module, prefix: str, shortcut: bool
+) -> Iterator[tuple[str, set[str]]]:
+    """Norms before, right after, and behind the depthwise convolution are p1, p2 and p3."""
+    seen_depthwise, last_is_depthwise = False, False
+    for name, module in branch.named_modules():
+        if isinstance(module, nn.Conv2d):
+            last_is_depthwise = module.groups == module.in_channels > 1
+            seen_depthwise |= last_is_depthwise
+        elif isinstance(module, nn.BatchNorm2d):
+            role = "p2" if last_is_depthwise else "p3" if seen_depthwise else "p1"
+            yield f"{prefix}.{name}", {"downsample" if shortcut and role != "p2" else role}
