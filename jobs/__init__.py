@@ -1,0 +1,1 @@
+"""From an experiment to processes: the command line, and launching on this machine."""

@@ -37,22 +37,24 @@ ARCHITECTURES: dict[str, Family] = {
     **dict.fromkeys(("small_resnet11", "small_resnet20", "small_resnet29"), Family.SMALL_RESNET),
 }
 
-# Groups of the XBN blocks as released. shufflenet_v2_x2_0 was not; 61 keeps two channels a group, as 29 does.
-_SHUFFLENET_GROUPS = {
-    "shufflenet_v2_x0_5": 8,
-    "shufflenet_v2_x1_0": 29,
-    "shufflenet_v2_x1_5": 8,
-    "shufflenet_v2_x2_0": 61,
+# Groups of the XBN blocks as released (shufflenet_v2_x2_0 was not: 61 keeps two channels a group, as 29
+# does), and of GN at every site: 32 for ResNets, elsewhere the most that divides every site's channels.
+_GROUPS: dict[Family | str, tuple[int, int]] = {
+    Family.RESNET: (64, 32),
+    Family.SMALL_RESNET: (8, 8),
+    Family.MOBILENET_V2: (16, 8),
+    "shufflenet_v2_x0_5": (8, 8),
+    "shufflenet_v2_x1_0": (29, 2),
+    "shufflenet_v2_x1_5": (8, 8),
+    "shufflenet_v2_x2_0": (61, 2),
 }
 
 
-def default_num_groups(arch: str) -> int:
-    """Groups of an XBN block's GN: 64 for ResNet and ResNeXt, 16 for MobileNetV2, ShuffleNetV2 by width.
+def default_num_groups(arch: str, everywhere: bool) -> int:
+    """Groups of GN in XBN blocks, or of GN at every site, when the config does not say.
 
     Source: the released code, as listed in docs/design.md. The small ResNets take 8: their blocks are
     16 to 64 channels wide, and 64 groups would make every one an instance norm.
     """
     family = ARCHITECTURES[arch]
-    if family is Family.SHUFFLENET_V2:
-        return _SHUFFLENET_GROUPS[arch]
-    return {Family.RESNET: 64, Family.MOBILENET_V2: 16, Family.SMALL_RESNET: 8}[family]
+    return _GROUPS[arch if family is Family.SHUFFLENET_V2 else family][everywhere]

@@ -80,7 +80,9 @@ class BatchFreeSpec(Spec):
     """One batch-free norm at every site, no BN left."""
 
     kind: BatchFreeNorm
-    num_groups: int | None = Field(None, ge=1, description="groups of gn and gw; null: 32")
+    num_groups: int | None = Field(
+        None, ge=1, description="groups of gn and gw; null: 32, or fewer where channels ask it"
+    )
 
     @property
     def label(self) -> str:
@@ -116,7 +118,7 @@ class ModelSpec(Spec):
             raise ValueError(f"norm.num_groups has no meaning for {bfn}; remove it, or use gn or gw")
         update: dict[str, Any] = {}
         if norm.num_groups is None and bfn in ("gn", "gw"):
-            update["num_groups"] = default_num_groups(self.arch) if isinstance(norm, XbnSpec) else 32
+            update["num_groups"] = default_num_groups(self.arch, not isinstance(norm, XbnSpec))
         if isinstance(norm, XbnSpec) and norm.stem is None:
             update["stem"] = ARCHITECTURES[self.arch] in (Family.RESNET, Family.SMALL_RESNET)
         object.__setattr__(self, "norm", norm.model_copy(update=update))
@@ -234,7 +236,8 @@ class BatchSpec(Spec):
         if self.global_batch_size % (self.per_gpu * world_size):
             raise ValueError(
                 f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = "
-                f"{world_size * self.per_gpu} samples a pass, which does not divide global_batch_size {self.global_batch_size}"
+                f"{world_size * self.per_gpu} samples a pass, "
+                f"which does not divide global_batch_size {self.global_batch_size}"
             )
         if world_size % ranks_per_statistic:
             raise ValueError(

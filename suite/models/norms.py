@@ -80,12 +80,11 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_NCHW)
-        return torch.cat(
-            [super(GhostBatchNorm2d, self).forward(g) for g in x_NCHW.split(self.norm_batch_size)]
-        )
+        groups: tuple[Tensor, ...] = torch.split(x_NCHW, self.norm_batch_size)
+        return torch.cat([super(GhostBatchNorm2d, self).forward(group) for group in groups])
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, norm_batch_size={self.norm_batch_size}"
+        return f"{self.num_features}, norm_batch_size={self.norm_batch_size}"
 
 
 class CrossRankBatchNorm2d(nn.BatchNorm2d):
@@ -113,7 +112,8 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
         return out_NCHW * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else out_NCHW
 
     def _mean_over_ranks(self, value_C: Tensor) -> Tensor:
-        total_C: Tensor = dist_functional.all_reduce(value_C, group=self.process_group)
+        all_reduce = dist_functional.all_reduce  # the differentiable one
+        total_C: Tensor = all_reduce(value_C, group=self.process_group)  # type: ignore[no-untyped-call]
         return total_C / dist.get_world_size(self.process_group)
 
     @torch.no_grad()

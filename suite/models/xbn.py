@@ -42,11 +42,11 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
     for name, module in model.named_modules():
         for child, child_roles in _block_roles(module, is_root=name == ""):
             roles.setdefault(f"{name}.{child}".lstrip("."), frozenset(child_roles))
-    norms = _plain_batch_norms(model)
+    norms = _batch_norms(model)
     if not any("p2" in r for n, r in roles.items() if n in norms):
         raise UserError(
-            f"{type(model).__name__}: no block of a known layout (ResNet, MobileNetV2, ShuffleNetV2) with a plain "
-            "BatchNorm2d in it; give `sites`, the names of the norms to convert"
+            f"{type(model).__name__}: no block of a known layout (ResNet, RegNet, MobileNet, EfficientNet, "
+            "ShuffleNetV2) with BatchNorm2d in it; give `sites`, the names of the norms to convert"
         )
     return [NormSite(n, roles.get(n, frozenset({"other"})), m.num_features) for n, m in norms.items()]
 
@@ -61,29 +61,34 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
     if isinstance(norm, BatchNormSpec):
         return model
     bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
-    norms = _plain_batch_norms(model)
+    norms = _batch_norms(model)
     for name in _chosen(model, norm) if sites is None else sites:
         old = norms.get(name)
         if old is None:
-            raise UserError(f"{name!r} is not a plain BatchNorm2d of the model; valid: {', '.join(norms)}")
+            raise UserError(f"{name!r} is not a BatchNorm2d of the model; valid: {', '.join(norms)}")
         try:
             new = batch_free_norm(bfn, old.num_features, norm.num_groups)
         except ValueError as error:
             raise UserError(f"norm.num_groups at {name}: {error}") from None
         parent, _, child = name.rpartition(".")
         device = next((t.device for t in old.state_dict().values()), torch.device("cpu"))
-        setattr(model.get_submodule(parent), child, new.to(device))
+        # timm's BatchNormAct2d is a BatchNorm2d that also drops and activates; those two stay.
+        rest = [m for name, m in old.named_children() if name in ("drop", "act")]
+        setattr(
+            model.get_submodule(parent),
+            child,
+            nn.Sequential(new, *rest).to(device) if rest else new.to(device),
+        )
     return model
 
 
-def _plain_batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    # Exactly this type: subclasses such as timm's BatchNormAct2d also hold the activation.
-    return {name: m for name, m in model.named_modules() if type(m) is nn.BatchNorm2d}
+def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
 def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
     if isinstance(norm, BatchFreeSpec):
-        return list(_plain_batch_norms(model))
+        return list(_batch_norms(model))
     wanted: set[str] = {norm.position}
     wanted |= {"stem"} if norm.stem else set()
     wanted |= {"downsample"} if norm.downsample else set()
@@ -94,21 +99,34 @@ def _block_roles(module: nn.Module, is_root: bool) -> Iterator[tuple[str, set[st
     """Names (relative to `module`) and roles of the norms that its own layout explains."""
     children = dict(module.named_children())
     if is_root:
-        yield "bn1" if "bn1" in children else "conv1.1", {"stem"}
-        yield "features.0.1", {"stem"}
+        stems = ("bn1" if "bn1" in children else "conv1.1", "features.0.1", "stem.1", "stem.bn")
+        yield from ((stem, {"stem"}) for stem in stems)
     elif {"conv1", "bn1", "conv2", "bn2"} <= set(children):
         bottleneck = "bn3" in children
         yield "bn1", {"p1"} if bottleneck else {"p1", "p2"}
         yield "bn2", {"p2"} if bottleneck else {"p3"}
         yield "bn3", {"p3"}
-        for name, child in module.named_modules():
-            if name.startswith("downsample.") and isinstance(child, nn.BatchNorm2d):
-                yield name, {"downsample"}
-    elif isinstance(children.get("conv"), nn.Sequential):
-        yield from _inverted_bottleneck_roles(children["conv"], "conv", shortcut=False)
+    elif {"conv1", "conv2", "conv3"} <= set(children):  # timm's RegNet
+        yield from ((f"conv{i}.bn", {f"p{i}"}) for i in (1, 2, 3))
+    elif {"a", "b", "c"} <= set(children):  # torchvision's RegNet
+        yield from ((f"{name}.1", {role}) for name, role in (("a", "p1"), ("b", "p2"), ("c", "p3")))
+    elif "conv_dw" in children:  # timm's mobile blocks
+        yield from _inverted_bottleneck_roles(module, "", shortcut=False)
     elif "branch2" in children:
-        yield from _inverted_bottleneck_roles(children["branch2"], "branch2", shortcut=False)
-        yield from _inverted_bottleneck_roles(children["branch1"], "branch1", shortcut=True)
+        yield from _inverted_bottleneck_roles(children["branch2"], "branch2.", shortcut=False)
+        yield from _inverted_bottleneck_roles(children["branch1"], "branch1.", shortcut=True)
+    else:
+        for name in ("conv", "block"):  # torchvision's MobileNets and EfficientNets
+            if isinstance(children.get(name), nn.Sequential) and _has_depthwise(children[name]):
+                yield from _inverted_bottleneck_roles(children[name], f"{name}.", shortcut=False)
+    for shortcut in ("downsample", "proj"):
+        for name, child in children.get(shortcut, nn.Identity()).named_modules():
+            if isinstance(child, nn.BatchNorm2d):
+                yield f"{shortcut}.{name}", {"downsample"}
+
+
+def _has_depthwise(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in module.modules())
 
 
 def _inverted_bottleneck_roles(
@@ -122,4 +140,4 @@ def _inverted_bottleneck_roles(
             seen_depthwise |= last_is_depthwise
         elif isinstance(module, nn.BatchNorm2d):
             role = "p2" if last_is_depthwise else "p3" if seen_depthwise else "p1"
-            yield f"{prefix}.{name}", {"downsample" if shortcut and role != "p2" else role}
+            yield f"{prefix}{name}", {"downsample" if shortcut and role != "p2" else role}

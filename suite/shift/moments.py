@@ -1,0 +1,74 @@
+"""Means and variances of channels over any number of batches and ranks, without losing digits.
+
+Each batch gives its own mean and centred second moment; float64 merges them (Chan, Golub, LeVeque
+1979), so that a mean of a thousand beside a deviation of one costs nothing.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def batch_moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, each (C,), of an (N, C, *) tensor over everything but the channels."""
+    x_NC = x_NC if x_NC.dtype in (torch.float32, torch.float64) else x_NC.float()
+    if x_NC.device.type == "cpu" and x_NC.dtype is torch.float32:
+        # The kernel behind BN's own statistics: sums in float64, and three times as fast as var_mean.
+        mean_C, var_C = torch.ops.aten.batch_norm_update_stats(x_NC, None, None, 0.0)
+    else:
+        dims = [0, *range(2, x_NC.dim())]
+        var_C, mean_C = torch.var_mean(x_NC, dim=dims, correction=0)
+    return mean_C, var_C
+
+
+class ChannelMoments:
+    """Running count, mean and centred sum of squares of C channels, in float64."""
+
+    def __init__(self, num_channels: int, device: torch.device) -> None:
+        self.count = 0
+        self.mean_C = torch.zeros(num_channels, dtype=torch.float64, device=device)
+        self.squares_C = torch.zeros_like(self.mean_C)
+
+    def update(self, x_NC: Tensor) -> None:
+        """Add a batch, (N, C, *)."""
+        count = x_NC.numel() // x_NC.shape[1]
+        if count == 0:
+            return
+        mean_C, var_C = (t.double() for t in batch_moments(x_NC))
+        self.merge(count, mean_C, var_C * count)
+
+    def merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
+        """Add `count` values a channel with the given mean and centred sum of squares."""
+        total = self.count + count
+        delta_C = mean_C - self.mean_C
+        self.mean_C += delta_C * (count / total)
+        self.squares_C += squares_C + delta_C.square() * (self.count * count / total)
+        self.count = total
+
+    @property
+    def var_C(self) -> Tensor:
+        """Biased variance, (C,)."""
+        return self.squares_C / max(self.count, 1)
+
+
+def reduce_over_ranks(moments: list[ChannelMoments]) -> None:
+    """Merge, in place, the moments of every rank into each; all ranks list the same layers."""
+    if not dist.is_initialized() or dist.get_world_size() == 1 or not moments:
+        return
+    sizes = [m.mean_C.numel() for m in moments]
+    counts = torch.tensor(
+        [float(m.count) for m in moments], dtype=torch.float64, device=moments[0].mean_C.device
+    )
+    total = counts.clone()
+    dist.all_reduce(total)
+    share_D = (counts / total.clamp(min=1)).repeat_interleave(torch.tensor(sizes, device=counts.device))
+    own_D = torch.cat([m.mean_C for m in moments])
+    mean_D = own_D * share_D
+    dist.all_reduce(mean_D)
+    count_D = counts.repeat_interleave(torch.tensor(sizes, device=counts.device))
+    squares_D = torch.cat([m.squares_C for m in moments]) + count_D * (own_D - mean_D).square()
+    dist.all_reduce(squares_D)
+    means = torch.split(mean_D, sizes)
+    squares = torch.split(squares_D, sizes)
+    for m, count, mean_C, squares_C in zip(moments, total.tolist(), means, squares, strict=True):
+        m.count, m.mean_C, m.squares_C = int(count), mean_C, squares_C

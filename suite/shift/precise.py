@@ -1,0 +1,48 @@
+"""PreciseBN: the population statistics that training's own batches have, and putting them in place.
+
+Source: Wu and Johnson 2021, as in fvcore. With the weights fixed and BN in training mode, the population
+mean is the size-weighted mean of μ_B and the population variance E[μ_B² + σ_B²] − E[μ_B]². Upstream layers
+normalise with batch statistics here, unlike in the probe's expected statistics.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.shift.layers import batch_norm_layers, input_moments, preserved
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def precise_statistics(model: nn.Module, batches: Iterable[Any]) -> Statistics:
+    """Mean and biased variance, each (C,) float64, of every called BN layer, by module name.
+
+    Only the BN layers are in training mode: dropout would add noise that is not the data's. The model
+    comes back as it was. Batches are as in `probe`. Raises UserError when there are none.
+    """
+    with preserved(model):
+        model.eval()
+        for layer in batch_norm_layers(model).values():
+            layer.train()
+        moments, num_images = input_moments(model, batches)
+    if num_images == 0:
+        raise UserError("PreciseBN: no images; the batches are empty")
+    return {name: (m.mean_C, m.var_C) for name, m in moments.items()}
+
+
+@contextmanager
+def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Inside, BN layers normalise with the given statistics in inference; afterwards with their own again."""
+    layers = batch_norm_layers(model)
+    with preserved(model):
+        with torch.no_grad():
+            for name, (mean_C, var_C) in statistics.items():
+                running_mean, running_var = layers[name].running_mean, layers[name].running_var
+                if running_mean is not None and running_var is not None:
+                    running_mean.copy_(mean_C)
+                    running_var.copy_(var_C)
+        yield

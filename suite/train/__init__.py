@@ -1,0 +1,97 @@
+"""Training one run to its record: the entry that every launcher calls."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from suite.errors import Diverged, Preempted, UserError
+from suite.experiment import Run
+from suite.provenance import cpu_name, provenance
+from suite.record import RecordWriter
+from suite.train.checkpoint import CheckpointStore
+from suite.train.distributed import Ranks, joined
+from suite.train.loop import Trainer
+from suite.train.signals import StopFlag, stop_flag
+
+__all__ = ["train_run"]
+
+log = logging.getLogger("shiftbench")
+
+
+def train_run(run: Run, folder: Path) -> None:
+    """Train `run` to completion in `folder`, from its newest complete checkpoint if there is one.
+
+    Every rank calls this; the first one writes. The record ends with a status whatever happens. Raises
+    UserError (nothing was trained), Diverged, Preempted (a checkpoint was written), or what went wrong.
+    """
+    with stop_flag() as stop, joined(run.system) as ranks:
+        try:
+            run.batch.accumulation_steps(ranks.world_size)
+        except ValueError as error:
+            raise UserError(f"batch: {error}") from None
+        record = RecordWriter(run, folder) if ranks.is_first else None
+        refused = None
+        try:
+            if record is not None:
+                record.__enter__()
+        except UserError as error:
+            refused = error
+        if ranks.agree(int(refused is not None)):
+            raise refused or UserError(f"{folder}: the first rank could not take it")
+        try:
+            _train(run, ranks, record, stop)
+        finally:
+            if record is not None:
+                record.__exit__()
+
+
+def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
+    hosts = ranks.hosts()
+    try:
+        if record is not None:
+            record.start(provenance(_device_name(ranks), hosts))
+        trainer = Trainer(run, ranks, record, stop)
+        trainer.train(_newest_state(folder_record=record, ranks=ranks))
+    except Preempted as preempted:
+        _end(record, "preempted", f"{preempted}, by {stop.signal.name if stop.signal else 'another rank'}")
+        raise
+    except Diverged as diverged:
+        _end(record, "diverged", str(diverged))
+        raise
+    except BaseException as error:
+        _end(record, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+    _end(record, "completed", None)
+
+
+def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:
+    """The newest complete checkpoint's state, the same on every rank: the first one reads and hands it on."""
+    state: dict[str, Any] | None = None
+    if folder_record is not None:
+        state, passed_over = CheckpointStore(folder_record.paths).newest()
+        for sentence in passed_over:
+            log.warning("%s", sentence)
+        folder_record.rewind(state["measurements_size_bytes"] if state else 0)
+        if state:
+            log.info("resuming after step %d", state["step"])
+    if ranks.world_size > 1:
+        box = [state]
+        dist.broadcast_object_list(box, src=0)
+        state = box[0]
+    return state
+
+
+def _end(record: RecordWriter | None, state: Any, reason: str | None) -> None:
+    if record is None:
+        return
+    try:
+        record.status(state, reason=reason)
+    except OSError as error:  # a full disk: what made the run end matters more, and is raised behind this
+        log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
+
+
+def _device_name(ranks: Ranks) -> str:
+    return torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else cpu_name()

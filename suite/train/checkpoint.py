@@ -1,0 +1,63 @@
+"""Checkpoints: written atomically, two kept, the newest complete one found.
+
+A checkpoint holds tensors and plain values only, and is read with `weights_only=True`. Order, crops,
+mixup and dropout are functions of seed and step, so there is no generator state to keep.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suite.errors import UserError
+from suite.models import load_tensors
+from suite.paths import RunPaths
+
+KEPT = 2
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` steps and drop all but the newest two. OSError on a full disk."""
+        self.paths.checkpoints.mkdir(exist_ok=True)
+        _save_atomically(self.paths.checkpoint(step), state)
+        for old in self.paths.checkpoint_steps()[:-KEPT]:
+            self.paths.checkpoint(old).unlink(missing_ok=True)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Replace the best epoch's weights."""
+        self.paths.checkpoints.mkdir(exist_ok=True)
+        _save_atomically(self.paths.best, state)
+
+    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest complete state, or None, and a sentence for each damaged one passed over."""
+        passed_over = []
+        for step in reversed(self.paths.checkpoint_steps()):
+            try:
+                state: dict[str, Any] = load_tensors(self.paths.checkpoint(step))
+            except UserError as error:
+                passed_over.append(f"{error}; using the one before it")
+                continue
+            return state, passed_over
+        return None, passed_over
+
+
+def _save_atomically(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except RuntimeError as error:
+        # torch's writer reports a full disk as a RuntimeError of its own, the OSError behind it.
+        raise OSError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

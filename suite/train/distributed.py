@@ -1,0 +1,115 @@
+"""The ranks of a run: joining them, and agreeing with them.
+
+A process belongs to several ranks when torchrun's variables (RANK, WORLD_SIZE, …) or those of a Slurm
+step say so. GPUs talk over NCCL, CPU tensors over gloo, so that agreeing on a flag never waits for a GPU.
+"""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.experiment import SystemSpec
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ranks of its run."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def agree(self, code: int) -> int:
+        """The largest code that any rank gives; every rank calls it at the same point."""
+        if self.world_size == 1:
+            return code
+        flag = torch.tensor([code])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return int(flag)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, on every rank."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def hosts(self) -> list[str]:
+        """The host name of every rank."""
+        names: list[str | None] = [socket.gethostname()] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(names, socket.gethostname())
+        return [str(name) for name in names]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the first rank's buffers: BN's estimates, as DDP does before each forward pass.
+
+        Training does not read them, so once before evaluating is enough.
+        """
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's five variables, from torchrun itself or from a Slurm step; empty for a single process."""
+    if int(env.get("WORLD_SIZE", "1")) > 1:
+        return {k: env[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) <= 1:
+        return {}
+    names = ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]]
+    first_host = subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
+    # A restarted job must not meet the sockets that its former self left behind.
+    port = 20_000 + (int(env["SLURM_JOB_ID"]) * 7 + int(env.get("SLURM_RESTART_COUNT", "0"))) % 40_000
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        "MASTER_ADDR": env.get("MASTER_ADDR", first_host),
+        "MASTER_PORT": env.get("MASTER_PORT", str(port)),
+    }
+
+
+@contextmanager
+def joined(system: SystemSpec) -> Iterator[Ranks]:
+    """Join the other ranks, if there are any, and leave them at the end."""
+    variables = launch_variables(os.environ)
+    local_rank = int(variables.get("LOCAL_RANK", "0"))
+    device = _device(system, local_rank)
+    if system.torch_threads is not None:
+        torch.set_num_threads(system.torch_threads)
+    if not variables:
+        yield Ranks(0, 0, 1, device)
+        return
+    os.environ.update(variables)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=system.collective_timeout_s))
+    try:
+        yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(system: SystemSpec, local_rank: int) -> torch.device:
+    available = torch.cuda.is_available()
+    if system.device == "cpu" or (system.device == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
+        raise UserError("system.device is cuda, but torch sees no GPU; use auto or cpu")
+    # A launcher may narrow CUDA_VISIBLE_DEVICES to one GPU for each rank, or show all of them to all.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,52 @@
+"""Accuracy over a data set, each image counted exactly once whatever the ranks and batches."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suite.data import Batch
+from suite.errors import UserError
+from suite.train.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Over `images_evaluated` images of all ranks: mean cross-entropy (nat), top-1 and top-5 (%)."""
+
+    loss: float
+    top1_percent: float
+    top5_percent: float
+    images_evaluated: int
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision: str = "fp32") -> Evaluation:
+    """Evaluate in inference mode. Each rank gives its own share; ranks may have unequal or empty ones.
+
+    The modules' modes are restored. Raises UserError when no rank has an image.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+    for batch in batches:
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits_NK = model(batch.images_NCHW)
+        sums += batch_sums(logits_NK.float(), batch.labels_N)
+    for module, mode in modes.items():
+        module.training = mode
+    loss, top1, top5, images = ranks.sum(sums).tolist()
+    if images == 0:
+        raise UserError("evaluation: the validation set has no readable image")
+    return Evaluation(loss / images, 100 * top1 / images, 100 * top5 / images, int(images))
+
+
+def batch_sums(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """(4,) float64: sums of cross-entropy, of right first guesses, of labels among the first five, and N."""
+    loss = F.cross_entropy(logits_NK, labels_N, reduction="sum")
+    guesses_N5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
+    hits_N5 = guesses_N5 == labels_N[:, None]
+    parts = (loss, hits_N5[:, 0].sum(), hits_N5.sum(), torch.full_like(loss, len(labels_N)))
+    return torch.stack([part.double() for part in parts])

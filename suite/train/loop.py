@@ -1,0 +1,264 @@
+"""Training a run, from its first step or from its newest checkpoint, to its record.
+
+What a step does is a function of (run, step) and of the weights before it: order and crops come from
+the data plan, mixup and dropout from generators keyed by the step. So a run that was stopped and
+resumed ends bit-equal to one that was not.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from suite.data import Batch, Loader, steps_per_epoch, train_loader, val_loader
+from suite.errors import Diverged, Preempted
+from suite.experiment import Run
+from suite.models import build_model, set_norm_batch_size
+from suite.record import Layer, Record, RecordWriter
+from suite.shift import ShiftProfile
+from suite.train.checkpoint import CheckpointStore
+from suite.train.distributed import Ranks
+from suite.train.evaluate import batch_sums, evaluate
+from suite.train.measure import measure_shift, measure_work
+from suite.train.meter import Meter
+from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
+from suite.train.signals import StopFlag
+
+log = logging.getLogger("shiftbench")
+
+GO_ON, STOP, DIVERGED = 0, 1, 2
+CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
+
+
+class Trainer:
+    """One rank of one run. `record` is None on every rank but the first."""
+
+    def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
+        self.run, self.ranks, self.record, self.stop = run, ranks, record, stop
+        self.accumulation_steps = run.batch.accumulation_steps(ranks.world_size)
+        self.steps_per_epoch = steps_per_epoch(run)
+        self.total_steps = run.recipe.epochs * self.steps_per_epoch
+        torch.manual_seed(run.seed)
+        model = build_model(run.model)
+        if run.recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        model = model.to(ranks.device)
+        self.model = set_norm_batch_size(model, run.batch.norm, run.batch.per_gpu, ranks.device)
+        self.optimizer = build_optimizer(self.model, run.recipe)
+        self.meter = Meter(run.measure.warmup_steps, ranks.device)
+        self.step = 0
+        self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        self.best_top1_percent = -1.0
+        self.to_evaluate = False
+
+    # ------------------------------------------------------------ the run
+
+    def train(self, state: dict[str, Any] | None) -> None:
+        """Train to the end. Raises Preempted after a stop signal, Diverged on a loss that is not finite."""
+        if state is not None:
+            self._load(state)
+        forward = self._forward_module()
+        loader = train_loader(
+            self.run,
+            start_step=self.step,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=self.ranks.device,
+        )
+        try:
+            if self.to_evaluate:
+                self._evaluate()
+            batches = iter(loader)
+            self.meter.restart_epoch()
+            while self.step < self.total_steps:
+                loss = self._step(forward, batches)
+                self._act_on(loss)
+                if self.step % self.steps_per_epoch == 0:
+                    self._end_epoch(loader)
+            self._finish()
+        finally:
+            loader.close()
+
+    def _forward_module(self) -> nn.Module:
+        forward = self.model
+        if self.ranks.world_size > 1:
+            ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+            # Estimates are shared before evaluating: training does not read them.
+            forward = DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False)
+        return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
+
+    def _step(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
+        """One optimizer step over the global batch; returns this rank's share of the loss."""
+        recipe = self.run.recipe
+        set_learning_rate(self.optimizer, recipe.lr_at(self.step / self.steps_per_epoch))
+        torch.manual_seed(seed_for(self.run.seed, self.step, self.ranks.rank))  # dropout's
+        self.model.train()
+        total = torch.zeros((), device=self.ranks.device)
+        for micro in range(self.accumulation_steps):
+            with self.meter.waiting_for_data():
+                batch = next(batches)
+            is_last = micro == self.accumulation_steps - 1
+            with nullcontext() if is_last or not hasattr(forward, "no_sync") else forward.no_sync():
+                loss = self._loss(forward, batch, micro) / self.accumulation_steps
+                torch.autograd.backward(loss)
+            total += loss.detach()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.meter.step_done()
+        return total
+
+    def _loss(self, forward: nn.Module, batch: Batch, micro: int) -> Tensor:
+        recipe = self.run.recipe
+        images_NCHW, labels_N = batch.images_NCHW, batch.labels_N
+        if recipe.channels_last:
+            images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        others_N, weight = labels_N, 1.0
+        if recipe.mixup_alpha:
+            key = (self.run.seed, self.step, micro, self.ranks.rank)
+            images_NCHW, others_N, weight = mixup(images_NCHW, labels_N, recipe.mixup_alpha, key)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits_NK = forward(images_NCHW)
+        logits_NK = logits_NK.float()
+        self.epoch_sums += batch_sums(logits_NK.detach(), labels_N)
+        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=recipe.label_smoothing)
+        if weight == 1.0:
+            return loss
+        other = F.cross_entropy(logits_NK, others_N, label_smoothing=recipe.label_smoothing)
+        return weight * loss + (1 - weight) * other
+
+    def _act_on(self, loss: Tensor) -> None:
+        """Agree with the other ranks, at this step's boundary, on whether to go on."""
+        at_epoch_end = self.step % self.steps_per_epoch == 0
+        code = STOP if self.stop.signal else GO_ON
+        if (at_epoch_end or self.step % CHECK_LOSS_EVERY_STEPS == 0) and not torch.isfinite(loss):
+            code = DIVERGED
+        code = self.ranks.agree(code)
+        if code == DIVERGED:
+            raise Diverged(f"the loss is not finite at step {self.step} (epoch {self.epoch})")
+        every = self.run.system.checkpoint_every_steps
+        if code == STOP or (every and self.step % every == 0 and not at_epoch_end):
+            self._save(to_evaluate=at_epoch_end)
+        if code == STOP:
+            raise Preempted(f"stopped after step {self.step} of {self.total_steps}")
+
+    # ------------------------------------------------------------ the end of an epoch
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed, for records made at an epoch's end; the running epoch counts once begun."""
+        return -(-self.step // self.steps_per_epoch)
+
+    def _end_epoch(self, loader: Loader) -> None:
+        sums = self.ranks.sum(self.epoch_sums.clone())
+        loss, top1, _, images = sums.tolist()
+        self._measure("loss", loss / images, "train")
+        self._measure("top1_percent", 100 * top1 / images, "train")
+        self._measure("learning_rate", self.optimizer.param_groups[0]["lr"], "train")
+        for name, value in self.meter.summary(self.run.batch.global_batch_size).items():
+            self._measure(name, value, "train")
+        self._measure_bad_images(loader, "train")
+        self.epoch_sums.zero_()
+        is_last = self.step == self.total_steps
+        if is_last or self.epoch % self.run.system.checkpoint_every_epochs == 0:
+            self._save(to_evaluate=True)
+        self._evaluate()
+        self.meter.restart_epoch()
+
+    def _evaluate(self) -> None:
+        """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable."""
+        self.to_evaluate = False
+        is_last = self.step == self.total_steps
+        measure = self.run.measure
+        evaluates = is_last or self.epoch % measure.eval_every_epochs == 0
+        probes = is_last or (measure.probe_every_epochs and self.epoch % measure.probe_every_epochs == 0)
+        if not evaluates and not probes:
+            return
+        self.ranks.share_buffers(self.model)
+        loader = val_loader(
+            self.run,
+            images_per_batch=self.run.batch.per_gpu,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=self.ranks.device,
+        )
+        try:
+            if evaluates:
+                result = evaluate(self.model, loader, self.ranks, self.run.recipe.precision)
+                for name, value in asdict(result).items():
+                    self._measure(name, value, "val")
+                self._measure_bad_images(loader, "val")
+                self._report(result.top1_percent)
+            if probes:
+                profile, top1_precise = measure_shift(self.run, self.model, self.ranks, loader, is_last)
+                self._record_shift(profile, top1_precise)
+        finally:
+            loader.close()
+
+    def _report(self, top1_percent: float) -> None:
+        is_best = top1_percent > self.best_top1_percent
+        self.best_top1_percent = max(self.best_top1_percent, top1_percent)
+        log.info("epoch %d of %d: top-1 %.2f %%", self.epoch, self.run.recipe.epochs, top1_percent)
+        if self.record is not None:
+            if is_best:
+                CheckpointStore(self.record.paths).save_best(
+                    {"model": self.model.state_dict(), "epoch": self.epoch}
+                )
+            self.record.status("running", epoch=self.epoch, step=self.step, top1_percent=top1_percent)
+
+    def _record_shift(self, profile: ShiftProfile, top1_precise_percent: float | None) -> None:
+        if self.record is not None and profile.layers:
+            self.record.layers([Layer(layer.name, layer.num_channels) for layer in profile.layers])
+            for name in ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"):
+                self.record.measure(name, profile.values(name), epoch=self.epoch, step=self.step, split="val")
+        if top1_precise_percent is not None:
+            self._measure("top1_precise_percent", top1_precise_percent, "val")
+
+    def _finish(self) -> None:
+        if self.record is not None:
+            images_per_s = Record.read(self.record.paths.folder).last("images_per_s")
+            for name, value in measure_work(self.run, self.ranks, images_per_s).items():
+                self._measure(name, value, "train")
+
+    def _measure(self, metric: str, value: float, split: Any) -> None:
+        if self.record is not None:
+            self.record.measure(metric, value, epoch=self.epoch, step=self.step, split=split)
+
+    def _measure_bad_images(self, loader: Loader, split: str) -> None:
+        count = self.ranks.sum(torch.tensor(float(len(loader.bad_images))))
+        for path, reason in loader.bad_images.items():
+            log.warning("bad image %s: %s", path, reason)
+        self._measure("bad_images", count.item(), split)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _save(self, to_evaluate: bool) -> None:
+        # A mid-epoch checkpoint carries the epoch's sums of all ranks, for the first rank to go on from.
+        sums = self.ranks.sum(self.epoch_sums.clone())
+        if self.record is not None:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "epoch_sums": sums,
+                "best_top1_percent": self.best_top1_percent,
+                "to_evaluate": to_evaluate,
+                "measurements_size_bytes": self.record.measurements_size_bytes(),
+            }
+            CheckpointStore(self.record.paths).save(self.step, state)
+            self.record.status("running", epoch=self.epoch, step=self.step)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        if self.ranks.is_first:
+            self.epoch_sums.copy_(state["epoch_sums"])
+        self.best_top1_percent = state["best_top1_percent"]
+        self.to_evaluate = state["to_evaluate"]

@@ -1,0 +1,52 @@
+"""What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, and the work done."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+
+from suite.data import Batch, steps_per_epoch, train_loader
+from suite.experiment import Run
+from suite.models import build_model
+from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
+from suite.train.distributed import Ranks
+from suite.train.evaluate import evaluate
+from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
+
+
+def measure_shift(
+    run: Run, model: torch.nn.Module, ranks: Ranks, val_batches: Iterable[Batch], with_precise: bool
+) -> tuple[ShiftProfile, float | None]:
+    """The shift over the validation set; `with_precise` also the top-1 (%) with PreciseBN's statistics."""
+    profile = probe(model, val_batches)
+    images_wanted = run.measure.precise_bn_images
+    if not with_precise or not images_wanted or not profile.layers:
+        return profile, None
+    # The training stream just past its end: augmented as in training, and the same for every resumed run.
+    loader = train_loader(
+        run,
+        start_step=run.recipe.epochs * steps_per_epoch(run),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+    )
+    try:
+        passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
+        statistics = precise_statistics(model, islice(loader, passes))
+    finally:
+        loader.close()
+    with with_statistics(model, statistics):
+        result = evaluate(model, val_batches, ranks, run.recipe.precision)
+    return profile, result.top1_percent
+
+
+def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:
+    """FLOPs of an image, the matmul peak measured on this rank's device, and the share of it in use."""
+    with torch.device("meta"):
+        shadow = build_model(run.model)
+    flops = flops_per_image(shadow, run.data.image_size)
+    peak = matmul_peak_flops_per_s(ranks.device, run.recipe.precision)
+    work = {"flops_per_image": flops, "matmul_peak_flops_per_s": peak}
+    if images_per_s is not None:
+        work["matmul_peak_share"] = flops * images_per_s / (ranks.world_size * peak)
+    return work

@@ -1,0 +1,95 @@
+"""How fast training goes, and what share of the machine it uses."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Meter:
+    """Step times of one epoch. The first `warmup_steps` of a process are left out of every figure."""
+
+    def __init__(self, warmup_steps: int, device: torch.device) -> None:
+        self._to_skip = warmup_steps
+        self._device = device
+        self.restart_epoch()
+
+    def restart_epoch(self) -> None:
+        """Forget the steps so far; the clock starts now."""
+        self._step_times_s: list[float] = []
+        self._wait_times_s: list[float] = []
+        self._waited_s = 0.0
+        self._last = time.perf_counter()
+        self.epoch_started = self._last
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time spent inside counts as waiting."""
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
+
+    def step_done(self) -> None:
+        """Call at the end of each optimizer step.
+
+        A GPU runs behind its queue, so single host-side step times are only right because the queue is
+        bounded; over an epoch they add up to the true time.
+        """
+        now = time.perf_counter()
+        if self._to_skip > 0:
+            self._to_skip -= 1
+        else:
+            self._step_times_s.append(now - self._last)
+            self._wait_times_s.append(self._waited_s)
+        self._last, self._waited_s = now, 0.0
+
+    def summary(self, global_batch_size: int) -> dict[str, float]:
+        """The epoch's metrics by name; without timed steps only those that need none."""
+        now = time.perf_counter()
+        summary = {"epoch_time_s": now - self.epoch_started, "peak_memory_gib": self._peak_memory_gib()}
+        if self._step_times_s:
+            times_s = np.array(self._step_times_s)
+            total_s = float(times_s.sum())
+            summary |= {
+                "images_per_s": global_batch_size * len(times_s) / total_s,
+                "step_time_p50_ms": 1e3 * float(np.quantile(times_s, 0.5)),
+                "step_time_p95_ms": 1e3 * float(np.quantile(times_s, 0.95)),
+                "data_wait_share": sum(self._wait_times_s) / total_s,
+            }
+        return summary
+
+    def _peak_memory_gib(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def flops_per_image(meta_model: nn.Module, image_size: int) -> float:
+    """Floating-point operations of one image's forward and backward pass, by torch's counter.
+
+    The model lies on the meta device, so nothing is computed.
+    """
+    images_NCHW = torch.empty(2, 3, image_size, image_size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        meta_model(images_NCHW).sum().backward()
+    return float(counter.get_total_flops()) / 2
+
+
+def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
+    """The fastest of several square matrix products here, in FLOP/s: a peak that was measured."""
+    size = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best_s = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * size**3 / best_s
