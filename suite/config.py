@@ -102,7 +102,7 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
         try:
             run = Run.model_validate(values)
         except ValidationError as error:
-            raise UserError(_explain(error)) from None
+            raise UserError(explain(error)) from None
         if run.run_id in runs:
             raise UserError(f"two cells of the sweep are the same run: {run.label}")
         runs[run.run_id] = run
@@ -152,7 +152,7 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(valid)}"
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """The first error of pydantic's list, in one sentence with the dotted key."""
     first = error.errors(include_url=False)[0]
     key, fields = _locate(first["loc"])

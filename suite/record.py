@@ -162,6 +162,7 @@ class Record:
     provenance: list[dict[str, Any]]
     layers: list[Layer]
     damaged_lines: int = 0
+    died_silently: bool = False
     _lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -183,21 +184,23 @@ class Record:
             "state": "failed",
             "reason": "it never started: status.json is missing",
         }
-        if status.get("state") == "running" and not is_locked(paths):
+        died_silently = status.get("state") == "running" and not is_locked(paths)
+        if died_silently:
             status |= {
                 "state": "failed",
                 "reason": "the process ended without a word (killed, or its machine failed)",
             }
         return cls(
-            paths,
-            config.pop("run_id", ""),
-            version,
-            config,
-            status,
-            provenance,
-            layers,
-            damaged + damaged_provenance,
-            lines,
+            paths=paths,
+            run_id=config.pop("run_id", ""),
+            schema_version=version,
+            config=config,
+            status=status,
+            provenance=provenance,
+            layers=layers,
+            damaged_lines=damaged + damaged_provenance,
+            died_silently=died_silently,
+            _lines=lines,
         )
 
     @property

@@ -48,9 +48,9 @@ class GroupWhitening(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         # Covariances in half precision lose what whitening is about.
         with torch.autocast(x_NCHW.device.type, enabled=False):
-            x_NGM = x_NCHW.float().reshape(x_NCHW.shape[0], self.num_groups, -1)
+            x_NGM = _at_least_float(x_NCHW).reshape(x_NCHW.shape[0], self.num_groups, -1)
             x_NGM = x_NGM - x_NGM.mean(dim=2, keepdim=True)
-            eye_GG = torch.eye(self.num_groups, device=x_NGM.device)
+            eye_GG = torch.eye(self.num_groups, device=x_NGM.device, dtype=x_NGM.dtype)
             cov_NGG = x_NGM @ x_NGM.mT / x_NGM.shape[2] + self.eps * eye_GG
             trace_N = cov_NGG.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
             cov_NGG = cov_NGG / trace_N
@@ -64,6 +64,10 @@ class GroupWhitening(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, iterations={self.iterations}"
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):

@@ -52,6 +52,7 @@ class Trainer:
         self.model = set_norm_batch_size(model, run.batch.norm, run.batch.per_gpu, ranks.device)
         self.optimizer = build_optimizer(self.model, run.recipe)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
+        self.ddp: DistributedDataParallel | None = None
         self.step = 0
         self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
         self.best_top1_percent = -1.0
@@ -86,11 +87,11 @@ class Trainer:
             loader.close()
 
     def _forward_module(self) -> nn.Module:
-        forward = self.model
         if self.ranks.world_size > 1:
             ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
             # Estimates are shared before evaluating: training does not read them.
-            forward = DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False)
+            self.ddp = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        forward = self.ddp or self.model
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
     def _step(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
@@ -104,7 +105,7 @@ class Trainer:
             with self.meter.waiting_for_data():
                 batch = next(batches)
             is_last = micro == self.accumulation_steps - 1
-            with nullcontext() if is_last or not hasattr(forward, "no_sync") else forward.no_sync():
+            with nullcontext() if is_last or self.ddp is None else self.ddp.no_sync():
                 loss = self._loss(forward, batch, micro) / self.accumulation_steps
                 torch.autograd.backward(loss)
             total += loss.detach()

@@ -1,0 +1,61 @@
+"""The command `shiftbench`. Nothing heavy is imported before a command needs it."""
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from jobs import exit_codes
+from jobs.commands import bench, config, data, probe, report, run
+from suite import __version__
+from suite.errors import UserError
+
+app = typer.Typer(
+    name="shiftbench",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Benchmark the estimation shift of batch normalisation.",
+    epilog="Exit codes: 0 done, 1 failure, 2 bad usage or config, 3 some runs failed, 75 preempted, "
+    "130 interrupted.",
+)
+app.command("run")(run.run)
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+app.command("probe")(probe.probe)
+app.command("report")(report.report)
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        Console(stderr=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        code = exit_codes.BAD_USAGE
+    except click.ClickException as error:
+        error.show()
+        code = exit_codes.BAD_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        code = exit_codes.INTERRUPTED
+    sys.exit(code if isinstance(code, int) else exit_codes.DONE)
+
+
+if __name__ == "__main__":
+    main()

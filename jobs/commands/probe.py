@@ -1,0 +1,130 @@
+"""`shiftbench probe`: the estimation shift of a network that is trained already."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from suite.config import explain
+from suite.errors import UserError
+from suite.experiment import DataSpec, ModelSpec, Run
+from suite.record import Record
+
+if TYPE_CHECKING:
+    from suite.shift import ShiftProfile
+
+
+def probe(
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A state dict, or a checkpoint of a run (its folder tells the rest).")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture; without a checkpoint its initial weights.")
+    ] = None,
+    norm: Annotated[
+        str, typer.Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'.")
+    ] = "{kind: bn}",
+    data: Annotated[
+        str | None, typer.Option(help="A known data set, or an ImageFolder that holds train/ and val/.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="For an ImageFolder of your own.")] = None,
+    split: Annotated[str, typer.Option(help="train or val; images are resized and centre-cropped.")] = "val",
+    images_per_batch: Annotated[int, typer.Option(min=1)] = 64,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Probe on the first this many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
+) -> None:
+    """Measure the estimation shift of a network, layer by layer, in one inference pass."""
+    model_spec, data_spec = _specs(checkpoint, arch, norm, data, image_size, num_classes)
+    if split not in ("train", "val"):
+        raise UserError(f"--split: expected train or val, got {split!r}")
+
+    import torch
+
+    from suite.data import folder_loader
+    from suite.models import build_model, load_weights
+    from suite.shift import probe as measure
+
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(model_spec)
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    loader = folder_loader(
+        data_spec, split, images_per_batch=images_per_batch, device=device, max_images=max_images
+    )
+    try:
+        profile = measure(model.to(device), loader)
+    finally:
+        loader.close()
+    if as_json:
+        typer.echo(json.dumps(_as_json(profile), indent=1))
+    else:
+        _print(profile, f"{model_spec.arch} {model_spec.norm.label} on {data_spec.name} {split}")
+
+
+def _specs(
+    checkpoint: Path | None,
+    arch: str | None,
+    norm: str,
+    data: str | None,
+    image_size: int | None,
+    num_classes: int | None,
+) -> tuple[ModelSpec, DataSpec]:
+    """The model and data: from the run that wrote the checkpoint, with what the options say on top."""
+    run = _run_of(checkpoint)
+    if run is None and (arch is None or data is None):
+        raise UserError(
+            "probe: give --arch and --data, or --checkpoint of a run folder (runs/RUN/checkpoints/best.pt)"
+        )
+    try:
+        if data is not None:
+            known = {"name": Path(data).name, "path": data} if Path(data).is_dir() else {"name": data}
+            data_spec = DataSpec(**known, num_classes=num_classes, image_size=image_size or 224)
+        else:
+            assert run is not None
+            data_spec = run.data
+        if arch is not None:
+            fields = {"arch": arch, "norm": yaml.safe_load(norm), "num_classes": data_spec.num_classes}
+            return ModelSpec.model_validate(fields), data_spec
+    except ValidationError as error:
+        raise UserError(f"probe: {explain(error)}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--norm: not valid YAML: {error}") from None
+    assert run is not None
+    return run.model, data_spec
+
+
+def _run_of(checkpoint: Path | None) -> Run | None:
+    if checkpoint is None or not (checkpoint.parent.parent / "run.json").exists():
+        return None
+    return Record.read(checkpoint.parent.parent).run
+
+
+def _as_json(profile: "ShiftProfile") -> dict[str, Any]:
+    layers = [{k: v for k, v in asdict(layer).items() if not k.endswith("_C")} for layer in profile.layers]
+    return {"num_images": profile.num_images, "layers": layers, "skipped": profile.skipped}
+
+
+def _print(profile: "ShiftProfile", title: str) -> None:
+    table = Table("layer", title=f"Estimation shift of {title}, {profile.num_images} images", box=None)
+    metrics = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
+    for name in ("channels", "ESM μ", "ESM σ", "ESM μ, scaled", "ESM σ, scaled"):
+        table.add_column(name, justify="right")
+    for layer in profile.layers:
+        table.add_row(layer.name, str(layer.num_channels), *[f"{getattr(layer, m):.4f}" for m in metrics])
+    table.add_section()
+    table.add_row("mean", "", *[f"{profile.mean(m):.4f}" for m in metrics], style="bold")
+    console = Console()
+    if profile.layers:
+        console.print(table)
+    else:
+        console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
+    for name, reason in profile.skipped.items():
+        console.print(f"left out: {name}: {reason}", style="yellow", highlight=False)

@@ -1,0 +1,55 @@
+"""`shiftbench run`: train every run of an experiment on this machine."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from suite.data.sources import check_dataset
+
+from suite.config import load_experiment
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="Experiment YAML, such as configs/experiments/demo.yaml.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="`key=value` overrides, such as `recipe.epochs=5`.", show_default=False),
+]
+
+
+def run(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) for each run, on this machine.")] = 1,
+) -> None:
+    """Train every run of an experiment; completed ones are skipped, interrupted ones resumed.
+
+    Ctrl-C (or SIGTERM) lets the runs write a checkpoint and end; a second one ends them at once. Under
+    torchrun or srun the processes that it started train the runs one after another.
+    """
+    from jobs.exit_codes import DONE
+    from jobs.local import run_all
+    from jobs.progress import ProgressView
+
+    experiment = load_experiment(config, overrides or [])
+    for dataset in {run.data.name: run.data for run in experiment.runs}.values():
+        check_dataset(dataset)
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
+        from suite.train import train_run
+
+        for one in experiment.runs:
+            train_run(one, output_dir / one.folder_name)
+        return
+    console = Console(soft_wrap=True)
+    outcome = run_all(experiment.runs, output_dir, jobs, ranks, ProgressView(console))
+    console.print(
+        f"{len(outcome.completed)} completed, {len(outcome.skipped)} were complete, "
+        f"{len(outcome.failed)} did not complete; records in {output_dir}",
+        highlight=False,
+    )
+    if outcome.exit_code != DONE:
+        raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,85 @@
+"""What a launch shows: bars on a terminal, plain lines elsewhere."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import Record
+
+
+class ProgressView:
+    """Follows runs by their status files."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Progress | None = None
+        self._tasks: dict[Path, TaskID] = {}
+        self._labels: dict[Path, tuple[str, int]] = {}
+        self._epochs: dict[Path, int] = {}
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("epochs"),
+            )
+            self._bars = Progress(
+                *columns,
+                TextColumn("{task.fields[top1]}"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+
+    def start(self, total: int, skipped: int) -> None:
+        """Say what is ahead."""
+        done = f", {skipped} of them complete already" if skipped else ""
+        self.console.print(f"{total} run{'s'[: total != 1]}{done}", highlight=False)
+
+    def __enter__(self) -> "ProgressView":
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def started(self, folder: Path, run: Run) -> None:
+        """A run's process is up."""
+        self._labels[folder] = (run.label, run.recipe.epochs)
+        if self._bars is not None:
+            self._tasks[folder] = self._bars.add_task(run.label, total=run.recipe.epochs, top1="")
+        else:
+            self.console.print(f"started   {run.label}", highlight=False)
+
+    def update(self, folder: Path, paths: RunPaths) -> None:
+        """Look at a run's status file; a terminal's bar moves, elsewhere each new epoch is a line."""
+        try:
+            status = json.loads(paths.status.read_text())
+        except (OSError, json.JSONDecodeError):
+            return  # not there yet: the process is still importing
+        epoch, top1 = status.get("epoch"), status.get("top1_percent")
+        if epoch is None or top1 is None or self._epochs.get(folder) == epoch:
+            return
+        self._epochs[folder] = epoch
+        label, epochs = self._labels[folder]
+        if self._bars is not None:
+            self._bars.update(self._tasks[folder], completed=epoch, top1=f"top-1 {top1:.1f} %")
+        else:
+            self.console.print(f"epoch {epoch}/{epochs}  {label}  top-1 {top1:.1f} %", highlight=False)
+
+    def ended(self, folder: Path, record: Record) -> None:
+        """A run's process is gone; say how it ended."""
+        label, _ = self._labels[folder]
+        if self._bars is not None:
+            self._bars.remove_task(self._tasks.pop(folder))
+        reason = f": {record.reason}" if record.reason else ""
+        self.console.print(f"{record.state:<9} {label}{reason}", highlight=False, markup=False)
