@@ -1,0 +1,64 @@
+# Two commands matter: `make demo` and `make test`. Both do their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+SYSTEM_PACKAGES := chromium dataset-fashion-mnist
+
+.PHONY: help demo test lint types format lock clean
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.users ## BN against XBN on real images in five minutes, with a report
+	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2
+	$(BIN)/shiftbench report runs/demo --out out/demo
+
+test: .venv/.developers system-packages ## the test suite
+	$(BIN)/pytest -n 2 --dist loadfile
+
+lint: .venv/.developers ## style, and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.developers ## mypy, strict
+	$(BIN)/mypy
+
+format: .venv/.developers ## format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/.users ## resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra train --extra build pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra train --extra build --extra dev --constraints requirements.txt pyproject.toml \
+	  --output-file requirements-dev.txt
+
+clean: ## remove the virtual environment and caches; runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv || (test "$$(id -u)" = 0 && apt-get update -qq && \
+	  apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear .venv) || \
+	  { echo "error: $(PYTHON) -m venv does not work; as root: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+
+.venv/.users: .venv/bin/uv requirements.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.developers: .venv/.users requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	touch $@
+
+.PHONY: system-packages
+system-packages:
+	@missing=$$(for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+	  echo "NOTE: not installed:" $$missing "- tests that need them are skipped and say so" >&2; \
+	fi
