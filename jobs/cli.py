@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import bench, config, data, probe, report, run
+from jobs.commands import config, data, probe, report, run
 from suite import __version__
 from suite.errors import UserError
 
@@ -26,7 +26,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("probe")(probe.probe)
 app.command("report")(report.report)
-app.add_typer(bench.app, name="bench")
+# app.add_typer(bench.app, name="bench")
 
 
 @app.callback()

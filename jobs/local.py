@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from jobs.progress import ProgressView
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record, RecordWriter
+from suite.record import Record, RecordWriter, is_locked
 
 POLL_S = 0.2
 
@@ -57,10 +58,7 @@ def run_all(runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: 
     waiting = [run for run in runs if not _is_completed(output_dir / run.folder_name)]
     outcome.skipped = [output_dir / run.folder_name for run in runs if run not in waiting]
     for run in waiting:
-        if ranks > 1:
-            _check_ranks(run, ranks)
-        with RecordWriter(run, output_dir / run.folder_name):
-            pass  # writable, not in use, and run.json is there for the process to read
+        _check(run, output_dir, ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))
     running: dict[Path, subprocess.Popen[bytes]] = {}
     with _stop_signals() as stop, view:
@@ -87,14 +85,27 @@ def _is_completed(folder: Path) -> bool:
     return (folder / "run.json").exists() and Record.read(folder).state == "completed"
 
 
-def _check_ranks(run: Run, ranks: int) -> None:
+def _check(run: Run, output_dir: Path, ranks: int) -> None:
+    """Refuse what cannot work before the first run starts."""
+    folder = output_dir / run.folder_name
+    if is_locked(RunPaths(folder)):
+        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
     try:
-        run.batch.accumulation_steps(ranks)
-    except ValueError as error:
-        raise UserError(f"batch: {error}") from None
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None
+    if ranks > 1:
+        try:
+            run.batch.accumulation_steps(ranks)
+        except ValueError as error:
+            raise UserError(f"batch: {error}") from None
 
 
 def _start(run: Run, folder: Path, jobs: int, ranks: int) -> "subprocess.Popen[bytes]":
+    with RecordWriter(run, folder):
+        pass  # leaves the run.json that the process reads
     command = [sys.executable, "-m", "jobs.worker", str(folder)]
     if ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]

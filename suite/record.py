@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,25 +74,23 @@ class RecordWriter:
         self._status: dict[str, Any] = {}
 
     def __enter__(self) -> "RecordWriter":
+        is_new = not self.paths.folder.exists()
         try:
             self.paths.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self.paths.lock.open("a")
-        except OSError as error:
-            raise UserError(f"{self.paths.folder}: cannot be written: {error.strerror}") from None
-        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            if not self.paths.run.exists():
+                content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
+                content |= self.run.model_dump(mode="json")
+                write_atomically(self.paths.run, json.dumps(content, indent=1) + "\n")
+        except BlockingIOError:
             raise UserError(
                 f"{self.paths.folder}: another process is training this run; wait for it, or stop it"
             ) from None
-        if not self.paths.run.exists():
-            content = {
-                "schema_version": SCHEMA_VERSION,
-                "run_id": self.run.run_id,
-                **self.run.model_dump(mode="json"),
-            }
-            write_atomically(self.paths.run, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            if is_new:
+                shutil.rmtree(self.paths.folder, ignore_errors=True)
+            raise UserError(f"{self.paths.folder}: cannot be written: {error.strerror or error}") from None
         self._status = _read_json(self.paths.status) or {"attempts": 0, "created_at": time.time()}
         return self
 

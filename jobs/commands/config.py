@@ -40,8 +40,13 @@ def schema(
         return
     runs = load_experiment(config).runs if config else ()
     table = Table("key", "type", "default", *[config.name] if config else [], "meaning", box=None)
-    norms = {"model.norm (xbn)": XbnSpec, "model.norm (gn, ln, in, gw)": BatchFreeSpec}
-    for section, spec in {**SWEEPING, **norms, **FIXED}.items():
+    sections: dict[str, type[BaseModel]] = {
+        **SWEEPING,
+        "model.norm (xbn)": XbnSpec,
+        "model.norm (gn, ln, in, gw)": BatchFreeSpec,
+        **FIXED,
+    }
+    for section, spec in sections.items():
         for name, field in spec.model_fields.items():
             default = "required" if field.default is PydanticUndefined else json.dumps(_plain(field.default))
             here = [_values(runs, section, name)] if config else []

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from suite.shift import ShiftProfile
 
 
+class Split(StrEnum):
+    """The two folders of a data set."""
+
+    TRAIN = "train"
+    VAL = "val"
+
+
 def probe(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A state dict, or a checkpoint of a run (its folder tells the rest).")
@@ -35,16 +43,15 @@ def probe(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="For an ImageFolder of your own.")] = None,
-    split: Annotated[str, typer.Option(help="train or val; images are resized and centre-cropped.")] = "val",
+    split: Annotated[Split, typer.Option(help="Images are resized and centre-cropped.")] = Split.VAL,
     images_per_batch: Annotated[int, typer.Option(min=1)] = 64,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Probe on the first this many.")] = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="Probe on so many, spread over the split.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
     model_spec, data_spec = _specs(checkpoint, arch, norm, data, image_size, num_classes)
-    if split not in ("train", "val"):
-        raise UserError(f"--split: expected train or val, got {split!r}")
-
     import torch
 
     from suite.data import folder_loader
@@ -57,7 +64,7 @@ def probe(
     if checkpoint is not None:
         load_weights(model, checkpoint)
     loader = folder_loader(
-        data_spec, split, images_per_batch=images_per_batch, device=device, max_images=max_images
+        data_spec, split.value, images_per_batch=images_per_batch, device=device, num_images=max_images
     )
     try:
         profile = measure(model.to(device), loader)
@@ -66,7 +73,7 @@ def probe(
     if as_json:
         typer.echo(json.dumps(_as_json(profile), indent=1))
     else:
-        _print(profile, f"{model_spec.arch} {model_spec.norm.label} on {data_spec.name} {split}")
+        _print(profile, f"{model_spec.arch} {model_spec.norm.label} on {data_spec.name} {split.value}")
 
 
 def _specs(

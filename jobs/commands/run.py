@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from suite.data.sources import check_dataset
 
 from suite.config import load_experiment
+from suite.data import steps_per_epoch
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="Experiment YAML, such as configs/experiments/demo.yaml.")
@@ -36,8 +36,8 @@ def run(
     from jobs.progress import ProgressView
 
     experiment = load_experiment(config, overrides or [])
-    for dataset in {run.data.name: run.data for run in experiment.runs}.values():
-        check_dataset(dataset)
+    for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
+        steps_per_epoch(one)  # a data set that is missing or too small is refused before anything starts
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
         from suite.train import train_run
 

@@ -47,6 +47,14 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def gather(self, value: Tensor) -> Tensor:
+        """Every rank's `value`, stacked in rank order, on every rank."""
+        if self.world_size == 1:
+            return value[None].clone()
+        parts = [torch.empty_like(value) for _ in range(self.world_size)]
+        dist.all_gather(parts, value)
+        return torch.stack(parts)
+
     def hosts(self) -> list[str]:
         """The host name of every rank."""
         names: list[str | None] = [socket.gethostname()] * self.world_size

@@ -64,7 +64,7 @@ class Trainer:
         """Train to the end. Raises Preempted after a stop signal, Diverged on a loss that is not finite."""
         if state is not None:
             self._load(state)
-        forward = self._forward_module()
+        forward = self.forward_module()
         loader = train_loader(
             self.run,
             start_step=self.step,
@@ -78,15 +78,23 @@ class Trainer:
             batches = iter(loader)
             self.meter.restart_epoch()
             while self.step < self.total_steps:
-                loss = self._step(forward, batches)
-                self._act_on(loss)
-                if self.step % self.steps_per_epoch == 0:
-                    self._end_epoch(loader)
+                code = self.agree(self.advance(forward, batches))
+                at_epoch_end = self.step % self.steps_per_epoch == 0
+                if at_epoch_end:
+                    self._record_epoch(loader)
+                if code == STOP or self._checkpoint_is_due():
+                    self._save(to_evaluate=at_epoch_end)
+                if code == STOP:
+                    raise Preempted(f"stopped after step {self.step} of {self.total_steps}")
+                if at_epoch_end:
+                    self._evaluate()
+                    self.meter.restart_epoch()
             self._finish()
         finally:
             loader.close()
 
-    def _forward_module(self) -> nn.Module:
+    def forward_module(self) -> nn.Module:
+        """What a step calls: the model, within DDP and compiled as the run asks."""
         if self.ranks.world_size > 1:
             ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
             # Estimates are shared before evaluating: training does not read them.
@@ -94,7 +102,7 @@ class Trainer:
         forward = self.ddp or self.model
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
-    def _step(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
+    def advance(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
         """One optimizer step over the global batch; returns this rank's share of the loss."""
         recipe = self.run.recipe
         set_learning_rate(self.optimizer, recipe.lr_at(self.step / self.steps_per_epoch))
@@ -134,20 +142,23 @@ class Trainer:
         other = F.cross_entropy(logits_NK, others_N, label_smoothing=recipe.label_smoothing)
         return weight * loss + (1 - weight) * other
 
-    def _act_on(self, loss: Tensor) -> None:
-        """Agree with the other ranks, at this step's boundary, on whether to go on."""
-        at_epoch_end = self.step % self.steps_per_epoch == 0
+    def agree(self, loss: Tensor) -> int:
+        """Agree with the other ranks, at this step's boundary, on GO_ON or STOP. Raises Diverged."""
         code = STOP if self.stop.signal else GO_ON
-        if (at_epoch_end or self.step % CHECK_LOSS_EVERY_STEPS == 0) and not torch.isfinite(loss):
+        looks = self.step % CHECK_LOSS_EVERY_STEPS == 0 or self.step % self.steps_per_epoch == 0
+        if looks and not torch.isfinite(loss):
             code = DIVERGED
         code = self.ranks.agree(code)
         if code == DIVERGED:
             raise Diverged(f"the loss is not finite at step {self.step} (epoch {self.epoch})")
-        every = self.run.system.checkpoint_every_steps
-        if code == STOP or (every and self.step % every == 0 and not at_epoch_end):
-            self._save(to_evaluate=at_epoch_end)
-        if code == STOP:
-            raise Preempted(f"stopped after step {self.step} of {self.total_steps}")
+        return code
+
+    def _checkpoint_is_due(self) -> bool:
+        system = self.run.system
+        epochs, rest = divmod(self.step, self.steps_per_epoch)
+        if rest == 0 and (epochs % system.checkpoint_every_epochs == 0 or self.step == self.total_steps):
+            return True
+        return system.checkpoint_every_steps is not None and self.step % system.checkpoint_every_steps == 0
 
     # ------------------------------------------------------------ the end of an epoch
 
@@ -156,9 +167,9 @@ class Trainer:
         """Epochs completed, for records made at an epoch's end; the running epoch counts once begun."""
         return -(-self.step // self.steps_per_epoch)
 
-    def _end_epoch(self, loader: Loader) -> None:
-        sums = self.ranks.sum(self.epoch_sums.clone())
-        loss, top1, _, images = sums.tolist()
+    def _record_epoch(self, loader: Loader) -> None:
+        """Measure the training of the epoch that has just ended."""
+        loss, top1, _, images = self.ranks.sum(self.epoch_sums.clone()).tolist()
         self._measure("loss", loss / images, "train")
         self._measure("top1_percent", 100 * top1 / images, "train")
         self._measure("learning_rate", self.optimizer.param_groups[0]["lr"], "train")
@@ -166,11 +177,6 @@ class Trainer:
             self._measure(name, value, "train")
         self._measure_bad_images(loader, "train")
         self.epoch_sums.zero_()
-        is_last = self.step == self.total_steps
-        if is_last or self.epoch % self.run.system.checkpoint_every_epochs == 0:
-            self._save(to_evaluate=True)
-        self._evaluate()
-        self.meter.restart_epoch()
 
     def _evaluate(self) -> None:
         """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable."""
@@ -240,14 +246,13 @@ class Trainer:
     # ------------------------------------------------------------ checkpoints
 
     def _save(self, to_evaluate: bool) -> None:
-        # A mid-epoch checkpoint carries the epoch's sums of all ranks, for the first rank to go on from.
-        sums = self.ranks.sum(self.epoch_sums.clone())
+        sums_R4 = self.ranks.gather(self.epoch_sums)
         if self.record is not None:
             state = {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
-                "epoch_sums": sums,
+                "epoch_sums": sums_R4,
                 "best_top1_percent": self.best_top1_percent,
                 "to_evaluate": to_evaluate,
                 "measurements_size_bytes": self.record.measurements_size_bytes(),
@@ -259,7 +264,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        if self.ranks.is_first:
-            self.epoch_sums.copy_(state["epoch_sums"])
+        sums_R4 = state["epoch_sums"]
+        if len(sums_R4) == self.ranks.world_size:
+            self.epoch_sums.copy_(sums_R4[self.ranks.rank])
+        elif self.ranks.is_first:  # resumed on another number of ranks
+            self.epoch_sums.copy_(sums_R4.sum(dim=0))
         self.best_top1_percent = state["best_top1_percent"]
         self.to_evaluate = state["to_evaluate"]

@@ -1,0 +1,1 @@
+"""Speed, measured: paired, interleaved rounds in one process, as ratios with intervals."""

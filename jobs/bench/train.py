@@ -1,0 +1,93 @@
+"""The training step against a bare loop with the same network and tensors, and XBN's step against BN's."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from jobs.bench.pairing import Ratio, paired_ratio
+from suite.config import expand
+from suite.data import Batch, train_loader
+from suite.experiment import Run
+from suite.models import build_model
+from suite.train.distributed import Ranks
+from suite.train.loop import Trainer
+from suite.train.signals import StopFlag
+
+
+def bench_train(
+    arch: str, image_size: int, images_per_step: int, rounds: int, steps_per_round: int, device: torch.device
+) -> dict[str, Ratio]:
+    """Ratios of images/s: the suite's step over the bare loop's, and XBN's step over BN's.
+
+    Every side has its own network from the same seed and reads the same resident tensors.
+    """
+    bn, xbn = (_synthetic_run(arch, image_size, images_per_step, kind) for kind in ("bn", "xbn"))
+    images = images_per_step * steps_per_round
+    sides = {
+        "suite": _suite_steps(bn, device, steps_per_round),
+        "bare": _bare_steps(bn, device, steps_per_round),
+        "xbn": _suite_steps(xbn, device, steps_per_round),
+    }
+    rates = {name: _rate(side, images, device) for name, side in sides.items()}
+    for rate in rates.values():
+        rate()  # warm-up: lazy initialisation, autotuning, the allocator
+    return {
+        "training step / bare loop": paired_ratio(rates["suite"], rates["bare"], rounds),
+        "XBN step / BN step": paired_ratio(rates["xbn"], rates["suite"], rounds),
+    }
+
+
+def _synthetic_run(arch: str, image_size: int, images_per_step: int, kind: str) -> Run:
+    content = {
+        "model": {"arch": arch, "norm": {"kind": kind}},
+        "data": {"name": "synthetic", "image_size": image_size},
+        "batch": {"global_batch_size": images_per_step},
+        "recipe": {"schedule": "constant", "lr": 1e-3},
+    }
+    return expand(content, "bench").runs[0]
+
+
+def _rate(steps: Callable[[], None], images: int, device: torch.device) -> Callable[[], float]:
+    def images_per_s() -> float:
+        start = time.perf_counter()
+        steps()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return images / (time.perf_counter() - start)
+
+    return images_per_s
+
+
+def _batches(run: Run, device: torch.device) -> Iterator[Batch]:
+    return iter(train_loader(run, start_step=0, rank=0, world_size=1, device=device))
+
+
+def _suite_steps(run: Run, device: torch.device, count: int) -> Callable[[], None]:
+    trainer = Trainer(run, Ranks(0, 0, 1, device), None, StopFlag())
+    forward = trainer.forward_module()
+    batches = _batches(run, device)
+
+    def steps() -> None:
+        for _ in range(count):
+            trainer.agree(trainer.advance(forward, batches))
+
+    return steps
+
+
+def _bare_steps(run: Run, device: torch.device, count: int) -> Callable[[], None]:
+    torch.manual_seed(run.seed)
+    model = build_model(run.model).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    batches = _batches(run, device)
+
+    def steps() -> None:
+        for _ in range(count):
+            batch = next(batches)
+            loss = F.cross_entropy(model(batch.images_NCHW), batch.labels_N)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return steps

@@ -1,0 +1,94 @@
+"""`shiftbench bench`: how fast the suite is, against the plainest code that does the same."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from suite.provenance import cpu_name, provenance
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs.bench.pairing import Ratio
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed as paired, interleaved ratios. Let nothing else run beside it.",
+)
+Arch = Annotated[str, typer.Option(help="Architecture.")]
+ImageSize = Annotated[int, typer.Option(min=8, help="Side of the input, pixels.")]
+Rounds = Annotated[int, typer.Option(min=3, help="Pairs of measurements.")]
+
+
+@app.command("loader")
+def loader(
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of JPEGs; default: photographs cropped to 500 × 375."),
+    ] = None,
+    rounds: Rounds = 9,
+) -> None:
+    """DALI's CPU pipeline against the torchvision loader, and against bare decoding."""
+    from jobs.bench.loader import bench_loader
+
+    _show(
+        bench_loader(images, rounds=rounds), {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"}
+    )
+
+
+@app.command("train")
+def train(
+    arch: Arch = "resnet18",
+    image_size: ImageSize = 64,
+    images_per_step: Annotated[int, typer.Option(min=2)] = 32,
+    rounds: Rounds = 15,
+    steps_per_round: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """The training step against a bare loop, and XBN's step against BN's."""
+    from jobs.bench.train import bench_train
+
+    ratios = bench_train(arch, image_size, images_per_step, rounds, steps_per_round, _device())
+    _show(ratios, {"training step / bare loop": "≥ 0.97"})
+
+
+@app.command("probe")
+def probe(
+    arch: Arch = "resnet18",
+    image_size: ImageSize = 64,
+    images_per_batch: Annotated[int, typer.Option(min=2)] = 32,
+    rounds: Rounds = 15,
+    batches_per_round: Annotated[int, typer.Option(min=1)] = 4,
+) -> None:
+    """The probe against a bare inference pass over the same batches."""
+    from jobs.bench.probe import bench_probe
+
+    ratios = bench_probe(arch, image_size, images_per_batch, rounds, batches_per_round, _device())
+    _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
+
+
+def _device() -> "torch.device":
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
+def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
+    table = Table("ratio", "median", "95 % interval", "target", "left", "right", box=None)
+    for name, ratio in ratios.items():
+        sides = [f"{sorted(values)[len(values) // 2]:.4g}" for values in (ratio.a_values, ratio.b_values)]
+        interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
+    console = Console()
+    console.print(table)
+    origin = provenance(_device_name(), [])
+    versions = ", ".join(f"{package} {version}" for package, version in origin["versions"].items())
+    console.print(f"{origin['device']}, {origin['cpu_count']} CPUs; {versions}", highlight=False)

@@ -1,0 +1,219 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """
+model: {arch: small_resnet11, norm: [{kind: bn}, {kind: xbn}]}
+data: {name: fashion-mnist-7k, image_size: 28, train_images: 96, val_images: 40}
+batch: {global_batch_size: 16, norm_batch_size: 4}
+recipe: {epochs: 1, lr: 0.05, schedule: constant}
+measure: {precise_bn_images: 16, warmup_steps: 1}
+system: {torch_threads: 1, data_threads: 1}
+"""
+
+
+def shiftbench(*arguments: object, **env: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=250
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["config", "schema"],
+        ["config", "show", "CONFIG"],
+        ["run", "CONFIG", "a=1"],
+    ],
+)
+def test_help_config_and_refusals_import_no_torch(config: Path, arguments: list[str]) -> None:
+    arguments = [str(config) if a == "CONFIG" else a for a in arguments]
+    code = (
+        f"import sys; sys.argv = ['shiftbench', *{arguments!r}]\n"
+        "from jobs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'torchvision', 'nvidia.dali', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (2 if "a=1" in arguments else 0), done.stderr
+
+
+def test_config_show_and_schema(config: Path) -> None:
+    shown = shiftbench("config", "show", config, "seeds=[3]").stdout
+    assert shown.count("run_id: ") == 2
+    assert "num_groups: 8" in shown
+    assert "seed: 3" in shown
+    schema = json.loads(shiftbench("config", "schema", "--json").stdout)
+    assert "norm_batch_size" in json.dumps(schema)
+    assert "batch.norm_batch_size" in shiftbench("config", "schema", config, COLUMNS="200").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "absent.yaml"], "absent.yaml: no such file"),
+        (["run", "CONFIG", "recipe.epochz=1"], "recipe.epochz: unknown key; did you mean 'epochs'?"),
+        (["run", "CONFIG", "data.path=/no/such/folder"], "/no/such/folder is not a folder"),
+        (
+            ["run", "CONFIG", "batch.global_batch_size=128"],
+            "global_batch_size 128 exceeds the 96 training images",
+        ),
+        (["run", "CONFIG", "--ranks", "3"], "16 samples a pass"),
+        (["run", "CONFIG", "--output-dir", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
+        (["run", "CONFIG", "--jobs", "0"], "--jobs"),
+        (["data", "prepare", "imagenet"], "data.path"),
+        (["probe", "--arch", "resnet18"], "give --arch and --data"),
+        (["probe", "--arch", "resnet19", "--data", "fashion-mnist-7k"], "unknown arch 'resnet19'"),
+        (["report", "/no/such/runs"], "/no/such/runs"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    config: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    out = tmp_path / "out"
+    extra = ["--output-dir", out] if arguments[0] == "run" and "--output-dir" not in arguments else []
+    done = shiftbench(*[config if a == "CONFIG" else a for a in arguments], *extra)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    done = shiftbench("run", folder / "tiny.yaml", "--output-dir", folder / "runs", "--jobs", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "tiny.yaml", folder / "runs", done.stdout
+
+
+def test_a_run_from_yaml_to_record_to_report(finished: tuple[Path, Path, str], tmp_path: Path) -> None:
+    config, runs, printed = finished
+    assert "2 completed, 0 were complete, 0 did not complete" in printed
+    folders = sorted(runs.iterdir())
+    assert [json.loads((f / "status.json").read_text())["state"] for f in folders] == ["completed"] * 2
+    again = shiftbench("run", config, "--output-dir", runs)
+    assert again.returncode == 0
+    assert "0 completed, 2 were complete" in again.stdout
+    report = shiftbench("report", runs, "--out", tmp_path / "report", COLUMNS="200")
+    assert report.returncode == 0, report.stderr
+    assert "XBN-P2-GN8" in report.stdout
+    assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+    assert (tmp_path / "report" / "report.md").exists()
+
+
+def test_probe_finds_its_model_beside_the_checkpoint(finished: tuple[Path, Path, str]) -> None:
+    _, runs, _ = finished
+    folder = next(f for f in runs.iterdir() if "-bn-" in f.name)
+    newest = sorted((folder / "checkpoints").glob("step-*.pt"))[-1]
+    done = shiftbench("probe", "--checkpoint", newest, "--json", "--max-images", 40)
+    assert done.returncode == 0, done.stderr
+    profile = json.loads(done.stdout)
+    assert (profile["num_images"], len(profile["layers"])) == (40, 13)
+    # The run itself probed the same images with the same weights at its end.
+    layers = json.loads((folder / "layers.json").read_text())
+    assert [layer["name"] for layer in profile["layers"]] == [layer["name"] for layer in layers]
+    lines = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
+    recorded = next(line["value"] for line in reversed(lines) if line["metric"] == "esm_sigma")
+    assert [layer["esm_sigma"] for layer in profile["layers"]] == pytest.approx(recorded, rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_diverged_and_exit_code_3(config: Path, tmp_path: Path) -> None:
+    done = shiftbench(
+        "run", config, "recipe.lr=1.0e30", "model.norm={kind: bn}", "--output-dir", tmp_path / "runs"
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "diverged" in done.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "diverged"
+    assert "the loss is not finite at step" in status["reason"]
+
+
+def test_two_processes_on_one_run_directory(config: Path, tmp_path: Path) -> None:
+    arguments = [
+        "run",
+        config,
+        "model.norm={kind: bn}",
+        "recipe.epochs=50",
+        "--output-dir",
+        tmp_path / "runs",
+    ]
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("*/status.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        second = shiftbench(*arguments)
+        assert second.returncode == 2
+        assert "another process is training this run" in second.stderr
+    finally:
+        first.terminate()
+        assert first.wait(timeout=100) == 75
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "preempted"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a full disk needs a tmpfs of its own: run as root where mounting is allowed")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def test_a_disk_that_is_full_refuses_or_fails_the_run_and_says_so(config: Path, small_disk: Path) -> None:
+    one = ["run", config, "model.norm={kind: bn}", "--output-dir", small_disk / "runs"]
+    # A megabyte holds the record but no checkpoint: the run fails, and its record says why.
+    done = shiftbench(*one)
+    assert done.returncode == 3, done.stdout + done.stderr
+    (folder,) = (small_disk / "runs").iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "No space left on device" in status["reason"]
+    assert not list((folder / "checkpoints").glob("*"))
+    # With not a byte left it does not even begin.
+    os.posix_fallocate(os.open(small_disk / "ballast", os.O_CREAT | os.O_WRONLY), 0, _free_bytes(small_disk))
+    refused = shiftbench(*one)
+    assert refused.returncode == 2
+    assert "cannot be written: No space left on device" in refused.stderr
+
+
+def test_a_read_only_output_folder_is_refused(config: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = shiftbench("run", config, "--output-dir", small_disk / "runs")
+    assert refused.returncode == 2
+    assert "cannot be written: Read-only file system" in refused.stderr

@@ -1,0 +1,135 @@
+"""An interrupted run ends bit-equal to an uninterrupted one, wherever and however it was stopped."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import train
+
+from suite.config import expand
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import Record
+
+TIMINGS = {
+    "epoch_time_s",
+    "peak_memory_gib",
+    "images_per_s",
+    "step_time_p50_ms",
+    "step_time_p95_ms",
+    "data_wait_share",
+    "matmul_peak_flops_per_s",
+    "matmul_peak_share",
+}
+# 192 images in steps of 32: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
+STEPS = (2, 6, 9)
+
+
+def tiny_run(**sections: dict[str, Any]) -> Run:
+    content: dict[str, Any] = {
+        "model": {"arch": "mobilenet_v2", "norm": {"kind": "xbn"}},  # its dropout draws random numbers
+        "data": {"name": "fashion-mnist-7k", "image_size": 32, "train_images": 192, "val_images": 50},
+        "batch": {"global_batch_size": 32, "batch_size_per_gpu": 16, "norm_batch_size": 8},
+        "recipe": {"epochs": 2, "lr": 0.05, "schedule": "cosine", "mixup_alpha": 0.2},
+        "measure": {"probe_every_epochs": 1, "precise_bn_images": 32},
+        "system": {
+            "checkpoint_every_steps": 4,
+            "torch_threads": 1,
+            "data_threads": 1,
+            "collective_timeout_s": 60,
+        },
+    }
+    for name, section in sections.items():
+        content[name] = {**content[name], **section}
+    return expand(content, "tiny").runs[0]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    paths = RunPaths(folder)
+    state: dict[str, Any] = torch.load(paths.checkpoint(paths.checkpoint_steps()[-1]), weights_only=True)
+    return state
+
+
+def assert_bit_equal(one: Any, other: Any, where: str = "state") -> None:
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert one.numpy().tobytes() == other.numpy().tobytes(), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_bit_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_bit_equal(a, b, f"{where}.{i}")
+    elif not where.endswith("measurements_size_bytes"):  # timings have more or fewer digits
+        assert one == other, where
+
+
+def measured(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in RunPaths(folder).measurements.read_text().splitlines()]
+    return [line for line in lines if line["metric"] not in TIMINGS]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train(tiny_run(), folder) == [0]
+    assert Record.read(folder).state == "completed"
+    return folder
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("stop_by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_ends_bit_equal(
+    undisturbed: Path, tmp_path: Path, stop_by: signal.Signals, step: int
+) -> None:
+    run = tiny_run()
+    code = {signal.SIGTERM: 75, signal.SIGKILL: -9}[stop_by]
+    assert train(run, tmp_path, stop_by=stop_by, stop_at=step) == [code]
+    stopped = Record.read(tmp_path)
+    # By SIGTERM a checkpoint is written at that very step; after kill -9 the last one counts.
+    newest = RunPaths(tmp_path).checkpoint_steps()[-1:]
+    assert newest == ([step] if stop_by is signal.SIGTERM else {2: [], 6: [4], 9: [8]}[step])
+    assert stopped.state == ("preempted" if stop_by is signal.SIGTERM else "failed")
+    assert train(run, tmp_path) == [0]
+    assert Record.read(tmp_path).status["attempts"] == 2
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+
+
+def test_two_gloo_ranks_stop_together_and_end_bit_equal(tmp_path: Path) -> None:
+    run = tiny_run(batch={"global_batch_size": 32, "batch_size_per_gpu": 8, "norm_batch_size": 16})
+    assert train(run, tmp_path / "undisturbed", world_size=2) == [0, 0]
+    # The signal reaches the second rank alone: both must stop at the same step.
+    assert train(run, tmp_path / "term", world_size=2, stop_by=signal.SIGTERM, stop_at=9) == [75, 75]
+    assert RunPaths(tmp_path / "term").checkpoint_steps()[-1] == 9
+    assert train(run, tmp_path / "kill", world_size=2, stop_by=signal.SIGKILL, stop_at=9) == [-9, -9]
+    assert RunPaths(tmp_path / "kill").checkpoint_steps()[-1] == 8
+    for name in ("term", "kill"):
+        assert train(run, tmp_path / name, world_size=2) == [0, 0]
+        assert_bit_equal(final_state(tmp_path / name), final_state(tmp_path / "undisturbed"))
+        assert measured(tmp_path / name) == measured(tmp_path / "undisturbed")
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(
+    undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run()
+    assert train(run, tmp_path, stop_by=signal.SIGTERM, stop_at=9) == [75]
+    newest = RunPaths(tmp_path).checkpoint(9)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert train(run, tmp_path) == [0]
+    assert "step-00000009.pt: not a readable checkpoint" in capfd.readouterr().err
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+
+
+def test_another_seed_is_another_result(undisturbed: Path, tmp_path: Path) -> None:
+    other = tiny_run().model_copy(update={"seed": 1})
+    assert train(other, tmp_path) == [0]
+    with pytest.raises(AssertionError):
+        assert_bit_equal(final_state(tmp_path)["model"], final_state(undisturbed)["model"])
