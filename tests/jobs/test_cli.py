@@ -79,7 +79,7 @@ def test_config_show_and_schema(config: Path) -> None:
             ["run", "CONFIG", "batch.global_batch_size=128"],
             "global_batch_size 128 exceeds the 96 training images",
         ),
-        (["run", "CONFIG", "--ranks", "3"], "16 samples a pass"),
+        (["run", "CONFIG", "--ranks", "3"], "= 48 samples a pass"),
         (["run", "CONFIG", "--output-dir", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
         (["run", "CONFIG", "--jobs", "0"], "--jobs"),
         (["data", "prepare", "imagenet"], "data.path"),
