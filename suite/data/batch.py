@@ -16,6 +16,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # More unreadable files in a row than this are no bad files, but a mount that went away.
 MAX_BAD_IN_A_ROW = 1000
+# The one fault that may spare a part of the image.
+BROKEN_JPEG = "truncated or broken JPEG"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,6 @@ def decoding_fault(path: str, error: Exception) -> str:
     if not start:
         return "empty file"
     if start == b"\xff\xd8":
-        return "truncated or broken JPEG"
+        return BROKEN_JPEG
     last_line = str(error).strip().splitlines()[-1:]
     return "not an image" if start != b"\x89P" else f"broken PNG {last_line}"
