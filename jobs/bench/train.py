@@ -31,8 +31,6 @@ def bench_train(
         "xbn": _suite_steps(xbn, device, steps_per_round),
     }
     rates = {name: _rate(side, images, device) for name, side in sides.items()}
-    for rate in rates.values():
-        rate()  # warm-up: lazy initialisation, autotuning, the allocator
     return {
         "training step / bare loop": paired_ratio(rates["suite"], rates["bare"], rounds),
         "XBN step / BN step": paired_ratio(rates["xbn"], rates["suite"], rounds),

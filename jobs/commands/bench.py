@@ -34,8 +34,13 @@ def loader(
     """DALI's CPU pipeline against the torchvision loader, and against bare decoding."""
     from jobs.bench.loader import bench_loader
 
-    _show(
-        bench_loader(images, rounds=rounds), {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"}
+    result = bench_loader(images, rounds=rounds)
+    ratios = {"DALI / torchvision": result.vs_torchvision, "DALI / bare decode": result.vs_bare_decode}
+    _show(ratios, {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"})
+    Console().print(
+        f"images/s; {result.num_images} files of {result.mean_file_kb:.0f} kB on average, "
+        f"{result.images_per_batch} a batch, {result.num_cores} cores",
+        highlight=False,
     )
 
 
@@ -82,10 +87,10 @@ def _device_name() -> str:
 
 
 def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
-    table = Table("ratio", "median", "95 % interval", "target", "left", "right", box=None)
+    table = Table("a / b", "median", "95 % interval", "target", "a", "b", box=None)
     for name, ratio in ratios.items():
-        sides = [f"{sorted(values)[len(values) // 2]:.4g}" for values in (ratio.a_values, ratio.b_values)]
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        sides = (f"{ratio.a_median:.4g}", f"{ratio.b_median:.4g}")
         table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
     console = Console()
     console.print(table)

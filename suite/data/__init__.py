@@ -1,0 +1,133 @@
+"""Images: a plan that says which, in what order and cropped how, and the loaders that carry it out.
+
+Torch and DALI are imported by the functions that need them, so that `suite.data.sources` opens at once.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from suite.data.batch import Batch, Loader
+from suite.data.index import ImageIndex, check_classes, scan, spread
+from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
+from suite.data.sources import dataset_folder, prepare
+from suite.errors import UserError
+from suite.experiment import DataSpec, Run
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Batch",
+    "Loader",
+    "dataset_folder",
+    "folder_loader",
+    "prepare",
+    "steps_per_epoch",
+    "train_loader",
+    "val_loader",
+]
+
+
+def steps_per_epoch(run: Run) -> int:
+    """Optimizer steps in one pass over the training images; what is left over is dropped.
+
+    Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
+    """
+    if run.data.name == "synthetic":
+        from suite.data.synthetic import num_images
+
+        return max(1, num_images(run.data, "train") // run.batch.global_batch_size)
+    return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
+
+
+def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, device: "torch.device") -> Loader:
+    """This rank's micro-batches of `batch_size_per_gpu` images, without end, across epochs.
+
+    They come step by step from optimizer step `start_step` (counted over all epochs) on, and within a step
+    by micro-batch. What a step sees depends on the run's seed alone: not on where the run was resumed, the
+    number of ranks, or the loader. Raises UserError as `steps_per_epoch` does.
+    """
+    per_gpu = run.batch.per_gpu
+    if run.data.name == "synthetic":
+        from suite.data.synthetic import SyntheticLoader
+
+        first = start_step * run.batch.accumulation_steps(world_size)
+        return SyntheticLoader(
+            run.data, seed=run.seed + rank, images_per_batch=per_gpu, device=device, first=first
+        )
+    plan = TrainPlan(_index(run.data, "train"), run)
+    share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
+    return _loader(share, run.data, run.system.data_threads, device)
+
+
+def val_loader(
+    run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
+) -> Loader:
+    """This rank's share of the validation images, centrally cropped: over all ranks, each exactly once.
+
+    Shares differ by at most one image, so some ranks may have a batch less, or none at all.
+    """
+    return folder_loader(
+        run.data,
+        "val",
+        images_per_batch=images_per_batch,
+        device=device,
+        num_images=run.data.val_images,
+        data_threads=run.system.data_threads,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def folder_loader(
+    data: DataSpec,
+    split: Literal["train", "val"],
+    *,
+    images_per_batch: int,
+    device: "torch.device",
+    num_images: int | None = None,
+    data_threads: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """One pass over a split, centrally cropped, each image once over all ranks.
+
+    `num_images`: only so many, at equal distances, so that each class keeps its share; None: all.
+    """
+    if data.name == "synthetic":
+        from suite.data import synthetic
+
+        total = num_images or synthetic.num_images(data, split)
+        share_size = total * (rank + 1) // world_size - total * rank // world_size
+        return synthetic.SyntheticLoader(
+            data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
+        )
+    index = _index(data, split)
+    if num_images is not None:
+        index = spread(index, num_images)
+    return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
+
+
+def _index(data: DataSpec, split: str) -> ImageIndex:
+    folder = dataset_folder(data)
+    index = scan(folder, split)
+    if len(index.classes) != data.num_classes:
+        raise UserError(
+            f"{folder / split}: has {len(index.classes)} class folders, "
+            f"but data.num_classes is {data.num_classes}"
+        )
+    check_classes(index, other_split="val" if split == "train" else "train")
+    return index
+
+
+def _loader(share: Share, data: DataSpec, data_threads: int, device: "torch.device") -> Loader:
+    if data.loader == "torchvision":
+        from suite.data.vision import VisionLoader
+
+        return VisionLoader(share, data, num_workers=data_threads, device=device)
+    try:
+        from suite.data.dali import DaliLoader
+    except ImportError as error:
+        raise UserError(
+            f"DALI cannot be imported ({error}): install nvidia-dali-cuda130, or set data.loader=torchvision"
+        ) from None
+    return DaliLoader(share, data, num_threads=data_threads, device=device)

@@ -1,0 +1,144 @@
+"""The loader on NVIDIA DALI, for CPU and GPU. Order, crops and mirrors come from the plan.
+
+A file that cannot be decoded ends a DALI pipeline. The loader then looks for the bad files among the
+batches in flight, and goes on at the same batch with a new pipeline.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image
+from suite.data.dali_graph import build_pipeline
+from suite.data.plan import Samples, Share
+from suite.experiment import DataSpec
+
+PREFETCHED_BATCHES = 2
+
+
+class DaliLoader:
+    """The batches of `share`. See `Loader`.
+
+    `device` is the rank's own CUDA device, or the CPU. Raises RuntimeError for a failure of DALI that no
+    file explains.
+    """
+
+    def __init__(self, share: Share, data: DataSpec, *, num_threads: int, device: torch.device) -> None:
+        self.bad_images: dict[str, str] = {}
+        self._bad: dict[int, str] = {}
+        self._share = share
+        self._data = data
+        self._device = device
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="resize")
+        self._num_threads = num_threads
+
+    def __iter__(self) -> Iterator[Batch]:
+        number = found_good = 0
+        while True:
+            # What the pipeline was given and has not given back.
+            in_flight: deque[tuple[int, Samples]] = deque()
+            pipeline = self._pipeline(
+                self._inputs(number, in_flight), self._share.images_per_batch, PREFETCHED_BATCHES
+            )
+            try:
+                while True:
+                    (images,) = pipeline.run()
+                    number, samples = in_flight.popleft()
+                    number += 1
+                    found_good += len(samples)
+                    yield self._batch(images, samples)
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                known = len(self._bad)
+                for _, samples in in_flight:
+                    self._find_bad(samples)
+                if len(self._bad) == known:
+                    raise RuntimeError("DALI failed, although each of the files can be decoded") from error
+        if self._share.num_batches and not found_good:
+            good_image(self._share.index, 0, lambda image: self._fault(Samples(np.array([image]), None)))
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _batch(self, images: Any, samples: Samples) -> Batch:
+        # No copy: DALI leaves a buffer alone for as long as a tensor refers to it.
+        labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
+        return Batch(from_dlpack(images.as_tensor()), labels_N.to(self._device))
+
+    # ------------------------------------------------------------ what goes in
+
+    def _inputs(self, number: int, in_flight: deque[tuple[int, Samples]]) -> Iterator[tuple[Any, ...]]:
+        """Batches from `number` on as the pipeline takes them, each noted as in flight."""
+        while self._share.num_batches is None or number < self._share.num_batches:
+            samples = self._without_bad(self._share.batch(number))
+            if len(samples):
+                in_flight.append((number, samples))
+                yield self._input(samples)
+            number += 1
+
+    def _input(self, samples: Samples) -> tuple[Any, ...]:
+        names = [np.frombuffer(self._share.index.path_bytes(i), np.uint8) for i in samples.images_B]
+        crops = samples.crops
+        return (names,) if crops is None else (names, crops.attempts_B4A, crops.mirror_B)
+
+    def _without_bad(self, samples: Samples) -> Samples:
+        suspects = [j for j, image in enumerate(samples.images_B) if int(image) in self._bad]
+        if not suspects:
+            return samples
+        if samples.crops is None:
+            return Samples(np.delete(samples.images_B, suspects), None)
+        images_B = samples.images_B.copy()
+        for j in suspects:
+            fault = partial(self._suspect_fault, samples[j : j + 1])
+            images_B[j] = good_image(self._share.index, int(images_B[j]), fault)
+        return Samples(images_B, samples.crops)
+
+    # ------------------------------------------------------------ bad files
+
+    def _suspect_fault(self, sample: Samples, image: int) -> str | None:
+        reason = self._bad.get(image)
+        # A broken JPEG may hold this window all the same, and who has not met it yet would use it:
+        # trying again keeps a batch the same whatever was met before.
+        return self._fault(Samples(np.array([image]), sample.crops)) if reason == BROKEN_JPEG else reason
+
+    def _fault(self, samples: Samples) -> str | None:
+        """Why these cannot be decoded as one batch."""
+        try:
+            self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1).run()
+        except RuntimeError as error:
+            return decoding_fault(self._share.index.path(int(samples.images_B[0])), error)
+        return None
+
+    def _find_bad(self, samples: Samples) -> None:
+        """Halve the batch until the bad ones stand alone."""
+        reason = self._fault(samples)
+        if reason is None:
+            return
+        if len(samples) == 1:
+            image = int(samples.images_B[0])
+            self._bad[image] = self.bad_images[self._share.index.path(image)] = reason
+        else:
+            half = len(samples) // 2
+            self._find_bad(samples[:half])
+            self._find_bad(samples[half:])
+
+    def _pipeline(
+        self, source: Iterator[tuple[Any, ...]], images_per_batch: int, prefetched_batches: int
+    ) -> Any:
+        return build_pipeline(
+            source,
+            self._data,
+            random_crops=self._share.random_crops,
+            images_per_batch=images_per_batch,
+            prefetched_batches=prefetched_batches,
+            threads=self._threads,
+            num_threads=self._num_threads,
+            device=self._device,
+        )

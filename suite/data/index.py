@@ -1,0 +1,125 @@
+"""Which image files a split has, and of which class. Numpy only."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suite.errors import UserError
+
+Int64s = NDArray[np.int64]
+Name = TypeVar("Name", str, bytes)
+SUFFIXES = (b".jpg", b".jpeg", b".png")
+LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The images of one split, ordered by class and then by file name.
+
+    Names are bytes in one array, relative to `folder`: 1.28 million of them take 50 MB, and worker
+    processes share them.
+    """
+
+    folder: Path
+    names_N: NDArray[np.bytes_]
+    labels_N: Int64s
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names_N)
+
+    def path(self, image: int) -> str:
+        return os.fsdecode(self.path_bytes(image))
+
+    def path_bytes(self, image: int) -> bytes:
+        return os.path.join(os.fsencode(self.folder), bytes(self.names_N[image]))  # noqa: PTH118
+
+    def take(self, images_K: Int64s) -> "ImageIndex":
+        """Only these images, in this order."""
+        return ImageIndex(self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes)
+
+
+@functools.lru_cache(maxsize=4)
+def scan(folder: Path, split: str) -> ImageIndex:
+    """List the images of `folder/split/CLASS/`. Remembered for the life of the process.
+
+    Raises UserError for a missing or empty folder, and for a class folder without images.
+    """
+    root = folder / split
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {LAYOUT} in it")
+    if not root.is_dir():
+        raise UserError(f"{folder}: has no folder {split}/; {LAYOUT}")
+    classes = class_names(root)
+    if not classes:
+        raise UserError(f"{root}: has no class folders; {LAYOUT}")
+    names: list[bytes] = []
+    counts: list[int] = []
+    for name in classes:
+        found = _images_in(root / name)
+        if not found:
+            raise UserError(f"{root / name}: a class folder without images (.jpg, .jpeg or .png)")
+        names += [os.fsencode(f"{split}/{name}/") + image for image in found]
+        counts.append(len(found))
+    labels_N = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return ImageIndex(folder, np.array(names, dtype=np.bytes_), labels_N, tuple(classes))
+
+
+def class_names(root: Path) -> list[str]:
+    """Sub-folders of a split, in the order of their labels; hidden ones are no classes."""
+    return _list(root, lambda entry: entry.name if entry.is_dir() and entry.name[0] != "." else None)
+
+
+def _images_in(folder: Path) -> list[bytes]:
+    def image_name(entry: "os.DirEntry[str]") -> bytes | None:
+        name = os.fsencode(entry.name)
+        return name if name.lower().endswith(SUFFIXES) and name[:1] != b"." else None
+
+    return _list(folder, image_name)
+
+
+def _list(folder: Path, pick: Callable[["os.DirEntry[str]"], Name | None]) -> list[Name]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(name for entry in entries if (name := pick(entry)) is not None)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def spread(index: ImageIndex, num_images: int) -> ImageIndex:
+    """This many images at equal distances, so that every class keeps its share."""
+    _check_enough(index, num_images, "val_images")
+    return index.take(np.arange(num_images, dtype=np.int64) * len(index) // num_images)
+
+
+def balanced_subset(index: ImageIndex, num_images: int, keys_N: NDArray[np.uint64]) -> ImageIndex:
+    """This many images with class counts as equal as can be, those with the smallest keys of each class."""
+    _check_enough(index, num_images, "train_images")
+    by_class_N = np.lexsort((keys_N, index.labels_N))
+    first_of_class_C = np.searchsorted(index.labels_N, np.arange(len(index.classes)))
+    rank_in_class_N = np.empty(len(index), dtype=np.int64)
+    rank_in_class_N[by_class_N] = np.arange(len(index)) - first_of_class_C[index.labels_N[by_class_N]]
+    return index.take(np.sort(np.lexsort((keys_N, rank_in_class_N))[:num_images]))
+
+
+def _check_enough(index: ImageIndex, num_images: int, field: str) -> None:
+    if num_images > len(index):
+        raise UserError(
+            f"data.{field} is {num_images}, but {index.folder} has only {len(index)} images for it"
+        )
+
+
+def check_classes(index: ImageIndex, other_split: str) -> None:
+    """Raise UserError if the other split, where there is one, has other classes: labels would not match."""
+    other = index.folder / other_split
+    different = set(index.classes) ^ set(class_names(other)) if other.is_dir() else set()
+    if different:
+        raise UserError(
+            f"{index.folder}: train/ and val/ have different class folders: {min(different)} is in one only"
+        )

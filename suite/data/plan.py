@@ -1,0 +1,166 @@
+"""What every rank sees at every step: a pure function, so that nothing has to be remembered. Numpy only.
+
+Position p of epoch e is one image with one random crop, decided by (seed, e, p) alone. Optimizer step s of
+an epoch covers the positions [sG, (s + 1)G), and micro-batch m of rank r of W, with b images, is the block
+at sG + (mW + r)b. Resuming is starting at a later step, and neither W nor b changes what one step sees.
+
+Only raw words of the counter-based generator Philox are used: numpy keeps those the same for ever,
+its distributions not.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suite.data.crops import BLOCKS_PER_IMAGE, WORDS_PER_IMAGE, CropDraws, crop_draws
+from suite.data.index import ImageIndex, Int64s, balanced_subset
+from suite.errors import UserError
+from suite.experiment import Run
+
+# Separate streams of one key.
+ORDER, CROPS, SUBSET = range(3)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One batch, as planned: images of the index, and their random crops (None: central crops)."""
+
+    images_B: Int64s
+    crops: CropDraws | None
+
+    def __len__(self) -> int:
+        return len(self.images_B)
+
+    def __getitem__(self, part: slice) -> "Samples":
+        return Samples(self.images_B[part], None if self.crops is None else self.crops[part])
+
+
+class Share(Protocol):
+    """The batches of one rank, in order, of at most `images_per_batch` images."""
+
+    @property
+    def index(self) -> ImageIndex: ...
+
+    @property
+    def images_per_batch(self) -> int: ...
+
+    @property
+    def random_crops(self) -> bool: ...
+
+    @property
+    def num_batches(self) -> int | None:
+        """None: endless."""
+
+    def batch(self, number: int) -> Samples: ...
+
+
+def random_words(seed: int, epoch: int, stream: int, count: int, first_block: int = 0) -> NDArray[np.uint64]:
+    """`count` words of a stream, from its block number `first_block` (of four words) on."""
+    counter = np.array([first_block, 0, 0, stream], dtype=np.uint64)
+    return np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64), counter=counter).random_raw(count)
+
+
+class TrainPlan:
+    """The order and the crops of all epochs of a run, over all ranks.
+
+    Raises UserError if the index has fewer images than one global batch, or than `train_images`.
+    """
+
+    def __init__(self, index: ImageIndex, run: Run) -> None:
+        if run.data.train_images is not None:
+            keys_N = random_words(run.seed, 0, SUBSET, len(index))
+            index = balanced_subset(index, run.data.train_images, keys_N)
+        self.index = index
+        self.data = run.data
+        self.seed = run.seed
+        self.global_batch_size = run.batch.global_batch_size
+        # What is left over at the end of an epoch, less than one step's worth, is dropped.
+        self.steps_per_epoch = len(index) // self.global_batch_size
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"global_batch_size {self.global_batch_size} exceeds the {len(index)} training images "
+                f"of {index.folder}: {len(index)} // {self.global_batch_size} = 0 steps an epoch"
+            )
+        self._order: tuple[int, Int64s] | None = None
+
+    def order(self, epoch: int) -> Int64s:
+        """The image at each position of an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            words_N = random_words(self.seed, epoch, ORDER, len(self.index))
+            self._order = epoch, np.argsort(words_N, kind="stable")
+        return self._order[1]
+
+    def samples(self, step: int, first: int, count: int) -> Samples:
+        """`count` samples of optimizer step `step` (counted over all epochs), from its sample `first` on."""
+        assert first + count <= self.global_batch_size
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        position = step_of_epoch * self.global_batch_size + first
+        words = random_words(
+            self.seed, epoch, CROPS, count * WORDS_PER_IMAGE, first_block=position * BLOCKS_PER_IMAGE
+        )
+        crops = crop_draws(words.reshape(count, WORDS_PER_IMAGE), self.data)
+        return Samples(self.order(epoch)[position : position + count], crops)
+
+
+@dataclass(frozen=True)
+class TrainShare:
+    """One rank's endless micro-batches from optimizer step `start_step` on: by step, then by micro-batch."""
+
+    plan: TrainPlan
+    images_per_batch: int
+    start_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def index(self) -> ImageIndex:
+        return self.plan.index
+
+    @property
+    def random_crops(self) -> bool:
+        return True
+
+    @property
+    def num_batches(self) -> None:
+        return None
+
+    def batch(self, number: int) -> Samples:
+        per_pass = self.world_size * self.images_per_batch
+        passes, rest = divmod(self.plan.global_batch_size, per_pass)
+        assert not rest, "BatchSpec.accumulation_steps refuses this"
+        step, micro = divmod(number, passes)
+        first = micro * per_pass + self.rank * self.images_per_batch
+        return self.plan.samples(self.start_step + step, first, self.images_per_batch)
+
+
+@dataclass(frozen=True)
+class EvalShare:
+    """One rank's part of a pass over the index: over all ranks, each image exactly once."""
+
+    index: ImageIndex
+    images_per_batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        return (
+            len(self.index) * self.rank // self.world_size,
+            len(self.index) * (self.rank + 1) // self.world_size,
+        )
+
+    @property
+    def random_crops(self) -> bool:
+        return False
+
+    @property
+    def num_batches(self) -> int:
+        first, end = self._bounds
+        return -(-(end - first) // self.images_per_batch)
+
+    def batch(self, number: int) -> Samples:
+        first, end = self._bounds
+        first += number * self.images_per_batch
+        return Samples(np.arange(first, min(first + self.images_per_batch, end)), None)

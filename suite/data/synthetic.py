@@ -1,0 +1,58 @@
+"""Batches that already lie on the device: what training does when data cost nothing."""
+
+from collections.abc import Iterator
+
+import torch
+
+from suite.data.batch import Batch
+from suite.experiment import DataSpec
+
+# ImageNet's, when the experiment names no other number.
+NUM_IMAGES = {"train": 1_281_167, "val": 50_000}
+# Enough that no two steps in a row see the same images, few enough to fit beside a model.
+RESIDENT_BATCHES = 4
+
+
+class SyntheticLoader:
+    """Normal noise with random labels, `RESIDENT_BATCHES` batches in turn from batch number `first` on.
+
+    The tensors are given out again and again: they must not be written to. `num_images` ends the
+    iteration; None: endless.
+    """
+
+    def __init__(
+        self,
+        data: DataSpec,
+        *,
+        seed: int,
+        images_per_batch: int,
+        device: torch.device,
+        num_images: int | None = None,
+        first: int = 0,
+    ) -> None:
+        self.bad_images: dict[str, str] = {}
+        self._images_per_batch = images_per_batch
+        self._num_images = num_images
+        self._first = first
+        generator = torch.Generator(device=device).manual_seed(seed)
+        shape = (RESIDENT_BATCHES, images_per_batch, 3, data.image_size, data.image_size)
+        assert data.num_classes is not None
+        self._images_KNCHW = torch.randn(shape, generator=generator, device=device)
+        self._labels_KN = torch.randint(data.num_classes, shape[:2], generator=generator, device=device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        number, left = self._first, self._num_images
+        while left is None or left > 0:
+            count = self._images_per_batch if left is None else min(left, self._images_per_batch)
+            resident = number % RESIDENT_BATCHES
+            yield Batch(self._images_KNCHW[resident, :count], self._labels_KN[resident, :count])
+            number += 1
+            left = None if left is None else left - count
+
+    def close(self) -> None:
+        pass
+
+
+def num_images(data: DataSpec, split: str) -> int:
+    """How many images the split is taken to have: as told, else as ImageNet."""
+    return (data.train_images if split == "train" else data.val_images) or NUM_IMAGES[split]

@@ -1,0 +1,132 @@
+"""The loader on torchvision: for machines without DALI, and the check that both see the same.
+
+Worker processes decode whole files and apply torchvision's v2 functions, one batch at a time.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as F
+
+from suite.data.batch import MEAN, STD, Batch, decoding_fault, good_image
+from suite.data.crops import CropDraws, geometry
+from suite.data.plan import Share
+from suite.experiment import DataSpec
+
+# Images, labels, and the bad files that were met.
+WorkerBatch = tuple[Tensor, Tensor, dict[str, str]]
+
+
+class VisionLoader:
+    """The batches of `share`. See `Loader`. `num_workers` processes decode."""
+
+    def __init__(self, share: Share, data: DataSpec, *, num_workers: int, device: torch.device) -> None:
+        self.bad_images: dict[str, str] = {}
+        self._batches = PlannedBatches(share, data)
+        self._num_workers = num_workers
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        on_gpu = self._device.type == "cuda"
+        share = self._batches.share
+        loader = DataLoader(
+            self._batches,
+            batch_size=None,
+            sampler=_Numbers(share.num_batches),
+            num_workers=self._num_workers,
+            pin_memory=on_gpu,
+        )
+        found_good = 0
+        for images_NCHW, labels_N, bad in cast(Iterator[WorkerBatch], loader):
+            self.bad_images |= bad
+            found_good += len(images_NCHW)
+            if len(images_NCHW):
+                yield Batch(
+                    images_NCHW.to(self._device, non_blocking=on_gpu),
+                    labels_N.to(self._device, non_blocking=on_gpu),
+                )
+        if share.num_batches and not found_good:
+            good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
+
+    def close(self) -> None:
+        """Workers end with the iteration; nothing outlives it."""
+
+
+class _Numbers:
+    """0, 1, 2, … up to `count`, or without end."""
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+
+    def __iter__(self) -> Iterator[int]:
+        number = 0
+        while self._count is None or number < self._count:
+            yield number
+            number += 1
+
+
+class PlannedBatches(Dataset[WorkerBatch]):
+    """A share's batches by number, decoded and cropped. Lives in the workers."""
+
+    def __init__(self, share: Share, data: DataSpec) -> None:
+        self.share = share
+        self._data = data
+
+    def __getitem__(self, number: int) -> WorkerBatch:
+        samples = self.share.batch(number)
+        index = self.share.index
+        images: list[Tensor] = []
+        labels: list[int] = []
+        bad: dict[str, str] = {}
+        decoded: dict[int, Tensor] = {}
+
+        def fault(image: int) -> str | None:
+            result = decode(index.path(image))
+            if isinstance(result, str):
+                bad[index.path(image)] = result
+                return result
+            decoded[image] = result
+            return None
+
+        for j, image in enumerate(samples.images_B.tolist()):
+            if samples.crops is not None:
+                image = good_image(index, image, fault)
+            elif fault(image) is not None:
+                continue
+            crop = None if samples.crops is None else samples.crops[j : j + 1]
+            images.append(self._crop(decoded.pop(image), crop))
+            labels.append(int(index.labels_N[image]))
+        size = self._data.image_size
+        images_NCHW = torch.stack(images) if images else torch.empty(0, 3, size, size)
+        return images_NCHW, torch.tensor(labels, dtype=torch.int64), bad
+
+    def _crop(self, image_CHW: Tensor, crop: CropDraws | None) -> Tensor:
+        shape_12 = np.array([image_CHW.shape[1:]], dtype=np.int32)
+        place = geometry(shape_12, None if crop is None else crop.attempts_B4A, self._data)
+        image_CHW = F.crop(image_CHW, *place.window_start_B2[0].tolist(), *place.window_shape_B2[0].tolist())
+        image_CHW = F.resize(image_CHW, place.resized_B2[0].tolist(), antialias=True)
+        size = self._data.image_size
+        image_CHW = F.crop(image_CHW, *place.offset_B2[0].tolist(), size, size)
+        if crop is not None and crop.mirror_B[0]:
+            image_CHW = F.horizontal_flip(image_CHW)
+        image_CHW = F.to_dtype(image_CHW, torch.float32, scale=True)
+        return cast(Tensor, F.normalize(image_CHW, MEAN, STD))
+
+
+def decode(path: str) -> Tensor | str:
+    """The image in RGB, uint8, CHW; or why there is none."""
+    try:
+        encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+        return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
+    except (RuntimeError, OSError) as error:
+        return decoding_fault(path, error)
+
+
+def _fault(path: str) -> str | None:
+    result = decode(path)
+    return result if isinstance(result, str) else None
