@@ -51,9 +51,11 @@ def load_tensors(path: Path | str) -> Any:
         KeyError,
         ValueError,
     ) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint of tensors: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"{path}: not a readable checkpoint of tensors: {_first_sentence(error)}") from None
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:

@@ -75,8 +75,10 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
         for sentence in passed_over:
             log.warning("%s", sentence)
         folder_record.rewind(state["measurements_size_bytes"] if state else 0)
+        step = state["step"] if state else 0
+        folder_record.status("running", resumed_from_step=step, damaged_checkpoints=passed_over)
         if state:
-            log.info("resuming after step %d", state["step"])
+            log.info("resuming after step %d", step)
     if ranks.world_size > 1:
         box = [state]
         dist.broadcast_object_list(box, src=0)

@@ -42,7 +42,7 @@ class CheckpointStore:
             try:
                 state: dict[str, Any] = load_tensors(self.paths.checkpoint(step))
             except UserError as error:
-                passed_over.append(f"{error}; using the one before it")
+                passed_over.append(f"{error}; passed over")
                 continue
             return state, passed_over
         return None, passed_over

@@ -24,15 +24,15 @@ TIMINGS = {
     "matmul_peak_flops_per_s",
     "matmul_peak_share",
 }
-# 192 images in steps of 32: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
+# 96 images in steps of 16: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
 STEPS = (2, 6, 9)
 
 
 def tiny_run(**sections: dict[str, Any]) -> Run:
     content: dict[str, Any] = {
         "model": {"arch": "mobilenet_v2", "norm": {"kind": "xbn"}},  # its dropout draws random numbers
-        "data": {"name": "fashion-mnist-7k", "image_size": 32, "train_images": 192, "val_images": 50},
-        "batch": {"global_batch_size": 32, "batch_size_per_gpu": 16, "norm_batch_size": 8},
+        "data": {"name": "fashion-mnist-7k", "image_size": 32, "train_images": 96, "val_images": 50},
+        "batch": {"global_batch_size": 16, "batch_size_per_gpu": 8, "norm_batch_size": 4},
         "recipe": {"epochs": 2, "lr": 0.05, "schedule": "cosine", "mixup_alpha": 0.2},
         "measure": {"probe_every_epochs": 1, "precise_bn_images": 32},
         "system": {
@@ -102,7 +102,7 @@ def test_a_stopped_run_ends_bit_equal(
 
 
 def test_two_gloo_ranks_stop_together_and_end_bit_equal(tmp_path: Path) -> None:
-    run = tiny_run(batch={"global_batch_size": 32, "batch_size_per_gpu": 8, "norm_batch_size": 16})
+    run = tiny_run(batch={"global_batch_size": 16, "batch_size_per_gpu": 4, "norm_batch_size": 8})
     assert train(run, tmp_path / "undisturbed", world_size=2) == [0, 0]
     # The signal reaches the second rank alone: both must stop at the same step.
     assert train(run, tmp_path / "term", world_size=2, stop_by=signal.SIGTERM, stop_at=9) == [75, 75]
@@ -115,15 +115,15 @@ def test_two_gloo_ranks_stop_together_and_end_bit_equal(tmp_path: Path) -> None:
         assert measured(tmp_path / name) == measured(tmp_path / "undisturbed")
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(
-    undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(undisturbed: Path, tmp_path: Path) -> None:
     run = tiny_run()
     assert train(run, tmp_path, stop_by=signal.SIGTERM, stop_at=9) == [75]
     newest = RunPaths(tmp_path).checkpoint(9)
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert train(run, tmp_path) == [0]
-    assert "step-00000009.pt: not a readable checkpoint" in capfd.readouterr().err
+    status = Record.read(tmp_path).status
+    assert status["resumed_from_step"] == 8
+    assert "step-00000009.pt: not a readable checkpoint" in status["damaged_checkpoints"][0]
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
 
