@@ -1,9 +1,8 @@
-"""Real gloo ranks for tests: a function run in several processes of one process group."""
+"""Real processes for tests: forked from a server that imported torch once, as gloo ranks where wanted."""
 
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).parent.parent
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["suite.train", "suite.data.dali", "suite.data.vision"])
+TIMEOUT_S = 240
 
 
 def free_port() -> int:
@@ -29,8 +30,21 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
     }
+
+
+def in_processes(function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[int]:
+    """`function` in one process for each tuple of arguments; their exit codes (minus a signal that killed)."""
+    processes = [FORKS.Process(target=function, args=args) for args in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=TIMEOUT_S)
+        if process.is_alive():
+            for one in processes:
+                one.kill()
+            raise AssertionError(f"{function.__name__}: a process still runs after {TIMEOUT_S} s")
+    return [process.exitcode for process in processes]
 
 
 def on_ranks(function: Callable[[int, int], Any], world_size: int, folder: Path) -> list[Any]:
@@ -38,28 +52,16 @@ def on_ranks(function: Callable[[int, int], Any], world_size: int, folder: Path)
 
     The function must be importable (defined at a module's top level).
     """
-    module, name = function.__module__, function.__name__
-    code = f"import sys, ranks, {module} as m; ranks._child(m.{name}, sys.argv[1])"
     port = free_port()
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(folder / f"{name}-{world_size}-{rank}.pt")],
-            env={**os.environ, **rank_environment(rank, world_size, port), "PYTHONPATH": path},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
-    paths = [folder / f"{name}-{world_size}-{rank}.pt" for rank in range(world_size)]
+    paths = [folder / f"{function.__name__}-{world_size}-{rank}.pt" for rank in range(world_size)]
+    arguments = [(function, rank, world_size, port, path) for rank, path in enumerate(paths)]
+    assert in_processes(_rank, arguments) == [0] * world_size
     return [torch.load(path, weights_only=False) for path in paths]
 
 
-def _child(function: Callable[[int, int], Any], out: str) -> None:
+def _rank(function: Callable[[int, int], Any], rank: int, world_size: int, port: int, out: Path) -> None:
+    os.environ.update(rank_environment(rank, world_size, port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    result = function(dist.get_rank(), dist.get_world_size())
-    torch.save(result, out)
+    torch.save(function(rank, world_size), out)
     dist.destroy_process_group()

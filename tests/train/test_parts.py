@@ -1,0 +1,159 @@
+"""The parts of training: parameter groups, mixup, the meter, checkpoints, and what a step really does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from suite.config import expand
+from suite.data import Batch
+from suite.experiment import RecipeSpec, Run
+from suite.models import build_model
+from suite.models.norms import GroupWhitening
+from suite.paths import RunPaths
+from suite.train.checkpoint import CheckpointStore
+from suite.train.distributed import Ranks
+from suite.train.loop import Trainer
+from suite.train.measure import measure_work
+from suite.train.meter import Meter
+from suite.train.optim import build_optimizer, mixup, seed_for
+from suite.train.signals import StopFlag
+
+CPU = torch.device("cpu")
+
+
+def synthetic_run(**sections: object) -> Run:
+    content = {
+        "model": {"arch": "small_resnet11"},
+        "data": {
+            "name": "synthetic",
+            "num_classes": 10,
+            "image_size": 28,
+            "train_images": 64,
+            "val_images": 8,
+        },
+        "batch": {"global_batch_size": 8},
+        "recipe": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "schedule": "constant"},
+        **sections,
+    }
+    return expand(content, "parts").runs[0]
+
+
+def test_groups_are_by_module_type_and_hold_every_parameter_once() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        GroupWhitening(2, 4),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    model.bn_like_name = nn.Linear(4, 4)  # a name that says nothing about its type
+    layers, others = build_optimizer(model, RecipeSpec(weight_decay=0.1, norm_weight_decay=0.0)).param_groups
+    weights = {id(model[0].weight), id(model[5].weight), id(model.bn_like_name.weight)}
+    assert {id(p) for p in layers["params"]} == weights
+    assert len(layers["params"]) + len(others["params"]) == len(list(model.parameters()))
+    assert (layers["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    paper = build_optimizer(model, RecipeSpec()).param_groups
+    assert [group["weight_decay"] for group in paper] == [1e-4, 1e-4]
+
+
+def test_one_step_is_the_gradient_of_the_global_batch_however_it_is_split() -> None:
+    """With a norm that knows no batch, 8 images at once and 4 × 2 accumulated give one update."""
+    weights = []
+    for per_gpu in (8, 2):
+        batch = {"global_batch_size": 8, "batch_size_per_gpu": per_gpu}
+        run = synthetic_run(batch=batch, model={"arch": "small_resnet11", "norm": {"kind": "gn"}})
+        trainer = Trainer(run, Ranks(0, 0, 1, CPU), None, StopFlag())
+        generator = torch.Generator().manual_seed(3)
+        images, labels = torch.randn(16, 3, 28, 28, generator=generator), torch.arange(16) % 10
+        parts = zip(images.split(per_gpu), labels.split(per_gpu), strict=True)
+        batches = iter([Batch(*part) for part in parts])
+        trainer.advance(trainer.forward_module(), batches)
+        trainer.advance(trainer.forward_module(), batches)
+        weights.append(trainer.model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_one_step_against_sgd_written_out() -> None:
+    run = synthetic_run(recipe={"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "label_smoothing": 0.1})
+    trainer = Trainer(run, Ranks(0, 0, 1, CPU), None, StopFlag())
+    torch.manual_seed(run.seed)
+    model = build_model(run.model).train()
+    batch = Batch(torch.randn(8, 3, 28, 28), torch.arange(8))
+    trainer.advance(trainer.forward_module(), iter([batch]))
+    # Label smoothing by hand: 0.9 on the label, 0.1 spread over all ten classes.
+    log_p = F.log_softmax(model(batch.images_NCHW), dim=1)
+    loss = -(0.9 * log_p[torch.arange(8), batch.labels_N] + 0.1 * log_p.mean(dim=1)).mean()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * (parameter.grad + 0.01 * parameter)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_mixup_is_a_function_of_its_key() -> None:
+    images, labels = torch.randn(6, 3, 2, 2), torch.arange(6)
+    mixed, others, weight = mixup(images, labels, 0.4, (1, 2, 3))
+    torch.testing.assert_close(mixed, weight * images + (1 - weight) * images[others])
+    again = mixup(images, labels, 0.4, (1, 2, 3))
+    assert torch.equal(mixed, again[0])
+    assert weight == again[2]
+    assert mixup(images, labels, 0.4, (1, 2, 4))[2] != weight
+    weights = [mixup(images, labels, 0.4, (i,))[2] for i in range(400)]
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.06)
+    assert np.var(weights) == pytest.approx(1 / (4 * 1.8), abs=0.03)  # Beta(α, α): 1 / (4 (2α + 1))
+    assert seed_for(1, 2) != seed_for(2, 1)
+
+
+def test_the_meter_leaves_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0, 10.5, 11.0, 11.0, 11.0, 12.0, 13.0])
+    monkeypatch.setattr("suite.train.meter.time.perf_counter", lambda: next(clock))
+    meter = Meter(warmup_steps=1, device=CPU)  # 0
+    meter.step_done()  # 10: the warm-up step
+    with meter.waiting_for_data():  # 10 to 10.5
+        pass
+    meter.step_done()  # 11: one second, half of it waiting
+    with meter.waiting_for_data():  # 11 to 11
+        pass
+    meter.step_done()  # 12: one second, no waiting
+    summary = meter.summary(global_batch_size=100)  # 13
+    assert summary["images_per_s"] == pytest.approx(100)
+    assert summary["data_wait_share"] == pytest.approx(0.25)
+    assert (summary["step_time_p50_ms"], summary["epoch_time_s"]) == (pytest.approx(1000), pytest.approx(13))
+
+
+def test_without_a_timed_step_there_is_no_speed() -> None:
+    meter = Meter(warmup_steps=5, device=CPU)
+    meter.step_done()
+    assert set(meter.summary(8)) == {"epoch_time_s", "peak_memory_gib"}
+
+
+def test_work_of_a_network_by_hand() -> None:
+    """ResNet-18 at 224 px: 1.814 G multiply-adds forward; backward twice that, less the images' gradient."""
+    run = synthetic_run(model={"arch": "resnet18"}, data={"name": "synthetic", "image_size": 224})
+    work = measure_work(run, Ranks(0, 0, 1, CPU), images_per_s=10.0)
+    stem = 2 * 64 * 3 * 49 * 112 * 112
+    assert work["flops_per_image"] == pytest.approx(3 * 2 * 1.814e9 - stem, rel=2e-3)
+    expected = work["flops_per_image"] * 10 / work["matmul_peak_flops_per_s"]
+    assert work["matmul_peak_share"] == pytest.approx(expected)
+
+
+def test_two_checkpoints_are_kept_and_the_newest_complete_one_is_found(tmp_path: Path) -> None:
+    store = CheckpointStore(RunPaths(tmp_path))
+    assert store.newest() == (None, [])
+    for step in (3, 20, 100):
+        store.save(step, {"step": step, "weights": torch.zeros(1000)})
+    assert RunPaths(tmp_path).checkpoint_steps() == [20, 100]
+    (tmp_path / "checkpoints" / ".step-00000200.pt.tmp").write_bytes(b"cut short by kill -9")
+    assert store.newest()[0]["step"] == 100
+    newest = RunPaths(tmp_path).checkpoint(100)
+    newest.write_bytes(newest.read_bytes()[:500])
+    state, passed_over = store.newest()
+    assert state["step"] == 20
+    assert "step-00000100.pt" in passed_over[0]
