@@ -34,7 +34,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def in_processes(function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[int]:
-    """`function` in one process for each tuple of arguments; their exit codes (minus a signal that killed)."""
+    """`function` in a process for each tuple of arguments; the exit codes (minus the signal if killed)."""
     processes = [FORKS.Process(target=function, args=args) for args in arguments]
     for process in processes:
         process.start()
