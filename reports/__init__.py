@@ -1,1 +1,1 @@
-"""From records to pages. Knows no trainer: records, the metric registry and the configuration are all it reads."""
+"""From records to pages. Knows no trainer: it reads records, the metric registry and configurations."""

@@ -10,6 +10,7 @@ import pandas as pd
 from reports.theme import Theme, Variant
 
 HEIGHT_PX = 240
+LayeredChart = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to return
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class ChartStyle:
         return alt.Color(
             "norm:N",
             scale=alt.Scale(
-                domain=[v.label for v in self.palette], range=[self.theme.series[v.series] for v in self.palette]
+                domain=[v.label for v in self.palette],
+                range=[self.theme.series[v.series] for v in self.palette],
             ),
             legend=alt.Legend(title=None, orient="bottom", columns=4) if self.legend else None,
         )
@@ -38,7 +40,7 @@ class ChartStyle:
         )
 
 
-def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> alt.LayerChart:
+def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> LayeredChart:
     """Every run and the mean over seeds, against the norm batch.
 
     `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value. One norm batch gives a dot plot by
@@ -67,16 +69,23 @@ def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> alt
     y = alt.Y("value:Q", title=axis_title, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=5))
     shared = alt.Chart(_inline(means)).encode(x=x, y=y, color=style.color())
     line = shared.mark_line(strokeWidth=2).encode(detail="path:N")
-    points = shared.mark_point(size=70, filled=True, opacity=1).encode(shape=style.shape(), tooltip=_mean_tips(axis_title))
+    points = shared.mark_point(size=70, filled=True, opacity=1).encode(
+        shape=style.shape(), tooltip=_mean_tips(axis_title)
+    )
     runs = alt.Chart(_inline(values)).mark_point(size=22, filled=True, opacity=0.45).encode(
         x=x, y=y, color=style.color(), shape=style.shape(), tooltip=_run_tips(axis_title)
     )  # fmt: skip
     return alt.layer(line, runs, points).properties(width=style.width, height=HEIGHT_PX)
 
 
-def _dots(values: pd.DataFrame, means: pd.DataFrame, style: ChartStyle, axis_title: str) -> alt.LayerChart:
+def _dots(values: pd.DataFrame, means: pd.DataFrame, style: ChartStyle, axis_title: str) -> LayeredChart:
     order = [variant.label for variant in style.palette if variant.label in set(values.norm)]
-    x = alt.X("value:Q", title=axis_title, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(grid=True, tickCount=5))
+    x = alt.X(
+        "value:Q",
+        title=axis_title,
+        scale=alt.Scale(zero=False, padding=12),
+        axis=alt.Axis(grid=True, tickCount=5),
+    )
     y = alt.Y("norm:N", title=None, sort=order, axis=alt.Axis(labelLimit=160))
     runs = alt.Chart(_inline(values)).mark_point(size=30, filled=True, opacity=0.45).encode(
         x=x, y=y, color=style.color(), shape=style.shape(), tooltip=_run_tips(axis_title)
@@ -89,7 +98,7 @@ def _dots(values: pd.DataFrame, means: pd.DataFrame, style: ChartStyle, axis_tit
 
 def band_chart(
     values: pd.DataFrame, style: ChartStyle, text: dict[str, str], extent: tuple[float, float], log: bool
-) -> alt.LayerChart:
+) -> LayeredChart:
     """Mean over seeds with a band from the lowest to the highest; unfinished runs as thin dashed lines.
 
     `values`: norm, seed, value and the columns named by text["x"] and text["label"]; a column `state`
@@ -110,12 +119,13 @@ def band_chart(
         axis=alt.Axis(format="d", tickMinStep=1, tickCount=min(whole, 8)),
     )
     y_title = text["axis"] + (" (log scale)" if log else "")
-    y, y_low = (
-        alt.Y(f"{column}:Q", title=y_title, scale=scale, axis=alt.Axis(tickCount=5)) for column in ("value", "low")
-    )
+    y_axis = alt.Axis(values=_log_ticks(low, high), format="~g") if log else alt.Axis(tickCount=5)
+    y, y_low = (alt.Y(f"{column}:Q", title=y_title, scale=scale, axis=y_axis) for column in ("value", "low"))
     tooltip = [
         alt.Tooltip("norm:N", title="Norm"),
-        alt.Tooltip(f"{text['label']}:{'N' if text['label'] == 'layer' else 'Q'}", title=text["label"].capitalize()),
+        alt.Tooltip(
+            f"{text['label']}:{'N' if text['label'] == 'layer' else 'Q'}", title=text["label"].capitalize()
+        ),
         alt.Tooltip("value:Q", title=f"{text['axis']}, mean", format=".4~g"),
         alt.Tooltip("low:Q", title="Lowest seed", format=".4~g"),
         alt.Tooltip("high:Q", title="Highest seed", format=".4~g"),
@@ -130,12 +140,24 @@ def band_chart(
     layers: list[Any] = [band, line, points]
     unfinished = values.drop(done.index)
     if not unfinished.empty:
-        tips = [alt.Tooltip("norm:N", title="Norm"), alt.Tooltip("seed:Q", title="Seed"), alt.Tooltip("state:N", title="State")]
-        dashed = alt.Chart(_inline(unfinished)).mark_line(strokeWidth=1.25, strokeDash=[4, 3], point={"size": 12}).encode(
+        tips = [
+            alt.Tooltip("norm:N", title="Norm"),
+            alt.Tooltip("seed:Q", title="Seed"),
+            alt.Tooltip("state:N", title="State"),
+        ]
+        base = alt.Chart(_inline(unfinished)).encode(
             x=x, y=y, color=style.color(), detail="run:N", tooltip=tips
-        )  # fmt: skip
+        )
+        dashed = base.mark_line(strokeWidth=1.25, strokeDash=[4, 3], point={"size": 12})
         layers.append(dashed)
     return alt.layer(*layers).properties(width=style.width, height=HEIGHT_PX)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, or the powers alone over more than three decades."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if len(decades) > 4 else (1, 2, 5)
+    return [float(f"{f}e{d}") for d in decades for f in factors if low <= f * 10.0**d <= high]
 
 
 def _linear(low: float, high: float) -> alt.Scale:
@@ -148,11 +170,19 @@ def _linear(low: float, high: float) -> alt.Scale:
 
 
 def _mean_tips(title: str) -> list[alt.Tooltip]:
-    return [*_axes_tips(), alt.Tooltip("value:Q", title=f"{title}, mean", format=".4~g"), alt.Tooltip("seeds:Q", title="Seeds")]
+    return [
+        *_axes_tips(),
+        alt.Tooltip("value:Q", title=f"{title}, mean", format=".4~g"),
+        alt.Tooltip("seeds:Q", title="Seeds"),
+    ]
 
 
 def _run_tips(title: str) -> list[alt.Tooltip]:
-    return [*_axes_tips(), alt.Tooltip("value:Q", title=title, format=".4~g"), alt.Tooltip("seed:Q", title="Seed")]
+    return [
+        *_axes_tips(),
+        alt.Tooltip("value:Q", title=title, format=".4~g"),
+        alt.Tooltip("seed:Q", title="Seed"),
+    ]
 
 
 def _axes_tips() -> list[alt.Tooltip]:

@@ -64,7 +64,9 @@ def _read(folder: Path) -> Record:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
     except (TypeError, AttributeError, KeyError, ValueError):
-        raise UserError(f"{folder}: run.json, status.json or layers.json is not as shiftbench writes it") from None
+        raise UserError(
+            f"{folder}: run.json, status.json or layers.json is not as shiftbench writes it"
+        ) from None
     if state not in get_args(State):
         raise UserError(f"{folder}: status.json has the unknown state {state!r}")
     return record

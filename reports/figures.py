@@ -3,15 +3,16 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from reports.charts import ChartStyle, band_chart, seeds_chart
+from reports.charts import ChartStyle, LayeredChart, band_chart, seeds_chart
 from reports.frames import CONTEXT, Frames
-from reports.numbers import plural
+from reports.numbers import plural, short
 from reports.theme import FILE, PAGE, Theme, Variant, variants
 from suite.metrics import METRICS
 
@@ -22,7 +23,7 @@ class Panel:
 
     title: str
     description: str
-    draw: Callable[[ChartStyle], alt.LayerChart]
+    draw: Callable[[ChartStyle], LayeredChart]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Figure:
     caption: str
     panels: list[Panel]
     shown: list[Variant]
-    palette: list[Variant] = field(default_factory=list)
+    palette: list[Variant]
 
     def page_specs(self) -> list[dict[str, Any]]:
         """A Vega-Lite spec for each panel, as wide as its box and coloured by the style sheet."""
@@ -49,7 +50,7 @@ class Figure:
         return self._spec(alt.concat(*charts, columns=3, spacing=30), FILE)
 
     @staticmethod
-    def _spec(chart: alt.LayerChart | alt.ConcatChart, theme: Theme) -> dict[str, Any]:
+    def _spec(chart: LayeredChart | alt.ConcatChart, theme: Theme) -> dict[str, Any]:
         spec: dict[str, Any] = chart.to_dict()
         spec.pop("$schema", None)
         return spec | {"config": theme.config()}
@@ -58,7 +59,7 @@ class Figure:
 def build_figures(frames: Frames) -> list[Figure]:
     """All figures that the runs have data for, in the report's order."""
     palette = variants(frames.runs)
-    makers = [_accuracy, _shift_by_batch, _profiles, _curves]
+    makers = [_by_norm_batch, _profiles, _curves]
     contexts = list(_contexts(frames))
     return [
         figure
@@ -70,7 +71,7 @@ def build_figures(frames: Frames) -> list[Figure]:
 
 
 def _contexts(frames: Frames) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Counted runs that share a model, data, settings and global batch, named by what varies between contexts."""
+    """Counted runs that share a model, data, settings and global batch, named by what varies."""
     runs = frames.runs[frames.runs.counted]
     naming = [c for c in CONTEXT if runs[c].nunique() > 1]
     for _, group in runs.groupby(CONTEXT, sort=False):
@@ -79,55 +80,64 @@ def _contexts(frames: Frames) -> Iterator[tuple[str, pd.DataFrame]]:
         yield ", ".join(part for part in parts if part), group
 
 
-def _accuracy(_: Frames, runs: pd.DataFrame, name: str, palette: list[Variant]) -> Iterator[Figure]:
-    yield _by_norm_batch(
-        runs, name, palette, "top1_percent", "accuracy", "accuracy", "Final top-1 by norm batch", "Top-1, final (%)"
+def _by_norm_batch(_: Frames, runs: pd.DataFrame, name: str, palette: list[Variant]) -> Iterator[Figure]:
+    done = runs[runs.state == "completed"]
+    panels = []
+    for metric, title, axis in (
+        ("top1_percent", "Final top-1", "Top-1 (%)"),
+        ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ"),
+        ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ"),
+    ):
+        columns = ["norm", "norm_batch_size", "batch_size_per_gpu", "seed", metric]
+        values = done.loc[done[metric].map(math.isfinite), columns].rename(columns={metric: "value"})
+        if not values.empty:
+            panels.append(Panel(title, _described(values, title), partial(_draw_seeds, values, axis)))
+    mean = "the line joins the means" if done.norm_batch_size.nunique() > 1 else "the large one is the mean"
+    caption = f"Each small mark is a run; {mean} over seeds."
+    if (done.norm_rank == 2).any():
+        caption += " A norm without BN has no estimated statistics, hence no ESM."
+    yield _figure(
+        "by-norm-batch", "summary", "Accuracy and shift by norm batch", caption, panels, done, palette, name
     )
 
 
-def _shift_by_batch(_: Frames, runs: pd.DataFrame, name: str, palette: list[Variant]) -> Iterator[Figure]:
-    for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
-        title = f"Mean ESM {symbol} by norm batch"
-        yield _by_norm_batch(
-            runs, name, palette, f"{metric}_common", f"{metric}-by-batch", "shift", title,
-            f"Mean ESM {symbol}, common layers",
-        )  # fmt: skip
+def _draw_seeds(values: pd.DataFrame, axis: str, style: ChartStyle) -> LayeredChart:
+    return seeds_chart(values, style, axis)
 
 
-def _by_norm_batch(
-    runs: pd.DataFrame, name: str, palette: list[Variant], metric: str, slug: str, section: str, title: str, axis: str
-) -> Figure:
-    done = runs[(runs.state == "completed") & runs[metric].map(math.isfinite)]
-    values = done[["norm", "norm_batch_size", "batch_size_per_gpu", "seed", metric]].rename(columns={metric: "value"})
-    panels = []
-    if not values.empty:
-        described = _described(values, axis)
-        panels = [Panel(name or title, described, lambda style: seeds_chart(values, style, axis))]
-    caption = "Each small mark is a run; the line joins the means over seeds."
-    if values.norm_batch_size.nunique() == 1:
-        caption = "Each small mark is a run; the large one is the mean over seeds."
-    return _figure(slug, section, title, caption, panels, values, palette, name)
-
-
-def _described(values: pd.DataFrame, axis: str) -> str:
-    means = values.groupby(["norm_batch_size", "norm"]).value.mean()
-    parts = [f"{norm} {mean:.3g} at norm batch {batch}" for (batch, norm), mean in means.items()]
-    return f"{axis}, mean over seeds: " + "; ".join(parts)
+def _described(values: pd.DataFrame, title: str) -> str:
+    means = values.groupby(["norm_batch_size", "norm"]).value.mean().reset_index().to_dict("records")
+    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in means]
+    return f"{title}, mean over seeds: {'; '.join(parts)}"
 
 
 def _profiles(frames: Frames, runs: pd.DataFrame, name: str, palette: list[Variant]) -> Iterator[Figure]:
     done = runs[runs.state == "completed"]
     for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
         values = frames.layers[(frames.layers.metric == metric) & frames.layers.value.map(math.isfinite)]
-        values = values.merge(done[["run", "norm", "norm_batch_size", "batch_size_per_gpu", "seed"]], on="run")
+        values = values.merge(
+            done[["run", "norm", "norm_batch_size", "batch_size_per_gpu", "seed"]], on="run"
+        )
         caption = (
             "BN layers in forward order; a layer that a variant has replaced has no point. "
             "Line: mean over seeds; band: lowest to highest seed."
         )
-        style = {"x": "position", "axis": f"ESM {symbol}", "x_title": "Layer (forward order)", "label": "layer"}
-        panels = _banded(values, name, style, log_if_wide=True)
+        style = {
+            "x": "position",
+            "axis": f"ESM {symbol}",
+            "x_title": "Layer (forward order)",
+            "label": "layer",
+        }
+        panels = _banded(values, style, log_if_wide=True)
         yield _figure(
-            f"{metric}-by-depth", "shift", f"Depth profile of ESM {symbol}", caption, panels, values, palette, name
+            f"{metric}-by-depth",
+            "shift",
+            f"Depth profile of ESM {symbol}",
+            caption,
+            panels,
+            values,
+            palette,
+            name,
         )
 
 
@@ -145,18 +155,25 @@ def _curves(frames: Frames, runs: pd.DataFrame, name: str, palette: list[Variant
         if (values.state != "completed").any():
             caption += " Thin dashed lines are runs that did not complete, as far as they got."
         unit = METRICS[metric].unit
-        style = {"x": "epoch", "axis": f"{METRICS[metric].title} ({unit})", "x_title": "Epoch", "label": "epoch"}
-        panels = _banded(values, name, style, log_if_wide=False)
-        yield _figure(f"{metric.split('_')[0]}-by-epoch", "curves", title, caption, panels, values, palette, name)
+        style = {
+            "x": "epoch",
+            "axis": f"{METRICS[metric].title} ({unit})",
+            "x_title": "Epoch",
+            "label": "epoch",
+        }
+        panels = _banded(values, style, log_if_wide=False)
+        yield _figure(
+            f"{metric.split('_')[0]}-by-epoch", "curves", title, caption, panels, values, palette, name
+        )
 
 
-def _banded(values: pd.DataFrame, name: str, text: dict[str, str], log_if_wide: bool) -> list[Panel]:
+def _banded(values: pd.DataFrame, text: dict[str, str], log_if_wide: bool) -> list[Panel]:
     """A panel for each norm batch (and batch per GPU, where it is a second axis), on one y scale."""
     if values.empty:
         return []
     low, high = float(values.value.min()), float(values.value.max())
-    # A range of more than 30 leaves the small values flat on a linear axis.
-    log = log_if_wide and low > 0 and high / low > 30
+    # A wider range than this leaves the small values flat on a linear axis.
+    log = log_if_wide and low > 0 and high / low > 100
     crossed = values.groupby("norm_batch_size").batch_size_per_gpu.nunique().max() > 1
     panels = []
     keys = ["norm_batch_size", *(["batch_size_per_gpu"] if crossed else [])]
@@ -164,13 +181,14 @@ def _banded(values: pd.DataFrame, name: str, text: dict[str, str], log_if_wide: 
         title = f"Norm batch {key[0]}" + (f", {key[1]} per GPU" if crossed else "")
         seeds = plural(int(group.seed.nunique()), "seed")
         described = f"{text['axis']} at {title.lower()}: {', '.join(group.norm.unique())}, {seeds}"
-        full = f"{name}: {title}" if name else title
-
-        def draw(style: ChartStyle, group: pd.DataFrame = group) -> alt.LayerChart:
-            return band_chart(group, style, text, (low, high), log)
-
-        panels.append(Panel(full, described, draw))
+        panels.append(Panel(title, described, partial(_draw_band, group, text, (low, high), log)))
     return panels
+
+
+def _draw_band(
+    values: pd.DataFrame, text: dict[str, str], extent: tuple[float, float], log: bool, style: ChartStyle
+) -> LayeredChart:
+    return band_chart(values, style, text, extent, log)
 
 
 def _figure(
@@ -187,4 +205,6 @@ def _figure(
     shown = [variant for variant in palette if variant.label in present]
     suffix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     full_title = f"{title}: {name}" if name else title
-    return Figure(f"{slug}-{suffix}" if suffix else slug, section, full_title, caption, panels, shown, list(palette))
+    return Figure(
+        f"{slug}-{suffix}" if suffix else slug, section, full_title, caption, panels, shown, list(palette)
+    )

@@ -15,7 +15,7 @@ from suite.experiment import BatchNormSpec, Run, XbnSpec
 from suite.metrics import METRICS
 from suite.record import Measurement, Record
 
-# What makes two runs seeds of the same thing. `settings` holds every other field that decides the result and varies.
+# What makes two runs seeds of the same thing; `settings` is whatever else decides the result and varies.
 CONTEXT = ["arch", "data", "settings", "global_batch_size"]
 GROUP = [*CONTEXT, "batch_size_per_gpu", "norm_batch_size", "norm"]
 SHIFT_METRICS = [m.name for m in METRICS.values() if m.per_layer]
@@ -100,12 +100,14 @@ def _outcome(record: Record, found: list[Measurement], note: str | None) -> dict
         # Evaluation's loss and accuracy are the results; training's are for the curves.
         if m.layer is None and not (m.split == "train" and m.metric in ("loss", "top1_percent")):
             scalars[m.metric] = m.value
-    top1 = [m.value for m in found if m.metric == "top1_percent" and m.split == "val" and math.isfinite(m.value)]
+    top1 = [
+        m.value for m in found if m.metric == "top1_percent" and m.split == "val" and math.isfinite(m.value)
+    ]
     bad = {m.split: m.value for m in found if m.metric == "bad_images"}
     damaged = f"{record.damaged_lines} damaged lines left out" if record.damaged_lines else None
     return {
         "state": record.state,
-        "reason": record.reason,
+        "reason": str(record.reason or ""),
         "attempts": record.status.get("attempts", 0),
         "epoch": max((m.epoch for m in found), default=0),
         "folder": str(record.paths.folder),
@@ -148,7 +150,14 @@ def _settings(runs: Sequence[Run]) -> list[str]:
 
 def _deciding_fields(run: Run) -> dict[str, str]:
     dump = run.model_dump(mode="json", include={"model", "data", "recipe"})
-    shown_elsewhere = {"model.arch", "model.norm", "model.num_classes", "data.name", "data.path", "data.num_classes"}
+    shown_elsewhere = {
+        "model.arch",
+        "model.norm",
+        "model.num_classes",
+        "data.name",
+        "data.path",
+        "data.num_classes",
+    }
     flat = {f"{section}.{name}": value for section, part in dump.items() for name, value in part.items()}
     return {
         name: value if isinstance(value, str) else json.dumps(value)
@@ -160,7 +169,9 @@ def _deciding_fields(run: Run) -> dict[str, str]:
 def _counted(runs: pd.DataFrame) -> pd.Series:
     """One folder for each run_id: a completed one if there is any, then the one that got furthest."""
     rank = pd.DataFrame({"run_id": runs.run_id, "done": runs.state == "completed", "epoch": runs.epoch})
-    chosen = rank.sort_values(["done", "epoch"], ascending=False, kind="stable").drop_duplicates("run_id").index
+    chosen = (
+        rank.sort_values(["done", "epoch"], ascending=False, kind="stable").drop_duplicates("run_id").index
+    )
     return pd.Series(runs.index.isin(chosen), index=runs.index)
 
 
@@ -182,7 +193,7 @@ def _layer_sets(
 
 
 def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
-    """One order of all names that keeps the order of the longest list and places others after their neighbours."""
+    """One order of all names: the longest list's, the names of the others after their neighbours."""
     merged: list[str] = []
     for names in sorted(orders, key=len, reverse=True):
         place = 0
@@ -196,7 +207,7 @@ def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _with_shift_means(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """Add `<metric>_mean` and `<metric>_common`. A NaN layer makes the run's mean NaN: a hole is not a zero."""
+    """Add `<metric>_mean` and `<metric>_common`. A NaN layer makes the run's mean NaN."""
     for suffix, chosen in (("mean", layers), ("common", layers[layers.common])):
         means = chosen.groupby(["run", "metric"]).value.agg(lambda v: v.mean(skipna=False)).unstack()
         means = means.reindex(index=runs.run, columns=SHIFT_METRICS).set_axis(runs.index)

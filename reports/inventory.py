@@ -1,5 +1,6 @@
 """What was run, where and with which code: the run list and the provenance tables."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,29 +43,43 @@ def _date(seconds: float) -> str:
 
 
 def run_list(frames: Frames, skipped: Sequence[Skipped]) -> Table:
-    """Every folder that was found, with state and reason; nothing is left out."""
-    rows = []
-    for run in frames.runs.itertuples():
-        notes = [n for n in (run.reason, run.notes) if n]
-        if not run.counted:
+    """Every folder that was found, with state and reason; what went wrong comes first."""
+    base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
+    rows = [[EMPTY, EMPTY, "unreadable", EMPTY, s.reason, os.path.relpath(s.folder, base)] for s in skipped]
+    runs = frames.runs.assign(fine=frames.runs.state == "completed").sort_values("fine", kind="stable")
+    for run in runs.to_dict("records"):
+        notes = [run["reason"], run["notes"]]
+        if not run["counted"]:
             notes.append("a copy of a run listed elsewhere, not counted")
-        if run.attempts > 1:
-            notes.append(f"{run.attempts} attempts")
-        if run.bad_images > 0:
-            notes.append(plural(int(run.bad_images), "bad image"))
-        axes = " ".join(filter(None, [run.arch, run.norm, f"nb{run.norm_batch_size}", run.settings]))
-        progress = f"{run.epoch} of {run.epochs}"
-        rows.append([axes, str(run.seed), run.state, progress, "; ".join(map(str, notes)), run.folder])
-    rows += [[EMPTY, EMPTY, "unreadable", EMPTY, s.reason, str(s.folder)] for s in skipped]
+        if run["attempts"] > 1:
+            notes.append(f"{run['attempts']} attempts")
+        if run["bad_images"] > 0:
+            notes.append(plural(int(run["bad_images"]), "bad image"))
+        axes = [run["arch"], run["norm"], f"nb{run['norm_batch_size']}", run["settings"]]
+        rows.append(
+            [
+                " ".join(filter(None, axes)),
+                str(run["seed"]),
+                run["state"],
+                f"{run['epoch']} of {run['epochs']}",
+                "; ".join(filter(None, notes)),
+                os.path.relpath(run["folder"], base),
+            ]
+        )
     columns = [
         Column("Run", False),
         Column("Seed"),
         Column("State", False),
         Column("Last epoch"),
-        Column("Reason and notes", False),
+        Column("Reason and notes", False, wide=True),
         Column("Folder", False),
     ]
-    return Table("Runs", columns, rows)
+    return Table("Runs", columns, rows, caption=f"Folders are below {base}.")
+
+
+def _common_folder(folders: list[str]) -> str:
+    """The deepest folder above all of them."""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(folder)) for folder in folders])  # noqa: PTH100, PTH120
 
 
 def provenance_tables(records: Sequence[Record]) -> list[Table]:
@@ -95,10 +110,14 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     if len(codes) > 1:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")
     if any(tree == "modified" for _, tree in codes):
-        found.append("Some runs come from a modified working tree, so their git SHA does not tell the whole code.")
+        found.append(
+            "Some runs come from a modified working tree, so their git SHA does not tell the whole code."
+        )
     copies = int((~frames.runs.counted).sum())
     if copies:
-        found.append(f"{plural(copies, 'folder')} of a run that is found more than once: each run is counted once.")
+        found.append(
+            f"{plural(copies, 'folder')} of a run that is found more than once: each run is counted once."
+        )
     damaged = int((frames.runs.notes != "").sum())
     if damaged:
         found.append(f"{plural(damaged, 'run')} with damaged lines, which are left out; see Runs.")
@@ -109,7 +128,7 @@ def metric_table() -> Table:
     """The metric registry."""
     rows = [[m.title, m.name, m.unit, m.direction, m.formula] for m in METRICS.values()]
     headers = ("Metric", "Name", "Unit", "Better", "Formula")
-    return Table("Metrics", [Column(header, False) for header in headers], rows)
+    return Table("Metrics", [Column(header, False, wide=header == "Formula") for header in headers], rows)
 
 
 def _counted(pairs: set[tuple[int, tuple[str, ...]]]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from reports.verdicts import verdicts
 
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def render_html(report: Report) -> str:
     """One page with style, scripts and charts inside it."""
     specs = [spec for figure in report.figures for spec in figure.page_specs()]
     template = _environment(escape=True).get_template("report.html.j2")
-    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE) if specs else ""
+    bundle = vl_convert.javascript_bundle(_SNIPPET, vl_version=_VEGA_LITE) if specs else ""
     # A script element ends at the first "</script", wherever it stands.
     return template.render(report=report, specs=specs, bundle=bundle.replace("</script", "<\\/script"))
 

@@ -3,18 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames
 from reports.numbers import EMPTY, estimate_text, plural
-from reports.stats import Estimate, mean_interval
 from suite.record import Record
 
-UNFINISHED = ["failed", "diverged", "preempted", "running", "not_started"]
 SUMMARY_METRICS = [
     "top1_percent",
     BEST_TOP1,
@@ -35,7 +34,6 @@ THROUGHPUT_METRICS = [
     "flops_per_image",
     "matmul_peak_share",
 ]
-HARDWARE = ["device", "world_size"]
 AXIS_HEADERS = {
     "norm": "Norm",
     "norm_batch_size": "Norm batch",
@@ -53,10 +51,11 @@ _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no esti
 
 @dataclass(frozen=True)
 class Column:
-    """A header, and whether its cells are numbers (and stand to the right)."""
+    """A header; whether its cells are numbers (and stand to the right), or sentences (and need room)."""
 
     header: str
     numeric: bool = True
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,40 +80,6 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
     return summarise(build_frames(records), SUMMARY_METRICS)
 
 
-def summarise(frames: Frames, metrics: Sequence[str], extra_keys: Sequence[str] = ()) -> pd.DataFrame:
-    """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values."""
-    runs = frames.runs[frames.runs.counted]
-    # An experiment is a product of its axes and its seeds: a seed that one cell has, every cell was to have.
-    planned = runs.groupby(["experiment", "settings"]).seed.agg(set)
-    rows: list[dict[str, Any]] = []
-    for key, group in runs.groupby([*GROUP, *extra_keys], sort=False, dropna=False):
-        seeds: set[int] = set().union(*(planned[k] for k in zip(group.experiment, group.settings, strict=True)))
-        states = group.state.value_counts()
-        done = group[group.state == "completed"]
-        row = dict(zip([*GROUP, *extra_keys], key, strict=True))
-        row |= {"has_bn": bool((group.norm_rank < 2).all()), "num_bn_layers": int(group.num_bn_layers.max())}
-        row |= {"planned": len(seeds), "completed": len(done)}
-        row |= {state: int(states.get(state, 0)) for state in UNFINISHED}
-        row["not_started"] = len(seeds - set(group.seed))
-        for metric in metrics:
-            row |= _flatten(metric, mean_interval(done[metric]))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _flatten(metric: str, estimate: Estimate | None) -> dict[str, float]:
-    e = estimate or Estimate(math.nan, None, None, 0)
-    low, high = (math.nan if bound is None else bound for bound in (e.low, e.high))
-    return {f"{metric}_mean": e.mean, f"{metric}_low": low, f"{metric}_high": high, f"{metric}_n": e.n}
-
-
-def _estimate(row: pd.Series, metric: str) -> Estimate | None:
-    if row[f"{metric}_n"] == 0:
-        return None
-    bounds = (None if math.isnan(row[f"{metric}_{b}"]) else row[f"{metric}_{b}"] for b in ("low", "high"))
-    return Estimate(row[f"{metric}_mean"], *bounds, int(row[f"{metric}_n"]))
-
-
 # ---------------------------------------------------------------- as text
 
 
@@ -128,7 +93,8 @@ def summary_display(frames: Frames) -> Table:
         "Top-1, PreciseBN (%)": _metric("top1_precise_percent", decimals=2),
         "Mean ESM σ, common layers": _metric("esm_sigma_common"),
         "Mean ESM μ, common layers": _metric("esm_mu_common"),
-        "Images/s": _metric("images_per_s"),
+        # Speeds of different machines have no mean.
+        "Images/s": lambda row: "mixed hardware" if row.mixed_hardware else _metric("images_per_s")(row),
     }
     notes = [
         "± is half of a 95 % t interval over seeds; one seed gives no interval, and says so.",
@@ -156,8 +122,8 @@ def shift_display(frames: Frames) -> Table | None:
         "ESM μ scaled, common": _metric("esm_mu_scaled_common"),
     }
     notes = [
-        "Means over layers, at the last probe, then over seeds. A variant with fewer BN layers averages over other "
-        "layers; only the common layers compare like with like.",
+        "Means over layers, at the last probe, then over seeds. A variant with fewer BN layers averages over "
+        "other layers; only the common layers compare like with like.",
         *common_layer_notes(frames),
     ]
     if not table.has_bn.all():
@@ -196,11 +162,17 @@ def common_layer_notes(frames: Frames) -> list[str]:
         labels = frames.runs[(frames.runs.arch == arch) & (frames.runs.num_bn_layers > 0)]
         names = list(dict.fromkeys(labels.sort_values(["norm_rank", "norm"]).norm))
         if names and not common:
-            notes.append(f"{arch}: {', '.join(names)} have no BN layer in common, so there is no common-layer mean.")
+            notes.append(
+                f"{arch}: {', '.join(names)} have no BN layer in common, so there is no common-layer mean."
+            )
         elif len(names) > 1:
-            notes.append(f"{arch}: common layers are the {len(common)} BN layers that {', '.join(names)} all have.")
+            notes.append(
+                f"{arch}: common layers are the {len(common)} BN layers that {', '.join(names)} all have."
+            )
         elif names:
-            notes.append(f"{arch}: only {names[0]} was probed, so its {len(common)} BN layers are the common ones.")
+            notes.append(
+                f"{arch}: only {names[0]} was probed, so its {len(common)} BN layers are the common ones."
+            )
     return notes
 
 
@@ -209,14 +181,14 @@ def _metric(
 ) -> Callable[[pd.Series], str]:
     def text(row: pd.Series) -> str:
         expected = row.completed if seeds else row[f"{metric}_n"]
-        return estimate_text(_estimate(row, metric), int(expected), decimals, factor, say_one=seeds)
+        return estimate_text(estimate_of(row, metric), int(expected), decimals, factor, say_one=seeds)
 
     return text
 
 
 def runs_text(row: pd.Series) -> str:
     """`2 of 3 (1 diverged)`."""
-    missing = [f"{row[state]} {state.replace('_', ' ')}" for state in UNFINISHED if row[state]]
+    missing = [f"{row[state]}\u00a0{state.replace('_', chr(0xA0))}" for state in UNFINISHED if row[state]]
     return f"{row.completed} of {row.planned}" + (f" ({', '.join(missing)})" if missing else "")
 
 
@@ -231,9 +203,16 @@ def _display(
     axes = [axis for axis in AXIS_HEADERS if axis in (*GROUP, *extra_keys)]
     columns = [a for a in axes if a in _ALWAYS or table[a].astype(str).nunique() > 1]
     constant = [a for a in axes if a not in columns and str(table[a].iloc[0]) not in ("", "None", "nan")]
-    caption = ", ".join(f"{AXIS_HEADERS[a].lower()} {table[a].iloc[0]}" for a in constant)
-    rows = [[*(_axis_text(row[a]) for a in columns), *(f(row) for f in cells.values())] for _, row in table.iterrows()]
-    blocks = table[[a for a in GROUP if a not in ("norm", "batch_size_per_gpu")]].astype(str).agg("|".join, axis=1)
+    caption = ", ".join(
+        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {table[a].iloc[0]}" for a in constant
+    )
+    rows = [
+        [*(_axis_text(row[a]) for a in columns), *(f(row) for f in cells.values())]
+        for _, row in table.iterrows()
+    ]
+    blocks = (
+        table[[a for a in GROUP if a not in ("norm", "batch_size_per_gpu")]].astype(str).agg("|".join, axis=1)
+    )
     breaks = frozenset(i for i in range(1, len(blocks)) if blocks.iloc[i] != blocks.iloc[i - 1])
     headers = [Column(AXIS_HEADERS[a], a.endswith("_size")) for a in columns]
     headers += [Column(name, name != "Runs") for name in cells]
@@ -252,20 +231,18 @@ def print_summary(console: Console, records: Sequence[Record]) -> None:
     table = summary_display(frames)
     left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
     shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]
-    rich = RichTable(caption=table.caption or None, caption_justify="left", header_style="bold")
+    rich = RichTable(header_style="bold")
     for i in shown:
         column = table.columns[i]
         rich.add_column(column.header, justify="right" if column.numeric else "left", overflow="fold")
     for number, row in enumerate(table.rows):
-        rich.add_row(*(_plain(row[i]) for i in shown), end_section=number + 1 in table.breaks)
+        rich.add_row(*(Text(row[i]) for i in shown), end_section=number + 1 in table.breaks)
     console.print(rich)
     done = len(frames.completed)
     total = int(frames.runs.counted.sum())
-    for note in [*common_layer_notes(frames), f"{done} of {plural(total, 'run')} completed."]:
+    for note in [
+        *filter(None, [table.caption]),
+        *common_layer_notes(frames),
+        f"{done} of {plural(total, 'run')} completed.",
+    ]:
         console.print(note, style="dim", markup=False, highlight=False)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # no markup: a name may hold brackets

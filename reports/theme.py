@@ -5,7 +5,6 @@ are fixed. The eight hues follow Okabe and Ito's advice for colour-blind eyes: t
 too, and each comes with its own marker.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,16 @@ import pandas as pd
 
 # Kept beside the style sheet's --series-0 … --series-7, whose light values these are.
 SERIES_HEX = ("#0b62a4", "#cc5a00", "#007d5f", "#a8479a", "#8a7000", "#2b9ac4", "#8c2f2f", "#5b5b66")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "triangle-left",
+)
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -55,13 +63,22 @@ class Theme:
                 "titleX": 0,
                 "titleY": -8,
             },
-            "legend": {"labelColor": self.text, "titleColor": self.muted, "labelFontSize": 12, "symbolSize": 90},
+            "legend": {
+                "labelColor": self.text,
+                "titleColor": self.muted,
+                "labelFontSize": 12,
+                "symbolSize": 90,
+            },
             "title": {"color": self.text, "fontSize": 13, "anchor": "start", "fontWeight": 600, "offset": 22},
         }
 
 
 PAGE = Theme(
-    tuple(f"var(--series-{i})" for i in range(len(SERIES_HEX))), "var(--text)", "var(--muted)", "var(--grid)", None
+    tuple(f"var(--series-{i})" for i in range(len(SERIES_HEX))),
+    "var(--text)",
+    "var(--muted)",
+    "var(--grid)",
+    None,
 )
 FILE = Theme(SERIES_HEX, "#1c1c1f", "#55555e", "#e2e2e6", "#ffffff")
 
@@ -87,8 +104,7 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
     """BN takes the first colour whether or not it was run; the others follow: XBN, then batch-free norms."""
     labels = runs.sort_values(["norm_rank", "norm"]).norm.drop_duplicates().tolist()
     others = [label for label in labels if label != "BN"]
-    return [*([Variant("BN", 0)] if "BN" in labels else []), *(Variant(v, i + 1) for i, v in enumerate(others))]
-
-
-def scale_domain(shown: Sequence[Variant]) -> list[str]:
-    return [variant.label for variant in shown]
+    return [
+        *([Variant("BN", 0)] if "BN" in labels else []),
+        *(Variant(v, i + 1) for i, v in enumerate(others)),
+    ]

@@ -4,6 +4,7 @@ Every number in them is computed here, over seeds that both sides completed.
 """
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -18,7 +19,10 @@ def verdicts(frames: Frames) -> list[str]:
     runs = frames.runs[frames.runs.counted]
     several = runs.global_batch_size.nunique() > 1
     for _, context in runs.groupby(CONTEXT, sort=False):
-        smallest = context[context.norm_batch_size == context.norm_batch_size.min()]
+        with_bn = context[context.norm_rank < 2]  # what has no BN does not depend on the norm batch
+        if with_bn.empty:
+            continue
+        smallest = context[context.norm_batch_size == with_bn.norm_batch_size.min()]
         for per_gpu, cell in smallest.groupby("batch_size_per_gpu", sort=False):
             where = _where(cell, several, per_gpu if smallest.batch_size_per_gpu.nunique() > 1 else None)
             variants = cell[cell.norm_rank == 1].norm.unique()
@@ -26,9 +30,11 @@ def verdicts(frames: Frames) -> list[str]:
             if len(variants) == 0 or baseline.empty:
                 present = ", ".join(cell.norm.unique())
                 found.append(f"{where}: only {present} was run, so there is no comparison of XBN with BN.")
-            found += [] if baseline.empty else [
-                f"{where}: {_compare(label, cell[cell.norm == label], baseline)}" for label in variants
-            ]
+            found += (
+                []
+                if baseline.empty
+                else [f"{where}: {_compare(label, cell[cell.norm == label], baseline)}" for label in variants]
+            )
     return found
 
 
@@ -45,57 +51,63 @@ def _where(cell: pd.DataFrame, several_global: bool, per_gpu: int | None) -> str
 
 
 def _compare(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    missing = [f"{name} {len(d[d.state != 'completed'])} of {plural(len(d), 'run')}"
-               for name, d in ((label, ours), ("BN", baseline)) if (d.state != "completed").any()]
-    parts = [_shift(label, ours, baseline), _accuracy(label, ours, baseline)]
-    if missing:
-        parts.append(f"not completed and left out: {', '.join(missing)}")
-    return "; ".join(parts) + "."
+    shift = paired_ratio(_by_seed(ours, "esm_sigma_common"), _by_seed(baseline, "esm_sigma_common"))
+    accuracy = paired_difference(_by_seed(ours, "top1_percent"), _by_seed(baseline, "top1_percent"))
+    text = f"{_shift(label, shift, ours, baseline)}, and {_accuracy(accuracy)}"
+    seeds = min((e.n for e in (shift, accuracy) if e is not None), default=MIN_SEEDS_FOR_A_CLAIM)
+    if seeds < MIN_SEEDS_FOR_A_CLAIM:
+        text += f"; with {plural(seeds, 'paired seed')} no claim of significance is made"
+    pairs = ((label, ours), ("BN", baseline))
+    missing = [(name, (runs.state != "completed").sum(), len(runs)) for name, runs in pairs]
+    left_out = [f"{count} of {plural(total, f'{name} run')}" for name, count, total in missing if count]
+    return text + (f"; not completed and left out: {', '.join(left_out)}" if left_out else "") + "."
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    values = runs[runs.state == "completed"].set_index("seed")[metric]
-    return {int(str(seed)): float(v) for seed, v in values.items() if math.isfinite(v)}
+    done = runs[runs.state == "completed"]
+    return {int(seed): float(v) for seed, v in zip(done.seed, done[metric], strict=True) if math.isfinite(v)}
 
 
-def _shift(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    a, b = (_by_seed(runs, "esm_sigma_common") for runs in (ours, baseline))
-    ratio = paired_ratio(a, b)
+def _shift(label: str, ratio: Estimate | None, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
     if ratio is None:
-        return f"no seed has a mean ESM σ of both {label} and BN"
-    lower = sum(a[seed] < b[seed] for seed in a.keys() & b.keys())
-    return (
-        f"{label}'s mean ESM σ over the common layers is {short(ratio.mean)} × BN's"
-        f"{_interval(ratio, short)}, lower in {lower} of {plural(ratio.n, 'paired seed')}"
-        f"{_claim(ratio, 1.0, 'below BN', 'above BN')}"
-    )
+        return f"no seed measured a mean ESM σ of both {label} and BN"
+    a, b = (_by_seed(runs, "esm_sigma_common") for runs in (ours, baseline))
+    paired = a.keys() & b.keys()
+    count = f"lower in {sum(a[s] < b[s] for s in paired)} of {plural(len(paired), 'paired seed')}"
+    words = ("is", "is below BN's, at", "is above BN's, at", "is not told apart from BN's, at")
+    value = f"{_claim(ratio, 1.0, words)} {short(ratio.mean)} × BN's ({_interval(ratio, short)}; {count})"
+    return f"{label}'s mean ESM σ over the common layers {value}"
 
 
-def _accuracy(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    difference = paired_difference(_by_seed(ours, "top1_percent"), _by_seed(baseline, "top1_percent"))
+def _accuracy(difference: Estimate | None) -> str:
     if difference is None:
-        return f"no seed has a final top-1 of both {label} and BN"
-    return (
-        f"its final top-1 differs from BN's by {_signed(difference.mean)} points"
-        f"{_interval(difference, _signed)} over {plural(difference.n, 'paired seed')}"
-        f"{_claim(difference, 0.0, 'worse', 'better')}"
+        return "no seed has a final top-1 of both"
+    words = (
+        "differs from BN's by",
+        "is lower than BN's, by",
+        "is higher than BN's, by",
+        "is not told apart, at",
     )
+    count = plural(difference.n, "paired seed")
+    value = f"{_signed(difference.mean)} points ({_interval(difference, _signed)}; {count})"
+    return f"its final top-1 {_claim(difference, 0.0, words)} {value}"
 
 
 def _signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value, 2)
 
 
-def _interval(estimate: Estimate, text: "type[str] | object") -> str:
+def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
-        return ""
-    assert callable(text)
-    return f" (95 % interval {text(estimate.low)} to {text(estimate.high)})"
+        return "one seed gives no interval"
+    return f"95 % interval {text(estimate.low)} to {text(estimate.high)}"
 
 
-def _claim(estimate: Estimate, neutral: float, below: str, above: str) -> str:
+def _claim(estimate: Estimate, neutral: float, words: tuple[str, str, str, str]) -> str:
+    """Of (plain, below, above, inconclusive) the words that the estimate allows: plain for too few seeds."""
+    plain, below, above, inconclusive = words
     if estimate.n < MIN_SEEDS_FOR_A_CLAIM:
-        return f" ({plural(estimate.n, 'seed')}: no claim of significance)"
+        return plain
     if not estimate.excludes(neutral):
-        return ": inconclusive"
-    return f": {below if estimate.mean < neutral else above}"
+        return inconclusive
+    return below if estimate.mean < neutral else above

@@ -12,7 +12,10 @@ from suite.record import Layer, RecordWriter
 
 SWEEP: dict[str, Any] = {
     "name": "synthetic-sweep",
-    "model": {"arch": "small_resnet20", "norm": [{"kind": "bn"}, {"kind": "xbn"}, {"kind": "gn", "num_groups": 8}]},
+    "model": {
+        "arch": "small_resnet20",
+        "norm": [{"kind": "bn"}, {"kind": "xbn"}, {"kind": "gn", "num_groups": 8}],
+    },
     "data": {"name": "fashion-mnist-7k", "image_size": 28},
     "batch": {"global_batch_size": 64, "norm_batch_size": [4, 16, 64]},
     "recipe": {"epochs": 6, "milestones": [4]},
@@ -68,10 +71,10 @@ def write_run(
         writer.layers([Layer(name, 16) for name in names])
         for epoch, top1 in enumerate(top1_percent, start=1):
             at: dict[str, Any] = {"epoch": epoch, "step": 100 * epoch}
-            writer.measure("loss", 2.3 * math.exp(-epoch / 3), split="train", **at)
+            writer.measure("loss", 2.3 * math.exp(-top1 / 40), split="train", **at)
             writer.measure("top1_percent", top1 + 1, split="train", **at)
             writer.measure("epoch_time_s", 12.5, split="train", **at)
-            writer.measure("loss", 2.3 * math.exp(-epoch / 4), split="val", **at)
+            writer.measure("loss", 2.4 * math.exp(-top1 / 40), split="val", **at)
             writer.measure("top1_percent", top1, split="val", **at)
             writer.measure("top5_percent", min(100.0, top1 + 20), split="val", **at)
         if final and names:
@@ -100,7 +103,10 @@ THROUGHPUT = {
 
 
 def write_sweep(root: Path, **changes: Any) -> list[Path]:
-    """A plausible sweep: BN's shift grows with depth and with small norm batches, XBN's less; one run fails, one diverges."""
+    """A plausible sweep: BN's shift grows with depth and as norm batches shrink, XBN's less.
+
+    One run fails and one diverges.
+    """
     folders = []
     for number, run in enumerate(expand_runs(**changes)):
         noise = random.Random(run.run_id)
@@ -111,7 +117,9 @@ def write_sweep(root: Path, **changes: Any) -> list[Path]:
         strength = 2.2 / math.sqrt(batch) * (0.35 if xbn else 1.0)
         sigma = [strength * (0.4 + 0.12 * depth[n]) * noise.uniform(0.85, 1.15) for n in names]
         loss_of_accuracy = {True: 1.5}.get(xbn, 6.0) / math.sqrt(batch) if names else 2.5
-        top1 = [86 - loss_of_accuracy * 2 - 30 * math.exp(-e / 1.5) + noise.gauss(0, 0.5) for e in range(1, 7)]
+        top1 = [
+            86 - loss_of_accuracy * 2 - 30 * math.exp(-e / 1.5) + noise.gauss(0, 0.5) for e in range(1, 7)
+        ]
         state, reason, shown = "completed", None, top1
         if number == 1:
             state, reason, shown = "diverged", "loss is nan at step 312", top1[:3]
