@@ -11,6 +11,7 @@ from reports.theme import Theme, Variant
 
 HEIGHT_PX = 240
 LayeredChart = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to return
+_LEGEND = alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1)
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,18 @@ class ChartStyle:
                 domain=[v.label for v in self.palette],
                 range=[self.theme.series[v.series] for v in self.palette],
             ),
-            legend=alt.Legend(title=None, orient="bottom", columns=4) if self.legend else None,
+            legend=_LEGEND if self.legend else None,
         )
 
     def shape(self) -> alt.Shape:
         return alt.Shape(
             "norm:N",
             scale=alt.Scale(domain=[v.label for v in self.palette], range=[v.shape for v in self.palette]),
-            legend=alt.Legend(title=None, orient="bottom", columns=4) if self.legend else None,
+            legend=_LEGEND if self.legend else None,
         )
 
 
-def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> LayeredChart:
+def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str, from_zero: bool) -> LayeredChart:
     """Every run and the mean over seeds, against the norm batch.
 
     `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value. One norm batch gives a dot plot by
@@ -49,16 +50,13 @@ def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> Lay
     means = values.groupby(["norm", "norm_batch_size", "batch_size_per_gpu"], as_index=False).agg(
         value=("value", "mean"), seeds=("seed", "nunique")
     )
+    scale = _linear(float(values.value.min()), float(values.value.max()), from_zero)
     if values.norm_batch_size.nunique() == 1:
-        return _dots(values, means, style, axis_title)
-    order = {variant.label: i for i, variant in enumerate(style.palette)}
-    present = sorted(values.norm.unique(), key=lambda norm: order[norm])
+        return _dots(values, means, style, axis_title, scale)
+    present = [variant.label for variant in style.palette if variant.label in set(values.norm)]
     # Set apart by a few pixels, so that equal values do not hide each other; the tooltip has the true batch.
-    offset = {norm: 2 ** (0.07 * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
-    crossed = means.groupby(["norm", "norm_batch_size"]).size().max() > 1
-    for frame in (values, means):
-        frame["x"] = frame.norm_batch_size * frame.norm.map(offset)
-        frame["path"] = frame.batch_size_per_gpu if crossed else 0
+    step = min(0.07, 0.3 / len(present))
+    offset = {norm: 2 ** (step * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
     ticks = sorted(int(b) for b in values.norm_batch_size.unique())
     x = alt.X(
         "x:Q",
@@ -66,34 +64,39 @@ def seeds_chart(values: pd.DataFrame, style: ChartStyle, axis_title: str) -> Lay
         scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),
         axis=alt.Axis(values=ticks, format=",d"),
     )
-    y = alt.Y("value:Q", title=axis_title, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=5))
-    shared = alt.Chart(_inline(means)).encode(x=x, y=y, color=style.color())
-    line = shared.mark_line(strokeWidth=2).encode(detail="path:N")
-    points = shared.mark_point(size=70, filled=True, opacity=1).encode(
-        shape=style.shape(), tooltip=_mean_tips(axis_title)
-    )
-    runs = alt.Chart(_inline(values)).mark_point(size=22, filled=True, opacity=0.45).encode(
-        x=x, y=y, color=style.color(), shape=style.shape(), tooltip=_run_tips(axis_title)
-    )  # fmt: skip
-    return alt.layer(line, runs, points).properties(width=style.width, height=HEIGHT_PX)
+    y = alt.Y("value:Q", title=axis_title, scale=scale, axis=alt.Axis(tickCount=5))
+    placed = [frame.assign(x=frame.norm_batch_size * frame.norm.map(offset)) for frame in (values, means)]
+    runs, base = (alt.Chart(_inline(frame)).encode(x=x, y=y, color=style.color()) for frame in placed)
+    line = base.mark_line(strokeWidth=2)
+    if crossed(values):
+        line = line.encode(detail="batch_size_per_gpu:N")
+    marks = base.mark_point(size=70, filled=True, opacity=1)
+    small = runs.mark_point(size=22, filled=True, opacity=0.45)
+    return alt.layer(
+        line,
+        small.encode(shape=style.shape(), tooltip=_run_tips(axis_title)),
+        marks.encode(shape=style.shape(), tooltip=_mean_tips(axis_title)),
+    ).properties(width=style.width, height=HEIGHT_PX)
 
 
-def _dots(values: pd.DataFrame, means: pd.DataFrame, style: ChartStyle, axis_title: str) -> LayeredChart:
+def crossed(values: pd.DataFrame) -> bool:
+    """Whether one norm batch meets several batches per GPU, so that the two are separate axes."""
+    return bool(values.groupby("norm_batch_size").batch_size_per_gpu.nunique().max() > 1)
+
+
+def _dots(
+    values: pd.DataFrame, means: pd.DataFrame, style: ChartStyle, axis_title: str, scale: alt.Scale
+) -> LayeredChart:
     order = [variant.label for variant in style.palette if variant.label in set(values.norm)]
-    x = alt.X(
-        "value:Q",
-        title=axis_title,
-        scale=alt.Scale(zero=False, padding=12),
-        axis=alt.Axis(grid=True, tickCount=5),
-    )
+    x = alt.X("value:Q", title=axis_title, scale=scale, axis=alt.Axis(grid=True, tickCount=5))
     y = alt.Y("norm:N", title=None, sort=order, axis=alt.Axis(labelLimit=160))
-    runs = alt.Chart(_inline(values)).mark_point(size=30, filled=True, opacity=0.45).encode(
-        x=x, y=y, color=style.color(), shape=style.shape(), tooltip=_run_tips(axis_title)
-    )  # fmt: skip
-    points = alt.Chart(_inline(means)).mark_point(size=110, filled=True, opacity=1).encode(
-        x=x, y=y, color=style.color(), shape=style.shape(), tooltip=_mean_tips(axis_title)
-    )  # fmt: skip
-    return alt.layer(runs, points).properties(width=style.width, height=max(90, 44 * len(order)))
+    runs, base = (alt.Chart(_inline(f)).encode(x=x, y=y, color=style.color()) for f in (values, means))
+    small = runs.mark_point(size=30, filled=True, opacity=0.45)
+    marks = base.mark_point(size=110, filled=True, opacity=1)
+    return alt.layer(
+        small.encode(shape=style.shape(), tooltip=_run_tips(axis_title)),
+        marks.encode(shape=style.shape(), tooltip=_mean_tips(axis_title)),
+    ).properties(width=style.width, height=max(90, 44 * len(order)))
 
 
 def band_chart(
@@ -160,13 +163,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [float(f"{f}e{d}") for d in decades for f in factors if low <= f * 10.0**d <= high]
 
 
-def _linear(low: float, high: float) -> alt.Scale:
-    """From zero when zero is near, so that a ratio looks like one; else around the data."""
+def _linear(low: float, high: float, from_zero: bool = False) -> alt.Scale:
+    """From zero when asked, or when zero is near, so that a ratio looks like one; else around the data."""
     span = high - low
-    if low >= 0 and low < span:
-        return alt.Scale(domain=[0, high * 1.04 or 1])
-    margin = 0.06 * span or max(abs(low), 1) * 0.05
-    return alt.Scale(domain=[low - margin, high + margin])
+    if low >= 0 and (from_zero or low < span):
+        return alt.Scale(domain=[0, high * 1.04 or 1], nice=False)
+    margin = 0.08 * span or max(abs(low), 1) * 0.05
+    return alt.Scale(domain=[low - margin, high + margin], nice=False)
 
 
 def _mean_tips(title: str) -> list[alt.Tooltip]:

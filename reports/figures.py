@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from reports.charts import ChartStyle, LayeredChart, band_chart, seeds_chart
+from reports.charts import ChartStyle, LayeredChart, band_chart, crossed, seeds_chart
 from reports.frames import CONTEXT, Frames
 from reports.numbers import plural, short
 from reports.theme import FILE, PAGE, Theme, Variant, variants
@@ -83,17 +83,21 @@ def _contexts(frames: Frames) -> Iterator[tuple[str, pd.DataFrame]]:
 def _by_norm_batch(_: Frames, runs: pd.DataFrame, name: str, palette: list[Variant]) -> Iterator[Figure]:
     done = runs[runs.state == "completed"]
     panels = []
-    for metric, title, axis in (
-        ("top1_percent", "Final top-1", "Top-1 (%)"),
-        ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ"),
-        ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ"),
+    for metric, title, axis, from_zero in (
+        ("top1_percent", "Final top-1", "Top-1 (%)", False),
+        ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ", True),
+        ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ", True),
     ):
         columns = ["norm", "norm_batch_size", "batch_size_per_gpu", "seed", metric]
         values = done.loc[done[metric].map(math.isfinite), columns].rename(columns={metric: "value"})
         if not values.empty:
-            panels.append(Panel(title, _described(values, title), partial(_draw_seeds, values, axis)))
+            panels.append(
+                Panel(title, _described(values, title), partial(_draw_seeds, values, axis, from_zero))
+            )
     mean = "the line joins the means" if done.norm_batch_size.nunique() > 1 else "the large one is the mean"
     caption = f"Each small mark is a run; {mean} over seeds."
+    if done.norm_batch_size.nunique() > 1 and crossed(done):
+        caption += " Each batch per GPU has its own line."
     if (done.norm_rank == 2).any():
         caption += " A norm without BN has no estimated statistics, hence no ESM."
     yield _figure(
@@ -101,12 +105,14 @@ def _by_norm_batch(_: Frames, runs: pd.DataFrame, name: str, palette: list[Varia
     )
 
 
-def _draw_seeds(values: pd.DataFrame, axis: str, style: ChartStyle) -> LayeredChart:
-    return seeds_chart(values, style, axis)
+def _draw_seeds(values: pd.DataFrame, axis: str, from_zero: bool, style: ChartStyle) -> LayeredChart:
+    return seeds_chart(values, style, axis, from_zero)
 
 
 def _described(values: pd.DataFrame, title: str) -> str:
-    means = values.groupby(["norm_batch_size", "norm"]).value.mean().reset_index().to_dict("records")
+    means = (
+        values.groupby(["norm_batch_size", "norm"], sort=False).value.mean().reset_index().to_dict("records")
+    )
     parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in means]
     return f"{title}, mean over seeds: {'; '.join(parts)}"
 
@@ -174,11 +180,11 @@ def _banded(values: pd.DataFrame, text: dict[str, str], log_if_wide: bool) -> li
     low, high = float(values.value.min()), float(values.value.max())
     # A wider range than this leaves the small values flat on a linear axis.
     log = log_if_wide and low > 0 and high / low > 100
-    crossed = values.groupby("norm_batch_size").batch_size_per_gpu.nunique().max() > 1
+    two_axes = crossed(values)
     panels = []
-    keys = ["norm_batch_size", *(["batch_size_per_gpu"] if crossed else [])]
+    keys = ["norm_batch_size", *(["batch_size_per_gpu"] if two_axes else [])]
     for key, group in values.groupby(keys):
-        title = f"Norm batch {key[0]}" + (f", {key[1]} per GPU" if crossed else "")
+        title = f"Norm batch {key[0]}" + (f", {key[1]} per GPU" if two_axes else "")
         seeds = plural(int(group.seed.nunique()), "seed")
         described = f"{text['axis']} at {title.lower()}: {', '.join(group.norm.unique())}, {seeds}"
         panels.append(Panel(title, described, partial(_draw_band, group, text, (low, high), log)))

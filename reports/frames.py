@@ -68,7 +68,8 @@ def build_frames(records: Sequence[Record]) -> Frames:
     common, position = _layer_sets(runs, layer_frame)
     archs = layer_frame.run.map(runs.set_index("run").arch)
     layer_frame["position"] = [position[a][n] for a, n in zip(archs, layer_frame.layer, strict=True)]
-    layer_frame["common"] = [n in common[a] for a, n in zip(archs, layer_frame.layer, strict=True)]
+    shared = [n in common[a] for a, n in zip(archs, layer_frame.layer, strict=True)]
+    layer_frame["common"] = pd.Series(shared, dtype=bool)
     runs = _with_shift_means(runs, layer_frame)
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
     runs = runs.sort_values([*order, "norm_rank", "norm", "seed"], ignore_index=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import altair as alt
 import vl_convert
@@ -13,11 +14,10 @@ from reports.figures import Figure, build_figures
 from reports.frames import Frames, build_frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
 from reports.tables import Table, shift_display, summary_display, throughput_display
-from reports.verdicts import verdicts
+from reports.verdicts import Verdict, verdicts
 
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
-_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Report:
     """All parts of a report, ready to be written in any format."""
 
     overview: Overview
-    verdicts: list[str]
+    verdicts: list[Verdict]
     warnings: list[str]
     summary: Table
     shift: Table | None
@@ -60,9 +60,15 @@ def render_html(report: Report) -> str:
     """One page with style, scripts and charts inside it."""
     specs = [spec for figure in report.figures for spec in figure.page_specs()]
     template = _environment(escape=True).get_template("report.html.j2")
-    bundle = vl_convert.javascript_bundle(_SNIPPET, vl_version=_VEGA_LITE) if specs else ""
+    return template.render(report=report, specs=specs, bundle=_vega_bundle() if specs else "")
+
+
+@cache
+def _vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
     # A script element ends at the first "</script", wherever it stands.
-    return template.render(report=report, specs=specs, bundle=bundle.replace("</script", "<\\/script"))
+    return bundle.replace("</script", "<\\/script")
 
 
 def render_markdown(report: Report) -> str:

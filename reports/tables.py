@@ -214,7 +214,7 @@ def _display(
         table[[a for a in GROUP if a not in ("norm", "batch_size_per_gpu")]].astype(str).agg("|".join, axis=1)
     )
     breaks = frozenset(i for i in range(1, len(blocks)) if blocks.iloc[i] != blocks.iloc[i - 1])
-    headers = [Column(AXIS_HEADERS[a], a.endswith("_size")) for a in columns]
+    headers = [Column(AXIS_HEADERS[a], "batch" in a or a == "world_size") for a in columns]
     headers += [Column(name, name != "Runs") for name in cells]
     return Table(title, headers, rows, 0, f"All rows: {caption}." if caption else "", notes, breaks)
 

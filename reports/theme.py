@@ -92,12 +92,17 @@ class Variant:
 
     @property
     def shape(self) -> str:
-        # Beyond eight the colours come round again with other markers.
-        return SHAPES[(self.index + self.index // len(SERIES_HEX)) % len(SHAPES)]
+        # Where colours come round again, the markers are other ones.
+        return (
+            SHAPES[(self.index + (self.index - 1) // (len(SERIES_HEX) - 1)) % len(SHAPES)]
+            if self.index
+            else SHAPES[0]
+        )
 
     @property
     def series(self) -> int:
-        return self.index % len(SERIES_HEX)
+        """Place in the palette; the first colour is BN's alone."""
+        return 1 + (self.index - 1) % (len(SERIES_HEX) - 1) if self.index else 0
 
 
 def variants(runs: pd.DataFrame) -> list[Variant]:

@@ -5,6 +5,7 @@ Every number in them is computed here, over seeds that both sides completed.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -13,54 +14,55 @@ from reports.numbers import number, plural, short
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, paired_difference, paired_ratio
 
 
-def verdicts(frames: Frames) -> list[str]:
-    """One sentence for each model and XBN variant, at the smallest norm batch that was run."""
-    found: list[str] = []
+@dataclass(frozen=True)
+class Verdict:
+    """Where it holds (model, data, batch), and a sentence for each XBN variant that was run there."""
+
+    where: str
+    sentences: list[str]
+
+
+def verdicts(frames: Frames) -> list[Verdict]:
+    """One for each model, data set and batch layout, at the smallest norm batch run with BN layers."""
+    found: list[Verdict] = []
     runs = frames.runs[frames.runs.counted]
     several = runs.global_batch_size.nunique() > 1
     for _, context in runs.groupby(CONTEXT, sort=False):
         with_bn = context[context.norm_rank < 2]  # what has no BN does not depend on the norm batch
-        if with_bn.empty:
-            continue
-        smallest = context[context.norm_batch_size == with_bn.norm_batch_size.min()]
+        smallest = with_bn[with_bn.norm_batch_size == with_bn.norm_batch_size.min()]
+        two_axes = smallest.batch_size_per_gpu.nunique() > 1
         for per_gpu, cell in smallest.groupby("batch_size_per_gpu", sort=False):
-            where = _where(cell, several, per_gpu if smallest.batch_size_per_gpu.nunique() > 1 else None)
-            variants = cell[cell.norm_rank == 1].norm.unique()
-            baseline = cell[cell.norm_rank == 0]
-            if len(variants) == 0 or baseline.empty:
-                present = ", ".join(cell.norm.unique())
-                found.append(f"{where}: only {present} was run, so there is no comparison of XBN with BN.")
-            found += (
-                []
-                if baseline.empty
-                else [f"{where}: {_compare(label, cell[cell.norm == label], baseline)}" for label in variants]
-            )
+            where = _where(cell, several, per_gpu if two_axes else None)
+            found.append(Verdict(where, _sentences(cell)))
     return found
 
 
 def _where(cell: pd.DataFrame, several_global: bool, per_gpu: int | None) -> str:
     first = cell.iloc[0]
-    parts = [f"{first.arch} on {first.data}"]
-    if first.settings:
-        parts.append(first.settings)
-    if several_global:
-        parts.append(f"global batch {first.global_batch_size}")
-    if per_gpu is not None:
-        parts.append(f"batch per GPU {per_gpu}")
-    return f"{', '.join(parts)}, at norm batch {first.norm_batch_size}"
+    parts = [f"{first.arch} on {first.data}", first.settings]
+    parts.append(f"global batch {first.global_batch_size}" if several_global else "")
+    parts.append(f"batch per GPU {per_gpu}" if per_gpu is not None else "")
+    return f"{', '.join(filter(None, parts))}, at norm batch {first.norm_batch_size}"
+
+
+def _sentences(cell: pd.DataFrame) -> list[str]:
+    baseline, xbn = cell[cell.norm_rank == 0], cell[cell.norm_rank == 1]
+    if baseline.empty or xbn.empty:
+        return [f"only {', '.join(cell.norm.unique())} was run, so XBN and BN cannot be compared."]
+    return [_compare(str(label), ours, baseline) for label, ours in xbn.groupby("norm", sort=False)]
 
 
 def _compare(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
     shift = paired_ratio(_by_seed(ours, "esm_sigma_common"), _by_seed(baseline, "esm_sigma_common"))
     accuracy = paired_difference(_by_seed(ours, "top1_percent"), _by_seed(baseline, "top1_percent"))
-    text = f"{_shift(label, shift, ours, baseline)}, and {_accuracy(accuracy)}"
+    text = f"{_shift(label, shift, ours, baseline)}; {_accuracy(accuracy)}"
     seeds = min((e.n for e in (shift, accuracy) if e is not None), default=MIN_SEEDS_FOR_A_CLAIM)
     if seeds < MIN_SEEDS_FOR_A_CLAIM:
-        text += f"; with {plural(seeds, 'paired seed')} no claim of significance is made"
+        text += f"; {plural(seeds, 'paired seed')}, so no claim of significance"
     pairs = ((label, ours), ("BN", baseline))
     missing = [(name, (runs.state != "completed").sum(), len(runs)) for name, runs in pairs]
     left_out = [f"{count} of {plural(total, f'{name} run')}" for name, count, total in missing if count]
-    return text + (f"; not completed and left out: {', '.join(left_out)}" if left_out else "") + "."
+    return text + (f" (left out, not completed: {', '.join(left_out)})" if left_out else "") + "."
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -75,7 +77,7 @@ def _shift(label: str, ratio: Estimate | None, ours: pd.DataFrame, baseline: pd.
     paired = a.keys() & b.keys()
     count = f"lower in {sum(a[s] < b[s] for s in paired)} of {plural(len(paired), 'paired seed')}"
     words = ("is", "is below BN's, at", "is above BN's, at", "is not told apart from BN's, at")
-    value = f"{_claim(ratio, 1.0, words)} {short(ratio.mean)} × BN's ({_interval(ratio, short)}; {count})"
+    value = f"{_claim(ratio, 1.0, words)} {short(ratio.mean)} × BN's ({_interval(ratio, short)}, {count})"
     return f"{label}'s mean ESM σ over the common layers {value}"
 
 
@@ -86,11 +88,10 @@ def _accuracy(difference: Estimate | None) -> str:
         "differs from BN's by",
         "is lower than BN's, by",
         "is higher than BN's, by",
-        "is not told apart, at",
+        "is not told apart from BN's, at",
     )
-    count = plural(difference.n, "paired seed")
-    value = f"{_signed(difference.mean)} points ({_interval(difference, _signed)}; {count})"
-    return f"its final top-1 {_claim(difference, 0.0, words)} {value}"
+    interval = f"{_interval(difference, _signed)}, {plural(difference.n, 'paired seed')}"
+    return f"its final top-1 {_claim(difference, 0.0, words)} {_signed(difference.mean)} points ({interval})"
 
 
 def _signed(value: float) -> str:
@@ -99,7 +100,7 @@ def _signed(value: float) -> str:
 
 def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
-        return "one seed gives no interval"
+        return "no interval from one seed"
     return f"95 % interval {text(estimate.low)} to {text(estimate.high)}"
 
 

@@ -24,7 +24,12 @@ def verdict_of(
             top1 = tops[label][run.seed] if small else 1.0
             esm = [7.0] * (len(LAYERS[label]) - 1) + [value] * bool(LAYERS[label])
             write_run(root, run, top1_percent=[top1], layers=LAYERS[label], esm_sigma=esm)
-    return verdicts(build_frames(collect([root]).records))
+    return sentences_of(root)
+
+
+def sentences_of(root: Path) -> list[str]:
+    found = verdicts(build_frames(collect([root]).records))
+    return [f"{verdict.where}: {sentence}" for verdict in found for sentence in verdict.sentences]
 
 
 def test_three_seeds_allow_a_claim_at_the_smallest_norm_batch(tmp_path: Path) -> None:
@@ -35,11 +40,11 @@ def test_three_seeds_allow_a_claim_at_the_smallest_norm_batch(tmp_path: Path) ->
     )
     assert sentence.startswith("small_resnet20 on fashion-mnist-7k, at norm batch 4: ")
     assert (
-        "is below BN's, at 0.500 × BN's (95 % interval 0.500 to 0.500; lower in 3 of 3 paired seeds)"
+        "is below BN's, at 0.500 × BN's (95 % interval 0.500 to 0.500, lower in 3 of 3 paired seeds)"
         in sentence
     )
     # Differences 4, 4.5, 4: mean 4.1667, sd 0.28868, half = 4.302653 × 0.28868 / √3 = 0.7171.
-    assert "is higher than BN's, by +4.17 points (95 % interval +3.45 to +4.88; 3 paired seeds)" in sentence
+    assert "is higher than BN's, by +4.17 points (95 % interval +3.45 to +4.88, 3 paired seeds)" in sentence
     assert "no claim" not in sentence
 
 
@@ -51,7 +56,7 @@ def test_an_interval_over_zero_is_inconclusive(tmp_path: Path) -> None:
     )
     assert "mean ESM σ over the common layers is not told apart from BN's, at 1.00 × BN's" in sentence
     assert "lower in 1 of 3 paired seeds" in sentence
-    assert "its final top-1 is not told apart, at +0.33 points" in sentence
+    assert "its final top-1 is not told apart from BN's, at +0.33 points" in sentence
 
 
 def test_two_seeds_make_no_claim(tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_two_seeds_make_no_claim(tmp_path: Path) -> None:
         {"BN": [60.0, 60.0], "XBN-P2-GN8": [70.0, 70.0]},
         {"BN": [2.0, 2.0], "XBN-P2-GN8": [1.0, 1.0]},
     )
-    assert "with 2 paired seeds no claim of significance is made" in sentence
+    assert "2 paired seeds, so no claim of significance" in sentence
     assert not any(word in sentence for word in ("below", "higher"))
 
 
@@ -68,13 +73,13 @@ def test_one_seed_says_that_it_has_no_interval(tmp_path: Path) -> None:
     (sentence,) = verdict_of(
         tmp_path, {"BN": [60.0], "XBN-P2-GN8": [70.0]}, {"BN": [2.0], "XBN-P2-GN8": [1.0]}
     )
-    assert "differs from BN's by +10.00 points (one seed gives no interval; 1 paired seed)" in sentence
+    assert "differs from BN's by +10.00 points (no interval from one seed, 1 paired seed)" in sentence
 
 
-def test_unpaired_seeds_and_missing_variants_are_named(tmp_path: Path) -> None:
+def test_a_missing_variant_is_named(tmp_path: Path) -> None:
     assert verdict_of(tmp_path, {"BN": [60.0], "GN8": [70.0]}, {}) == [
-        "small_resnet20 on fashion-mnist-7k, at norm batch 4: only BN, GN8 was run, "
-        "so there is no comparison of XBN with BN."
+        "small_resnet20 on fashion-mnist-7k, at norm batch 4: "
+        "only BN was run, so XBN and BN cannot be compared."
     ]
 
 
@@ -84,14 +89,20 @@ def test_runs_that_did_not_complete_are_named(tmp_path: Path) -> None:
         write_run(
             tmp_path, run, state="diverged" if run.seed == 1 and run.model.norm.label == "BN" else "completed"
         )
-    (sentence,) = verdicts(build_frames(collect([tmp_path]).records))
-    assert sentence.endswith("not completed and left out: 1 of 3 BN runs.")
+    (sentence,) = sentences_of(tmp_path)
+    assert sentence.endswith("(left out, not completed: 1 of 3 BN runs).")
     assert "2 paired seeds" in sentence
 
 
 def test_nothing_completed_is_said_plainly(tmp_path: Path) -> None:
     for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
         write_run(tmp_path, run, state="failed", final=False)
-    (sentence,) = verdicts(build_frames(collect([tmp_path]).records))
+    (sentence,) = sentences_of(tmp_path)
     assert "no seed measured a mean ESM σ of both XBN-P2-GN8 and BN" in sentence
     assert "no seed has a final top-1 of both" in sentence
+
+
+def test_norms_without_bn_alone_have_nothing_to_compare(tmp_path: Path) -> None:
+    for run in expand_runs(model={"arch": "small_resnet20", "norm": {"kind": "gn"}}, seeds=[0]):
+        write_run(tmp_path, run)
+    assert sentences_of(tmp_path) == []
