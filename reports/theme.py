@@ -92,12 +92,8 @@ class Variant:
 
     @property
     def shape(self) -> str:
-        # Where colours come round again, the markers are other ones.
-        return (
-            SHAPES[(self.index + (self.index - 1) // (len(SERIES_HEX) - 1)) % len(SHAPES)]
-            if self.index
-            else SHAPES[0]
-        )
+        # Eight markers against seven colours: 56 variants before a pair comes again.
+        return SHAPES[self.index % len(SHAPES)]
 
     @property
     def series(self) -> int:

@@ -48,21 +48,29 @@ def _where(cell: pd.DataFrame, several_global: bool, per_gpu: int | None) -> str
 def _sentences(cell: pd.DataFrame) -> list[str]:
     baseline, xbn = cell[cell.norm_rank == 0], cell[cell.norm_rank == 1]
     if baseline.empty or xbn.empty:
-        return [f"only {', '.join(cell.norm.unique())} was run, so XBN and BN cannot be compared."]
+        return [f"Only {', '.join(cell.norm.unique())} was run, so XBN and BN cannot be compared."]
     return [_compare(str(label), ours, baseline) for label, ours in xbn.groupby("norm", sort=False)]
 
 
 def _compare(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
     shift = paired_ratio(_by_seed(ours, "esm_sigma_common"), _by_seed(baseline, "esm_sigma_common"))
     accuracy = paired_difference(_by_seed(ours, "top1_percent"), _by_seed(baseline, "top1_percent"))
+    if shift is None and accuracy is None:
+        return f"No seed has results of both {label} and BN{_left_out(label, ours, baseline)}."
     text = f"{_shift(label, shift, ours, baseline)}; {_accuracy(accuracy)}"
     seeds = min((e.n for e in (shift, accuracy) if e is not None), default=MIN_SEEDS_FOR_A_CLAIM)
     if seeds < MIN_SEEDS_FOR_A_CLAIM:
         text += f"; {plural(seeds, 'paired seed')}, so no claim of significance"
-    pairs = ((label, ours), ("BN", baseline))
-    missing = [(name, (runs.state != "completed").sum(), len(runs)) for name, runs in pairs]
-    left_out = [f"{count} of {plural(total, f'{name} run')}" for name, count, total in missing if count]
-    return text + (f" (left out, not completed: {', '.join(left_out)})" if left_out else "") + "."
+    return f"{text}{_left_out(label, ours, baseline)}."
+
+
+def _left_out(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    counts = [
+        (name, (runs.state != "completed").sum(), len(runs))
+        for name, runs in ((label, ours), ("BN", baseline))
+    ]
+    missing = [f"{count} of {plural(total, f'{name} run')}" for name, count, total in counts if count]
+    return f" (left out, not completed: {', '.join(missing)})" if missing else ""
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -72,7 +80,7 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
 
 def _shift(label: str, ratio: Estimate | None, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
     if ratio is None:
-        return f"no seed measured a mean ESM σ of both {label} and BN"
+        return f"No seed measured the common layers' mean ESM σ with both {label} and BN"
     a, b = (_by_seed(runs, "esm_sigma_common") for runs in (ours, baseline))
     paired = a.keys() & b.keys()
     count = f"lower in {sum(a[s] < b[s] for s in paired)} of {plural(len(paired), 'paired seed')}"
@@ -83,7 +91,7 @@ def _shift(label: str, ratio: Estimate | None, ours: pd.DataFrame, baseline: pd.
 
 def _accuracy(difference: Estimate | None) -> str:
     if difference is None:
-        return "no seed has a final top-1 of both"
+        return "no seed has a final top-1 with both"
     words = (
         "differs from BN's by",
         "is lower than BN's, by",
@@ -101,7 +109,7 @@ def _signed(value: float) -> str:
 def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
         return "no interval from one seed"
-    return f"95 % interval {text(estimate.low)} to {text(estimate.high)}"
+    return f"95\u00a0% interval {text(estimate.low)} to {text(estimate.high)}"
 
 
 def _claim(estimate: Estimate, neutral: float, words: tuple[str, str, str, str]) -> str:

@@ -8,7 +8,9 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
 
+import reports
 from reports.build import ReportFiles, build_report
+from reports.theme import SERIES_HEX, Variant
 from suite.metrics import METRICS
 
 HEAVY = ("torch", "torchvision", "ray", "nvidia", "submitit")
@@ -88,3 +90,15 @@ def test_reports_load_nothing_that_trains() -> None:
     loaded = set(json.loads(done.stdout))
     assert {"reports", "altair", "pandas"} <= loaded
     assert not loaded & set(HEAVY)
+
+
+def test_no_two_variants_look_alike_and_bn_shares_its_colour_with_none() -> None:
+    looks = [Variant(str(i), i) for i in range(56)]
+    assert len({(variant.series, variant.shape) for variant in looks}) == 56
+    assert [variant.index for variant in looks if variant.series == 0] == [0]
+
+
+def test_the_style_sheet_and_the_files_share_their_colours() -> None:
+    css = (Path(reports.__file__).parent / "templates" / "report.css").read_text()
+    light = css[: css.index("@media")]
+    assert tuple(re.findall(r"--series-\d: (#[0-9a-f]{6})", light)) == SERIES_HEX
