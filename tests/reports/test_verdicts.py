@@ -103,7 +103,8 @@ def test_nothing_completed_is_said_plainly(tmp_path: Path) -> None:
         write_run(tmp_path, run, state="failed", final=False)
     (sentence,) = sentences_of(tmp_path)
     assert sentence.endswith(
-        "No seed has results of both XBN-P2-GN8 and BN (left out, not completed: 1 of 1 XBN-P2-GN8 run, 1 of 1 BN run)."
+        "No seed has results of both XBN-P2-GN8 and BN "
+        "(left out, not completed: 1 of 1 XBN-P2-GN8 run, 1 of 1 BN run)."
     )
 
 
