@@ -1,0 +1,48 @@
+"""`build_report`: run folders in, a page, a Markdown file and its pictures out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports.collect import collect
+from reports.page import compose, render_html, render_markdown, render_svg
+from suite.errors import UserError
+from suite.record import write_atomically
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What was written, and how many runs are behind it."""
+
+    html: Path
+    markdown: Path
+    figures: list[Path]
+    num_runs: int
+
+
+def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
+    """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
+
+    Raises UserError when there is no readable run below the roots, or `out` cannot be written.
+    """
+    collection = collect(roots)
+    _make_folder(out)
+    report = compose(collection)
+    figures = {out / "figures" / f"{figure.slug}.svg": render_svg(figure) for figure in report.figures}
+    # The pages last: who sees a new page finds its pictures in place.
+    files = {**figures, out / "report.md": render_markdown(report), out / "index.html": render_html(report)}
+    if figures:
+        _make_folder(out / "figures")
+    try:
+        for path, text in files.items():
+            write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
+    return ReportFiles(out / "index.html", out / "report.md", list(figures), len(collection.records))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be a folder for the report: {error.strerror}") from None

@@ -1,0 +1,50 @@
+"""Numbers to text, the same everywhere."""
+
+import math
+
+from reports.stats import Estimate
+
+EMPTY = "—"
+
+
+def estimate_text(
+    estimate: Estimate | None,
+    expected_n: int,
+    decimals: int | None = None,
+    factor: float = 1.0,
+    say_one: bool = True,
+) -> str:
+    """`71.20 ± 0.81`; the seeds are added where one gives no interval, or where some lack the value."""
+    if estimate is None:
+        return EMPTY
+    mean = estimate.mean * factor
+    places = significant_decimals(mean) if decimals is None else decimals
+    text = number(mean, places)
+    if estimate.high is not None:
+        text += f" ± {number((estimate.high - estimate.mean) * factor, places)}"
+    if (say_one and estimate.n == 1) or estimate.n < expected_n:
+        text += f" ({plural(estimate.n, 'seed')})"
+    return text
+
+
+def significant_decimals(value: float, digits: int = 3) -> int:
+    """Decimal places that show `digits` significant digits."""
+    if value == 0 or not math.isfinite(value):
+        return digits - 1
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def number(value: float, decimals: int) -> str:
+    """With thousands apart and a true minus; tiny and huge numbers in powers of ten."""
+    if value != 0 and (decimals > 6 or abs(value) >= 1e9):
+        return f"{value:.2e}".replace("-", "−")
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """Three significant digits."""
+    return number(value, significant_decimals(value))
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

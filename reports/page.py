@@ -1,0 +1,113 @@
+"""One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import altair as alt
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reports.collect import Collection
+from reports.figures import Figure, build_figures
+from reports.frames import Frames, build_frames
+from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
+from reports.tables import Table, shift_display, summary_display, throughput_display
+from reports.verdicts import Verdict, verdicts
+
+# The Vega-Lite that this Altair writes, as vl-convert names it.
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+
+
+@dataclass(frozen=True)
+class Report:
+    """All parts of a report, ready to be written in any format."""
+
+    overview: Overview
+    verdicts: list[Verdict]
+    warnings: list[str]
+    summary: Table
+    shift: Table | None
+    throughput: Table | None
+    figures: list[Figure]
+    runs: Table
+    provenance: list[Table]
+    metrics: Table
+
+    def figures_of(self, section: str) -> list[Figure]:
+        return [figure for figure in self.figures if figure.section == section]
+
+
+def compose(collection: Collection) -> Report:
+    """Records to a report: a pure function, the same bytes for the same records."""
+    frames: Frames = build_frames(collection.records)
+    return Report(
+        overview(collection, frames),
+        verdicts(frames),
+        warnings(collection, frames),
+        summary_display(frames),
+        shift_display(frames),
+        throughput_display(frames),
+        build_figures(frames),
+        run_list(frames, collection.skipped),
+        provenance_tables(collection.records),
+        metric_table(),
+    )
+
+
+def render_html(report: Report) -> str:
+    """One page with style, scripts and charts inside it."""
+    specs = [spec for figure in report.figures for spec in figure.page_specs()]
+    template = _environment(escape=True).get_template("report.html.j2")
+    return template.render(report=report, specs=specs, bundle=_vega_bundle() if specs else "")
+
+
+@cache
+def _vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
+    # A script element ends at the first "</script", wherever it stands.
+    return bundle.replace("</script", "<\\/script")
+
+
+def render_markdown(report: Report) -> str:
+    """GitHub-flavoured Markdown; its pictures are `figures/<slug>.svg` beside it."""
+    return _environment(escape=False).get_template("report.md.j2").render(report=report)
+
+
+def render_svg(figure: Figure) -> str:
+    """A figure with its legend, as an SVG file's text."""
+    svg: str = vl_convert.vegalite_to_svg(figure.file_spec(), vl_version=_VEGA_LITE)
+    return svg
+
+
+def _environment(escape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escape_markdown, "md_table": markdown_table}
+    return environment
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, in a paragraph or in a table's cell."""
+    flat = " ".join(str(text).split())
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_table(table: Table) -> str:
+    """A pipe table."""
+    lines = [[escape_markdown(column.header) for column in table.columns]]
+    lines.append(["---:" if column.numeric else "---" for column in table.columns])
+    lines += [[escape_markdown(cell) for cell in row] for row in table.rows]
+    return "\n".join(_row(cells) for cells in lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,200 @@
+"""Every bad input gives one clear sentence, or a report that shows it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.build import build_report
+from reports.collect import collect
+from reports.page import compose, render_markdown
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import RecordWriter
+from tests.reports.records import PROVENANCE, expand_runs, write_run
+
+NASTY = "<script>window.pwned = 1</script>&\"'|*_`"
+
+
+def runs_of(**changes: Any) -> list[Run]:
+    return expand_runs(**{"batch": {"global_batch_size": 4}, "seeds": [0], **changes})
+
+
+def markdown_of(root: Path) -> str:
+    return render_markdown(compose(collect([root])))
+
+
+def edit_run(folder: Path, **changes: Any) -> None:
+    path = RunPaths(folder).run
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_no_runs_names_the_folders(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    with pytest.raises(
+        UserError, match=f"no runs found below {first}, {second}; expected folders with a run.json"
+    ):
+        build_report([first, second], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        collect([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_an_output_that_cannot_be_a_folder(tmp_path: Path, where: str) -> None:
+    write_run(tmp_path / "runs", runs_of()[0])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be a folder for the report"):
+        build_report([tmp_path / "runs"], tmp_path / where)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", runs_of()[0])
+    out = tmp_path / "out"
+    (out / "report.md").mkdir(parents=True)  # a folder where the file should go
+    with pytest.raises(UserError, match="the report cannot be written"):
+        build_report([tmp_path / "runs"], out)
+    assert not (out / "index.html").exists()
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_newer_schema_is_named_and_the_others_are_reported(tmp_path: Path) -> None:
+    old, new = (write_run(tmp_path / "runs", run) for run in runs_of()[:2])
+    edit_run(new, schema_version=999)
+    files = build_report([tmp_path / "runs"], tmp_path / "out")
+    assert files.num_runs == 1
+    for path in (files.html, files.markdown):
+        text = path.read_text().replace("\\", "")
+        assert "schema 999 is newer" in text
+        assert new.name in text
+        assert "1 unreadable" in text
+    assert old.exists()
+
+
+def test_a_newer_schema_alone_is_fatal(tmp_path: Path) -> None:
+    edit_run(write_run(tmp_path, runs_of()[0]), schema_version=999)
+    with pytest.raises(UserError, match=r"no readable run below .*schema 999 is newer"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("run.json", "[1, 2]", "not as shiftbench writes it"),
+        ("run.json", "{", "not a readable run"),
+        ("run.json", '{"schema_version": 1, "seed": 0}', "not a run of this version"),
+        ("status.json", "[1]", "not as shiftbench writes it"),
+        ("status.json", '{"state": "asleep"}', "unknown state 'asleep'"),
+        ("layers.json", '[{"title": "a"}]', "not as shiftbench writes it"),
+    ],
+)
+def test_files_that_are_not_ours_are_skipped_and_named(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    good, bad = (write_run(tmp_path, run) for run in runs_of()[:2])
+    (bad / name).write_text(text)
+    found = collect([tmp_path])
+    assert [record.paths.folder for record in found.records] == [good]
+    assert [skipped.folder for skipped in found.skipped] == [bad]
+    assert said in found.skipped[0].reason
+
+
+def test_damaged_and_cut_lines_are_left_out_and_shown(tmp_path: Path) -> None:
+    cut, foreign, _ = (write_run(tmp_path / "runs", run) for run in runs_of())
+    path = RunPaths(cut).measurements
+    path.write_bytes(b"\x00\xff\n" + path.read_bytes()[:-20])
+    with RunPaths(foreign).measurements.open("a") as file:
+        file.write('{"colour": "blue"}\n')
+    markdown = markdown_of(tmp_path / "runs").replace("\\", "")
+    assert "2 damaged lines left out" in markdown
+    assert "measurements.jsonl: only the first" in markdown
+    assert "2 runs with damaged lines" in markdown
+
+
+def test_nan_and_infinity_do_not_break_or_pass_for_numbers(tmp_path: Path) -> None:
+    bn, xbn, gn = runs_of()
+    write_run(tmp_path / "runs", bn, top1_percent=[50, math.nan], layers=["a"], esm_sigma=[math.inf])
+    write_run(tmp_path / "runs", xbn, top1_percent=[math.nan], layers=["a"], esm_sigma=[math.nan])
+    write_run(tmp_path / "runs", gn, top1_percent=[50, 60])
+    files = build_report([tmp_path / "runs"], tmp_path / "out")
+    specs = re_specs(files.html.read_text())
+    assert "NaN" not in specs
+    assert "Infinity" not in specs
+    assert " nan" not in files.markdown.read_text()
+
+
+def re_specs(html: str) -> str:
+    start = html.index("const specs = ")
+    return html[start : html.index("\n", start)]
+
+
+def test_nothing_completed_still_gives_a_report(tmp_path: Path) -> None:
+    for run, state in zip(runs_of(), ("failed", "preempted", "diverged"), strict=True):
+        write_run(tmp_path / "runs", run, state=state, reason="it <rained>", final=False, top1_percent=[1.0])
+    text = markdown_of(tmp_path / "runs")
+    assert "1 failed" in text
+    assert "No completed run was probed." in text
+    assert "it &lt;rained&gt;" in text
+
+
+def test_runs_that_never_measured_anything(tmp_path: Path) -> None:
+    for run in runs_of():
+        with RecordWriter(run, tmp_path / "runs" / run.folder_name):
+            pass
+    files = build_report([tmp_path / "runs"], tmp_path / "out")
+    assert files.figures == []
+    assert "it never started" in files.html.read_text()
+
+
+def test_a_live_run_is_reported_as_running(tmp_path: Path) -> None:
+    (bn, *_) = runs_of()
+    folder = write_run(tmp_path / "runs", bn, state="running", final=False)
+    with RecordWriter(bn, folder):
+        assert "1 running" in markdown_of(tmp_path / "runs")
+
+
+def test_differing_code_is_warned_of(tmp_path: Path) -> None:
+    first, second, _ = runs_of()
+    write_run(tmp_path / "runs", first)
+    write_run(tmp_path / "runs", second, provenance={**PROVENANCE, "git_sha": "f" * 40, "git_dirty": True})
+    text = markdown_of(tmp_path / "runs")
+    assert "The runs come from 2 states of the code" in text
+    assert "modified working tree" in text
+    assert "| ffffffffffff | modified | 1 |" in text
+
+
+def test_names_from_records_stay_text(tmp_path: Path) -> None:
+    data = {"name": NASTY, "path": "/data", "num_classes": 10, "image_size": 28}
+    runs = runs_of(name=NASTY, data=[data, {**data, "name": "plain"}])
+    for run in runs:
+        write_run(
+            tmp_path / "runs",
+            run,
+            layers=[NASTY],
+            esm_sigma=[1.0],
+            reason=NASTY,
+            provenance={
+                **PROVENANCE,
+                "git_sha": NASTY,
+                "device": NASTY,
+                "hosts": [NASTY],
+                "versions": {NASTY: NASTY},
+            },
+        )
+    files = build_report([tmp_path / "runs"], tmp_path / "out")
+    html = files.html.read_text()
+    assert "window.pwned" in html
+    assert "<script>window.pwned" not in html
+    assert html.count("<script") == html.count("</script>") == 2
+    markdown = files.markdown.read_text()
+    assert "<script" not in markdown
+    assert "\\|" in markdown

@@ -1,0 +1,139 @@
+"""The page as a reader meets it, in headless Chromium."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from reports.build import ReportFiles, build_report
+from tests.reports.records import expand_runs, write_run
+from tests.reports.test_bad_input import NASTY
+
+
+def chromium() -> str:
+    """Where Chromium is. Without it the tests fail in CI and skip elsewhere: there, nobody reads a skip."""
+    path = shutil.which("chromium")
+    if path is None:
+        reason = "chromium is not on the PATH, so the report page was not opened; install Debian's chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+def open_page(browser: Browser, html: Path, width: int = 1280, dark: bool = False) -> tuple[Page, list[str]]:
+    """The page with all charts drawn, and every complaint and outgoing request on the way."""
+    page = browser.new_page(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+    )
+    trouble: list[str] = []
+    page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda r: None if r.url == html.as_uri() or r.url.startswith("data:") else trouble.append(r.url),
+    )
+    page.goto(html.as_uri())
+    page.wait_for_function(
+        "document.querySelectorAll('.chart svg.marks').length === document.querySelectorAll('.chart').length"
+    )
+    return page, trouble
+
+
+def overflow_px(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_charts_are_drawn_quietly_and_nothing_overflows(
+    browser: Browser, sweep_report: ReportFiles, width: int, dark: bool
+) -> None:
+    page, trouble = open_page(browser, sweep_report.html, width, dark)
+    charts = page.locator(".chart svg.marks")
+    assert charts.count() == 15  # three by norm batch, then σ, μ, top-1 and loss at three norm batches
+    for i in range(charts.count()):
+        box = charts.nth(i).bounding_box()
+        assert box is not None
+        assert box["width"] > 250
+        assert box["height"] > 80
+    assert page.locator(".chart[aria-label]").count() == 15
+    assert overflow_px(page) == 0
+    assert trouble == []
+    page.close()
+
+
+def test_dark_mode_changes_page_and_charts(browser: Browser, sweep_report: ReportFiles) -> None:
+    seen = []
+    for dark in (False, True):
+        page, _ = open_page(browser, sweep_report.html, dark=dark)
+        script = "(s) => getComputedStyle(document.querySelector(s))"
+        seen.append(
+            (
+                page.evaluate(f"({script})('body').backgroundColor"),
+                page.evaluate(f"({script})('.chart .role-axis-label text').fill"),
+                page.evaluate(f"({script})('.chart .mark-symbol path').fill"),
+            )
+        )
+        page.close()
+    light, dark_colors = seen
+    assert all(a != b for a, b in zip(light, dark_colors, strict=True))
+
+
+def test_a_mark_tells_its_numbers(browser: Browser, sweep_report: ReportFiles) -> None:
+    page, _ = open_page(browser, sweep_report.html)
+    profile = page.locator("figure", has_text="Depth profile of ESM σ").locator(".chart").first
+    profile.scroll_into_view_if_needed()
+    profile.locator(".mark-symbol path").first.hover(force=True)
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "bn1" in tooltip.inner_text()
+    assert "Lowest seed" in tooltip.inner_text()
+    page.close()
+
+
+def test_one_norm_batch_and_one_seed_look_fine_too(browser: Browser, tmp_path: Path) -> None:
+    for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
+        write_run(tmp_path / "runs", run)
+    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, 375)
+    assert overflow_px(page) == 0
+    assert trouble == []
+    page.close()
+
+
+def test_names_from_records_run_no_script(browser: Browser, tmp_path: Path) -> None:
+    data = {"name": NASTY, "path": "/data", "num_classes": 10, "image_size": 28}
+    for run in expand_runs(name=NASTY * 9, data=data, batch={"global_batch_size": 4}, seeds=[0, 1]):
+        write_run(tmp_path / "runs", run, layers=[NASTY, "b"], esm_sigma=[1, 2], reason=NASTY)
+    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, 375)
+    profile = page.locator("figure", has_text="Depth profile of ESM σ").locator(".chart").first
+    profile.scroll_into_view_if_needed()
+    profile.locator(".mark-symbol path").first.hover(force=True)
+    assert NASTY in page.locator("#vg-tooltip-element.visible").inner_text()
+    assert page.evaluate("window.pwned") is None
+    assert NASTY in page.locator("h1").inner_text()
+    assert overflow_px(page) == 0
+    assert trouble == []
+    page.close()
+
+
+def test_a_missing_chromium_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="chromium is not on the PATH"):
+        chromium()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="chromium is not on the PATH"):
+        chromium()

@@ -1,0 +1,133 @@
+"""The numbers that a reader acts on, against hand-computed ones."""
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from reports.collect import collect
+from reports.frames import build_frames
+from reports.numbers import estimate_text, number, short
+from reports.stats import Estimate
+from reports.tables import print_summary, shift_display, summary_display, summary_table, throughput_display
+from suite.record import Record, RecordWriter
+from tests.reports.records import PROVENANCE, expand_runs, write_run
+
+ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
+
+
+def records_below(root: Path) -> list[Record]:
+    return collect([root]).records
+
+
+def golden(root: Path) -> list[Record]:
+    """BN 60, 62, 64 %; XBN 66, 67 % and one diverged run; GN one run of 58 %, two never started."""
+    tops = {"BN": [60.0, 62.0, 64.0], "XBN-P2-GN8": [66.0, 67.0, 12.0], "GN8": [58.0]}
+    for run in expand_runs(batch=ONE_BATCH):
+        label = run.model.norm.label
+        if run.seed < len(tops[label]):
+            state = "diverged" if tops[label][run.seed] == 12.0 else "completed"
+            layers = {"BN": ["stem", "a", "b"], "XBN-P2-GN8": ["a", "b"], "GN8": []}[label]
+            sigma = [1.0, 2.0 + run.seed, 3.0 + run.seed] if label == "BN" else [1.0] * len(layers)
+            top1 = [70.0, tops[label][run.seed]]
+            write_run(root, run, top1_percent=top1, layers=layers, esm_sigma=sigma, state=state)
+    return records_below(root)
+
+
+def test_summary_golden(tmp_path: Path) -> None:
+    table = summary_table(golden(tmp_path)).set_index("norm")
+    bn, xbn, gn = table.loc["BN"], table.loc["XBN-P2-GN8"], table.loc["GN8"]
+    half = 4.302653 * 2 / math.sqrt(3)
+    assert (bn.planned, bn.completed, bn.top1_percent_n) == (3, 3, 3)
+    assert bn.top1_percent_mean == 62
+    assert (bn.top1_percent_low, bn.top1_percent_high) == pytest.approx((62 - half, 62 + half), rel=1e-6)
+    assert bn.best_top1_percent_mean == 70
+    assert bn.top1_precise_percent_mean == 62.5
+    # Common layers a and b: seeds give 2.5, 3.5 and 4.5.
+    assert bn.esm_sigma_common_mean == 3.5
+    assert (xbn.planned, xbn.completed, xbn.diverged) == (3, 2, 1)
+    assert (xbn.top1_percent_mean, xbn.esm_sigma_common_mean) == (66.5, 1.0)
+    assert (gn.planned, gn.completed, gn.not_started) == (3, 1, 2)
+    assert math.isnan(gn.esm_sigma_common_mean)
+    assert math.isnan(gn.top1_percent_low)
+
+
+def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
+    table = summary_display(build_frames(golden(tmp_path)))
+    rows = {row[0]: [cell.replace("\u00a0", " ") for cell in row] for row in table.rows}
+    assert rows["BN"][2:4] == ["3 of 3", "62.00 ± 4.97"]
+    assert rows["XBN-P2-GN8"][2] == "2 of 3 (1 diverged)"
+    assert rows["GN8"][2:4] == ["1 of 3 (2 not started)", "58.00 (1 seed)"]
+    assert rows["GN8"][6] == "—"
+    assert "small_resnet20: common layers are the 2 BN layers that BN, XBN-P2-GN8 all have." in table.notes
+    assert any("no estimated statistics" in note for note in table.notes)
+
+
+def test_a_column_that_never_varies_moves_to_the_caption(tmp_path: Path) -> None:
+    table = summary_display(build_frames(golden(tmp_path)))
+    assert "Model" not in [column.header for column in table.columns]
+    assert "model small_resnet20" in table.caption
+    assert "batch per GPU 64" in table.caption
+
+
+def test_shift_table_keeps_both_means_apart(tmp_path: Path) -> None:
+    table = shift_display(build_frames(golden(tmp_path)))
+    assert table is not None
+    headers = [column.header for column in table.columns]
+    bn = dict(zip(headers, table.rows[0], strict=True))
+    assert bn["BN layers"] == "3"
+    assert bn["ESM σ, common layers"].startswith("3.50 ± ")
+    assert bn["ESM σ, all its BN layers"].startswith("2.67 ± ")  # (1 + 3 + 4) / 3, the middle seed
+
+
+def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path: Path) -> None:
+    first, second, third = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH)
+    write_run(tmp_path, first)
+    write_run(tmp_path, second)
+    write_run(tmp_path, third, provenance={**PROVENANCE, "device": "NVIDIA L4", "world_size": 2})
+    frames = build_frames(records_below(tmp_path))
+    table = throughput_display(frames)
+    assert table is not None
+    headers = [column.header for column in table.columns]
+    rows = [dict(zip(headers, row, strict=True)) for row in table.rows]
+    assert [(r["Device"], r["Ranks"], r["Seeds"]) for r in rows] == [
+        ("NVIDIA H200", "1", "2"),
+        ("NVIDIA L4", "2", "1"),
+    ]
+    assert rows[1]["Waiting for data (%)"] == "6.0"
+    assert rows[1]["GFLOP per image"] == "0.240"
+    assert summary_display(frames).rows[0][-1] == "mixed hardware"
+
+
+def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -> None:
+    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0, 1, 2, 3])
+    for run, state in zip(runs, ("completed", "failed", "preempted", "running"), strict=True):
+        write_run(tmp_path, run, state=state)
+    with RecordWriter(runs[3], tmp_path / runs[3].folder_name):  # holds the lock, as a live run does
+        row = summary_table(records_below(tmp_path)).iloc[0]
+    assert (row.planned, row.completed, row.failed, row.preempted, row.running) == (4, 1, 1, 1, 1)
+
+
+def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -> None:
+    data = {"name": "[bold]x[/bold]", "path": "/data", "num_classes": 3, "image_size": 28}
+    for run in expand_runs(data=data, batch=ONE_BATCH):
+        write_run(tmp_path, run)
+    out = io.StringIO()
+    print_summary(Console(file=out, width=80), records_below(tmp_path))
+    text = out.getvalue()
+    assert "XBN-P2-GN8" in text
+    assert "[bold]x[/bold]" in text
+    assert "9 of 9 runs completed." in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_numbers() -> None:
+    assert estimate_text(Estimate(71.204, 70.0, 72.408, 3), 3, decimals=2) == "71.20 ± 1.20"
+    assert estimate_text(Estimate(71.2, 70.0, 72.4, 2), 3, decimals=1) == "71.2 ± 1.2 (2 seeds)"
+    assert estimate_text(None, 3) == "—"
+    assert short(0.012345) == "0.0123"
+    assert short(1234.5) == "1,234"
+    assert number(-3.25, 2) == "−3.25"
+    assert short(4.1e13) == "4.10e+13"
