@@ -22,6 +22,7 @@ from suite.metrics import METRICS
 from suite.paths import RunPaths
 
 SCHEMA_VERSION = 1
+_MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
 State = Literal["running", "completed", "failed", "diverged", "preempted"]
 Split = Literal["train", "val"]
 
@@ -169,15 +170,15 @@ class Record:
         """Raises UserError when the folder holds no readable run.json or one of a newer schema."""
         paths = RunPaths(folder)
         config = _read_json(paths.run)
-        if config is None:
+        if not isinstance(config, dict):
             raise UserError(f"{paths.run}: not a readable run")
         version = config.pop("schema_version", 0)
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
             )
-        provenance, damaged_provenance = _read_lines(paths.provenance)
-        lines, damaged = _read_lines(paths.measurements)
+        provenance, damaged_provenance = _read_lines(paths.provenance, ())
+        lines, damaged = _read_lines(paths.measurements, _MEASUREMENT_KEYS)
         layers = [Layer(**layer) for layer in _read_json(paths.layers) or []]
         status = _read_json(paths.status) or {
             "state": "failed",
@@ -274,15 +275,19 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete JSON lines of a file, and how many were damaged."""
+def _read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
+    """The complete lines of a file that are JSON objects with these keys, and how many others there are."""
     lines: list[dict[str, Any]] = []
     damaged = 0
     if path.exists():
         for text in path.read_bytes().split(b"\n"):
             if text.strip():
                 try:
-                    lines.append(json.loads(text))
+                    line = json.loads(text)
                 except (json.JSONDecodeError, UnicodeDecodeError):
+                    line = None
+                if isinstance(line, dict) and all(key in line for key in keys):
+                    lines.append(line)
+                else:
                     damaged += 1
     return lines, damaged

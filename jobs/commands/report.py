@@ -18,5 +18,5 @@ def report(
 
     console = Console()
     files = build_report(runs, out)
-    print_summary(console, collect(runs))
+    print_summary(console, collect(runs).records)
     console.print(f"report: {files.html}", highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import on_ranks
 from torch import Tensor, nn
 
 from suite.models.norms import (
@@ -14,6 +13,7 @@ from suite.models.norms import (
     batch_free_norm,
     set_norm_batch_size,
 )
+from tests.ranks import on_ranks
 
 
 def test_group_norm_by_hand() -> None:

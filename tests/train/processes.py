@@ -4,9 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from ranks import free_port, in_processes, rank_environment
-
 from suite.experiment import Run
+from tests.ranks import free_port, in_processes, rank_environment
 
 
 def train(

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import on_ranks
 from torch import nn
 
 from suite.config import expand
@@ -15,6 +14,7 @@ from suite.experiment import Run
 from suite.models import build_model
 from suite.train.distributed import Ranks, launch_variables
 from suite.train.evaluate import Evaluation, batch_sums, evaluate
+from tests.ranks import on_ranks
 
 NUM_IMAGES = 131  # a prime: neither 2 or 3 ranks nor any batch size divides it
 BATCH_SIZES = (1, 50, 64, 200)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from processes import train
 
 from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
+from tests.train.processes import train
 
 TIMINGS = {
     "epoch_time_s",
