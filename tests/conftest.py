@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Known data sets are prepared below the session's temporary folder, also by processes that tests start."""
+    """Data sets are prepared below the temporary folder, also by processes that tests start."""
     os.environ["SHIFTBENCH_DATA_DIR"] = str(tmp_path_factory.getbasetemp() / "data")
 
 

@@ -1,0 +1,88 @@
+"""What only a GPU can show. Without one these tests are skipped, and the summary says so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from suite.config import expand
+from suite.data import train_loader, val_loader
+from suite.experiment import Run
+from suite.models import build_model
+from suite.record import Record
+from suite.shift import probe
+from suite.train import train_run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU: NOT TESTED on one"),
+]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def gpu_run(recipe: dict[str, object], norm: str = "xbn") -> Run:
+    content = {
+        "model": {"arch": "resnet18", "norm": {"kind": norm}},
+        "data": {"name": "fashion-mnist-7k", "image_size": 64, "train_images": 512, "val_images": 128},
+        "batch": {"global_batch_size": 64},
+        "recipe": {"epochs": 2, "lr": 0.05, **recipe},
+        "measure": {"precise_bn_images": 128, "warmup_steps": 2},
+    }
+    return expand(content, "gpu").runs[0]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_gpu_pipeline_decodes_and_crops_as_the_cpu_one(split: str) -> None:
+    run = gpu_run({})
+    batches = []
+    for device in (CPU, CUDA):
+        if split == "train":
+            loader = train_loader(run, start_step=0, rank=0, world_size=1, device=device)
+        else:
+            loader = val_loader(run, images_per_batch=64, rank=0, world_size=1, device=device)
+        batches.append(next(iter(loader)))
+        loader.close()
+    on_cpu, on_gpu = batches
+    assert on_gpu.images_NCHW.device == CUDA
+    assert torch.equal(on_cpu.labels_N, on_gpu.labels_N.cpu())
+    # Normalised units: 0.02 is about one grey level of 255. The two decoders round differently.
+    difference = (on_cpu.images_NCHW - on_gpu.images_NCHW.cpu()).abs()
+    assert difference.mean() < 0.02
+    assert difference.quantile(0.999) < 0.15
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"precision": "bf16"},
+        {"precision": "bf16", "channels_last": True},
+        {"precision": "bf16", "channels_last": True, "compile": True},
+    ],
+    ids=["fp32", "bf16", "channels_last", "compile"],
+)
+def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_path: Path) -> None:
+    train_run(gpu_run(recipe), tmp_path)
+    record = Record.read(tmp_path)
+    assert record.state == "completed"
+    assert record.provenance[0]["device"] == torch.cuda.get_device_name(0)
+    assert record.last("top1_percent", "val") > 30
+    assert record.last("images_per_s") > 0
+    assert record.last("peak_memory_gib") > 0.1
+    assert 0 < record.last("matmul_peak_share") < 1
+
+
+def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
+    torch.manual_seed(0)
+    model = build_model(gpu_run({}, norm="bn").model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    images = torch.randn(32, 3, 64, 64)
+    on_cpu = probe(model, images.split(8))
+    on_gpu = probe(model.to(CUDA), images.split(8))
+    for one, other in zip(on_cpu.layers, on_gpu.layers, strict=True):
+        assert one.name == other.name
+        assert one.esm_sigma == pytest.approx(other.esm_sigma, rel=2e-2)
