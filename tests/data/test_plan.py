@@ -32,7 +32,7 @@ def run_of(global_batch_size: int, per_gpu: int, seed: int = 1, train_images: in
 
 
 def plan_of(num_images: int, global_batch_size: int, seed: int = 1) -> TrainPlan:
-    return TrainPlan(index_of([0] * num_images), run_of(global_batch_size, 2, seed))
+    return TrainPlan(index_of([0] * num_images), run_of(global_batch_size, global_batch_size, seed))
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_rest() -> None:
