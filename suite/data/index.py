@@ -95,7 +95,7 @@ def _list(folder: Path, pick: Callable[["os.DirEntry[str]"], Name | None]) -> li
 def spread(index: ImageIndex, num_images: int) -> ImageIndex:
     """This many images at equal distances, so that every class keeps its share."""
     _check_enough(index, num_images, "val_images")
-    return index.take(np.arange(num_images, dtype=np.int64) * len(index) // num_images)
+    return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
 
 
 def balanced_subset(index: ImageIndex, num_images: int, keys_N: NDArray[np.uint64]) -> ImageIndex:

@@ -178,18 +178,18 @@ def test_synthetic_batches(make_run: MakeRun) -> None:
         assert sum(len(batch.labels_N) for share in shares for batch in share) == 10
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-def test_a_process_ends_with_an_unfinished_loader(pictures: Path, make_run: MakeRun, loader: str) -> None:
+def test_a_process_ends_with_unfinished_loaders(pictures: Path, make_run: MakeRun) -> None:
     """Threads, worker processes and callbacks must not hang or crash the interpreter's end."""
-    run = make_run(pictures, 3, image_size=64, loader=loader)
+    runs = [make_run(pictures, 3, image_size=64, loader=loader).model_dump_json() for loader in LOADERS]
     code = (
         "import torch; from suite.data import train_loader; from suite.experiment import Run\n"
-        f"run = Run.model_validate_json({run.model_dump_json()!r})\n"
-        "batches = iter(train_loader(run, start_step=0, rank=0, world_size=1, device=torch.device('cpu')))\n"
-        "print(len(next(batches).labels_N))"
+        f"runs = [Run.model_validate_json(text) for text in {runs!r}]\n"
+        "options = dict(start_step=0, rank=0, world_size=1, device=torch.device('cpu'))\n"
+        "iterators = [iter(train_loader(run, **options)) for run in runs]\n"
+        "print(*(len(next(iterator).labels_N) for iterator in iterators))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "4", "")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "4 4", "")
 
 
 @pytest.mark.gpu
