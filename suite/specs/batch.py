@@ -1,0 +1,75 @@
+"""The three batch axes and their arithmetic."""
+
+from pydantic import Field, model_validator
+
+from suite.specs.base import Spec
+
+
+class BatchSpec(Spec):
+    """The three batch axes, in samples. They are never one: see docs/design.md."""
+
+    global_batch_size: int = Field(256, ge=1, description="samples behind one optimizer step")
+    batch_size_per_gpu: int | None = Field(
+        None, ge=1, description="samples in one forward pass of one rank; null: global_batch_size"
+    )
+    norm_batch_size: int | None = Field(
+        None, ge=2, description="samples behind one BN statistic; null: batch_size_per_gpu"
+    )
+
+    @model_validator(mode="after")
+    def _arithmetic(self) -> "BatchSpec":
+        total = self.global_batch_size
+        if self.batch_size_per_gpu is None:
+            object.__setattr__(self, "batch_size_per_gpu", total)
+        per_gpu = self.per_gpu
+        if total % per_gpu:
+            near = max(d for d in range(1, min(per_gpu, total) + 1) if total % d == 0)
+            raise ValueError(
+                f"global_batch_size {total} is not a multiple of batch_size_per_gpu {per_gpu}: "
+                f"{total} = {total // per_gpu} × {per_gpu} + {total % per_gpu}; {near} would divide it"
+            )
+        if self.norm_batch_size is None:
+            if per_gpu < 2:
+                raise ValueError("batch_size_per_gpu is 1, so norm_batch_size must be given (2 or more)")
+            object.__setattr__(self, "norm_batch_size", per_gpu)
+        norm = self.norm
+        if norm > total:
+            raise ValueError(f"norm_batch_size {norm} exceeds global_batch_size {total}")
+        if norm < per_gpu and per_gpu % norm:
+            raise ValueError(
+                f"norm_batch_size {norm} must divide batch_size_per_gpu {per_gpu} (ghost groups), "
+                f"but {per_gpu} = {per_gpu // norm} × {norm} + {per_gpu % norm}"
+            )
+        if norm > per_gpu and norm % per_gpu:
+            raise ValueError(
+                f"norm_batch_size {norm} must be a multiple of batch_size_per_gpu {per_gpu} (SyncBN), "
+                f"but {norm} = {norm // per_gpu} × {per_gpu} + {norm % per_gpu}"
+            )
+        return self
+
+    @property
+    def per_gpu(self) -> int:
+        assert self.batch_size_per_gpu is not None
+        return self.batch_size_per_gpu
+
+    @property
+    def norm(self) -> int:
+        assert self.norm_batch_size is not None
+        return self.norm_batch_size
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Forward passes of a rank behind one optimizer step. Raises ValueError with the arithmetic."""
+        ranks_per_statistic = max(1, self.norm // self.per_gpu)
+        if self.global_batch_size % (self.per_gpu * world_size):
+            raise ValueError(
+                f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = "
+                f"{world_size * self.per_gpu} samples a pass, "
+                f"which does not divide global_batch_size {self.global_batch_size}"
+            )
+        if world_size % ranks_per_statistic:
+            raise ValueError(
+                f"norm_batch_size {self.norm} = {ranks_per_statistic} ranks × batch_size_per_gpu "
+                f"{self.per_gpu}, but the run has {world_size} rank{'s'[: world_size != 1]}: "
+                f"not a multiple of {ranks_per_statistic}"
+            )
+        return self.global_batch_size // (self.per_gpu * world_size)
