@@ -8,14 +8,15 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import config, data, probe, report, run
+from jobs.commands import bench, config, data, probe, report, run
 from suite import __version__
 from suite.errors import UserError
 
 app = typer.Typer(
     name="shiftbench",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    add_completion=False,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Benchmark the estimation shift of batch normalisation.",
     epilog="Exit codes: 0 done, 1 failure, 2 bad usage or config, 3 some runs failed, 75 preempted, "
@@ -26,7 +27,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("probe")(probe.probe)
 app.command("report")(report.report)
-# app.add_typer(bench.app, name="bench")
+app.add_typer(bench.app, name="bench")
 
 
 @app.callback()

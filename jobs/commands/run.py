@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 
 from suite.config import load_experiment
-from suite.data import steps_per_epoch
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="Experiment YAML, such as configs/experiments/demo.yaml.")
@@ -26,16 +25,19 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) for each run, on this machine.")] = 1,
 ) -> None:
-    """Train every run of an experiment; completed ones are skipped, interrupted ones resumed.
+    """Train every run of an experiment; completed runs are skipped, interrupted ones resumed.
 
-    Ctrl-C (or SIGTERM) lets the runs write a checkpoint and end; a second one ends them at once. Under
-    torchrun or srun the processes that it started train the runs one after another.
+    Ctrl-C or SIGTERM lets the runs write a checkpoint; a second one ends them at once.
+
+    Under torchrun or srun, the processes that it started train the runs one after another.
     """
+    experiment = load_experiment(config, overrides or [])
+
     from jobs.exit_codes import DONE
     from jobs.local import run_all
     from jobs.progress import ProgressView
+    from suite.data import steps_per_epoch
 
-    experiment = load_experiment(config, overrides or [])
     for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
         steps_per_epoch(one)  # a data set that is missing or too small is refused before anything starts
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
