@@ -1,9 +1,9 @@
 """The command `shiftbench`. Nothing heavy is imported before a command needs it."""
 
+import signal
 import sys
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -43,19 +43,14 @@ def _options(
 
 def main() -> None:
     """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(exit_codes.INTERRUPTED))
     try:
-        code = app(standalone_mode=False)
+        app(prog_name="shiftbench")
     except UserError as error:
         Console(stderr=True).print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
-        code = exit_codes.BAD_USAGE
-    except click.ClickException as error:
-        error.show()
-        code = exit_codes.BAD_USAGE
-    except (KeyboardInterrupt, click.Abort):
-        code = exit_codes.INTERRUPTED
-    sys.exit(code if isinstance(code, int) else exit_codes.DONE)
+        sys.exit(exit_codes.BAD_USAGE)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training one run to its record: the entry that every launcher calls."""
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,14 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     except Diverged as diverged:
         _end(record, "diverged", str(diverged))
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            _end(record, "failed", _in_one_line(error))
+            raise
+        _end(record, "failed", f"{error.strerror}: the last complete checkpoint is kept")
+        raise UserError(f"{error.filename or 'the run folder'}: {error.strerror}") from error
     except BaseException as error:
-        _end(record, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        _end(record, "failed", _in_one_line(error))
         raise
     _end(record, "completed", None)
 
@@ -84,6 +91,10 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
         dist.broadcast_object_list(box, src=0)
         state = box[0]
     return state
+
+
+def _in_one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _end(record: RecordWriter | None, state: Any, reason: str | None) -> None:

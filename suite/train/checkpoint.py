@@ -4,6 +4,7 @@ A checkpoint holds tensors and plain values only, and is read with `weights_only
 mixup and dropout are functions of seed and step, so there is no generator state to keep.
 """
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,15 @@ class CheckpointStore:
 
 
 def _save_atomically(path: Path, state: dict[str, Any]) -> None:
+    # Through memory: torch's own file writer hides a full disk behind an error about positions.
+    content = io.BytesIO()
+    torch.save(state, content)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except RuntimeError as error:
-        # torch's writer reports a full disk as a RuntimeError of its own, the OSError behind it.
-        raise OSError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
         temporary.unlink(missing_ok=True)
