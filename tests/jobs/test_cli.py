@@ -207,7 +207,8 @@ def test_a_disk_that_is_full_refuses_or_fails_the_run_and_says_so(config: Path, 
     assert "No space left on device" in status["reason"]
     assert not list((folder / "checkpoints").glob("*"))
     # With not a byte left it does not even begin.
-    os.posix_fallocate(os.open(small_disk / "ballast", os.O_CREAT | os.O_WRONLY), 0, _free_bytes(small_disk))
+    with (small_disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _free_bytes(small_disk))
     refused = shiftbench(*one)
     assert refused.returncode == 2
     assert "cannot be written: No space left on device" in refused.stderr
