@@ -1,0 +1,108 @@
+"""The launcher: what it does when its processes end otherwise than well, and with several ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.local import Outcome
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """
+model: {arch: small_resnet11}
+data: {name: fashion-mnist-7k, image_size: 28, train_images: 96, val_images: 41}
+batch: {global_batch_size: 16, batch_size_per_gpu: 8, norm_batch_size: 16}
+recipe: {epochs: 1, lr: 0.05, schedule: constant}
+measure: {precise_bn_images: 16, warmup_steps: 1}
+system: {torch_threads: 1, data_threads: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "stopped_by", "expected"),
+    [
+        ([], None, 0),
+        ([2, 2], None, 2),
+        ([2, 1], None, 3),
+        ([3], None, 3),
+        ([1], None, 3),
+        ([75], None, 75),
+        ([75, 75], signal.SIGTERM, 75),
+        ([75], signal.SIGINT, 130),
+    ],
+)
+def test_exit_codes(codes: list[int], stopped_by: signal.Signals | None, expected: int) -> None:
+    outcome = Outcome(failed=[(Path(), code) for code in codes], stopped_by=stopped_by)
+    assert outcome.exit_code == expected
+
+
+def launch(folder: Path, *extra: str) -> "subprocess.Popen[str]":
+    (folder / "tiny.yaml").write_text(CONFIG)
+    arguments = ["run", folder / "tiny.yaml", "--output-dir", folder / "runs", *extra]
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def status_of(folder: Path) -> dict[str, object]:
+    """The only run's status, waited for."""
+    deadline = time.monotonic() + 150
+    while not (found := list((folder / "runs").glob("*/status.json"))):
+        assert time.monotonic() < deadline, "no run has started"
+        time.sleep(0.05)
+    content: dict[str, object] = json.loads(found[0].read_text())
+    return content
+
+
+def test_two_ranks_over_torchrun_share_statistics_and_complete(tmp_path: Path) -> None:
+    process = launch(tmp_path, "--ranks", "2")
+    output, _ = process.communicate(timeout=250)
+    log = "\n".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
+    assert process.returncode == 0, output + log
+    (folder,) = (tmp_path / "runs").iterdir()
+    provenance = json.loads((folder / "provenance.jsonl").read_text())
+    assert provenance["world_size"] == 2
+    lines = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
+    counted = [line["value"] for line in lines if line["metric"] == "images_evaluated"]
+    assert counted == [41]
+
+
+ONE_RANK = ("batch.norm_batch_size=8", "recipe.epochs=200")
+
+
+def test_a_killed_process_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK)
+    os.kill(int(str(status_of(tmp_path)["pid"])), signal.SIGKILL)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 3, output
+    status = status_of(tmp_path)
+    assert status["state"] == "failed"
+    assert "was killed by SIGKILL" in str(status["reason"])
+
+
+def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK)
+    status_of(tmp_path)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    assert status_of(tmp_path)["state"] == "preempted"
+    assert list((tmp_path / "runs").glob("*/checkpoints/step-*.pt"))
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK)
+    pid = int(str(status_of(tmp_path)["pid"]))
+    os.kill(pid, signal.SIGSTOP)  # a run that does not answer
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert status_of(tmp_path)["state"] == "failed"
