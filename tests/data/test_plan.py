@@ -106,6 +106,13 @@ def test_evaluation_counts_each_image_once(num_images: int, world_size: int, per
     assert sorted(np.concatenate(seen).tolist()) == list(range(num_images))
 
 
+def test_no_two_positions_share_their_draws() -> None:
+    plan = plan_of(32, 8)
+    draws = [plan.samples(step, 0, 8).crops for step in range(8)]  # two epochs
+    firsts = np.concatenate([crops.attempts_B4A[:, 2, 0] for crops in draws if crops is not None])
+    assert len(np.unique(firsts)) == 64
+
+
 def test_too_few_images_for_one_step_are_refused_with_the_arithmetic() -> None:
     with pytest.raises(UserError, match=r"16 exceeds the 10 training images.*10 // 16 = 0"):
         plan_of(10, 16)
