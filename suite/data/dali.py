@@ -35,6 +35,7 @@ class DaliLoader:
         self._share = share
         self._data = data
         self._device = device
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="resize")
         self._num_threads = num_threads
 
@@ -68,9 +69,20 @@ class DaliLoader:
         self._threads.shutdown(cancel_futures=True)
 
     def _batch(self, images: Any, samples: Samples) -> Batch:
-        # No copy: DALI leaves a buffer alone for as long as a tensor refers to it.
         labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
-        return Batch(from_dlpack(images.as_tensor()), labels_N.to(self._device))
+        return Batch(self._own(from_dlpack(images.as_tensor())), labels_N.to(self._device))
+
+    def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the tensor
+        # may be gone while kernels that read it still wait in the queue, so the batch is copied, on a stream
+        # of its own that only the copy has to wait for.
+        if self._copy_stream is None:
+            return images_NCHW
+        with torch.cuda.stream(self._copy_stream):
+            own_NCHW = images_NCHW.clone()
+        self._copy_stream.synchronize()
+        own_NCHW.record_stream(torch.cuda.current_stream(self._device))
+        return own_NCHW
 
     # ------------------------------------------------------------ what goes in
 

@@ -22,9 +22,7 @@ class DataSpec(Spec):
     train_images: int | None = Field(
         None, ge=1, description="train on this many images, chosen by the seed; null: all"
     )
-    val_images: int | None = Field(
-        None, ge=1, description="evaluate on so many, spread over the split; null: all"
-    )
+    val_images: int | None = Field(None, ge=1, description="evaluate on this many, spread out; null: all")
     crop_area: tuple[float, float] = Field((0.08, 1.0), description="random crop's share of the image's area")
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="random crop's width over height")
     flip: bool = Field(True, description="mirror half of the training images")
