@@ -35,7 +35,7 @@ class DaliLoader:
         self._share = share
         self._data = data
         self._device = device
-        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="resize")
         self._num_threads = num_threads
 
@@ -73,9 +73,9 @@ class DaliLoader:
         return Batch(self._own(from_dlpack(images.as_tensor())), labels_N.to(self._device))
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the tensor
-        # may be gone while kernels that read it still wait in the queue, so the batch is copied, on a stream
-        # of its own that only the copy has to wait for.
+        # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the
+        # tensor may be gone while kernels that read it still wait in the queue, so the batch is copied,
+        # on a stream of its own that only the copy has to wait for.
         if self._copy_stream is None:
             return images_NCHW
         with torch.cuda.stream(self._copy_stream):

@@ -17,7 +17,7 @@ from suite.train.distributed import Ranks, joined
 from suite.train.loop import Trainer
 from suite.train.signals import StopFlag, stop_flag
 
-__all__ = ["train_run"]
+__all__ = ["joined", "stop_flag", "train_on", "train_run"]
 
 log = logging.getLogger("shiftbench")
 
@@ -29,24 +29,29 @@ def train_run(run: Run, folder: Path) -> None:
     UserError (nothing was trained), Diverged, Preempted (a checkpoint was written), or what went wrong.
     """
     with stop_flag() as stop, joined(run.system) as ranks:
-        try:
-            run.batch.accumulation_steps(ranks.world_size)
-        except ValueError as error:
-            raise UserError(f"batch: {error}") from None
-        record = RecordWriter(run, folder) if ranks.is_first else None
-        refused = None
-        try:
-            if record is not None:
-                record.__enter__()
-        except UserError as error:
-            refused = error
-        if ranks.agree(int(refused is not None)):
-            raise refused or UserError(f"{folder}: the first rank could not take it")
-        try:
-            _train(run, ranks, record, stop)
-        finally:
-            if record is not None:
-                record.__exit__()
+        train_on(run, folder, ranks, stop)
+
+
+def train_on(run: Run, folder: Path, ranks: Ranks, stop: StopFlag) -> None:
+    """`train_run` for ranks that have joined already, as when they train several runs in turn."""
+    try:
+        run.batch.accumulation_steps(ranks.world_size)
+    except ValueError as error:
+        raise UserError(f"batch: {error}") from None
+    record = RecordWriter(run, folder) if ranks.is_first else None
+    refused = None
+    try:
+        if record is not None:
+            record.__enter__()
+    except UserError as error:
+        refused = error
+    if ranks.agree(int(refused is not None)):
+        raise refused or UserError(f"{folder}: the first rank could not take it")
+    try:
+        _train(run, ranks, record, stop)
+    finally:
+        if record is not None:
+            record.__exit__()
 
 
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
@@ -94,6 +99,8 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
 
 
 def _in_one_line(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
