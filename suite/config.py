@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from suite.errors import UserError
 from suite.experiment import (
+    BatchFreeSpec,
     BatchSpec,
     DataSpec,
     Experiment,
@@ -103,6 +104,8 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
             run = Run.model_validate(values)
         except ValidationError as error:
             raise UserError(explain(error)) from None
+        if run.run_id in runs and isinstance(run.model.norm, BatchFreeSpec):
+            continue  # a sweep of norm_batch_size, which a network without BN does not have
         if run.run_id in runs:
             raise UserError(f"two cells of the sweep are the same run: {run.label}")
         runs[run.run_id] = run

@@ -63,6 +63,14 @@ class Run(Spec):
             raise ValueError(f"model.num_classes is {self.model.num_classes}, but data has {classes} classes")
         return self
 
+    @model_validator(mode="after")
+    def _norm_batch(self) -> "Run":
+        # Without BN there is no statistic over a batch: what the config says of one decides nothing.
+        if isinstance(self.model.norm, BatchFreeSpec):
+            plain = {"norm_batch_size": self.batch.per_gpu}
+            object.__setattr__(self, "batch", self.batch.model_copy(update=plain))
+        return self
+
     @property
     def run_id(self) -> str:
         """Twelve hex digits over model, data (less its path), batch, recipe and seed."""

@@ -13,9 +13,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def provenance(device: str, hosts: list[str]) -> dict[str, Any]:
     """A plain dict for the record. `device` names what computed; `hosts` has one entry for each rank."""
+    changes = _git("status", "--porcelain")
     return {
         "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": None if changes is None else changes != "",
         "versions": {"python": platform.python_version(), **_versions()},
         "device": device,
         "world_size": len(hosts),

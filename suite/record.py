@@ -80,9 +80,10 @@ class RecordWriter:
             self.paths.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self.paths.lock.open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self.paths.run.exists():
-                content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
-                content |= self.run.model_dump(mode="json")
+            # A restart may come with other paths, threads or measurements: run.json says what is in force.
+            content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
+            content |= self.run.model_dump(mode="json")
+            if _read_json(self.paths.run) != content:
                 write_atomically(self.paths.run, json.dumps(content, indent=1) + "\n")
         except BlockingIOError:
             raise UserError(

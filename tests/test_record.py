@@ -77,6 +77,14 @@ def test_rewinding_drops_what_came_after_the_checkpoint(run: Run, tmp_path: Path
     assert [m.value for m in Record.read(tmp_path).measurements()] == [2.0, 4.0]
 
 
+def test_a_restart_with_other_threads_is_what_run_json_says(run: Run, tmp_path: Path) -> None:
+    write_one(run, tmp_path)
+    system = run.system.model_copy(update={"data_threads": 7})
+    with RecordWriter(run.model_copy(update={"system": system}), tmp_path):
+        pass
+    assert Record.read(tmp_path).run.system.data_threads == 7
+
+
 def test_only_registered_metrics_of_the_right_shape(run: Run, tmp_path: Path) -> None:
     with RecordWriter(run, tmp_path) as record:
         for metric, value in (("accuracy", 1.0), ("esm_mu", 1.0), ("loss", [1.0])):

@@ -3,6 +3,8 @@
 Shape suffixes: N samples, C channels, H×W pixels, G groups, M = (C/G)·H·W elements of a group.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
@@ -19,7 +21,11 @@ def batch_free_norm(bfn: BatchFreeNorm, num_channels: int, num_groups: int | Non
     """
     if bfn == "in":
         return nn.InstanceNorm2d(num_channels)
-    groups = 1 if bfn == "ln" else min(num_groups or 1, num_channels)
+    if bfn == "ln":
+        num_groups = 1
+    if num_groups is None:
+        raise ValueError(f"{bfn} needs num_groups")
+    groups = min(num_groups, num_channels)
     if num_channels % groups:
         valid = [g for g in range(1, num_channels + 1) if num_channels % g == 0]
         raise ValueError(f"num_groups {groups} does not divide {num_channels} channels; valid: {valid}")
@@ -47,7 +53,7 @@ class GroupWhitening(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         # Covariances in half precision lose what whitening is about.
-        with torch.autocast(x_NCHW.device.type, enabled=False):
+        with _full_precision(x_NCHW.device):
             x_NGM = _at_least_float(x_NCHW).reshape(x_NCHW.shape[0], self.num_groups, -1)
             x_NGM = x_NGM - x_NGM.mean(dim=2, keepdim=True)
             eye_GG = torch.eye(self.num_groups, device=x_NGM.device, dtype=x_NGM.dtype)
@@ -64,6 +70,12 @@ class GroupWhitening(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, iterations={self.iterations}"
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    # Some devices, such as meta, know no autocast.
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _at_least_float(x: Tensor) -> Tensor:
@@ -108,12 +120,16 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_NCHW)
-        mean_C = self._mean_over_ranks(x_NCHW.mean(dim=(0, 2, 3)))
-        centred_NCHW = x_NCHW - mean_C[:, None, None]
-        var_C = self._mean_over_ranks(centred_NCHW.square().mean(dim=(0, 2, 3)))
-        self._update_estimates(mean_C.detach(), var_C.detach(), x_NCHW)
-        out_NCHW = centred_NCHW * (var_C + self.eps).rsqrt()[:, None, None]
-        return out_NCHW * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else out_NCHW
+        with _full_precision(x_NCHW.device):
+            x_float = _at_least_float(x_NCHW)
+            mean_C = self._mean_over_ranks(x_float.mean(dim=(0, 2, 3)))
+            centred_NCHW = x_float - mean_C[:, None, None]
+            var_C = self._mean_over_ranks(centred_NCHW.square().mean(dim=(0, 2, 3)))
+            self._update_estimates(mean_C.detach(), var_C.detach(), x_float)
+            out_NCHW = centred_NCHW * (var_C + self.eps).rsqrt()[:, None, None]
+            if self.affine:
+                out_NCHW = out_NCHW * self.weight[:, None, None] + self.bias[:, None, None]
+        return out_NCHW.to(x_NCHW.dtype)
 
     def _mean_over_ranks(self, value_C: Tensor) -> Tensor:
         all_reduce = dist_functional.all_reduce  # the differentiable one

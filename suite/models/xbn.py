@@ -54,12 +54,14 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
 def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) -> nn.Module:
     """Replace, in place, the norms that `norm` says, and return the model.
 
-    Works on any torchvision or timm residual network; for another one, name the modules in `sites`.
+    Works on any torchvision or timm residual network; for another one, name the modules in `sites`. Null
+    `num_groups` and `stem` mean as released for ResNets: 64 groups (32 everywhere), and a ResNet's stem too.
     New norms start at their own initial values on the old one's device; untouched modules keep theirs.
     Raises UserError for an unknown layout, an unknown site, or groups that do not divide the channels.
     """
     if isinstance(norm, BatchNormSpec):
         return model
+    norm = _as_released(model, norm)
     bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
     norms = _batch_norms(model)
     for name in _chosen(model, norm) if sites is None else sites:
@@ -80,6 +82,17 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
             nn.Sequential(new, *rest).to(device) if rest else new.to(device),
         )
     return model
+
+
+def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | BatchFreeSpec:
+    """The spec with its nulls filled, for a network whose name is not known."""
+    update: dict[str, object] = {}
+    if norm.num_groups is None:
+        update["num_groups"] = 64 if isinstance(norm, XbnSpec) else 32
+    if isinstance(norm, XbnSpec) and norm.stem is None:
+        resnet_block = {"conv1", "bn1", "conv2", "bn2"}
+        update["stem"] = any(resnet_block <= dict(m.named_children()).keys() for m in model.modules())
+    return norm.model_copy(update=update)
 
 
 def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:

@@ -55,6 +55,13 @@ class Ranks:
         dist.all_gather(parts, value)
         return torch.stack(parts)
 
+    def union(self, named: dict[str, str]) -> dict[str, str]:
+        """All ranks' entries, on every rank."""
+        everyone: list[dict[str, str]] = [named] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(everyone, named)
+        return {name: value for one in everyone for name, value in one.items()}
+
     def hosts(self) -> list[str]:
         """The host name of every rank."""
         names: list[str | None] = [socket.gethostname()] * self.world_size

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from suite.data import Batch
 from suite.errors import UserError
+from suite.shift.layers import preserved
 from suite.train.distributed import Ranks
 
 
@@ -28,15 +29,13 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision
 
     The modules' modes are restored. Raises UserError when no rank has an image.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-    for batch in batches:
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits_NK = model(batch.images_NCHW)
-        sums += batch_sums(logits_NK.float(), batch.labels_N)
-    for module, mode in modes.items():
-        module.training = mode
+    with preserved(model):
+        model.eval()
+        for batch in batches:
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits_NK = model(batch.images_NCHW)
+            sums += batch_sums(logits_NK.float(), batch.labels_N)
     loss, top1, top5, images = ranks.sum(sums).tolist()
     if images == 0:
         raise UserError("evaluation: the validation set has no readable image")

@@ -6,6 +6,7 @@ resumed ends bit-equal to one that was not.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -56,6 +57,7 @@ class Trainer:
         self.step = 0
         self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
         self.best_top1_percent = -1.0
+        self.known_bad: set[str] = set()
         self.to_evaluate = False
 
     # ------------------------------------------------------------ the run
@@ -145,8 +147,8 @@ class Trainer:
     def agree(self, loss: Tensor) -> int:
         """Agree with the other ranks, at this step's boundary, on GO_ON or STOP. Raises Diverged."""
         code = STOP if self.stop.signal else GO_ON
-        looks = self.step % CHECK_LOSS_EVERY_STEPS == 0 or self.step % self.steps_per_epoch == 0
-        if looks and not torch.isfinite(loss):
+        looks = code == STOP or self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
+        if looks and not torch.isfinite(loss):  # a checkpoint of it would push out a good one
             code = DIVERGED
         code = self.ranks.agree(code)
         if code == DIVERGED:
@@ -198,6 +200,8 @@ class Trainer:
         try:
             if evaluates:
                 result = evaluate(self.model, loader, self.ranks, self.run.recipe.precision)
+                if not math.isfinite(result.loss):
+                    raise Diverged(f"the validation loss is not finite after step {self.step}")
                 for name, value in asdict(result).items():
                     self._measure(name, value, "val")
                 self._measure_bad_images(loader, "val")
@@ -238,10 +242,11 @@ class Trainer:
             self.record.measure(metric, value, epoch=self.epoch, step=self.step, split=split)
 
     def _measure_bad_images(self, loader: Loader, split: str) -> None:
-        count = self.ranks.sum(torch.tensor(float(len(loader.bad_images))))
-        for path, reason in loader.bad_images.items():
-            log.warning("bad image %s: %s", path, reason)
-        self._measure("bad_images", count.item(), split)
+        bad_images = self.ranks.union(loader.bad_images)
+        for path in bad_images.keys() - self.known_bad:
+            log.warning("bad image, left out or replaced: %s: %s", path, bad_images[path])
+        self.known_bad |= bad_images.keys()
+        self._measure("bad_images", len(bad_images), split)
 
     # ------------------------------------------------------------ checkpoints
 

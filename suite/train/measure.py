@@ -18,7 +18,10 @@ def measure_shift(
     run: Run, model: torch.nn.Module, ranks: Ranks, val_batches: Iterable[Batch], with_precise: bool
 ) -> tuple[ShiftProfile, float | None]:
     """The shift over the validation set; `with_precise` also the top-1 (%) with PreciseBN's statistics."""
-    profile = probe(model, val_batches)
+    # In the run's own precision: otherwise arithmetic would pass for estimation shift.
+    autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16")
+    with autocast:
+        profile = probe(model, val_batches)
     images_wanted = run.measure.precise_bn_images
     if not with_precise or not images_wanted or not profile.layers:
         return profile, None
@@ -32,7 +35,8 @@ def measure_shift(
     )
     try:
         passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
-        statistics = precise_statistics(model, islice(loader, passes))
+        with autocast:
+            statistics = precise_statistics(model, islice(loader, passes))
     finally:
         loader.close()
     with with_statistics(model, statistics):

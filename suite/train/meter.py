@@ -84,6 +84,8 @@ def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     """The fastest of several square matrix products here, in FLOP/s: a peak that was measured."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    # cuDNN's convolutions may use TF32 where matrix products do not: the peak is that of the former.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")
     for _ in range(6):

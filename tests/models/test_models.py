@@ -14,9 +14,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from suite.architectures import ARCHITECTURES, Family
 from suite.errors import UserError
-from suite.experiment import ModelSpec, NormSpec
+from suite.experiment import BatchFreeSpec, ModelSpec, NormSpec, XbnSpec
 from suite.models import build_model, convert, load_weights, norm_sites
 from suite.models.norms import GroupWhitening
+from suite.train.meter import flops_per_image
 
 TORCHVISION = [arch for arch, family in ARCHITECTURES.items() if family is not Family.SMALL_RESNET]
 SMALL = [arch for arch in ARCHITECTURES if arch not in TORCHVISION]
@@ -224,3 +225,22 @@ def test_released_checkpoints_load_and_pickles_with_code_do_not(tmp_path: Path) 
 
 def test_architecture_names_are_torchvisions() -> None:
     assert set(TORCHVISION) <= set(torchvision.models.list_models(torchvision.models))
+
+
+def test_convert_fills_nulls_as_released() -> None:
+    model = convert(torchvision.models.resnet18(), XbnSpec(kind="xbn"))
+    assert isinstance(model.bn1, nn.GroupNorm)
+    assert model.layer2[0].bn1.num_groups == 64
+    everywhere = convert(torchvision.models.resnet18(), BatchFreeSpec(kind="gn"))
+    assert {m.num_groups for m in everywhere.modules() if isinstance(m, nn.GroupNorm)} == {32}
+    mobile = convert(torchvision.models.mobilenet_v2(), XbnSpec(kind="xbn", num_groups=8))
+    assert isinstance(mobile.features[0][1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    "norm", [{"kind": "bn"}, *({"kind": "xbn", "bfn": b} for b in ("gn", "ln", "in", "gw"))]
+)
+def test_the_work_of_every_norm_is_counted_on_the_meta_device(norm: dict[str, str]) -> None:
+    with torch.device("meta"):
+        model = build_model(spec("small_resnet11", **norm))
+    assert flops_per_image(model, 28) > 5e7

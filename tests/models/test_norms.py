@@ -109,6 +109,19 @@ def _inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, 4, 4) + 1000, torch.randn(8, 3, 4, 4)
 
 
+def cross_rank_pass_in_bf16(rank: int, world_size: int) -> torch.dtype:
+    x, _ = _inputs()
+    norm = CrossRankBatchNorm2d(3, None)
+    out = norm(x[rank * 4 : rank * 4 + 4].bfloat16())
+    assert norm.running_mean.dtype is torch.float32
+    dtype: torch.dtype = out.dtype
+    return dtype
+
+
+def test_statistics_across_ranks_are_taken_in_full_precision(tmp_path: Path) -> None:
+    assert on_ranks(cross_rank_pass_in_bf16, 2, tmp_path) == [torch.bfloat16] * 2
+
+
 def cross_rank_pass(rank: int, world_size: int) -> list[Tensor]:
     x, weight = _inputs()
     mine = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)

@@ -133,3 +133,28 @@ def test_another_seed_is_another_result(undisturbed: Path, tmp_path: Path) -> No
     assert train(other, tmp_path) == [0]
     with pytest.raises(AssertionError):
         assert_bit_equal(final_state(tmp_path)["model"], final_state(undisturbed)["model"])
+
+
+def test_two_ranks_train_as_one_that_accumulates(tmp_path: Path) -> None:
+    """The same samples behind each step and each statistic, whoever holds them: the same weights."""
+    for world_size, folder in ((1, "accumulated"), (2, "shared")):
+        run = tiny_run(
+            model={"arch": "small_resnet11", "norm": {"kind": "xbn"}},  # no dropout: it differs by rank
+            batch={"global_batch_size": 16, "batch_size_per_gpu": 8, "norm_batch_size": 4},
+            recipe={"epochs": 1, "mixup_alpha": 0.0},
+        )
+        assert train(run, tmp_path / folder, world_size=world_size) == [0] * world_size
+    one, two = (final_state(tmp_path / folder)["model"] for folder in ("accumulated", "shared"))
+    for name in one:
+        if "running" not in name and "tracked" not in name:  # the estimates are the first rank's
+            torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_and_channels_last_resume_bit_equal_too(tmp_path: Path) -> None:
+    model = {"arch": "small_resnet11", "norm": {"kind": "xbn", "bfn": "gw"}}
+    run = tiny_run(model=model, recipe={"precision": "bf16", "channels_last": True})
+    assert train(run, tmp_path / "undisturbed") == [0]
+    assert train(run, tmp_path / "stopped", stop_by=signal.SIGKILL, stop_at=9) == [-9]
+    assert train(run, tmp_path / "stopped") == [0]
+    assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "undisturbed"))
+    assert measured(tmp_path / "stopped") == measured(tmp_path / "undisturbed")
