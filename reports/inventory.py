@@ -24,6 +24,9 @@ class Overview:
     period: str
 
 
+BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]
+
+
 def overview(collection: Collection, frames: Frames) -> Overview:
     """Names of the experiments, runs by state, and when they ran (UTC)."""
     counted = frames.runs[frames.runs.counted]
@@ -112,6 +115,12 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     if any(tree == "modified" for _, tree in codes):
         found.append(
             "Some runs come from a modified working tree, so their git SHA does not tell the whole code."
+        )
+    cells = frames.runs.groupby(["arch", "data", "settings", "norm", *BATCH_AXES], dropna=False)
+    if (cells.world_size.nunique() > 1).any():
+        found.append(
+            "Some seeds of one cell ran on different numbers of ranks. The estimates follow the first rank's "
+            "batches alone, so fewer ranks update them more often in a step: their shift is not quite alike."
         )
     copies = int((~frames.runs.counted).sum())
     if copies:

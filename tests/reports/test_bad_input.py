@@ -89,7 +89,7 @@ def test_a_newer_schema_alone_is_fatal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("run.json", "[1, 2]", "not as shiftbench writes it"),
+        ("run.json", "[1, 2]", "not a readable run"),
         ("run.json", "{", "not a readable run"),
         ("run.json", '{"schema_version": 1, "seed": 0}', "not a run of this version"),
         ("status.json", "[1]", "not as shiftbench writes it"),
@@ -113,9 +113,10 @@ def test_damaged_and_cut_lines_are_left_out_and_shown(tmp_path: Path) -> None:
     path = RunPaths(cut).measurements
     path.write_bytes(b"\x00\xff\n" + path.read_bytes()[:-20])
     with RunPaths(foreign).measurements.open("a") as file:
-        file.write('{"colour": "blue"}\n')
+        file.write('{"colour": "blue"}\n{"metric": "loss", "value": {}, "epoch": 1, "step": 1}\n')
     markdown = markdown_of(tmp_path / "runs").replace("\\", "")
     assert "2 damaged lines left out" in markdown
+    assert "1 damaged lines left out" in markdown
     assert "measurements.jsonl: only the first" in markdown
     assert "2 runs with damaged lines" in markdown
 
@@ -198,3 +199,11 @@ def test_names_from_records_stay_text(tmp_path: Path) -> None:
     markdown = files.markdown.read_text()
     assert "<script" not in markdown
     assert "\\|" in markdown
+
+
+def test_seeds_on_different_numbers_of_ranks_are_warned_of(tmp_path: Path) -> None:
+    one, two = runs_of(model={"arch": "small_resnet11"}, seeds=[0, 1])
+    write_run(tmp_path, one)
+    write_run(tmp_path, two, provenance={**PROVENANCE, "world_size": 8})
+    page = build_report([tmp_path], tmp_path / "out").html.read_text()
+    assert "ran on different numbers of ranks" in page

@@ -21,7 +21,7 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
     written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     figures = ["by-norm-batch", "esm_mu-by-depth", "esm_sigma-by-depth", "loss-by-epoch", "top1-by-epoch"]
     assert written == [*(f"figures/{name}.svg" for name in figures), "index.html", "report.md"]
-    assert sweep_report.num_runs == 27
+    assert sweep_report.num_runs == 21
 
 
 def test_the_page_fetches_nothing_and_stays_small(sweep_report: ReportFiles) -> None:
