@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist
 
-.PHONY: help demo test lint types format lock clean
+.PHONY: help demo test lint types format hooks lock clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -28,10 +28,13 @@ format: .venv/.developers ## format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+hooks: ## check style and types before each commit in this checkout
+	git config core.hooksPath .githooks
+
 lock: .venv/.users ## resolve the dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra train --extra build pyproject.toml --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra train --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
