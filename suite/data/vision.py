@@ -124,7 +124,7 @@ def decode(path: str) -> Tensor | str:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
     except (RuntimeError, OSError) as error:
-        return decoding_fault(path, error)
+        return decoding_fault(path, str(error))
 
 
 def _fault(path: str) -> str | None:
