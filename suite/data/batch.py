@@ -11,6 +11,7 @@ from suite.data.index import ImageIndex
 from suite.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # ImageNet's channel means and standard deviations, of images in [0, 1]; used for every data set.
@@ -44,6 +45,14 @@ class Loader(Protocol):
 
     def close(self) -> None:
         """Stop threads and worker processes. The loader is of no use afterwards."""
+
+
+def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """Copy from the CPU without making the host wait for a GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pageable memory the copy would wait until the GPU has done all that was queued before it.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image
+from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.dali_graph import build_pipeline
 from suite.data.plan import Samples, Share
 from suite.data.vision import decode
@@ -69,7 +69,7 @@ class DaliLoader:
 
     def _batch(self, images: Any, samples: Samples) -> Batch:
         labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
-        return Batch(self._own(from_dlpack(images.as_tensor())), labels_N.to(self._device))
+        return Batch(self._own(from_dlpack(images.as_tensor())), to_device(labels_N, self._device))
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the
