@@ -1,6 +1,6 @@
 """Images: a plan that says which, in what order and cropped how, and the loaders that carry it out.
 
-Torch and DALI are imported by the functions that need them, so that `suite.data.sources` opens at once.
+Torch and DALI are imported by the functions that make loaders, so that all others answer at once.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from suite.data.batch import Batch, Loader
 from suite.data.index import ImageIndex, check_classes, scan, spread
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
+from suite.data.sizes import synthetic_images
 from suite.data.sources import dataset_folder, prepare
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -33,9 +34,7 @@ def steps_per_epoch(run: Run) -> int:
     Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
     """
     if run.data.name == "synthetic":
-        from suite.data.synthetic import num_images
-
-        return max(1, num_images(run.data, "train") // run.batch.global_batch_size)
+        return max(1, synthetic_images(run.data, "train") // run.batch.global_batch_size)
     return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
 
 
@@ -94,11 +93,11 @@ def folder_loader(
     `num_images`: only so many, at equal distances, so that each class keeps its share; None: all.
     """
     if data.name == "synthetic":
-        from suite.data import synthetic
+        from suite.data.synthetic import SyntheticLoader
 
-        total = num_images or synthetic.num_images(data, split)
+        total = num_images or synthetic_images(data, split)
         share_size = total * (rank + 1) // world_size - total * rank // world_size
-        return synthetic.SyntheticLoader(
+        return SyntheticLoader(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
     index = _index(data, split)
