@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Loader",
+    "check_data",
     "dataset_folder",
     "folder_loader",
     "prepare",
@@ -26,6 +27,18 @@ __all__ = [
     "train_loader",
     "val_loader",
 ]
+
+
+def check_data(run: Run) -> None:
+    """Refuse, before training starts, data that training or validation would refuse later.
+
+    Opens no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
+    empty class folder, other classes than the other split or another number of them, or fewer images
+    than `val_images`.
+    """
+    steps_per_epoch(run)
+    if run.data.name != "synthetic":
+        _index(run.data, "val", run.data.val_images)
 
 
 def steps_per_epoch(run: Run) -> int:
@@ -100,13 +113,11 @@ def folder_loader(
         return SyntheticLoader(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
-    index = _index(data, split)
-    if num_images is not None:
-        index = spread(index, num_images)
+    index = _index(data, split, num_images)
     return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
 
 
-def _index(data: DataSpec, split: str) -> ImageIndex:
+def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
     folder = dataset_folder(data)
     index = scan(folder, split)
     if len(index.classes) != data.num_classes:
@@ -115,7 +126,7 @@ def _index(data: DataSpec, split: str) -> ImageIndex:
             f"but data.num_classes is {data.num_classes}"
         )
     check_classes(index, other_split="val" if split == "train" else "train")
-    return index
+    return index if num_images is None else spread(index, num_images)
 
 
 def _loader(share: Share, data: DataSpec, data_threads: int, device: "torch.device") -> Loader:

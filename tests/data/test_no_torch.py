@@ -24,13 +24,14 @@ def test_sources() -> None:
 
 
 @pytest.mark.parametrize("name", ["synthetic", "folder"])
-def test_steps(pictures: Path, make_run: MakeRun, name: str) -> None:
+def test_steps_and_the_check(pictures: Path, make_run: MakeRun, name: str) -> None:
     run = make_run(pictures, 3, train_images=30)
     if name == "synthetic":
         run = run.model_copy(update={"data": DataSpec(name="synthetic", num_classes=3, train_images=30)})
     code = (
         "import suite.data; from suite.experiment import Run\n"
         f"run = Run.model_validate_json({run.model_dump_json()!r})\n"
-        "assert suite.data.steps_per_epoch(run) == 3"
+        "assert suite.data.steps_per_epoch(run) == 3\n"
+        "suite.data.check_data(run)"
     )
     assert heavy_modules_after(code) == "[]"
