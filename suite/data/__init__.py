@@ -1,6 +1,6 @@
 """Images: a plan that says which, in what order and cropped how, and the loaders that carry it out.
 
-Torch and DALI are imported by the functions that need them, so that `suite.data.sources` opens at once.
+Torch and DALI are imported by the functions that make loaders, so that all others answer at once.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from suite.data.batch import Batch, Loader
 from suite.data.index import ImageIndex, check_classes, scan, spread
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
+from suite.data.sizes import synthetic_images
 from suite.data.sources import dataset_folder, prepare
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Loader",
+    "check_data",
     "dataset_folder",
     "folder_loader",
     "prepare",
@@ -27,15 +29,25 @@ __all__ = [
 ]
 
 
+def check_data(run: Run) -> None:
+    """Refuse, before training starts, data that training or validation would refuse later.
+
+    Opens no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
+    empty class folder, other classes than the other split or another number of them, or fewer images
+    than `val_images`.
+    """
+    steps_per_epoch(run)
+    if run.data.name != "synthetic":
+        _index(run.data, "val", run.data.val_images)
+
+
 def steps_per_epoch(run: Run) -> int:
     """Optimizer steps in one pass over the training images; what is left over is dropped.
 
     Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
     """
     if run.data.name == "synthetic":
-        from suite.data.synthetic import num_images
-
-        return max(1, num_images(run.data, "train") // run.batch.global_batch_size)
+        return max(1, synthetic_images(run.data, "train") // run.batch.global_batch_size)
     return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
 
 
@@ -94,20 +106,18 @@ def folder_loader(
     `num_images`: only so many, at equal distances, so that each class keeps its share; None: all.
     """
     if data.name == "synthetic":
-        from suite.data import synthetic
+        from suite.data.synthetic import SyntheticLoader
 
-        total = num_images or synthetic.num_images(data, split)
+        total = num_images or synthetic_images(data, split)
         share_size = total * (rank + 1) // world_size - total * rank // world_size
-        return synthetic.SyntheticLoader(
+        return SyntheticLoader(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
-    index = _index(data, split)
-    if num_images is not None:
-        index = spread(index, num_images)
+    index = _index(data, split, num_images)
     return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
 
 
-def _index(data: DataSpec, split: str) -> ImageIndex:
+def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
     folder = dataset_folder(data)
     index = scan(folder, split)
     if len(index.classes) != data.num_classes:
@@ -116,7 +126,7 @@ def _index(data: DataSpec, split: str) -> ImageIndex:
             f"but data.num_classes is {data.num_classes}"
         )
     check_classes(index, other_split="val" if split == "train" else "train")
-    return index
+    return index if num_images is None else spread(index, num_images)
 
 
 def _loader(share: Share, data: DataSpec, data_threads: int, device: "torch.device") -> Loader:

@@ -1,5 +1,7 @@
 """What a loader gives: batches on the device, and the names of the files that it could not read."""
 
+import re
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from suite.data.index import ImageIndex
 from suite.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # ImageNet's channel means and standard deviations, of images in [0, 1]; used for every data set.
@@ -44,6 +47,14 @@ class Loader(Protocol):
         """Stop threads and worker processes. The loader is of no use afterwards."""
 
 
+def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """Copy from the CPU without making the host wait for a GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pageable memory the copy would wait until the GPU has done all that was queued before it.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]) -> int:
     """The first image from `image` on (and round to the start) in which `fault` finds nothing.
 
@@ -60,8 +71,11 @@ def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]
     )
 
 
-def decoding_fault(path: str, error: Exception) -> str:
-    """Why a file could not be decoded, for people: decoders do not say whether it is even there."""
+def decoding_fault(path: str, complaint: str) -> str:
+    """Why a file could not be decoded, for people: decoders do not say whether it is even there.
+
+    One line that ends with the essence of the decoder's own complaint, where it can tell more.
+    """
     try:
         with Path(path).open("rb") as file:
             start = file.read(2)
@@ -69,7 +83,12 @@ def decoding_fault(path: str, error: Exception) -> str:
         return f"cannot be read: {os_error.strerror}"
     if not start:
         return "empty file"
-    if start == b"\xff\xd8":
-        return BROKEN_JPEG
-    last_line = str(error).strip().splitlines()[-1:]
-    return "not an image" if start != b"\x89P" else f"broken PNG {last_line}"
+    kind = {b"\xff\xd8": BROKEN_JPEG, b"\x89P": "broken PNG"}.get(start, "not an image")
+    return f"{kind} ({_essence(complaint)})"
+
+
+def _essence(complaint: str) -> str:
+    """One short line of what a decoder says: without DALI's traceback and torchvision's place in C++."""
+    message = complaint.rpartition("encountered:")[2].strip()
+    line = re.sub(r"^.*\.cpp:\d+, ", "", message.partition("\n")[0]).rstrip(" :")
+    return textwrap.shorten(line, 100, placeholder=" …")

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image
+from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.dali_graph import build_pipeline
 from suite.data.plan import Samples, Share
+from suite.data.vision import decode
 from suite.experiment import DataSpec
 
 PREFETCHED_BATCHES = 2
@@ -25,8 +27,9 @@ PREFETCHED_BATCHES = 2
 class DaliLoader:
     """The batches of `share`. See `Loader`.
 
-    `device` is the rank's own CUDA device, or the CPU. Raises RuntimeError for a failure of DALI that no
-    file explains.
+    `device` is the rank's own CUDA device, or the CPU. Iterating raises RuntimeError, with DALI's own
+    message, for a failure that no file explains: DALI reads each file by itself, or none in flight although
+    torchvision does.
     """
 
     def __init__(self, share: Share, data: DataSpec, *, num_threads: int, device: torch.device) -> None:
@@ -57,11 +60,7 @@ class DaliLoader:
             except StopIteration:
                 break
             except RuntimeError as error:
-                known = len(self._bad)
-                for _, samples in in_flight:
-                    self._find_bad(samples)
-                if len(self._bad) == known:
-                    raise RuntimeError("DALI failed, although each of the files can be decoded") from error
+                self._name_bad([samples for _, samples in in_flight], error)
         if self._share.num_batches and not found_good:
             good_image(self._share.index, 0, lambda image: self._fault(Samples(np.array([image]), None)))
 
@@ -70,7 +69,7 @@ class DaliLoader:
 
     def _batch(self, images: Any, samples: Samples) -> Batch:
         labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
-        return Batch(self._own(from_dlpack(images.as_tensor())), labels_N.to(self._device))
+        return Batch(self._own(from_dlpack(images.as_tensor())), to_device(labels_N, self._device))
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the
@@ -118,28 +117,55 @@ class DaliLoader:
         reason = self._bad.get(image)
         # A broken JPEG may hold this window all the same, and who has not met it yet would use it:
         # trying again keeps a batch the same whatever was met before.
-        return self._fault(Samples(np.array([image]), sample.crops)) if reason == BROKEN_JPEG else reason
+        if reason is None or not reason.startswith(BROKEN_JPEG):
+            return reason
+        return self._fault(Samples(np.array([image]), sample.crops))
 
-    def _fault(self, samples: Samples) -> str | None:
-        """Why these cannot be decoded as one batch."""
+    def _complaint(self, samples: Samples) -> str | None:
+        """What DALI says to these as one batch, by themselves."""
         try:
             self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1).run()
         except RuntimeError as error:
-            return decoding_fault(self._share.index.path(int(samples.images_B[0])), error)
+            # Its text only: the error would keep the pipeline alive, and a worker that the process forks
+            # later would crash when it clears that away.
+            return str(error)
         return None
 
-    def _find_bad(self, samples: Samples) -> None:
+    def _fault(self, samples: Samples) -> str | None:
+        """Why these cannot be decoded as one batch."""
+        complaint = self._complaint(samples)
+        first = int(samples.images_B[0])
+        return None if complaint is None else decoding_fault(self._share.index.path(first), complaint)
+
+    def _name_bad(self, in_flight: list[Samples], error: RuntimeError) -> None:
+        """Find the bad files behind DALI's error. Raises RuntimeError if it is not the files."""
+        path = self._share.index.path
+        bad: dict[int, str] = {}
+        for samples in in_flight:
+            bad |= self._find_bad(samples)
+        if bad.keys() <= self._bad.keys():
+            raise RuntimeError(f"DALI failed, although it can decode each of the files: {error}") from error
+        each = [samples[j : j + 1] for samples in in_flight for j in range(len(samples))]
+        if all(int(one.images_B[0]) in bad for one in each):
+            for one in each:
+                witness = path(int(one.images_B[0]))
+                if isinstance(decode(witness), Tensor):
+                    raise RuntimeError(
+                        f"DALI failed on each of {len(each)} images, although torchvision decodes "
+                        f"{witness}: {self._complaint(one) or error}"
+                    ) from error
+        self._bad |= bad
+        self.bad_images |= {path(image): reason for image, reason in bad.items()}
+
+    def _find_bad(self, samples: Samples) -> dict[int, str]:
         """Halve the batch until the bad ones stand alone."""
         reason = self._fault(samples)
         if reason is None:
-            return
+            return {}
         if len(samples) == 1:
-            image = int(samples.images_B[0])
-            self._bad[image] = self.bad_images[self._share.index.path(image)] = reason
-        else:
-            half = len(samples) // 2
-            self._find_bad(samples[:half])
-            self._find_bad(samples[half:])
+            return {int(samples.images_B[0]): reason}
+        half = len(samples) // 2
+        return self._find_bad(samples[:half]) | self._find_bad(samples[half:])
 
     def _pipeline(
         self, source: Iterator[tuple[Any, ...]], images_per_batch: int, prefetched_batches: int

@@ -72,8 +72,7 @@ def build_pipeline(
         )
         size = data.image_size
         if on_gpu:
-            images = fn.resize(images, size=resized, interp_type=types.INTERP_LINEAR, antialias=True)
-            images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
+            images = resize_and_slice(images, resized, offset, size)
         else:
             images = fn.python_function(
                 images,
@@ -93,6 +92,14 @@ def build_pipeline(
         )
         pipeline.set_outputs(images)
     return pipeline
+
+
+def resize_and_slice(images: Any, resized: Any, offset: Any, size: int) -> Any:
+    """DALI's own resize, then a square of `size` pixels. HWC; `resized` and `offset`: int32, 2 an image."""
+    # fn.resize takes fractions of pixels, and sizes as floats only.
+    resized = fn.cast(resized, dtype=types.FLOAT)
+    images = fn.resize(images, size=resized, interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
 
 
 def _geometry(shapes: Arrays, attempts: Arrays | None = None, *, data: DataSpec) -> tuple[Arrays, ...]:

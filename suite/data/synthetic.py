@@ -7,8 +7,6 @@ import torch
 from suite.data.batch import Batch
 from suite.experiment import DataSpec
 
-# ImageNet's, when the experiment names no other number.
-NUM_IMAGES = {"train": 1_281_167, "val": 50_000}
 # Enough that no two steps in a row see the same images, few enough to fit beside a model.
 RESIDENT_BATCHES = 4
 
@@ -51,8 +49,3 @@ class SyntheticLoader:
 
     def close(self) -> None:
         pass
-
-
-def num_images(data: DataSpec, split: str) -> int:
-    """How many images the split is taken to have: as told, else as ImageNet."""
-    return (data.train_images if split == "train" else data.val_images) or NUM_IMAGES[split]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from suite.data.batch import MEAN, STD, Batch, decoding_fault, good_image
+from suite.data.batch import MEAN, STD, Batch, decoding_fault, good_image, to_device
 from suite.data.crops import CropDraws, geometry
 from suite.data.plan import Share
 from suite.experiment import DataSpec
@@ -32,24 +32,20 @@ class VisionLoader:
         self._device = device
 
     def __iter__(self) -> Iterator[Batch]:
-        on_gpu = self._device.type == "cuda"
         share = self._batches.share
         loader = DataLoader(
             self._batches,
             batch_size=None,
             sampler=_Numbers(share.num_batches),
             num_workers=self._num_workers,
-            pin_memory=on_gpu,
+            pin_memory=self._device.type == "cuda",  # by a thread, ahead of time
         )
         found_good = 0
         for images_NCHW, labels_N, bad in cast(Iterator[WorkerBatch], loader):
             self.bad_images |= bad
             found_good += len(images_NCHW)
             if len(images_NCHW):
-                yield Batch(
-                    images_NCHW.to(self._device, non_blocking=on_gpu),
-                    labels_N.to(self._device, non_blocking=on_gpu),
-                )
+                yield Batch(to_device(images_NCHW, self._device), to_device(labels_N, self._device))
         if share.num_batches and not found_good:
             good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
 
@@ -124,7 +120,7 @@ def decode(path: str) -> Tensor | str:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
     except (RuntimeError, OSError) as error:
-        return decoding_fault(path, error)
+        return decoding_fault(path, str(error))
 
 
 def _fault(path: str) -> str | None:

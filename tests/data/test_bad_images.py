@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from suite.data import Batch, train_loader, val_loader
+from suite.data.batch import decoding_fault
 from suite.errors import UserError
 from suite.experiment import Run
 
@@ -26,8 +27,8 @@ def truncate(path: Path) -> None:
 
 
 BREAK: dict[str, Callable[[Path], object]] = {
-    "truncated or broken JPEG": truncate,
-    "not an image": lambda path: path.write_text("this is no picture\n" * 20),
+    "truncated or broken JPEG (": truncate,
+    "not an image (": lambda path: path.write_text("this is no picture\n" * 20),
     "empty file": lambda path: path.write_bytes(b""),
     "cannot be read: No such file": lambda path: (path.unlink(), path.symlink_to(path.name + ".gone")),
 }
@@ -65,6 +66,26 @@ def assert_named(named: dict[str, str], bad: dict[Path, str], split: str) -> Non
     assert named.keys() == expected.keys()
     for path, reason in expected.items():
         assert named[path].startswith(reason)
+        assert len(named[path]) < 140
+        assert len(named[path].splitlines()) == 1
+
+
+def test_the_decoders_own_words_follow_the_reason(tmp_path: Path) -> None:
+    """Without tracebacks and places in C++, and cut short."""
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"\xff\xd8...")
+    for message, words in (
+        (
+            "Critical error:\n  File x\n\nencountered:\n\nNo luck with #0 : \nPipeline is invalid.",
+            "No luck with #0",
+        ),
+        (
+            "decode_jpeg, /a/decode_jpeg.cpp:171, Image is incomplete or truncated",
+            "Image is incomplete or truncated",
+        ),
+        ("word " * 100, "word " * 19 + "…"),
+    ):
+        assert decoding_fault(str(path), message) == f"truncated or broken JPEG ({words})"
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -77,6 +98,30 @@ def test_training_goes_on_and_names_them(
     batches, named = train(run, 10)
     assert [len(batch.labels_N) for batch in batches] == [4] * 10
     assert_named(named, bad, "train")
+
+
+@pytest.mark.parametrize("num_bad", [0, 4])
+def test_a_failure_of_dali_is_blamed_on_no_file(
+    broken: tuple[Path, dict[Path, str]],
+    pictures: Path,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    num_bad: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the driver is out for lunch")
+
+    monkeypatch.setattr("suite.data.dali_graph.geometry", fail)
+    run = make_run(broken[0] if num_bad else pictures, 3, image_size=48)
+    training = train_loader(run, start_step=0, rank=0, world_size=1, device=CPU)
+    validation = val_loader(run, images_per_batch=11, rank=0, world_size=1, device=CPU)
+    for loader in (training, validation):
+        with pytest.raises(
+            RuntimeError, match=r"(?s)although torchvision decodes .*\.jpg.*the driver is out for lunch"
+        ):
+            list(loader)
+        assert not loader.bad_images
+        loader.close()
 
 
 def test_a_bad_file_is_replaced_by_the_next_good_one(

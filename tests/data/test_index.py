@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from suite.data import steps_per_epoch, train_loader, val_loader
+from suite.data import check_data, steps_per_epoch, train_loader, val_loader
 from suite.data.index import scan
 from suite.errors import UserError
-from suite.experiment import Run
+from suite.experiment import DataSpec, Run
 
 MakeRun = Callable[..., Run]
 
@@ -70,3 +70,47 @@ def test_classes_of_the_splits_differ(tmp_path: Path, make_run: MakeRun) -> None
     touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/c/1.jpg")
     with pytest.raises(UserError, match=r"different class folders: b is in one only"):
         steps_per_epoch(make_run(tmp_path, 2))
+
+
+TRAIN = [f"train/{name}/{number}.jpg" for name in "ab" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "message"),
+    [
+        ([], {}, r"has no folder train/"),
+        (TRAIN[:7], {}, r"global_batch_size 8 exceeds the 7 training images"),
+        (TRAIN, {"train_images": 9}, r"train_images is 9, but .* has only 8"),
+        (TRAIN, {}, r"has no folder val/"),
+        ([*TRAIN, "val/list.txt"], {}, r"is in one only"),
+        ([*TRAIN, "val/a/1.jpg", "val/b/list.txt"], {}, r"val/b: a class folder without images"),
+        ([*TRAIN, "train/c/list.txt", "val/a/1.jpg"], {}, r"train/c: a class folder without images"),
+        ([*TRAIN, "val/a/1.jpg", "val/c/1.jpg"], {}, r"different class folders: b is in one only"),
+        ([*TRAIN, "val/a/1.jpg"], {}, r"different class folders: b is in one only"),
+        ([*TRAIN, "train/c/1.jpg", "val/a/1.jpg"], {}, r"train: has 3 class folders, .*num_classes is 2"),
+        ([*TRAIN, "val/a/1.jpg", "val/b/1.jpg"], {"val_images": 3}, r"val_images is 3, but .* has only 2"),
+    ],
+)
+def test_the_check_refuses_either_split(
+    tmp_path: Path, make_run: MakeRun, files: list[str], data: dict[str, int], message: str
+) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=message):
+        check_data(make_run(tmp_path, 2, **data))
+
+
+def test_the_check_scans_once_and_opens_no_image(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *TRAIN, "val/a/1.jpg", "val/b/1.jpg")  # no images in truth
+    run = make_run(tmp_path, 2, val_images=2)
+    check_data(run)
+    monkeypatch.setattr("suite.data.index._images_in", None)
+    check_data(run)
+    assert steps_per_epoch(run) == 1
+    val_loader(run, images_per_batch=2, rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def test_synthetic_data_need_no_folder(make_run: MakeRun) -> None:
+    data = DataSpec(name="synthetic", num_classes=2)
+    check_data(make_run(Path("/"), 2).model_copy(update={"data": data}))

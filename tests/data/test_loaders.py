@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from suite.data import Batch, folder_loader, steps_per_epoch, train_loader, val_loader
+from suite.data.batch import to_device
 from suite.experiment import DataSpec, Run
 
 CPU = torch.device("cpu")
@@ -204,3 +205,19 @@ def test_gpu_pipeline_sees_the_same_crops(pictures: Path, make_run: MakeRun) -> 
         # Another JPEG decoder and resize: on average within 4 grey levels.
         difference_NCHW = (on_gpu.images_NCHW.cpu() - on_cpu.images_NCHW).abs()
         assert difference_NCHW.mean() < 4 / 255 / 0.224
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_copying_to_the_gpu_does_not_wait_for_it() -> None:
+    """CUDA's own watch for waiting calls: an ordinary copy from pageable memory trips it."""
+    labels_N = torch.arange(8)
+    torch.cuda.init()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            labels_N.to("cuda")
+        on_gpu_N = to_device(labels_N, torch.device("cuda", 0))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(on_gpu_N.cpu(), labels_N)

@@ -102,9 +102,3 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, fashion: Path) -> None:
     assert dataset_folder(DataSpec()) == fashion
     monkeypatch.delenv("SHIFTBENCH_DATA_DIR")
     assert default_root() == Path.home() / ".cache" / "shiftbench" / "data"
-
-
-def test_sources_import_no_torch() -> None:
-    code = "import sys, suite.data.sources; print([m for m in ('torch', 'nvidia.dali') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
