@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from suite.data import Batch, Loader, steps_per_epoch, train_loader, val_loader
+from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader, val_loader
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
@@ -43,6 +43,7 @@ class Trainer:
     def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
         self.run, self.ranks, self.record, self.stop = run, ranks, record, stop
         self.accumulation_steps = run.batch.accumulation_steps(ranks.world_size)
+        check_data(run)  # a missing val/ is no surprise to keep for the epoch's end
         self.steps_per_epoch = steps_per_epoch(run)
         self.total_steps = run.recipe.epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
