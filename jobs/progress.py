@@ -9,7 +9,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record
 
 
 class ProgressView:
@@ -60,6 +59,10 @@ class ProgressView:
         else:
             self.console.print(f"started   {run.label}", highlight=False)
 
+    def refused(self, run: Run, reason: str) -> None:
+        """A run could not be started."""
+        self.console.print(f"{'failed':<9} {run.label}: {reason}", highlight=False, markup=False)
+
     def update(self, folder: Path, paths: RunPaths) -> None:
         """Look at a run's status file; a terminal's bar moves, elsewhere each new epoch is a line."""
         try:
@@ -76,10 +79,10 @@ class ProgressView:
         else:
             self.console.print(f"epoch {epoch}/{epochs}  {label}  top-1 {top1:.1f} %", highlight=False)
 
-    def ended(self, folder: Path, record: Record) -> None:
+    def ended(self, folder: Path, state: str, reason: str | None) -> None:
         """A run's process is gone; say how it ended."""
         label, _ = self._labels[folder]
         if self._bars is not None:
             self._bars.remove_task(self._tasks.pop(folder))
-        reason = f": {record.reason}" if record.reason else ""
-        self.console.print(f"{record.state:<9} {label}{reason}", highlight=False, markup=False)
+        because = f": {reason}" if reason else ""
+        self.console.print(f"{state:<9} {label}{because}", highlight=False, markup=False)

@@ -5,31 +5,34 @@ launcher keeps in the run's log.txt.
 """
 
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
 from jobs import exit_codes
+from jobs.checks import read_run
+from jobs.logs import log_to_stderr
+from jobs.parent import signal_when_parent_ends
 from suite.errors import Diverged, Preempted, UserError
-from suite.record import Record
+from suite.launch import launch_variables
 
 
 def main() -> int:
     """Train, and say with the exit code how it ended."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    # Without its launcher a run writes a checkpoint and ends. torchrun's agent lets its workers do that
+    # while it lives; where it is gone it was killed, and nobody waits for them.
+    signal_when_parent_ends(signal.SIGKILL if launch_variables(os.environ) else signal.SIGTERM)
+    log_to_stderr()
     folder = Path(sys.argv[1])
     try:
+        run = read_run(folder)
         from suite.train import train_run
 
-        train_run(Record.read(folder).run, folder)
-    except UserError as error:
-        logging.error("%s", error)
-        return exit_codes.BAD_USAGE
-    except Diverged as diverged:
-        logging.error("diverged: %s", diverged)
-        return exit_codes.SOME_RUNS_FAILED
-    except Preempted as preempted:
-        logging.warning("%s", preempted)
-        return exit_codes.PREEMPTED
+        train_run(run, folder)
+    except (UserError, Diverged, Preempted) as end:
+        logging.error("%s: %s", type(end).__name__, end)
+        return exit_codes.of(end)
     return exit_codes.DONE
 
 

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from suite.config import load_experiment
+from suite.errors import UserError
+from suite.launch import launch_variables
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="Experiment YAML, such as configs/experiments/demo.yaml.")
@@ -32,26 +34,29 @@ def run(
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
     experiment = load_experiment(config, overrides or [])
+    group = launch_variables(os.environ)
+    if group and (jobs > 1 or ranks > 1):
+        raise UserError(
+            f"--jobs and --ranks start processes, but {group['WORLD_SIZE']} have been started already, "
+            "by torchrun or srun: leave both out"
+        )
 
     from jobs.exit_codes import DONE
-    from jobs.local import run_all
-    from jobs.progress import ProgressView
     from suite.data import steps_per_epoch
 
     for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
         steps_per_epoch(one)  # a data set that is missing or too small is refused before anything starts
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
-        from suite.train import train_run
-
-        for one in experiment.runs:
-            train_run(one, output_dir / one.folder_name)
-        return
     console = Console(soft_wrap=True)
-    outcome = run_all(experiment.runs, output_dir, jobs, ranks, ProgressView(console))
-    console.print(
-        f"{len(outcome.completed)} completed, {len(outcome.skipped)} were complete, "
-        f"{len(outcome.failed)} did not complete; records in {output_dir}",
-        highlight=False,
-    )
+    if group:
+        from jobs.ranked import train_in_turn
+
+        outcome = train_in_turn(experiment.runs, output_dir, int(group["WORLD_SIZE"]))
+        console.quiet = group["RANK"] != "0"
+    else:
+        from jobs.local import run_all
+        from jobs.progress import ProgressView
+
+        outcome = run_all(experiment.runs, output_dir, jobs, ranks, ProgressView(console))
+    console.print(f"{outcome}; records in {output_dir}", highlight=False)
     if outcome.exit_code != DONE:
         raise typer.Exit(outcome.exit_code)

@@ -6,8 +6,7 @@ step say so. GPUs talk over NCCL, CPU tensors over gloo, so that agreeing on a f
 
 import os
 import socket
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from suite.errors import UserError
 from suite.experiment import SystemSpec
+from suite.launch import launch_variables
 
 
 @dataclass(frozen=True)
@@ -77,28 +77,6 @@ class Ranks:
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
-
-
-def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's five variables, from torchrun itself or from a Slurm step; empty for a single process."""
-    if int(env.get("WORLD_SIZE", "1")) > 1:
-        return {k: env[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) <= 1:
-        return {}
-    # A restarted job must not meet the sockets that its former self left behind.
-    port = 20_000 + (int(env["SLURM_JOB_ID"]) * 7 + int(env.get("SLURM_RESTART_COUNT", "0"))) % 40_000
-    return {
-        "RANK": env["SLURM_PROCID"],
-        "LOCAL_RANK": env["SLURM_LOCALID"],
-        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": env.get("MASTER_ADDR") or _first_host(env["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": env.get("MASTER_PORT", str(port)),
-    }
-
-
-def _first_host(node_list: str) -> str:
-    names = ["scontrol", "show", "hostnames", node_list]
-    return subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
 
 
 @contextmanager

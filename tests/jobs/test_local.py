@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.local import Outcome
+from jobs.outcome import Outcome
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """

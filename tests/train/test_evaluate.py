@@ -11,8 +11,9 @@ from suite.config import expand
 from suite.data import Batch, val_loader
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.launch import launch_variables
 from suite.models import build_model
-from suite.train.distributed import Ranks, launch_variables
+from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation, batch_sums, evaluate
 from tests.ranks import on_ranks
 

@@ -1,0 +1,48 @@
+"""What is looked at before the first run starts, and in a folder that holds a run already."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from suite.config import explain
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import Record, is_locked
+
+
+def is_completed(folder: Path) -> bool:
+    """Whether a run has been trained to its end there. Raises UserError when its record is not readable."""
+    return (folder / "run.json").exists() and Record.read(folder).state == "completed"
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a folder. Raises UserError when its run.json is not one of this version."""
+    try:
+        return Record.read(folder).run
+    except ValidationError as error:
+        raise UserError(f"{folder}: run.json is not a run of this version: {explain(error)}") from None
+
+
+def check_batches(runs: Sequence[Run], ranks: int) -> None:
+    """Raises UserError with the arithmetic when a global batch cannot be made of what the ranks compute."""
+    for run in runs:
+        try:
+            run.batch.accumulation_steps(ranks)
+        except ValueError as error:
+            raise UserError(f"batch: {error}") from None
+
+
+def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
+    """Make `output_dir`. Raises UserError when it cannot be written or one of the runs is being trained."""
+    for folder in (output_dir / run.folder_name for run in runs):
+        if is_locked(RunPaths(folder)):
+            raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None
