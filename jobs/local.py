@@ -63,8 +63,10 @@ def run_all(runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: 
                     try:
                         running.append(_start(run, folder, ranks, threads, free[0]))
                     except (OSError, UserError) as error:
-                        code = exit_codes.BAD_USAGE if isinstance(error, UserError) else exit_codes.FAILURE
-                        outcome.failed.append((folder, code))
+                        is_usage = isinstance(error, UserError)
+                        outcome.failed.append(
+                            (folder, exit_codes.BAD_USAGE if is_usage else exit_codes.FAILURE)
+                        )
                         view.refused(run, str(error))
                     else:
                         del free[0]
@@ -72,8 +74,9 @@ def run_all(runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: 
                 time.sleep(POLL_S)
                 stop.forward(child.process for child in running)
                 for child in list(running):
+                    code = child.process.poll()
                     view.update(child.folder, RunPaths(child.folder))
-                    if child.process.poll() is not None:
+                    if code is not None:
                         running.remove(child)
                         free.append(child.gpus)
                         _settle(child, outcome, view)

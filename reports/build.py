@@ -7,17 +7,21 @@ from pathlib import Path
 from reports.collect import collect
 from reports.page import compose, render_html, render_markdown, render_svg
 from suite.errors import UserError
-from suite.record import write_atomically
+from suite.record import Record, write_atomically
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written, and how many runs are behind it."""
+    """What was written, and the records behind it."""
 
     html: Path
     markdown: Path
     figures: list[Path]
-    num_runs: int
+    records: list[Record]
+
+    @property
+    def num_runs(self) -> int:
+        return len(self.records)
 
 
 def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
@@ -38,7 +42,7 @@ def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
             write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
-    return ReportFiles(out / "index.html", out / "report.md", list(figures), len(collection.records))
+    return ReportFiles(out / "index.html", out / "report.md", list(figures), collection.records)
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from jobs.checks import read_run
 from suite.config import explain
 from suite.errors import UserError
-from suite.experiment import DataSpec, ModelSpec, Run
-from suite.record import Record
+from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, Run
 
 if TYPE_CHECKING:
     from suite.shift import ShiftProfile
@@ -36,22 +36,30 @@ def probe(
         str | None, typer.Option(help="Architecture; without a checkpoint its initial weights.")
     ] = None,
     norm: Annotated[
-        str, typer.Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'.")
-    ] = "{kind: bn}",
-    data: Annotated[
-        str | None, typer.Option(help="A known data set, or an ImageFolder that holds train/ and val/.")
+        str | None, typer.Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'; default: BN.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A known data set, or an ImageFolder that holds train/ and val/; default: the run's."
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the network's input, pixels; default: the run's, else 224.")
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="For an ImageFolder of your own.")] = None,
     split: Annotated[Split, typer.Option(help="Images are resized and centre-cropped.")] = Split.VAL,
     images_per_batch: Annotated[int, typer.Option(min=1)] = 64,
     max_images: Annotated[
-        int | None, typer.Option(min=1, help="Probe on so many, spread over the split.")
+        int | None,
+        typer.Option(min=1, help="Probe on so many, spread over the split; default: the run's, else all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
-    model_spec, data_spec = _specs(checkpoint, arch, norm, data, image_size, num_classes)
+    run = _run_of(checkpoint)
+    model_spec, data_spec = choose_specs(run, arch, norm, data, image_size, num_classes)
+    num_images = max_images or (data_spec.val_images if split is Split.VAL else None)
     import torch
 
     from suite.data import folder_loader
@@ -64,7 +72,7 @@ def probe(
     if checkpoint is not None:
         load_weights(model, checkpoint)
     loader = folder_loader(
-        data_spec, split.value, images_per_batch=images_per_batch, device=device, num_images=max_images
+        data_spec, split.value, images_per_batch=images_per_batch, device=device, num_images=num_images
     )
     try:
         profile = measure(model.to(device), loader)
@@ -76,42 +84,55 @@ def probe(
         _print(profile, f"{model_spec.arch} {model_spec.norm.label} on {data_spec.name} {split.value}")
 
 
-def _specs(
-    checkpoint: Path | None,
+def choose_specs(
+    run: Run | None,
     arch: str | None,
-    norm: str,
+    norm: str | None,
     data: str | None,
     image_size: int | None,
     num_classes: int | None,
 ) -> tuple[ModelSpec, DataSpec]:
-    """The model and data: from the run that wrote the checkpoint, with what the options say on top."""
-    run = _run_of(checkpoint)
+    """The model and data: those of the run that wrote the checkpoint, with what the options say on top.
+
+    Raises UserError when they do not make a whole, or one of them would go unread.
+    """
     if run is None and (arch is None or data is None):
         raise UserError(
             "probe: give --arch and --data, or --checkpoint of a run folder (runs/RUN/checkpoints/best.pt)"
         )
+    if norm is not None and arch is None:
+        raise UserError("--norm: the run tells its own norms; give it with --arch, or leave it out")
     try:
+        fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
         if data is not None:
-            known = {"name": Path(data).name, "path": data} if Path(data).is_dir() else {"name": data}
-            data_spec = DataSpec(**known, num_classes=num_classes, image_size=image_size or 224)
-        else:
+            name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
+            if name != fields.get("name"):  # the run took so many images of its own data set, not of this
+                fields |= {"train_images": None, "val_images": None}
+            if name in NUM_CLASSES:
+                fields |= {"num_classes": None}
+            fields |= {"name": name, "path": path}
+        if image_size is not None:
+            fields |= {"image_size": image_size, "eval_resize": None}
+        if num_classes is not None:
+            fields |= {"num_classes": num_classes}
+        data_spec = DataSpec.model_validate(fields)
+        if arch is None:
             assert run is not None
-            data_spec = run.data
-        if arch is not None:
-            fields = {"arch": arch, "norm": yaml.safe_load(norm), "num_classes": data_spec.num_classes}
-            return ModelSpec.model_validate(fields), data_spec
+            return run.model, data_spec
+        described = {"arch": arch, "num_classes": data_spec.num_classes}
+        if norm is not None:
+            described["norm"] = yaml.safe_load(norm)
+        return ModelSpec.model_validate(described), data_spec
     except ValidationError as error:
         raise UserError(f"probe: {explain(error)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"--norm: not valid YAML: {error}") from None
-    assert run is not None
-    return run.model, data_spec
 
 
 def _run_of(checkpoint: Path | None) -> Run | None:
     if checkpoint is None or not (checkpoint.parent.parent / "run.json").exists():
         return None
-    return Record.read(checkpoint.parent.parent).run
+    return read_run(checkpoint.parent.parent)
 
 
 def _as_json(profile: "ShiftProfile") -> dict[str, Any]:

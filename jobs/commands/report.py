@@ -13,10 +13,9 @@ def report(
 ) -> None:
     """Write index.html and report.md, and print the summary table."""
     from reports.build import build_report
-    from reports.collect import collect
     from reports.tables import print_summary
 
     console = Console()
     files = build_report(runs, out)
-    print_summary(console, collect(runs).records)
+    print_summary(console, files.records)
     console.print(f"report: {files.html}", highlight=False, soft_wrap=True)

@@ -7,10 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+import jobs.local
+from jobs.local import run_all
 from jobs.outcome import Outcome
+from jobs.progress import ProgressView
+from jobs.stop import stop_signals
+from suite.config import load_experiment
+from suite.experiment import Run
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -92,6 +100,94 @@ def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130, output
     assert status_of(tmp_path)["state"] == "preempted"
     assert list((tmp_path / "runs").glob("*/checkpoints/step-*.pt"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Signals) -> None:
+    sent: list[signal.Signals] = []
+    with stop_signals() as stop, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.stop.send", lambda one, _: sent.append(one))
+        for one in (number, number, signal.SIGTERM):
+            os.kill(os.getpid(), one)
+            stop.forward([])
+        assert sent == [signal.SIGTERM]
+        assert Outcome(stopped_by=stop.first).exit_code == 75
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.forward([])
+        assert sent == [signal.SIGTERM, signal.SIGKILL]
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.first is None
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK)
+    pid = int(str(status_of(tmp_path)["pid"]))
+    process.kill()
+    process.communicate(timeout=10)
+    deadline = time.monotonic() + 100
+    while status_of(tmp_path)["state"] == "running":
+        assert time.monotonic() < deadline, "it trains on"
+        time.sleep(0.1)
+    assert status_of(tmp_path)["state"] == "preempted"
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline, "it has not ended"
+        time.sleep(0.1)
+
+
+def stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> list[Run]:
+    """Two runs whose processes only wait; the second one's cannot be started."""
+    (folder / "tiny.yaml").write_text(CONFIG)
+    runs = load_experiment(folder / "tiny.yaml", ["batch.norm_batch_size=8", "seeds=[0, 1]"]).runs
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        if "-s1-" in command[-1]:
+            raise OSError(11, "no process can be had")
+        return popen(["sleep", "100"], start_new_session=True)
+
+    patch.setattr("jobs.local.subprocess.Popen", start)
+    return list(runs)
+
+
+def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = stand_ins(tmp_path, monkeypatch)
+    monkeypatch.setattr(ProgressView, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)))
+    assert [code for _, code in outcome.failed] == [1, 1]
+    printed = capsys.readouterr().out
+    assert "no process can be had" in printed
+    assert "its process was killed by SIG" in printed
+
+
+def test_an_error_in_the_launcher_ends_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = stand_ins(tmp_path, monkeypatch)
+    ended: list[int] = []
+
+    def fail(view: ProgressView, folder: Path, paths: object) -> None:
+        raise ZeroDivisionError
+
+    send = jobs.local.send
+    monkeypatch.setattr(
+        "jobs.local.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
+    )
+    monkeypatch.setattr(ProgressView, "update", fail)
+    with pytest.raises(ZeroDivisionError):
+        run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console()))
+    assert len(ended) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(ended[0], 0)
 
 
 def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
