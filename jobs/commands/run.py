@@ -29,7 +29,8 @@ def run(
 ) -> None:
     """Train every run of an experiment; completed runs are skipped, interrupted ones resumed.
 
-    Ctrl-C or SIGTERM lets the runs write a checkpoint; a second one ends them at once.
+    Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 lets the runs write a checkpoint; a second Ctrl-C or SIGTERM ends them at
+    once.
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
@@ -42,10 +43,10 @@ def run(
         )
 
     from jobs.exit_codes import DONE
-    from suite.data import steps_per_epoch
+    from suite.data import check_data
 
     for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
-        steps_per_epoch(one)  # a data set that is missing or too small is refused before anything starts
+        check_data(one)  # a data set that is missing or too small is refused before anything starts
     console = Console(soft_wrap=True)
     if group:
         from jobs.ranked import train_in_turn

@@ -85,6 +85,7 @@ ARITHMETIC = "norm_batch_size 16 = 2 ranks × batch_size_per_gpu 8, but the run 
             ["run", "CONFIG", "batch.global_batch_size=128"],
             "global_batch_size 128 exceeds the 96 training images",
         ),
+        (["run", "CONFIG", "data.val_images=1001"], "val_images is 1001"),
         (["run", "CONFIG", "--ranks", "3"], "= 48 samples a pass"),
         (
             ["run", "CONFIG", "batch={global_batch_size: 32, batch_size_per_gpu: 8, norm_batch_size: 16}"],
