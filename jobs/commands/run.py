@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Train every run of an experiment; completed runs are skipped, interrupted ones resumed.
 
-    Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 lets the runs write a checkpoint; a second Ctrl-C or SIGTERM ends them at
-    once.
+    Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 lets the runs write a checkpoint; a second Ctrl-C or SIGTERM ends
+    them at once.
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
