@@ -30,7 +30,7 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class _Child:
-    """A run's process (torchrun's agent with several ranks)."""
+    """A run's process (torchrun with several ranks)."""
 
     run: Run
     folder: Path
@@ -92,7 +92,7 @@ def _start(run: Run, folder: Path, ranks: int, threads: int, gpus: dict[str, str
         pass  # leaves the run.json that the process reads
     command = ["jobs.worker", str(folder)]
     if ranks > 1:
-        command = ["jobs.agent", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
+        command = ["jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
     env = os.environ | gpus
     if run.system.torch_threads is None:
         # Otherwise every process takes every core, and they stand in one another's way.

@@ -20,7 +20,7 @@ from suite.launch import launch_variables
 
 def main() -> int:
     """Train, and say with the exit code how it ended."""
-    # Without its launcher a run writes a checkpoint and ends. torchrun's agent lets its workers do that
+    # Without its launcher a run writes a checkpoint and ends. torchrun lets its workers do that
     # while it lives; where it is gone it was killed, and nobody waits for them.
     signal_when_parent_ends(signal.SIGKILL if launch_variables(os.environ) else signal.SIGTERM)
     log_to_stderr()

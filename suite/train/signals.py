@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopFlag:
@@ -22,7 +22,9 @@ class StopFlag:
 def stop_flag() -> Iterator[StopFlag]:
     """Listen for stop signals inside; the former handlers come back afterwards. Main thread only."""
     flag = StopFlag()
-    former = {number: signal.signal(number, flag.raise_) for number in STOP_SIGNALS}
+    # What was ignored on purpose, such as SIGHUP under nohup, stays ignored.
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, flag.raise_) for number in heard}
     try:
         yield flag
     finally:

@@ -1,4 +1,4 @@
-"""torchrun's agent, which ends with the launcher that started it: `python -m jobs.agent ARGUMENTS`."""
+"""torchrun, ending with the launcher that started it: `python -m jobs.torchrun ARGUMENTS`."""
 
 import signal
 import sys
