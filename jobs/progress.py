@@ -69,7 +69,7 @@ class ProgressView:
             status = json.loads(paths.status.read_text())
         except (OSError, json.JSONDecodeError):
             return  # not there yet: the process is still importing
-        epoch, top1 = status.get("epoch"), status.get("top1_percent")
+        epoch, top1 = status.get("evaluated_epoch"), status.get("top1_percent")
         if epoch is None or top1 is None or self._epochs.get(folder) == epoch:
             return
         self._epochs[folder] = epoch

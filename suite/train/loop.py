@@ -222,7 +222,7 @@ class Trainer:
                 CheckpointStore(self.record.paths).save_best(
                     {"model": self.model.state_dict(), "epoch": self.epoch}
                 )
-            self.record.status("running", epoch=self.epoch, step=self.step, top1_percent=top1_percent)
+            self.record.status("running", evaluated_epoch=self.epoch, top1_percent=top1_percent)
 
     def _record_shift(self, profile: ShiftProfile, top1_precise_percent: float | None) -> None:
         if self.record is not None and profile.layers:
