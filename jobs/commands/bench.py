@@ -7,8 +7,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from suite.provenance import cpu_name, provenance
-
 if TYPE_CHECKING:
     import torch
 
@@ -83,6 +81,8 @@ def _device() -> "torch.device":
 def _device_name() -> str:
     import torch
 
+    from suite.provenance import cpu_name
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
 
 
@@ -92,6 +92,8 @@ def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
         sides = (f"{ratio.a_median:.4g}", f"{ratio.b_median:.4g}")
         table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
+    from suite.provenance import provenance
+
     console = Console()
     console.print(table)
     origin = provenance(_device_name(), [])

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from suite.config import load_experiment
 from suite.errors import UserError
 from suite.launch import launch_variables
 
@@ -34,6 +33,8 @@ def run(
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
+    from suite.config import load_experiment
+
     experiment = load_experiment(config, overrides or [])
     group = launch_variables(os.environ)
     if group and (jobs > 1 or ranks > 1):
