@@ -21,6 +21,18 @@ def train(
     return in_processes(_train, arguments)
 
 
+def train_killed_at_the_probe(run: Run, folder: Path) -> list[int]:
+    """Train on one rank, killed after the first evaluation's accuracy is recorded and before its shift."""
+    return in_processes(_train_to_the_probe, [(run, folder)])
+
+
+def _train_to_the_probe(run: Run, folder: Path) -> None:
+    from suite.train import loop, train_run
+
+    loop.measure_shift = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    train_run(run, folder)
+
+
 def _train(
     run: Run,
     folder: Path,

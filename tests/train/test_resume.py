@@ -12,7 +12,7 @@ from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
-from tests.train.processes import train
+from tests.train.processes import train, train_killed_at_the_probe
 
 TIMINGS = {
     "epoch_time_s",
@@ -97,6 +97,18 @@ def test_a_stopped_run_ends_bit_equal(
     assert stopped.state == ("preempted" if stop_by is signal.SIGTERM else "failed")
     assert train(run, tmp_path) == [0]
     assert Record.read(tmp_path).status["attempts"] == 2
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+
+
+def test_a_run_killed_in_an_evaluation_repeats_it_without_doubles(undisturbed: Path, tmp_path: Path) -> None:
+    run = tiny_run()
+    assert train_killed_at_the_probe(run, tmp_path) == [-9]
+    half_done = [line["metric"] for line in measured(tmp_path) if line["split"] == "val"]
+    assert "top1_percent" in half_done
+    assert "esm_sigma" not in half_done
+    assert train(run, tmp_path) == [0]
+    assert Record.read(tmp_path).status["resumed_from_step"] == 6
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
 
