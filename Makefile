@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-SYSTEM_PACKAGES := chromium dataset-fashion-mnist
+SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core
 
 .PHONY: help demo test lint types format hooks lock clean
 help: ## list the targets
