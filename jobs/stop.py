@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+from suite.signals import stop_signals_to
+
 # A closing terminal hangs up twice, and a scheduler warns by SIGUSR2 before it terminates: neither is haste.
 URGENT = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,12 +46,7 @@ def send(number: signal.Signals, processes: Iterable["subprocess.Popen[bytes]"])
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Listen inside; the former handlers come back afterwards. What nohup ignores stays ignored."""
+    """Inside, stop signals are noted, for `forward` to hand on."""
     stop = Stop()
-    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, stop.handle) for number in heard}
-    try:
+    with stop_signals_to(stop.handle):
         yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -17,6 +17,8 @@ class Meter:
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self._to_skip = warmup_steps
         self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # a run before this one may have used more
         self.restart_epoch()
 
     def restart_epoch(self) -> None:
@@ -84,14 +86,19 @@ def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     """The fastest of several square matrix products here, in FLOP/s: a peak that was measured."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    # cuDNN's convolutions may use TF32 where matrix products do not: the peak is that of the former.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best_s = min(best_s, time.perf_counter() - start)
+    # cuDNN's convolutions may use TF32 where matrix products do not: the peak is that of the former. The
+    # setting is the process's, and the next run in it must not inherit ours.
+    former = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        for _ in range(6):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best_s = min(best_s, time.perf_counter() - start)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = former
     return 2 * size**3 / best_s

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+from suite.signals import stop_signals_to
 
 
 class StopFlag:
@@ -20,13 +20,7 @@ class StopFlag:
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Listen for stop signals inside; the former handlers come back afterwards. Main thread only."""
+    """Inside, a stop signal raises the flag and nothing else."""
     flag = StopFlag()
-    # What was ignored on purpose, such as SIGHUP under nohup, stays ignored.
-    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, flag.raise_) for number in heard}
-    try:
+    with stop_signals_to(flag.raise_):
         yield flag
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

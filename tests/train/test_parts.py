@@ -18,7 +18,7 @@ from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
 from suite.train.measure import measure_work
-from suite.train.meter import Meter
+from suite.train.meter import Meter, matmul_peak_flops_per_s
 from suite.train.optim import build_optimizer, mixup, seed_for
 from suite.train.signals import StopFlag
 
@@ -142,6 +142,14 @@ def test_work_of_a_network_by_hand() -> None:
     assert work["flops_per_image"] == pytest.approx(3 * 2 * 1.814e9 - stem, rel=2e-3)
     expected = work["flops_per_image"] * 10 / work["matmul_peak_flops_per_s"]
     assert work["matmul_peak_share"] == pytest.approx(expected)
+
+
+def test_measuring_the_peak_leaves_the_next_runs_arithmetic_alone() -> None:
+    # Torch's defaults, without which this shows nothing: convolutions may use TF32, products may not.
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert matmul_peak_flops_per_s(CPU, "fp32") > 0
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_two_checkpoints_are_kept_and_the_newest_complete_one_is_found(tmp_path: Path) -> None:
