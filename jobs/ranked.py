@@ -14,10 +14,10 @@ from jobs.outcome import Outcome
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
+from suite.signals import StopFlag, stop_flag
 
 if TYPE_CHECKING:
     from suite.train.distributed import Ranks
-    from suite.train.signals import StopFlag
 
 log = logging.getLogger("shiftbench")
 
@@ -37,7 +37,7 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Out
 
     log_to_stderr()
     outcome = Outcome()
-    with suite.train.stop_flag() as stop, suite.train.joined(runs[0].system) as ranks:
+    with stop_flag() as stop, suite.train.joined(runs[0].system) as ranks:
         for run, folder, done in zip(runs, folders, complete, strict=True):
             if ranks.agree(int(done)):  # one file system may show it later than another
                 outcome.skipped.append(folder)
@@ -53,7 +53,7 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Out
     return outcome
 
 
-def _train(run: Run, folder: Path, ranks: "Ranks", stop: "StopFlag") -> int:
+def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:
     from suite.train import train_on
 
     try:

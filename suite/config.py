@@ -155,10 +155,13 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(valid)}"
 
 
-def explain(error: ValidationError) -> str:
-    """The first error of pydantic's list, in one sentence with the dotted key."""
+def explain(error: ValidationError, root: type[BaseModel] = Run, skip: int = 0) -> str:
+    """The first error of pydantic's list, in one sentence with the dotted key below `root`.
+
+    `skip`: so many first parts of the location lead to `root` and are left out.
+    """
     first = error.errors(include_url=False)[0]
-    key, fields = _locate(first["loc"])
+    key, fields = _locate(first["loc"][skip:], root)
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(str(first['loc'][-1]), fields)}"
     if first["type"] == "missing":
@@ -174,10 +177,10 @@ def explain(error: ValidationError) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+def _locate(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, list[str]]:
     """Dotted key of an error without the union's tags, and the field names valid beside it."""
     keys: list[str] = []
-    candidates: list[type[BaseModel]] = [Run]
+    candidates: list[type[BaseModel]] = [root]
     beside: list[str] = []
     for part in location:
         tagged = [m for m in candidates if len(candidates) > 1 and part in _kinds(m)]

@@ -13,4 +13,11 @@ class Diverged(Exception):
 
 
 class Preempted(Exception):
-    """A stop signal was agreed on at a step boundary, and a complete checkpoint was written."""
+    """A stop signal was agreed on at a step boundary, and a complete checkpoint was written.
+
+    `is_warned`: a scheduler warned that the time is nearly up, so that the run should be started again.
+    """
+
+    def __init__(self, message: str, *, is_warned: bool = False) -> None:
+        super().__init__(message)
+        self.is_warned = is_warned

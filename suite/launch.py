@@ -4,14 +4,16 @@ import subprocess
 from collections.abc import Mapping
 
 
+FIRST_PORT, NUM_PORTS = 20_000, 12_000
+
+
 def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
     """torchrun's five variables, from torchrun itself or from a Slurm step; empty for a single process."""
     if int(env.get("WORLD_SIZE", "1")) > 1:
         return {k: env[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) <= 1:
         return {}
-    # A restarted job must not meet the sockets that its former self left behind.
-    port = 20_000 + (int(env["SLURM_JOB_ID"]) * 7 + int(env.get("SLURM_RESTART_COUNT", "0"))) % 40_000
+    port = _port(int(env["SLURM_JOB_ID"]), int(env.get("SLURM_RESTART_COUNT", "0")))
     return {
         "RANK": env["SLURM_PROCID"],
         "LOCAL_RANK": env["SLURM_LOCALID"],
@@ -19,6 +21,13 @@ def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": env.get("MASTER_ADDR") or _first_host(env["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": env.get("MASTER_PORT", str(port)),
     }
+
+
+def _port(job: int, restart: int) -> int:
+    """The same on every rank; another one after each restart, which must not meet its former self's sockets,
+    and for each job of an array, which may share a node. Below the ports that the kernel hands out itself.
+    """
+    return FIRST_PORT + (job * 31 + restart * 4_001) % NUM_PORTS
 
 
 def _first_host(node_list: str) -> str:

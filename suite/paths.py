@@ -7,7 +7,10 @@
   measurements.jsonl  a line for each measurement, appended
   layers.json         names and widths behind the per-layer measurements
   log.txt             what the process said
+  errors/             rank-3.json: what a rank died of in the newest attempt
+  patches/            how the sources differed from their commit, if they did
   lock                held by the process that writes here
+  claim               a newer start asks that process to leave
   checkpoints/        step-00000123.pt, best.pt
 """
 
@@ -27,8 +30,18 @@ class RunPaths:
         self.layers = self.folder / "layers.json"
         self.log = self.folder / "log.txt"
         self.lock = self.folder / "lock"
+        self.claim = self.folder / "claim"
+        self.errors = self.folder / "errors"
         self.checkpoints = self.folder / "checkpoints"
         self.best = self.checkpoints / "best.pt"
+
+    def error(self, rank: int) -> Path:
+        """What this rank died of."""
+        return self.errors / f"rank-{rank}.json"
+
+    def patch(self, name: str) -> Path:
+        """A difference of the sources from their commit, by its name in the provenance."""
+        return self.folder / "patches" / f"{name}.patch"
 
     def checkpoint(self, step: int) -> Path:
         """The complete training state after `step` optimizer steps."""

@@ -1,30 +1,87 @@
 """Where a result came from: code, versions, machine, scheduler."""
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("shiftbench", "torch", "torchvision", "nvidia-dali-cuda130", "numpy")
-_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("shiftbench", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "submitit")
+ROOT = Path(__file__).resolve().parent.parent
+SNAPSHOT_NOTE = "code.json"
+MAX_PATCH_BYTES = 4_000_000
 
 
 def provenance(device: str, hosts: list[str]) -> dict[str, Any]:
     """A plain dict for the record. `device` names what computed; `hosts` has one entry for each rank."""
-    changes = _git("status", "--porcelain")
+    code = code_state()
     return {
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else changes != "",
+        "git_sha": code.git_sha,
+        "git_dirty": code.git_dirty,
+        "patch": code.patch_name,
+        "snapshot": code.snapshot,
         "versions": {"python": platform.python_version(), **_versions()},
         "device": device,
         "world_size": len(hosts),
         "hosts": sorted(set(hosts)),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "scheduler_job": os.environ.get("SLURM_JOB_ID"),
+        "scheduler_job": scheduler_job(os.environ),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "nodes": os.environ.get("SLURM_STEP_NODELIST"),
     }
+
+
+def scheduler_job(env: Mapping[str, str]) -> str | None:
+    """The Slurm job that this process belongs to, as Slurm's commands name it: `12` or, in an array, `12_3`."""
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get("SLURM_JOB_ID")
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """Which sources these are: their commit, and what they differ by from it."""
+
+    git_sha: str | None
+    git_dirty: bool | None
+    patch: str | None = None
+    snapshot: str | None = None
+
+    @property
+    def patch_name(self) -> str | None:
+        """A name that is a hash of the patch."""
+        return None if self.patch is None else hashlib.sha256(self.patch.encode()).hexdigest()[:12]
+
+
+@cache
+def code_state() -> CodeState:
+    """Of the sources that this process imports: from git, or as the snapshot of a submission noted them."""
+    if (ROOT / SNAPSHOT_NOTE).exists():
+        return CodeState(**json.loads((ROOT / SNAPSHOT_NOTE).read_text(encoding="utf-8")))
+    changes = _git("status", "--porcelain")
+    patch = _patch() if changes else None
+    sha = _git("rev-parse", "HEAD")
+    return CodeState(sha and sha.strip(), None if changes is None else changes != "", patch)
+
+
+def _patch() -> str | None:
+    """All that differs from the commit, new files included; None when it is too large to keep."""
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of our own: `add --intent-to-add` lets diff see new files, and the user's index is left be.
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        if _git("read-tree", "HEAD", env=index) is None:
+            return None
+        _git("add", "--intent-to-add", "--all", env=index)
+        patch = _git("diff", "--binary", "HEAD", env=index)
+    return patch if patch and len(patch) <= MAX_PATCH_BYTES else None
 
 
 def cpu_name() -> str:
@@ -47,14 +104,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, env: Mapping[str, str] | None = None) -> str | None:
     """git's answer about the source tree, or None when it is not a checkout (an installed wheel)."""
-    if not (_ROOT / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **(env or {})},
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
         return None
-    return done.stdout.strip()
+    return done.stdout

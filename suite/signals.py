@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+# A scheduler's word that the job's time is nearly up: to be started again, where SIGTERM means the end.
+WARNING = signal.SIGUSR2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
 
 
 @contextmanager
@@ -21,3 +23,24 @@ def stop_signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterato
     finally:
         for number, before in former.items():
             signal.signal(number, before)
+
+
+class StopFlag:
+    """Whether a stop signal has come, which, and whether it was a scheduler's warning."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.warned = False
+
+    def raise_(self, number: int, _: FrameType | None) -> None:
+        """The handler: notes the signal, and nothing else."""
+        self.signal = signal.Signals(number)
+        self.warned |= number == WARNING
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Inside, a stop signal raises the flag; the training loop acts on it at a step boundary."""
+    flag = StopFlag()
+    with stop_signals_to(flag.raise_):
+        yield flag

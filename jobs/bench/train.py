@@ -13,7 +13,7 @@ from suite.experiment import Run
 from suite.models import build_model
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
-from suite.train.signals import StopFlag
+from suite.signals import StopFlag
 
 
 def bench_train(

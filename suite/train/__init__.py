@@ -10,14 +10,16 @@ import torch.distributed as dist
 
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
-from suite.provenance import cpu_name, provenance
-from suite.record import RecordWriter
+from suite.paths import RunPaths
+from suite.provenance import code_state, cpu_name, provenance
+from suite.record import RecordWriter, errors_noted
+from suite.record.errors import in_one_line
+from suite.signals import StopFlag, stop_flag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined
 from suite.train.loop import Trainer
-from suite.train.signals import StopFlag, stop_flag
 
-__all__ = ["joined", "stop_flag", "train_on", "train_run"]
+__all__ = ["joined", "train_on", "train_run"]
 
 log = logging.getLogger("shiftbench")
 
@@ -32,13 +34,24 @@ def train_run(run: Run, folder: Path) -> None:
         train_on(run, folder, ranks, stop)
 
 
-def train_on(run: Run, folder: Path, ranks: Ranks, stop: StopFlag) -> None:
-    """`train_run` for ranks that have joined already, as when they train several runs in turn."""
+def train_on(
+    run: Run,
+    folder: Path,
+    ranks: Ranks,
+    stop: StopFlag,
+    *,
+    claim: str | None = None,
+    patience_s: float = 0.0,
+) -> None:
+    """`train_run` for ranks that have joined already, as when they train several runs in turn.
+
+    With a `claim`, a process that trains this run already is asked to leave, and has `patience_s` for it.
+    """
     try:
         run.batch.accumulation_steps(ranks.world_size)
     except ValueError as error:
         raise UserError(f"batch: {error}") from None
-    record = RecordWriter(run, folder) if ranks.is_first else None
+    record = RecordWriter(run, folder, claim=claim, patience_s=patience_s) if ranks.is_first else None
     refused = None
     try:
         if record is not None:
@@ -48,7 +61,8 @@ def train_on(run: Run, folder: Path, ranks: Ranks, stop: StopFlag) -> None:
     if ranks.agree(int(refused is not None)):
         raise refused or UserError(f"{folder}: the first rank could not take it")
     try:
-        _train(run, ranks, record, stop)
+        with errors_noted(RunPaths(folder), ranks.rank):
+            _train(run, ranks, record, stop)
     finally:
         if record is not None:
             record.__exit__()
@@ -58,23 +72,26 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     hosts = ranks.hosts()
     try:
         if record is not None:
-            record.start(provenance(_device_name(ranks), hosts))
+            origin = provenance(_device_name(ranks), hosts)
+            record.start(origin)
+            if (patch := code_state().patch) is not None:
+                record.keep_patch(origin["patch"], patch)
         trainer = Trainer(run, ranks, record, stop)
         trainer.train(_newest_state(folder_record=record, ranks=ranks))
     except Preempted as preempted:
-        _end(record, "preempted", f"{preempted}, by {stop.signal.name if stop.signal else 'another rank'}")
+        _end(record, "preempted", f"{preempted}, by {_asked_by(record, stop)}")
         raise
     except Diverged as diverged:
         _end(record, "diverged", str(diverged))
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            _end(record, "failed", _in_one_line(error))
+            _end(record, "failed", in_one_line(error))
             raise
         _end(record, "failed", f"{error.strerror}: the last complete checkpoint is kept")
         raise UserError(f"{error.filename or 'the run folder'}: {error.strerror}") from error
     except BaseException as error:
-        _end(record, "failed", _in_one_line(error))
+        _end(record, "failed", in_one_line(error))
         raise
     _end(record, "completed", None)
 
@@ -88,7 +105,7 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
             log.warning("%s", sentence)
         folder_record.rewind(state["measurements_size_bytes"] if state else 0)
         step = state["step"] if state else 0
-        folder_record.status("running", resumed_from_step=step, damaged_checkpoints=passed_over)
+        folder_record.resume(step, passed_over)
         if state:
             log.info("resuming after step %d", step)
     if ranks.world_size > 1:
@@ -98,12 +115,6 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
     return state
 
 
-def _in_one_line(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def _end(record: RecordWriter | None, state: Any, reason: str | None) -> None:
     if record is None:
         return
@@ -111,6 +122,12 @@ def _end(record: RecordWriter | None, state: Any, reason: str | None) -> None:
         record.status(state, reason=reason)
     except OSError as error:  # a full disk: what made the run end matters more, and is raised behind this
         log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
+
+
+def _asked_by(record: RecordWriter | None, stop: StopFlag) -> str:
+    if stop.signal is not None:
+        return stop.signal.name
+    return "a newer start of this run" if record is not None and record.is_claimed() else "another rank"
 
 
 def _device_name(ranks: Ranks) -> str:

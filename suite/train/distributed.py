@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
 from suite.launch import launch_variables
 
@@ -95,8 +95,12 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=timedelta(seconds=system.collective_timeout_s))
     try:
         yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
-    finally:
+    except (UserError, Diverged, Preempted):
         dist.destroy_process_group()
+        raise
+    # After any other error, leaving in good order would wait for the others, who wait for this rank: its end
+    # is what tells them.
+    dist.destroy_process_group()
 
 
 def _device(system: SystemSpec, local_rank: int) -> torch.device:

@@ -1,6 +1,6 @@
 """Accuracy over a data set, each image counted exactly once whatever the ranks and batches."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,23 @@ class Evaluation:
     top1_percent: float
     top5_percent: float
     images_evaluated: int
+
+
+class UntilStopped:
+    """A pass over batches that ends early when it is asked to, though not before the first batch.
+
+    Each rank ends for itself and without a word: the ranks agree afterwards, so that none waits for another
+    in the middle.
+    """
+
+    def __init__(self, batches: Iterable[Batch], is_asked: Callable[[], bool]) -> None:
+        self._batches, self._is_asked = batches, is_asked
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            yield batch
+            if self._is_asked():
+                return
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ resumed ends bit-equal to one that was not.
 
 import logging
 import math
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -25,15 +26,16 @@ from suite.record import Layer, Record, RecordWriter
 from suite.shift import ShiftProfile
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
-from suite.train.evaluate import batch_sums, evaluate
+from suite.train.evaluate import UntilStopped, batch_sums, evaluate
 from suite.train.measure import measure_shift, measure_work
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
-from suite.train.signals import StopFlag
+from suite.signals import StopFlag
 
 log = logging.getLogger("shiftbench")
 
-GO_ON, STOP, DIVERGED = 0, 1, 2
+GO_ON, STOP, STOP_WARNED, DIVERGED = 0, 1, 2, 3
+HEARTBEAT_S = 5.0  # between two words to the status file, and two looks for a newer start
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
 
@@ -60,6 +62,8 @@ class Trainer:
         self.best_top1_percent = -1.0
         self.known_bad: set[str] = set()
         self.to_evaluate = False
+        self._spoke_at = time.monotonic()
+        self._is_claimed = False
 
     # ------------------------------------------------------------ the run
 
@@ -67,6 +71,7 @@ class Trainer:
         """Train to the end. Raises Preempted after a stop signal, Diverged on a loss that is not finite."""
         if state is not None:
             self._load(state)
+        self._speak()
         forward = self.forward_module()
         loader = train_loader(
             self.run,
@@ -85,10 +90,10 @@ class Trainer:
                 at_epoch_end = self.step % self.steps_per_epoch == 0
                 if at_epoch_end:
                     self._record_epoch(loader)
-                if code == STOP or self._checkpoint_is_due():
+                if code != GO_ON or self._checkpoint_is_due():
                     self._save(to_evaluate=at_epoch_end)
-                if code == STOP:
-                    raise Preempted(f"stopped after step {self.step} of {self.total_steps}")
+                if code != GO_ON:
+                    raise self._preempted(code)
                 if at_epoch_end:
                     self._evaluate()
                     self.meter.restart_epoch()
@@ -146,15 +151,41 @@ class Trainer:
         return weight * loss + (1 - weight) * other
 
     def agree(self, loss: Tensor) -> int:
-        """Agree with the other ranks, at this step's boundary, on GO_ON or STOP. Raises Diverged."""
-        code = STOP if self.stop.signal else GO_ON
-        looks = code == STOP or self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
+        """Agree with the other ranks, at this step's boundary, to go on or to stop. Raises Diverged."""
+        if time.monotonic() - self._spoke_at > HEARTBEAT_S:
+            self._speak()
+        code = self._wish()
+        looks = code != GO_ON or self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
         if looks and not torch.isfinite(loss):  # a checkpoint of it would push out a good one
             code = DIVERGED
         code = self.ranks.agree(code)
         if code == DIVERGED:
             raise Diverged(f"the loss is not finite at step {self.step} (epoch {self.epoch})")
         return code
+
+    def _wish(self) -> int:
+        """What this rank alone would do now."""
+        if self.stop.warned:
+            return STOP_WARNED
+        return STOP if self.stop.signal or self._is_claimed else GO_ON
+
+    def _speak(self) -> None:
+        """Say in the status file how far training is, and look whether a newer start waits for this one."""
+        self._spoke_at = time.monotonic()
+        if self.record is not None:
+            self._is_claimed = self.record.is_claimed()
+            speed = self.meter.images_per_s(self.run.batch.global_batch_size)
+            self.record.status(
+                "running",
+                step=self.step,
+                total_steps=self.total_steps,
+                **({} if speed is None else {"images_per_s": speed}),
+            )
+
+    def _preempted(self, code: int) -> Preempted:
+        return Preempted(
+            f"stopped after step {self.step} of {self.total_steps}", is_warned=code == STOP_WARNED
+        )
 
     def _checkpoint_is_due(self) -> bool:
         system = self.run.system
@@ -182,7 +213,10 @@ class Trainer:
         self.epoch_sums.zero_()
 
     def _evaluate(self) -> None:
-        """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable."""
+        """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable.
+
+        Raises Preempted after a stop signal: what was measured so far is dropped, and repeated on resuming.
+        """
         self.to_evaluate = False
         is_last = self.step == self.total_steps
         measure = self.run.measure
@@ -191,6 +225,7 @@ class Trainer:
         if not evaluates and not probes:
             return
         self.ranks.share_buffers(self.model)
+        size_bytes = self.record.measurements_size_bytes() if self.record is not None else 0
         loader = val_loader(
             self.run,
             images_per_batch=self.run.batch.per_gpu,
@@ -199,8 +234,10 @@ class Trainer:
             device=self.ranks.device,
         )
         try:
+            batches = UntilStopped(loader, lambda: self._wish() != GO_ON)
             if evaluates:
-                result = evaluate(self.model, loader, self.ranks, self.run.recipe.precision)
+                result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
+                self._stop_evaluation_if_asked(size_bytes)
                 if not math.isfinite(result.loss):
                     raise Diverged(f"the validation loss is not finite after step {self.step}")
                 for name, value in asdict(result).items():
@@ -208,10 +245,19 @@ class Trainer:
                 self._measure_bad_images(loader, "val")
                 self._report(result.top1_percent)
             if probes:
-                profile, top1_precise = measure_shift(self.run, self.model, self.ranks, loader, is_last)
+                profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, is_last)
+                self._stop_evaluation_if_asked(size_bytes)
                 self._record_shift(profile, top1_precise)
         finally:
             loader.close()
+
+    def _stop_evaluation_if_asked(self, size_bytes: int) -> None:
+        code = self.ranks.agree(self._wish())
+        if code == GO_ON:
+            return
+        # The state is that of the epoch's end, and the measurements are to be cut back to that.
+        self._save(to_evaluate=True, measurements_size_bytes=size_bytes)
+        raise self._preempted(code)
 
     def _report(self, top1_percent: float) -> None:
         is_best = top1_percent > self.best_top1_percent
@@ -251,9 +297,12 @@ class Trainer:
 
     # ------------------------------------------------------------ checkpoints
 
-    def _save(self, to_evaluate: bool) -> None:
+    def _save(self, to_evaluate: bool, measurements_size_bytes: int | None = None) -> None:
         sums_R4 = self.ranks.gather(self.epoch_sums)
         if self.record is not None:
+            if measurements_size_bytes is None:
+                measurements_size_bytes = self.record.measurements_size_bytes()
+            start = time.monotonic()
             state = {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -261,10 +310,11 @@ class Trainer:
                 "epoch_sums": sums_R4,
                 "best_top1_percent": self.best_top1_percent,
                 "to_evaluate": to_evaluate,
-                "measurements_size_bytes": self.record.measurements_size_bytes(),
+                "measurements_size_bytes": measurements_size_bytes,
             }
             CheckpointStore(self.record.paths).save(self.step, state)
-            self.record.status("running", epoch=self.epoch, step=self.step)
+            checkpoint_s = time.monotonic() - start
+            self.record.status("running", epoch=self.epoch, step=self.step, checkpoint_s=checkpoint_s)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -50,6 +50,11 @@ class Meter:
             self._wait_times_s.append(self._waited_s)
         self._last, self._waited_s = now, 0.0
 
+    def images_per_s(self, global_batch_size: int) -> float | None:
+        """Of the epoch so far; None before the first timed step."""
+        total_s = sum(self._step_times_s)
+        return global_batch_size * len(self._step_times_s) / total_s if total_s else None
+
     def summary(self, global_batch_size: int) -> dict[str, float]:
         """The epoch's metrics by name; without timed steps only those that need none."""
         now = time.perf_counter()

@@ -20,7 +20,7 @@ from suite.train.loop import Trainer
 from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
 from suite.train.optim import build_optimizer, mixup, seed_for
-from suite.train.signals import StopFlag
+from suite.signals import StopFlag
 
 CPU = torch.device("cpu")
 

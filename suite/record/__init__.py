@@ -1,0 +1,28 @@
+"""Record: what a run leaves behind, as plain files that merge by copying.
+
+Writing is for one process at a time (`RecordWriter` holds a lock); small files are replaced
+atomically, measurements are appended a whole line at a time. Reading trusts nothing: a line cut
+short is left out, and a run that says `running` while nobody holds its lock is shown as failed.
+"""
+
+from suite.record.errors import RankError, errors_noted
+from suite.record.files import SCHEMA_VERSION, is_locked, write_atomically
+from suite.record.reader import Layer, Measurement, Record
+from suite.record.status import UNFINISHED, State, Status, read_status
+from suite.record.writer import RecordWriter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "UNFINISHED",
+    "Layer",
+    "Measurement",
+    "RankError",
+    "Record",
+    "RecordWriter",
+    "State",
+    "Status",
+    "errors_noted",
+    "is_locked",
+    "read_status",
+    "write_atomically",
+]

@@ -1,0 +1,134 @@
+"""Reading a run's folder, however its process ended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record.errors import RankError
+from suite.record.files import SCHEMA_VERSION, read_json, read_lines
+from suite.record.status import State, read_status
+
+_MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric at one moment. `layer` is set for per-layer metrics."""
+
+    metric: str
+    value: float
+    epoch: int
+    step: int
+    split: str | None = None
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A probed norm layer: its module name and number of channels."""
+
+    name: str
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run folder, read."""
+
+    paths: RunPaths
+    run_id: str
+    schema_version: int
+    config: dict[str, Any]
+    status: dict[str, Any]
+    provenance: list[dict[str, Any]]
+    layers: list[Layer]
+    damaged_lines: int = 0
+    died_silently: bool = False
+    errors: list[RankError] = field(default_factory=list)
+    _lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Raises UserError when the folder holds no readable run.json or one of a newer schema."""
+        paths = RunPaths(folder)
+        config = read_json(paths.run)
+        if not isinstance(config, dict):
+            raise UserError(f"{paths.run}: not a readable run")
+        version = config.pop("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
+            )
+        provenance, damaged_provenance = read_lines(paths.provenance, ())
+        lines, damaged = read_lines(paths.measurements, _MEASUREMENT_KEYS)
+        layers = [Layer(**layer) for layer in read_json(paths.layers) or []]
+        status = read_status(paths)
+        return cls(
+            paths=paths,
+            run_id=config.pop("run_id", ""),
+            schema_version=version,
+            config=config,
+            status=status.content,
+            provenance=provenance,
+            layers=layers,
+            damaged_lines=damaged + damaged_provenance,
+            died_silently=status.died_silently,
+            errors=status.errors,
+            _lines=lines,
+        )
+
+    @property
+    def run(self) -> Run:
+        """The configuration as a validated Run."""
+        return Run.model_validate(self.config)
+
+    @property
+    def state(self) -> State:
+        state: State = self.status["state"]
+        return state
+
+    @property
+    def reason(self) -> str | None:
+        reason: str | None = self.status.get("reason")
+        return reason
+
+    def measurements(self) -> Iterator[Measurement]:
+        """All of them in the order written, per-layer ones spread over their layers."""
+        for line in self._lines:
+            where = {
+                "metric": line["metric"],
+                "epoch": line["epoch"],
+                "step": line["step"],
+                "split": line.get("split"),
+            }
+            if isinstance(line["value"], list):
+                for layer, value in zip(self.layers, line["value"], strict=False):
+                    yield Measurement(**where, value=float(value), layer=layer.name)
+            else:
+                yield Measurement(**where, value=float(line["value"]))
+
+    def last(self, metric: str, split: str | None = None) -> float | None:
+        """The newest value of a scalar metric, or None."""
+        for line in reversed(self._lines):
+            if (
+                line["metric"] == metric
+                and split in (None, line.get("split"))
+                and not isinstance(line["value"], list)
+            ):
+                return float(line["value"])
+        return None
+
+    def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
+        """The newest values of a per-layer metric by layer name, in forward order; may be empty."""
+        for line in reversed(self._lines):
+            if (
+                line["metric"] == metric
+                and split in (None, line.get("split"))
+                and isinstance(line["value"], list)
+            ):
+                return {layer.name: float(v) for layer, v in zip(self.layers, line["value"], strict=False)}
+        return {}

@@ -1,0 +1,62 @@
+"""A run's state and what became of it, from its status file, lock and ranks' errors. No pydantic here."""
+
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from suite.paths import RunPaths
+from suite.record.errors import RankError, read_errors
+from suite.record.files import is_locked, read_json
+
+State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "cancelled"]
+STATES: tuple[State, ...] = get_args(State)
+UNFINISHED: tuple[State, ...] = ("queued", "running", "preempted")
+"""States from which a run goes on by itself while a launcher or a scheduler has it."""
+
+# Training says where it is every few seconds. A lock is not always seen from another machine.
+SILENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What status.json says, put right by what else there is to see."""
+
+    content: dict[str, Any]
+    died_silently: bool = False
+    errors: list[RankError] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        state: State = self.content["state"]
+        return state
+
+    @property
+    def reason(self) -> str | None:
+        reason: str | None = self.content.get("reason")
+        return reason
+
+
+def read_status(paths: RunPaths) -> Status:
+    """A run that says `running` while its process is gone is failed, with a rank's error as the reason."""
+    content = read_json(paths.status) or {"state": "failed", "reason": "it never started: status.json is missing"}
+    died_silently = content.get("state") == "running" and not is_alive(paths, content)
+    if died_silently:
+        content |= {
+            "state": "failed",
+            "reason": "the process ended without a word (killed, or its machine failed)",
+        }
+    errors: list[RankError] = []
+    if content.get("state") == "failed":
+        errors = read_errors(paths, since=content.get("started_at", 0.0))
+        if errors:
+            content["reason"] = str(errors[0])
+    return Status(content, died_silently, errors)
+
+
+def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
+    """Whether a process trains this run: it holds the lock here, or spoke lately elsewhere."""
+    if is_locked(paths):
+        return True
+    is_elsewhere = content.get("host") not in (None, socket.gethostname())
+    return is_elsewhere and time.time() - content.get("updated_at", 0.0) < SILENCE_S

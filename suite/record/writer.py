@@ -1,0 +1,203 @@
+"""Writing a run's folder: one process at a time, whatever happens to it."""
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.metrics import METRICS
+from suite.paths import RunPaths
+from suite.record.errors import clear_errors
+from suite.record.files import SCHEMA_VERSION, append_line, read_json, write_atomically
+from suite.record.reader import Layer
+from suite.record.status import State
+
+Split = Literal["train", "val"]
+POLL_S = 0.2
+
+
+class RecordWriter:
+    """The only way to write a run's folder. A context manager that holds the folder's lock."""
+
+    def __init__(
+        self, run: Run, folder: Path, *, claim: str | None = None, patience_s: float = 0.0, durable: bool = True
+    ) -> None:
+        """With a `claim`, a process that holds the lock is asked to leave, and has `patience_s` for it.
+
+        `durable`: false does not wait for the disk, for what can be written again.
+        """
+        self.run = run
+        self.paths = RunPaths(folder)
+        self._claim, self._patience_s, self._durable = claim, patience_s, durable
+        self._lock: IO[str] | None = None
+        self._status: dict[str, Any] = {}
+
+    def __enter__(self) -> "RecordWriter":
+        is_new = not self.paths.folder.exists()
+        try:
+            self.paths.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self.paths.lock.open("a")
+            self._take_lock()
+            # A restart may come with other paths, threads or measurements: run.json says what is in force.
+            content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
+            content |= self.run.model_dump(mode="json")
+            if read_json(self.paths.run) != content:
+                text = json.dumps(content, indent=1) + "\n"
+                write_atomically(self.paths.run, text, durable=self._durable)
+        except OSError as error:
+            if is_new:
+                shutil.rmtree(self.paths.folder, ignore_errors=True)
+            raise UserError(f"{self.paths.folder}: cannot be written: {error.strerror or error}") from None
+        self._status = read_json(self.paths.status) or {"attempts": 0, "created_at": time.time()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._lock is not None
+        self._lock.close()
+
+    # ------------------------------------------------------------ one writer at a time
+
+    def _take_lock(self) -> None:
+        assert self._lock is not None
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._claim is not None:
+                    write_atomically(self.paths.claim, self._claim)
+                if time.monotonic() < deadline:
+                    time.sleep(POLL_S)
+                    continue
+                waited = f" and did not leave in {self._patience_s:.0f} s" if self._patience_s else ""
+                raise UserError(
+                    f"{self.paths.folder}: another process is training this run{waited}; "
+                    "wait for it, or stop it"
+                ) from None
+            if self._claim is not None:
+                self.paths.claim.unlink(missing_ok=True)
+            return
+
+    def is_claimed(self) -> bool:
+        """Whether a newer start of this run waits for this one to leave.
+
+        A node that Slurm gave up may still be training when the job is started again elsewhere.
+        """
+        return self.paths.claim.exists()
+
+    # ------------------------------------------------------------ what became of it
+
+    def queue(self, **details: Any) -> None:
+        """Note that the run waits for a launcher or a scheduler. What former attempts cost is kept."""
+        details["rank_s"] = self._status.get("rank_s", 0.0) + _rank_seconds(self._status)
+        self._status.pop("started_at", None)
+        self.status("queued", reason=None, **details)
+
+    def start(self, provenance: dict[str, Any]) -> None:
+        """Note an attempt: its provenance, the state `running`, and what the attempts before it cost."""
+        now, before = time.time(), self._status
+        line = {"started_at": now, **provenance}
+        costs = {"rank_s": before.get("rank_s", 0.0) + _rank_seconds(before)}
+        if provenance.get("scheduler_job") and before.get("state") in ("queued", "preempted", "running"):
+            line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
+            costs["queue_wait_s"] = before.get("queue_wait_s", 0.0) + line["queue_wait_s"]
+        append_line(self.paths.provenance, json.dumps(line))
+        clear_errors(self.paths)
+        self.status(
+            "running",
+            attempts=before["attempts"] + 1,
+            reason=None,
+            started_at=now,
+            world_size=provenance.get("world_size", 1),
+            job=provenance.get("scheduler_job"),
+            nodes=provenance.get("nodes"),
+            **costs,
+        )
+
+    def resume(self, step: int, damaged_checkpoints: Sequence[str]) -> None:
+        """Note where this attempt begins, and how many steps of the former ones are lost."""
+        lost = max(0, self._status.get("step", 0) - step)
+        self.status(
+            "running",
+            resumed_from_step=step,
+            step=step,
+            damaged_checkpoints=list(damaged_checkpoints),
+            lost_steps=self._status.get("lost_steps", 0) + lost,
+        )
+
+    def status(self, state: State, **details: Any) -> None:
+        """Replace status.json; details given before and not again are kept."""
+        self._status |= {
+            "state": state,
+            "updated_at": time.time(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            **details,
+        }
+        write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
+
+    def detail(self, name: str) -> Any:
+        """What the status says of this, or None."""
+        return self._status.get(name)
+
+    def keep_patch(self, name: str, patch: str) -> None:
+        """Keep what the sources differ by from their commit, once for each difference."""
+        path = self.paths.patch(name)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, patch)
+
+    # ------------------------------------------------------------ what was measured
+
+    def measure(
+        self,
+        metric: str,
+        value: float | Sequence[float],
+        *,
+        epoch: int,
+        step: int,
+        split: Split | None = None,
+    ) -> None:
+        """Append a measurement: a number, or for a per-layer metric one number for each of `layers`."""
+        vector = not isinstance(value, int | float)
+        if metric not in METRICS or METRICS[metric].per_layer != vector:
+            raise ValueError(f"{metric}: not a {'per-layer' if vector else 'scalar'} metric of suite.metrics")
+        encoded = [_encode(v) for v in value] if not isinstance(value, int | float) else _encode(value)
+        line = {"metric": metric, "value": encoded, "epoch": epoch, "step": step, "split": split}
+        append_line(self.paths.measurements, json.dumps({k: v for k, v in line.items() if v is not None}))
+
+    def layers(self, layers: Sequence[Layer]) -> None:
+        """The layers that per-layer measurements list, in forward order."""
+        content = [{"name": layer.name, "num_channels": layer.num_channels} for layer in layers]
+        write_atomically(self.paths.layers, json.dumps(content) + "\n")
+
+    def measurements_size_bytes(self) -> int:
+        """Size to hand to `rewind` when training resumes from a checkpoint written now."""
+        return self.paths.measurements.stat().st_size if self.paths.measurements.exists() else 0
+
+    def rewind(self, size_bytes: int) -> None:
+        """Drop what was measured after the checkpoint from which training resumes."""
+        if self.paths.measurements.exists():
+            with self.paths.measurements.open("r+b") as file:
+                file.truncate(min(size_bytes, self.measurements_size_bytes()))
+
+
+def _encode(value: float) -> float | str:
+    # JSON has no NaN: readers of every language stumble over a bare one.
+    return float(value) if math.isfinite(value) else str(float(value))
+
+
+def _rank_seconds(status: dict[str, Any]) -> float:
+    """Time of an attempt × its ranks, up to its last word."""
+    if "started_at" not in status:
+        return 0.0
+    duration_s = max(0.0, status["updated_at"] - status["started_at"])
+    return float(duration_s * (status.get("world_size") or 1))
