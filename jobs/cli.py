@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import bench, config, data, probe, report, run
+from jobs.commands import bench, config, data, probe, report, run, status, submit
 from suite import __version__
 from suite.errors import UserError
 
@@ -23,6 +23,11 @@ app = typer.Typer(
     "130 interrupted.",
 )
 app.command("run")(run.run)
+app.command("submit")(submit.submit)
+app.command("status")(status.status)
+app.command("logs")(status.logs)
+app.command("cancel")(status.cancel)
+app.command("retry")(submit.retry)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("probe")(probe.probe)

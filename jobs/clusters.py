@@ -27,9 +27,7 @@ class _Cluster(Spec):
     ntasks_per_node: int | None = Field(
         None, ge=1, description="ranks on each node; null: gpus_per_node, else 1"
     )
-    array_parallelism: int | None = Field(
-        None, ge=1, description="runs at a time; null: no limit (local: 1)"
-    )
+    array_parallelism: int | None = Field(None, ge=1, description="runs at a time; null: no limit (local: 1)")
     environment: dict[str, str] = Field({}, description="variables of the jobs, value as it stands")
     jobs_folder: str | None = Field(
         None,
@@ -64,7 +62,8 @@ class SlurmCluster(_Cluster):
     account: str | None = None
     qos: str | None = None
     time: str | None = Field(
-        None, description="limit of a job, 'minutes', 'hours:minutes:seconds' or 'days-hours'; null: the site's"
+        None,
+        description="limit of a job, 'minutes', 'hours:minutes:seconds' or 'days-hours'; null: the site's",
     )
     nodes: int = Field(1, ge=1, description="nodes of each run")
     gpus_per_node: int | None = Field(None, ge=1)

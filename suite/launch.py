@@ -3,7 +3,6 @@
 import subprocess
 from collections.abc import Mapping
 
-
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
 
 

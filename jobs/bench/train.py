@@ -11,9 +11,9 @@ from suite.config import expand
 from suite.data import Batch, train_loader
 from suite.experiment import Run
 from suite.models import build_model
+from suite.signals import StopFlag
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
-from suite.signals import StopFlag
 
 
 def bench_train(

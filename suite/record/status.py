@@ -39,7 +39,10 @@ class Status:
 
 def read_status(paths: RunPaths) -> Status:
     """A run that says `running` while its process is gone is failed, with a rank's error as the reason."""
-    content = read_json(paths.status) or {"state": "failed", "reason": "it never started: status.json is missing"}
+    content = read_json(paths.status) or {
+        "state": "failed",
+        "reason": "it never started: status.json is missing",
+    }
     died_silently = content.get("state") == "running" and not is_alive(paths, content)
     if died_silently:
         content |= {

@@ -28,7 +28,13 @@ class RecordWriter:
     """The only way to write a run's folder. A context manager that holds the folder's lock."""
 
     def __init__(
-        self, run: Run, folder: Path, *, claim: str | None = None, patience_s: float = 0.0, durable: bool = True
+        self,
+        run: Run,
+        folder: Path,
+        *,
+        claim: str | None = None,
+        patience_s: float = 0.0,
+        durable: bool = True,
     ) -> None:
         """With a `claim`, a process that holds the lock is asked to leave, and has `patience_s` for it.
 
@@ -143,6 +149,10 @@ class RecordWriter:
             **details,
         }
         write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
+
+    def settle(self, state: State, reason: str) -> None:
+        """Note an end that the process could not tell of. Its last word's time is kept: it ended about then."""
+        self.status(state, reason=reason, updated_at=self._status.get("updated_at", time.time()))
 
     def detail(self, name: str) -> Any:
         """What the status says of this, or None."""

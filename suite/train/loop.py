@@ -24,13 +24,13 @@ from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
 from suite.record import Layer, Record, RecordWriter
 from suite.shift import ShiftProfile
+from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, batch_sums, evaluate
 from suite.train.measure import measure_shift, measure_work
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
-from suite.signals import StopFlag
 
 log = logging.getLogger("shiftbench")
 

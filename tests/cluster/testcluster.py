@@ -20,13 +20,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-FOLDER = Path("/var/tmp/shiftbench-cluster")
+# Another number is another cluster beside the first one.
+NUMBER = int(os.environ.get("SHIFTBENCH_TEST_CLUSTER", "0"))
+FOLDER = Path("/var/tmp/shiftbench-cluster" + (f"-{NUMBER}" if NUMBER else ""))
 CONF = FOLDER / "slurm.conf"
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "mariadb-client")
 NODES = ("n1", "n2", "n3", "n4")
 HOSTS = Path("/etc/hosts")
 HOSTS_MARK = "# shiftbench test cluster"
-DATABASE_PORT, CTLD_PORT, DBD_PORT, FIRST_NODE_PORT = 16_806, 16_817, 16_819, 17_001
+DATABASE_PORT, CTLD_PORT, DBD_PORT, FIRST_NODE_PORT = (
+    port + 10 * NUMBER for port in (16_803, 16_804, 16_805, 17_001)
+)
 TIMEOUT_S = 60.0
 
 SLURM_CONF = f"""\
@@ -137,7 +141,9 @@ def obstacle() -> str | None:
 
 def run(*command: str, check: bool = True) -> str:
     """The output of one of Slurm's commands against this cluster. Raises ClusterError."""
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     if check and done.returncode != 0:
         raise ClusterError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -241,9 +247,10 @@ def down() -> None:
     for name in reversed(COMMANDS):
         stop(name)
     _kill_step_daemons()
-    lines = HOSTS.read_text().splitlines(keepends=True)
-    HOSTS.write_text("".join(line for line in lines if HOSTS_MARK not in line))
     shutil.rmtree(FOLDER)
+    if not list(FOLDER.parent.glob("shiftbench-cluster*")):
+        lines = HOSTS.read_text().splitlines(keepends=True)
+        HOSTS.write_text("".join(line for line in lines if HOSTS_MARK not in line))
 
 
 def idle_nodes() -> list[str]:
@@ -281,7 +288,14 @@ def _name_nodes() -> None:
 
 
 def _sql(statements: str) -> bool:
-    command = ["mariadb", "--no-defaults", "--user=root", f"--socket={FOLDER}/mariadb.socket", "-e", statements]
+    command = [
+        "mariadb",
+        "--no-defaults",
+        "--user=root",
+        f"--socket={FOLDER}/mariadb.socket",
+        "-e",
+        statements,
+    ]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 

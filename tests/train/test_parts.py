@@ -14,13 +14,13 @@ from suite.experiment import RecipeSpec, Run
 from suite.models import build_model
 from suite.models.norms import GroupWhitening
 from suite.paths import RunPaths
+from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
 from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
 from suite.train.optim import build_optimizer, mixup, seed_for
-from suite.signals import StopFlag
 
 CPU = torch.device("cpu")
 

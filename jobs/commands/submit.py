@@ -1,0 +1,130 @@
+"""`shiftbench submit` and `retry`: runs to a cluster, and back to the prompt."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from jobs import exit_codes
+from jobs.commands.run import ConfigArgument, OverridesArgument
+
+if TYPE_CHECKING:
+    from jobs.submit import AnyCluster, Plan, Submitted
+    from suite.experiment import Run
+
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", "-c", help="A name in configs/clusters, or the path of a YAML file.")
+]
+OutputOption = Annotated[Path, typer.Option("--output-dir", help="Where the runs' folders go.")]
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Run ids (or their beginnings), folders or jobs; default: all.", show_default=False),
+]
+
+
+def submit(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    cluster: ClusterOption = "local",
+    output_dir: OutputOption = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and the sbatch script, and touch nothing.")
+    ] = False,
+) -> None:
+    """Submit every run of an experiment to a cluster, and return at once.
+
+    What is complete, queued or running is left alone: the same command again submits only what is missing.
+    """
+    from jobs.clusters import load_cluster
+    from jobs.submit import plan, submit
+    from suite.config import load_experiment
+
+    experiment = load_experiment(config, overrides or [])
+    where = load_cluster(cluster)
+    console = Console(soft_wrap=True, highlight=False)
+    _warn_of_data(console, experiment.runs)
+    if dry_run:
+        _print_plan(console, plan(experiment.runs, where, output_dir), where, output_dir)
+        return
+    _tell(console, submit(experiment.runs, where, output_dir, experiment.name), output_dir)
+
+
+def retry(
+    runs: RunsArgument = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All that failed, were cancelled, or stopped for good.")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="Another cluster; default: each run's last one.")
+    ] = None,
+    output_dir: OutputOption = Path("runs"),
+) -> None:
+    """Submit runs again that did not complete; they resume from their newest checkpoint."""
+    from jobs.control import resubmissions, to_retry
+    from jobs.status import overview
+    from jobs.submit import submit
+    from suite.errors import UserError
+
+    if not runs and not failed:
+        raise UserError("say which runs, or --failed for all that failed, were cancelled or stopped for good")
+    chosen = to_retry(overview(output_dir).select(runs or []), named=bool(runs))
+    console = Console(soft_wrap=True, highlight=False)
+    if not chosen:
+        console.print("nothing to retry")
+    for where, name, group in resubmissions(chosen, cluster):
+        _tell(console, submit(group, where, output_dir, name), output_dir)
+
+
+def _warn_of_data(console: Console, runs: "tuple[Run, ...]") -> None:
+    for path in sorted({run.data.path for run in runs if run.data.path}):
+        if not Path(path).expanduser().is_dir():
+            console.print(
+                f"note: {path} is not seen from this machine; `shiftbench doctor --data {path}` tells whether "
+                "the compute nodes see it",
+                markup=False,
+            )
+
+
+def _print_plan(console: Console, planned: "Plan", where: "AnyCluster", output_dir: Path) -> None:
+    from jobs.clusters import SlurmCluster
+    from jobs.slurm import sbatch
+    from jobs.submissions import FOLDER
+    from jobs.submit import split
+
+    for name in planned.completed:
+        console.print(f"complete  {name}", markup=False)
+    for name, job in planned.queued.items():
+        console.print(f"queued    {name}  job {job}", markup=False)
+    chunks = split(planned.to_submit, where)
+    for chunk in chunks:
+        for number, run in enumerate(chunk):
+            console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)
+        if isinstance(where, SlurmCluster):
+            home = Path(where.jobs_folder or output_dir.absolute() / FOLDER / "USER").expanduser()
+            target = sbatch.Target("NAME-TOKEN", home, home / "code" / "SNAPSHOT")
+            console.print("", sbatch.script(len(chunk), where, target), sep="\n", markup=False)
+    if not planned.to_submit:
+        console.print("nothing to submit")
+
+
+def _tell(console: Console, done: "Submitted", output_dir: Path) -> None:
+    """What was submitted, what was not, and the next command to type."""
+    for one in done.jobs:
+        number = len(one.folders)
+        kind = "job" if one.is_slurm else "launcher"
+        console.print(f"{kind} {one.job_id}: {number} run{'s'[: number != 1]} ({one.name})", markup=False)
+    kept = [f"{len(done.completed)} complete"] if done.completed else []
+    kept += [f"{len(done.queued)} queued already"] if done.queued else []
+    console.print(", ".join([f"{done.num_submitted} submitted", *kept]))
+    if done.refused:
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+    option = "" if output_dir == Path("runs") else f" --output-dir {output_dir}"
+    console.print(f"next: shiftbench status --watch{option}", markup=False)
+    if done.refused:
+        raise typer.Exit(exit_codes.SOME_RUNS_FAILED)

@@ -1,0 +1,82 @@
+"""Acting on what was submitted: cancel, submit again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import detached
+from jobs.checks import read_run
+from jobs.clusters import load_cluster, parse_cluster
+from jobs.slurm.commands import ask
+from jobs.status import OPEN, RunStatus
+from jobs.submit import AnyCluster
+from suite.errors import UserError
+from suite.experiment import Run
+
+RETRIED = ("failed", "cancelled", "preempted")
+
+
+def cancel(runs: Sequence[RunStatus]) -> list[RunStatus]:
+    """Cancel the jobs of these runs; returns those that had one. What runs writes a checkpoint first.
+
+    Raises UserError when Slurm refuses, or for a part of a local submission that has not begun: its launcher
+    is one process.
+    """
+    chosen = [run for run in runs if run.state in OPEN and run.job is not None]
+    slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
+    if slurm:
+        ask("scancel", *sorted({str(run.job) for run in slurm}))
+    for token in {run.submission.token for run in chosen if run.submission and run not in slurm}:
+        here = [run for run in chosen if run.submission is not None and run.submission.token == token]
+        one = here[0].submission
+        assert one is not None
+        left_out = len(one.folders) - len(here)
+        if left_out:
+            raise UserError(
+                f"{left_out} other runs of the same local submission would end too: its launcher is one "
+                "process; `shiftbench cancel --all` ends them all, and `submit` resumes them"
+            )
+        detached.stop(one)
+    return chosen
+
+
+def to_retry(runs: Sequence[RunStatus], named: bool) -> list[RunStatus]:
+    """What `retry` submits again. A run that diverged would do so again: only when it is named."""
+    return [run for run in runs if run.state in RETRIED or (named and run.state == "diverged")]
+
+
+def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[AnyCluster, str, list[Run]]]:
+    """Runs by the cluster that they go to: the given one, or the one that each was submitted to last.
+
+    Raises UserError for a run that was not submitted before, without a given cluster.
+    """
+    if cluster is not None:
+        parsed = load_cluster(cluster)
+        return [(parsed, "retry", [_run(one) for one in runs])] if runs else []
+    groups: dict[str, tuple[AnyCluster, str, list[Run]]] = {}
+    for one in runs:
+        if one.submission is None:
+            raise UserError(f"{one.folder.name} was not submitted to a cluster: say where, by --cluster")
+        key = repr(sorted(one.submission.cluster.items(), key=lambda item: item[0]))
+        parsed = parse_cluster(one.submission.cluster, one.submission.name)
+        name = one.submission.name.rpartition("-")[0]
+        groups.setdefault(key, (parsed, name, []))[2].append(_run(one))
+    return list(groups.values())
+
+
+def _run(one: RunStatus) -> Run:
+    if not (one.folder / "run.json").exists():
+        raise UserError(f"{one.folder}: was removed; submit its experiment again")
+    return read_run(one.folder)
+
+
+def log_files(run: RunStatus, rank: int) -> list[Path]:
+    """What a run's processes said, where it can be read: its own log, and the job's output and errors."""
+    files = [run.folder / "log.txt"] if rank == 0 else []
+    one = run.submission
+    if one is not None and run.job is not None:
+        folder = Path(one.jobs_folder) / one.name
+        if one.is_slurm:
+            files += [folder / f"{run.job}_{rank}_log.{end}" for end in ("out", "err")]
+        else:
+            files.append(folder / detached.LOG)
+    return [path for path in files if path.is_file()]

@@ -1,0 +1,121 @@
+"""Slurm's commands, asked in batches, and their answers. What Slurm says in refusing is passed on."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from suite.errors import UserError
+
+TIMEOUT_S = 60.0
+# squeue's words for a job that will still do something.
+ACTIVE = frozenset(
+    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"]
+)
+
+
+class SlurmError(UserError):
+    """Slurm refused, or did not answer; the message holds its own words."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job, or one task of an array, as Slurm sees it."""
+
+    job: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    name: str = ""
+    exit_code: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def end(self) -> str:
+        """How it ended, in a few words: `TIMEOUT`, `FAILED, exit code 127`, `FAILED, killed by signal 9`."""
+        code, _, number = self.exit_code.partition(":")
+        if number not in ("", "0"):
+            return f"{self.state}, killed by signal {number}"
+        return self.state if code in ("", "0") else f"{self.state}, exit code {code}"
+
+
+def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
+    """A command's output. Raises SlurmError with what it said."""
+    if shutil.which(command[0]) is None:
+        raise SlurmError(
+            f"{command[0]} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave "
+            "out --cluster to train on this machine"
+        )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer in {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        raise SlurmError(words(done.stderr or done.stdout) or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def words(text: str) -> str:
+    """What a command of Slurm said, in one line: `sbatch: error: …`."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def config() -> dict[str, str]:
+    """The site's configuration, as `scontrol show config` tells it."""
+    lines = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    return {key.strip(): value.strip() for key, separator, value in lines if separator}
+
+
+def max_array_size(site: dict[str, str]) -> int:
+    """How many tasks an array may have; their numbers go from 0 to one less."""
+    return max(1, int(site.get("MaxArraySize", "1001")))
+
+
+_FIELDS = "%i|%T|%r|%N|%j"
+
+
+def queue(names: Iterable[str]) -> dict[str, JobState]:
+    """Jobs of these names by id, each task of an array for itself; also those that ended a moment ago.
+
+    One query. Raises SlurmError when Slurm does not answer.
+    """
+    wanted = ",".join(sorted(set(names)))
+    if not wanted:
+        return {}
+    text = ask("squeue", "--noheader", "--array", "--states=all", f"--name={wanted}", f"--format={_FIELDS}")
+    rows = (line.split("|") for line in text.splitlines())
+    return {row[0]: JobState(row[0], row[1], row[2], row[3], row[4]) for row in rows if len(row) == 5}
+
+
+def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
+    """What sacct keeps of these jobs, each task of an array for itself. One query. Raises SlurmError."""
+    if not job_ids:
+        return {}
+    fields = "JobID,State,ExitCode,NodeList,JobName"
+    text = ask("sacct", "-X", "-n", "-P", f"--jobs={','.join(sorted(set(job_ids)))}", f"--format={fields}")
+    found: dict[str, JobState] = {}
+    for line in text.splitlines():
+        job, state, exit_code, nodes, name = (line.split("|", 4) + [""] * 5)[:5]
+        # `CANCELLED by 0`: who it was is another column's business.
+        one = JobState(job, state.split(" ")[0], nodes=nodes, name=name, exit_code=exit_code)
+        for single in _spread(job):
+            found[single] = one
+    return found
+
+
+def _spread(job: str) -> list[str]:
+    """`12_[3-5,9%2]` is how tasks that have not begun are listed together."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if match is None:
+        return [job]
+    numbers: list[int] = []
+    for part in match[2].split(","):
+        low, _, high = part.partition("-")
+        numbers += range(int(low), int(high or low) + 1)
+    return [f"{match[1]}_{number}" for number in numbers]

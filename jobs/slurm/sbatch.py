@@ -1,0 +1,152 @@
+"""A cluster and its runs to an sbatch script, by Submitit."""
+
+import io
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.clusters import SlurmCluster, time_s
+from jobs.slurm.commands import SlurmError, words
+from jobs.slurm.task import TrainTask
+from suite.errors import UserError
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# What sbatch says when the answer was lost: the job may exist all the same.
+_NO_ANSWER = ("Socket timed out", "Zero Bytes were transmitted", "Transport endpoint")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a submission's files lie."""
+
+    name: str
+    jobs_folder: Path
+    snapshot: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of this submission's pickles, script and logs."""
+        return self.jobs_folder / self.name
+
+
+class NoAnswer(SlurmError):
+    """Slurm's answer was lost: nobody knows yet whether the job exists."""
+
+
+def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, after: str | None) -> str:
+    """One call of sbatch; the job's id. `after`: begin when this job has ended.
+
+    Raises NoAnswer, or SlurmError with sbatch's own words, in which case no job exists.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = _executor(cluster, target, after)
+    try:
+        # Submitit prints what it raises, too.
+        with _outside_any_job(), redirect_stderr(io.StringIO()):
+            jobs = executor.submit_array(tasks)
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = words(str(error))
+        if any(sign in said for sign in _NO_ANSWER):
+            raise NoAnswer(said) from None
+        raise SlurmError(said) from None
+    except OSError as error:
+        raise UserError(f"{target.folder}: cannot be written: {error.strerror}") from None
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | None = None) -> str:
+    """The very script that `submit` hands to sbatch."""
+    executor = _executor(cluster, target, after)
+    if num_runs > 1:
+        executor.parameters["map_count"] = num_runs
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+@contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Without the variables of a job or a group of ranks that we are in, which sbatch would hand on."""
+    hidden = set(DISTRIBUTED)
+    if "SLURM_JOB_ID" in os.environ:
+        hidden |= {name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))} - {"SLURM_CONF"}
+    former = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
+    try:
+        yield
+    finally:
+        os.environ.update(former)
+
+
+def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "SlurmExecutor":
+    from submitit import SlurmExecutor
+
+    for path in (target.folder, target.snapshot):
+        if "%" in str(path) or "\n" in str(path):
+            raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without")
+    try:
+        python = cluster.python or sys.executable
+        executor = SlurmExecutor(target.folder, python=shlex.quote(python))
+    except RuntimeError:
+        raise SlurmError(
+            "srun is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave out "
+            "--cluster to train on this machine"
+        ) from None
+    executor.update_parameters(**_parameters(cluster, target, after))
+    return executor
+
+
+def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dict[str, Any]:
+    """Submitit's parameters. What it has no name for goes by additional_parameters."""
+    srun_args = ["--kill-on-bad-exit=1"]  # a rank that dies ends the others, who would wait for it
+    if cluster.cpus_per_task:
+        srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun no longer takes sbatch's
+    more: dict[str, Any] = {"requeue": True, **_plain(cluster.additional_parameters)}
+    if cluster.mem is not None:
+        more["mem"] = cluster.mem
+    if after is not None:
+        more["dependency"] = ",".join(filter(None, [str(more.get("dependency", "")), f"afterany:{after}"]))
+    parameters: dict[str, Any] = {
+        "job_name": target.name,
+        "time": None if cluster.time is None else math.ceil(time_s(cluster.time) / 60),
+        "nodes": cluster.nodes,
+        "ntasks_per_node": cluster.tasks_per_node,
+        "signal_delay_s": cluster.signal_delay_s,
+        "setup": [*_environment(cluster, target), *cluster.setup],
+        "srun_args": srun_args,
+        "wckey": None,  # Submitit's own would be refused where keys are tracked
+        "additional_parameters": more,
+    }
+    for key in ("partition", "account", "qos", "gpus_per_node", "cpus_per_task", "constraint", "exclude"):
+        if (value := getattr(cluster, key)) is not None:
+            parameters[key] = value
+    if cluster.array_parallelism is not None:
+        parameters["array_parallelism"] = cluster.array_parallelism
+    else:
+        parameters["array_parallelism"] = 1_000_000  # Submitit takes the number of tasks if that is less
+    return parameters
+
+
+def _plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
+
+
+def _environment(cluster: SlurmCluster, target: Target) -> list[str]:
+    """Lines that make the snapshot what jobs import, and set the cluster's variables."""
+    lines = [
+        f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
+    ]
+    return lines + [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
+
+
+def task_for(run_json: str, folder: Path) -> TrainTask:
+    """What a job does for a run."""
+    return TrainTask(run_json, os.fspath(folder.absolute()))

@@ -1,0 +1,64 @@
+"""The sources as they are now, copied aside: what jobs import, whatever is edited while they wait."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from suite.errors import UserError
+from suite.provenance import ROOT, SNAPSHOT_NOTE, code_state
+
+PACKAGES = ("suite", "jobs", "reports")
+
+
+def snapshot(into: Path) -> Path:
+    """A folder below `into` with our packages and a note of their commit; one for each state of the sources.
+
+    It is there completely or not at all. Raises UserError when it cannot be written.
+    """
+    files = sorted(_files())
+    digest = hashlib.sha256()
+    for relative in files:
+        digest.update(f"{relative}\0".encode() + hashlib.sha256((ROOT / relative).read_bytes()).digest())
+    code = code_state()
+    digest.update(str(code.git_sha).encode())
+    name = digest.hexdigest()[:12]
+    folder = into / name
+    if folder.is_dir():
+        return folder
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=into))
+        try:
+            for relative in files:
+                (draft / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / relative, draft / relative)
+            note = asdict(replace(code, snapshot=name))
+            (draft / SNAPSHOT_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+            _publish(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
+    return folder
+
+
+def _files() -> Iterator[Path]:
+    for package in PACKAGES:
+        for folder, subfolders, names in os.walk(ROOT / package):
+            subfolders[:] = [name for name in subfolders if name != "__pycache__"]
+            for name in names:
+                if not name.endswith((".pyc", ".pyo")):
+                    yield (Path(folder) / name).relative_to(ROOT)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another submission was faster, with the same sources
+            raise

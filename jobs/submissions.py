@@ -1,0 +1,145 @@
+"""The ledger of an output folder: which run was submitted as which job. Plain files, one a submission.
+
+<output_dir>/.shiftbench/
+  submissions/<token>.json   who submitted which runs where; the job's id once the scheduler has given it
+  lock                       held while somebody submits into this folder
+  <user>/                    of that user alone: pickles, scripts and logs of jobs, snapshots of the sources
+
+An entry is written before the scheduler is asked, under a job name that holds its token: whatever happens in
+between, the next look at the queue tells whether the job exists.
+"""
+
+import fcntl
+import getpass
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.private import private_folder, who_else_can_write
+from suite.errors import UserError
+from suite.record.files import read_json, write_atomically
+
+FOLDER = ".shiftbench"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of the scheduler: an array of runs, in the order of the array's numbers."""
+
+    token: str
+    name: str
+    cluster: dict[str, Any]
+    user: str
+    host: str
+    submitted_at: float
+    jobs_folder: str
+    snapshot: str
+    folders: tuple[str, ...]
+    job_id: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def is_slurm(self) -> bool:
+        return self.cluster.get("scheduler") == "slurm"
+
+    def jobs(self, job_id: str | None = None) -> dict[str, str]:
+        """The job of each run folder, by name; empty before the scheduler has given an id."""
+        job_id = job_id or self.job_id
+        if job_id is None:
+            return {}
+        if len(self.folders) == 1 or not self.is_slurm:
+            return dict.fromkeys(self.folders, job_id)
+        return {folder: f"{job_id}_{number}" for number, folder in enumerate(self.folders)}
+
+
+def new_submission(
+    experiment: str, cluster: dict[str, Any], jobs_folder: Path, snapshot: Path, folders: Sequence[str]
+) -> Submission:
+    """An entry for runs that are about to be submitted."""
+    token = secrets.token_hex(4)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment)[:40].strip("-") or "shiftbench"
+    return Submission(
+        token=token,
+        name=f"{plain}-{token}",
+        cluster=cluster,
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        submitted_at=time.time(),
+        jobs_folder=str(jobs_folder),
+        snapshot=str(snapshot),
+        folders=tuple(folders),
+    )
+
+
+class Ledger:
+    """The submissions of one output folder. Reading it creates nothing."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.folder = output_dir / FOLDER / "submissions"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One submission at a time: the others wait here. Raises UserError when nothing can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.output_dir / FOLDER / "lock").open("a")
+        except OSError as error:
+            raise UserError(f"{self.output_dir}: cannot be written: {error.strerror}") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> list[Submission]:
+        """All submissions, oldest first. Raises UserError for one of a newer version."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            content = read_json(path)
+            if not isinstance(content, dict):
+                continue  # dropped between listing and reading
+            if content.get("schema_version", 0) > SCHEMA_VERSION:
+                raise UserError(f"{path}: written by a newer shiftbench; upgrade")
+            found.append(Submission(**{**content, "folders": tuple(content["folders"])}))
+        return sorted(found, key=lambda submission: submission.submitted_at)
+
+    def write(self, submission: Submission) -> None:
+        """Add or replace an entry."""
+        text = json.dumps(asdict(submission), indent=1) + "\n"
+        write_atomically(self.folder / f"{submission.token}.json", text)
+
+    def accepted(self, submission: Submission, job_id: str) -> Submission:
+        """Note the scheduler's answer."""
+        submission = replace(submission, job_id=job_id)
+        self.write(submission)
+        return submission
+
+    def drop(self, submission: Submission) -> None:
+        """Take an entry back that the scheduler refused."""
+        (self.folder / f"{submission.token}.json").unlink(missing_ok=True)
+
+
+def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
+    """Where a user's pickles, logs and snapshots lie: a folder that only this user can write.
+
+    Beside the runs where that is private, else below the home folder. Raises UserError for a `wanted` folder
+    that others can write.
+    """
+    if wanted is not None:
+        return private_folder(Path(os.path.expandvars(wanted)).expanduser().absolute())
+    try:
+        beside = output_dir.absolute() / FOLDER
+        beside.mkdir(parents=True, exist_ok=True)
+        if who_else_can_write(beside) is None:
+            return private_folder(beside / getpass.getuser())
+    except (OSError, UserError):
+        pass  # not ours: below the home folder then
+    return private_folder(Path.home() / FOLDER)

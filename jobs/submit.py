@@ -1,0 +1,158 @@
+"""From an experiment's runs to jobs: what is done or under way is left alone, the rest is submitted.
+
+Written in this order, so that a crash or a refusal at any point loses nothing and doubles nothing: the
+ledger's entry, the scheduler's call, the job's id in the entry, `queued` in the records.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs import detached
+from jobs.checks import check_batches
+from jobs.clusters import LocalCluster, SlurmCluster
+from jobs.slurm import sbatch
+from jobs.slurm.commands import SlurmError, config, max_array_size
+from jobs.snapshot import snapshot
+from jobs.status import active_jobs
+from jobs.submissions import Ledger, Submission, jobs_folder, new_submission
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import RecordWriter, is_locked, read_status, write_atomically
+
+AnyCluster = LocalCluster | SlurmCluster
+
+
+@dataclass
+class Submitted:
+    """What came of a submission, by run folder."""
+
+    completed: list[str] = field(default_factory=list)
+    queued: dict[str, str] = field(default_factory=dict)
+    jobs: list[Submission] = field(default_factory=list)
+    refused: str | None = None
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def num_submitted(self) -> int:
+        return sum(len(one.folders) for one in self.jobs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submission would do: nothing is touched yet."""
+
+    to_submit: list[Run]
+    completed: list[str]
+    queued: dict[str, str]
+
+
+def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Plan:
+    """Sort runs into completed, queued (with their job) and to be submitted.
+
+    Raises UserError when batches do not fit the cluster's ranks, or a run is trained by another process.
+    """
+    check_batches(runs, cluster.ranks)
+    queued = active_jobs(Ledger(output_dir))
+    result = Plan([], [], {})
+    for run in runs:
+        paths = RunPaths(output_dir / run.folder_name)
+        state = read_status(paths).state if paths.status.exists() else None
+        if state == "completed":
+            result.completed.append(run.folder_name)
+        elif run.folder_name in queued:
+            result.queued[run.folder_name] = queued[run.folder_name]
+        elif state == "running" and is_locked(paths):
+            raise UserError(f"{paths.folder}: another process is training this run; wait for it, or stop it")
+        else:
+            result.to_submit.append(run)
+    return result
+
+
+def submit(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str) -> Submitted:
+    """Submit what is neither completed nor queued, and return without waiting for it.
+
+    Raises UserError when nothing was submitted; when only a part was, `refused` says why.
+    """
+    ledger = Ledger(output_dir)
+    check_batches(runs, cluster.ranks)
+    with ledger.held():
+        planned = plan(runs, cluster, output_dir)
+        done = Submitted(planned.completed, planned.queued)
+        if not planned.to_submit:
+            return done
+        home = jobs_folder(output_dir, cluster.jobs_folder)
+        sources = snapshot(home / "code")
+        chunks = split(planned.to_submit, cluster)
+        for number, chunk in enumerate(chunks):
+            folders = [run.folder_name for run in chunk]
+            entry = new_submission(experiment, cluster.model_dump(mode="json"), home, sources, folders)
+            try:
+                done.jobs.append(_submit_one(entry, chunk, cluster, ledger, _after(cluster, done.jobs)))
+            except UserError as error:
+                if not done.jobs:
+                    raise
+                done.refused = str(error)
+                done.left = [run.folder_name for rest in chunks[number:] for run in rest]
+                break
+    return done
+
+
+def split(runs: Sequence[Run], cluster: AnyCluster) -> list[list[Run]]:
+    """Arrays no larger than the site takes."""
+    size = len(runs) if isinstance(cluster, LocalCluster) else max_array_size(config())
+    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+
+
+def _after(cluster: AnyCluster, jobs: Sequence[Submission]) -> str | None:
+    """%N holds within one array: a limit over several is kept by having them wait for one another."""
+    if isinstance(cluster, LocalCluster) or cluster.array_parallelism is None or not jobs:
+        return None
+    return jobs[-1].job_id
+
+
+def _submit_one(
+    entry: Submission, runs: Sequence[Run], cluster: AnyCluster, ledger: Ledger, after: str | None
+) -> Submission:
+    ledger.write(entry)
+    target = sbatch.Target(entry.name, Path(entry.jobs_folder), Path(entry.snapshot))
+    former: dict[Path, str | None] = {}
+    try:
+        for run in runs:
+            _queue(run, ledger.output_dir / run.folder_name, entry, former)
+        if isinstance(cluster, LocalCluster):
+            job_id = detached.start(entry, ledger)
+        else:
+            tasks = [
+                sbatch.task_for(run.model_dump_json(), ledger.output_dir / run.folder_name) for run in runs
+            ]
+            job_id = sbatch.submit(tasks, cluster, target, after)
+    except sbatch.NoAnswer as error:
+        raise SlurmError(
+            f"{error}; whether Slurm took the job is not known yet: run the same command again in a minute"
+        ) from None
+    except UserError:
+        ledger.drop(entry)
+        _take_back(former)
+        shutil.rmtree(target.folder, ignore_errors=True)
+        raise
+    return ledger.accepted(entry, job_id)
+
+
+def _queue(run: Run, folder: Path, entry: Submission, former: dict[Path, str | None]) -> None:
+    """Have the record say `queued`; what it said before goes to `former`, to be taken back."""
+    status = RunPaths(folder).status
+    text = status.read_text(encoding="utf-8") if status.exists() else None
+    with RecordWriter(run, folder, durable=False) as record:
+        former[folder] = text
+        record.queue(submission=entry.token)
+
+
+def _take_back(former: dict[Path, str | None]) -> None:
+    for folder, text in former.items():
+        if text is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            write_atomically(RunPaths(folder).status, text)
