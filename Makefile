@@ -14,7 +14,7 @@ demo: .venv/.users ## BN against XBN on real images in five minutes, with a repo
 	$(BIN)/shiftbench report runs/demo --out out/demo
 
 test: .venv/.developers system-packages ## the test suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: .venv/.developers ## style, and which room may import which
 	$(BIN)/ruff check .

@@ -28,15 +28,24 @@ def start(entry: Submission, ledger: Ledger) -> str:
     env = os.environ | {str(k): str(v) for k, v in entry.cluster["environment"].items()}
     path = [entry.snapshot, *filter(None, [env.get("PYTHONPATH")])]
     env |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "jobs.detached", str(ledger.output_dir.absolute()), entry.token]
     try:
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command(entry, ledger.output_dir),
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
     except OSError as error:
         raise UserError(f"the launcher could not be started: {error}") from None
     return f"{process.pid}@{_started(process.pid)}"
+
+
+def command(entry: Submission, output_dir: Path) -> list[str]:
+    """The launcher's command line."""
+    return [sys.executable, "-m", "jobs.detached", str(output_dir.absolute()), entry.token]
 
 
 def is_alive(one: Submission) -> bool:

@@ -25,10 +25,10 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def who_else_can_write(path: Path) -> str | None:
+def who_else_can_write(path: Path, *, makes_in_it: bool = False) -> str | None:
     """A sentence about the first folder, of `path` and those above, where others can replace files.
 
-    A sticky folder, such as /tmp, lets nobody replace what is another's.
+    A sticky folder, such as /tmp, lets nobody replace what is another's, so one may make folders in it.
     """
     resolved = path.resolve(strict=True)
     for folder in (resolved, *resolved.parents):
@@ -36,6 +36,7 @@ def who_else_can_write(path: Path) -> str | None:
         if status.st_uid not in (0, os.getuid()):
             return f"{folder} belongs to another user"
         is_shared = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-        if is_shared and (folder == resolved or not status.st_mode & stat.S_ISVTX):
+        is_sticky = bool(status.st_mode & stat.S_ISVTX) and (folder != resolved or makes_in_it)
+        if is_shared and not is_sticky:
             return f"{folder} can be written by others ({stat.filemode(status.st_mode)})"
     return None

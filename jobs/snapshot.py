@@ -20,13 +20,7 @@ def snapshot(into: Path) -> Path:
 
     It is there completely or not at all. Raises UserError when it cannot be written.
     """
-    files = sorted(_files())
-    digest = hashlib.sha256()
-    for relative in files:
-        digest.update(f"{relative}\0".encode() + hashlib.sha256((ROOT / relative).read_bytes()).digest())
-    code = code_state()
-    digest.update(str(code.git_sha).encode())
-    name = digest.hexdigest()[:12]
+    name = snapshot_name()
     folder = into / name
     if folder.is_dir():
         return folder
@@ -34,10 +28,10 @@ def snapshot(into: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=into))
         try:
-            for relative in files:
+            for relative in _files():
                 (draft / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / relative, draft / relative)
-            note = asdict(replace(code, snapshot=name))
+            note = asdict(replace(code_state(), snapshot=name))
             (draft / SNAPSHOT_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
             _publish(draft, folder)
         finally:
@@ -45,6 +39,14 @@ def snapshot(into: Path) -> Path:
     except OSError as error:
         raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
     return folder
+
+
+def snapshot_name() -> str:
+    """A hash of the sources and their commit."""
+    digest = hashlib.sha256(str(code_state().git_sha).encode())
+    for relative in sorted(_files()):
+        digest.update(f"{relative}\0".encode() + hashlib.sha256((ROOT / relative).read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 def _files() -> Iterator[Path]:

@@ -70,7 +70,7 @@ class Overview:
     notes: list[str]
 
     def select(self, wanted: Sequence[str]) -> list[RunStatus]:
-        """Runs by run_id (or its beginning), folder name, path, or job. Raises UserError for an unknown one."""
+        """Runs by run_id (or its beginning), folder name, path, or job. Raises UserError for an unknown."""
         if not wanted:
             return self.runs
         chosen: dict[Path, RunStatus] = {}

@@ -59,7 +59,7 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None) ->
 
 
 def _counts(runs: Sequence[RunStatus]) -> Text:
-    counts = Counter(run.state for run in runs)
+    counts = Counter[str](run.state for run in runs)
     return Text(", ").join(
         Text(f"{counts[state]} {state}", STYLES[state]) for state in ORDER if counts[state]
     )

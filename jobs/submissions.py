@@ -128,18 +128,28 @@ class Ledger:
 
 
 def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
-    """Where a user's pickles, logs and snapshots lie: a folder that only this user can write.
+    """Make the folder where a user's pickles, logs and snapshots lie, which only this user can write.
 
-    Beside the runs where that is private, else below the home folder. Raises UserError for a `wanted` folder
-    that others can write.
+    Raises UserError when others can write there, or replace it.
+    """
+    folder, above = where_jobs_lie(output_dir, wanted)
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{above}: cannot be written: {error.strerror}") from None
+    return private_folder(folder)
+
+
+def where_jobs_lie(output_dir: Path, wanted: str | None) -> tuple[Path, Path]:
+    """That folder and the one above it; makes nothing.
+
+    As `wanted`, else beside the runs where only this user can write, else below the home folder.
     """
     if wanted is not None:
-        return private_folder(Path(os.path.expandvars(wanted)).expanduser().absolute())
-    try:
-        beside = output_dir.absolute() / FOLDER
-        beside.mkdir(parents=True, exist_ok=True)
-        if who_else_can_write(beside) is None:
-            return private_folder(beside / getpass.getuser())
-    except (OSError, UserError):
-        pass  # not ours: below the home folder then
-    return private_folder(Path.home() / FOLDER)
+        folder = Path(os.path.expandvars(wanted)).expanduser().absolute()
+        return folder, folder.parent
+    beside = output_dir.absolute() / FOLDER
+    there = next(path for path in (beside, *beside.parents) if path.exists())
+    if who_else_can_write(there, makes_in_it=there != beside) is None:
+        return beside / getpass.getuser(), beside
+    return Path.home() / FOLDER, Path.home()

@@ -14,9 +14,9 @@ from jobs.checks import check_batches
 from jobs.clusters import LocalCluster, SlurmCluster
 from jobs.slurm import sbatch
 from jobs.slurm.commands import SlurmError, config, max_array_size
-from jobs.snapshot import snapshot
+from jobs.snapshot import snapshot, snapshot_name
 from jobs.status import active_jobs
-from jobs.submissions import Ledger, Submission, jobs_folder, new_submission
+from jobs.submissions import Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -104,6 +104,25 @@ def split(runs: Sequence[Run], cluster: AnyCluster) -> list[list[Run]]:
     """Arrays no larger than the site takes."""
     size = len(runs) if isinstance(cluster, LocalCluster) else max_array_size(config())
     return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+
+
+def scripts(
+    chunks: Sequence[Sequence[Run]], cluster: AnyCluster, output_dir: Path, experiment: str
+) -> list[str]:
+    """What each array would be submitted as; nothing is written."""
+    home, _ = where_jobs_lie(output_dir, cluster.jobs_folder)
+    sources = home / "code" / snapshot_name()
+    found: list[str] = []
+    for chunk in chunks:
+        folders = [run.folder_name for run in chunk]
+        entry = new_submission(experiment, cluster.model_dump(mode="json"), home, sources, folders)
+        if isinstance(cluster, LocalCluster):
+            found.append(" ".join(detached.command(entry, output_dir)))
+        else:
+            after = "ID-OF-THE-FORMER" if found and cluster.array_parallelism is not None else None
+            target = sbatch.Target(entry.name, home, sources)
+            found.append(sbatch.script(len(chunk), cluster, target, after))
+    return found
 
 
 def _after(cluster: AnyCluster, jobs: Sequence[Submission]) -> str | None:

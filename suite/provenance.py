@@ -40,7 +40,7 @@ def provenance(device: str, hosts: list[str]) -> dict[str, Any]:
 
 
 def scheduler_job(env: Mapping[str, str]) -> str | None:
-    """The Slurm job that this process belongs to, as Slurm's commands name it: `12` or, in an array, `12_3`."""
+    """This process's Slurm job, as Slurm's commands name it: `12` or, in an array, `12_3`."""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env.get("SLURM_JOB_ID")

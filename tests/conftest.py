@@ -20,3 +20,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, "pytest._Res
     if report.skipped and os.environ.get("CI") and not item.get_closest_marker("gpu"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which in CI is a failure: {report.longrepr}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With xdist, a file's tests share a process, and all that need the cluster share one."""
+    for item in items:
+        is_cluster = "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if is_cluster else item.nodeid.split("::")[0]))

@@ -45,7 +45,8 @@ def submit(
     console = Console(soft_wrap=True, highlight=False)
     _warn_of_data(console, experiment.runs)
     if dry_run:
-        _print_plan(console, plan(experiment.runs, where, output_dir), where, output_dir)
+        planned = plan(experiment.runs, where, output_dir)
+        _print_plan(console, planned, where, output_dir, experiment.name)
         return
     _tell(console, submit(experiment.runs, where, output_dir, experiment.name), output_dir)
 
@@ -80,30 +81,26 @@ def _warn_of_data(console: Console, runs: "tuple[Run, ...]") -> None:
     for path in sorted({run.data.path for run in runs if run.data.path}):
         if not Path(path).expanduser().is_dir():
             console.print(
-                f"note: {path} is not seen from this machine; `shiftbench doctor --data {path}` tells whether "
-                "the compute nodes see it",
+                f"note: {path} is not seen from this machine; whether the compute nodes see it tells "
+                f"`shiftbench doctor --data {path}`",
                 markup=False,
             )
 
 
-def _print_plan(console: Console, planned: "Plan", where: "AnyCluster", output_dir: Path) -> None:
-    from jobs.clusters import SlurmCluster
-    from jobs.slurm import sbatch
-    from jobs.submissions import FOLDER
-    from jobs.submit import split
+def _print_plan(
+    console: Console, planned: "Plan", where: "AnyCluster", output_dir: Path, experiment: str
+) -> None:
+    from jobs.submit import scripts, split
 
     for name in planned.completed:
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  job {job}", markup=False)
     chunks = split(planned.to_submit, where)
-    for chunk in chunks:
+    for chunk, script in zip(chunks, scripts(chunks, where, output_dir, experiment), strict=True):
         for number, run in enumerate(chunk):
             console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)
-        if isinstance(where, SlurmCluster):
-            home = Path(where.jobs_folder or output_dir.absolute() / FOLDER / "USER").expanduser()
-            target = sbatch.Target("NAME-TOKEN", home, home / "code" / "SNAPSHOT")
-            console.print("", sbatch.script(len(chunk), where, target), sep="\n", markup=False)
+        console.print("", script, sep="\n", markup=False)
     if not planned.to_submit:
         console.print("nothing to submit")
 

@@ -10,9 +10,10 @@ from suite.errors import UserError
 
 TIMEOUT_S = 60.0
 # squeue's words for a job that will still do something.
-ACTIVE = frozenset(
-    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"]
-)
+ACTIVE = {
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
+    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+}
 
 
 class SlurmError(UserError):
@@ -47,8 +48,8 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     """A command's output. Raises SlurmError with what it said."""
     if shutil.which(command[0]) is None:
         raise SlurmError(
-            f"{command[0]} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave "
-            "out --cluster to train on this machine"
+            f"{command[0]} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or "
+            "leave out --cluster to train on this machine"
         )
     try:
         done = subprocess.run(

@@ -139,12 +139,12 @@ def _plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
 
 
 def _environment(cluster: SlurmCluster, target: Target) -> list[str]:
-    """Lines that make the snapshot what jobs import, and set the cluster's variables."""
-    lines = [
+    """Lines that set the cluster's variables, and make the snapshot what jobs import."""
+    return [
+        *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
         f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
     ]
-    return lines + [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
 
 
 def task_for(run_json: str, folder: Path) -> TrainTask:

@@ -151,7 +151,7 @@ class RecordWriter:
         write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
 
     def settle(self, state: State, reason: str) -> None:
-        """Note an end that the process could not tell of. Its last word's time is kept: it ended about then."""
+        """Note an end that the process could not tell of; the time of its last word is kept."""
         self.status(state, reason=reason, updated_at=self._status.get("updated_at", time.time()))
 
     def detail(self, name: str) -> Any:

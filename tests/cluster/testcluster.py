@@ -228,10 +228,10 @@ def up() -> None:
         "grant all on slurm_acct_db.* to slurm@127.0.0.1; grant all on slurm_acct_db.* to slurm@localhost"
     )
     start("slurmdbd")
-    wait_for("slurmdbd", lambda: _answers("sacctmgr", "-n", "show", "cluster"))
+    wait_for("slurmdbd", lambda: is_done("sacctmgr", "-n", "show", "cluster"))
     _add_accounts()
     start("slurmctld")
-    wait_for("slurmctld", lambda: _answers("scontrol", "ping"))
+    wait_for("slurmctld", lambda: is_done("scontrol", "ping"))
     for node in NODES:
         start(f"slurmd-{node}")
     wait_for("four nodes", lambda: len(idle_nodes()) == len(NODES))
@@ -299,7 +299,8 @@ def _sql(statements: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def _answers(*command: str) -> bool:
+def is_done(*command: str) -> bool:
+    """Whether one of Slurm's commands succeeds."""
     return subprocess.run(command, env=environment(), capture_output=True).returncode == 0
 
 
