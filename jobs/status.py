@@ -124,8 +124,14 @@ def overview(output_dir: Path) -> Overview:
     ids = _ids((seen or {}).values())
     jobs = {f: one.jobs(ids.get(one.name)).get(f.name) for f, one in latest.items()}
     if seen is not None:
-        silent = [j for f in unsettled if latest[f].is_slurm and (j := jobs[f]) and j not in seen]
-        seen = seen | _ask_accounting(silent, notes)
+        # squeue knows an ended job for a while, though not its exit code.
+        ended = [
+            job
+            for folder in unsettled
+            if latest[folder].is_slurm and (job := jobs[folder]) and not (job in seen and seen[job].is_active)
+        ]
+        told = _ask_accounting(ended, notes)
+        seen |= {job: told[job] for job in ended if job in told}
     runs = []
     for folder, status in statuses.items():
         job, one = jobs.get(folder), latest.get(folder)
@@ -133,8 +139,9 @@ def overview(output_dir: Path) -> Overview:
         if folder in unsettled and one is not None and not one.is_slurm:
             verdict = _of_launcher(verdict, one)
         elif folder in unsettled and seen is not None:
-            verdict = _of_job(verdict, job, seen.get(job or ""), status.died_silently)
-        if verdict.is_final and verdict.state != status.content.get("state"):
+            last_word = "" if job is None else _last_word(one, job)
+            verdict = _of_job(verdict, job, seen.get(job or ""), status.died_silently, last_word)
+        if verdict.is_final:
             _settle(folder, verdict)
         node = status.content.get("nodes") or (seen or {}).get(job or "", JobState("", "")).nodes
         epochs = ((read_json(folder / "run.json") or {}).get("recipe") or {}).get("epochs")
@@ -171,7 +178,9 @@ class Verdict:
     is_final: bool = False
 
 
-def _of_job(verdict: Verdict, job: str | None, seen: JobState | None, died_silently: bool) -> Verdict:
+def _of_job(
+    verdict: Verdict, job: str | None, seen: JobState | None, died_silently: bool, last_word: str
+) -> Verdict:
     """A record that is not settled, and what Slurm says of its job."""
     if job is None:
         return Verdict("failed", "its submission was interrupted before Slurm took it: submit again")
@@ -189,7 +198,18 @@ def _of_job(verdict: Verdict, job: str | None, seen: JobState | None, died_silen
         return Verdict("cancelled", f"job {job} was cancelled{before}", is_final=True)
     if verdict.state == "preempted" and seen.state == "COMPLETED":
         return verdict
-    return Verdict("failed", f"job {job}: {seen.end}{before}", is_final=True)
+    return Verdict("failed", f"job {job}: {seen.end}{before or last_word}", is_final=True)
+
+
+def _last_word(one: Submission, job: str) -> str:
+    """What the job's errors end with: srun's own word on a task that was killed, if there is one."""
+    path = Path(one.jobs_folder) / one.name / f"{job}_0_log.err"
+    try:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    own = [line for line in lines[-20:] if line.startswith("srun: error")]
+    return f"; {(own or lines[-1:])[0]}" if lines else ""
 
 
 def _of_launcher(verdict: Verdict, one: Submission) -> Verdict:

@@ -50,7 +50,6 @@ class TrainTask:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                log.warning("%s", end)
                 if end.is_warned and rank == 0:
                     _requeue(run, folder)
             except Exception as error:

@@ -79,7 +79,9 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         trainer = Trainer(run, ranks, record, stop)
         trainer.train(_newest_state(folder_record=record, ranks=ranks))
     except Preempted as preempted:
-        _end(record, "preempted", f"{preempted}, by {_asked_by(record, stop)}")
+        reason = f"{preempted}, by {_asked_by(record, stop)}"
+        log.warning("%s", reason)
+        _end(record, "preempted", reason)
         raise
     except Diverged as diverged:
         _end(record, "diverged", str(diverged))

@@ -17,7 +17,8 @@ from suite.paths import RunPaths
 from tests.cluster import testcluster
 
 ROOT = Path(__file__).parent.parent.parent
-# 200 steps an epoch, some 50 ms each: long enough to be struck in the middle of one.
+HOOKS = Path(__file__).parent / "hooks"
+# 200 steps: with `step_s` as long as a test wants, to be struck in the middle of its only epoch.
 EXPERIMENT: dict[str, Any] = {
     "model": {"arch": "small_resnet11"},
     "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 3200, "val_images": 41},
@@ -62,10 +63,13 @@ class Cells:
         self.overrides: tuple[str, ...] = ()
         self.describe()
 
-    def describe(self, **changes: Any) -> Path:
-        """Write the cluster's file."""
+    def describe(self, *, step_s: float = 0.0, fail: str | None = None, **changes: Any) -> Path:
+        """Write the cluster's file. `step_s` and `fail` go to the hooks in tests/cluster/hooks."""
         path = self.folder / "cluster.yaml"
-        path.write_text(yaml.safe_dump({**CLUSTER, **changes}))
+        hooks = {"PYTHONPATH": str(HOOKS), "SHIFTBENCH_TEST_STEP_S": str(step_s)}
+        if fail is not None:
+            hooks["SHIFTBENCH_TEST_FAIL"] = fail
+        path.write_text(yaml.safe_dump({**CLUSTER, "environment": hooks, **changes}))
         return path
 
     # ------------------------------------------------------------ commands
@@ -117,7 +121,12 @@ class Cells:
     def wait_for_step(self, step: int, run: Run | None = None) -> None:
         """Until a checkpoint of at least this step lies there."""
         paths = self.paths(run)
-        wait_until(f"step {step}", lambda: [s for s in paths.checkpoint_steps() if s >= step])
+
+        def is_there() -> bool:
+            assert self.record(run).get("state") != "failed", self.record(run)
+            return any(saved >= step for saved in paths.checkpoint_steps())
+
+        wait_until(f"step {step}", is_there)
 
     def wait_for_state(self, state: str, run: Run | None = None, timeout_s: float = TIMEOUT_S) -> None:
         """Until the record itself says so."""

@@ -1,0 +1,45 @@
+"""Imported by every Python of a test's jobs: makes training steps slow, or one rank of it fail, on demand.
+
+SHIFTBENCH_TEST_STEP_S       so long each step sleeps: to be struck in its middle without using the machine
+SHIFTBENCH_TEST_FAIL         `rank:step`, where that rank raises an error
+"""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+import time
+
+
+class _AfterLoop(importlib.abc.MetaPathFinder):
+    """Waits for the training loop to be imported: torch must not be imported before its time."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "suite.train.loop":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_patch(module):
+            execute(module)
+            _patch(module.Trainer)
+
+        spec.loader.exec_module = execute_and_patch
+        return spec
+
+
+def _patch(trainer_class):
+    advance = trainer_class.advance
+    rank, _, step = os.environ.get("SHIFTBENCH_TEST_FAIL", "-1:0").partition(":")
+
+    def patched(trainer, *arguments):
+        time.sleep(float(os.environ.get("SHIFTBENCH_TEST_STEP_S", "0")))
+        if (trainer.ranks.rank, trainer.step) == (int(rank), int(step)):
+            raise ValueError("planted on this rank")
+        return advance(trainer, *arguments)
+
+    trainer_class.advance = patched
+
+
+sys.meta_path.insert(0, _AfterLoop())
