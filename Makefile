@@ -4,8 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core
+SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help demo test lint types format hooks lock clean
+.PHONY: help demo test cluster cluster-down lint types format hooks lock clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -13,8 +14,14 @@ demo: .venv/.users ## BN against XBN on real images in five minutes, with a repo
 	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2
 	$(BIN)/shiftbench report runs/demo --out out/demo
 
-test: .venv/.developers system-packages ## the test suite
+test: .venv/.developers system-packages slurm-packages ## the test suite
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+cluster: .venv/.users slurm-packages ## a four-node Slurm on this machine, to try submitting on (root, Debian)
+	@$(PYTHON) tests/cluster/testcluster.py up
+
+cluster-down: ## end that Slurm again
+	@$(PYTHON) tests/cluster/testcluster.py down
 
 lint: .venv/.developers ## style, and which room may import which
 	$(BIN)/ruff check .
@@ -33,9 +40,9 @@ hooks: ## check style and types before each commit in this checkout
 
 lock: .venv/.users ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra build pyproject.toml --output-file requirements.txt
+	  --extra train --extra slurm --extra build pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra build --extra dev --constraints requirements.txt pyproject.toml \
+	  --extra train --extra slurm --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; runs stay
@@ -56,9 +63,11 @@ clean: ## remove the virtual environment and caches; runs stay
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
 	touch $@
 
-.PHONY: system-packages
-system-packages:
-	@missing=$$(for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+.PHONY: system-packages slurm-packages
+system-packages: WANTED := $(SYSTEM_PACKAGES)
+slurm-packages: WANTED := $(SLURM_PACKAGES)
+system-packages slurm-packages:
+	@missing=$$(for p in $(WANTED); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \

@@ -206,13 +206,14 @@ def wait_for(what: str, is_there: Callable[[], bool], timeout_s: float = TIMEOUT
 # ---------------------------------------------------------------- the whole
 
 
-def up() -> None:
-    """Bring up what is not running. Raises ClusterError."""
+def up(configure: bool = True) -> None:
+    """Bring up what is not running, with a changed configuration as it stands. Raises ClusterError."""
     reason = obstacle()
     if reason:
         raise ClusterError(reason)
     FOLDER.mkdir(mode=0o755, exist_ok=True)
-    _configure()
+    if configure:
+        _configure()
     _name_nodes()
     start("munged")
     wait_for("munged", (FOLDER / "munge.socket").exists)

@@ -1,0 +1,23 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-11%3
+#SBATCH --error='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_0_log.err'
+#SBATCH --job-name=demo-00000000
+#SBATCH --mem=64G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_0_log.out'
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+
+# setup
+export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1  # not what lies where the job was submitted
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 /venv/bin/python -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'

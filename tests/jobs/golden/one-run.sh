@@ -1,0 +1,19 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --error='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_0_log.err'
+#SBATCH --job-name=demo-00000000
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+
+# setup
+export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1  # not what lies where the job was submitted
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.err' --kill-on-bad-exit=1 /venv/bin/python -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'

@@ -1,0 +1,32 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='a b'
+#SBATCH --array=0-1%1
+#SBATCH --constraint='h100|a100'
+#SBATCH --cpus-per-task=12
+#SBATCH --dependency=afterany:17
+#SBATCH --error='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_0_log.err'
+#SBATCH --exclude='n[3,7]'
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=demo-00000000
+#SBATCH --mail-type=END
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output='/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_0_log.out'
+#SBATCH --qos=high
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+
+# setup
+export NCCL_DEBUG=WARN
+export ODD='$(touch x) '"'"'y'"'"''
+export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1  # not what lies where the job was submitted
+module load cuda
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpus-per-task=12 '/opt/my python/bin/python' -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'

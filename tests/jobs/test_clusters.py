@@ -1,0 +1,137 @@
+"""Clusters: what a file may say, and the sbatch script that comes of it, word for word."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.clusters import LocalCluster, SlurmCluster, load_cluster, parse_cluster, time_s
+from jobs.slurm import sbatch
+from suite.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def slurm(**keys: Any) -> SlurmCluster:
+    cluster = parse_cluster({"scheduler": "slurm", "name": "mine", **keys}, "mine.yaml")
+    assert isinstance(cluster, SlurmCluster)
+    return cluster
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "clusters").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_cluster_that_we_ship(path: Path) -> None:
+    cluster = load_cluster(path.stem)
+    assert cluster == load_cluster(str(path))
+    assert path.read_text().startswith("# ")
+    assert isinstance(cluster, LocalCluster if path.stem == "local" else SlurmCluster)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("12:00:00", 43_200),
+        ("2-0", 172_800),
+        ("1-02:30", 95_400),
+        ("1-02:30:15", 95_415),
+    ],
+)
+def test_time_is_read_as_sbatch_reads_it(text: str, seconds: int) -> None:
+    assert time_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"partitoin": "gpu"}, "partitoin: unknown key; did you mean 'partition'?"),
+        ({"time": 43_200}, "time: put it in quotes, as in '12:00:00'"),
+        ({"time": "tomorrow"}, "expected sbatch's form"),
+        ({"time": "2:30"}, "less than 60 s are left to train"),
+        ({"nodes": 0}, "nodes: input should be greater than or equal to 1, got 0"),
+        ({"nodes": True}, "nodes: expected int, got true"),
+        ({"mem": "lots"}, "mem: "),
+        ({"gpus_per_node": 4, "ntasks_per_node": 2}, "a rank takes one GPU"),
+        ({"partition": "a\n#SBATCH --uid=0"}, "partition must be one line"),
+        ({"setup": ["module load x\nrm y"]}, "setup.0 must be one line"),
+        ({"environment": {"A B": "1"}}, "'A B' is not the name of an environment variable"),
+        ({"additional_parameters": {"array": "0-3"}}, "array is set by shiftbench itself"),
+        ({"additional_parameters": {"ntasks-per-node": 2}}, "is a key of the cluster itself"),
+        ({"additional_parameters": {"x y": 2}}, "is not the long name of an option"),
+    ],
+)
+def test_what_a_cluster_may_not_say(keys: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        slurm(**keys)
+    assert sentence in str(refused.value)
+    assert str(refused.value).startswith("mine.yaml: ")
+
+
+def test_an_unknown_cluster_and_an_unknown_scheduler() -> None:
+    with pytest.raises(UserError, match=r"no cluster 'mars'.*gpu, local, test"):
+        load_cluster("mars")
+    with pytest.raises(UserError, match="scheduler: expected local or slurm, got 'pbs'"):
+        parse_cluster({"scheduler": "pbs"}, "mine.yaml")
+
+
+CASES: dict[str, tuple[int, dict[str, Any], str | None]] = {
+    "one-run": (1, {}, None),
+    "array": (12, {"array_parallelism": 3, "time": "1-00:00:00", "partition": "gpu", "mem": "64G"}, None),
+    "two-nodes": (
+        2,
+        {
+            "nodes": 2,
+            "gpus_per_node": 8,
+            "cpus_per_task": 12,
+            "account": "a b",
+            "qos": "high",
+            "constraint": "h100|a100",
+            "exclude": "n[3,7]",
+            "array_parallelism": 1,
+            "additional_parameters": {"exclusive": True, "mail_type": "END", "hold": False},
+            "setup": ["module load cuda"],
+            "environment": {"NCCL_DEBUG": "WARN", "ODD": "$(touch x) 'y'"},
+            "python": "/opt/my python/bin/python",
+        },
+        "17",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sbatch_script(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Golden files: read them when they change."""
+    runs, keys, after = CASES[name]
+    with_srun(monkeypatch, tmp_path)
+    monkeypatch.setattr("sys.executable", "/venv/bin/python")
+    target = sbatch.Target("demo-00000000", Path("/runs/it's/.shiftbench/me"), Path("/runs/code/abc"))
+    script = sbatch.script(runs, slurm(**keys), target, after)
+    path = GOLDEN / f"{name}.sh"
+    assert script == path.read_text(), "\n" + script
+
+
+def with_srun(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Submitit wants an srun to be there, and does not call it."""
+    (folder / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "srun").chmod(0o755)
+    patch.setenv("PATH", f"{folder}:{Path(str(shutil.which('sh'))).parent}")
+
+
+def test_a_percent_sign_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_srun(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="Slurm reads % in a path as a pattern"):
+        sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs/50%"), Path("/code")))
+
+
+def test_without_submitits_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="srun is not on the PATH"):
+        sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs"), Path("/code")))
+
+
+def test_the_ranks_of_a_run() -> None:
+    assert slurm(nodes=2, ntasks_per_node=3).ranks == 6
+    assert slurm(nodes=2, gpus_per_node=8).ranks == 16
+    assert slurm().ranks == 1

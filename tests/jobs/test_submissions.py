@@ -1,0 +1,182 @@
+"""The ledger, the folders that only their owner can write, the snapshot, and what Slurm's answers mean."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import snapshot as snapshots
+from jobs.private import private_folder, who_else_can_write
+from jobs.slurm import commands
+from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
+from jobs.snapshot import snapshot, snapshot_name
+from jobs.status import Verdict, _of_job
+from jobs.submissions import Ledger, jobs_folder, new_submission
+from suite.errors import UserError
+from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
+from suite.provenance import CodeState
+
+SLURM = {"scheduler": "slurm", "nodes": 1}
+
+
+def test_the_ledger_keeps_its_order_and_forgets_what_was_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        one = new_submission("a b;$(c)", SLURM, tmp_path, tmp_path, ["x", "y"])
+        two = replace(
+            new_submission("two", SLURM, tmp_path, tmp_path, ["z"]), submitted_at=one.submitted_at + 1
+        )
+        for entry in (two, one):
+            ledger.write(entry)
+    assert one.name == f"a-b-c-{one.token}"
+    assert [entry.token for entry in ledger.read()] == [one.token, two.token]
+    assert ledger.read()[0].jobs() == {}
+    assert ledger.accepted(one, "12").jobs() == {"x": "12_0", "y": "12_1"}
+    assert ledger.accepted(two, "13").jobs() == {"z": "13"}
+    ledger.drop(one)
+    assert [entry.job_id for entry in ledger.read()] == ["13"]
+
+
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        ledger.write(replace(new_submission("x", SLURM, tmp_path, tmp_path, ["x"]), schema_version=99))
+    with pytest.raises(UserError, match="written by a newer shiftbench"):
+        ledger.read()
+
+
+def test_folders_that_others_can_write_are_refused(tmp_path: Path) -> None:
+    home = private_folder(tmp_path / "jobs")
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert who_else_can_write(home) is None
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    with pytest.raises(UserError, match=r"shared can be written by others.*set jobs_folder"):
+        private_folder(shared / "me")
+    shared.chmod(0o3777)  # sticky: nobody can replace what is mine
+    assert private_folder(shared / "mine")
+    assert who_else_can_write(shared) is not None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 12345, -1)
+    with pytest.raises(UserError, match="belongs to another user"):
+        private_folder(tmp_path / "theirs" / "mine")
+
+
+def test_jobs_lie_beside_the_runs_only_where_nobody_else_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(home))
+    mine, shared = tmp_path / "mine", tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o775)
+    assert jobs_folder(mine, None).is_relative_to(mine / ".shiftbench")
+    assert jobs_folder(shared, None) == home / ".shiftbench"
+    assert jobs_folder(shared, "$HOME/other") == home / "other"
+    with pytest.raises(UserError, match="can be written by others"):
+        jobs_folder(mine, str(shared / "x"))
+
+
+def test_a_snapshot_is_what_is_imported_and_knows_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "code_state", lambda: CodeState("0" * 40, True, "a patch\n"))
+    folder = snapshot(tmp_path)
+    assert folder == snapshot(tmp_path) == tmp_path / snapshot_name()
+    assert not [path for path in folder.rglob("*") if "__pycache__" in path.parts]
+    code = (
+        "import suite, jobs, reports, json; from suite.provenance import code_state, provenance\n"
+        "print(json.dumps([suite.__file__, jobs.__file__, code_state().patch, provenance('cpu', [])]))"
+    )
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    suite_file, jobs_file, patch, origin = json.loads(done.stdout)
+    assert Path(suite_file).is_relative_to(folder)
+    assert Path(jobs_file).is_relative_to(folder)
+    assert patch == "a patch\n"
+    assert (origin["git_sha"], origin["git_dirty"], origin["snapshot"]) == ("0" * 40, True, folder.name)
+    assert origin["patch"] == CodeState(None, None, "a patch\n").patch_name
+
+
+def answers(patch: pytest.MonkeyPatch, text: str) -> list[tuple[str, ...]]:
+    asked: list[tuple[str, ...]] = []
+    patch.setattr(commands, "ask", lambda *command: [asked.append(command), text][1])
+    return asked
+
+
+def test_one_query_for_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "12_0|RUNNING|None|n1|a-1\n12_1|PENDING|Resources||a-1\nnonsense\n13|COMPLETED|None|n2|b-2\n"
+    asked = answers(monkeypatch, text)
+    found = queue(["b-2", "a-1", "a-1"])
+    assert len(asked) == 1
+    assert "--name=a-1,b-2" in asked[0]
+    assert found["12_0"] == JobState("12_0", "RUNNING", "None", "n1", "a-1")
+    assert [job.is_active for job in found.values()] == [True, True, False]
+    assert queue([]) == {}
+    assert len(asked) == 1
+
+
+def test_what_sacct_lists_together_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "12_0|FAILED|127:0|n1|a\n12_[2-4,7%3]|CANCELLED by 0|0:0|None assigned|a\n13|FAILED|0:9|n2|b\n"
+    answers(monkeypatch, text)
+    found = accounting(["12", "13"])
+    assert sorted(found) == ["12_0", "12_2", "12_3", "12_4", "12_7", "13"]
+    assert found["12_0"].end == "FAILED, exit code 127"
+    assert found["12_7"].end == "CANCELLED"
+    assert found["13"].end == "FAILED, killed by signal 9"
+
+
+def test_slurms_own_words_pass_through() -> None:
+    with pytest.raises(SlurmError, match="no-such-command is not on the PATH"):
+        ask("no-such-command")
+    with pytest.raises(SlurmError, match=r"^it is; what it is$"):
+        ask("sh", "-c", "echo 'it is' >&2; echo ' what it is ' >&2; exit 1")
+    with pytest.raises(SlurmError, match="sleep did not answer in 0 s"):
+        ask("sleep", "5", timeout_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "expected"),
+    [
+        ("queued", JobState("1", "PENDING", "Priority"), ("queued", "Priority; said", False)),
+        ("preempted", JobState("1", "PENDING", "BeginTime"), ("queued", "BeginTime; said", False)),
+        ("queued", JobState("1", "RUNNING"), ("running", "its processes are starting, or ending", False)),
+        ("running", JobState("1", "RUNNING"), ("running", "", False)),
+        ("queued", JobState("1", "CANCELLED"), ("cancelled", "job 1 was cancelled; said", True)),
+        ("preempted", JobState("1", "COMPLETED"), ("preempted", "said", False)),
+        ("preempted", JobState("1", "TIMEOUT"), ("failed", "job 1: TIMEOUT; said", True)),
+        ("running", None, ("failed", "job 1 has left the queue without a word, and why is not known", False)),
+    ],
+)
+def test_a_record_and_its_job_together(state: Any, job: JobState | None, expected: tuple[Any, ...]) -> None:
+    verdict = _of_job(Verdict(state, "said"), "1", job, died_silently=False, last_word="")
+    assert (verdict.state, verdict.reason, verdict.is_final) == expected
+
+
+def test_ports_are_fresh_after_a_restart_and_apart_within_an_array() -> None:
+    def port(job: int, restart: int) -> int:
+        env = {
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_JOB_ID": str(job),
+            "SLURM_RESTART_COUNT": str(restart),
+            "SLURM_PROCID": "1",
+            "SLURM_LOCALID": "0",
+            "SLURM_STEP_NODELIST": "n1",
+            "MASTER_ADDR": "n1",
+        }
+        return int(launch_variables(env)["MASTER_PORT"])
+
+    ports = {(job, restart): port(job, restart) for job in range(1000, 1064) for restart in range(3)}
+    assert len(set(ports.values())) == len(ports)
+    assert all(FIRST_PORT <= value < FIRST_PORT + NUM_PORTS for value in ports.values())
