@@ -6,9 +6,11 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help demo test cluster cluster-down lint types format hooks lock clean
+.PHONY: help install demo test cluster cluster-down lint types format hooks lock clean
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/.users ## the packages, into .venv; then `source .venv/bin/activate`
 
 demo: .venv/.users ## BN against XBN on real images in five minutes, with a report
 	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2

@@ -7,7 +7,7 @@ from jobs import detached
 from jobs.checks import read_run
 from jobs.clusters import load_cluster, parse_cluster
 from jobs.slurm.commands import ask
-from jobs.status import OPEN, RunStatus
+from jobs.status import OPEN, RunStatus, Verdict, settle
 from jobs.submit import AnyCluster
 from suite.errors import UserError
 from suite.experiment import Run
@@ -36,6 +36,9 @@ def cancel(runs: Sequence[RunStatus]) -> list[RunStatus]:
                 "process; `shiftbench cancel --all` ends them all, and `submit` resumes them"
             )
         detached.stop(one)
+        for run in here:
+            if run.state == "queued":
+                settle(run.folder, Verdict("cancelled", "cancelled before it began"))
     return chosen
 
 

@@ -17,7 +17,7 @@ from jobs.private import private_folder
 from jobs.submissions import Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths
-from suite.record import read_status
+from suite.record import RecordWriter, read_status
 
 LOG = "launcher.log"
 
@@ -87,7 +87,13 @@ def main() -> int:
     folders = [output_dir / name for name in one.folders]
     runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]
     view = ProgressView(Console(force_terminal=False, width=200))
-    outcome = run_all(runs, output_dir, cluster.array_parallelism or 1, cluster.ranks, view)
+    try:
+        outcome = run_all(runs, output_dir, cluster.array_parallelism or 1, cluster.ranks, view)
+    except UserError as error:  # too few GPUs, say: nobody is there to read it, but the records are
+        for run in runs:
+            with RecordWriter(run, output_dir / run.folder_name) as record:
+                record.status("failed", reason=str(error))
+        raise
     print(outcome)
     return outcome.exit_code
 

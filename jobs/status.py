@@ -105,7 +105,7 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
     for one in submissions:
         jobs = one.jobs(ids.get(one.name))
         if not one.is_slurm and detached.is_alive(one):
-            active |= {f: job for f, job in jobs.items() if _is_open(ledger.output_dir / f)}
+            active |= {f: job for f, job in jobs.items() if _is_to_come(ledger.output_dir / f)}
         active |= {f: job for f, job in jobs.items() if job in seen and seen[job].is_active}
     return active
 
@@ -138,11 +138,11 @@ def overview(output_dir: Path) -> Overview:
         verdict = Verdict(status.state, status.reason or "")
         if folder in unsettled and one is not None and not one.is_slurm:
             verdict = _of_launcher(verdict, one)
-        elif folder in unsettled and seen is not None:
+        elif folder in unsettled and one is not None and seen is not None:
             last_word = "" if job is None else _last_word(one, job)
             verdict = _of_job(verdict, job, seen.get(job or ""), status.died_silently, last_word)
         if verdict.is_final:
-            _settle(folder, verdict)
+            settle(folder, verdict)
         node = status.content.get("nodes") or (seen or {}).get(job or "", JobState("", "")).nodes
         epochs = ((read_json(folder / "run.json") or {}).get("recipe") or {}).get("epochs")
         runs.append(
@@ -218,7 +218,7 @@ def _of_launcher(verdict: Verdict, one: Submission) -> Verdict:
     return verdict
 
 
-def _settle(folder: Path, verdict: Verdict) -> None:
+def settle(folder: Path, verdict: Verdict) -> None:
     """Write into the record what only the scheduler knew. Whoever may not write there just looks."""
     if not (folder / "run.json").exists():
         return
@@ -229,8 +229,9 @@ def _settle(folder: Path, verdict: Verdict) -> None:
         return
 
 
-def _is_open(folder: Path) -> bool:
-    return read_status(RunPaths(folder)).state in OPEN
+def _is_to_come(folder: Path) -> bool:
+    """Whether a launcher trains this run, or will."""
+    return read_status(RunPaths(folder)).state in ("queued", "running")
 
 
 def _ids(jobs: Iterable[JobState]) -> dict[str, str]:

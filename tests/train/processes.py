@@ -33,6 +33,31 @@ def _train_to_the_probe(run: Run, folder: Path) -> None:
     train_run(run, folder)
 
 
+def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) -> list[int]:
+    """Train, stopped by SIGTERM to the last rank as the first evaluation or probe begins.
+
+    `phase`: "evaluate" or "measure_shift", as the training loop calls them.
+    """
+    port = free_port()
+    return in_processes(
+        _train_into, [(phase, run, folder, rank, world_size, port) for rank in range(world_size)]
+    )
+
+
+def _train_into(phase: str, run: Run, folder: Path, rank: int, world_size: int, port: int) -> None:
+    from suite.train import loop
+
+    called = getattr(loop, phase)
+
+    def signal_then_call(*args: object) -> object:
+        if rank == world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return called(*args)
+
+    setattr(loop, phase, signal_then_call)
+    _train(run, folder, rank, world_size, port, None, 0)
+
+
 def _train(
     run: Run,
     folder: Path,

@@ -12,7 +12,7 @@ from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
-from tests.train.processes import train, train_killed_at_the_probe
+from tests.train.processes import train, train_killed_at_the_probe, train_stopped_in
 
 TIMINGS = {
     "epoch_time_s",
@@ -111,6 +111,33 @@ def test_a_run_killed_in_an_evaluation_repeats_it_without_doubles(undisturbed: P
     assert Record.read(tmp_path).status["resumed_from_step"] == 6
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
+
+
+@pytest.mark.parametrize("phase", ["evaluate", "measure_shift"])
+def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
+    undisturbed: Path, tmp_path: Path, phase: str
+) -> None:
+    run = tiny_run()
+    assert train_stopped_in(phase, run, tmp_path) == [75]
+    assert Record.read(tmp_path).state == "preempted"
+    assert RunPaths(tmp_path).checkpoint_steps()[-1] == 6  # the epoch's end
+    assert "esm_sigma" not in [line["metric"] for line in measured(tmp_path)]
+    assert train(run, tmp_path) == [0]
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+
+
+def test_two_ranks_stop_together_in_an_evaluation_where_no_checkpoint_was_due(tmp_path: Path) -> None:
+    run = tiny_run(
+        batch={"global_batch_size": 16, "batch_size_per_gpu": 4, "norm_batch_size": 8},
+        system={"checkpoint_every_steps": None, "checkpoint_every_epochs": 5},
+    )
+    assert train(run, tmp_path / "undisturbed", world_size=2) == [0, 0]
+    assert train_stopped_in("evaluate", run, tmp_path / "stopped", world_size=2) == [75, 75]
+    assert RunPaths(tmp_path / "stopped").checkpoint_steps() == [6]
+    assert train(run, tmp_path / "stopped", world_size=2) == [0, 0]
+    assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "undisturbed"))
+    assert measured(tmp_path / "stopped") == measured(tmp_path / "undisturbed")
 
 
 def test_two_gloo_ranks_stop_together_and_end_bit_equal(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""The cluster `local`: submitted runs train in the background, and the terminal may close."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.test_local import CONFIG, ROOT
+
+SEEDS = ("batch.norm_batch_size=8", "seeds=[0, 1]")
+
+
+class Here:
+    """`shiftbench` on an output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "tiny.yaml").write_text(CONFIG)
+
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "jobs.cli", *arguments, "--output-dir", str(self.folder / "runs")]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+    def submit(self, *overrides: str) -> str:
+        done = self.call("submit", str(self.folder / "tiny.yaml"), *SEEDS, *overrides)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def runs(self) -> list[dict[str, Any]]:
+        done = self.call("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def wait_for(self, *states: str) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + 200
+        while True:
+            runs = self.runs()
+            if sorted(run["state"] for run in runs) == sorted(states):
+                return runs
+            assert time.monotonic() < deadline, runs
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here(tmp_path)
+
+
+def test_runs_complete_in_the_background(here: Here) -> None:
+    assert "2 submitted" in here.submit()
+    assert "0 submitted, 2 queued already" in here.submit()
+    here.wait_for("completed", "completed")
+    assert "0 submitted, 2 complete" in here.submit()
+    logs = here.call("logs", here.runs()[0]["run_id"])
+    assert "top-1" in logs.stdout
+    assert "2 completed" in logs.stdout  # the launcher's own
+
+
+def test_cancel_and_retry(here: Here) -> None:
+    here.submit("recipe.epochs=200")
+    here.wait_for("running", "queued")
+    running = next(run for run in here.runs() if run["state"] == "running")
+    refused = here.call("cancel", running["run_id"])
+    assert refused.returncode == 2
+    assert "1 other runs of the same local submission would end too" in refused.stderr
+    assert "2 runs cancelled" in here.call("cancel", "--all").stdout
+    runs = here.wait_for("preempted", "cancelled")
+    assert {run["reason"].split(" ")[0] for run in runs} == {"stopped", "cancelled"}
+    assert "2 submitted" in here.call("retry", "--failed").stdout
+    here.wait_for("running", "queued")
+    here.call("cancel", "--all")
+    here.wait_for("preempted", "cancelled")
+
+
+def test_what_is_not_there(here: Here) -> None:
+    for arguments in (["status"], ["cancel", "--all"], ["retry", "--failed"], ["logs", "abcd"]):
+        done = here.call(*arguments)
+        assert done.returncode == 2, arguments
+        assert "no such folder; expected one that holds runs" in done.stderr
+    (here.folder / "runs").mkdir()
+    assert here.call("status").stdout.startswith("0 runs")
+    assert "no run 'abcd' here" in here.call("logs", "abcd").stderr
+    assert "say which runs, or --failed" in here.call("retry").stderr
+    assert "say which runs, or --all" in here.call("cancel").stderr
+
+
+def test_a_launcher_that_cannot_begin_says_so_in_the_records(here: Here, tmp_path: Path) -> None:
+    cluster = tmp_path / "c.yaml"
+    cluster.write_text("scheduler: local\nntasks_per_node: 3\n")
+    done = here.call("submit", str(here.folder / "tiny.yaml"), *SEEDS, "--cluster", str(cluster))
+    assert done.returncode == 2
+    assert "3 ranks × batch_size_per_gpu 8 = 24 samples a pass" in done.stderr
+    assert not (here.folder / "runs").exists()
