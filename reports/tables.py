@@ -218,7 +218,7 @@ def by_cell(
     columns = [a for a in axes if a in _ALWAYS or table[a].astype(str).nunique() > 1]
     constant = [a for a in axes if a not in columns and str(table[a].iloc[0]) not in ("", "None", "nan")]
     caption = ", ".join(
-        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {table[a].iloc[0]}" for a in constant
+        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {_axis_text(table[a].iloc[0])}" for a in constant
     )
     rows = [
         [*(_axis_text(row[a]) for a in columns), *(f(row) for f in cells.values())]

@@ -122,6 +122,7 @@ def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -
         assert table.rows[0][2].replace("\u00a0", " ") == said
     throughput = throughput_display(frames)
     assert throughput is not None
+    assert throughput.caption.endswith("device NVIDIA H200, ranks 1.")  # though some runs have none
     missing = "1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 running, 1 queued"
     assert throughput.notes[-1] == f"Runs that are not in this table: {missing}."
 
