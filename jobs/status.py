@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import detached
-from jobs.slurm.commands import JobState, SlurmError, accounting, queue
+from jobs.slurm.commands import JobState, SlurmError, accounting, for_each, queue
 from jobs.submissions import Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
@@ -124,6 +124,7 @@ def overview(output_dir: Path) -> Overview:
     ids = _ids((seen or {}).values())
     jobs = {f: one.jobs(ids.get(one.name)).get(f.name) for f, one in latest.items()}
     if seen is not None:
+        seen = for_each(filter(None, jobs.values()), seen)
         silent = [j for f in unsettled if latest[f].is_slurm and (j := jobs[f]) and j not in seen]
         seen = seen | _ask_accounting(silent, notes)
     runs = []
@@ -156,7 +157,7 @@ def _look_in_queue(submissions: Iterable[Submission], notes: list[str]) -> dict[
 
 def _ask_accounting(jobs: Sequence[str], notes: list[str]) -> dict[str, JobState]:
     try:
-        return accounting([job.partition("_")[0] for job in jobs])
+        return for_each(jobs, accounting([job.partition("_")[0] for job in jobs]))
     except SlurmError as error:
         notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
         return {}
