@@ -1,0 +1,211 @@
+"""What submitting many runs, and looking at them, costs beyond Slurm itself.
+
+Whole processes are measured, as a user starts them. Commands of Slurm are found by way of a folder of shims,
+which note when each was called and for how long, so that Slurm's own time can be taken apart. The jobs are
+submitted held: nothing trains.
+"""
+
+import getpass
+import math
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from jobs.clusters import SlurmCluster, load_cluster
+from jobs.slurm.commands import SlurmError, ask, config, max_array_size
+from jobs.submissions import Ledger
+from suite.errors import UserError
+from suite.provenance import ROOT
+
+# Those that submit and status may call.
+SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "srun", "scancel", "sinfo")
+EXPERIMENT = {
+    "name": "bench-submit",
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 64, "val_images": 64},
+    "batch": {"global_batch_size": 32},
+    "recipe": {"epochs": 1},
+}
+# bash tells the time without starting a process.
+SHIM = """\
+#!/usr/bin/env bash
+start=$EPOCHREALTIME
+{command} "$@"
+code=$?
+echo "{name} $start $EPOCHREALTIME" >> {log}
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a command of Slurm."""
+
+    command: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A process, and the commands of Slurm that it called."""
+
+    wall_s: float
+    calls: tuple[Call, ...]
+    output: str = ""
+
+    @property
+    def slurm_s(self) -> float:
+        return sum(call.duration_s for call in self.calls)
+
+    @property
+    def own_s(self) -> float:
+        return self.wall_s - self.slurm_s
+
+    def count(self, command: str) -> int:
+        return sum(call.command == command for call in self.calls)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class SubmitBench:
+    """What each round measured: submitting, looking at the queue, and looking once all was cancelled."""
+
+    cells: int
+    max_array_size: int
+    slurm_version: str
+    submit: list[Timed]
+    status: list[Timed]
+    # Writes into every record that its job was cancelled.
+    settle: list[Timed]
+
+    @property
+    def needed_sbatch_calls(self) -> int:
+        return math.ceil(self.cells / self.max_array_size)
+
+
+def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = None) -> SubmitBench:
+    """Submit `cells` runs `rounds` times, each time from nothing, and cancel them.
+
+    `below`: where the runs' folders go for a while; None: the system's temporary folder. Raises UserError for
+    a cluster that is not Slurm's, or one that does not take so many jobs.
+    """
+    where = load_cluster(cluster)
+    if not isinstance(where, SlurmCluster):
+        raise UserError(f"{cluster}: submitting to Slurm is measured; this cluster is local")
+    site = config()
+    result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"), [], [], [])
+    with tempfile.TemporaryDirectory(prefix="shiftbench-submit-", dir=below) as made:
+        bench = _Bench(Path(made), where)
+        bench.round(2, replace(result, cells=2, submit=[], status=[], settle=[]))  # fills Python's caches
+        for _ in range(rounds):
+            bench.round(cells, result)
+    return result
+
+
+class _Bench:
+    """The temporary folder: shims, the cluster's file, and each round's runs."""
+
+    def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
+        self.folder = folder
+        self.log = folder / "calls.log"
+        self.runs = folder / "runs"
+        self.cluster = folder / "cluster.yaml"
+        more = cluster.additional_parameters | {"hold": True}
+        held = cluster.model_copy(update={"additional_parameters": more, "jobs_folder": None})
+        self.cluster.write_text(yaml.safe_dump(held.model_dump(mode="json")))
+        write_shims(folder / "shims", self.log)
+        self.env = os.environ | {
+            "PATH": f"{folder / 'shims'}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            # Compiled modules are kept, as they are for a user, whatever holds for this process.
+            "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
+        }
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def round(self, cells: int, result: SubmitBench) -> None:
+        experiment = self.folder / "experiment.yaml"
+        experiment.write_text(yaml.safe_dump(EXPERIMENT | {"seeds": list(range(cells))}))
+        target = ("--output-dir", str(self.runs))
+        try:
+            submitted = self.timed("submit", str(experiment), "--cluster", str(self.cluster), *target)
+            looked = self.timed("status", *target)
+            self.expect(looked, f"{cells} runs: {cells} queued")
+            self.cancel()
+            settled = self.timed("status", *target)
+            self.expect(settled, f"{cells} runs: {cells} cancelled")
+        finally:
+            with suppress(SlurmError):  # what raised before is the cause
+                self.cancel()
+            shutil.rmtree(self.runs, ignore_errors=True)
+        result.submit.append(submitted)
+        result.status.append(looked)
+        result.settle.append(settled)
+
+    def timed(self, *arguments: str) -> Timed:
+        """Run `shiftbench` with these arguments to its end."""
+        self.log.write_text("")
+        start_s = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        wall_s = time.perf_counter() - start_s
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).strip()
+            raise UserError(f"shiftbench {arguments[0]} ended with {done.returncode}: {said}")
+        return Timed(wall_s, tuple(parse_calls(self.log.read_text())), done.stdout)
+
+    def expect(self, timed: Timed, said: str) -> None:
+        first = timed.output.partition("\n")[0]
+        if first.strip() != said:
+            raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
+
+    def cancel(self) -> None:
+        """Take the held jobs back; jobs that are gone already are no error."""
+        for one in Ledger(self.runs).read():
+            ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")
+
+
+def write_shims(folder: Path, log: Path) -> None:
+    """Commands of Slurm's names that call the real ones and append `name start end` to `log`."""
+    folder.mkdir()
+    for name in SLURM_COMMANDS:
+        if (real := shutil.which(name)) is not None:
+            shim = folder / name
+            shim.write_text(SHIM.format(name=name, command=shlex.quote(real), log=shlex.quote(str(log))))
+            shim.chmod(0o755)
+
+
+def parse_calls(text: str) -> list[Call]:
+    """What the shims wrote: seconds since 1970, with the point or the comma of the user's language."""
+    calls = []
+    for line in text.splitlines():
+        name, start, end = line.replace(",", ".").split()
+        calls.append(Call(name, float(end) - float(start)))
+    return calls
