@@ -119,10 +119,13 @@ def overview(output_dir: Path) -> Overview:
     latest = {output_dir / name: one for one in submissions for name in one.folders}
     folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
-    unsettled = [f for f in latest if statuses[f].state in OPEN or statuses[f].died_silently]
+    # Ordered, and looked into once for each run.
+    unsettled = dict.fromkeys(f for f in latest if statuses[f].state in OPEN or statuses[f].died_silently)
     seen = _look_in_queue((latest[f] for f in unsettled if latest[f].is_slurm), notes)
     ids = _ids((seen or {}).values())
-    jobs = {f: one.jobs(ids.get(one.name)).get(f.name) for f, one in latest.items()}
+    # Once for each submission: one lists the jobs of up to thousands of runs.
+    named = {one.token: one.jobs(ids.get(one.name)) for one in submissions}
+    jobs = {f: named[one.token].get(f.name) for f, one in latest.items()}
     if seen is not None:
         seen = for_each(filter(None, jobs.values()), seen)
         silent = [j for f in unsettled if latest[f].is_slurm and (j := jobs[f]) and j not in seen]
