@@ -34,7 +34,13 @@ class RunStatus:
     node: str = ""
     content: dict[str, Any] = field(default_factory=dict)
     errors: list[RankError] = field(default_factory=list)
-    epochs: int | None = None
+
+    @property
+    def epochs(self) -> int | None:
+        """How many were asked for. Read when it is shown, and a table shows few of many runs."""
+        recipe = (read_json(self.folder / "run.json") or {}).get("recipe") or {}
+        epochs: int | None = recipe.get("epochs")
+        return epochs
 
     @property
     def run_id(self) -> str:
@@ -141,11 +147,8 @@ def overview(output_dir: Path) -> Overview:
         if verdict.is_final and verdict.state != status.content.get("state"):
             _settle(folder, verdict)
         node = status.content.get("nodes") or (seen or {}).get(job or "", JobState("", "")).nodes
-        epochs = ((read_json(folder / "run.json") or {}).get("recipe") or {}).get("epochs")
         runs.append(
-            RunStatus(
-                folder, verdict.state, verdict.reason, job, one, node, status.content, status.errors, epochs
-            )
+            RunStatus(folder, verdict.state, verdict.reason, job, one, node, status.content, status.errors)
         )
     return Overview(runs, notes)
 
