@@ -14,6 +14,7 @@
   checkpoints/        step-00000123.pt, best.pt
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -55,5 +56,11 @@ class RunPaths:
 
 def find_runs(roots: list[Path]) -> list[RunPaths]:
     """Run folders at or below the given folders, in a stable order."""
-    found = {p.parent.resolve(): p.parent for root in roots for p in sorted(root.rglob("run.json"))}
+    found: dict[str, Path] = {}
+    for root in roots:
+        # Links to folders are not followed, so below the root a path is its own real one.
+        top, begin = os.path.realpath(root), len(os.fspath(root))
+        for folder, _, names in os.walk(root):
+            if "run.json" in names:
+                found[top + folder[begin:]] = Path(folder)
     return [RunPaths(folder) for folder in sorted(found.values())]
