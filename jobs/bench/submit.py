@@ -2,7 +2,8 @@
 
 Whole processes are measured, as a user starts them. Commands of Slurm are found by way of a folder of shims,
 which note when each was called and for how long, so that Slurm's own time can be taken apart. The jobs are
-submitted held: nothing trains.
+submitted held: nothing trains. Beside it stands how long the disk takes for as many files of the same sizes,
+which can be most of it.
 """
 
 import getpass
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -96,10 +97,12 @@ class SubmitBench:
     cells: int
     max_array_size: int
     slurm_version: str
-    submit: list[Timed]
-    status: list[Timed]
+    submit: list[Timed] = field(default_factory=list)
+    # The bare files that submitting made, in seconds.
+    files_s: list[float] = field(default_factory=list)
+    status: list[Timed] = field(default_factory=list)
     # Writes into every record that its job was cancelled.
-    settle: list[Timed]
+    settle: list[Timed] = field(default_factory=list)
 
     @property
     def needed_sbatch_calls(self) -> int:
@@ -116,10 +119,10 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
     if not isinstance(where, SlurmCluster):
         raise UserError(f"{cluster}: submitting to Slurm is measured; this cluster is local")
     site = config()
-    result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"), [], [], [])
+    result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"))
     with tempfile.TemporaryDirectory(prefix="shiftbench-submit-", dir=below) as made:
         bench = _Bench(Path(made), where)
-        bench.round(2, replace(result, cells=2, submit=[], status=[], settle=[]))  # fills Python's caches
+        bench.round(2, SubmitBench(2, result.max_array_size, result.slurm_version))  # fills Python's caches
         for _ in range(rounds):
             bench.round(cells, result)
     return result
@@ -131,7 +134,7 @@ class _Bench:
     def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
         self.folder = folder
         self.log = folder / "calls.log"
-        self.runs = folder / "runs"
+        self.rounds = 0
         self.cluster = folder / "cluster.yaml"
         more = cluster.additional_parameters | {"hold": True}
         held = cluster.model_copy(update={"additional_parameters": more, "jobs_folder": None})
@@ -146,21 +149,28 @@ class _Bench:
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def round(self, cells: int, result: SubmitBench) -> None:
+        """Measure once, in a folder of its own.
+
+        Nothing is removed between rounds: ext4 looks long for room where many files have just been removed.
+        """
+        self.rounds += 1
+        runs = self.folder / f"runs-{self.rounds}"
         experiment = self.folder / "experiment.yaml"
         experiment.write_text(yaml.safe_dump(EXPERIMENT | {"seeds": list(range(cells))}))
-        target = ("--output-dir", str(self.runs))
+        target = ("--output-dir", str(runs))
         try:
             submitted = self.timed("submit", str(experiment), "--cluster", str(self.cluster), *target)
+            files_s = time_files(runs, self.folder / f"files-{self.rounds}")
             looked = self.timed("status", *target)
             self.expect(looked, f"{cells} runs: {cells} queued")
-            self.cancel()
+            cancel(runs)
             settled = self.timed("status", *target)
             self.expect(settled, f"{cells} runs: {cells} cancelled")
         finally:
             with suppress(SlurmError):  # what raised before is the cause
-                self.cancel()
-            shutil.rmtree(self.runs, ignore_errors=True)
+                cancel(runs)
         result.submit.append(submitted)
+        result.files_s.append(files_s)
         result.status.append(looked)
         result.settle.append(settled)
 
@@ -186,10 +196,24 @@ class _Bench:
         if first.strip() != said:
             raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
 
-    def cancel(self) -> None:
-        """Take the held jobs back; jobs that are gone already are no error."""
-        for one in Ledger(self.runs).read():
-            ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")
+
+def cancel(runs: Path) -> None:
+    """Take the held jobs back; jobs that are gone already are no error."""
+    for one in Ledger(runs).read():
+        ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")
+
+
+def time_files(like: Path, into: Path) -> float:
+    """Seconds for making folders and files like those below `like`, with nothing thought in between."""
+    found = [(into / path.relative_to(like), path) for path in (like, *sorted(like.rglob("*")))]
+    content = [(copy, None if path.is_dir() else bytes(path.stat().st_size)) for copy, path in found]
+    start_s = time.perf_counter()
+    for copy, text in content:
+        if text is None:
+            copy.mkdir()
+        else:
+            copy.write_bytes(text)
+    return time.perf_counter() - start_s
 
 
 def write_shims(folder: Path, log: Path) -> None:

@@ -92,6 +92,7 @@ def submit(
     table = Table(f"{cells} cells", "median", "range", "target", box=None)
     for name, values, target in (
         ("submit: own time (s)", [one.own_s for one in result.submit], own),
+        ("submit: the same files, bare (s)", result.files_s, ""),
         ("submit: in Slurm's commands (s)", [one.slurm_s for one in result.submit], ""),
         ("submit: sbatch calls", [one.count("sbatch") for one in result.submit], result.needed_sbatch_calls),
         ("status: wall time (s)", [one.wall_s for one in result.status], wall),
