@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,13 +32,13 @@ from suite.provenance import ROOT
 
 # Those that submit and status may call.
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "srun", "scancel", "sinfo")
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "name": "bench-submit",
     "model": {"arch": "small_resnet11"},
     "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 64, "val_images": 64},
     "batch": {"global_batch_size": 32},
-    "recipe": {"epochs": 1},
 }
+MAX_SEEDS = 1000
 # bash tells the time without starting a process.
 SHIM = """\
 #!/usr/bin/env bash
@@ -118,6 +119,7 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
     where = load_cluster(cluster)
     if not isinstance(where, SlurmCluster):
         raise UserError(f"{cluster}: submitting to Slurm is measured; this cluster is local")
+    experiment_of(cells)
     site = config()
     result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"))
     with tempfile.TemporaryDirectory(prefix="shiftbench-submit-", dir=below) as made:
@@ -126,6 +128,18 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
         for _ in range(rounds):
             bench.round(cells, result)
     return result
+
+
+def experiment_of(cells: int) -> dict[str, Any]:
+    """An experiment of so many cells: seeds, and from a thousand on learning rates too, as a sweep has them.
+
+    Raises UserError for a number that makes no full product.
+    """
+    rates = math.ceil(cells / MAX_SEEDS)
+    if cells % rates:
+        raise UserError(f"--cells {cells}: above {MAX_SEEDS} a multiple of {MAX_SEEDS} is expected")
+    recipe = {"epochs": 1, "lr": [0.001 * (1 + rate) for rate in range(rates)]}
+    return EXPERIMENT | {"recipe": recipe, "seeds": list(range(cells // rates))}
 
 
 class _Bench:
@@ -156,7 +170,7 @@ class _Bench:
         self.rounds += 1
         runs = self.folder / f"runs-{self.rounds}"
         experiment = self.folder / "experiment.yaml"
-        experiment.write_text(yaml.safe_dump(EXPERIMENT | {"seeds": list(range(cells))}))
+        experiment.write_text(yaml.safe_dump(experiment_of(cells)))
         target = ("--output-dir", str(runs))
         try:
             submitted = self.timed("submit", str(experiment), "--cluster", str(self.cluster), *target)
