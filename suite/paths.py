@@ -22,19 +22,54 @@ from pathlib import Path
 class RunPaths:
     """The files of one run folder. Creates nothing."""
 
+    # Properties: to make all of these for thousands of runs takes a while, and most uses need one.
+
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.run = self.folder / "run.json"
-        self.status = self.folder / "status.json"
-        self.provenance = self.folder / "provenance.jsonl"
-        self.measurements = self.folder / "measurements.jsonl"
-        self.layers = self.folder / "layers.json"
-        self.log = self.folder / "log.txt"
-        self.lock = self.folder / "lock"
-        self.claim = self.folder / "claim"
-        self.errors = self.folder / "errors"
-        self.checkpoints = self.folder / "checkpoints"
-        self.best = self.checkpoints / "best.pt"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def status(self) -> Path:
+        return self.folder / "status.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.folder / "provenance.jsonl"
+
+    @property
+    def measurements(self) -> Path:
+        return self.folder / "measurements.jsonl"
+
+    @property
+    def layers(self) -> Path:
+        return self.folder / "layers.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def claim(self) -> Path:
+        return self.folder / "claim"
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "errors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.pt"
 
     def error(self, rank: int) -> Path:
         """What this rank died of."""
