@@ -9,6 +9,7 @@ which can be most of it.
 import getpass
 import math
 import os
+import resource
 import shlex
 import shutil
 import statistics
@@ -63,6 +64,8 @@ class Timed:
     """A process, and the commands of Slurm that it called."""
 
     wall_s: float
+    # Of the process and of what it called: the steadier number where other work runs beside it.
+    cpu_s: float
     calls: tuple[Call, ...]
     output: str = ""
 
@@ -191,7 +194,7 @@ class _Bench:
     def timed(self, *arguments: str) -> Timed:
         """Run `shiftbench` with these arguments to its end."""
         self.log.write_text("")
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), children_cpu_s()
         done = subprocess.run(
             [sys.executable, "-m", "jobs.cli", *arguments],
             env=self.env,
@@ -203,12 +206,20 @@ class _Bench:
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip()
             raise UserError(f"shiftbench {arguments[0]} ended with {done.returncode}: {said}")
-        return Timed(wall_s, tuple(parse_calls(self.log.read_text())), done.stdout)
+        return Timed(
+            wall_s, children_cpu_s() - start_cpu_s, tuple(parse_calls(self.log.read_text())), done.stdout
+        )
 
     def expect(self, timed: Timed, said: str) -> None:
         first = timed.output.partition("\n")[0]
         if first.strip() != said:
             raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
+
+
+def children_cpu_s() -> float:
+    """CPU time of this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def cancel(runs: Path) -> None:

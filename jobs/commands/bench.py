@@ -92,10 +92,12 @@ def submit(
     table = Table(f"{cells} cells", "median", "range", "target", box=None)
     for name, values, target in (
         ("submit: own time (s)", [one.own_s for one in result.submit], own),
+        ("submit: CPU time (s)", [one.cpu_s for one in result.submit], ""),
         ("submit: the same files, bare (s)", result.files_s, ""),
         ("submit: in Slurm's commands (s)", [one.slurm_s for one in result.submit], ""),
         ("submit: sbatch calls", [one.count("sbatch") for one in result.submit], result.needed_sbatch_calls),
         ("status: wall time (s)", [one.wall_s for one in result.status], wall),
+        ("status: CPU time (s)", [one.cpu_s for one in result.status], ""),
         ("status: in Slurm's commands (s)", [one.slurm_s for one in result.status], ""),
         ("status: calls of Slurm", [len(one.calls) for one in result.status], "≤ 2"),
         ("status, all just cancelled: wall time (s)", [one.wall_s for one in result.settle], ""),
