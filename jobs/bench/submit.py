@@ -1,23 +1,12 @@
 """What submitting many runs, and looking at them, costs beyond Slurm itself.
 
-Whole processes are measured, as a user starts them. Commands of Slurm are found by way of a folder of shims,
-which note when each was called and for how long, so that Slurm's own time can be taken apart. The jobs are
-submitted held: nothing trains. Beside it stands how long the disk takes for as many files of the same sizes,
-which can be most of it.
+The jobs are submitted held: nothing trains. Beside it stands how long the disk takes for as many files of the
+same sizes, which can be most of it.
 """
 
 import getpass
 import math
-import os
-import resource
-import shlex
-import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +14,12 @@ from typing import Any
 
 import yaml
 
+from jobs.bench.processes import Timed, environment, time_files, timed
 from jobs.clusters import SlurmCluster, load_cluster
 from jobs.slurm.commands import SlurmError, ask, config, max_array_size
 from jobs.submissions import Ledger
 from suite.errors import UserError
-from suite.provenance import ROOT
 
-# Those that submit and status may call.
-SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "srun", "scancel", "sinfo")
 EXPERIMENT: dict[str, Any] = {
     "name": "bench-submit",
     "model": {"arch": "small_resnet11"},
@@ -40,58 +27,6 @@ EXPERIMENT: dict[str, Any] = {
     "batch": {"global_batch_size": 32},
 }
 MAX_SEEDS = 1000
-# bash tells the time without starting a process.
-SHIM = """\
-#!/usr/bin/env bash
-start=$EPOCHREALTIME
-{command} "$@"
-code=$?
-echo "{name} $start $EPOCHREALTIME" >> {log}
-exit $code
-"""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a command of Slurm."""
-
-    command: str
-    duration_s: float
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A process, and the commands of Slurm that it called."""
-
-    wall_s: float
-    # Of the process and of what it called: the steadier number where other work runs beside it.
-    cpu_s: float
-    calls: tuple[Call, ...]
-    output: str = ""
-
-    @property
-    def slurm_s(self) -> float:
-        return sum(call.duration_s for call in self.calls)
-
-    @property
-    def own_s(self) -> float:
-        return self.wall_s - self.slurm_s
-
-    def count(self, command: str) -> int:
-        return sum(call.command == command for call in self.calls)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and range over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -134,13 +69,16 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
 
 
 def experiment_of(cells: int) -> dict[str, Any]:
-    """An experiment of so many cells: seeds, and from a thousand on learning rates too, as a sweep has them.
+    """An experiment of so many cells: seeds, and above a thousand learning rates too, as a sweep has them.
 
     Raises UserError for a number that makes no full product.
     """
     rates = math.ceil(cells / MAX_SEEDS)
     if cells % rates:
-        raise UserError(f"--cells {cells}: above {MAX_SEEDS} a multiple of {MAX_SEEDS} is expected")
+        raise UserError(
+            f"--cells {cells}: above {MAX_SEEDS} a multiple of {rates} is expected"
+        )
+    # The file cannot simply list more seeds: OmegaConf refuses one of 10,000 values.
     recipe = {"epochs": 1, "lr": [0.001 * (1 + rate) for rate in range(rates)]}
     return EXPERIMENT | {"recipe": recipe, "seeds": list(range(cells // rates))}
 
@@ -156,14 +94,7 @@ class _Bench:
         more = cluster.additional_parameters | {"hold": True}
         held = cluster.model_copy(update={"additional_parameters": more, "jobs_folder": None})
         self.cluster.write_text(yaml.safe_dump(held.model_dump(mode="json")))
-        write_shims(folder / "shims", self.log)
-        self.env = os.environ | {
-            "PATH": f"{folder / 'shims'}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            # Compiled modules are kept, as they are for a user, whatever holds for this process.
-            "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
-        }
-        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.env = environment(folder, self.log)
 
     def round(self, cells: int, result: SubmitBench) -> None:
         """Measure once, in a folder of its own.
@@ -179,10 +110,10 @@ class _Bench:
             submitted = self.timed("submit", str(experiment), "--cluster", str(self.cluster), *target)
             files_s = time_files(runs, self.folder / f"files-{self.rounds}")
             looked = self.timed("status", *target)
-            self.expect(looked, f"{cells} runs: {cells} queued")
+            expect(looked, f"{cells} runs: {cells} queued")
             cancel(runs)
             settled = self.timed("status", *target)
-            self.expect(settled, f"{cells} runs: {cells} cancelled")
+            expect(settled, f"{cells} runs: {cells} cancelled")
         finally:
             with suppress(SlurmError):  # what raised before is the cause
                 cancel(runs)
@@ -192,69 +123,17 @@ class _Bench:
         result.settle.append(settled)
 
     def timed(self, *arguments: str) -> Timed:
-        """Run `shiftbench` with these arguments to its end."""
-        self.log.write_text("")
-        start_s, start_cpu_s = time.perf_counter(), children_cpu_s()
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        wall_s = time.perf_counter() - start_s
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip()
-            raise UserError(f"shiftbench {arguments[0]} ended with {done.returncode}: {said}")
-        return Timed(
-            wall_s, children_cpu_s() - start_cpu_s, tuple(parse_calls(self.log.read_text())), done.stdout
-        )
-
-    def expect(self, timed: Timed, said: str) -> None:
-        first = timed.output.partition("\n")[0]
-        if first.strip() != said:
-            raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
+        return timed(arguments, self.env, self.log)
 
 
-def children_cpu_s() -> float:
-    """CPU time of this process's children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def expect(status: Timed, said: str) -> None:
+    """Raise UserError when `shiftbench status` does not begin with this: then something else was measured."""
+    first = status.output.partition("\n")[0].strip()
+    if first != said:
+        raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
 
 
 def cancel(runs: Path) -> None:
     """Take the held jobs back; jobs that are gone already are no error."""
     for one in Ledger(runs).read():
         ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")
-
-
-def time_files(like: Path, into: Path) -> float:
-    """Seconds for making folders and files like those below `like`, with nothing thought in between."""
-    found = [(into / path.relative_to(like), path) for path in (like, *sorted(like.rglob("*")))]
-    content = [(copy, None if path.is_dir() else bytes(path.stat().st_size)) for copy, path in found]
-    start_s = time.perf_counter()
-    for copy, text in content:
-        if text is None:
-            copy.mkdir()
-        else:
-            copy.write_bytes(text)
-    return time.perf_counter() - start_s
-
-
-def write_shims(folder: Path, log: Path) -> None:
-    """Commands of Slurm's names that call the real ones and append `name start end` to `log`."""
-    folder.mkdir()
-    for name in SLURM_COMMANDS:
-        if (real := shutil.which(name)) is not None:
-            shim = folder / name
-            shim.write_text(SHIM.format(name=name, command=shlex.quote(real), log=shlex.quote(str(log))))
-            shim.chmod(0o755)
-
-
-def parse_calls(text: str) -> list[Call]:
-    """What the shims wrote: seconds since 1970, with the point or the comma of the user's language."""
-    calls = []
-    for line in text.splitlines():
-        name, start, end = line.replace(",", ".").split()
-        calls.append(Call(name, float(end) - float(start)))
-    return calls

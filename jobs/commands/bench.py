@@ -75,7 +75,7 @@ def probe(
 @app.command("submit")
 def submit(
     cluster: Annotated[str, typer.Option("--cluster", "-c", help="A Slurm cluster's name or file.")] = "test",
-    cells: Annotated[int, typer.Option(min=1, help="Runs to submit.")] = 1000,
+    cells: Annotated[int, typer.Option(min=2, help="Runs to submit.")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="Times that all of them are submitted.")] = 5,
     below: Annotated[
         Path | None,
@@ -83,7 +83,8 @@ def submit(
     ] = None,
 ) -> None:
     """Submitting many runs and their status, less the time of Slurm's own commands. The jobs are held."""
-    from jobs.bench.submit import Spread, bench_submit
+    from jobs.bench.processes import Spread
+    from jobs.bench.submit import bench_submit
     from suite.provenance import cpu_name
 
     result = bench_submit(cluster, cells, rounds, below)
