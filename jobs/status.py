@@ -210,7 +210,8 @@ def _settle(folder: Path, verdict: Verdict) -> None:
     if not (folder / "run.json").exists():
         return
     try:
-        with RecordWriter(Record.read(folder).run, folder) as record:
+        # Not waiting for the disk, for each of thousands: what Slurm knows can be asked again.
+        with RecordWriter(Record.read(folder).run, folder, durable=False) as record:
             record.settle(verdict.state, verdict.reason)
     except (OSError, UserError, ValueError):
         return
