@@ -75,9 +75,7 @@ def experiment_of(cells: int) -> dict[str, Any]:
     """
     rates = math.ceil(cells / MAX_SEEDS)
     if cells % rates:
-        raise UserError(
-            f"--cells {cells}: above {MAX_SEEDS} a multiple of {rates} is expected"
-        )
+        raise UserError(f"--cells {cells}: above {MAX_SEEDS} a multiple of {rates} is expected")
     # The file cannot simply list more seeds: OmegaConf refuses one of 10,000 values.
     recipe = {"epochs": 1, "lr": [0.001 * (1 + rate) for rate in range(rates)]}
     return EXPERIMENT | {"recipe": recipe, "seeds": list(range(cells // rates))}
