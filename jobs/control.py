@@ -1,14 +1,14 @@
 """Acting on what was submitted: cancel, submit again."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jobs import detached
 from jobs.checks import read_run
 from jobs.clusters import load_cluster, parse_cluster
 from jobs.slurm.commands import ask
-from jobs.status import OPEN, RunStatus, Verdict, settle
+from jobs.status import RunStatus
 from jobs.submit import AnyCluster
+from jobs.verdicts import OPEN, Verdict, settle
 from suite.errors import UserError
 from suite.experiment import Run
 
@@ -70,16 +70,3 @@ def _run(one: RunStatus) -> Run:
     if not (one.folder / "run.json").exists():
         raise UserError(f"{one.folder}: was removed; submit its experiment again")
     return read_run(one.folder)
-
-
-def log_files(run: RunStatus, rank: int) -> list[Path]:
-    """What a run's processes said, where it can be read: its own log, and the job's output and errors."""
-    files = [run.folder / "log.txt"] if rank == 0 else []
-    one = run.submission
-    if one is not None and run.job is not None:
-        folder = Path(one.jobs_folder) / one.name
-        if one.is_slurm:
-            files += [folder / f"{run.job}_{rank}_log.{end}" for end in ("out", "err")]
-        else:
-            files.append(folder / detached.LOG)
-    return [path for path in files if path.is_file()]

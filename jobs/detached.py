@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.clusters import LocalCluster, parse_cluster
 from jobs.private import private_folder
 from jobs.submissions import Ledger, Submission
 from suite.errors import UserError
@@ -75,6 +74,9 @@ def _started(pid: int) -> str | None:
 
 def main() -> int:
     """Train the submission's runs that are still queued."""
+    # Only here: `status` asks this module whether a launcher lives, and need not wait for YAML's.
+    from jobs.clusters import LocalCluster, parse_cluster
+
     output_dir, token = Path(sys.argv[1]), sys.argv[2]
     (one,) = (s for s in Ledger(output_dir).read() if s.token == token)
     cluster = parse_cluster(one.cluster, token)

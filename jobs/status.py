@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs import detached
-from jobs.slurm.commands import JobState, SlurmError, accounting, queue
+from jobs.slurm.commands import JobState, SlurmError, accounting, for_each, queue
 from jobs.submissions import Ledger, Submission
+from jobs.verdicts import Verdict, is_unsettled, of_job, of_launcher, settle
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
-from suite.record import RankError, Record, RecordWriter, State, read_status
+from suite.record import RankError, State, read_status
 from suite.record.files import read_json
-
-OPEN = ("queued", "running", "preempted")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,13 @@ class RunStatus:
     node: str = ""
     content: dict[str, Any] = field(default_factory=dict)
     errors: list[RankError] = field(default_factory=list)
-    epochs: int | None = None
+
+    @property
+    def epochs(self) -> int | None:
+        """How many were asked for. Read when it is shown, and a table shows few of many runs."""
+        recipe = (read_json(self.folder / "run.json") or {}).get("recipe") or {}
+        epochs: int | None = recipe.get("epochs")
+        return epochs
 
     @property
     def run_id(self) -> str:
@@ -119,114 +124,54 @@ def overview(output_dir: Path) -> Overview:
     latest = {output_dir / name: one for one in submissions for name in one.folders}
     folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
-    unsettled = [f for f in latest if statuses[f].state in OPEN or statuses[f].died_silently]
-    seen = _look_in_queue((latest[f] for f in unsettled if latest[f].is_slurm), notes)
+    # Ordered, and looked into once for each run.
+    unsettled = dict.fromkeys(folder for folder in latest if is_unsettled(statuses[folder]))
+    seen = _look_in_queue((latest[folder].name for folder in unsettled if latest[folder].is_slurm), notes)
     ids = _ids((seen or {}).values())
-    jobs = {f: one.jobs(ids.get(one.name)).get(f.name) for f, one in latest.items()}
+    # Once for each submission: one lists the jobs of up to thousands of runs.
+    named = {one.token: one.jobs(ids.get(one.name)) for one in submissions}
+    jobs = {folder: named[one.token].get(folder.name) for folder, one in latest.items()}
     if seen is not None:
-        # squeue knows an ended job for a while, though not its exit code.
-        ended = [
-            job
-            for folder in unsettled
-            if latest[folder].is_slurm and (job := jobs[folder]) and not (job in seen and seen[job].is_active)
-        ]
-        told = _ask_accounting(ended, notes)
-        seen |= {job: told[job] for job in ended if job in told}
+        open_jobs = [job for folder in unsettled if latest[folder].is_slurm and (job := jobs[folder])]
+        seen = for_each(open_jobs, seen)
+        seen |= _ask_accounting(
+            [job for job in open_jobs if job not in seen or not seen[job].is_active], notes
+        )
     runs = []
     for folder, status in statuses.items():
         job, one = jobs.get(folder), latest.get(folder)
+        seen_job = (seen or {}).get(job or "")
         verdict = Verdict(status.state, status.reason or "")
-        if folder in unsettled and one is not None and not one.is_slurm:
-            verdict = _of_launcher(verdict, one)
-        elif folder in unsettled and one is not None and seen is not None:
-            last_word = "" if job is None else _last_word(one, job)
-            verdict = _of_job(verdict, job, seen.get(job or ""), status.died_silently, last_word)
+        if one is not None and folder in unsettled:
+            if not one.is_slurm:
+                verdict = of_launcher(status, one)
+            elif seen is not None:
+                verdict = of_job(status, one, job, seen_job)
         if verdict.is_final:
             settle(folder, verdict)
-        node = status.content.get("nodes") or (seen or {}).get(job or "", JobState("", "")).nodes
-        epochs = ((read_json(folder / "run.json") or {}).get("recipe") or {}).get("epochs")
+        node = status.content.get("nodes") or (seen_job.nodes if seen_job else "")
         runs.append(
-            RunStatus(
-                folder, verdict.state, verdict.reason, job, one, node, status.content, status.errors, epochs
-            )
+            RunStatus(folder, verdict.state, verdict.reason, job, one, node, status.content, status.errors)
         )
     return Overview(runs, notes)
 
 
-def _look_in_queue(submissions: Iterable[Submission], notes: list[str]) -> dict[str, JobState] | None:
+def _look_in_queue(names: Iterable[str], notes: list[str]) -> dict[str, JobState] | None:
     try:
-        return queue(one.name for one in submissions)
+        return queue(names)
     except SlurmError as error:
         notes.append(f"Slurm does not answer, so this is what the records say: {error}")
         return None
 
 
 def _ask_accounting(jobs: Sequence[str], notes: list[str]) -> dict[str, JobState]:
+    """What sacct knows of jobs that have ended. squeue knows that for a while, though not the exit code."""
     try:
-        return accounting([job.partition("_")[0] for job in jobs])
+        told = for_each(jobs, accounting([job.partition("_")[0] for job in jobs]))
+        return {job: told[job] for job in jobs if job in told}
     except SlurmError as error:
         notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
         return {}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a run's record and its job say together. `is_final`: the scheduler alone knew, and it is over."""
-
-    state: State
-    reason: str
-    is_final: bool = False
-
-
-def _of_job(
-    verdict: Verdict, job: str | None, seen: JobState | None, died_silently: bool, last_word: str
-) -> Verdict:
-    """A record that is not settled, and what Slurm says of its job."""
-    if job is None:
-        return Verdict("failed", "its submission was interrupted before Slurm took it: submit again")
-    if seen is None:
-        if verdict.state == "preempted":
-            return verdict
-        return Verdict("failed", f"job {job} has left the queue without a word, and why is not known")
-    before = f"; {verdict.reason}" if verdict.reason and not died_silently else ""
-    if seen.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED"):
-        return Verdict("queued", f"{seen.reason or seen.state}{before}")
-    if seen.is_active:
-        is_up = verdict.state == "running"
-        return Verdict("running", "" if is_up else "its processes are starting, or ending")
-    if seen.state == "CANCELLED":
-        return Verdict("cancelled", f"job {job} was cancelled{before}", is_final=True)
-    if verdict.state == "preempted" and seen.state == "COMPLETED":
-        return verdict
-    return Verdict("failed", f"job {job}: {seen.end}{before or last_word}", is_final=True)
-
-
-def _last_word(one: Submission, job: str) -> str:
-    """What the job's errors end with: srun's own word on a task that was killed, if there is one."""
-    path = Path(one.jobs_folder) / one.name / f"{job}_0_log.err"
-    try:
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    own = [line for line in lines[-20:] if line.startswith("srun: error")]
-    return f"; {(own or lines[-1:])[0]}" if lines else ""
-
-
-def _of_launcher(verdict: Verdict, one: Submission) -> Verdict:
-    if verdict.state == "queued" and not detached.is_alive(one):
-        return Verdict("failed", "its launcher ended before the run began", is_final=True)
-    return verdict
-
-
-def settle(folder: Path, verdict: Verdict) -> None:
-    """Write into the record what only the scheduler knew. Whoever may not write there just looks."""
-    if not (folder / "run.json").exists():
-        return
-    try:
-        with RecordWriter(Record.read(folder).run, folder) as record:
-            record.settle(verdict.state, verdict.reason)
-    except (OSError, UserError, ValueError):
-        return
 
 
 def _is_to_come(folder: Path) -> bool:

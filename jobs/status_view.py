@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.control import log_files
+from jobs.log_files import log_files
 from jobs.status import RunStatus
 
 STYLES = {

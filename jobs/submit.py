@@ -58,12 +58,13 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Plan:
     queued = active_jobs(Ledger(output_dir))
     result = Plan([], [], {})
     for run in runs:
-        paths = RunPaths(output_dir / run.folder_name)
+        name = run.folder_name  # a hash of the run: not for nothing
+        paths = RunPaths(output_dir / name)
         state = read_status(paths).state if paths.status.exists() else None
         if state == "completed":
-            result.completed.append(run.folder_name)
-        elif run.folder_name in queued:
-            result.queued[run.folder_name] = queued[run.folder_name]
+            result.completed.append(name)
+        elif name in queued:
+            result.queued[name] = queued[name]
         elif state == "running" and is_locked(paths):
             raise UserError(f"{paths.folder}: another process is training this run; wait for it, or stop it")
         else:
@@ -138,14 +139,16 @@ def _submit_one(
     ledger.write(entry)
     target = sbatch.Target(entry.name, Path(entry.jobs_folder), Path(entry.snapshot))
     former: dict[Path, str | None] = {}
+    folders = [ledger.output_dir / name for name in entry.folders]
     try:
-        for run in runs:
-            _queue(run, ledger.output_dir / run.folder_name, entry, former)
+        for run, folder in zip(runs, folders, strict=True):
+            _queue(run, folder, entry, former)
         if isinstance(cluster, LocalCluster):
             job_id = detached.start(entry, ledger)
         else:
             tasks = [
-                sbatch.task_for(run.model_dump_json(), ledger.output_dir / run.folder_name) for run in runs
+                sbatch.task_for(run.model_dump_json(), folder)
+                for run, folder in zip(runs, folders, strict=True)
             ]
             job_id = sbatch.submit(tasks, cluster, target, after)
     except sbatch.NoAnswer as error:

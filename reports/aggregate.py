@@ -9,12 +9,17 @@ import pandas as pd
 from reports.frames import GROUP, Frames
 from reports.stats import Estimate, mean_interval
 
-UNFINISHED = ["failed", "diverged", "preempted", "running", "not_started"]
+UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "running", "queued", "not_started"]
 HARDWARE = ["device", "world_size"]
 
 
-def summarise(frames: Frames, metrics: Sequence[str], extra_keys: Sequence[str] = ()) -> pd.DataFrame:
-    """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values."""
+def summarise(
+    frames: Frames, metrics: Sequence[str], extra_keys: Sequence[str] = (), sums: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values of `metrics`.
+
+    `sums` are columns that are added up over the runs of every state; NaN when no run has a value.
+    """
     runs = frames.runs[frames.runs.counted]
     # An experiment is a product of its axes and its seeds: a seed that one cell has, every cell was to have.
     planned = runs.groupby(["experiment", "settings"]).seed.agg(set)
@@ -33,6 +38,7 @@ def summarise(frames: Frames, metrics: Sequence[str], extra_keys: Sequence[str] 
         row["mixed_hardware"] = len(done[HARDWARE].drop_duplicates()) > 1
         for metric in metrics:
             row |= _flatten(metric, mean_interval(done[metric]))
+        row |= {name: group[name].sum(min_count=1) for name in sums}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
 from suite.errors import UserError
 from suite.paths import find_runs
-from suite.record import Record, State
+from suite.record import STATES, Record
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def _read(folder: Path) -> Record:
     try:
         record = Record.read(folder)
         state = record.state
-        _ = record.run
+        _ = record.run, record.costs
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -67,6 +66,6 @@ def _read(folder: Path) -> Record:
         raise UserError(
             f"{folder}: run.json, status.json or layers.json is not as shiftbench writes it"
         ) from None
-    if state not in get_args(State):
+    if state not in STATES:
         raise UserError(f"{folder}: status.json has the unknown state {state!r}")
     return record

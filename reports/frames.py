@@ -6,7 +6,7 @@ Every table and figure is computed from these, so that a run is counted the same
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -27,9 +27,10 @@ BEST_TOP1 = "best_top1_percent"
 class Frames:
     """The runs as data.
 
-    `runs`: GROUP, seed, state, the newest value of every scalar metric under its name, and for each
-    per-layer metric `<name>_mean` over the run's own BN layers and `<name>_common` over the layers that
-    all BN-bearing variants of the arch share. `counted` is false for a second copy of a run.
+    `runs`: GROUP, seed, state, what the run cost (suite.record.Costs), the newest value of every scalar
+    metric under its name, and for each per-layer metric `<name>_mean` over the run's own BN layers and
+    `<name>_common` over the layers that all BN-bearing variants of the arch share. `counted` is false for a
+    second copy of a run.
     `curves`: run, epoch, metric, split, value. `layers`: run, metric, layer, position, value, where
     position orders the layers of all variants of an arch on one axis.
     """
@@ -110,10 +111,14 @@ def _outcome(record: Record, found: list[Measurement], note: str | None) -> dict
         "state": record.state,
         "reason": str(record.reason or ""),
         "attempts": record.status.get("attempts", 0),
+        "job": str(record.status.get("job") or ""),
+        "nodes": str(record.status.get("nodes") or ""),
+        **asdict(record.costs),
         "epoch": max((m.epoch for m in found), default=0),
         "folder": str(record.paths.folder),
         "notes": "; ".join(n for n in (note, damaged) if n),
         "device": last.get("device"),
+        "device_type": last.get("device_type"),
         "world_size": last.get("world_size"),
         **scalars,
         "bad_images": sum(bad.values()) if bad else math.nan,

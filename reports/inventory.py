@@ -24,6 +24,10 @@ class Overview:
     period: str
 
 
+# What wants a look first.
+WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "completed")
+# What the run list says of where a run ran.
+PLACES = {"job": "Job", "nodes": "Nodes"}
 BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]
 
 
@@ -31,8 +35,7 @@ def overview(collection: Collection, frames: Frames) -> Overview:
     """Names of the experiments, runs by state, and when they ran (UTC)."""
     counted = frames.runs[frames.runs.counted]
     states = counted.state.value_counts()
-    order = ["completed", "running", "preempted", "failed", "diverged"]
-    counts = [(state, int(states[state])) for state in order if state in states]
+    counts = [(state, int(states[state])) for state in reversed(WORST_FIRST) if state in states]
     if collection.skipped:
         counts.append(("unreadable", len(collection.skipped)))
     starts = [line.get("started_at") for r in collection.records for line in r.provenance]
@@ -46,10 +49,19 @@ def _date(seconds: float) -> str:
 
 
 def run_list(frames: Frames, skipped: Sequence[Skipped]) -> Table:
-    """Every folder that was found, with state and reason; what went wrong comes first."""
+    """Every folder that was found, with state and reason; what went wrong comes first.
+
+    Job and nodes are columns when any run has them.
+    """
     base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
-    rows = [[EMPTY, EMPTY, "unreadable", EMPTY, s.reason, os.path.relpath(s.folder, base)] for s in skipped]
-    runs = frames.runs.assign(fine=frames.runs.state == "completed").sort_values("fine", kind="stable")
+    places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}
+    nowhere = [EMPTY] * len(places)
+    rows = [
+        [EMPTY, EMPTY, "unreadable", EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
+        for s in skipped
+    ]
+    runs = frames.runs.assign(place=frames.runs.state.map(WORST_FIRST.index))
+    runs = runs.sort_values("place", kind="stable")
     for run in runs.to_dict("records"):
         notes = [run["reason"], run["notes"]]
         if not run["counted"]:
@@ -65,6 +77,7 @@ def run_list(frames: Frames, skipped: Sequence[Skipped]) -> Table:
                 str(run["seed"]),
                 run["state"],
                 f"{run['epoch']} of {run['epochs']}",
+                *(run[name] or EMPTY for name in places),
                 "; ".join(filter(None, notes)),
                 os.path.relpath(run["folder"], base),
             ]
@@ -74,10 +87,14 @@ def run_list(frames: Frames, skipped: Sequence[Skipped]) -> Table:
         Column("Seed"),
         Column("State", False),
         Column("Last epoch"),
+        *(Column(title, False) for title in places.values()),
         Column("Reason and notes", False, wide=True),
         Column("Folder", False),
     ]
-    return Table("Runs", columns, rows, caption=f"Folders are below {base}.")
+    caption = f"Folders are below {base}."
+    if places:
+        caption += " Job and nodes are those of the newest start."
+    return Table("Runs", columns, rows, caption=caption)
 
 
 def _common_folder(folders: list[str]) -> str:

@@ -10,6 +10,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports.collect import Collection
+from reports.cost import cost_display
 from reports.figures import Figure, build_figures
 from reports.frames import Frames, build_frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
@@ -30,6 +31,7 @@ class Report:
     summary: Table
     shift: Table | None
     throughput: Table | None
+    cost: Table | None
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
@@ -49,6 +51,7 @@ def compose(collection: Collection) -> Report:
         summary_display(frames),
         shift_display(frames),
         throughput_display(frames),
+        cost_display(frames),
         build_figures(frames),
         run_list(frames, collection.skipped),
         provenance_tables(collection.records),

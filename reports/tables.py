@@ -104,7 +104,7 @@ def summary_display(frames: Frames) -> Table:
     ]
     if not table.has_bn.all():
         notes.append(_NO_ESTIMATES)
-    return _display("Summary", table, cells, notes)
+    return by_cell("Summary", table, cells, notes)
 
 
 def shift_display(frames: Frames) -> Table | None:
@@ -113,6 +113,7 @@ def shift_display(frames: Frames) -> Table | None:
     if not any(table[f"{c}_n"].sum() for c in SHIFT_COLUMNS):
         return None
     cells: dict[str, Callable[[pd.Series], str]] = {
+        "Runs": runs_text,
         "BN layers": lambda row: str(row.num_bn_layers) if row.num_bn_layers else EMPTY,
         "ESM σ, common layers": _metric("esm_sigma_common"),
         "ESM σ, all its BN layers": _metric("esm_sigma_mean"),
@@ -128,7 +129,7 @@ def shift_display(frames: Frames) -> Table | None:
     ]
     if not table.has_bn.all():
         notes.append(_NO_ESTIMATES)
-    return _display("Mean estimation shift", table, cells, notes)
+    return by_cell("Mean estimation shift", table, cells, notes)
 
 
 def throughput_display(frames: Frames) -> Table | None:
@@ -150,9 +151,19 @@ def throughput_display(frames: Frames) -> Table | None:
     }
     notes = [
         "Completed runs only, apart by hardware; ± is half of a 95 % t interval over seeds. "
-        "Epoch is the last epoch's training time."
+        "Epoch is the last epoch's training time.",
+        *_missing_notes(frames, THROUGHPUT_METRICS),
     ]
-    return _display("Throughput", table, cells, notes, HARDWARE)
+    return by_cell("Throughput", table, cells, notes, HARDWARE)
+
+
+def _missing_notes(frames: Frames, metrics: Sequence[str]) -> list[str]:
+    """How many runs a table of these metrics has no row for, by what became of them."""
+    states = summarise(frames, [])[UNFINISHED].sum()
+    missing = [f"{count} {str(state).replace('_', ' ')}" for state, count in states.items() if count]
+    unmeasured = int(frames.completed[list(metrics)].isna().all(axis=1).sum())
+    missing += [f"{unmeasured} completed without a measurement"] if unmeasured else []
+    return [f"Runs that are not in this table: {', '.join(missing)}."] if missing else []
 
 
 def common_layer_notes(frames: Frames) -> list[str]:
@@ -192,19 +203,22 @@ def runs_text(row: pd.Series) -> str:
     return f"{row.completed} of {row.planned}" + (f" ({', '.join(missing)})" if missing else "")
 
 
-def _display(
+def by_cell(
     title: str,
     table: pd.DataFrame,
     cells: dict[str, Callable[[pd.Series], str]],
     notes: list[str],
     extra_keys: Sequence[str] = (),
 ) -> Table:
-    """Axes that never vary go to the caption: a column of one value says nothing."""
+    """The rows of `summarise` as text, a column for each of `cells` behind the axes.
+
+    Axes that never vary go to the caption: a column of one value says nothing.
+    """
     axes = [axis for axis in AXIS_HEADERS if axis in (*GROUP, *extra_keys)]
     columns = [a for a in axes if a in _ALWAYS or table[a].astype(str).nunique() > 1]
     constant = [a for a in axes if a not in columns and str(table[a].iloc[0]) not in ("", "None", "nan")]
     caption = ", ".join(
-        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {table[a].iloc[0]}" for a in constant
+        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {_axis_text(table[a].iloc[0])}" for a in constant
     )
     rows = [
         [*(_axis_text(row[a]) for a in columns), *(f(row) for f in cells.values())]

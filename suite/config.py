@@ -104,11 +104,12 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
             run = Run.model_validate(values)
         except ValidationError as error:
             raise UserError(explain(error)) from None
-        if run.run_id in runs and isinstance(run.model.norm, BatchFreeSpec):
+        run_id = run.run_id
+        if run_id in runs and isinstance(run.model.norm, BatchFreeSpec):
             continue  # a sweep of norm_batch_size, which a network without BN does not have
-        if run.run_id in runs:
+        if run_id in runs:
             raise UserError(f"two cells of the sweep are the same run: {run.label}")
-        runs[run.run_id] = run
+        runs[run_id] = run
     return Experiment(name=str(content.get("name", name)), runs=tuple(runs.values()))
 
 

@@ -14,6 +14,7 @@
   checkpoints/        step-00000123.pt, best.pt
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -21,19 +22,54 @@ from pathlib import Path
 class RunPaths:
     """The files of one run folder. Creates nothing."""
 
+    # Properties: to make all of these for thousands of runs takes a while, and most uses need one.
+
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.run = self.folder / "run.json"
-        self.status = self.folder / "status.json"
-        self.provenance = self.folder / "provenance.jsonl"
-        self.measurements = self.folder / "measurements.jsonl"
-        self.layers = self.folder / "layers.json"
-        self.log = self.folder / "log.txt"
-        self.lock = self.folder / "lock"
-        self.claim = self.folder / "claim"
-        self.errors = self.folder / "errors"
-        self.checkpoints = self.folder / "checkpoints"
-        self.best = self.checkpoints / "best.pt"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def status(self) -> Path:
+        return self.folder / "status.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.folder / "provenance.jsonl"
+
+    @property
+    def measurements(self) -> Path:
+        return self.folder / "measurements.jsonl"
+
+    @property
+    def layers(self) -> Path:
+        return self.folder / "layers.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def claim(self) -> Path:
+        return self.folder / "claim"
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "errors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.pt"
 
     def error(self, rank: int) -> Path:
         """What this rank died of."""
@@ -55,5 +91,11 @@ class RunPaths:
 
 def find_runs(roots: list[Path]) -> list[RunPaths]:
     """Run folders at or below the given folders, in a stable order."""
-    found = {p.parent.resolve(): p.parent for root in roots for p in sorted(root.rglob("run.json"))}
+    found: dict[str, Path] = {}
+    for root in roots:
+        # Links to folders are not followed, so below the root a path is its own real one.
+        top, begin = os.path.realpath(root), len(os.fspath(root))
+        for folder, _, names in os.walk(root):
+            if "run.json" in names:
+                found[top + folder[begin:]] = Path(folder)
     return [RunPaths(folder) for folder in sorted(found.values())]

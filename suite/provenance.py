@@ -19,8 +19,11 @@ SNAPSHOT_NOTE = "code.json"
 MAX_PATCH_BYTES = 4_000_000
 
 
-def provenance(device: str, hosts: list[str]) -> dict[str, Any]:
-    """A plain dict for the record. `device` names what computed; `hosts` has one entry for each rank."""
+def provenance(device: str, hosts: list[str], device_type: str = "cpu") -> dict[str, Any]:
+    """A plain dict for the record. `device` names what computed, `device_type` is torch's word for its kind.
+
+    `hosts` has one entry for each rank.
+    """
     code = code_state()
     return {
         "git_sha": code.git_sha,
@@ -29,6 +32,7 @@ def provenance(device: str, hosts: list[str]) -> dict[str, Any]:
         "snapshot": code.snapshot,
         "versions": {"python": platform.python_version(), **_versions()},
         "device": device,
+        "device_type": device_type,
         "world_size": len(hosts),
         "hosts": sorted(set(hosts)),
         "platform": platform.platform(),

@@ -14,7 +14,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.metrics import METRICS
 from suite.paths import RunPaths, find_runs
-from suite.record import Layer, Measurement, Record, RecordWriter, write_atomically
+from suite.record import Costs, Layer, Measurement, Record, RecordWriter, write_atomically
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,6 +134,51 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+def test_costs_are_summed_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(50.0)
+    monkeypatch.setattr("suite.record.writer.time", clock)
+    with RecordWriter(run, tmp_path) as record:
+        record.queue()
+        assert Record.read(tmp_path).costs == Costs(0.0, 0, 0, None)
+        clock.now = 100.0  # 50 s in the queue
+        record.start({"world_size": 4, "scheduler_job": "7"})
+        clock.now = 150.0
+        record.status("running", step=30)
+        assert Record.read(tmp_path).costs == Costs(200.0, 0, 0, 50.0)  # 50 s × 4 ranks
+        clock.now = 160.0
+        record.status("preempted")
+        clock.now = 200.0  # and 40 s more
+        record.start({"world_size": 2, "scheduler_job": "7"})
+        record.resume(20, [])
+        clock.now = 230.0
+        record.status("failed", reason="the disk is full")
+        costs = Costs(60 * 4 + 30 * 2, 1, 10, 90.0)
+        assert Record.read(tmp_path).costs == costs
+        clock.now = 1000.0
+        record.queue()  # submitted again: no time of a rank goes by, and none is counted twice
+        assert Record.read(tmp_path).costs == costs
+
+
+def test_a_process_that_died_cost_what_it_took_up_to_its_last_word(run: Run, tmp_path: Path) -> None:
+    with RecordWriter(run, tmp_path) as record:
+        record.start({"world_size": 8})
+        record.status("running", started_at=1000.0, updated_at=1090.0)
+    after = Record.read(tmp_path)
+    assert (after.state, after.costs.rank_s) == ("failed", 8 * 90.0)
 
 
 def test_runs_are_found_below_folders(run: Run, tmp_path: Path) -> None:

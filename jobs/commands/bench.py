@@ -72,6 +72,52 @@ def probe(
     _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
 
 
+@app.command("submit")
+def submit(
+    cluster: Annotated[str, typer.Option("--cluster", "-c", help="A Slurm cluster's name or file.")] = "test",
+    cells: Annotated[int, typer.Option(min=2, help="Runs to submit.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that all of them are submitted.")] = 5,
+    below: Annotated[
+        Path | None,
+        typer.Option(help="Where the runs go for a while; default: the system's temporary folder."),
+    ] = None,
+) -> None:
+    """Submitting many runs and their status, less the time of Slurm's own commands. The jobs are held."""
+    from jobs.bench.processes import Spread
+    from jobs.bench.submit import bench_submit
+    from suite.provenance import cpu_name
+
+    result = bench_submit(cluster, cells, rounds, below)
+    # The targets are for a thousand cells.
+    own, wall = ("≤ 2", "≤ 1") if cells <= 1000 else ("", "")
+    table = Table(f"{cells} cells", "median", "range", "target", box=None)
+    for name, values, target in (
+        ("submit: own time (s)", [one.own_s for one in result.submit], own),
+        ("submit: CPU time (s)", [one.cpu_s for one in result.submit], ""),
+        ("submit: the same files, bare (s)", result.files_s, ""),
+        ("submit: in Slurm's commands (s)", [one.slurm_s for one in result.submit], ""),
+        ("submit: sbatch calls", [one.count("sbatch") for one in result.submit], result.needed_sbatch_calls),
+        ("status: wall time (s)", [one.wall_s for one in result.status], wall),
+        ("status: CPU time (s)", [one.cpu_s for one in result.status], ""),
+        ("status: in Slurm's commands (s)", [one.slurm_s for one in result.status], ""),
+        ("status: calls of Slurm", [len(one.calls) for one in result.status], "≤ 2"),
+        ("status, all just cancelled: wall time (s)", [one.wall_s for one in result.settle], ""),
+        ("status, all just cancelled: calls of Slurm", [len(one.calls) for one in result.settle], "≤ 2"),
+    ):
+        spread = Spread.of(values)
+        form = "{:.0f}" if name.endswith(("calls", "Slurm")) else "{:.2f}"
+        low, high = form.format(spread.low), form.format(spread.high)
+        bound = f"≤ {target}" if isinstance(target, int) else target
+        table.add_row(name, form.format(spread.median), f"{low} to {high}", bound)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{rounds} rounds; arrays of {result.max_array_size} at most; Slurm {result.slurm_version}",
+        highlight=False,
+    )
+    _print_origin(console, cpu_name())
+
+
 def _device() -> "torch.device":
     import torch
 
@@ -92,10 +138,14 @@ def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
         interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
         sides = (f"{ratio.a_median:.4g}", f"{ratio.b_median:.4g}")
         table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
-    from suite.provenance import provenance
-
     console = Console()
     console.print(table)
-    origin = provenance(_device_name(), [])
+    _print_origin(console, _device_name())
+
+
+def _print_origin(console: Console, device: str) -> None:
+    from suite.provenance import provenance
+
+    origin = provenance(device, [])
     versions = ", ".join(f"{package} {version}" for package, version in origin["versions"].items())
     console.print(f"{origin['device']}, {origin['cpu_count']} CPUs; {versions}", highlight=False)

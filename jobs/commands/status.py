@@ -58,7 +58,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="The last lines of each file.")] = 50,
 ) -> None:
     """Print what a run's processes said: its log, and its job's output and errors."""
-    from jobs.control import log_files
+    from jobs.log_files import log_files
     from jobs.status import overview
     from suite.errors import UserError
 

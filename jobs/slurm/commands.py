@@ -110,6 +110,15 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     return found
 
 
+def for_each(jobs: Iterable[str], told: dict[str, JobState]) -> dict[str, JobState]:
+    """What was told, with a line for each of these jobs where one for its whole array must do.
+
+    An array that ended before any task began is listed under its own id alone.
+    """
+    arrays = {job: job.partition("_")[0] for job in jobs}
+    return {job: told[array] for job, array in arrays.items() if array in told} | told
+
+
 def _spread(job: str) -> list[str]:
     """`12_[3-5,9%2]` is how tasks that have not begun are listed together."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)

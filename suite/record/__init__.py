@@ -5,15 +5,18 @@ atomically, measurements are appended a whole line at a time. Reading trusts not
 short is left out, and a run that says `running` while nobody holds its lock is shown as failed.
 """
 
+from suite.record.costs import Costs
 from suite.record.errors import RankError, errors_noted
 from suite.record.files import SCHEMA_VERSION, is_locked, write_atomically
 from suite.record.reader import Layer, Measurement, Record
-from suite.record.status import UNFINISHED, State, Status, read_status
+from suite.record.status import STATES, UNFINISHED, State, Status, read_status
 from suite.record.writer import RecordWriter
 
 __all__ = [
     "SCHEMA_VERSION",
+    "STATES",
     "UNFINISHED",
+    "Costs",
     "Layer",
     "Measurement",
     "RankError",

@@ -8,6 +8,7 @@ from typing import Any
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
+from suite.record.costs import Costs, costs_of
 from suite.record.errors import RankError
 from suite.record.files import SCHEMA_VERSION, read_json, read_lines
 from suite.record.status import State, read_status
@@ -95,6 +96,10 @@ class Record:
     def reason(self) -> str | None:
         reason: str | None = self.status.get("reason")
         return reason
+
+    @property
+    def costs(self) -> Costs:
+        return costs_of(self.status)
 
     def measurements(self) -> Iterator[Measurement]:
         """All of them in the order written, per-layer ones spread over their layers."""

@@ -24,6 +24,7 @@ class Status:
 
     content: dict[str, Any]
     died_silently: bool = False
+    is_missing: bool = False
     errors: list[RankError] = field(default_factory=list)
 
     @property
@@ -39,10 +40,10 @@ class Status:
 
 def read_status(paths: RunPaths) -> Status:
     """A run that says `running` while its process is gone is failed, with a rank's error as the reason."""
-    content = read_json(paths.status) or {
-        "state": "failed",
-        "reason": "it never started: status.json is missing",
-    }
+    content = read_json(paths.status)
+    is_missing = not content
+    if is_missing:
+        content = {"state": "failed", "reason": "it never started: status.json is missing"}
     died_silently = content.get("state") == "running" and not is_alive(paths, content)
     if died_silently:
         content |= {
@@ -54,7 +55,7 @@ def read_status(paths: RunPaths) -> Status:
         errors = read_errors(paths, since=content.get("started_at", 0.0))
         if errors:
             content["reason"] = str(errors[0])
-    return Status(content, died_silently, errors)
+    return Status(content, died_silently, is_missing, errors)
 
 
 def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.metrics import METRICS
 from suite.paths import RunPaths
+from suite.record.costs import attempt_rank_s
 from suite.record.errors import clear_errors
 from suite.record.files import SCHEMA_VERSION, append_line, read_json, write_atomically
 from suite.record.reader import Layer
@@ -103,7 +104,7 @@ class RecordWriter:
 
     def queue(self, **details: Any) -> None:
         """Note that the run waits for a launcher or a scheduler. What former attempts cost is kept."""
-        details["rank_s"] = self._status.get("rank_s", 0.0) + _rank_seconds(self._status)
+        details["rank_s"] = self._status.get("rank_s", 0.0) + attempt_rank_s(self._status)
         self._status.pop("started_at", None)
         self.status("queued", reason=None, **details)
 
@@ -111,7 +112,7 @@ class RecordWriter:
         """Note an attempt: its provenance, the state `running`, and what the attempts before it cost."""
         now, before = time.time(), self._status
         line = {"started_at": now, **provenance}
-        costs = {"rank_s": before.get("rank_s", 0.0) + _rank_seconds(before)}
+        costs = {"rank_s": before.get("rank_s", 0.0) + attempt_rank_s(before)}
         if provenance.get("scheduler_job") and before.get("state") in ("queued", "preempted", "running"):
             line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
             costs["queue_wait_s"] = before.get("queue_wait_s", 0.0) + line["queue_wait_s"]
@@ -203,11 +204,3 @@ class RecordWriter:
 def _encode(value: float) -> float | str:
     # JSON has no NaN: readers of every language stumble over a bare one.
     return float(value) if math.isfinite(value) else str(float(value))
-
-
-def _rank_seconds(status: dict[str, Any]) -> float:
-    """Time of an attempt × its ranks, up to its last word."""
-    if "started_at" not in status:
-        return 0.0
-    duration_s = max(0.0, status["updated_at"] - status["started_at"])
-    return float(duration_s * (status.get("world_size") or 1))

@@ -72,7 +72,7 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     hosts = ranks.hosts()
     try:
         if record is not None:
-            origin = provenance(_device_name(ranks), hosts)
+            origin = provenance(_device_name(ranks), hosts, ranks.device.type)
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)

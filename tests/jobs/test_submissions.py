@@ -15,11 +15,12 @@ from jobs.private import private_folder, who_else_can_write
 from jobs.slurm import commands
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
 from jobs.snapshot import snapshot, snapshot_name
-from jobs.status import Verdict, _of_job
 from jobs.submissions import Ledger, jobs_folder, new_submission
+from jobs.verdicts import of_job
 from suite.errors import UserError
 from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
 from suite.provenance import CodeState
+from suite.record import Status
 
 SLURM = {"scheduler": "slurm", "nodes": 1}
 
@@ -159,8 +160,11 @@ def test_slurms_own_words_pass_through() -> None:
         ("running", None, ("failed", "job 1 has left the queue without a word, and why is not known", False)),
     ],
 )
-def test_a_record_and_its_job_together(state: Any, job: JobState | None, expected: tuple[Any, ...]) -> None:
-    verdict = _of_job(Verdict(state, "said"), "1", job, died_silently=False, last_word="")
+def test_a_record_and_its_job_together(
+    state: Any, job: JobState | None, expected: tuple[Any, ...], tmp_path: Path
+) -> None:
+    one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
+    verdict = of_job(Status({"state": state, "reason": "said"}), one, "1", job)
     assert (verdict.state, verdict.reason, verdict.is_final) == expected
 
 

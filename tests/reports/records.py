@@ -60,8 +60,12 @@ def write_run(
     reason: str | None = None,
     provenance: dict[str, Any] | None = None,
     final: bool = True,
+    **details: Any,
 ) -> Path:
-    """Write one run with the given numbers, one top-1 for each epoch; returns its folder."""
+    """Write one run with the given numbers, one top-1 for each epoch; returns its folder.
+
+    `details` stand in its status, whatever time it is now.
+    """
     folder = root / run.folder_name
     names = bn_layers(run) if layers is None else list(layers)
     sigma = [1.0] * len(names) if esm_sigma is None else list(esm_sigma)
@@ -86,6 +90,15 @@ def write_run(
             for metric, value in THROUGHPUT.items():
                 writer.measure(metric, value, split="train", **at)
             writer.measure("bad_images", 0, split="train", **at)
+        writer.status(state, reason=reason, **details)  # type: ignore[arg-type]
+    return folder
+
+
+def write_waiting(root: Path, run: Run, state: str = "queued", reason: str | None = None) -> Path:
+    """Write a run that no process ever had."""
+    folder = root / run.folder_name
+    with RecordWriter(run, folder) as writer:
+        writer.queue()
         writer.status(state, reason=reason)  # type: ignore[arg-type]
     return folder
 

@@ -94,6 +94,8 @@ def test_a_newer_schema_alone_is_fatal(tmp_path: Path) -> None:
         ("run.json", '{"schema_version": 1, "seed": 0}', "not a run of this version"),
         ("status.json", "[1]", "not as shiftbench writes it"),
         ("status.json", '{"state": "asleep"}', "unknown state 'asleep'"),
+        ("status.json", '{"state": "failed", "rank_s": "long"}', "not as shiftbench writes it"),
+        ("status.json", '{"state": "failed", "started_at": "noon"}', "not as shiftbench writes it"),
         ("layers.json", '[{"title": "a"}]', "not as shiftbench writes it"),
     ],
 )

@@ -49,6 +49,7 @@ def test_markdown_holds_the_same_parts_as_the_page(sweep_report: ReportFiles) ->
         "Estimation shift",
         "Training",
         "Throughput",
+        "Cost",
         "Runs",
         "Provenance",
         "Method",

@@ -4,12 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reports.build import ReportFiles, build_report
-from tests.reports.records import expand_runs, write_run
+from tests.reports.records import expand_runs, write_run, write_waiting
 from tests.reports.test_bad_input import NASTY
 
 
@@ -108,6 +109,23 @@ def test_one_norm_batch_and_one_seed_look_fine_too(browser: Browser, tmp_path: P
     for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
         write_run(tmp_path / "runs", run)
     page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, 375)
+    assert overflow_px(page) == 0
+    assert trouble == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_costs_jobs_and_waiting_runs_fit_a_phone(browser: Browser, tmp_path: Path, width: int) -> None:
+    done, waiting, ended = expand_runs(model={"arch": "small_resnet20"}, batch={"global_batch_size": 4})
+    job: dict[str, Any] = {"job": "1234567_999", "nodes": "gpu-rack-12-node-[0001-0016,0020]"}
+    costs = {"rank_s": 9e9, "lost_steps": 123_456, "attempts": 12, "queue_wait_s": 90_000.0}
+    write_run(tmp_path / "runs", done, **job, **costs)
+    write_waiting(tmp_path / "runs", waiting)
+    write_waiting(tmp_path / "runs", ended, "cancelled", "job 1234567_998 was cancelled")
+    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, width)
+    assert page.locator("section[aria-labelledby=cost] table").count() == 1
+    assert "1 queued" in page.locator("header .meta").inner_text()
+    assert page.locator("#runs ~ .scroll", has_text="gpu-rack-12-node-[0001-0016,0020]").count() == 1
     assert overflow_px(page) == 0
     assert trouble == []
     page.close()

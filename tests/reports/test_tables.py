@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from reports.collect import collect
+import reports
+from reports.aggregate import UNFINISHED, summarise
+from reports.collect import Skipped, collect
+from reports.cost import cost_display
 from reports.frames import build_frames
+from reports.inventory import WORST_FIRST, overview, run_list
 from reports.numbers import estimate_text, number, short
 from reports.stats import Estimate
 from reports.tables import print_summary, shift_display, summary_display, summary_table, throughput_display
-from suite.record import Record, RecordWriter
-from tests.reports.records import PROVENANCE, expand_runs, write_run
+from suite.record import STATES, Record, RecordWriter
+from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 
@@ -102,12 +106,64 @@ def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path:
 
 
 def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -> None:
-    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0, 1, 2, 3])
-    for run, state in zip(runs, ("completed", "failed", "preempted", "running"), strict=True):
+    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=list(range(7)))
+    for run, state in zip(runs, ("running", "completed", "failed", "preempted", "diverged"), strict=False):
         write_run(tmp_path, run, state=state)
-    with RecordWriter(runs[3], tmp_path / runs[3].folder_name):  # holds the lock, as a live run does
-        row = summary_table(records_below(tmp_path)).iloc[0]
-    assert (row.planned, row.completed, row.failed, row.preempted, row.running) == (4, 1, 1, 1, 1)
+    write_waiting(tmp_path, runs[5])
+    write_waiting(tmp_path, runs[6], "cancelled")
+    with RecordWriter(runs[0], tmp_path / runs[0].folder_name):  # holds the lock, as a live run does
+        frames = build_frames(records_below(tmp_path))
+    row = summarise(frames, []).iloc[0]
+    assert (row.planned, *(row[state] for state in STATES)) == (7, 1, 1, 1, 1, 1, 1, 1)
+    said = "1 of 7 (1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 running, 1 queued)"
+    for table in (summary_display(frames), shift_display(frames), cost_display(frames)):
+        assert table is not None
+        assert [c.header for c in table.columns][2] == "Runs"
+        assert table.rows[0][2].replace("\u00a0", " ") == said
+    throughput = throughput_display(frames)
+    assert throughput is not None
+    assert throughput.caption.endswith("device NVIDIA H200, ranks 1.")  # though some runs have none
+    missing = "1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 running, 1 queued"
+    assert throughput.notes[-1] == f"Runs that are not in this table: {missing}."
+
+
+def test_every_state_has_its_place_everywhere() -> None:
+    assert {*UNFINISHED, "completed"} == {*STATES, "not_started"}
+    assert set(WORST_FIRST) == set(STATES)
+    css = (Path(reports.__file__).parent / "templates" / "report.css").read_text()
+    assert all(f".state.{state}::before" in css for state in STATES)
+
+
+def test_the_run_list_begins_with_what_wants_a_look(tmp_path: Path) -> None:
+    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=list(range(4)))
+    write_run(tmp_path, runs[0], job="12_0", nodes="n[1-2]")
+    write_waiting(tmp_path, runs[1])
+    write_waiting(tmp_path, runs[2], "cancelled", "job 12_2 was cancelled")
+    write_run(tmp_path, runs[3], state="failed", reason="out of memory", job="12_3", nodes="n4")
+    collection = collect([tmp_path])
+    table = run_list(build_frames(collection.records), [])
+    headers = [column.header for column in table.columns]
+    rows = [dict(zip(headers, row, strict=True)) for row in table.rows]
+    assert [(r["State"], r["Job"], r["Nodes"]) for r in rows] == [
+        ("failed", "12_3", "n4"),
+        ("cancelled", "—", "—"),
+        ("queued", "—", "—"),
+        ("completed", "12_0", "n[1-2]"),
+    ]
+    assert overview(collection, build_frames(collection.records)).counts == [
+        ("completed", 1),
+        ("queued", 1),
+        ("cancelled", 1),
+        ("failed", 1),
+    ]
+
+
+def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
+    (run,) = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0])
+    write_run(tmp_path, run)
+    table = run_list(build_frames(records_below(tmp_path)), [Skipped(tmp_path / "x", "why")])
+    assert not {"Job", "Nodes"} & {column.header for column in table.columns}
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -> None:

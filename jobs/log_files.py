@@ -1,0 +1,19 @@
+"""Where to read what a run's processes said."""
+
+from pathlib import Path
+
+from jobs import detached
+from jobs.status import RunStatus
+
+
+def log_files(run: RunStatus, rank: int) -> list[Path]:
+    """What a run's processes said, where it can be read: its own log, and the job's output and errors."""
+    files = [run.folder / "log.txt"] if rank == 0 else []
+    one = run.submission
+    if one is not None and run.job is not None:
+        folder = Path(one.jobs_folder) / one.name
+        if one.is_slurm:
+            files += [folder / f"{run.job}_{rank}_log.{end}" for end in ("out", "err")]
+        else:
+            files.append(folder / detached.LOG)
+    return [path for path in files if path.is_file()]

@@ -1,0 +1,82 @@
+"""What a run's record and its job say together, and an end that only the scheduler knew of, written down."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import detached
+from jobs.slurm.commands import JobState
+from jobs.submissions import Submission
+from suite.errors import UserError
+from suite.record import Record, RecordWriter, State, Status
+
+OPEN: tuple[State, ...] = ("queued", "running", "preempted")
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run's state and its reason. `is_final`: the scheduler alone knew, and it is over."""
+
+    state: State
+    reason: str
+    is_final: bool = False
+
+
+def is_unsettled(status: Status) -> bool:
+    """Whether the record leaves open how the run ended, so that its job is to be asked."""
+    return status.state in OPEN or status.died_silently or status.is_missing
+
+
+def of_job(status: Status, one: Submission, job: str | None, seen: JobState | None) -> Verdict:
+    """A record that is not settled, and what Slurm says of its job."""
+    if job is None:
+        return Verdict("failed", "its submission was interrupted before Slurm took it: submit again")
+    if seen is None:
+        if status.state == "preempted":
+            return Verdict("preempted", status.reason or "")
+        return Verdict("failed", f"job {job} has left the queue without a word, and why is not known")
+    said = "" if status.died_silently or status.is_missing or not status.reason else f"; {status.reason}"
+    if seen.state in WAITING:
+        return Verdict("queued", f"{seen.reason or seen.state}{said}")
+    if seen.is_active:
+        is_up = status.state == "running"
+        return Verdict("running", "" if is_up else "its processes are starting, or ending")
+    if seen.state == "CANCELLED":
+        return Verdict("cancelled", f"job {job} was cancelled{said}", is_final=True)
+    if status.state == "preempted" and seen.state == "COMPLETED":
+        return Verdict("preempted", status.reason or "")
+    if status.errors:
+        return Verdict("failed", status.reason or "", is_final=True)
+    return Verdict("failed", f"job {job}: {seen.end}{said or _last_word(one, job)}", is_final=True)
+
+
+def of_launcher(status: Status, one: Submission) -> Verdict:
+    """A record that is not settled, and whether its launcher on this machine lives."""
+    if status.state == "queued" and not detached.is_alive(one):
+        return Verdict("failed", "its launcher ended before the run began", is_final=True)
+    return Verdict(status.state, status.reason or "")
+
+
+def _last_word(one: Submission, job: str) -> str:
+    """What the job's errors end with: srun's own word on a task that was killed, if there is one."""
+    path = Path(one.jobs_folder) / one.name / f"{job}_0_log.err"
+    try:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    # That a task ended with an exit code is known already.
+    lines = [line for line in lines[-20:] if "Exited with exit code" not in line]
+    own = [line for line in lines if line.startswith("srun: error")]
+    return f"; {(own or lines[-1:])[0]}" if lines else ""
+
+
+def settle(folder: Path, verdict: Verdict) -> None:
+    """Write into the record what only the scheduler knew. Whoever may not write there just looks."""
+    if not (folder / "run.json").exists():
+        return
+    try:
+        # Not waiting for the disk, for each of thousands: what Slurm knows can be asked again.
+        with RecordWriter(Record.read(folder).run, folder, durable=False) as record:
+            record.settle(verdict.state, verdict.reason)
+    except (OSError, UserError, ValueError):
+        return

@@ -1,0 +1,50 @@
+"""Arrays that Slurm tells of as a whole: every run of them has an end."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.slurm import commands
+from jobs.status import overview
+from jobs.submissions import Ledger, new_submission
+from suite.config import expand
+from suite.record import Record, RecordWriter
+
+TINY = {
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28},
+    "seeds": [0, 1],
+}
+
+
+@pytest.mark.parametrize("who_knows", ["squeue", "sacct"])
+def test_an_array_that_was_cancelled_before_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who_knows: str
+) -> None:
+    """Slurm 22.05 lists it under its own id, and no task of it."""
+    runs = expand(TINY, "tiny").runs
+    ledger = Ledger(tmp_path)
+    entry = new_submission(
+        "tiny", {"scheduler": "slurm"}, tmp_path, tmp_path, [run.folder_name for run in runs]
+    )
+    with ledger.held():
+        ledger.accepted(entry, "12")
+    for run in runs:
+        with RecordWriter(run, tmp_path / run.folder_name) as record:
+            record.queue()
+    answers = {
+        "squeue": f"12|CANCELLED|JobHeldUser||{entry.name}\n",
+        "sacct": "12|CANCELLED by 0|0:0||tiny\n",
+    }
+    monkeypatch.setattr(commands, "ask", lambda name, *_: answers[name] if name == who_knows else "")
+    assert [(run.state, run.reason) for run in overview(tmp_path).runs] == [
+        ("cancelled", "job 12_0 was cancelled"),
+        ("cancelled", "job 12_1 was cancelled"),
+    ]
+    assert [Record.read(tmp_path / run.folder_name).state for run in runs] == ["cancelled", "cancelled"]
+
+
+def test_a_task_with_a_line_of_its_own_keeps_it() -> None:
+    own, whole = commands.JobState("12_0", "COMPLETED"), commands.JobState("12", "CANCELLED")
+    told = commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
+    assert told == {"12_0": own, "12_1": whole, "12": whole}
