@@ -121,7 +121,7 @@ def sacct(config: Mapping[str, str]) -> Finding:
         return warning(
             "sacct",
             f"this site keeps no accounts, {lost}",
-            "AccountingStorageType=accounting_storage/slurmdbd with a slurmdbd (the admin's); shiftbench works without",
+            "AccountingStorageType=accounting_storage/slurmdbd (the admin's); nothing of ours needs it",
         )
     try:
         ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", timeout_s=TIMEOUT_S)
@@ -129,6 +129,6 @@ def sacct(config: Mapping[str, str]) -> Finding:
         return warning(
             "sacct",
             f"{error}; {lost}",
-            "start slurmdbd (`systemctl start slurmdbd`, the admin's) and its database; shiftbench works without",
+            "start slurmdbd (`systemctl start slurmdbd`, the admin's); nothing of ours needs it",
         )
     return ok("sacct", "answers")

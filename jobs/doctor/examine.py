@@ -1,14 +1,14 @@
 """The whole examination of a cluster, or of this machine."""
 
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from jobs.clusters import LocalCluster, SlurmCluster
-from jobs.doctor import judge, partition, software
+from jobs.doctor import belongings, network, partition, software
 from jobs.doctor.finding import Finding, problem, unknown
-from jobs.doctor.meeting import meeting
-from jobs.doctor.nodes import Heard, Request, ask_here, ask_slurm, new_token
+from jobs.doctor.meeting import Meeting, meeting
+from jobs.doctor.nodes import Heard, Request, ask_here, ask_slurm, new_token, python_of
 from jobs.doctor.site import site_findings
 from jobs.slurm.commands import SlurmError
 from jobs.snapshot import snapshot
@@ -48,40 +48,45 @@ def node_findings(
         home = jobs_folder(output_dir, cluster.jobs_folder)
         sources = snapshot(home / "code")
     except UserError as error:
-        yield problem("jobs folder", str(error), judge.JOBS_FOLDER)
+        yield problem("jobs folder", str(error), belongings.JOBS_FOLDER)
         return
     token = new_token()
-    try:
-        with meeting(output_dir, token) as place:
-            request = Request(place.folder, token, data, sources)
-            if isinstance(cluster, SlurmCluster):
-                heard = ask_slurm(cluster, _how_many(cluster), request, wait_s)
-                python = cluster.python or sys.executable
-            else:
-                heard, python = ask_here(cluster, request), sys.executable
-            if not heard.nodes:
-                yield _not_started(heard, wait_s)
-                return
-            nodes = heard.nodes
-            yield from judge.start(nodes, python, str(sources), heard.said)
-            if not any("clock" in node.answers for node in nodes):
-                return
-            yield judge.clocks(nodes)
-            if isinstance(cluster, SlurmCluster):
-                yield judge.names(nodes)
-                yield judge.connection(nodes)
-            yield judge.ports(nodes)
-            yield from judge.shared_files(nodes, place, str(output_dir))
-            yield judge.shm(nodes)
-            yield from judge.data(nodes, data)
-            yield from software.packages(nodes, python)
-            yield from software.gpus(
-                nodes, cluster.gpus_per_node if isinstance(cluster, SlurmCluster) else None
-            )
-            yield from software.decoding(nodes)
-            yield from software.together(nodes)
-    except UserError as error:
-        yield problem("output folder", str(error), "--output-dir with a folder that you can write")
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(meeting(output_dir, token))
+        except UserError as error:
+            yield problem("output folder", str(error), "--output-dir with a folder that you can write")
+            return
+        request = Request(place.folder, token, data, sources)
+        if isinstance(cluster, SlurmCluster):
+            heard = ask_slurm(cluster, _how_many(cluster), request, wait_s)
+        else:
+            heard = ask_here(cluster, request)
+        if heard.nodes:
+            yield from _judge(heard, cluster, place, str(output_dir), request)
+        else:
+            yield _not_started(heard, wait_s)
+
+
+def _judge(
+    heard: Heard, cluster: SlurmCluster | LocalCluster, place: Meeting, output_dir: str, request: Request
+) -> Iterator[Finding]:
+    nodes, python = heard.nodes, python_of(cluster)
+    yield from belongings.start(nodes, python, str(request.snapshot), heard.said)
+    if not any("clock" in node.answers for node in nodes):
+        return
+    yield network.clocks(nodes)
+    if isinstance(cluster, SlurmCluster):
+        yield network.names(nodes)
+        yield network.connection(nodes)
+    yield network.ports(nodes)
+    yield from belongings.shared_files(nodes, place, output_dir)
+    yield belongings.shm(nodes)
+    yield from belongings.data(nodes, request.data)
+    yield from software.packages(nodes, python)
+    yield from software.gpus(nodes, cluster.gpus_per_node if isinstance(cluster, SlurmCluster) else None)
+    yield from software.decoding(nodes)
+    yield from network.together(nodes)
 
 
 def _how_many(cluster: SlurmCluster) -> int:

@@ -1,4 +1,4 @@
-"""Has each node of a job run `jobs.doctor.node`, with all that the cluster's file says, and hears the answers."""
+"""Has each node of a job run `jobs.doctor.node` as the cluster's file says, and hears the answers."""
 
 import json
 import math
@@ -107,11 +107,16 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
     ]
 
 
+def python_of(cluster: SlurmCluster | LocalCluster) -> str:
+    """The interpreter of the cluster's jobs."""
+    wanted = cluster.python if isinstance(cluster, SlurmCluster) else None
+    return wanted or sys.executable
+
+
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job's script does, says what it has, and becomes the node's program."""
-    python, setup = sys.executable, list[str]()
-    if isinstance(cluster, SlurmCluster):
-        python, setup = cluster.python or python, list(cluster.setup)
+    python = python_of(cluster)
+    setup = cluster.setup if isinstance(cluster, SlurmCluster) else ()
     target = sbatch.Target("", request.snapshot.parent, request.snapshot)
     content = {"folder": str(request.folder), "token": request.token, "data": list(request.data)}
     lines = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jobs.clusters import SlurmCluster, time_s
 from jobs.doctor.finding import Finding, ok, problem
-from jobs.slurm.commands import SlurmError, ask
+from jobs.slurm.commands import ask
 
 UNUSABLE = ("down", "drain", "fail", "maint", "unk", "error", "power", "not_resp", "no_respond", "inval")
 
@@ -117,7 +117,7 @@ def _time(cluster: SlurmCluster, name: str, row: Mapping[str, str]) -> Finding:
         return problem(
             "time",
             f"{cluster.time!r} is more than {name} allows (MaxTime={limit})",
-            f"time: '{limit}' or less in the cluster's file: a run that nears its limit is requeued and resumes",
+            f"time: '{limit}' or less in the cluster's file: near its limit a run is requeued, and resumes",
         )
     return ok("time", f"{cluster.time!r}, of at most {limit}")
 
@@ -170,14 +170,16 @@ def _gpus(cluster: SlurmCluster, name: str, nodes: list[Node]) -> Finding:
     if len(enough) >= cluster.nodes:
         return ok("GPUs of the nodes", f"{len(enough)} nodes have {cluster.gpus_per_node} or more")
     most = max((node.gpus for node in nodes), default=0)
-    mend = (
-        f"gpus_per_node: {most} or fewer in the cluster's file, or a partition with larger nodes"
-        if most
-        else f"remove gpus_per_node from the cluster's file, or name a partition with GPUs; if the nodes of {name} "
-        "do have some, Gres=gpu:N in their line of slurm.conf, GresTypes=gpu, and gres.conf (the admin's)"
-    )
     found = f"{cluster.gpus_per_node} on each of {cluster.nodes}, but a node of {name} has {most or 'none'}"
-    return problem("GPUs of the nodes", found, mend)
+    if most:
+        mend = f"gpus_per_node: {most} or fewer in the cluster's file, or a partition with larger nodes"
+        return problem("GPUs of the nodes", found, mend)
+    return problem(
+        "GPUs of the nodes",
+        found,
+        "remove gpus_per_node from the cluster's file, or name a partition with GPUs; if the nodes do have "
+        "some, GresTypes=gpu, Gres=gpu:N of the nodes, and gres.conf (the admin's)",
+    )
 
 
 def mib(mem: str) -> int:

@@ -95,7 +95,7 @@ class Preemption:
 def preemption_of(
     config: Config, partitions: Partitions, name: str, shared: set[str], qos: Mapping[str, str] | None
 ) -> Preemption:
-    """From the partition's own words, or the QOS's, whichever PreemptType goes by. `shared`: partitions with nodes of it."""
+    """By the partition's own words or the QOS's. `shared`: partitions that have nodes of it."""
     kind, site_mode = config.get("PreemptType", ""), _mode(config.get("PreemptMode", ""))
     if kind.endswith("partition_prio"):
         own = partitions.get(name, {})

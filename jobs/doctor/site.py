@@ -10,7 +10,7 @@ from jobs.clusters import SlurmCluster
 from jobs.doctor import accounts, partition, settings
 from jobs.doctor.finding import Finding, ok, problem, unknown, warning
 from jobs.slurm import sbatch
-from jobs.slurm.commands import SlurmError, ask, config, words
+from jobs.slurm.commands import SlurmError, config, words
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 TIMEOUT_S = 60

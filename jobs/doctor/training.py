@@ -1,4 +1,4 @@
-"""What is looked at on a node with torch and DALI: versions, GPUs, a decoded picture, a sum over the nodes."""
+"""What is looked at on a node with torch and DALI: versions, GPUs, a picture, a sum over the nodes."""
 
 import contextlib
 import importlib
@@ -49,7 +49,7 @@ def gpus() -> Answer:
     }
     if not answer["count"]:
         try:
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         except Exception as error:
             answer["error"] = str(error).split("\n")[0][:200]
         return answer
@@ -63,7 +63,8 @@ def gpus() -> Answer:
             faults[str(index)] = str(error).split("\n")[0][:200]
     answer["faults"] = faults
     with contextlib.suppress(Exception):  # a build without NCCL
-        answer["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+        answer["nccl"] = ".".join(map(str, version))
     return answer
 
 

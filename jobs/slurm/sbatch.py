@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.clusters import SlurmCluster, time_s
+from jobs.clusters import LocalCluster, SlurmCluster, time_s
 from jobs.slurm.commands import SlurmError, words
 from jobs.slurm.task import TrainTask
 from suite.errors import UserError
@@ -139,7 +139,7 @@ def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
     return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
-def environment_lines(cluster: SlurmCluster, target: Target) -> list[str]:
+def environment_lines(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
     """Lines that make the snapshot what jobs import, and set the cluster's variables."""
     lines = [
         f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
