@@ -23,7 +23,7 @@ def start(nodes: Sequence[Node], python: str, snapshot: str, said: str) -> Itera
         yield problem(
             "python",
             by_text(bare),
-            "python: in the cluster's file, an interpreter that the nodes have, or a line of setup to load it",
+            "python: in the cluster's file, an interpreter that the nodes have, or setup to load it",
         )
     excused = {name for name, _ in [*blind, *bare]}
     cut = [node for node in nodes if "end" not in node.answers and node.name not in excused]
@@ -32,15 +32,15 @@ def start(nodes: Sequence[Node], python: str, snapshot: str, said: str) -> Itera
         yield problem(
             "python",
             f"{reached}: {said or 'without a word'}",
-            "python: in the cluster's file, an interpreter of 3.11 or newer with shiftbench's packages; what it "
-            "said tells more",
+            "python: in the cluster's file, an interpreter of 3.11 or newer with shiftbench's packages: what "
+            "it said tells more",
         )
 
 
 def shared_files(nodes: Sequence[Node], meeting: Meeting, output_dir: str) -> Iterator[Finding]:
     """Whether the output folder is one and the same, and its locks hold between machines."""
     check = "output folder"
-    mend = "--output-dir with a folder that this machine and all nodes share, such as one in your home"
+    mend = "--output-dir with a folder that this machine and all nodes share, as homes often are"
     unread = each(nodes, "shared", lambda a: a.get("read") or error_of(a))
     lost = each(nodes, "shared", lambda a: "what it wrote is not seen here" if a.get("written") else "")
     lost = [(name, text) for name, text in lost if not meeting.is_seen_from(name)]

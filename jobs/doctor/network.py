@@ -143,8 +143,8 @@ def together(nodes: Sequence[Node]) -> Iterator[Finding]:
         yield problem(
             "process group",
             by_text(faults),
-            "environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with "
-            "the interface that joins the nodes (`ip route` there); a firewall must let them talk on all ports",
+            "environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, "
+            "with the interface that joins the nodes (`ip route` there); firewalls must let them talk on all ports",
         )
     else:
         yield ok("process group", f"{len(nodes)} nodes sum over {answered[0].get('backend', 'gloo')}")

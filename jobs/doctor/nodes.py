@@ -80,7 +80,8 @@ def ask_slurm(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: i
 
 def ask_here(cluster: LocalCluster, request: Request) -> Heard:
     """On this machine."""
-    return _hear(program(cluster, request), JOB_TIME_S)
+    with sbatch.outside_any_job():
+        return _hear(program(cluster, request), JOB_TIME_S)
 
 
 def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> list[str]:

@@ -70,8 +70,8 @@ def gpus(nodes: Sequence[Node], wanted: int | None) -> Iterator[Finding]:
         yield problem(
             check,
             by_text(errors),
-            "a driver on the nodes that serves this build of torch (`nvidia-smi` there shows which CUDA it goes "
-            "up to), and gres.conf with the GPUs' files (the admin's)",
+            "a driver on the nodes that serves this build of torch (`nvidia-smi` there tells up to which "
+            "CUDA), and gres.conf with the GPUs' files (the admin's)",
         )
         return
     counts = each(nodes, "gpus", lambda a: _miscount(a, wanted))
