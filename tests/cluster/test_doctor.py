@@ -306,18 +306,23 @@ def test_an_interpreter_without_our_packages(doctor: Doctor, tmp_path: Path) -> 
     assert "python:" in mend
 
 
-def test_an_interpreter_that_is_not_there_and_sources_that_are_not_seen(
-    doctor: Doctor, tmp_path: Path
-) -> None:
-    report = doctor(python="/opt/nowhere/python")
-    assert report["python"][0] == "problem"
-    assert "/opt/nowhere/python" in report["python"][1]
-    assert "python: in the cluster's file" in report["python"][2]
-    hide = f"mount -t tmpfs none {tmp_path}/jobs"
-    python = other_machine(tmp_path / "bin" / "python", hide)
-    report = doctor(python=str(python), jobs_folder=str(tmp_path / "jobs"))
-    assert report["python"][0] == "problem"  # the package `jobs` cannot be imported there
+def test_an_interpreter_that_is_not_there(doctor: Doctor) -> None:
+    verdict, found, mend = doctor(python="/opt/nowhere/python")["python"]
+    assert verdict == "problem"
+    assert "/opt/nowhere/python" in found
+    assert "python: in the cluster's file" in mend
     assert doctor.exit_code == 1
+
+
+def test_a_jobs_folder_that_nodes_do_not_see(doctor: Doctor, tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    again = f'unshare --mount bash -c "mount -t tmpfs none {jobs}; $BASH_EXECUTION_STRING"'
+    report = doctor(setup=[f'[ -n "$AGAIN" ] || AGAIN=1 exec {again}'], jobs_folder=str(jobs))
+    verdict, found, mend = report["jobs folder"]
+    assert verdict == "problem"
+    assert str(jobs) in found
+    assert "jobs_folder: in the cluster's file" in mend
+    assert "python" not in report
 
 
 def test_no_node_free(doctor: Doctor, tmp_path: Path) -> None:
