@@ -94,4 +94,6 @@ def _summary(counts: "Counter[str]") -> Text:
         if number := counts[verdict]:
             plural = "s" if number > 1 and verdict in ("problem", "warning") else ""
             parts.append(Text(f"{number} {word}{plural}", MARKS[verdict][1]))
+    if not parts:
+        return Text("nothing was looked at: on this machine there are only the nodes' checks")
     return Text("\n").append(Text(", ").join(parts))

@@ -15,7 +15,8 @@ from jobs.snapshot import snapshot
 from jobs.submissions import jobs_folder
 from suite.errors import UserError
 
-WAIT_S = 120
+# A problem of one of these keeps a job from starting, so that waiting for it makes no sense.
+BLOCKING = frozenset(["commands", "controller", "partition", "time", "nodes", "sbatch --test-only"])
 # What Slurm says of a job that it would have started, had there been a node.
 _BUSY = ("Requested nodes are busy", "Connection timed out", "Immediate execution impossible")
 
@@ -27,7 +28,7 @@ def examine(
     refused = False
     if isinstance(cluster, SlurmCluster):
         for finding in site_findings(cluster):
-            refused |= finding.verdict == "problem"
+            refused |= finding.verdict == "problem" and finding.check in BLOCKING
             yield finding
         if with_nodes and refused:
             yield unknown(

@@ -144,7 +144,7 @@ def together(nodes: Sequence[Node]) -> Iterator[Finding]:
             "process group",
             by_text(faults),
             "environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, "
-            "with the interface that joins the nodes (`ip route` there); all ports must be open between nodes",
+            "with the interface that joins the nodes (`ip route` there); all ports must be open there",
         )
     else:
         yield ok("process group", f"{len(nodes)} nodes sum over {answered[0].get('backend', 'gloo')}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.clusters import LocalCluster, SlurmCluster
+from jobs.clusters import LocalCluster, SlurmCluster, time_s
 from jobs.doctor.node import MARK
 from jobs.slurm import sbatch
 from jobs.slurm.commands import words
@@ -91,7 +91,7 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
         "nodes": num_nodes,
         "ntasks": num_nodes,
         "ntasks-per-node": 1,
-        "time": math.ceil(JOB_TIME_S / 60),
+        "time": math.ceil(min(JOB_TIME_S, time_s(cluster.time) if cluster.time else JOB_TIME_S) / 60),
         "immediate": wait_s,
         "input": "none",
     }

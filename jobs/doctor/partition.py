@@ -50,7 +50,7 @@ def nodes() -> dict[str, list[Node]]:
 
 def parse_node(row: str) -> Node | None:
     """`n1|idle|4|4000|gpu:h100:8(S:0-1)`."""
-    parts = [part.strip() for part in row.split("|")]
+    parts = [part.strip().rstrip("+") for part in row.split("|")]
     if len(parts) != 5 or not parts[2].isdigit() or not parts[3].isdigit():
         return None
     return Node(parts[0], parts[1], int(parts[2]), int(parts[3]), gpus_in(parts[4]))

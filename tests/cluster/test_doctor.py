@@ -244,7 +244,7 @@ def test_a_controller_that_does_not_answer(doctor: Doctor) -> None:
 
 
 def other_machine(path: Path, *lines: str, node: str = "") -> Path:
-    """An interpreter in a mount namespace of its own, as if its node were another machine; `lines` change it."""
+    """An interpreter in mounts of its own, changed by `lines`, as if its node were another machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     only = f'[ "$SLURMD_NODENAME" = {node} ] || exec {sys.executable} "$@"\n' if node else ""
     inner = "; ".join(lines)

@@ -233,15 +233,15 @@ def test_gpus_of_a_node(gres: str, count: int) -> None:
 
 
 def test_nodes_as_sinfo_tells_them() -> None:
-    one = partition.parse_node("n1|idle|96|500000+|gpu:8")
-    assert one is None  # several kinds in one line, which --Node never prints
     one = partition.parse_node("n1|mixed|96|500000|gpu:8(S:0)")
     assert one == partition.Node("n1", "mixed", 96, 500_000, 8)
     assert one.is_usable
-    for state in ("idle*", "drained", "down", "drng"):
+    for state in ("idle*", "drained", "down", "draining", "down$"):
         found = partition.parse_node(f"n1|{state}|1|1|(null)")
         assert found is not None
-        assert found.is_usable == (state == "drng")  # the long form says draining
+        assert not found.is_usable, state
+    assert partition.parse_node("n1|idle|96+|500000+|(null)") == partition.Node("n1", "idle", 96, 500_000, 0)
+    assert partition.parse_node("slurm_load_partitions: Unable to contact slurm controller") is None
 
 
 @pytest.mark.parametrize(
@@ -351,6 +351,7 @@ def test_long_answers_of_two_nodes_interleaved(capsys: pytest.CaptureFixture[str
 def test_what_the_job_asks_for() -> None:
     where = cluster(
         partition="gpu",
+        time="5",
         account="physics",
         gpus_per_node=4,
         cpus_per_task=8,
@@ -369,7 +370,9 @@ def test_what_the_job_asks_for() -> None:
         "--cpus-per-task=32",
         "--exclusive",
     ]
-    assert {*wanted, "--reservation=mine", "--wckey=k", "--nodes=2", "--immediate=60"} <= set(command)
+    assert {*wanted, "--reservation=mine", "--wckey=k", "--nodes=2", "--immediate=60", "--time=5"} <= set(
+        command
+    )
     assert not any("dependency" in word for word in command)
 
 
