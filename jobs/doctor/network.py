@@ -137,7 +137,10 @@ def _ephemeral(answer: Answer) -> str:
 def together(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether the ranks' group forms and sums."""
     answered = [node.answers["together"] for node in nodes if node.answers.get("together")]
-    if len(nodes) < 2 or not answered:
+    if len(nodes) < 2:
+        return
+    if not answered:
+        yield unknown("process group", "not tried", "see `first node's port` and `packages`")
         return
     if faults := each(nodes, "together", error_of):
         yield problem(

@@ -27,7 +27,7 @@ def say(name: str, answer: object, rank: str) -> None:
 
 def main() -> None:
     """Every probe in turn; one that fails says so and is followed by the next."""
-    from jobs.doctor import probes, training
+    from jobs.doctor import probes, reach, training
 
     request: dict[str, Any] = json.loads(sys.argv[1])
     rank = os.environ.get("SLURM_PROCID", "0")
@@ -42,19 +42,19 @@ def main() -> None:
         say(name, answers[name], rank)
 
     run("clock", probes.clock)
-    run("names", lambda: probes.names(os.environ))
-    run("connection", lambda: probes.connection(os.environ, token))
-    run("ports", probes.ports)
+    run("names", lambda: reach.names(os.environ))
+    run("connection", lambda: reach.connection(os.environ, token))
+    run("ports", reach.ports)
     run("shared", lambda: probes.shared(Path(request["folder"]), token, node))
     run("shm", probes.shm)
     run("data", lambda: probes.data(request["data"]))
     run("packages", training.packages)
-    errors = answers["packages"].get("errors", {})
-    if "torch" not in errors:
+    useless = {*answers["packages"].get("errors", {}), *answers["packages"].get("absent", [])}
+    if "torch" not in useless:
         run("gpus", training.gpus)
-    if "torch" not in errors and "nvidia-dali-cuda130" not in errors:
+    if not useless & {"torch", "nvidia-dali-cuda130"}:
         run("decode", training.decode)
-    if not errors and "error" not in answers["connection"]:
+    if not useless and answers["connection"].get("complete"):
         run("together", training.together)
     say("end", {}, rank)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.clusters import SlurmCluster
-from jobs.doctor import accounts, partition, settings
+from jobs.doctor import accounts, partition, preemption, settings
 from jobs.doctor.finding import Finding, ok, problem, unknown, warning
 from jobs.slurm import sbatch
 from jobs.slurm.commands import SlurmError, config, words
@@ -58,8 +58,8 @@ def site_findings(cluster: SlurmCluster) -> Iterator[Finding]:
     yield settings.requeue(site)
     if name in known:
         qos = rights.qos.get(cluster.qos or "normal")
-        how = settings.preemption_of(site, known, name, shared, qos)
-        yield from settings.preemption(site, how)
+        how = preemption.preemption_of(site, known, name, shared, qos)
+        yield from preemption.judge(site, how)
     yield settings.kill_wait(site)
     yield would_be_taken(cluster)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from jobs.doctor.answers import Answer, by_text, each, error_of
-from jobs.doctor.finding import Finding, ok, problem, warning
+from jobs.doctor.finding import Finding, ok, problem, unknown, warning
 from jobs.doctor.nodes import Node
 
 COMPARED = ("torch", "torchvision", "nvidia-dali-cuda130")
@@ -41,7 +41,9 @@ def packages(nodes: Sequence[Node], python: str) -> Iterator[Finding]:
 
 
 def _missing(answer: Answer) -> str:
-    return error_of(answer) or "; ".join(f"{name}: {text}" for name, text in answer.get("errors", {}).items())
+    absent = ", ".join(answer.get("absent", []))
+    broken = [f"{name}: {text}" for name, text in answer.get("errors", {}).items()]
+    return error_of(answer) or "; ".join([*([f"{absent} not installed"] if absent else []), *broken])
 
 
 def _listed(versions: dict[str, str], names: Sequence[str]) -> str:
@@ -63,8 +65,11 @@ def gpus(nodes: Sequence[Node], wanted: int | None) -> Iterator[Finding]:
     """Whether a job sees the GPUs that it asks for, and they compute."""
     check = "GPUs"
     answers = {node.name: node.answers["gpus"] for node in nodes if "gpus" in node.answers}
+    if wanted and not answers:
+        yield unknown(check, "not looked at: torch could not be imported", "see `packages`")
+        return
     if not wanted and not any(answer.get("count") for answer in answers.values()):
-        yield ok(check, "no GPUs asked for, and none seen")
+        yield ok(check, "no GPUs asked for")
         return
     if errors := each(nodes, "gpus", error_of):
         yield problem(
@@ -111,6 +116,8 @@ def decoding(nodes: Sequence[Node]) -> Iterator[Finding]:
             by_text(faults),
             "data: {loader: torchvision} in the experiment until DALI's wheel and the driver fit each other",
         )
+    elif not any("decode" in node.answers for node in nodes):
+        yield unknown("DALI", "not looked at: it could not be imported", "see `packages`")
     elif devices := sorted({device for node in nodes for device in node.answers.get("decode", {})}):
         where = " and ".join({"cpu": "CPUs", "mixed": "GPUs"}[device] for device in devices)
         yield ok("DALI", f"decodes a JPEG on the {where} of every node")

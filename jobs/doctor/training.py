@@ -28,13 +28,16 @@ Answer = dict[str, Any]
 
 def packages() -> Answer:
     """The version of each package, as imported, or why it cannot be imported."""
-    versions, errors = {}, {}
+    versions, errors, absent = {}, {}, list[str]()
     for name, package in PACKAGES.items():
         try:
             versions[package] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
         except Exception as error:  # a broken library can raise anything on import
+            if isinstance(error, ModuleNotFoundError) and name.startswith(str(error.name)):
+                absent.append(package)
+                continue
             errors[package] = f"{type(error).__name__}: {error}"[:200]
-    return {"versions": versions, "errors": errors}
+    return {"versions": versions, "errors": errors, "absent": absent}
 
 
 def gpus() -> Answer:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -284,6 +285,17 @@ def test_a_node_that_is_another_world(doctor: Doctor, tmp_path: Path) -> None:
     assert report["process group"][0] == "ok"
 
 
+def test_a_first_node_that_another_cannot_reach(doctor: Doctor, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost n2 n3 {os.uname().nodename}\n")  # and no n1
+    python = other_machine(tmp_path / "bin" / "python", f"mount --bind {hosts} /etc/hosts", node="n3")
+    report = doctor(python=str(python), nodes=3, additional_parameters={"nodelist": "n[1-3]"})
+    assert problems(report) == {"names of nodes", "first node's port"}
+    assert report["first node's port"][1].startswith("n3: n1:")
+    assert "names of nodes" in report["first node's port"][2]
+    assert report["process group"][0] == "unknown"  # not tried, or all would wait for the one
+
+
 def test_an_output_folder_that_nodes_cannot_write(doctor: Doctor, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -299,9 +311,12 @@ def test_an_output_folder_that_nodes_cannot_write(doctor: Doctor, tmp_path: Path
 
 def test_an_interpreter_without_our_packages(doctor: Doctor, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", symlinks=True)
-    verdict, found, mend = doctor(python=str(tmp_path / "bare" / "bin" / "python"))["packages"]
+    report = doctor(python=str(tmp_path / "bare" / "bin" / "python"))
+    verdict, found, mend = report["packages"]
     assert verdict == "problem"
-    assert "torch: ModuleNotFoundError" in found
+    assert "torch, torchvision, nvidia-dali-cuda130" in found
+    assert "not installed" in found
+    assert report["DALI"][0] == report["process group"][0] == "unknown"
     assert "pip install" in mend
     assert "python:" in mend
 
@@ -331,7 +346,9 @@ def test_no_node_free(doctor: Doctor, tmp_path: Path) -> None:
     job = run("sbatch", "--parsable", "-N4", "--ntasks=16", "--output=/dev/null", str(script)).strip()
     try:
         wait_for("the nodes to be busy", lambda: "RUNNING" in run("squeue", "-h", "-j", job, "-o", "%T"))
+        begun = time.monotonic()
         verdict, found, mend = doctor("--wait", 3)["nodes' own view"]
+        assert 3 < time.monotonic() - begun < 30
     finally:
         run("scancel", job)
     assert verdict == "unknown"

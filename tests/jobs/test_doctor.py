@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.clusters import SlurmCluster
-from jobs.doctor import accounts, belongings, network, partition, settings, software
+from jobs.doctor import accounts, belongings, network, partition, preemption, settings, software
 from jobs.doctor.finding import Finding
 from jobs.doctor.meeting import Meeting, meeting
 from jobs.doctor.node import PIECE, say
@@ -86,8 +86,8 @@ def test_a_host_that_knows_itself_by_loopback_only() -> None:
 
 
 def test_a_first_node_behind_a_firewall() -> None:
-    refused = {"is_first": False, "to": "n1", "port": 20_777, "error": "No route to host"}
-    finding = network.connection([node("n1", connection={"is_first": True}), node("n2", connection=refused)])
+    refused = {"to": "n1", "port": 20_777, "error": "No route to host"}
+    finding = network.connection([node("n1", connection={"complete": False}), node("n2", connection=refused)])
     assert finding.verdict == "problem"
     assert "n2: n1:20777: No route to host" in finding.found
     assert "20000 to 31999" in finding.mend
@@ -198,6 +198,20 @@ def test_gpus(change: dict[str, Any], wanted: int, verdict: str, found: str, men
     assert mend in finding.mend
 
 
+def test_gpus_that_could_not_be_looked_at() -> None:
+    assert only(software.gpus([node("n1")], 2)).verdict == "unknown"
+    assert only(software.decoding([node("n1")])).verdict == "unknown"
+    assert only(network.together([node("n1"), node("n2")])).verdict == "unknown"
+
+
+def test_a_package_that_is_missing_and_one_that_is_broken() -> None:
+    answer = {"versions": {}, "errors": {"torch": "OSError: libcudart"}, "absent": ["submitit", "numpy"]}
+    finding = only(software.packages([node("n1", packages=answer)], "/opt/python"))
+    assert finding.verdict == "problem"
+    assert finding.found == "n1: submitit, numpy not installed; torch: OSError: libcudart"
+    assert "/opt/python -m pip install" in finding.mend
+
+
 def test_no_gpus_asked_for() -> None:
     nodes = [node("n1", gpus={"count": 0, "error": "no driver"})]
     assert only(software.gpus(nodes, None)).verdict == "ok"
@@ -281,16 +295,16 @@ def test_preemption_by_qos() -> None:
         "SlurmctldParameters": "a,b",
         "KillWait": "30 sec",
     }
-    how = settings.preemption_of(site, {}, "main", set(), QOS)
+    how = preemption.preemption_of(site, {}, "main", set(), QOS)
     assert (how.mode, how.grace_s) == ("GANG,SUSPEND", 90)
-    mode, signal = settings.preemption(site, how)
+    mode, signal = preemption.judge(site, how)
     assert mode.verdict == "warning"
     assert "PreemptMode=REQUEUE for the QOS long" in mode.mend
     assert "SlurmctldParameters=a,b,preempt_send_user_signal" in signal.mend
-    how = settings.preemption_of(site, {}, "main", set(), {**QOS, "PreemptMode": "requeue"})
-    assert next(settings.preemption(site, how)).verdict == "ok"
-    nobody = settings.preemption_of({"PreemptType": "preempt/none"}, {}, "main", set(), None)
-    assert only(settings.preemption(site, nobody)).verdict == "ok"
+    how = preemption.preemption_of(site, {}, "main", set(), {**QOS, "PreemptMode": "requeue"})
+    assert next(preemption.judge(site, how)).verdict == "ok"
+    nobody = preemption.preemption_of({"PreemptType": "preempt/none"}, {}, "main", set(), None)
+    assert only(preemption.judge(site, nobody)).verdict == "ok"
 
 
 def test_accounts() -> None:
