@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import bench, config, data, probe, report, run, status, submit
+from jobs.commands import bench, config, data, doctor, probe, report, run, status, submit
 from suite import __version__
 from suite.errors import UserError
 
@@ -28,6 +28,7 @@ app.command("status")(status.status)
 app.command("logs")(status.logs)
 app.command("cancel")(status.cancel)
 app.command("retry")(submit.retry)
+app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("probe")(probe.probe)

@@ -64,8 +64,9 @@ def _last_word(one: Submission, job: str) -> str:
         lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    # That a task ended with an exit code is known already.
-    lines = [line for line in lines[-20:] if "Exited with exit code" not in line]
+    # That a task ended with an exit code, and srun with it, is known already.
+    known = ("Exited with exit code", "Terminating StepId", "Job step aborted")
+    lines = [line for line in lines[-20:] if not any(words in line for words in known)]
     own = [line for line in lines if line.startswith("srun: error")]
     return f"; {(own or lines[-1:])[0]}" if lines else ""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.clusters import SlurmCluster, time_s
+from jobs.clusters import LocalCluster, SlurmCluster, time_s
 from jobs.slurm.commands import SlurmError, words
 from jobs.slurm.task import TrainTask
 from suite.errors import UserError
@@ -52,7 +52,7 @@ def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, af
     executor = _executor(cluster, target, after)
     try:
         # Submitit prints what it raises, too.
-        with _outside_any_job(), redirect_stderr(io.StringIO()):
+        with outside_any_job(), redirect_stderr(io.StringIO()):
             jobs = executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError) as error:
         said = words(str(error))
@@ -73,7 +73,7 @@ def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | No
 
 
 @contextmanager
-def _outside_any_job() -> Iterator[None]:
+def outside_any_job() -> Iterator[None]:
     """Without the variables of a job or a group of ranks that we are in, which sbatch would hand on."""
     hidden = set(DISTRIBUTED)
     if "SLURM_JOB_ID" in os.environ:
@@ -108,7 +108,7 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
     srun_args = ["--kill-on-bad-exit=1"]  # a rank that dies ends the others, who would wait for it
     if cluster.cpus_per_task:
         srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun no longer takes sbatch's
-    more: dict[str, Any] = {"requeue": True, **_plain(cluster.additional_parameters)}
+    more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
     if after is not None:
@@ -119,7 +119,7 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*_environment(cluster, target), *cluster.setup],
+        "setup": [*environment_lines(cluster, target), *cluster.setup],
         "srun_args": srun_args,
         "wckey": None,  # Submitit's own would be refused where keys are tracked
         "additional_parameters": more,
@@ -134,11 +134,12 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
     return parameters
 
 
-def _plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Options by the names that sbatch and srun have for them."""
     return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
-def _environment(cluster: SlurmCluster, target: Target) -> list[str]:
+def environment_lines(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
     """Lines that set the cluster's variables, and make the snapshot what jobs import."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),

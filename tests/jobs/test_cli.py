@@ -43,6 +43,7 @@ def config(tmp_path: Path) -> Path:
     [
         ["--help"],
         ["run", "--help"],
+        ["doctor", "--help"],
         ["config", "schema"],
         ["config", "show", "CONFIG"],
         ["run", "CONFIG", "a=1"],

@@ -1,0 +1,99 @@
+"""`shiftbench doctor`: what to mend before the first job."""
+
+import json
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.commands.submit import ClusterOption, OutputOption
+
+if TYPE_CHECKING:
+    from jobs.doctor.finding import Finding
+
+MARKS = {
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "bold red"),
+    "unknown": ("?", "cyan"),
+}
+COLUMN = 25
+
+
+def doctor(
+    cluster: ClusterOption = "local",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="A folder of images that jobs are to read; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Look at the data folders of this experiment.")
+    ] = None,
+    output_dir: OutputOption = Path("runs"),
+    wait_s: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for nodes to be free.")] = 120,
+    with_nodes: Annotated[
+        bool, typer.Option("--nodes/--no-nodes", help="Start a short job that looks from the nodes, too.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding.")] = False,
+) -> None:
+    """Check a cluster from here and from its nodes, and name the mend of what is wrong.
+
+    Exit code 0 when there is no problem (warnings allowed), else 1.
+    """
+    from jobs import exit_codes
+    from jobs.clusters import load_cluster
+    from jobs.doctor.examine import examine
+
+    where = load_cluster(cluster)
+    folders = list(dict.fromkeys([*map(str, data or []), *(_data_of(config) if config else [])]))
+    console = Console(highlight=False)
+    counts: Counter[str] = Counter()
+    findings = examine(where, output_dir, folders, wait_s, with_nodes)
+    with console.status("looking") if console.is_terminal and not as_json else nullcontext():
+        for finding in findings:
+            counts[finding.verdict] += 1
+            if as_json:
+                typer.echo(json.dumps(asdict(finding), ensure_ascii=False))
+            else:
+                console.print(_line(finding))
+    if not as_json:
+        console.print(_summary(counts))
+    if counts["problem"]:
+        raise typer.Exit(exit_codes.FAILURE)
+
+
+def _data_of(config: Path) -> list[str]:
+    from suite.config import load_experiment
+
+    return sorted({run.data.path for run in load_experiment(config, []).runs if run.data.path})
+
+
+def _line(finding: "Finding") -> RenderableType:
+    mark, style = MARKS[finding.verdict]
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=1)
+    row.add_column(width=COLUMN)
+    row.add_column(overflow="fold")
+    text = Text(finding.found)
+    if finding.mend:
+        text.append("\nmend: ", "bold").append(finding.mend)
+    row.add_row(Text(mark, style), Text(finding.check, "" if finding.verdict == "ok" else style), text)
+    return row
+
+
+def _summary(counts: "Counter[str]") -> Text:
+    words = {"problem": "problem", "warning": "warning", "unknown": "not looked at", "ok": "ok"}
+    parts = []
+    for verdict, word in words.items():
+        if number := counts[verdict]:
+            plural = "s" if number > 1 and verdict in ("problem", "warning") else ""
+            parts.append(Text(f"{number} {word}{plural}", MARKS[verdict][1]))
+    if not parts:
+        return Text("nothing was looked at: on this machine there are only the nodes' checks")
+    return Text("\n").append(Text(", ").join(parts))
