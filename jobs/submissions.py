@@ -150,6 +150,6 @@ def where_jobs_lie(output_dir: Path, wanted: str | None) -> tuple[Path, Path]:
         return folder, folder.parent
     beside = output_dir.absolute() / FOLDER
     there = next(path for path in (beside, *beside.parents) if path.exists())
-    if who_else_can_write(there, makes_in_it=there != beside) is None:
+    if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:
         return beside / getpass.getuser(), beside
     return Path.home() / FOLDER, Path.home()
