@@ -223,7 +223,7 @@ def test_a_full_file_system(cells: Cells, tmp_path: Path) -> None:
     try:
         cells.output_dir = small / "runs"
         cells.describe(step_s=0.1, jobs_folder=str(tmp_path / "jobs"))
-        cells.submit()
+        cells.submit("data.train_images=1280")
         cells.wait_for_step(20)
         (small / "filler").write_bytes(b"x" * (shutil.disk_usage(small).free - 4096))
         wait_until("the end", lambda: not cells.jobs())
@@ -234,7 +234,7 @@ def test_a_full_file_system(cells: Cells, tmp_path: Path) -> None:
         assert cells.call("retry", "--failed").returncode == 0
         cells.wait_for_state("completed")
         assert cells.record()["resumed_from_step"] >= 20
-        cells.clear()
+        wait_until("the end", lambda: not cells.jobs())
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
