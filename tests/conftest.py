@@ -22,6 +22,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, "pytest._Res
         report.longrepr = f"{item.nodeid} was skipped, which in CI is a failure: {report.longrepr}"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist, a file's tests share a process, and all that need the cluster share one."""
     for item in items:

@@ -3,13 +3,14 @@
     python3 tests/cluster/testcluster.py up | down | status
 
 `up` starts what is not running yet and takes about 20 seconds; `down` ends what `up` started and nothing
-else. Everything lies in one folder, /var/tmp/shiftbench-cluster: configuration, munge key and socket,
+else. Everything lies in one folder, /var/lib/shiftbench-cluster: configuration, munge key and socket,
 database, spool, logs and process ids. Outside it only /etc/hosts is touched (the nodes' names), and put
 back. Standard library only: it serves a newcomer too, by `make cluster`.
 
 The nodes are four slurmd on this host, so "four nodes" share its cores, memory and file system.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -17,15 +18,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Another number is another cluster beside the first one.
 NUMBER = int(os.environ.get("SHIFTBENCH_TEST_CLUSTER", "0"))
-FOLDER = Path("/var/tmp/shiftbench-cluster" + (f"-{NUMBER}" if NUMBER else ""))
+FOLDER = Path("/var/lib/shiftbench-cluster" + (f"-{NUMBER}" if NUMBER else ""))
 CONF = FOLDER / "slurm.conf"
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "mariadb-client")
 NODES = ("n1", "n2", "n3", "n4")
+LOCK = Path("/run/shiftbench-cluster.lock")
 HOSTS = Path("/etc/hosts")
 HOSTS_MARK = "# shiftbench test cluster"
 DATABASE_PORT, CTLD_PORT, DBD_PORT, FIRST_NODE_PORT = (
@@ -211,6 +214,11 @@ def up(configure: bool = True) -> None:
     reason = obstacle()
     if reason:
         raise ClusterError(reason)
+    with _alone():
+        _up(configure)
+
+
+def _up(configure: bool) -> None:
     FOLDER.mkdir(mode=0o755, exist_ok=True)
     if configure:
         _configure()
@@ -243,15 +251,23 @@ def down() -> None:
     """End what `up` started, and remove its folder."""
     if not FOLDER.is_dir():
         return
-    if pid_of("slurmctld") is not None:
-        run("scancel", "--user=root", "--full", "--signal=KILL", check=False)
-    for name in reversed(COMMANDS):
-        stop(name)
-    _kill_step_daemons()
-    shutil.rmtree(FOLDER)
-    if not list(FOLDER.parent.glob("shiftbench-cluster*")):
-        lines = HOSTS.read_text().splitlines(keepends=True)
-        HOSTS.write_text("".join(line for line in lines if HOSTS_MARK not in line))
+    with _alone():
+        if pid_of("slurmctld") is not None:
+            run("scancel", "--user=root", "--full", "--signal=KILL", check=False)
+        for name in reversed(COMMANDS):
+            stop(name)
+        _kill_step_daemons()
+        shutil.rmtree(FOLDER)
+        if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
+            _forget_nodes()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One `up` or `down` at a time, of all clusters: they share /etc/hosts."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def idle_nodes() -> list[str]:
@@ -282,10 +298,18 @@ def _configure() -> None:
 
 
 def _name_nodes() -> None:
+    """Append the nodes' names to /etc/hosts: what stands there is not written again."""
     text = HOSTS.read_text()
     if HOSTS_MARK not in text:
-        line = f"127.0.0.1 {' '.join(NODES)} {HOSTS_MARK}\n"
-        HOSTS.write_text(text + ("" if text.endswith("\n") else "\n") + line)
+        with HOSTS.open("a") as file:
+            file.write(("" if text.endswith("\n") else "\n") + f"127.0.0.1 {' '.join(NODES)} {HOSTS_MARK}\n")
+
+
+def _forget_nodes() -> None:
+    lines = HOSTS.read_text().splitlines(keepends=True)
+    kept = "".join(line for line in lines if HOSTS_MARK not in line)
+    if len(kept) < sum(map(len, lines)):
+        HOSTS.write_text(kept)  # in place: in a container it may be mounted, and cannot be replaced
 
 
 def _sql(statements: str) -> bool:
