@@ -1,44 +1,53 @@
 """Acting on what was submitted: cancel, submit again."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jobs import detached
 from jobs.checks import read_run
 from jobs.clusters import load_cluster, parse_cluster
 from jobs.slurm.commands import ask
 from jobs.status import RunStatus
+from jobs.submissions import Ledger
 from jobs.submit import AnyCluster
-from jobs.verdicts import OPEN, Verdict, settle
+from jobs.verdicts import Verdict, settle
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import read_status
 
 RETRIED = ("failed", "cancelled", "preempted")
 
 
-def cancel(runs: Sequence[RunStatus]) -> list[RunStatus]:
+def cancel(runs: Sequence[RunStatus], everyone: Sequence[RunStatus]) -> list[RunStatus]:
     """Cancel the jobs of these runs; returns those that had one. What runs writes a checkpoint first.
 
-    Raises UserError when Slurm refuses, or for a part of a local submission that has not begun: its launcher
-    is one process.
+    `everyone`: all runs there are. Raises UserError when Slurm refuses, or for a part of a local submission:
+    its launcher is one process.
     """
-    chosen = [run for run in runs if run.state in OPEN and run.job is not None]
+    chosen = [run for run in runs if run.state in ("queued", "running") and run.job is not None]
     slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
+    local = {run.submission.token: run.submission for run in chosen if run.submission and run not in slurm}
+    for token in local:
+        of_it = [run for run in everyone if run.submission is not None and run.submission.token == token]
+        others = [run for run in of_it if run.state in ("queued", "running") and run not in chosen]
+        if others:
+            raise UserError(
+                f"{len(others)} other run{'s'[: len(others) != 1]} of the same local submission would end "
+                "too: its launcher is one process; `shiftbench cancel --all` ends them all, and `submit` "
+                "resumes them"
+            )
     if slurm:
         ask("scancel", *sorted({str(run.job) for run in slurm}))
-    for token in {run.submission.token for run in chosen if run.submission and run not in slurm}:
-        here = [run for run in chosen if run.submission is not None and run.submission.token == token]
-        one = here[0].submission
-        assert one is not None
-        left_out = len(one.folders) - len(here)
-        if left_out:
-            raise UserError(
-                f"{left_out} other runs of the same local submission would end too: its launcher is one "
-                "process; `shiftbench cancel --all` ends them all, and `submit` resumes them"
-            )
+    for one in local.values():
         detached.stop(one)
-        for run in here:
-            if run.state == "queued":
-                settle(run.folder, Verdict("cancelled", "cancelled before it began"))
+    for run in chosen:
+        if run.state == "queued" and run not in slurm:
+            settle(
+                run.folder,
+                Verdict("cancelled", "cancelled before it began"),
+                read_status(RunPaths(run.folder)),
+            )
     return chosen
 
 
@@ -47,10 +56,13 @@ def to_retry(runs: Sequence[RunStatus], named: bool) -> list[RunStatus]:
     return [run for run in runs if run.state in RETRIED or (named and run.state == "diverged")]
 
 
-def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[AnyCluster, str, list[Run]]]:
+def resubmissions(
+    runs: Sequence[RunStatus], cluster: str | None, output_dir: Path
+) -> list[tuple[AnyCluster, str, list[Run]]]:
     """Runs by the cluster that they go to: the given one, or the one that each was submitted to last.
 
-    Raises UserError for a run that was not submitted before, without a given cluster.
+    Raises UserError, without a given cluster, for a run that was not submitted before, or whose entry in the
+    ledger others could have written: a cluster has lines of shell, to be executed as this user.
     """
     if cluster is not None:
         parsed = load_cluster(cluster)
@@ -59,6 +71,10 @@ def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[
     for one in runs:
         if one.submission is None:
             raise UserError(f"{one.folder.name} was not submitted to a cluster: say where, by --cluster")
+        if not Ledger(output_dir).is_ours(one.submission):
+            raise UserError(
+                f"{one.folder.name} was submitted by {one.submission.user}: say where, by --cluster"
+            )
         key = repr(sorted(one.submission.cluster.items(), key=lambda item: item[0]))
         parsed = parse_cluster(one.submission.cluster, one.submission.name)
         name = one.submission.name.rpartition("-")[0]

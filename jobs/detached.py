@@ -47,12 +47,12 @@ def command(entry: Submission, output_dir: Path) -> list[str]:
     return [sys.executable, "-m", "jobs.detached", str(output_dir.absolute()), entry.token]
 
 
-def is_alive(one: Submission) -> bool:
-    """Whether a submission's launcher runs. On another machine a run of it that speaks tells so."""
+def is_alive(one: Submission) -> bool | None:
+    """Whether a submission's launcher runs; None when it is on another machine, which cannot be told."""
     if one.job_id is None:
         return False
     if one.host != socket.gethostname():
-        return False
+        return None
     pid, _, started = one.job_id.partition("@")
     return _started(int(pid)) == started
 

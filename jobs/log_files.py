@@ -16,4 +16,11 @@ def log_files(run: RunStatus, rank: int) -> list[Path]:
             files += [folder / f"{run.job}_{rank}_log.{end}" for end in ("out", "err")]
         else:
             files.append(folder / detached.LOG)
-    return [path for path in files if path.is_file()]
+    return [path for path in files if _is_readable(path)]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a job's own files are its owner's alone
+        return False

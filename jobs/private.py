@@ -22,7 +22,7 @@ def private_folder(path: Path) -> Path:
             f"{obstacle}, so others could replace what your jobs execute; set jobs_folder in the cluster's "
             "file to a folder that only you can write, such as ~/.shiftbench"
         )
-    return path
+    return path.resolve()
 
 
 def who_else_can_write(path: Path, *, makes_in_it: bool = False) -> str | None:

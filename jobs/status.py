@@ -80,7 +80,8 @@ class Overview:
             return self.runs
         chosen: dict[Path, RunStatus] = {}
         for text in wanted:
-            found = [run for run in self.runs if _matches(run, text)]
+            by_job = [run for run in self.runs if run.job and text in (run.job, run.job.partition("_")[0])]
+            found = by_job or [run for run in self.runs if _matches(run, text)]
             if not found:
                 raise UserError(f"no run {text!r} here; `shiftbench status` lists their ids")
             chosen |= {run.folder: run for run in found}
@@ -90,8 +91,7 @@ class Overview:
 def _matches(run: RunStatus, text: str) -> bool:
     if re.fullmatch(r"[0-9a-f]{4,12}", text) and run.run_id.startswith(text):
         return True
-    job = run.job or ""
-    return text in (run.folder.name, str(run.folder), job, job.partition("_")[0]) or (
+    return text in (run.folder.name, str(run.folder)) or (
         Path(text).exists() and Path(text).resolve() == run.folder.resolve()
     )
 
@@ -109,9 +109,12 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
     active: dict[str, str] = {}
     for one in submissions:
         jobs = one.jobs(ids.get(one.name))
-        if not one.is_slurm and detached.is_alive(one):
+        if not one.is_slurm and detached.is_alive(one) is not False:
             active |= {f: job for f, job in jobs.items() if _is_to_come(ledger.output_dir / f)}
-        active |= {f: job for f, job in jobs.items() if job in seen and seen[job].is_active}
+        for folder, job in jobs.items():
+            seen_job = _job_of(one, job, seen)
+            if seen_job is not None and seen_job.is_active:
+                active[folder] = job
     return active
 
 
@@ -120,7 +123,8 @@ def overview(output_dir: Path) -> Overview:
     if not output_dir.is_dir():
         raise UserError(f"{output_dir}: no such folder; expected one that holds runs")
     notes: list[str] = []
-    submissions = Ledger(output_dir).read()
+    ledger = Ledger(output_dir)
+    submissions = ledger.read()
     latest = {output_dir / name: one for one in submissions for name in one.folders}
     folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
@@ -137,18 +141,19 @@ def overview(output_dir: Path) -> Overview:
         seen |= _ask_accounting(
             [job for job in open_jobs if job not in seen or not seen[job].is_active], notes
         )
+    is_held = ledger.is_held()
     runs = []
     for folder, status in statuses.items():
         job, one = jobs.get(folder), latest.get(folder)
-        seen_job = (seen or {}).get(job or "")
+        seen_job = _job_of(one, job, seen)
         verdict = Verdict(status.state, status.reason or "")
         if one is not None and folder in unsettled:
             if not one.is_slurm:
-                verdict = of_launcher(status, one)
+                verdict = of_launcher(status, one, is_being_submitted=is_held)
             elif seen is not None:
-                verdict = of_job(status, one, job, seen_job)
+                verdict = of_job(status, one, job, seen_job, is_being_submitted=is_held)
         if verdict.is_final:
-            settle(folder, verdict)
+            settle(folder, verdict, status)
         node = status.content.get("nodes") or (seen_job.nodes if seen_job else "")
         runs.append(
             RunStatus(folder, verdict.state, verdict.reason, job, one, node, status.content, status.errors)
@@ -172,6 +177,12 @@ def _ask_accounting(jobs: Sequence[str], notes: list[str]) -> dict[str, JobState
     except SlurmError as error:
         notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
         return {}
+
+
+def _job_of(one: Submission | None, job: str | None, seen: dict[str, JobState] | None) -> JobState | None:
+    """What Slurm says of a submission's job: the name tells it from another cluster's of the same id."""
+    found = (seen or {}).get(job or "")
+    return found if found is not None and one is not None and found.name == one.name else None
 
 
 def _is_to_come(folder: Path) -> bool:

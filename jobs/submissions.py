@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,22 @@ class Ledger:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def is_held(self) -> bool:
+        """Whether somebody submits right now."""
+        try:
+            with (self.output_dir / FOLDER / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def is_ours(self, submission: Submission) -> bool:
+        """Whether nobody but this user can have written an entry: what it says to execute may be executed."""
+        status = (self.folder / f"{submission.token}.json").stat()
+        return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
     def read(self) -> list[Submission]:
         """All submissions, oldest first. Raises UserError for one of a newer version."""
         found = []
@@ -108,13 +125,23 @@ class Ledger:
                 continue  # dropped between listing and reading
             if content.get("schema_version", 0) > SCHEMA_VERSION:
                 raise UserError(f"{path}: written by a newer shiftbench; upgrade")
-            found.append(Submission(**{**content, "folders": tuple(content["folders"])}))
+            one = Submission(**{**content, "folders": tuple(content["folders"])})
+            if one.job_id is not None and not re.fullmatch(r"\d+(@\d+)?", one.job_id):
+                raise UserError(f"{path}: job_id {one.job_id!r} is none")  # it reaches command lines
+            found.append(one)
         return sorted(found, key=lambda submission: submission.submitted_at)
 
     def write(self, submission: Submission) -> None:
         """Add or replace an entry."""
         text = json.dumps(asdict(submission), indent=1) + "\n"
-        write_atomically(self.folder / f"{submission.token}.json", text)
+        path = self.folder / f"{submission.token}.json"
+        former = os.umask(0o022)  # for all to read, and for us alone to write
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        finally:
+            os.umask(former)
 
     def accepted(self, submission: Submission, job_id: str) -> Submission:
         """Note the scheduler's answer."""
@@ -146,10 +173,10 @@ def where_jobs_lie(output_dir: Path, wanted: str | None) -> tuple[Path, Path]:
     As `wanted`, else beside the runs where only this user can write, else below the home folder.
     """
     if wanted is not None:
-        folder = Path(os.path.expandvars(wanted)).expanduser().absolute()
+        folder = Path(os.path.expandvars(wanted)).expanduser().resolve()
         return folder, folder.parent
-    beside = output_dir.absolute() / FOLDER
+    beside = output_dir.resolve() / FOLDER  # a link could be turned elsewhere while jobs wait
     there = next(path for path in (beside, *beside.parents) if path.exists())
     if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:
         return beside / getpass.getuser(), beside
-    return Path.home() / FOLDER, Path.home()
+    return Path.home().resolve() / FOLDER, Path.home().resolve()

@@ -1,9 +1,10 @@
 """From an experiment's runs to jobs: what is done or under way is left alone, the rest is submitted.
 
 Written in this order, so that a crash or a refusal at any point loses nothing and doubles nothing: the
-ledger's entry, the scheduler's call, the job's id in the entry, `queued` in the records.
+ledger's entry, `queued` in the records, the scheduler's call, the job's id in the entry.
 """
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from jobs.submissions import Ledger, Submission, jobs_folder, new_submission, wh
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, is_locked, read_status, write_atomically
+from suite.record import RecordWriter, read_status, write_atomically
 
 AnyCluster = LocalCluster | SlurmCluster
 
@@ -50,9 +51,9 @@ class Plan:
 
 
 def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Plan:
-    """Sort runs into completed, queued (with their job) and to be submitted.
+    """Sort runs into completed, queued (with their job, or the process that trains them) and to be submitted.
 
-    Raises UserError when batches do not fit the cluster's ranks, or a run is trained by another process.
+    Raises UserError when batches do not fit the cluster's ranks.
     """
     check_batches(runs, cluster.ranks)
     queued = active_jobs(Ledger(output_dir))
@@ -60,13 +61,14 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Plan:
     for run in runs:
         name = run.folder_name  # a hash of the run: not for nothing
         paths = RunPaths(output_dir / name)
-        state = read_status(paths).state if paths.status.exists() else None
+        status = read_status(paths) if paths.status.exists() else None
+        state = status.state if status is not None else None
         if state == "completed":
             result.completed.append(name)
         elif name in queued:
             result.queued[name] = queued[name]
-        elif state == "running" and is_locked(paths):
-            raise UserError(f"{paths.folder}: another process is training this run; wait for it, or stop it")
+        elif status is not None and state == "running":
+            result.queued[name] = f"running on {status.content.get('host')}"
         else:
             result.to_submit.append(run)
     return result
@@ -118,7 +120,7 @@ def scripts(
         folders = [run.folder_name for run in chunk]
         entry = new_submission(experiment, cluster.model_dump(mode="json"), home, sources, folders)
         if isinstance(cluster, LocalCluster):
-            found.append(" ".join(detached.command(entry, output_dir)))
+            found.append(shlex.join(detached.command(entry, output_dir)))
         else:
             after = "ID-OF-THE-FORMER" if found and cluster.array_parallelism is not None else None
             target = sbatch.Target(entry.name, home, sources)
@@ -139,6 +141,7 @@ def _submit_one(
     ledger.write(entry)
     target = sbatch.Target(entry.name, Path(entry.jobs_folder), Path(entry.snapshot))
     former: dict[Path, str | None] = {}
+    made = [folder for name in entry.folders if not (folder := ledger.output_dir / name).exists()]
     folders = [ledger.output_dir / name for name in entry.folders]
     try:
         for run, folder in zip(runs, folders, strict=True):
@@ -155,10 +158,13 @@ def _submit_one(
         raise SlurmError(
             f"{error}; whether Slurm took the job is not known yet: run the same command again in a minute"
         ) from None
-    except UserError:
+    except (UserError, OSError) as error:
         ledger.drop(entry)
-        _take_back(former)
+        _take_back(former, made)
         shutil.rmtree(target.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            where = error.filename or ledger.output_dir
+            raise UserError(f"{where}: cannot be written: {error.strerror}") from None
         raise
     return ledger.accepted(entry, job_id)
 
@@ -172,9 +178,12 @@ def _queue(run: Run, folder: Path, entry: Submission, former: dict[Path, str | N
         record.queue(submission=entry.token)
 
 
-def _take_back(former: dict[Path, str | None]) -> None:
+def _take_back(former: dict[Path, str | None], made: Sequence[Path]) -> None:
+    """Remove the folders that were made, and give the other records back their word."""
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
     for folder, text in former.items():
-        if text is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+        if text is not None:
             write_atomically(RunPaths(folder).status, text)
+        elif folder not in made:
+            RunPaths(folder).status.unlink(missing_ok=True)

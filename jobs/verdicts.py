@@ -7,9 +7,8 @@ from jobs import detached
 from jobs.slurm.commands import JobState
 from jobs.submissions import Submission
 from suite.errors import UserError
-from suite.record import Record, RecordWriter, State, Status
+from suite.record import UNFINISHED, Record, RecordWriter, State, Status
 
-OPEN: tuple[State, ...] = ("queued", "running", "preempted")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 
@@ -24,11 +23,22 @@ class Verdict:
 
 def is_unsettled(status: Status) -> bool:
     """Whether the record leaves open how the run ended, so that its job is to be asked."""
-    return status.state in OPEN or status.died_silently or status.is_missing
+    return status.state in UNFINISHED or status.died_silently or status.is_missing
 
 
-def of_job(status: Status, one: Submission, job: str | None, seen: JobState | None) -> Verdict:
+def of_job(
+    status: Status,
+    one: Submission,
+    job: str | None,
+    seen: JobState | None,
+    *,
+    is_being_submitted: bool = False,
+) -> Verdict:
     """A record that is not settled, and what Slurm says of its job."""
+    if status.state in ("running", "preempted") and status.content.get("job") != job:
+        return Verdict(status.state, status.reason or "")  # somebody went on with it elsewhere
+    if job is None and is_being_submitted:
+        return Verdict("queued", "being submitted")
     if job is None:
         return Verdict("failed", "its submission was interrupted before Slurm took it: submit again")
     if seen is None:
@@ -43,16 +53,21 @@ def of_job(status: Status, one: Submission, job: str | None, seen: JobState | No
         return Verdict("running", "" if is_up else "its processes are starting, or ending")
     if seen.state == "CANCELLED":
         return Verdict("cancelled", f"job {job} was cancelled{said}", is_final=True)
-    if status.state == "preempted" and seen.state == "COMPLETED":
-        return Verdict("preempted", status.reason or "")
+    if seen.state == "COMPLETED" and status.state in ("running", "preempted"):
+        return Verdict(status.state, status.reason or "")  # its last word is on its way, or was that
     if status.errors:
         return Verdict("failed", status.reason or "", is_final=True)
     return Verdict("failed", f"job {job}: {seen.end}{said or _last_word(one, job)}", is_final=True)
 
 
-def of_launcher(status: Status, one: Submission) -> Verdict:
-    """A record that is not settled, and whether its launcher on this machine lives."""
-    if status.state == "queued" and not detached.is_alive(one):
+def of_launcher(status: Status, one: Submission, *, is_being_submitted: bool = False) -> Verdict:
+    """A record that is not settled, and whether its launcher lives, as far as this machine can tell."""
+    is_alive = detached.is_alive(one)
+    if status.state == "queued" and one.job_id is None and is_being_submitted:
+        return Verdict("queued", "being submitted")
+    if status.state == "queued" and is_alive is None:
+        return Verdict("queued", f"by a launcher on {one.host}")
+    if status.state == "queued" and not is_alive:
         return Verdict("failed", "its launcher ended before the run began", is_final=True)
     return Verdict(status.state, status.reason or "")
 
@@ -71,13 +86,18 @@ def _last_word(one: Submission, job: str) -> str:
     return f"; {(own or lines[-1:])[0]}" if lines else ""
 
 
-def settle(folder: Path, verdict: Verdict) -> None:
-    """Write into the record what only the scheduler knew. Whoever may not write there just looks."""
+def settle(folder: Path, verdict: Verdict, status: Status) -> None:
+    """Write into the record what only the scheduler knew, unless the record has moved on since `status`.
+
+    Whoever may not write there just looks.
+    """
     if not (folder / "run.json").exists():
         return
     try:
         # Not waiting for the disk, for each of thousands: what Slurm knows can be asked again.
         with RecordWriter(Record.read(folder).run, folder, durable=False) as record:
+            if record.detail("updated_at") != status.content.get("updated_at"):
+                return
             record.settle(verdict.state, verdict.reason)
     except (OSError, UserError, ValueError):
         return

@@ -5,7 +5,10 @@ class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what would be right.
 
     The command line prints it on one line and exits with 2; a traceback would only bury it.
+    `is_noted`: it need not be written beside the record any more.
     """
+
+    is_noted = False
 
 
 class Diverged(Exception):

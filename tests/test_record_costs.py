@@ -115,6 +115,7 @@ def test_the_earliest_rank_to_die_is_the_reason(run: Run, tmp_path: Path) -> Non
     assert read.reason.endswith(": ValueError: the cause")
     assert "Traceback" in read.errors[0].traceback
     with RecordWriter(run, tmp_path) as record:
+        record.forget_errors()
         record.start({})
         record.status("failed", reason="another one")
     assert Record.read(tmp_path).reason == "another one"

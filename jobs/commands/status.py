@@ -85,6 +85,7 @@ def cancel(
 
     if not runs and not everything:
         raise UserError("say which runs, or --all for every one that is queued or running")
-    cancelled = cancel_runs(overview(output_dir).select(runs or []))
+    seen = overview(output_dir)
+    cancelled = cancel_runs(seen.select(runs or []), seen.runs)
     overview(output_dir)  # writes down what never began
     Console(highlight=False).print(f"{len(cancelled)} run{'s'[: len(cancelled) != 1]} cancelled")

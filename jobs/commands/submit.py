@@ -1,5 +1,6 @@
 """`shiftbench submit` and `retry`: runs to a cluster, and back to the prompt."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,12 +44,15 @@ def submit(
     experiment = load_experiment(config, overrides or [])
     where = load_cluster(cluster)
     console = Console(soft_wrap=True, highlight=False)
-    _warn_of_data(console, experiment.runs)
+    _warn_of_data(console, experiment.runs, cluster)
     if dry_run:
         planned = plan(experiment.runs, where, output_dir)
         _print_plan(console, planned, where, output_dir, experiment.name)
         return
-    _tell(console, submit(experiment.runs, where, output_dir, experiment.name), output_dir)
+    done = submit(experiment.runs, where, output_dir, experiment.name)
+    _tell(console, done, output_dir)
+    if done.refused:
+        raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
 
 def retry(
@@ -73,17 +77,25 @@ def retry(
     console = Console(soft_wrap=True, highlight=False)
     if not chosen:
         console.print("nothing to retry")
-    for where, name, group in resubmissions(chosen, cluster):
-        _tell(console, submit(group, where, output_dir, name), output_dir)
+    refused: list[str] = []
+    for where, name, group in resubmissions(chosen, cluster, output_dir):
+        try:
+            done = submit(group, where, output_dir, name)
+        except UserError as error:  # another cluster may take its runs
+            refused.append(str(error))
+        else:
+            refused += [done.refused] if done.refused else []
+            _tell(console, done, output_dir)
+    if refused:
+        raise UserError("; ".join(refused))
 
 
-def _warn_of_data(console: Console, runs: "tuple[Run, ...]") -> None:
+def _warn_of_data(console: Console, runs: "tuple[Run, ...]", cluster: str) -> None:
     for path in sorted({run.data.path for run in runs if run.data.path}):
         if not Path(path).expanduser().is_dir():
+            check = shlex.join(["shiftbench", "doctor", "--cluster", cluster, "--data", path])
             console.print(
-                f"note: {path} is not seen from this machine; whether the compute nodes see it tells "
-                f"`shiftbench doctor --data {path}`",
-                markup=False,
+                f"note: {path} is not visible here; to check where the runs go: {check}", markup=False
             )
 
 
@@ -121,7 +133,5 @@ def _tell(console: Console, done: "Submitted", output_dir: Path) -> None:
             markup=False,
             highlight=False,
         )
-    option = "" if output_dir == Path("runs") else f" --output-dir {output_dir}"
-    console.print(f"next: shiftbench status --watch{option}", markup=False)
-    if done.refused:
-        raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
+    option = [] if output_dir == Path("runs") else ["--output-dir", str(output_dir)]
+    console.print("next:", shlex.join(["shiftbench", "status", "--watch", *option]), markup=False)

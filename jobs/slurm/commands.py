@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from suite.errors import UserError
 
 TIMEOUT_S = 60.0
+MAX_NAMES = 1000
 # squeue's words for a job that will still do something.
 ACTIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
@@ -47,10 +48,7 @@ class JobState:
 def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     """A command's output. Raises SlurmError with what it said."""
     if shutil.which(command[0]) is None:
-        raise SlurmError(
-            f"{command[0]} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or "
-            "leave out --cluster to train on this machine"
-        )
+        raise no_slurm(command[0])
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
@@ -60,6 +58,14 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     if done.returncode != 0:
         raise SlurmError(words(done.stderr or done.stdout) or f"{command[0]} ended with {done.returncode}")
     return done.stdout
+
+
+def no_slurm(command: str) -> SlurmError:
+    """What to say where Slurm's commands are missing."""
+    return SlurmError(
+        f"{command} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave out "
+        "--cluster to train on this machine"
+    )
 
 
 def words(text: str) -> str:
@@ -86,10 +92,12 @@ def queue(names: Iterable[str]) -> dict[str, JobState]:
 
     One query. Raises SlurmError when Slurm does not answer.
     """
-    wanted = ",".join(sorted(set(names)))
+    wanted = set(names)
     if not wanted:
         return {}
-    text = ask("squeue", "--noheader", "--array", "--states=all", f"--name={wanted}", f"--format={_FIELDS}")
+    # A command line has its limit: with very many names it is cheaper to leave out what is not ours here.
+    named = [f"--name={','.join(sorted(wanted))}"] if len(wanted) <= MAX_NAMES else []
+    text = ask("squeue", "--noheader", "--array", "--states=all", *named, f"--format={_FIELDS}")
     rows = (line.split("|") for line in text.splitlines())
     return {row[0]: JobState(row[0], row[1], row[2], row[3], row[4]) for row in rows if len(row) == 5}
 

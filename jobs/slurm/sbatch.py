@@ -1,18 +1,19 @@
 """A cluster and its runs to an sbatch script, by Submitit."""
 
-import io
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.clusters import LocalCluster, SlurmCluster, time_s
-from jobs.slurm.commands import SlurmError, words
+from jobs.private import private_folder
+from jobs.slurm.commands import SlurmError, ask, no_slurm, words
 from jobs.slurm.task import TrainTask
 from suite.errors import UserError
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+TASK_PICKLE = "task-{}.pkl"
+# Submitit's own requeueing serves only until a task hears its signals: see TrainTask.checkpoint.
+MAX_EARLY_WARNINGS = 3
 # What sbatch says when the answer was lost: the job may exist all the same.
-_NO_ANSWER = ("Socket timed out", "Zero Bytes were transmitted", "Transport endpoint")
+_NO_ANSWER = ("did not answer", "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint")
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,30 @@ class NoAnswer(SlurmError):
 def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, after: str | None) -> str:
     """One call of sbatch; the job's id. `after`: begin when this job has ended.
 
-    Raises NoAnswer, or SlurmError with sbatch's own words, in which case no job exists.
+    Script and pickles are Submitit's, and all written before: once sbatch is called the job needs nothing
+    more of us. Raises NoAnswer, or SlurmError with sbatch's own words, in which case no job exists.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.core.utils import DelayedSubmission
 
-    executor = _executor(cluster, target, after)
+    private_folder(target.folder)
+    path = target.folder / "submission.sh"
+    path.write_text(script(len(tasks), cluster, target, after), encoding="utf-8")
+    minutes = 0 if cluster.time is None else math.ceil(time_s(cluster.time) / 60)
+    for number, task in enumerate(tasks):
+        submission = DelayedSubmission(task)
+        submission.set_timeout(minutes, MAX_EARLY_WARNINGS)
+        submission.dump(target.folder / TASK_PICKLE.format(number))
     try:
-        # Submitit prints what it raises, too.
-        with outside_any_job(), redirect_stderr(io.StringIO()):
-            jobs = executor.submit_array(tasks)
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = words(str(error))
-        if any(sign in said for sign in _NO_ANSWER):
-            raise NoAnswer(said) from None
-        raise SlurmError(said) from None
-    except OSError as error:
-        raise UserError(f"{target.folder}: cannot be written: {error.strerror}") from None
-    return str(jobs[0].job_id).partition("_")[0]
+        with outside_any_job():
+            said = ask("sbatch", str(path))
+    except SlurmError as error:
+        if any(sign in str(error) for sign in _NO_ANSWER):
+            raise NoAnswer(str(error)) from None
+        raise
+    found = re.search(r"batch job (\d+)", said)
+    if found is None:
+        raise NoAnswer(f"sbatch said {words(said)!r}")
+    return found[1]
 
 
 def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | None = None) -> str:
@@ -86,8 +97,10 @@ def outside_any_job() -> Iterator[None]:
 
 
 def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "SlurmExecutor":
-    from submitit import SlurmExecutor
-
+    try:
+        from submitit import SlurmExecutor
+    except ImportError:
+        raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
     for path in (target.folder, target.snapshot):
         if "%" in str(path) or "\n" in str(path):
             raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without")
@@ -95,10 +108,7 @@ def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "Slur
         python = cluster.python or sys.executable
         executor = SlurmExecutor(target.folder, python=shlex.quote(python))
     except RuntimeError:
-        raise SlurmError(
-            "srun is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave out "
-            "--cluster to train on this machine"
-        ) from None
+        raise no_slurm("srun") from None
     executor.update_parameters(**_parameters(cluster, target, after))
     return executor
 
@@ -119,7 +129,7 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*environment_lines(cluster, target), *cluster.setup],
+        "setup": [*environment_lines(cluster, target), *cluster.setup, _own_pickle(target)],
         "srun_args": srun_args,
         "wckey": None,  # Submitit's own would be refused where keys are tracked
         "additional_parameters": more,
@@ -143,9 +153,17 @@ def environment_lines(cluster: SlurmCluster | LocalCluster, target: Target) -> l
     """Lines that set the cluster's variables, and make the snapshot what jobs import."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
+        "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
     ]
+
+
+def _own_pickle(target: Target) -> str:
+    """Give this task's pickle the name by which Submitit looks for it: one with the job's id."""
+    folder = shlex.quote(str(target.folder))
+    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    return f'ln -sf "{TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")}" {folder}/"{job}_submitted.pkl"'
 
 
 def task_for(run_json: str, folder: Path) -> TrainTask:

@@ -5,6 +5,7 @@ Who signals whom is told in docs/slurm.md. No torch before the signals are heard
 
 import logging
 import os
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.provenance import scheduler_job
-from suite.record import RecordWriter, errors_noted, read_status
+from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status
+from suite.record.errors import in_one_line
 from suite.signals import StopFlag, stop_flag
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ log = logging.getLogger("shiftbench")
 PATIENCE_S = 180.0
 # Starts in a row that were warned before their first step: the time limit is too short for the start alone.
 MAX_FRUITLESS_STARTS = 3
+REQUEUE_PATIENCE_S, REQUEUE_POLL_S = 60.0, 3.0
+NO_CONTROLLER = ("Unable to contact", "timed out", "did not answer")
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,17 @@ def _made(folder: Path) -> bool:
 
 
 def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
-    if (folder / "run.json").exists() and read_status(RunPaths(folder)).state == "completed":
-        log.info("%s is complete already", folder)
-        return
     # Otherwise every rank takes every core of the node.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     with errors_noted(RunPaths(folder), rank):
         from suite.train import joined, train_on
 
         claim = f"{scheduler_job(os.environ)} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        is_done = RunPaths(folder).status.exists() and read_status(RunPaths(folder)).state == "completed"
         with joined(run.system) as ranks:
+            if ranks.agree(int(is_done and ranks.is_first)):  # a file system may show it to some ranks only
+                log.info("%s is complete already", folder)
+                return
             train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
@@ -98,13 +103,14 @@ def _requeue(run: Run, folder: Path) -> None:
             record.status(
                 "failed",
                 fruitless_starts=0,
-                reason=f"the warning came {fruitless} times in a row before a step was done: "
-                "the time limit is too short for the start alone; raise time in the cluster's file",
+                reason=f"the warning came {fruitless} times in a row before a step was done: the time limit "
+                "is too short for a start, or for an evaluation; raise time in the cluster's file, and retry "
+                "with --cluster",
             )
             return
         record.status("preempted", fruitless_starts=fruitless)
         try:
-            ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+            _ask_for_requeue(os.environ["SLURM_JOB_ID"])
         except SlurmError as error:
             record.status("preempted", reason=f"{reason}; it could not be requeued: {error}")
             log.error("not requeued: %s", error)
@@ -112,15 +118,29 @@ def _requeue(run: Run, folder: Path) -> None:
             log.info("requeued")
 
 
+def _ask_for_requeue(job: str) -> None:
+    """Ask until the controller answers: it may be starting again itself. Raises SlurmError."""
+    deadline = time.monotonic() + REQUEUE_PATIENCE_S
+    while True:
+        try:
+            ask("scontrol", "requeue", job)
+        except SlurmError as error:
+            is_down = any(sign in str(error) for sign in NO_CONTROLLER)
+            if not is_down or time.monotonic() > deadline:
+                raise
+            log.warning("%s; asking again", error)
+            time.sleep(REQUEUE_POLL_S)
+        else:
+            return
+
+
 def _note_failure(run: Run, folder: Path, error: Exception) -> None:
     """Say why in the record, where training itself did not come to that."""
-    if read_status(RunPaths(folder)).content.get("state") not in ("queued", "running", "preempted"):
+    status = read_status(RunPaths(folder))
+    if status.state not in UNFINISHED and not status.died_silently:
         return
-    reason = (
-        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
-    )
     try:
         with RecordWriter(run, folder) as record:
-            record.status("failed", reason=reason)
+            record.settle("failed", in_one_line(error))
     except (OSError, UserError) as failure:
         log.error("%s: the record could not be written: %s", folder, failure)

@@ -30,8 +30,13 @@ class RankError:
     sentence: str
     traceback: str
 
+    @property
+    def is_symptom(self) -> bool:
+        """Whether this rank only noticed that another one is gone."""
+        return any(sign in self.traceback for sign in _LOST)
+
     def __str__(self) -> str:
-        if any(sign in self.traceback for sign in _LOST):
+        if self.is_symptom:
             return (
                 f"a rank was lost (killed, or its node failed), as rank {self.rank} on {self.host} "
                 f"noticed: {self.sentence}"
@@ -53,14 +58,14 @@ def in_one_line(error: BaseException) -> str:
 
 @contextmanager
 def errors_noted(paths: RunPaths, rank: int) -> Iterator[None]:
-    """An exception that ends this rank alone is written down at once, and raised on.
+    """An exception that ends this rank is written down at once, and raised on.
 
-    Ends that the ranks agree on, or that the record tells of, are no such errors. At once, because the
-    other ranks notice soon, and the earliest note is the cause.
+    Diverging and stopping are agreed on by all, and no errors. At once, because the other ranks notice soon,
+    and the earliest note is the cause.
     """
     try:
         yield
-    except (UserError, Diverged, Preempted):
+    except (Diverged, Preempted):
         raise
     except Exception as error:
         if not getattr(error, "is_noted", False):
@@ -79,11 +84,11 @@ def _note(paths: RunPaths, rank: int, error: Exception) -> None:
         log.error("%s: could not be written: %s", paths.error(rank), failure)
 
 
-def read_errors(paths: RunPaths, since: float) -> list[RankError]:
-    """The ranks' ends since a time, the earliest first."""
+def read_errors(paths: RunPaths) -> list[RankError]:
+    """The ranks' ends in the newest attempt, the earliest first."""
     found = [read_json(path) for path in paths.errors.glob("rank-*.json")]
     errors = [RankError(**content) for content in found if isinstance(content, dict)]
-    return sorted((error for error in errors if error.at >= since), key=lambda error: error.at)
+    return sorted(errors, key=lambda error: error.at)
 
 
 def clear_errors(paths: RunPaths) -> None:

@@ -45,6 +45,8 @@ def read_status(paths: RunPaths) -> Status:
     if is_missing:
         content = {"state": "failed", "reason": "it never started: status.json is missing"}
     died_silently = content.get("state") == "running" and not is_alive(paths, content)
+    if died_silently and (newer := read_json(paths.status)) not in (None, content):
+        content, died_silently = newer, False  # it ended, in good order, between the two looks
     if died_silently:
         content |= {
             "state": "failed",
@@ -52,8 +54,9 @@ def read_status(paths: RunPaths) -> Status:
         }
     errors: list[RankError] = []
     if content.get("state") == "failed":
-        errors = read_errors(paths, since=content.get("started_at", 0.0))
-        if errors:
+        errors = read_errors(paths)
+        # The first rank wrote its own reason, unless another one's end came before, or killed it.
+        if errors and (died_silently or (errors[0].rank != 0 and not errors[0].is_symptom)):
             content["reason"] = str(errors[0])
     return Status(content, died_silently, is_missing, errors)
 

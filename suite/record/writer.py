@@ -34,10 +34,12 @@ class RecordWriter:
         folder: Path,
         *,
         claim: str | None = None,
-        patience_s: float = 0.0,
+        patience_s: float = 1.0,
         durable: bool = True,
     ) -> None:
         """With a `claim`, a process that holds the lock is asked to leave, and has `patience_s` for it.
+
+        Without one, a second is for those who only look whether it is held.
 
         `durable`: false does not wait for the disk, for what can be written again.
         """
@@ -84,7 +86,10 @@ class RecordWriter:
                 if time.monotonic() < deadline:
                     time.sleep(POLL_S)
                     continue
-                waited = f" and did not leave in {self._patience_s:.0f} s" if self._patience_s else ""
+                waited = ""
+                if self._claim is not None:
+                    self.paths.claim.unlink(missing_ok=True)
+                    waited = f" and did not leave in {self._patience_s:.0f} s"
                 raise UserError(
                     f"{self.paths.folder}: another process is training this run{waited}; "
                     "wait for it, or stop it"
@@ -102,22 +107,27 @@ class RecordWriter:
 
     # ------------------------------------------------------------ what became of it
 
+    def forget_errors(self) -> None:
+        """A new attempt has none yet. To be called before other ranks begin."""
+        clear_errors(self.paths)
+
     def queue(self, **details: Any) -> None:
         """Note that the run waits for a launcher or a scheduler. What former attempts cost is kept."""
+        self.forget_errors()
         details["rank_s"] = self._status.get("rank_s", 0.0) + attempt_rank_s(self._status)
         self._status.pop("started_at", None)
-        self.status("queued", reason=None, **details)
+        self.status("queued", reason=None, nodes=None, **details)
 
     def start(self, provenance: dict[str, Any]) -> None:
         """Note an attempt: its provenance, the state `running`, and what the attempts before it cost."""
         now, before = time.time(), self._status
+        self.paths.claim.unlink(missing_ok=True)  # one that still waits leaves it again
         line = {"started_at": now, **provenance}
         costs = {"rank_s": before.get("rank_s", 0.0) + attempt_rank_s(before)}
         if provenance.get("scheduler_job") and before.get("state") in ("queued", "preempted", "running"):
             line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
             costs["queue_wait_s"] = before.get("queue_wait_s", 0.0) + line["queue_wait_s"]
         append_line(self.paths.provenance, json.dumps(line))
-        clear_errors(self.paths)
         self.status(
             "running",
             attempts=before["attempts"] + 1,

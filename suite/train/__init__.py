@@ -41,7 +41,7 @@ def train_on(
     stop: StopFlag,
     *,
     claim: str | None = None,
-    patience_s: float = 0.0,
+    patience_s: float = 1.0,
 ) -> None:
     """`train_run` for ranks that have joined already, as when they train several runs in turn.
 
@@ -56,10 +56,13 @@ def train_on(
     try:
         if record is not None:
             record.__enter__()
+            record.forget_errors()
     except UserError as error:
         refused = error
     if ranks.agree(int(refused is not None)):
-        raise refused or UserError(f"{folder}: the first rank could not take it")
+        refused = refused or UserError(f"{folder}: the first rank could not take it")
+        refused.is_noted = True  # the folder is another process's: nothing of ours goes there
+        raise refused
     try:
         with errors_noted(RunPaths(folder), ranks.rank):
             _train(run, ranks, record, stop)

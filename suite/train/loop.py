@@ -169,6 +169,12 @@ class Trainer:
             return STOP_WARNED
         return STOP if self.stop.signal or self._is_claimed else GO_ON
 
+    def _is_asked_to_stop(self) -> bool:
+        """Between two batches of an evaluation, which may take many minutes."""
+        if time.monotonic() - self._spoke_at > HEARTBEAT_S:
+            self._speak()
+        return self._wish() != GO_ON
+
     def _speak(self) -> None:
         """Say in the status file how far training is, and look whether a newer start waits for this one."""
         self._spoke_at = time.monotonic()
@@ -234,7 +240,7 @@ class Trainer:
             device=self.ranks.device,
         )
         try:
-            batches = UntilStopped(loader, lambda: self._wish() != GO_ON)
+            batches = UntilStopped(loader, self._is_asked_to_stop)
             if evaluates:
                 result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
                 self._stop_evaluation_if_asked(size_bytes)

@@ -66,11 +66,16 @@ class Cells:
     def describe(self, *, step_s: float = 0.0, fail: str | None = None, **changes: Any) -> Path:
         """Write the cluster's file. `step_s` and `fail` go to the hooks in tests/cluster/hooks."""
         path = self.folder / "cluster.yaml"
-        hooks = {"PYTHONPATH": str(HOOKS), "SHIFTBENCH_TEST_STEP_S": str(step_s)}
+        hooks = {"PYTHONPATH": str(HOOKS), "SHIFTBENCH_TEST_PACE": str(self.folder / "pace")}
+        self.pace(step_s)
         if fail is not None:
             hooks["SHIFTBENCH_TEST_FAIL"] = fail
         path.write_text(yaml.safe_dump({**CLUSTER, "environment": hooks, **changes}))
         return path
+
+    def pace(self, step_s: float) -> None:
+        """So long each step takes from now on, in jobs that run too."""
+        (self.folder / "pace").write_text(str(step_s))
 
     # ------------------------------------------------------------ commands
 

@@ -2,10 +2,10 @@
 
     python3 tests/cluster/testcluster.py up | down | status
 
-`up` starts what is not running yet and takes about 20 seconds; `down` ends what `up` started and nothing
+`up` starts what is not running yet and takes about ten seconds; `down` ends what `up` started and nothing
 else. Everything lies in one folder, /var/lib/shiftbench-cluster: configuration, munge key and socket,
-database, spool, logs and process ids. Outside it only /etc/hosts is touched (the nodes' names), and put
-back. Standard library only: it serves a newcomer too, by `make cluster`.
+database, spool, logs and process ids. Outside it /etc/hosts is given the nodes' names, which are taken out
+again, and /run a lock. Standard library only: it serves a newcomer too, by `make cluster`.
 
 The nodes are four slurmd on this host, so "four nodes" share its cores, memory and file system.
 """
@@ -112,6 +112,7 @@ COMMANDS: dict[str, list[str]] = {
         f"--socket={FOLDER}/mariadb.socket",
         f"--pid-file={FOLDER}/mariadbd.pid",
         "--bind-address=127.0.0.1",
+        f"--secure-file-priv={FOLDER}/database",
         f"--port={DATABASE_PORT}",
         "--innodb-buffer-pool-size=64M",
         "--innodb-flush-log-at-trx-commit=0",
@@ -163,8 +164,17 @@ def pid_of(name: str) -> int | None:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError):
         return None
-    is_ours = Path(arguments[0].decode()).name == COMMANDS[name][0] and state != "Z"
-    return pid if is_ours else None
+    # A number may be another process's by now, after a reboot above all.
+    is_ours = [a.decode(errors="replace") for a in arguments[:-1]] == COMMANDS[name] and is_of_ours(pid)
+    return pid if is_ours and state != "Z" else None
+
+
+def is_of_ours(pid: int) -> bool:
+    """Whether a process has this cluster's configuration in its environment."""
+    try:
+        return f"SLURM_CONF={CONF}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def start(name: str) -> None:
@@ -227,7 +237,7 @@ def _up(configure: bool) -> None:
     wait_for("munged", (FOLDER / "munge.socket").exists)
     if not (FOLDER / "database" / "mysql").is_dir():
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={FOLDER}/database"]
-        run(*install, "--auth-root-authentication-method=normal", "--skip-test-db")
+        run(*install, "--auth-root-authentication-method=socket", "--skip-test-db")
     start("mariadbd")
     wait_for("the database", lambda: _sql("select 1"))
     _sql(
@@ -249,14 +259,17 @@ def _up(configure: bool) -> None:
 
 def down() -> None:
     """End what `up` started, and remove its folder."""
+    if os.geteuid() != 0:
+        raise ClusterError("it needs root on Linux")
     if not FOLDER.is_dir():
         return
     with _alone():
         if pid_of("slurmctld") is not None:
+            run("scancel", "--user=root", check=False)
             run("scancel", "--user=root", "--full", "--signal=KILL", check=False)
         for name in reversed(COMMANDS):
             stop(name)
-        _kill_step_daemons()
+        _kill_jobs()
         shutil.rmtree(FOLDER)
         if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
             _forget_nodes()
@@ -344,12 +357,14 @@ def _add_accounts() -> None:
         run(*manager, "modify", "user", "root", "set", "DefaultAccount=research")
 
 
-def _kill_step_daemons() -> None:
-    """slurmstepd outlives its slurmd: end those of this cluster, by the spool folder that they hold open."""
+def _kill_jobs() -> None:
+    """slurmstepd and its tasks outlive a slurmd: end those with a job of ours in their environment."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            is_step = (process / "comm").read_text().strip().startswith("slurmstepd")
-            if is_step and f"SLURM_CONF={CONF}".encode() in (process / "environ").read_bytes():
+            variables = (process / "environ").read_bytes().split(b"\0")
+            is_step = (process / "comm").read_text().startswith("slurmstepd")
+            is_task = any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
+            if f"SLURM_CONF={CONF}".encode() in variables and (is_step or is_task):
                 os.kill(int(process.name), signal.SIGKILL)
         except OSError:
             continue  # it has ended meanwhile
@@ -371,6 +386,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     if arguments[0] == "up":
         print(f"Four nodes are up. For this shell:\n\n  export SLURM_CONF={CONF}\n")
+        print("and then: shiftbench submit configs/experiments/demo.yaml --cluster test")
     return 0
 
 

@@ -34,7 +34,7 @@ def test_an_array_that_was_cancelled_before_it_began(
             record.queue()
     answers = {
         "squeue": f"12|CANCELLED|JobHeldUser||{entry.name}\n",
-        "sacct": "12|CANCELLED by 0|0:0||tiny\n",
+        "sacct": f"12|CANCELLED by 0|0:0||{entry.name}\n",
     }
     monkeypatch.setattr(commands, "ask", lambda name, *_: answers[name] if name == who_knows else "")
     assert [(run.state, run.reason) for run in overview(tmp_path).runs] == [

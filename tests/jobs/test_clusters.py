@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from jobs.checks import check_batches
 from jobs.clusters import LocalCluster, SlurmCluster, load_cluster, parse_cluster, time_s
 from jobs.slurm import sbatch
+from suite.config import load_experiment
 from suite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +69,13 @@ def test_what_a_cluster_may_not_say(keys: dict[str, Any], sentence: str) -> None
         slurm(**keys)
     assert sentence in str(refused.value)
     assert str(refused.value).startswith("mine.yaml: ")
+
+
+@pytest.mark.parametrize("config", ["imagenet-small-batch", "imagenet-resnet50"])
+def test_our_experiments_fit_our_gpu_cluster(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    runs = load_experiment(ROOT / "configs" / "experiments" / f"{config}.yaml").runs
+    check_batches(runs, load_cluster("gpu").ranks)
 
 
 def test_an_unknown_cluster_and_an_unknown_scheduler() -> None:

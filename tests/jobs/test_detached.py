@@ -1,14 +1,22 @@
 """The cluster `local`: submitted runs train in the background, and the terminal may close."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import jobs.local
+from jobs import detached
+from jobs.clusters import load_cluster
+from jobs.submit import submit
+from suite.config import load_experiment
+from suite.errors import UserError
 from tests.jobs.test_local import CONFIG, ROOT
 
 SEEDS = ("batch.norm_batch_size=8", "seeds=[0, 1]")
@@ -46,8 +54,10 @@ class Here:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Here:
-    return Here(tmp_path)
+def here(tmp_path: Path) -> Iterator[Here]:
+    one = Here(tmp_path)
+    yield one
+    one.call("cancel", "--all")
 
 
 def test_runs_complete_in_the_background(here: Here) -> None:
@@ -66,7 +76,7 @@ def test_cancel_and_retry(here: Here) -> None:
     running = next(run for run in here.runs() if run["state"] == "running")
     refused = here.call("cancel", running["run_id"])
     assert refused.returncode == 2
-    assert "1 other runs of the same local submission would end too" in refused.stderr
+    assert "1 other run of the same local submission would end too" in refused.stderr
     assert "2 runs cancelled" in here.call("cancel", "--all").stdout
     runs = here.wait_for("preempted", "cancelled")
     assert {run["reason"].split(" ")[0] for run in runs} == {"stopped", "cancelled"}
@@ -88,7 +98,28 @@ def test_what_is_not_there(here: Here) -> None:
     assert "say which runs, or --all" in here.call("cancel").stderr
 
 
-def test_a_launcher_that_cannot_begin_says_so_in_the_records(here: Here, tmp_path: Path) -> None:
+def test_a_launcher_that_cannot_begin_says_so_in_the_records(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detached.subprocess, "Popen", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(subprocess.CompletedProcess, "pid", os.getpid(), raising=False)
+    runs = load_experiment(here.folder / "tiny.yaml", SEEDS).runs
+    done = submit(runs, load_cluster("local"), here.folder / "runs", "tiny")
+    monkeypatch.undo()
+
+    def too_few(*_: object) -> None:
+        raise UserError("2 jobs × 1 ranks need 2 GPUs, but there is 1")
+
+    monkeypatch.setattr(jobs.local, "run_all", too_few)
+    monkeypatch.setattr(sys, "argv", ["", str(here.folder / "runs"), done.jobs[0].token])
+    with pytest.raises(UserError, match="need 2 GPUs"):
+        detached.main()
+    assert {(run["state"], run["reason"]) for run in here.runs()} == {
+        ("failed", "2 jobs × 1 ranks need 2 GPUs, but there is 1")
+    }
+
+
+def test_batches_that_do_not_fit_the_ranks_are_refused(here: Here, tmp_path: Path) -> None:
     cluster = tmp_path / "c.yaml"
     cluster.write_text("scheduler: local\nntasks_per_node: 3\n")
     done = here.call("submit", str(here.folder / "tiny.yaml"), *SEEDS, "--cluster", str(cluster))

@@ -12,15 +12,18 @@ import pytest
 
 from jobs import snapshot as snapshots
 from jobs.private import private_folder, who_else_can_write
-from jobs.slurm import commands
+from jobs.slurm import commands, task
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
 from jobs.snapshot import snapshot, snapshot_name
 from jobs.submissions import Ledger, jobs_folder, new_submission
-from jobs.verdicts import of_job
+from jobs.verdicts import Verdict, of_job, settle
+from suite.config import expand
 from suite.errors import UserError
+from suite.experiment import Run
 from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
+from suite.paths import RunPaths
 from suite.provenance import CodeState
-from suite.record import Status
+from suite.record import RecordWriter, Status, read_status
 
 SLURM = {"scheduler": "slurm", "nodes": 1}
 
@@ -157,6 +160,7 @@ def test_slurms_own_words_pass_through() -> None:
         ("queued", JobState("1", "CANCELLED"), ("cancelled", "job 1 was cancelled; said", True)),
         ("preempted", JobState("1", "COMPLETED"), ("preempted", "said", False)),
         ("preempted", JobState("1", "TIMEOUT"), ("failed", "job 1: TIMEOUT; said", True)),
+        ("running", JobState("1", "COMPLETED"), ("running", "said", False)),
         ("running", None, ("failed", "job 1 has left the queue without a word, and why is not known", False)),
     ],
 )
@@ -164,8 +168,94 @@ def test_a_record_and_its_job_together(
     state: Any, job: JobState | None, expected: tuple[Any, ...], tmp_path: Path
 ) -> None:
     one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
-    verdict = of_job(Status({"state": state, "reason": "said"}), one, "1", job)
+    verdict = of_job(Status({"state": state, "reason": "said", "job": "1"}), one, "1", job)
     assert (verdict.state, verdict.reason, verdict.is_final) == expected
+
+
+def test_a_run_that_went_on_elsewhere_is_not_judged_by_its_old_job(tmp_path: Path) -> None:
+    one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
+    status = Status({"state": "preempted", "reason": "by Ctrl-C", "job": None})
+    assert of_job(status, one, "1", JobState("1", "FAILED")) == Verdict("preempted", "by Ctrl-C")
+    queued = Status({"state": "queued"})
+    assert of_job(queued, one, None, None).state == "failed"
+    assert of_job(queued, one, None, None, is_being_submitted=True).reason == "being submitted"
+
+
+def test_an_end_is_written_only_where_the_record_has_not_moved_on(tmp_path: Path) -> None:
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    with RecordWriter(run, tmp_path) as record:
+        record.start({})
+        record.status("running")
+        looked = read_status(RunPaths(tmp_path))
+        record.status("completed")
+    settle(tmp_path, Verdict("failed", "job 1: COMPLETED"), looked)
+    assert read_status(RunPaths(tmp_path)).state == "completed"
+    settle(tmp_path, Verdict("failed", "job 1: TIMEOUT"), read_status(RunPaths(tmp_path)))
+    assert read_status(RunPaths(tmp_path)).state == "failed"
+
+
+def test_only_ones_own_entries_are_executed_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    former = os.umask(0o002)
+    try:
+        with ledger.held():
+            one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
+            ledger.write(one)
+    finally:
+        os.umask(former)
+    assert ledger.is_ours(one)
+    path = ledger.folder / f"{one.token}.json"
+    path.chmod(0o664)
+    assert not ledger.is_ours(one)
+    path.write_text(path.read_text().replace("null", '"--user=alice"'))
+    with pytest.raises(UserError, match="is none"):
+        ledger.read()
+
+
+def requeued(run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None) -> dict[str, Any]:
+    """The record after a warning before the first step, and Slurm's answer."""
+    asked: list[tuple[str, ...]] = []
+
+    def answer(*command: str) -> str:
+        asked.append(command)
+        if said is not None:
+            raise SlurmError(said)
+        return ""
+
+    patch.setattr(task, "ask", answer)
+    patch.setattr(task, "REQUEUE_PATIENCE_S", 0.05)
+    patch.setattr(task, "REQUEUE_POLL_S", 0.01)
+    patch.setenv("SLURM_JOB_ID", "12")
+    with RecordWriter(run, folder) as record:
+        record.start({})
+        record.resume(5, [])
+        record.status("preempted", reason="stopped after step 5")
+    task._requeue(run, folder)
+    content: dict[str, Any] = read_status(RunPaths(folder)).content
+    return content | {"asked": asked}
+
+
+def test_a_warned_run_is_requeued_until_it_proves_fruitless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    for _ in range(2):
+        after = requeued(run, tmp_path, monkeypatch, None)
+        assert after["asked"] == [("scontrol", "requeue", "12")]
+        assert after["state"] == "preempted"
+    after = requeued(run, tmp_path, monkeypatch, None)
+    assert after["asked"] == []
+    assert after["state"] == "failed"
+    assert "came 3 times in a row before a step was done" in after["reason"]
+
+
+def test_a_refused_requeue_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    after = requeued(run, tmp_path, monkeypatch, "Requeue disabled")
+    assert len(after["asked"]) == 1
+    assert after["reason"] == "stopped after step 5; it could not be requeued: Requeue disabled"
+    after = requeued(run, tmp_path, monkeypatch, "Unable to contact slurm controller")
+    assert len(after["asked"]) > 1  # it may be starting again
 
 
 def test_ports_are_fresh_after_a_restart_and_apart_within_an_array() -> None:

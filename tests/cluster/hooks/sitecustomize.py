@@ -1,7 +1,7 @@
 """Imported by every Python of a test's jobs: makes training steps slow, or one rank of it fail, on demand.
 
-SHIFTBENCH_TEST_STEP_S       so long each step sleeps: to be struck in its middle without using the machine
-SHIFTBENCH_TEST_FAIL         `rank:step`, where that rank raises an error
+SHIFTBENCH_TEST_PACE    a file with the seconds that each step sleeps, to be struck without using the machine
+SHIFTBENCH_TEST_FAIL    `rank:step`, where that rank raises an error
 """
 
 import importlib.abc
@@ -34,7 +34,8 @@ def _patch(trainer_class):
     rank, _, step = os.environ.get("SHIFTBENCH_TEST_FAIL", "-1:0").partition(":")
 
     def patched(trainer, *arguments):
-        time.sleep(float(os.environ.get("SHIFTBENCH_TEST_STEP_S", "0")))
+        with open(os.environ["SHIFTBENCH_TEST_PACE"]) as pace:  # noqa: PTH123
+            time.sleep(float(pace.read() or 0))
         if (trainer.ranks.rank, trainer.step) == (int(rank), int(step)):
             raise ValueError("planted on this rank")
         return advance(trainer, *arguments)
