@@ -55,9 +55,10 @@ def read_status(paths: RunPaths) -> Status:
     errors: list[RankError] = []
     if content.get("state") == "failed":
         errors = read_errors(paths)
-        # The first rank wrote its own reason, unless another one's end came before, or killed it.
-        if errors and (died_silently or (errors[0].rank != 0 and not errors[0].is_symptom)):
-            content["reason"] = str(errors[0])
+        cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
+        # Of its own end the first rank has written the reason itself.
+        if cause is not None and (died_silently or cause.rank != 0 or cause.is_symptom):
+            content["reason"] = str(cause)
     return Status(content, died_silently, is_missing, errors)
 
 
