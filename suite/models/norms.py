@@ -4,6 +4,7 @@ Shape suffixes: N samples, C channels, H×W pixels, G groups, M = (C/G)·H·W el
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -149,19 +150,25 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
 
 
 def set_norm_batch_size(
-    model: nn.Module, norm_batch_size: int, batch_size_per_gpu: int, device: torch.device
+    model: nn.Module,
+    norm_batch_size: int,
+    batch_size_per_gpu: int,
+    device: torch.device,
+    collective_timeout_s: float | None = None,
 ) -> nn.Module:
     """Make every BatchNorm2d of `model` draw its statistics from `norm_batch_size` samples.
 
     Equal to the batch per GPU: nothing changes. Smaller: ghost groups within the rank. Larger: the
     statistics span norm_batch_size / batch_size_per_gpu neighbouring ranks. Parameters, buffers and
     their names stay. The process group must exist in the last case; `BatchSpec` has checked the arithmetic.
+
+    `collective_timeout_s`: how long ranks wait for their neighbours' statistics; None: torch's default.
     """
     if norm_batch_size == batch_size_per_gpu:
         return model
-    group = (
-        None if norm_batch_size < batch_size_per_gpu else _neighbours(norm_batch_size // batch_size_per_gpu)
-    )
+    group = None
+    if norm_batch_size > batch_size_per_gpu:
+        group = _neighbours(norm_batch_size // batch_size_per_gpu, collective_timeout_s)
 
     def convert(bn: nn.BatchNorm2d) -> nn.Module:
         settings = {"eps": bn.eps, "momentum": bn.momentum, "affine": bn.affine}
@@ -181,8 +188,10 @@ def set_norm_batch_size(
     return model
 
 
-def _neighbours(ranks_per_statistic: int) -> dist.ProcessGroup | None:
+def _neighbours(ranks_per_statistic: int, timeout_s: float | None) -> dist.ProcessGroup | None:
     """The group of neighbouring ranks that this rank shares statistics with."""
+    # A new group does not take the time-out of the one that it is a part of.
+    timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
     group: dist.ProcessGroup | None
-    group, _ = dist.new_subgroups(ranks_per_statistic)
+    group, _ = dist.new_subgroups(ranks_per_statistic, timeout=timeout)
     return group

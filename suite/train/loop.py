@@ -53,7 +53,9 @@ class Trainer:
         if run.recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(ranks.device)
-        self.model = set_norm_batch_size(model, run.batch.norm, run.batch.per_gpu, ranks.device)
+        self.model = set_norm_batch_size(
+            model, run.batch.norm, run.batch.per_gpu, ranks.device, run.system.collective_timeout_s
+        )
         self.optimizer = build_optimizer(self.model, run.recipe)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
         self.ddp: DistributedDataParallel | None = None
