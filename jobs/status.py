@@ -136,11 +136,11 @@ def overview(output_dir: Path) -> Overview:
     named = {one.token: one.jobs(ids.get(one.name)) for one in submissions}
     jobs = {folder: named[one.token].get(folder.name) for folder, one in latest.items()}
     if seen is not None:
-        open_jobs = [job for folder in unsettled if latest[folder].is_slurm and (job := jobs[folder])]
-        seen = for_each(open_jobs, seen)
-        seen |= _ask_accounting(
-            [job for job in open_jobs if job not in seen or not seen[job].is_active], notes
-        )
+        names = {job: latest[f].name for f in unsettled if latest[f].is_slurm and (job := jobs[f])}
+        seen = for_each(names, seen)
+        told = _ask_accounting([job for job in names if job not in seen or not seen[job].is_active], notes)
+        # sacct may be behind, and know a job by halves.
+        seen |= {j: one for j, one in told.items() if not one.is_active and one.name == names[j]}
     is_held = ledger.is_held()
     runs = []
     for folder, status in statuses.items():

@@ -16,17 +16,19 @@ def cluster() -> Iterator[None]:
     reason = testcluster.obstacle()
     if reason:
         pytest.skip(f"NO SLURM: the test cluster cannot run here: {reason}")
-    was_up = testcluster.is_up()
-    testcluster.up()
+    was_up = testcluster.is_any_up()
     former = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = str(testcluster.CONF)
-    yield
-    if former is None:
-        del os.environ["SLURM_CONF"]
-    else:
-        os.environ["SLURM_CONF"] = former
-    if not was_up:
-        testcluster.down()
+    try:
+        testcluster.up()
+        os.environ["SLURM_CONF"] = str(testcluster.CONF)
+        yield
+    finally:
+        if former is None:
+            os.environ.pop("SLURM_CONF", None)
+        else:
+            os.environ["SLURM_CONF"] = former
+        if not was_up:
+            testcluster.down()
 
 
 @pytest.fixture

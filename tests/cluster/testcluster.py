@@ -293,6 +293,11 @@ def is_up() -> bool:
     return all(pid_of(name) is not None for name in COMMANDS)
 
 
+def is_any_up() -> bool:
+    """Whether something of it runs, so that somebody brought it up before."""
+    return any(pid_of(name) is not None for name in COMMANDS)
+
+
 def _configure() -> None:
     host = socket.gethostname()
     for path, text, mode in (
