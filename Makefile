@@ -17,7 +17,7 @@ demo: .venv/.users ## BN against XBN on real images in five minutes, with a repo
 	$(BIN)/shiftbench report runs/demo --out out/demo
 
 test: .venv/.developers system-packages slurm-packages ## the test suite
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 cluster: .venv/.users slurm-packages ## a four-node Slurm on this machine, to try submitting on (root, Debian)
 	@$(PYTHON) tests/cluster/testcluster.py up

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, "pytest._Res
         report.longrepr = f"{item.nodeid} was skipped, which in CI is a failure: {report.longrepr}"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With xdist, a file's tests share a process, and all that need the cluster share one."""
-    for item in items:
-        is_cluster = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if is_cluster else item.nodeid.split("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With xdist, a file's tests share a process, and all that use the one Slurm share one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "cluster" if file.startswith("tests/cluster/") else file
+
+    return ByFile(config, log)
