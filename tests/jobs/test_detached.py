@@ -101,8 +101,8 @@ def test_what_is_not_there(here: Here) -> None:
 def test_a_launcher_that_cannot_begin_says_so_in_the_records(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detached.subprocess, "Popen", lambda *_, **__: subprocess.CompletedProcess([], 0))
-    monkeypatch.setattr(subprocess.CompletedProcess, "pid", os.getpid(), raising=False)
+    me = f"{os.getpid()}@{detached._started(os.getpid())}"
+    monkeypatch.setattr(detached, "start", lambda *_: me)
     runs = load_experiment(here.folder / "tiny.yaml", SEEDS).runs
     done = submit(runs, load_cluster("local"), here.folder / "runs", "tiny")
     monkeypatch.undo()
