@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import detached
 from jobs.checks import read_run
 from jobs.clusters import load_cluster, parse_cluster
+from jobs.local import detached
 from jobs.slurm.commands import ask
-from jobs.status import RunStatus
-from jobs.submissions import Ledger
+from jobs.status.overview import RunStatus
+from jobs.status.verdicts import Verdict, settle
+from jobs.submissions.ledger import Ledger
 from jobs.submit import AnyCluster
-from jobs.verdicts import Verdict, settle
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

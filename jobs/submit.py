@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs import detached
 from jobs.checks import check_batches
 from jobs.clusters import LocalCluster, SlurmCluster
+from jobs.local import detached
 from jobs.slurm import sbatch
 from jobs.slurm.commands import SlurmError, config, max_array_size
-from jobs.snapshot import snapshot, snapshot_name
-from jobs.status import active_jobs
-from jobs.submissions import Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
+from jobs.status.overview import active_jobs
+from jobs.submissions.ledger import Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
+from jobs.submissions.snapshot import snapshot, snapshot_name
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

@@ -17,7 +17,7 @@ import yaml
 from jobs.bench.processes import Timed, environment, time_files, timed
 from jobs.clusters import SlurmCluster, load_cluster
 from jobs.slurm.commands import SlurmError, ask, config, max_array_size
-from jobs.submissions import Ledger
+from jobs.submissions.ledger import Ledger
 from suite.errors import UserError
 
 EXPERIMENT: dict[str, Any] = {

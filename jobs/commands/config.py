@@ -31,7 +31,7 @@ def schema(
     as_json: Annotated[bool, typer.Option("--json", help="The JSON schema of one resolved run.")] = False,
 ) -> None:
     """List every key of an experiment: type, default, meaning, and what CONFIG makes of it."""
-    from jobs.schema import schema_table
+    from jobs.commands.schema import schema_table
     from suite.config import load_experiment
     from suite.experiment import Run
 

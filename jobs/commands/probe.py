@@ -44,7 +44,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
-    from jobs.probing import as_plain, choose_specs, print_profile, run_of
+    from jobs.commands.probing import as_plain, choose_specs, print_profile, run_of
 
     run = run_of(checkpoint)
     model_spec, data_spec = choose_specs(run, arch, norm, data, image_size, num_classes)

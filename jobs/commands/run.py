@@ -50,13 +50,13 @@ def run(
         check_data(one)  # a data set that is missing or too small is refused before anything starts
     console = Console(soft_wrap=True)
     if group:
-        from jobs.ranked import train_in_turn
+        from jobs.process.ranked import train_in_turn
 
         outcome = train_in_turn(experiment.runs, output_dir, int(group["WORLD_SIZE"]))
         console.quiet = group["RANK"] != "0"
     else:
-        from jobs.local import run_all
-        from jobs.progress import ProgressView
+        from jobs.local.launcher import run_all
+        from jobs.local.progress import ProgressView
 
         outcome = run_all(experiment.runs, output_dir, jobs, ranks, ProgressView(console))
     console.print(f"{outcome}; records in {output_dir}", highlight=False)

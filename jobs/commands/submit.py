@@ -67,7 +67,7 @@ def retry(
 ) -> None:
     """Submit runs again that did not complete; they resume from their newest checkpoint."""
     from jobs.control import resubmissions, to_retry
-    from jobs.status import overview
+    from jobs.status.overview import overview
     from jobs.submit import submit
     from suite.errors import UserError
 

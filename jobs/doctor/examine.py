@@ -11,8 +11,8 @@ from jobs.doctor.meeting import Meeting, meeting
 from jobs.doctor.nodes import Heard, Request, ask_here, ask_slurm, new_token, python_of
 from jobs.doctor.site import site_findings
 from jobs.slurm.commands import SlurmError
-from jobs.snapshot import snapshot
-from jobs.submissions import jobs_folder
+from jobs.submissions.ledger import jobs_folder
+from jobs.submissions.snapshot import snapshot
 from suite.errors import UserError
 
 # A problem of one of these keeps a job from starting, so that waiting for it makes no sense.

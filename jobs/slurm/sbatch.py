@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.clusters import LocalCluster, SlurmCluster, time_s
-from jobs.private import private_folder
 from jobs.slurm.commands import SlurmError, ask, no_slurm, words
 from jobs.slurm.task import TrainTask
+from jobs.submissions.private import private_folder
 from suite.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.logs import also_logged_to, log_to_stderr
+from jobs.process.logs import also_logged_to, log_to_stderr
 from jobs.slurm.commands import SlurmError, ask
 from suite.errors import Preempted, UserError
 from suite.experiment import Run

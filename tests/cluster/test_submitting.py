@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.submissions import Ledger
+from jobs.submissions.ledger import Ledger
 from suite.record import Record
 from tests.cluster import testcluster
 from tests.cluster.cells import QUICK, ROOT, Cells, slurm, wait_until

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs.slurm import commands
-from jobs.status import overview
-from jobs.submissions import Ledger, new_submission
+from jobs.status.overview import overview
+from jobs.submissions.ledger import Ledger, new_submission
 from suite.config import expand
 from suite.record import Record, RecordWriter
 

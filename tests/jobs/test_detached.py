@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import jobs.local
-from jobs import detached
+import jobs.local.launcher
 from jobs.clusters import load_cluster
+from jobs.local import detached
 from jobs.submit import submit
 from suite.config import load_experiment
 from suite.errors import UserError
@@ -110,7 +110,7 @@ def test_a_launcher_that_cannot_begin_says_so_in_the_records(
     def too_few(*_: object) -> None:
         raise UserError("2 jobs × 1 ranks need 2 GPUs, but there is 1")
 
-    monkeypatch.setattr(jobs.local, "run_all", too_few)
+    monkeypatch.setattr(jobs.local.launcher, "run_all", too_few)
     monkeypatch.setattr(sys, "argv", ["", str(here.folder / "runs"), done.jobs[0].token])
     with pytest.raises(UserError, match="need 2 GPUs"):
         detached.main()

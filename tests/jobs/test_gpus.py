@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.gpus import share_out, visible_gpus
+from jobs.local.gpus import share_out, visible_gpus
 from suite.errors import UserError
 
 

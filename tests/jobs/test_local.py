@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import jobs.local
-from jobs.local import run_all
+import jobs.local.launcher
+from jobs.local.launcher import run_all
+from jobs.local.progress import ProgressView
+from jobs.local.stop import stop_signals
 from jobs.outcome import Outcome
-from jobs.progress import ProgressView
-from jobs.stop import stop_signals
 from suite.config import load_experiment
 from suite.experiment import Run
 
@@ -106,7 +106,7 @@ def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
 def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Signals) -> None:
     sent: list[signal.Signals] = []
     with stop_signals() as stop, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.stop.send", lambda one, _: sent.append(one))
+        patch.setattr("jobs.local.stop.send", lambda one, _: sent.append(one))
         for one in (number, number, signal.SIGTERM):
             os.kill(os.getpid(), one)
             stop.forward([])
@@ -153,7 +153,7 @@ def stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> list[Run]:
             raise OSError(11, "no process can be had")
         return popen(["sleep", "100"], start_new_session=True)
 
-    patch.setattr("jobs.local.subprocess.Popen", start)
+    patch.setattr("jobs.local.launcher.subprocess.Popen", start)
     return list(runs)
 
 
@@ -178,9 +178,9 @@ def test_an_error_in_the_launcher_ends_what_it_started(
     def fail(view: ProgressView, folder: Path, paths: object) -> None:
         raise ZeroDivisionError
 
-    send = jobs.local.send
+    send = jobs.local.launcher.send
     monkeypatch.setattr(
-        "jobs.local.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
+        "jobs.local.launcher.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
     )
     monkeypatch.setattr(ProgressView, "update", fail)
     with pytest.raises(ZeroDivisionError):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.probing import choose_specs
+from jobs.commands.probing import choose_specs
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run

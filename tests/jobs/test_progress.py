@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.progress import ProgressView
+from jobs.local.progress import ProgressView
 from suite.config import expand
 from suite.paths import RunPaths
 

@@ -8,7 +8,7 @@ import pytest
 
 import suite.train
 from jobs.outcome import Outcome
-from jobs.ranked import train_in_turn
+from jobs.process.ranked import train_in_turn
 from suite.config import expand
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run

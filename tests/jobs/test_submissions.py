@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from jobs import snapshot as snapshots
-from jobs.private import private_folder, who_else_can_write
 from jobs.slurm import commands, task
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
-from jobs.snapshot import snapshot, snapshot_name
-from jobs.submissions import Ledger, jobs_folder, new_submission
-from jobs.verdicts import Verdict, of_job, settle
+from jobs.status.verdicts import Verdict, of_job, settle
+from jobs.submissions import snapshot as snapshots
+from jobs.submissions.ledger import Ledger, jobs_folder, new_submission
+from jobs.submissions.private import private_folder, who_else_can_write
+from jobs.submissions.snapshot import snapshot, snapshot_name
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from jobs import detached
-from jobs.status import RunStatus
+from jobs.local import detached
+from jobs.status.overview import RunStatus
 
 
 def log_files(run: RunStatus, rank: int) -> list[Path]:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.private import private_folder, who_else_can_write
+from jobs.submissions.private import private_folder, who_else_can_write
 from suite.errors import UserError
 from suite.record.files import read_json, write_atomically
 

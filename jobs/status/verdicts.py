@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import detached
+from jobs.local import detached
 from jobs.slurm.commands import JobState
-from jobs.submissions import Submission
+from jobs.submissions.ledger import Submission
 from suite.errors import UserError
 from suite.record import UNFINISHED, Record, RecordWriter, State, Status
 

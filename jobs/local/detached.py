@@ -1,6 +1,6 @@
 """The cluster `local`: a launcher in the background that trains a submission's runs on this machine.
 
-python -m jobs.detached OUTPUT_DIR TOKEN
+python -m jobs.local.detached OUTPUT_DIR TOKEN
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.private import private_folder
-from jobs.submissions import Ledger, Submission
+from jobs.submissions.ledger import Ledger, Submission
+from jobs.submissions.private import private_folder
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
@@ -44,7 +44,7 @@ def start(entry: Submission, ledger: Ledger) -> str:
 
 def command(entry: Submission, output_dir: Path) -> list[str]:
     """The launcher's command line."""
-    return [sys.executable, "-m", "jobs.detached", str(output_dir.absolute()), entry.token]
+    return [sys.executable, "-m", "jobs.local.detached", str(output_dir.absolute()), entry.token]
 
 
 def is_alive(one: Submission) -> bool | None:
@@ -83,8 +83,8 @@ def main() -> int:
     assert isinstance(cluster, LocalCluster)
 
     from jobs.checks import read_run
-    from jobs.local import run_all
-    from jobs.progress import ProgressView
+    from jobs.local.launcher import run_all
+    from jobs.local.progress import ProgressView
 
     folders = [output_dir / name for name in one.folders]
     runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]

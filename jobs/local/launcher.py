@@ -15,10 +15,10 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import check_batches, check_folders, is_completed
-from jobs.gpus import share_out, visible_gpus
+from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.progress import ProgressView
+from jobs.local.stop import send, stop_signals
 from jobs.outcome import Outcome
-from jobs.progress import ProgressView
-from jobs.stop import send, stop_signals
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -90,9 +90,9 @@ def _start(run: Run, folder: Path, ranks: int, threads: int, gpus: dict[str, str
     started_at = time.time()
     with RecordWriter(run, folder):
         pass  # leaves the run.json that the process reads
-    command = ["jobs.worker", str(folder)]
+    command = ["jobs.process.worker", str(folder)]
     if ranks > 1:
-        command = ["jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
+        command = ["jobs.process.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
     env = os.environ | gpus
     if run.system.torch_threads is None:
         # Otherwise every process takes every core, and they stand in one another's way.

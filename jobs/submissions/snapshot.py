@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs.private import private_folder
+from jobs.submissions.private import private_folder
 from suite.errors import UserError
 from suite.provenance import ROOT, SNAPSHOT_NOTE, code_state
 

@@ -1,4 +1,4 @@
-"""A process that trains one run: `python -m jobs.worker FOLDER`, alone or as one of torchrun's ranks.
+"""A process that trains one run: `python -m jobs.process.worker FOLDER`, alone or as one of torchrun's ranks.
 
 FOLDER holds the run.json that the launcher wrote. What the process says goes to stderr, which the
 launcher keeps in the run's log.txt.
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import read_run
-from jobs.logs import log_to_stderr
-from jobs.parent import signal_when_parent_ends
+from jobs.process.logs import log_to_stderr
+from jobs.process.parent import signal_when_parent_ends
 from suite.errors import Diverged, Preempted, UserError
 from suite.launch import launch_variables
 

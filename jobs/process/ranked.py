@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from jobs import exit_codes
 from jobs.checks import check_batches, is_completed
-from jobs.logs import also_logged_to, log_to_stderr
 from jobs.outcome import Outcome
+from jobs.process.logs import also_logged_to, log_to_stderr
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

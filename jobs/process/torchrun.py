@@ -1,9 +1,9 @@
-"""torchrun, ending with the launcher that started it: `python -m jobs.torchrun ARGUMENTS`."""
+"""torchrun, ending with the launcher that started it: `python -m jobs.process.torchrun ARGUMENTS`."""
 
 import signal
 import sys
 
-from jobs.parent import signal_when_parent_ends
+from jobs.process.parent import signal_when_parent_ends
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.log_files import log_files
-from jobs.status import RunStatus
+from jobs.status.log_files import log_files
+from jobs.status.overview import RunStatus
 
 STYLES = {
     "completed": "green",

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import detached
+from jobs.local import detached
 from jobs.slurm.commands import JobState, SlurmError, accounting, for_each, queue
-from jobs.submissions import Ledger, Submission
-from jobs.verdicts import Verdict, is_unsettled, of_job, of_launcher, settle
+from jobs.status.verdicts import Verdict, is_unsettled, of_job, of_launcher, settle
+from jobs.submissions.ledger import Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
 from suite.record import RankError, State, read_status

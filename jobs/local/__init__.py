@@ -1,0 +1,1 @@
+"""Runs as processes of this machine: started, followed, stopped; at once or in the background."""

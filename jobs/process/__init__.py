@@ -1,0 +1,1 @@
+"""What runs inside a training process, whoever started it: the launcher, torchrun or srun."""

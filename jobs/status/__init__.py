@@ -1,0 +1,1 @@
+"""What became of every run, and how it is told."""

@@ -1,0 +1,1 @@
+"""What was submitted: the ledger, the folders of jobs, the sources that they import."""
