@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,12 +21,11 @@ from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader,
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
-from suite.record import Layer, Record, RecordWriter
-from suite.shift import ShiftProfile
+from suite.record import RecordWriter
 from suite.signals import StopFlag
-from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, batch_sums, evaluate
+from suite.train.logbook import Logbook
 from suite.train.measure import measure_shift, measure_work
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
@@ -62,7 +60,7 @@ class Trainer:
         self.step = 0
         self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
         self.best_top1_percent = -1.0
-        self.known_bad: set[str] = set()
+        self.logbook = Logbook(ranks, record)
         self.to_evaluate = False
         self._spoke_at = time.monotonic()
         self._is_claimed = False
@@ -211,13 +209,12 @@ class Trainer:
 
     def _record_epoch(self, loader: Loader) -> None:
         """Measure the training of the epoch that has just ended."""
-        loss, top1, _, images = self.ranks.sum(self.epoch_sums.clone()).tolist()
-        self._measure("loss", loss / images, "train")
-        self._measure("top1_percent", 100 * top1 / images, "train")
-        self._measure("learning_rate", self.optimizer.param_groups[0]["lr"], "train")
-        for name, value in self.meter.summary(self.run.batch.global_batch_size).items():
-            self._measure(name, value, "train")
-        self._measure_bad_images(loader, "train")
+        self.logbook.turn_to(self.epoch, self.step)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.logbook.training(
+            self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
+        )
+        self.logbook.bad_images(loader, "train")
         self.epoch_sums.zero_()
 
     def _evaluate(self) -> None:
@@ -233,7 +230,8 @@ class Trainer:
         if not evaluates and not probes:
             return
         self.ranks.share_buffers(self.model)
-        size_bytes = self.record.measurements_size_bytes() if self.record is not None else 0
+        self.logbook.turn_to(self.epoch, self.step)
+        size_bytes = self.logbook.size_bytes
         loader = val_loader(
             self.run,
             images_per_batch=self.run.batch.per_gpu,
@@ -248,14 +246,13 @@ class Trainer:
                 self._stop_evaluation_if_asked(size_bytes)
                 if not math.isfinite(result.loss):
                     raise Diverged(f"the validation loss is not finite after step {self.step}")
-                for name, value in asdict(result).items():
-                    self._measure(name, value, "val")
-                self._measure_bad_images(loader, "val")
-                self._report(result.top1_percent)
+                self.logbook.evaluation(result)
+                self.logbook.bad_images(loader, "val")
+                self._keep_if_best(result.top1_percent)
             if probes:
                 profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, is_last)
                 self._stop_evaluation_if_asked(size_bytes)
-                self._record_shift(profile, top1_precise)
+                self.logbook.shift(profile, top1_precise)
         finally:
             loader.close()
 
@@ -264,65 +261,35 @@ class Trainer:
         if code == GO_ON:
             return
         # The state is that of the epoch's end, and the measurements are to be cut back to that.
-        self._save(to_evaluate=True, measurements_size_bytes=size_bytes)
+        self._save(to_evaluate=True, size_bytes=size_bytes)
         raise self._preempted(code)
 
-    def _report(self, top1_percent: float) -> None:
+    def _keep_if_best(self, top1_percent: float) -> None:
         is_best = top1_percent > self.best_top1_percent
         self.best_top1_percent = max(self.best_top1_percent, top1_percent)
         log.info("epoch %d of %d: top-1 %.2f %%", self.epoch, self.run.recipe.epochs, top1_percent)
-        if self.record is not None:
-            if is_best:
-                CheckpointStore(self.record.paths).save_best(
-                    {"model": self.model.state_dict(), "epoch": self.epoch}
-                )
-            self.record.status("running", evaluated_epoch=self.epoch, top1_percent=top1_percent)
-
-    def _record_shift(self, profile: ShiftProfile, top1_precise_percent: float | None) -> None:
-        if self.record is not None and profile.layers:
-            self.record.layers([Layer(layer.name, layer.num_channels) for layer in profile.layers])
-            for name in ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"):
-                self.record.measure(name, profile.values(name), epoch=self.epoch, step=self.step, split="val")
-        if top1_precise_percent is not None:
-            self._measure("top1_precise_percent", top1_precise_percent, "val")
+        self.logbook.best(top1_percent, self.model.state_dict() if is_best else None)
 
     def _finish(self) -> None:
         if self.record is not None:
-            images_per_s = Record.read(self.record.paths.folder).last("images_per_s")
-            for name, value in measure_work(self.run, self.ranks, images_per_s).items():
-                self._measure(name, value, "train")
-
-    def _measure(self, metric: str, value: float, split: Any) -> None:
-        if self.record is not None:
-            self.record.measure(metric, value, epoch=self.epoch, step=self.step, split=split)
-
-    def _measure_bad_images(self, loader: Loader, split: str) -> None:
-        bad_images = self.ranks.union(loader.bad_images)
-        for path in bad_images.keys() - self.known_bad:
-            log.warning("bad image, left out or replaced: %s: %s", path, bad_images[path])
-        self.known_bad |= bad_images.keys()
-        self._measure("bad_images", len(bad_images), split)
+            self.logbook.turn_to(self.epoch, self.step)
+            for name, value in measure_work(self.run, self.ranks, self.logbook.images_per_s).items():
+                self.logbook.measure(name, value, "train")
 
     # ------------------------------------------------------------ checkpoints
 
-    def _save(self, to_evaluate: bool, measurements_size_bytes: int | None = None) -> None:
-        sums_R4 = self.ranks.gather(self.epoch_sums)
-        if self.record is not None:
-            if measurements_size_bytes is None:
-                measurements_size_bytes = self.record.measurements_size_bytes()
-            start = time.monotonic()
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "epoch_sums": sums_R4,
-                "best_top1_percent": self.best_top1_percent,
-                "to_evaluate": to_evaluate,
-                "measurements_size_bytes": measurements_size_bytes,
-            }
-            CheckpointStore(self.record.paths).save(self.step, state)
-            checkpoint_s = time.monotonic() - start
-            self.record.status("running", epoch=self.epoch, step=self.step, checkpoint_s=checkpoint_s)
+    def _save(self, to_evaluate: bool, size_bytes: int | None = None) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch_sums": self.ranks.gather(self.epoch_sums),
+            "best_top1_percent": self.best_top1_percent,
+            "to_evaluate": to_evaluate,
+            "measurements_size_bytes": self.logbook.size_bytes if size_bytes is None else size_bytes,
+        }
+        self.logbook.turn_to(self.epoch, self.step)
+        self.logbook.checkpoint(state)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
