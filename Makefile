@@ -19,7 +19,7 @@ demo: .venv/.users ## BN against XBN on real images in five minutes, with a repo
 test: .venv/.developers system-packages slurm-packages ## the test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-cluster: .venv/.users slurm-packages ## a four-node Slurm on this machine, to try submitting on (root, Debian)
+cluster: root slurm-packages .venv/.users ## a four-node Slurm on this machine, to try submitting on (root, Debian)
 	@$(PYTHON) tests/cluster/testcluster.py up
 
 cluster-down: ## end that Slurm again
@@ -65,7 +65,10 @@ clean: ## remove the virtual environment and caches; runs stay
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
 	touch $@
 
-.PHONY: system-packages slurm-packages
+.PHONY: root system-packages slurm-packages
+root:
+	@test "$$(id -u)" = 0 || { echo "error: the test cluster needs root on Debian" >&2; exit 2; }
+
 system-packages: WANTED := $(SYSTEM_PACKAGES)
 slurm-packages: WANTED := $(SLURM_PACKAGES)
 system-packages slurm-packages:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 
@@ -21,16 +20,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, "pytest._Res
     if report.skipped and os.environ.get("CI") and not item.get_closest_marker("gpu"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which in CI is a failure: {report.longrepr}"
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With xdist, a file's tests share a process, and all that use the one Slurm share one."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return "cluster" if file.startswith("tests/cluster/") else file
-
-    return ByFile(config, log)

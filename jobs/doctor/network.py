@@ -138,6 +138,7 @@ def together(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether the ranks' group forms and sums."""
     answered = [node.answers["together"] for node in nodes if node.answers.get("together")]
     if len(nodes) < 2:
+        yield ok("process group", f"{ONE_NODE}: the runs ask for no other")
         return
     if not answered:
         yield unknown("process group", "not tried", "see `first node's port` and `packages`")

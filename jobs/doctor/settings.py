@@ -41,12 +41,12 @@ def array_size(config: Config) -> Finding:
     if size is None:
         return unknown("MaxArraySize", "the controller does not tell it", "see `scontrol show config`")
     if size < FEW_TASKS:
-        each = "one run a job" if size <= 1 else f"{size} runs a job array"
+        each = "one run" if size <= 1 else f"{size} runs"
         return warning(
             "MaxArraySize",
-            f"{size}: no more than {each}, so an experiment becomes many submissions",
-            f"MaxArraySize=1001 {RECONFIGURE}; until then set array_parallelism with care: it holds for "
-            "arrays that wait for one another",
+            f"{size}: a job array holds {each} at most, so an experiment becomes many arrays; with "
+            "array_parallelism each of them waits for the one before",
+            f"MaxArraySize=1001 {RECONFIGURE}; until then leave array_parallelism out",
         )
     return ok("MaxArraySize", f"{size}: larger experiments become several arrays")
 
@@ -55,11 +55,7 @@ def requeue(config: Config) -> Finding:
     """Whether jobs are started again after a node's failure."""
     if config.get("JobRequeue") == "1":
         return ok("JobRequeue", "1: jobs are started again after a failure of their node")
-    return warning(
-        "JobRequeue",
-        "0: jobs are not started again by default; ours ask for it by --requeue, which overrides it",
-        f"nothing for shiftbench; for all other jobs JobRequeue=1 {RECONFIGURE}",
-    )
+    return ok("JobRequeue", "0: only jobs that ask for it are started again; shiftbench's do (--requeue)")
 
 
 def kill_wait(config: Config) -> Finding:

@@ -50,6 +50,11 @@ class RunStatus:
         return self.folder.name.rpartition("-")[0] or self.folder.name
 
     @property
+    def cluster(self) -> str:
+        """The name of the cluster that it was submitted to last; empty without a submission."""
+        return str(self.submission.cluster.get("name", "")) if self.submission else ""
+
+    @property
     def restarts(self) -> int:
         return max(0, int(self.content.get("attempts", 0)) - 1)
 

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from suite.config import load_experiment
@@ -173,6 +175,33 @@ class Cells:
             slurm("scancel", "--signal=KILL", "--full", row[0], check=False)
             slurm("scancel", row[0], check=False)
         wait_until("an empty queue", lambda: not self.jobs(), 90)
+
+
+@contextmanager
+def configured(words: str, others: str) -> Iterator[None]:
+    """The controller started anew with other words in slurm.conf, and as before afterwards."""
+    before = testcluster.CONF.read_text()
+    assert words in before
+    try:
+        _restart_with(before.replace(words, others))
+        yield
+    finally:
+        _restart_with(before)
+
+
+def _restart_with(conf: str) -> None:
+    testcluster.CONF.write_text(conf)
+    testcluster.stop("slurmctld")
+    testcluster.up(configure=False)
+
+
+def _can_mount() -> bool:
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(
+    not _can_mount(), reason="NO MOUNTS: a full disk and other machines are made by mount(8): CAP_SYS_ADMIN"
+)
 
 
 def slurm(*command: str, check: bool = True) -> str:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# With xdist each process has a cluster of its own; it must be named before testcluster is imported.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("SHIFTBENCH_TEST_CLUSTER", worker.removeprefix("gw"))
+
 from tests.cluster import testcluster
 from tests.cluster.cells import Cells
 

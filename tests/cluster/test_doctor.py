@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from tests.cluster import testcluster
+from tests.cluster.cells import needs_mounts
 from tests.cluster.testcluster import run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -187,13 +188,16 @@ def test_settings_that_cost_runs_their_restarts(doctor: Doctor) -> None:
         report = doctor("--no-nodes")
     planted = {
         "preempt_send_user_signal": "SlurmctldParameters=preempt_send_user_signal",
-        "JobRequeue": "JobRequeue=1",
         "KillWait": "KillWait=30",
         "MaxArraySize": "MaxArraySize=1001",
     }
     for check, remedy in planted.items():
         assert report[check][0] == "warning", check
         assert remedy in report[check][2]
+    assert report["JobRequeue"][:2] == (
+        "ok",
+        "0: only jobs that ask for it are started again; shiftbench's do (--requeue)",
+    )
     assert doctor.exit_code == 0  # runs are trained all the same
 
 
@@ -255,6 +259,7 @@ def other_machine(path: Path, *lines: str, node: str = "") -> Path:
     return path
 
 
+@needs_mounts
 def test_a_node_that_is_another_world(doctor: Doctor, tmp_path: Path) -> None:
     data, runs, hosts = images(tmp_path / "images"), tmp_path / "runs", tmp_path / "hosts"
     runs.mkdir()
@@ -284,6 +289,7 @@ def test_a_node_that_is_another_world(doctor: Doctor, tmp_path: Path) -> None:
     assert report["process group"][0] == "ok"
 
 
+@needs_mounts
 def test_a_first_node_that_another_cannot_reach(doctor: Doctor, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost n2 n3 {os.uname().nodename}\n")  # and no n1
@@ -295,6 +301,7 @@ def test_a_first_node_that_another_cannot_reach(doctor: Doctor, tmp_path: Path) 
     assert report["process group"][0] == "unknown"  # not tried, or all would wait for the one
 
 
+@needs_mounts
 def test_an_output_folder_that_nodes_cannot_write(doctor: Doctor, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -328,6 +335,7 @@ def test_an_interpreter_that_is_not_there(doctor: Doctor) -> None:
     assert doctor.exit_code == 1
 
 
+@needs_mounts
 def test_a_jobs_folder_that_nodes_do_not_see(doctor: Doctor, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     again = f'unshare --mount bash -c "mount -t tmpfs none {jobs}; $BASH_EXECUTION_STRING"'

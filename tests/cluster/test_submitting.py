@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.bench.submit import bench_submit
 from jobs.submissions.ledger import Ledger
 from suite.record import Record
 from tests.cluster import testcluster
-from tests.cluster.cells import QUICK, ROOT, Cells, slurm, wait_until
+from tests.cluster.cells import QUICK, ROOT, Cells, configured, needs_mounts, slurm, wait_until
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -166,18 +168,37 @@ def test_the_accounting_is_down(cells: Cells) -> None:
     testcluster.up()
 
 
-def test_two_people_at_once_get_one_job_for_each_run(cells: Cells) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "submit", str(cells.config), *QUICK, "seeds=[0, 1, 2, 3]"]
-    command += ["--cluster", str(cells.describe()), "--output-dir", str(cells.output_dir)]
-    both = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
+def test_two_people_at_once_get_one_job_for_each_run(cells: Cells, tmp_path_factory: Any) -> None:
+    """Two accounts of one group, in a folder that the group may write."""
+    for folder in (tmp_path_factory.getbasetemp(), cells.folder):
+        folder.chmod(0o755)
+    cells.output_dir.mkdir()
+    shutil.chown(cells.output_dir, group="nogroup")
+    cells.output_dir.chmod(0o2775)
+    both = [submit_as(user, cells) for user in ("nobody", "daemon")]
     told = sorted(process.communicate(timeout=100)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0], told
     assert "0 submitted, 4 queued already" in told[0]
     assert "4 submitted" in told[1]
     assert len(cells.jobs()) == 4
+    (entry,) = Ledger(cells.output_dir).read()
+    assert entry.user in ("nobody", "daemon")
+
+
+def submit_as(user: str, cells: Cells) -> "subprocess.Popen[str]":
+    """`shiftbench submit`, held, as another account; it may read the checkout wherever that lies."""
+    jobs = cells.folder / f"jobs-{user}"
+    jobs.mkdir(mode=0o700)
+    shutil.chown(jobs, user=user)
+    file = cells.describe(jobs_folder=str(jobs), additional_parameters={"hold": True})
+    file = file.rename(cells.folder / f"{user}.yaml")
+    account = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
+    account += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    command = [sys.executable, "-m", "jobs.cli", "submit", str(cells.config), *QUICK, "seeds=[0, 1, 2, 3]"]
+    command += ["--cluster", str(file), "--output-dir", str(cells.output_dir)]
+    env = os.environ | {"USER": user, "LOGNAME": user, "HOME": "/nonexistent"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*account, *command], cwd=ROOT, env=env, umask=0o002, **pipes)
 
 
 def test_a_submission_cut_off_before_its_job_was_noted(cells: Cells) -> None:
@@ -249,6 +270,7 @@ def test_sources_edited_while_a_job_waits_change_nothing(cells: Cells, tmp_path:
     cells.wait_for_state("completed")
 
 
+@needs_mounts
 def test_a_full_file_system(cells: Cells, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -285,25 +307,29 @@ def test_names_reach_the_shell_quoted(cells: Cells, tmp_path: Path) -> None:
 
 
 def test_an_array_is_split_at_the_sites_limit(cells: Cells) -> None:
-    config = testcluster.CONF.read_text()
-    try:
-        testcluster.CONF.write_text(config.replace("MaxArraySize=1001", "MaxArraySize=3"))
-        testcluster.stop("slurmctld")
-        testcluster.up(configure=False)
+    with configured("MaxArraySize=1001", "MaxArraySize=3"):
         cells.describe(array_parallelism=2, additional_parameters={"hold": True})
         told = cells.submit(*QUICK, f"seeds={list(range(7))}").stdout
         assert told.count("job ") == 3
         entries = Ledger(cells.output_dir).read()
         assert [len(entry.folders) for entry in entries] == [3, 3, 1]
+        assert {run["cluster"] for run in cells.status().values()} == {"cluster"}
         # The limit of two holds over all of them: each array waits for the one before.
         for before, after in itertools.pairwise(entries):
             shown = slurm("scontrol", "show", "job", str(after.job_id))
             assert f"afterany:{before.job_id}_*" in shown
-    finally:
         cells.clear()
-        testcluster.CONF.write_text(config)
-        testcluster.stop("slurmctld")
-        testcluster.up()
+
+
+def test_the_bench_counts_the_calls_that_arrays_need(cells: Cells) -> None:
+    with configured("MaxArraySize=1001", "MaxArraySize=3"):
+        measured = bench_submit(str(cells.describe()), cells=7, rounds=1)
+    assert measured.max_array_size == 3
+    (submitted,), (looked,), (settled,) = measured.submit, measured.status, measured.settle
+    assert submitted.count("sbatch") == measured.needed_sbatch_calls == 3
+    assert looked.count("squeue") + looked.count("sacct") <= 2
+    assert settled.count("squeue") + settled.count("sacct") <= 2
+    assert not cells.jobs()
 
 
 def test_the_setup_of_a_job_that_fails(cells: Cells) -> None:

@@ -9,11 +9,12 @@ import pytest
 from suite.experiment import Run
 from suite.record import Record
 from tests.cluster import testcluster
-from tests.cluster.cells import Cells, slurm, wait_until
+from tests.cluster.cells import Cells, configured, slurm, wait_until
 from tests.train.processes import train
 from tests.train.test_resume import assert_bit_equal, final_state, measured
 
 pytestmark = pytest.mark.timeout(500)
+URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 TWO_RANKS = ("batch.norm_batch_size=16",)  # each BN statistic spans both ranks
 
 
@@ -97,12 +98,24 @@ def test_preemption(cells: Cells, undisturbed: Reference) -> None:
     cells.submit()
     cells.wait_for_step(20)
     job = cells.job()
-    urgent = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
-    slurm("sbatch", *urgent)
+    slurm("sbatch", *URGENT)
     cells.wait_for_state("preempted")
     assert "by SIGUSR2" in cells.record()["reason"]
     cells.hurry(job)
     record = assert_ends_as(cells, undisturbed.of(cells.run))
+    assert record.status["lost_steps"] == 0
+
+
+def test_preemption_where_nobody_warns(cells: Cells, undisturbed: Reference) -> None:
+    with configured("SlurmctldParameters=preempt_send_user_signal", ""):
+        cells.describe(step_s=0.1)
+        cells.submit()
+        cells.wait_for_step(20)
+        job = cells.job()
+        slurm("sbatch", *URGENT)
+        wait_until("the end of the first", lambda: "by SIGTERM" in cells.paths().log.read_text())
+        cells.hurry(job)  # Slurm itself has put it back into the queue
+        record = assert_ends_as(cells, undisturbed.of(cells.run))
     assert record.status["lost_steps"] == 0
 
 

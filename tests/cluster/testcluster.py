@@ -357,6 +357,8 @@ def _add_accounts() -> None:
         run(*manager, "add", "account", "research", "description=research", "organization=shiftbench")
         run(*manager, "add", "account", "tiny", "description=tiny", "organization=shiftbench")
         run(*manager, "modify", "account", "tiny", "set", "MaxSubmitJobs=2")
+        for user in ("nobody", "daemon"):
+            run(*manager, "add", "user", user, "account=research")
         run(*manager, "add", "user", "root", "account=tiny")
         run(*manager, "add", "user", "root", "account=research", "DefaultAccount=research")
         run(*manager, "modify", "user", "root", "set", "DefaultAccount=research")

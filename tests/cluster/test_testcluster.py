@@ -1,0 +1,70 @@
+"""The test cluster itself: comes up once, and goes without taking anything else along."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import testcluster
+
+NUMBER = "9"  # one of its own, beside those of the other tests
+FOLDER = Path(f"/var/lib/shiftbench-cluster-{NUMBER}")
+
+
+def call(action: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, testcluster.__file__, action]
+    env = os.environ | {"SHIFTBENCH_TEST_CLUSTER": NUMBER}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture
+def own() -> Iterator[None]:
+    if reason := testcluster.obstacle():
+        pytest.skip(f"NO SLURM: the test cluster cannot run here: {reason}")
+    yield
+    call("down")
+
+
+def others_hosts() -> list[str]:
+    lines = testcluster.HOSTS.read_text().splitlines()
+    return [line for line in lines if testcluster.HOSTS_MARK not in line]
+
+
+def started() -> dict[str, str]:
+    return {path.stem: path.read_text() for path in FOLDER.glob("*.started")}
+
+
+def test_up_twice_and_down(own: None) -> None:
+    hosts = others_hosts()
+    assert call("status").returncode == 1
+    assert call("up").returncode == 0
+    first = started()
+    assert len(first) == 8
+    again = call("up")
+    assert f"export SLURM_CONF={FOLDER}/slurm.conf" in again.stdout
+    assert started() == first
+    assert call("status").stdout == "up\n"
+
+    # A process that has got a daemon's number since is not that daemon.
+    (FOLDER / "slurmd-n4.started").write_text(str(os.getpid()))
+    assert call("status").stdout == "down\n"
+    with subprocess.Popen(["sleep", "60"]) as decoy:
+        (FOLDER / "slurmd-n4.started").write_text(str(decoy.pid))
+        os.kill(int(first["slurmd-n4"]), 15)
+        assert call("down").returncode == 0
+        assert decoy.poll() is None
+        decoy.kill()
+    assert not FOLDER.exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())
+    assert call("down").returncode == 0
+    if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
+        assert testcluster.HOSTS_MARK not in testcluster.HOSTS.read_text()
+    assert others_hosts() == hosts
+
+
+def test_words_that_it_does_not_know() -> None:
+    done = call("upp")
+    assert (done.returncode, done.stderr) == (2, "usage: testcluster.py up | down | status\n")
