@@ -82,7 +82,7 @@ def _warned(config: Config, how: Preemption) -> Finding:
         return warning(
             check,
             f"not set: a preempted run gets SIGTERM instead of its warning, {how.grace_s + kill_wait_s} s "
-            "before it is killed, and does not count as one that asks to be started again",
+            "before it is killed, and comes back only if Slurm then answers its question why",
             f"SlurmctldParameters={','.join([*others, check])} {RECONFIGURE}",
         )
     if how.grace_s == 0:

@@ -118,6 +118,19 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     return found
 
 
+def is_preempted(job: str) -> bool:
+    """Whether this running job has been told to leave for a more important one, since it was started.
+
+    Raises SlurmError when Slurm does not answer.
+    """
+    words = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
+    told = {key: value for key, _, value in words}
+    times = [told.get("StartTime", ""), told.get("PreemptTime", "")]
+    # ISO 8601 orders as text; `None`, or nothing, where nobody preempts it.
+    are_times = all(time[:1].isdigit() for time in times)
+    return told.get("JobState") == "RUNNING" and are_times and times[0] <= times[1]
+
+
 def for_each(jobs: Iterable[str], told: dict[str, JobState]) -> dict[str, JobState]:
     """What was told, with a line for each of these jobs where one for its whole array must do.
 

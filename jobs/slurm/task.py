@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.process.logs import also_logged_to, log_to_stderr
-from jobs.slurm.commands import SlurmError, ask
+from jobs.slurm.commands import SlurmError, ask, is_preempted
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -54,7 +54,7 @@ class TrainTask:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                if end.is_warned and rank == 0:
+                if rank == 0 and (end.is_warned or _is_preempted(os.environ["SLURM_JOB_ID"])):
                     _requeue(run, folder)
             except Exception as error:
                 if rank == 0:
@@ -91,6 +91,17 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
                 log.info("%s is complete already", folder)
                 return
             train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
+
+
+def _is_preempted(job: str) -> bool:
+    """Without `preempt_send_user_signal` a preempted job hears SIGTERM, and one that ends by that within
+    GraceTime has simply ended: Slurm does not start it again.
+    """
+    try:
+        return is_preempted(job)
+    except SlurmError as error:
+        log.warning("whether %s was preempted is not known: %s", job, error)
+        return False
 
 
 def _requeue(run: Run, folder: Path) -> None:

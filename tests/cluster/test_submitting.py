@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +170,27 @@ def test_the_accounting_is_down(cells: Cells) -> None:
     testcluster.up()
 
 
-def test_two_people_at_once_get_one_job_for_each_run(cells: Cells, tmp_path_factory: Any) -> None:
-    """Two accounts of one group, in a folder that the group may write."""
-    for folder in (tmp_path_factory.getbasetemp(), cells.folder):
-        folder.chmod(0o755)
-    cells.output_dir.mkdir()
-    shutil.chown(cells.output_dir, group="nogroup")
-    cells.output_dir.chmod(0o2775)
-    both = [submit_as(user, cells) for user in ("nobody", "daemon")]
+@pytest.fixture
+def shared(cluster: None) -> Iterator[Cells]:
+    """Cells in a folder that other accounts can reach, with runs that their group may write."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        ours = Cells(Path(folder))
+        ours.output_dir.mkdir()
+        shutil.chown(ours.output_dir, group="nogroup")
+        ours.output_dir.chmod(0o2775)
+        yield ours
+        ours.clear()
+
+
+def test_two_people_at_once_get_one_job_for_each_run(shared: Cells) -> None:
+    both = [submit_as(user, shared) for user in ("nobody", "daemon")]
     told = sorted(process.communicate(timeout=100)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0], told
     assert "0 submitted, 4 queued already" in told[0]
     assert "4 submitted" in told[1]
-    assert len(cells.jobs()) == 4
-    (entry,) = Ledger(cells.output_dir).read()
+    assert len(shared.jobs()) == 4
+    (entry,) = Ledger(shared.output_dir).read()
     assert entry.user in ("nobody", "daemon")
 
 

@@ -113,8 +113,8 @@ def test_preemption_where_nobody_warns(cells: Cells, undisturbed: Reference) -> 
         cells.wait_for_step(20)
         job = cells.job()
         slurm("sbatch", *URGENT)
-        wait_until("the end of the first", lambda: "by SIGTERM" in cells.paths().log.read_text())
-        cells.hurry(job)  # Slurm itself has put it back into the queue
+        wait_until("the end of the first", lambda: "by SIGTERM" in (cells.record().get("reason") or ""))
+        cells.hurry(job)
         record = assert_ends_as(cells, undisturbed.of(cells.run))
     assert record.status["lost_steps"] == 0
 

@@ -1,6 +1,7 @@
 """The test cluster itself: comes up once, and goes without taking anything else along."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,13 @@ def others_hosts() -> list[str]:
     return [line for line in lines if testcluster.HOSTS_MARK not in line]
 
 
+def lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def started() -> dict[str, str]:
     return {path.stem: path.read_text() for path in FOLDER.glob("*.started")}
 
@@ -53,12 +61,13 @@ def test_up_twice_and_down(own: None) -> None:
     assert call("status").stdout == "down\n"
     with subprocess.Popen(["sleep", "60"]) as decoy:
         (FOLDER / "slurmd-n4.started").write_text(str(decoy.pid))
-        os.kill(int(first["slurmd-n4"]), 15)
+        real = first.pop("slurmd-n4")
+        os.kill(int(real), signal.SIGKILL)
         assert call("down").returncode == 0
         assert decoy.poll() is None
         decoy.kill()
     assert not FOLDER.exists()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())
+    assert not [name for name, pid in first.items() if lives(pid)]
     assert call("down").returncode == 0
     if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
         assert testcluster.HOSTS_MARK not in testcluster.HOSTS.read_text()

@@ -48,3 +48,20 @@ def test_a_task_with_a_line_of_its_own_keeps_it() -> None:
     own, whole = commands.JobState("12_0", "COMPLETED"), commands.JobState("12", "CANCELLED")
     told = commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
     assert told == {"12_0": own, "12_1": whole, "12": whole}
+
+
+@pytest.mark.parametrize(
+    ("said", "is_so"),
+    [
+        ("JobState=RUNNING StartTime=2026-11-24T10:47:53 PreemptTime=2026-11-24T10:47:56", True),
+        ("JobState=RUNNING StartTime=2026-11-24T10:47:53 PreemptTime=None", False),
+        ("JobState=RUNNING StartTime=2026-11-24T10:47:53", False),
+        # Of the start before this one.
+        ("JobState=RUNNING StartTime=2026-11-24T10:57:53 PreemptTime=2026-11-24T10:47:56", False),
+        # Requeued by Slurm itself.
+        ("JobState=COMPLETING StartTime=2026-11-24T10:47:53 PreemptTime=2026-11-24T10:47:56", False),
+    ],
+)
+def test_a_job_that_is_being_preempted(said: str, is_so: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "ask", lambda *_: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
+    assert commands.is_preempted("1") is is_so
