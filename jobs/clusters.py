@@ -17,6 +17,10 @@ from suite.specs.base import Spec
 FOLDERS = (Path("configs/clusters"), Path(__file__).resolve().parent.parent / "configs" / "clusters")
 # What decides where a job's files lie and how it is stopped and restarted is not the user's to set.
 OWN_PARAMETERS = frozenset({"array", "error", "job-name", "open-mode", "output", "requeue", "signal"})
+# With these sbatch would not say which job it made, or make none, or make it where nobody looks for it.
+UNUSABLE_PARAMETERS = frozenset(
+    ["cluster-constraint", "clusters", "help", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap"]
+)
 LEAST_TIME_S = 60  # before the warning: less is gone before a network is built
 
 
@@ -97,6 +101,8 @@ class SlurmCluster(_Cluster):
                 raise ValueError(f"{name!r} is not the long name of an option of sbatch")
             if plain in OWN_PARAMETERS:
                 raise ValueError(f"{name} is set by shiftbench itself; remove it")
+            if plain in UNUSABLE_PARAMETERS:
+                raise ValueError(f"{name} cannot be used: shiftbench would lose sight of its jobs; remove it")
             if plain.replace("-", "_") in cls.model_fields:
                 raise ValueError(f"{name} is a key of the cluster itself; give it there")
         return parameters

@@ -19,13 +19,19 @@ from suite.record import read_status
 RETRIED = ("failed", "cancelled", "preempted")
 
 
-def cancel(runs: Sequence[RunStatus], everyone: Sequence[RunStatus]) -> list[RunStatus]:
+def cancel(
+    runs: Sequence[RunStatus], everyone: Sequence[RunStatus], ledger: Ledger, named: bool
+) -> list[RunStatus]:
     """Cancel the jobs of these runs; returns those that had one. What runs writes a checkpoint first.
 
-    `everyone`: all runs there are. Raises UserError when Slurm refuses, or for a part of a local submission:
-    its launcher is one process.
+    `everyone`: all runs there are. What others submitted is left alone. Raises UserError for that where it is
+    `named`, when Slurm refuses, or for a part of a local submission: its launcher is one process.
     """
     chosen = [run for run in runs if run.state in ("queued", "running") and run.job is not None]
+    others = [run for run in chosen if _is_of_others(run, ledger)]
+    if others and named and others[0].submission is not None:
+        raise UserError(f"{others[0].folder.name} was submitted by {others[0].submission.user}: ask there")
+    chosen = [run for run in chosen if run not in others]
     slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
     local = {run.submission.token: run.submission for run in chosen if run.submission and run not in slurm}
     for token in local:
@@ -51,9 +57,17 @@ def cancel(runs: Sequence[RunStatus], everyone: Sequence[RunStatus]) -> list[Run
     return chosen
 
 
-def to_retry(runs: Sequence[RunStatus], named: bool) -> list[RunStatus]:
-    """What `retry` submits again. A run that diverged would do so again: only when it is named."""
-    return [run for run in runs if run.state in RETRIED or (named and run.state == "diverged")]
+def to_retry(runs: Sequence[RunStatus], ledger: Ledger, named: bool) -> list[RunStatus]:
+    """What `retry` submits again. Others' runs, and those that diverged and would do so again, are not
+    unless they are named.
+    """
+    if named:
+        return [run for run in runs if run.state in (*RETRIED, "diverged")]
+    return [run for run in runs if run.state in RETRIED and not _is_of_others(run, ledger)]
+
+
+def _is_of_others(run: RunStatus, ledger: Ledger) -> bool:
+    return run.submission is not None and not ledger.is_ours(run.submission)
 
 
 def resubmissions(

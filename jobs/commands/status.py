@@ -28,15 +28,18 @@ def status(
 
     console = Console(highlight=False)
     if as_json:
-        for run in overview(output_dir).select(runs or []):
+        found = overview(output_dir)
+        for run in found.select(runs or []):
             typer.echo(json.dumps(as_plain(run)))
+        for note in found.notes:
+            typer.echo(f"note: {note}", err=True)
         return
 
     def look() -> RenderableType:
         seen = overview(output_dir)
         chosen = seen.select(runs or [])
         if len(chosen) == 1 and runs:
-            return details(chosen[0])
+            return details(chosen[0], seen.notes)
         limit = None if show_all else max(10, console.height - 8) if console.is_terminal else 50
         return table(chosen, seen.notes, limit)
 
@@ -81,11 +84,12 @@ def cancel(
     """Cancel runs that are queued or running. What runs writes a checkpoint first; `retry` resumes it."""
     from jobs.control import cancel as cancel_runs
     from jobs.status.overview import overview
+    from jobs.submissions.ledger import Ledger
     from suite.errors import UserError
 
     if not runs and not everything:
         raise UserError("say which runs, or --all for every one that is queued or running")
     seen = overview(output_dir)
-    cancelled = cancel_runs(seen.select(runs or []), seen.runs)
+    cancelled = cancel_runs(seen.select(runs or []), seen.runs, Ledger(output_dir), named=bool(runs))
     overview(output_dir)  # writes down what never began
     Console(highlight=False).print(f"{len(cancelled)} run{'s'[: len(cancelled) != 1]} cancelled")

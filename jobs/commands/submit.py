@@ -68,12 +68,13 @@ def retry(
     """Submit runs again that did not complete; they resume from their newest checkpoint."""
     from jobs.control import resubmissions, to_retry
     from jobs.status.overview import overview
+    from jobs.submissions.ledger import Ledger
     from jobs.submit import submit
     from suite.errors import UserError
 
     if not runs and not failed:
         raise UserError("say which runs, or --failed for all that failed, were cancelled or stopped for good")
-    chosen = to_retry(overview(output_dir).select(runs or []), named=bool(runs))
+    chosen = to_retry(overview(output_dir).select(runs or []), Ledger(output_dir), named=bool(runs))
     console = Console(soft_wrap=True, highlight=False)
     if not chosen:
         console.print("nothing to retry")
@@ -107,7 +108,7 @@ def _print_plan(
     for name in planned.completed:
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
-        console.print(f"queued    {name}  job {job}", markup=False)
+        console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
     chunks = split(planned.to_submit, where)
     for chunk, script in zip(chunks, scripts(chunks, where, output_dir, experiment), strict=True):
         for number, run in enumerate(chunk):

@@ -117,12 +117,10 @@ def python_of(cluster: SlurmCluster | LocalCluster) -> str:
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job's script does, says what it has, and becomes the node's program."""
     python = python_of(cluster)
-    setup = cluster.setup if isinstance(cluster, SlurmCluster) else ()
     target = sbatch.Target("", request.snapshot.parent, request.snapshot)
     content = {"folder": str(request.folder), "token": request.token, "data": list(request.data)}
     lines = [
-        *sbatch.environment_lines(cluster, target),
-        *setup,
+        *sbatch.set_up(cluster, target),
         f"has_code=false; [ -d {shlex.quote(str(request.snapshot))} ] && has_code=true",
         f"has_python=false; command -v {shlex.quote(python)} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',

@@ -1,5 +1,6 @@
 """Slurm's commands, asked in batches, and their answers. What Slurm says in refusing is passed on."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from suite.errors import UserError
 
 TIMEOUT_S = 60.0
 MAX_NAMES = 1000
+# What users set for their own eyes would hide jobs from ours.
+FILTERS = ("SQUEUE_", "SACCT_")
 # squeue's words for a job that will still do something.
 ACTIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
@@ -51,7 +54,12 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
         raise no_slurm(command[0])
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+            command,
+            env={name: value for name, value in os.environ.items() if not name.startswith(FILTERS)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer in {timeout_s:.0f} s") from None
@@ -62,6 +70,8 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 def no_slurm(command: str) -> SlurmError:
     """What to say where Slurm's commands are missing."""
+    if command == "sacct" and shutil.which("squeue") is not None:
+        return SlurmError("sacct is not installed here")
     return SlurmError(
         f"{command} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave out "
         "--cluster to train on this machine"
@@ -97,7 +107,7 @@ def queue(names: Iterable[str]) -> dict[str, JobState]:
         return {}
     # A command line has its limit: with very many names it is cheaper to leave out what is not ours here.
     named = [f"--name={','.join(sorted(wanted))}"] if len(wanted) <= MAX_NAMES else []
-    text = ask("squeue", "--noheader", "--array", "--states=all", *named, f"--format={_FIELDS}")
+    text = ask("squeue", "--noheader", "--all", "--array", "--states=all", *named, f"--format={_FIELDS}")
     rows = (line.split("|") for line in text.splitlines())
     return {row[0]: JobState(row[0], row[1], row[2], row[3], row[4]) for row in rows if len(row) == 5}
 

@@ -85,8 +85,10 @@ def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | No
 
 @contextmanager
 def outside_any_job() -> Iterator[None]:
-    """Without the variables of a job or a group of ranks that we are in, which sbatch would hand on."""
-    hidden = set(DISTRIBUTED)
+    """Without the variables of a job or a group of ranks that we are in, which sbatch would hand on, and
+    without sbatch's own, which would overrule the cluster's file.
+    """
+    hidden = set(DISTRIBUTED) | {name for name in os.environ if name.startswith("SBATCH_")}
     if "SLURM_JOB_ID" in os.environ:
         hidden |= {name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))} - {"SLURM_CONF"}
     former = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
@@ -129,7 +131,7 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*environment_lines(cluster, target), *cluster.setup, _own_pickle(target)],
+        "setup": [*set_up(cluster, target), _own_pickle(target)],
         "srun_args": srun_args,
         "wckey": None,  # Submitit's own would be refused where keys are tracked
         "additional_parameters": more,
@@ -149,10 +151,11 @@ def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
     return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
-def environment_lines(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
-    """Lines that set the cluster's variables, and make the snapshot what jobs import."""
+def set_up(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
+    """The cluster's variables and lines, and then, whatever those did, the snapshot as what jobs import."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
+        *(cluster.setup if isinstance(cluster, SlurmCluster) else ()),
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",

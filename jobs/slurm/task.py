@@ -54,7 +54,7 @@ class TrainTask:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                if rank == 0 and (end.is_warned or _is_preempted(os.environ["SLURM_JOB_ID"])):
+                if rank == 0 and (end.is_warned or _is_preempted(_job())):
                     _requeue(run, folder)
             except Exception as error:
                 if rank == 0:
@@ -93,6 +93,13 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
             train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
+def _job() -> str:
+    """`12_3` in an array: SLURM_JOB_ID alone means the whole array in one of its tasks."""
+    job = scheduler_job(os.environ)
+    assert job is not None
+    return job
+
+
 def _is_preempted(job: str) -> bool:
     """Without `preempt_send_user_signal` a preempted job hears SIGTERM, and one that ends by that within
     GraceTime has simply ended: Slurm does not start it again.
@@ -121,7 +128,7 @@ def _requeue(run: Run, folder: Path) -> None:
             return
         record.status("preempted", fruitless_starts=fruitless)
         try:
-            _ask_for_requeue(os.environ["SLURM_JOB_ID"])
+            _ask_for_requeue(_job())
         except SlurmError as error:
             record.status("preempted", reason=f"{reason}; it could not be requeued: {error}")
             log.error("not requeued: %s", error)

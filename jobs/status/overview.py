@@ -5,6 +5,7 @@ What the scheduler alone knows, such as a node that failed, is written into the 
 tells it too.
 """
 
+import getpass
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,19 @@ from typing import Any
 
 from jobs.local import detached
 from jobs.slurm.commands import JobState, SlurmError, accounting, for_each, queue
-from jobs.status.verdicts import Verdict, is_unsettled, of_job, of_launcher, settle
+from jobs.status.verdicts import (
+    Verdict,
+    is_unsettled,
+    may_come_back,
+    of_job,
+    of_launcher,
+    of_requeued,
+    settle,
+)
 from jobs.submissions.ledger import Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
-from suite.record import RankError, State, read_status
+from suite.record import UNFINISHED, RankError, State, read_status
 from suite.record.files import read_json
 
 
@@ -105,7 +114,7 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
     """The job of every run folder that is queued or running, by name. Raises SlurmError without an answer.
 
     Entries without a job's id are looked for by name: a crash may have come between the two. One that Slurm
-    does not know is void.
+    does not know is void; but of others' jobs it may not tell (PrivateData), and their record is believed.
     """
     submissions = ledger.read()
     slurm = [one for one in submissions if one.is_slurm]
@@ -118,6 +127,9 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
             active |= {f: job for f, job in jobs.items() if _is_to_come(ledger.output_dir / f)}
         for folder, job in jobs.items():
             seen_job = _job_of(one, job, seen)
+            is_hidden = one.is_slurm and seen_job is None and one.user != getpass.getuser()
+            if is_hidden and read_status(RunPaths(ledger.output_dir / folder)).state in UNFINISHED:
+                active[folder] = f"{job} of {one.user}"
             if seen_job is not None and seen_job.is_active:
                 active[folder] = job
     return active
@@ -135,7 +147,13 @@ def overview(output_dir: Path) -> Overview:
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
     # Ordered, and looked into once for each run.
     unsettled = dict.fromkeys(folder for folder in latest if is_unsettled(statuses[folder]))
-    seen = _look_in_queue((latest[folder].name for folder in unsettled if latest[folder].is_slurm), notes)
+    returning = [
+        folder
+        for folder, one in latest.items()
+        if one.is_slurm and may_come_back(statuses[folder], one.jobs().get(folder.name))
+    ]
+    asked = (folder for folder in [*unsettled, *returning] if latest[folder].is_slurm)
+    seen = _look_in_queue((latest[folder].name for folder in asked), notes)
     ids = _ids((seen or {}).values())
     # Once for each submission: one lists the jobs of up to thousands of runs.
     named = {one.token: one.jobs(ids.get(one.name)) for one in submissions}
@@ -157,6 +175,8 @@ def overview(output_dir: Path) -> Overview:
                 verdict = of_launcher(status, one, is_being_submitted=is_held)
             elif seen is not None:
                 verdict = of_job(status, one, job, seen_job, is_being_submitted=is_held)
+        elif folder in returning:
+            verdict = of_requeued(status, seen_job)
         if verdict.is_final:
             settle(folder, verdict, status)
         node = status.content.get("nodes") or (seen_job.nodes if seen_job else "")

@@ -1,5 +1,6 @@
 """What a run's record and its job say together, and an end that only the scheduler knew of, written down."""
 
+import getpass
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def is_unsettled(status: Status) -> bool:
     return status.state in UNFINISHED or status.died_silently or status.is_missing
 
 
+def may_come_back(status: Status, job: str | None) -> bool:
+    """Whether a failed run's own job may be in the queue again: where a node fails, the first rank can only
+    tell of a lost connection, and Slurm starts the job elsewhere.
+    """
+    return status.state == "failed" and job is not None and status.content.get("job") == job
+
+
+def of_requeued(status: Status, seen: JobState | None) -> Verdict:
+    """A record that says `failed`, and what Slurm says of the job that failed."""
+    if seen is not None and seen.state in WAITING:
+        return Verdict("queued", f"{seen.reason or seen.state}; {status.reason}")
+    return Verdict("failed", status.reason or "")
+
+
 def of_job(
     status: Status,
     one: Submission,
@@ -42,6 +57,8 @@ def of_job(
     if job is None:
         return Verdict("failed", "its submission was interrupted before Slurm took it: submit again")
     if seen is None:
+        if status.state in UNFINISHED and one.user != getpass.getuser():
+            return Verdict(status.state, f"by {one.user}, and Slurm shows you nothing of job {job}")
         if status.state == "preempted":
             return Verdict("preempted", status.reason or "")
         return Verdict("failed", f"job {job} has left the queue without a word, and why is not known")

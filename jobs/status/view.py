@@ -89,7 +89,7 @@ COLUMNS: dict[str, Callable[[RunStatus], str]] = {
 NUMBERS = ("epoch", "top-1", "img/s", "left", "restarts")
 
 
-def details(run: RunStatus) -> RenderableType:
+def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
     """All there is to tell of one run."""
     content = run.content
     rows = Table(box=None, show_header=False, pad_edge=False)
@@ -117,7 +117,7 @@ def details(run: RunStatus) -> RenderableType:
     for error in run.errors:
         parts.append(Text(f"\nrank {error.rank} on {error.host}", "red"))
         parts.append(Text(error.traceback))
-    return Group(*parts)
+    return Group(*parts, *(Text(note, "yellow") for note in notes))
 
 
 def _progress(run: RunStatus) -> str:

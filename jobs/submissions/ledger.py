@@ -97,7 +97,13 @@ class Ledger:
         except OSError as error:
             raise UserError(f"{self.output_dir}: cannot be written: {error.strerror}") from None
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(
+                    f"{self.output_dir}: this file system has no locks ({error.strerror}); choose an output "
+                    "folder on one that has (Lustre: mounted with -o flock)"
+                ) from None
             yield
 
     def is_held(self) -> bool:
@@ -105,15 +111,18 @@ class Ledger:
         try:
             with (self.output_dir / FOLDER / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         return False
 
     def is_ours(self, submission: Submission) -> bool:
-        """Whether nobody but this user can have written an entry: what it says to execute may be executed."""
-        status = (self.folder / f"{submission.token}.json").stat()
+        """Whether nobody but this user can have written an entry: what it says may be executed or ended."""
+        try:
+            status = (self.folder / f"{submission.token}.json").stat()
+        except FileNotFoundError:  # taken back meanwhile
+            return False
         return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def read(self) -> list[Submission]:

@@ -63,13 +63,15 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]],
     return lines, damaged
 
 
-def is_locked(paths: RunPaths) -> bool:
-    """Whether a live process writes this run."""
+def is_locked(paths: RunPaths) -> bool | None:
+    """Whether a live process writes this run; None where the file system has no locks to tell by."""
     try:
         with paths.lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return None
     return False

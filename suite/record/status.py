@@ -64,7 +64,8 @@ def read_status(paths: RunPaths) -> Status:
 
 def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
     """Whether a process trains this run: it holds the lock here, or spoke lately elsewhere."""
-    if is_locked(paths):
+    locked = is_locked(paths)
+    if locked:
         return True
-    is_elsewhere = content.get("host") not in (None, socket.gethostname())
+    is_elsewhere = locked is None or content.get("host") not in (None, socket.gethostname())
     return is_elsewhere and time.time() - content.get("updated_at", 0.0) < SILENCE_S

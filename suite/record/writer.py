@@ -124,7 +124,10 @@ class RecordWriter:
         self.paths.claim.unlink(missing_ok=True)  # one that still waits leaves it again
         line = {"started_at": now, **provenance}
         costs = {"rank_s": before.get("rank_s", 0.0) + attempt_rank_s(before)}
-        if provenance.get("scheduler_job") and before.get("state") in ("queued", "preempted", "running"):
+        job, state = provenance.get("scheduler_job"), before.get("state")
+        # `failed`, and here again: a rank told of a node that had failed, and Slurm put the job back.
+        has_waited = state in ("queued", "preempted", "running") or before.get("job") == job
+        if job and has_waited:
             line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
             costs["queue_wait_s"] = before.get("queue_wait_s", 0.0) + line["queue_wait_s"]
         append_line(self.paths.provenance, json.dumps(line))

@@ -268,7 +268,9 @@ def test_sources_edited_while_a_job_waits_change_nothing(cells: Cells, tmp_path:
     checkout = tmp_path / "checkout"
     for package in ("suite", "jobs", "reports"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
-    cells.describe(additional_parameters={"hold": True})
+    # Whatever the set-up does, as a line of `module load` might.
+    elsewhere = f"export PYTHONPATH={checkout}"
+    cells.describe(additional_parameters={"hold": True}, setup=[elsewhere])
     command = [sys.executable, "-m", "jobs.cli", "submit", str(cells.config), *QUICK]
     command += ["--cluster", str(cells.folder / "cluster.yaml"), "--output-dir", str(cells.output_dir)]
     cells.overrides = QUICK

@@ -119,6 +119,26 @@ def test_preemption_where_nobody_warns(cells: Cells, undisturbed: Reference) -> 
     assert record.status["lost_steps"] == 0
 
 
+def test_a_task_that_comes_back_and_its_array_does_not(cells: Cells) -> None:
+    """Slurm gives one task the array's own id: asked by that alone, it would start every task again."""
+    cells.describe(step_s=0.1)
+    cells.submit("data.train_images=1600", "seeds=[0, 1, 2]")
+    first, second, last = cells.runs
+    for run in cells.runs:
+        cells.wait_for_step(20, run)
+    array = cells.job().partition("_")[0]
+    slurm("scancel", f"{array}_1")
+    wait_until("the end of the second", lambda: cells.record(second).get("state") == "preempted")
+    slurm("scancel", "--signal=USR2", f"{array}_2")
+    wait_until("the warning", lambda: "by SIGUSR2" in (cells.record(last).get("reason") or ""))
+    cells.hurry(f"{array}_2")
+    for run in (first, last):
+        cells.wait_for_state("completed", run)
+    wait_until("the end", lambda: not cells.jobs())
+    assert [cells.record(run)["attempts"] for run in (first, second, last)] == [1, 1, 2]
+    assert cells.status()[second.folder_name]["state"] == "cancelled"
+
+
 def test_a_controller_that_restarts(cells: Cells, undisturbed: Reference) -> None:
     cells.describe(step_s=0.1)
     cells.submit()

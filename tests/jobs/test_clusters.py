@@ -1,5 +1,6 @@
 """Clusters: what a file may say, and the sbatch script that comes of it, word for word."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def test_time_is_read_as_sbatch_reads_it(text: str, seconds: int) -> None:
         ({"environment": {"A B": "1"}}, "'A B' is not the name of an environment variable"),
         ({"additional_parameters": {"array": "0-3"}}, "array is set by shiftbench itself"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "is a key of the cluster itself"),
+        ({"additional_parameters": {"test_only": True}}, "shiftbench would lose sight of its jobs"),
+        ({"additional_parameters": {"clusters": "other"}}, "clusters cannot be used"),
         ({"additional_parameters": {"x y": 2}}, "is not the long name of an option"),
     ],
 )
@@ -138,6 +141,17 @@ def test_without_submitits_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="srun is not on the PATH"):
         sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs"), Path("/code")))
+
+
+def test_nothing_from_outside_overrules_the_clusters_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}
+    hidden = {"SBATCH_PARTITION": "debug", "SLURM_JOB_ID": "3", "SRUN_DEBUG": "1", "RANK": "0"}
+    for name, value in {**kept, **hidden}.items():
+        monkeypatch.setenv(name, value)
+    with sbatch.outside_any_job():
+        assert not hidden.keys() & os.environ.keys()
+        assert kept.items() <= os.environ.items()
+    assert hidden.items() <= os.environ.items()
 
 
 def test_the_ranks_of_a_run() -> None:

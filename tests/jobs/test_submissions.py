@@ -1,20 +1,26 @@
 """The ledger, the folders that only their owner can write, the snapshot, and what Slurm's answers mean."""
 
+import errno
+import getpass
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import control
 from jobs.slurm import commands, task
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
+from jobs.status.overview import active_jobs, overview
 from jobs.status.verdicts import Verdict, of_job, settle
 from jobs.submissions import snapshot as snapshots
-from jobs.submissions.ledger import Ledger, jobs_folder, new_submission
+from jobs.submissions.ledger import Ledger, Submission, jobs_folder, new_submission
 from jobs.submissions.private import private_folder, who_else_can_write
 from jobs.submissions.snapshot import snapshot, snapshot_name
 from suite.config import expand
@@ -24,6 +30,7 @@ from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
 from suite.paths import RunPaths
 from suite.provenance import CodeState
 from suite.record import RecordWriter, Status, read_status
+from suite.record.status import is_alive
 
 SLURM = {"scheduler": "slurm", "nodes": 1}
 
@@ -150,6 +157,98 @@ def test_slurms_own_words_pass_through() -> None:
         ask("sleep", "5", timeout_s=0.1)
 
 
+def test_what_users_set_for_their_own_eyes_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_USERS", "me")
+    monkeypatch.setenv("SACCT_FORMAT", "JobID")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    said = ask("env").splitlines()
+    assert "SLURM_CONF=/etc/slurm.conf" in said
+    assert not [line for line in said if line.startswith(("SQUEUE_", "SACCT_"))]
+
+
+def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(UserError, match=r"no locks \(No locks available\); choose an output folder"),
+        Ledger(tmp_path).held(),
+    ):
+        pass
+    assert not Ledger(tmp_path).is_held()
+    # Then a run's own words tell whether it lives.
+    paths = RunPaths(tmp_path)
+    paths.lock.touch()
+    here = {"host": socket.gethostname(), "updated_at": time.time()}
+    assert is_alive(paths, here)
+    assert not is_alive(paths, {**here, "updated_at": 1.0})
+
+
+def write_queued(ledger: Ledger, user: str, job_id: str) -> tuple[Run, Submission]:
+    """A run that this user has queued."""
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    with ledger.held():
+        one = new_submission("x", SLURM, ledger.output_dir, ledger.output_dir, [run.folder_name])
+        one = replace(one, user=user, job_id=job_id)
+        ledger.write(one)
+    with RecordWriter(run, ledger.output_dir / run.folder_name) as record:
+        record.queue(submission=one.token)
+    return run, one
+
+
+@pytest.mark.parametrize(("user", "job"), [("alice", "12 of alice"), (getpass.getuser(), None)])
+def test_jobs_of_others_that_slurm_does_not_show(
+    user: str, job: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PrivateData=jobs: an empty queue says nothing of them."""
+    answers(monkeypatch, "")
+    ledger = Ledger(tmp_path)
+    run, _ = write_queued(ledger, user, "12")
+    assert active_jobs(ledger).get(run.folder_name) == job
+    (seen,) = overview(tmp_path).runs
+    assert seen.state == ("failed" if job is None else "queued")
+
+
+def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path)
+    _, theirs = write_queued(ledger, "alice", "12")
+    (ledger.folder / f"{theirs.token}.json").chmod(0o664)
+    asked = answers(monkeypatch, f"12|RUNNING|None|n1|{theirs.name}\n")
+    monkeypatch.setattr(control, "ask", lambda *command: asked.append(command))
+    seen = overview(tmp_path).runs
+    assert control.cancel(seen, seen, ledger, named=False) == []
+    with pytest.raises(UserError, match="was submitted by alice: ask there"):
+        control.cancel(seen, seen, ledger, named=True)
+    assert not [command for command in asked if command[0] == "scancel"]
+    failed = [replace(run, state="failed") for run in seen]
+    assert control.to_retry(failed, ledger, named=False) == []
+    assert control.to_retry(failed, ledger, named=True) == failed
+
+
+def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node failed; the first rank, elsewhere, lost its connection and could only say that."""
+    ledger = Ledger(tmp_path)
+    run, one = write_queued(ledger, getpass.getuser(), "12")
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({"scheduler_job": "12"})
+        record.status("failed", reason="connection closed by peer")
+    answers(monkeypatch, f"12|PENDING|BeginTime||{one.name}\n")
+    (seen,) = overview(tmp_path).runs
+    assert (seen.state, seen.reason) == ("queued", "BeginTime; connection closed by peer")
+    assert active_jobs(ledger) == {run.folder_name: "12"}
+    answers(monkeypatch, "")
+    (seen,) = overview(tmp_path).runs
+    assert (seen.state, seen.reason) == ("failed", "connection closed by peer")
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({"scheduler_job": "12"})
+        assert record.detail("queue_wait_s") > 0  # counts as any other wait
+        waited_s = record.detail("queue_wait_s")
+        record.status("failed", reason="again")
+        record.start({"scheduler_job": "13"})
+        assert record.detail("queue_wait_s") == waited_s
+
+
 @pytest.mark.parametrize(
     ("state", "job", "expected"),
     [
@@ -225,7 +324,8 @@ def requeued(run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None
     patch.setattr(task, "ask", answer)
     patch.setattr(task, "REQUEUE_PATIENCE_S", 0.05)
     patch.setattr(task, "REQUEUE_POLL_S", 0.01)
-    patch.setenv("SLURM_JOB_ID", "12")
+    for name, value in {"JOB_ID": "12", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3"}.items():
+        patch.setenv(f"SLURM_{name}", value)
     with RecordWriter(run, folder) as record:
         record.start({})
         record.resume(5, [])
@@ -241,7 +341,8 @@ def test_a_warned_run_is_requeued_until_it_proves_fruitless(
     run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
     for _ in range(2):
         after = requeued(run, tmp_path, monkeypatch, None)
-        assert after["asked"] == [("scontrol", "requeue", "12")]
+        # The task of the array alone: `12`, its SLURM_JOB_ID, would start all of them again.
+        assert after["asked"] == [("scontrol", "requeue", "12_3")]
         assert after["state"] == "preempted"
     after = requeued(run, tmp_path, monkeypatch, None)
     assert after["asked"] == []

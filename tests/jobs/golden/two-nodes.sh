@@ -23,10 +23,10 @@
 # setup
 export NCCL_DEBUG=WARN
 export ODD='$(touch x) '"'"'y'"'"''
+module load cuda
 export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default
 export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted
-module load cuda
 ln -sf "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"
 
 # command
