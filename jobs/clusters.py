@@ -32,7 +32,9 @@ class _Cluster(Spec):
         None, ge=1, description="ranks on each node; null: gpus_per_node, else 1"
     )
     array_parallelism: int | None = Field(None, ge=1, description="runs at a time; null: no limit (local: 1)")
-    environment: dict[str, str] = Field({}, description="variables of the jobs, value as it stands")
+    environment: dict[str, str] = Field(
+        {}, description="variables of the jobs, as they stand; whoever can read the runs can read these"
+    )
     jobs_folder: str | None = Field(
         None,
         description="for the submissions' files; null: beside the runs if only you can write there, "

@@ -1,7 +1,6 @@
 """Acting on what was submitted: cancel, submit again."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jobs.checks import read_run
 from jobs.clusters import load_cluster, parse_cluster
@@ -34,6 +33,9 @@ def cancel(
     chosen = [run for run in chosen if run not in others]
     slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
     local = {run.submission.token: run.submission for run in chosen if run.submission and run not in slurm}
+    for one in local.values():
+        if detached.is_alive(one) is None:
+            raise UserError(f"the launcher of {one.name} runs on {one.host}: cancel there")
     for token in local:
         of_it = [run for run in everyone if run.submission is not None and run.submission.token == token]
         others = [run for run in of_it if run.state in ("queued", "running") and run not in chosen]
@@ -57,46 +59,45 @@ def cancel(
     return chosen
 
 
-def to_retry(runs: Sequence[RunStatus], ledger: Ledger, named: bool) -> list[RunStatus]:
-    """What `retry` submits again. Others' runs, and those that diverged and would do so again, are not
-    unless they are named.
+def to_retry(
+    runs: Sequence[RunStatus], cluster: str | None, ledger: Ledger, named: bool
+) -> tuple[list[RunStatus], list[str]]:
+    """What `retry` submits again, and of what it cannot a sentence each.
+
+    Others' runs, and those that diverged and would do so again, are only where they are named.
     """
-    if named:
-        return [run for run in runs if run.state in (*RETRIED, "diverged")]
-    return [run for run in runs if run.state in RETRIED and not _is_of_others(run, ledger)]
+    states = (*RETRIED, "diverged") if named else RETRIED
+    chosen = [run for run in runs if run.state in states and (named or not _is_of_others(run, ledger))]
+    obstacles = {run.folder: _obstacle(run, cluster, ledger) for run in chosen}
+    return [run for run in chosen if not obstacles[run.folder]], [text for text in obstacles.values() if text]
+
+
+def _obstacle(run: RunStatus, cluster: str | None, ledger: Ledger) -> str | None:
+    """Why a run cannot be submitted again as it stands."""
+    if not (run.folder / "run.json").exists():
+        return f"{run.folder}: was removed; submit its experiment again"
+    if cluster is None and run.submission is None:
+        return f"{run.folder.name} was not submitted to a cluster: say where, by --cluster"
+    # A cluster has lines of shell, to be executed as this user.
+    if cluster is None and run.submission is not None and not ledger.is_ours(run.submission):
+        return f"{run.folder.name} was submitted by {run.submission.user}: say where, by --cluster"
+    return None
 
 
 def _is_of_others(run: RunStatus, ledger: Ledger) -> bool:
     return run.submission is not None and not ledger.is_ours(run.submission)
 
 
-def resubmissions(
-    runs: Sequence[RunStatus], cluster: str | None, output_dir: Path
-) -> list[tuple[AnyCluster, str, list[Run]]]:
-    """Runs by the cluster that they go to: the given one, or the one that each was submitted to last.
-
-    Raises UserError, without a given cluster, for a run that was not submitted before, or whose entry in the
-    ledger others could have written: a cluster has lines of shell, to be executed as this user.
-    """
+def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[AnyCluster, str, list[Run]]]:
+    """Runs of `to_retry` by the cluster that they go to: the given one, or that of the last submission."""
     if cluster is not None:
         parsed = load_cluster(cluster)
-        return [(parsed, "retry", [_run(one) for one in runs])] if runs else []
+        return [(parsed, "retry", [read_run(one.folder) for one in runs])] if runs else []
     groups: dict[str, tuple[AnyCluster, str, list[Run]]] = {}
     for one in runs:
-        if one.submission is None:
-            raise UserError(f"{one.folder.name} was not submitted to a cluster: say where, by --cluster")
-        if not Ledger(output_dir).is_ours(one.submission):
-            raise UserError(
-                f"{one.folder.name} was submitted by {one.submission.user}: say where, by --cluster"
-            )
+        assert one.submission is not None
         key = repr(sorted(one.submission.cluster.items(), key=lambda item: item[0]))
         parsed = parse_cluster(one.submission.cluster, one.submission.name)
         name = one.submission.name.rpartition("-")[0]
-        groups.setdefault(key, (parsed, name, []))[2].append(_run(one))
+        groups.setdefault(key, (parsed, name, []))[2].append(read_run(one.folder))
     return list(groups.values())
-
-
-def _run(one: RunStatus) -> Run:
-    if not (one.folder / "run.json").exists():
-        raise UserError(f"{one.folder}: was removed; submit its experiment again")
-    return read_run(one.folder)

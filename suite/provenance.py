@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -15,8 +16,11 @@ from typing import Any
 
 _PACKAGES = ("shiftbench", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "submitit")
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("suite", "jobs", "reports", "pyproject.toml")
 SNAPSHOT_NOTE = "code.json"
 MAX_PATCH_BYTES = 4_000_000
+
+log = logging.getLogger("shiftbench")
 
 
 def provenance(device: str, hosts: list[str], device_type: str = "cpu") -> dict[str, Any]:
@@ -70,7 +74,7 @@ def code_state() -> CodeState:
     """Of the sources that this process imports: from git, or as the snapshot of a submission noted them."""
     if (ROOT / SNAPSHOT_NOTE).exists():
         return CodeState(**json.loads((ROOT / SNAPSHOT_NOTE).read_text(encoding="utf-8")))
-    changes = _git("status", "--porcelain")
+    changes = _git("status", "--porcelain", "--", *SOURCES)
     patch = _patch() if changes else None
     sha = _git("rev-parse", "HEAD")
     return CodeState(sha and sha.strip(), None if changes is None else changes != "", patch)
@@ -83,9 +87,12 @@ def _patch() -> str | None:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         if _git("read-tree", "HEAD", env=index) is None:
             return None
-        _git("add", "--intent-to-add", "--all", env=index)
-        patch = _git("diff", "--binary", "HEAD", env=index)
-    return patch if patch and len(patch) <= MAX_PATCH_BYTES else None
+        _git("add", "--intent-to-add", "--all", "--", *SOURCES, env=index)
+        patch = _git("diff", "--binary", "HEAD", "--", *SOURCES, env=index)
+    if patch and len(patch) > MAX_PATCH_BYTES:
+        log.warning("the sources differ from their commit by %d bytes: too much to keep", len(patch))
+        return None
+    return patch or None
 
 
 def cpu_name() -> str:

@@ -74,12 +74,12 @@ def retry(
 
     if not runs and not failed:
         raise UserError("say which runs, or --failed for all that failed, were cancelled or stopped for good")
-    chosen = to_retry(overview(output_dir).select(runs or []), Ledger(output_dir), named=bool(runs))
+    seen = overview(output_dir).select(runs or [])
+    chosen, refused = to_retry(seen, cluster, Ledger(output_dir), named=bool(runs))
     console = Console(soft_wrap=True, highlight=False)
-    if not chosen:
+    if not chosen and not refused:
         console.print("nothing to retry")
-    refused: list[str] = []
-    for where, name, group in resubmissions(chosen, cluster, output_dir):
+    for where, name, group in resubmissions(chosen, cluster):
         try:
             done = submit(group, where, output_dir, name)
         except UserError as error:  # another cluster may take its runs

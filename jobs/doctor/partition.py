@@ -29,7 +29,7 @@ class Node:
 
 def partitions() -> dict[str, dict[str, str]]:
     """Every partition that this user sees, by name. Raises SlurmError."""
-    rows = [fields(line) for line in ask("scontrol", "show", "partition", "--oneliner").splitlines()]
+    rows = [fields(line) for line in ask("scontrol", "--all", "show", "partition", "--oneliner").splitlines()]
     return {row["PartitionName"]: row for row in rows if "PartitionName" in row}
 
 
@@ -41,7 +41,7 @@ def fields(line: str) -> dict[str, str]:
 def nodes() -> dict[str, list[Node]]:
     """The nodes of every partition, by its name. Raises SlurmError."""
     found: dict[str, list[Node]] = {}
-    for line in ask("sinfo", "--noheader", "--Node", "--format=%R|%N|%T|%c|%m|%G").splitlines():
+    for line in ask("sinfo", "--all", "--noheader", "--Node", "--format=%R|%N|%T|%c|%m|%G").splitlines():
         name, _, rest = line.partition("|")
         if (node := parse_node(rest)) is not None:
             found.setdefault(name, []).append(node)

@@ -17,6 +17,7 @@ FILTERS = ("SQUEUE_", "SACCT_")
 ACTIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+    "REVOKED",  # another cluster of the federation has it
 }
 
 
@@ -90,8 +91,10 @@ def config() -> dict[str, str]:
 
 
 def max_array_size(site: dict[str, str]) -> int:
-    """How many tasks an array may have; their numbers go from 0 to one less."""
-    return max(1, int(site.get("MaxArraySize", "1001")))
+    """How many tasks an array may have, by MaxArraySize (one more than the highest number) and more."""
+    limit = re.search(r"max_array_tasks=(\d+)", site.get("SchedulerParameters", ""))
+    sizes = [int(site.get("MaxArraySize", "1001")), *([int(limit[1])] if limit else [])]
+    return max(1, min(sizes))
 
 
 _FIELDS = "%i|%T|%r|%N|%j"

@@ -117,7 +117,8 @@ def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "Slur
 
 def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dict[str, Any]:
     """Submitit's parameters. What it has no name for goes by additional_parameters."""
-    srun_args = ["--kill-on-bad-exit=1"]  # a rank that dies ends the others, who would wait for it
+    # A rank that dies ends the others, who would wait for it; one that writes a checkpoint has time for it.
+    srun_args = ["--kill-on-bad-exit=1", "--wait=0"]
     if cluster.cpus_per_task:
         srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun no longer takes sbatch's
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
@@ -163,10 +164,14 @@ def set_up(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
 
 
 def _own_pickle(target: Target) -> str:
-    """Give this task's pickle the name by which Submitit looks for it: one with the job's id."""
+    """Give this task's pickle the name by which Submitit looks for it: one with the job's id.
+
+    Once: after an early warning Submitit has put one there that counts them.
+    """
     folder = shlex.quote(str(target.folder))
     job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-    return f'ln -sf "{TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")}" {folder}/"{job}_submitted.pkl"'
+    name, pickle = f'{folder}/"{job}_submitted.pkl"', TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")
+    return f'[ -e {name} ] || ln -s "{pickle}" {name}'
 
 
 def task_for(run_json: str, folder: Path) -> TrainTask:

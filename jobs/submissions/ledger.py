@@ -94,8 +94,10 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.output_dir / FOLDER / "lock").open("a")
+            self._share()
         except OSError as error:
-            raise UserError(f"{self.output_dir}: cannot be written: {error.strerror}") from None
+            where = error.filename or self.output_dir
+            raise UserError(f"{where}: cannot be written: {error.strerror}") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,6 +107,15 @@ class Ledger:
                     "folder on one that has (Lustre: mounted with -o flock)"
                 ) from None
             yield
+
+    def _share(self) -> None:
+        """Let the group write here too, where it may write the output folder; entries stay their owner's."""
+        if not self.output_dir.stat().st_mode & stat.S_IWGRP:
+            return
+        for path in (self.output_dir / FOLDER, self.folder, self.output_dir / FOLDER / "lock"):
+            status = path.stat()
+            if status.st_uid == os.getuid():
+                path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
 
     def is_held(self) -> bool:
         """Whether somebody submits right now."""
@@ -132,6 +143,8 @@ class Ledger:
             content = read_json(path)
             if not isinstance(content, dict):
                 continue  # dropped between listing and reading
+            if content.get("token") != path.stem:  # whose it is tells the file's owner
+                raise UserError(f"{path}: not an entry of this name; remove it")
             if content.get("schema_version", 0) > SCHEMA_VERSION:
                 raise UserError(f"{path}: written by a newer shiftbench; upgrade")
             one = Submission(**{**content, "folders": tuple(content["folders"])})

@@ -207,7 +207,7 @@ def submit_as(user: str, cells: Cells) -> "subprocess.Popen[str]":
     command += ["--cluster", str(file), "--output-dir", str(cells.output_dir)]
     env = os.environ | {"USER": user, "LOGNAME": user, "HOME": "/nonexistent"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*account, *command], cwd=ROOT, env=env, umask=0o002, **pipes)
+    return subprocess.Popen([*account, *command], cwd=ROOT, env=env, umask=0o022, **pipes)
 
 
 def test_a_submission_cut_off_before_its_job_was_noted(cells: Cells) -> None:

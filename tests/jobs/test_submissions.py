@@ -17,7 +17,7 @@ import pytest
 from jobs import control
 from jobs.slurm import commands, task
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
-from jobs.status.overview import active_jobs, overview
+from jobs.status.overview import RunStatus, active_jobs, overview
 from jobs.status.verdicts import Verdict, of_job, settle
 from jobs.submissions import snapshot as snapshots
 from jobs.submissions.ledger import Ledger, Submission, jobs_folder, new_submission
@@ -222,8 +222,75 @@ def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest
         control.cancel(seen, seen, ledger, named=True)
     assert not [command for command in asked if command[0] == "scancel"]
     failed = [replace(run, state="failed") for run in seen]
-    assert control.to_retry(failed, ledger, named=False) == []
-    assert control.to_retry(failed, ledger, named=True) == failed
+    assert control.to_retry(failed, None, ledger, named=False) == ([], [])
+    chosen, obstacles = control.to_retry(failed, None, ledger, named=True)
+    assert (chosen, len(obstacles)) == ([], 1)
+    assert "was submitted by alice: say where" in obstacles[0]
+    assert control.to_retry(failed, "gpu", ledger, named=True) == (failed, [])
+
+
+def test_what_cannot_be_retried_holds_nothing_else_up(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run, one = write_queued(ledger, getpass.getuser(), "12")
+    folder = tmp_path / run.folder_name
+    mine = RunStatus(folder, "failed", "", "12", one)
+    removed = RunStatus(tmp_path / "gone-123456789abc", "failed", "", "13", one)
+    never = RunStatus(folder, "failed", "")
+    chosen, obstacles = control.to_retry([mine, removed], None, ledger, named=False)
+    assert chosen == [mine]
+    assert obstacles == [f"{removed.folder}: was removed; submit its experiment again"]
+    assert "was not submitted to a cluster" in control.to_retry([never], None, ledger, named=False)[1][0]
+    assert control.resubmissions([mine], "local")[0][2] == [run]
+
+
+def test_a_launcher_elsewhere_is_not_said_to_be_cancelled(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        one = new_submission("x", {"scheduler": "local"}, tmp_path, tmp_path, ["x"])
+        one = replace(one, host="login1", job_id="12@345")
+        ledger.write(one)
+    run = RunStatus(tmp_path / "x", "running", "", "12@345", one)
+    with pytest.raises(UserError, match="runs on login1: cancel there"):
+        control.cancel([run], [run], ledger, named=False)
+
+
+def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
+    """Otherwise a colleague's file with my entry's token would be executed as mine."""
+    ledger = Ledger(tmp_path)
+    _, one = write_queued(ledger, getpass.getuser(), "12")
+    text = (ledger.folder / f"{one.token}.json").read_text()
+    (ledger.folder / "zzz.json").write_text(text)
+    with pytest.raises(UserError, match=r"zzz\.json: not an entry of this name"):
+        ledger.read()
+
+
+@pytest.mark.parametrize(("mode", "is_shared"), [(0o2775, True), (0o755, False)])
+def test_a_groups_folder_is_the_groups_whatever_the_umask(mode: int, is_shared: bool, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    runs.chmod(mode)
+    former = os.umask(0o022)
+    try:
+        with Ledger(runs).held():
+            pass
+    finally:
+        os.umask(former)
+    folder = runs / ".shiftbench"
+    for path in (folder, folder / "submissions", folder / "lock"):
+        assert bool(path.stat().st_mode & 0o020) is is_shared
+
+
+@pytest.mark.parametrize(
+    ("site", "size"),
+    [
+        ({}, 1001),
+        ({"MaxArraySize": "501"}, 501),
+        ({"MaxArraySize": "1001", "SchedulerParameters": "bf_interval=2,max_array_tasks=100,defer"}, 100),
+        ({"MaxArraySize": "0"}, 1),
+    ],
+)
+def test_how_many_tasks_an_array_may_have(site: dict[str, str], size: int) -> None:
+    assert commands.max_array_size(site) == size
 
 
 def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ module load cuda
 export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default
 export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted
-ln -sf "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"
+[ -e '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl" ] || ln -s "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpus-per-task=12 '/opt/my python/bin/python' -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --wait=0 --cpus-per-task=12 '/opt/my python/bin/python' -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
