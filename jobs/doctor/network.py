@@ -116,8 +116,8 @@ def ports(nodes: Sequence[Node]) -> Finding:
     if shared := each(nodes, "ports", _ephemeral):
         return warning(
             check,
-            f"{by_text(shared)}: now and then a run finds its port taken and fails; `shiftbench retry --failed` "
-            "takes another",
+            f"{by_text(shared)}: now and then a run finds its port taken and fails, and "
+            "`shiftbench retry --failed` takes another",
             f"`sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` on the nodes (the admin's)",
         )
     return ok(check, f"{FIRST_PORT} to {LAST_PORT}")
