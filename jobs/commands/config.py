@@ -14,13 +14,16 @@ app = typer.Typer(no_args_is_help=True, help="Look at an experiment before it ru
 
 @app.command("show")
 def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Print the resolved runs as YAML, with their run_ids."""
+    """Print the resolved runs of an experiment or a study as YAML, with their run_ids."""
     import yaml
 
-    from suite.config import load_experiment
+    from jobs.tune.study import Study, load
 
-    experiment = load_experiment(config, overrides or [])
-    for run in experiment.runs:
+    found = load(config, overrides or [])
+    if isinstance(found, Study):
+        objectives = ", ".join(f"{one.metric} ({one.mode})" for one in found.spec.objectives)
+        typer.echo(f"# {found.name}: {len(found.points)} points, {len(found.runs)} runs; {objectives}")
+    for run in found.runs:
         content = {"run_id": run.run_id, **run.model_dump(mode="json")}
         typer.echo("---\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), nl=False)
 

@@ -69,9 +69,9 @@ def doctor(
 
 
 def _data_of(config: Path) -> list[str]:
-    from suite.config import load_experiment
+    from jobs.tune.study import load
 
-    return sorted({run.data.path for run in load_experiment(config, []).runs if run.data.path})
+    return sorted({run.data.path for run in load(config).runs if run.data.path})
 
 
 def _line(finding: "Finding") -> RenderableType:

@@ -26,16 +26,17 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) for each run, on this machine.")] = 1,
 ) -> None:
-    """Train every run of an experiment; completed runs are skipped, interrupted ones resumed.
+    """Train every run of an experiment or a study; completed runs are skipped, interrupted ones resumed.
 
     Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 lets the runs write a checkpoint; a second Ctrl-C or SIGTERM ends
     them at once.
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
-    from suite.config import load_experiment
 
-    experiment = load_experiment(config, overrides or [])
+    from jobs.tune.study import load
+
+    experiment = load(config, overrides or [])
     group = launch_variables(os.environ)
     if group and (jobs > 1 or ranks > 1):
         raise UserError(

@@ -33,15 +33,15 @@ def submit(
         bool, typer.Option("--dry-run", help="Print the cells and the sbatch script, and touch nothing.")
     ] = False,
 ) -> None:
-    """Submit every run of an experiment to a cluster, and return at once.
+    """Submit every run of an experiment or a study to a cluster, and return at once.
 
     What is complete, queued or running is left alone: the same command again submits only what is missing.
     """
     from jobs.clusters import load_cluster
     from jobs.submit import plan, submit
-    from suite.config import load_experiment
+    from jobs.tune.study import load
 
-    experiment = load_experiment(config, overrides or [])
+    experiment = load(config, overrides or [])
     where = load_cluster(cluster)
     console = Console(soft_wrap=True, highlight=False)
     _warn_of_data(console, experiment.runs, cluster)

@@ -1,0 +1,1 @@
+"""Studies: searches over an experiment's fields, whose trials are runs."""

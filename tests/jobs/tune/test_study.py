@@ -1,0 +1,127 @@
+"""Studies as files: those that we ship, and what is refused before the first trial."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from jobs.checks import check_batches
+from jobs.clusters import load_cluster
+from jobs.commands.config import app
+from jobs.tune.study import load_study
+from suite.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent.parent
+STUDIES = ROOT / "configs" / "studies"
+BASE = {
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 64, "val_images": 41},
+    "batch": {"global_batch_size": 16},
+}
+
+
+def write(folder: Path, **keys: Any) -> Path:
+    (folder / "base.yaml").write_text(yaml.safe_dump(keys.pop("base", BASE)))
+    path = folder / "mine.yaml"
+    grid = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 16]}}
+    path.write_text(yaml.safe_dump({"experiment": "base.yaml", "space": grid, **keys}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "num_points"),
+    [
+        ("small-batch", 4 * 7 + 1),  # GN has no norm batch
+        ("small-batch-demo", 2 * 4),
+        ("lr-scaling", 2 * (5 + 4)),  # at 256 both rules say 0.1
+        ("placement", 3 * 2 * 3),
+    ],
+)
+def test_the_studies_that_we_ship(name: str, num_points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    path = STUDIES / f"{name}.yaml"
+    study = load_study(path)
+    assert path.read_text().startswith("# ")
+    assert len(study.points) == num_points
+    assert len(study.runs) == 3 * num_points
+    assert f"{num_points} points × 3 seeds" in path.read_text()
+    if not name.endswith("demo"):
+        check_batches(study.runs, load_cluster("gpu").ranks)
+
+
+def test_every_study_is_tested() -> None:
+    assert {path.stem for path in STUDIES.glob("*.yaml")} == {
+        *("small-batch", "small-batch-demo", "lr-scaling", "placement")
+    }
+
+
+def test_small_batch_moves_the_norm_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    runs = load_study(STUDIES / "small-batch.yaml").runs
+    assert len({(run.batch.global_batch_size, run.batch.per_gpu) for run in runs}) == 1
+    assert len({run.recipe for run in runs}) == 1
+    assert {run.batch.norm for run in runs} == {2, 4, 8, 16, 32, 64, 128}
+
+
+def test_the_runs_of_a_point_are_an_experiments_own(tmp_path: Path) -> None:
+    from suite.config import expand
+
+    study = load_study(write(tmp_path, seeds=[3, 4]))
+    content = {**BASE, "batch": {"global_batch_size": 16, "norm_batch_size": [2, 16]}, "seeds": [3, 4]}
+    assert [run.run_id for run in study.runs] == [run.run_id for run in expand(content, "mine").runs]
+    assert {run.experiment for run in study.runs} == {"mine"}
+
+
+def test_objectives_know_their_direction(tmp_path: Path) -> None:
+    wanted = [{"metric": "top1_percent"}, {"metric": "esm_sigma"}, {"metric": "learning_rate", "mode": "min"}]
+    found = load_study(write(tmp_path, objectives=wanted)).spec.objectives
+    assert [one.mode for one in found] == ["max", "min", "min"]
+
+
+def grid(*values: Any) -> dict[str, Any]:
+    return {"kind": "grid", "values": list(values)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (
+            {"space": {"recipe.lrr": grid(0.1)}},
+            "1 of 1 points are impossible: recipe.lrr=0.1: recipe.lrr: ",
+        ),
+        (
+            {"space": {"recip.lr": grid(0.1)}},
+            "space: recip.lr: expected a field of model, data, batch",
+        ),
+        ({"space": {"recipe": grid({})}}, "space: recipe: expected a field of"),
+        (
+            {"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}},
+            "4 of 6 points are impossible: batch.norm_batch_size=3: batch: norm_batch_size 3 must divide",
+        ),
+        ({"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}}, "; and 1 more"),
+        ({"objectives": [{"metric": "top1"}]}, "no run measures 'top1'; measured are loss, top1_percent"),
+        ({"objectives": [{"metric": "learning_rate"}]}, "give mode, max or min"),
+        ({"num_samples": 3}, "num_samples: nothing is drawn here"),
+        ({"seeds": [1, 1]}, "seeds: expected different numbers"),
+        ({"sede": [1]}, "sede: unknown key; did you mean 'seeds'?"),
+        ({"experiment": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"base": {**BASE, "recipe": {"lr": [0.1, 0.2]}}}, "the base experiment sweeps as well"),
+    ],
+)
+def test_what_is_refused(keys: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        load_study(write(tmp_path, **keys))
+    assert sentence in str(refused.value)
+
+
+def test_a_study_is_shown_before_it_runs(tmp_path: Path) -> None:
+    path = write(tmp_path, seeds=[0], objectives=[{"metric": "esm_sigma"}])
+    done = CliRunner().invoke(app, ["show", str(path), "recipe.epochs=7"])
+    assert done.exit_code == 0, done.output
+    first, *documents = done.output.split("---\n")
+    assert first == "# mine: 2 points, 2 runs; esm_sigma (min)\n"
+    shown = [yaml.safe_load(document) for document in documents]
+    assert [run["batch"]["norm_batch_size"] for run in shown] == [2, 16]
+    assert {run["recipe"]["epochs"] for run in shown} == {7}
