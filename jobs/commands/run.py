@@ -11,7 +11,7 @@ from suite.errors import UserError
 from suite.launch import launch_variables
 
 ConfigArgument = Annotated[
-    Path, typer.Argument(help="Experiment YAML, such as configs/experiments/demo.yaml.")
+    Path, typer.Argument(help="Experiment or study YAML, such as configs/experiments/demo.yaml.")
 ]
 OverridesArgument = Annotated[
     list[str] | None,
@@ -33,7 +33,6 @@ def run(
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
-
     from jobs.tune.study import load
 
     experiment = load(config, overrides or [])

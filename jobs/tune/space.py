@@ -43,11 +43,11 @@ class Scaled(_Axis):
     value: float
     rules: tuple[Literal["linear", "sqrt", "constant"], ...] = Field(("linear",), min_length=1)
 
-    def at(self, point: Mapping[str, Any], rule: str) -> float:
-        """The number at a point. Raises ValueError where the point has no such number."""
+    def at(self, key: str, point: Mapping[str, Any], rule: str) -> float:
+        """The number of the field `key` at a point. Raises ValueError where there is none to follow."""
         field = _look_up(point, self.of)
         if not isinstance(field, int | float) or isinstance(field, bool) or field <= 0:
-            raise ValueError(f"it follows {self.of}, which is {field!r} there and not a positive number")
+            raise ValueError(f"{key} follows {self.of}, which is {field!r} and not a positive number")
         exponent = {"linear": 1.0, "sqrt": 0.5, "constant": 0.0}[rule]
         return float(self.value * (field / self.reference) ** exponent)
 
@@ -69,7 +69,7 @@ class _Interval(_Axis):
     @model_validator(mode="after")
     def _is_one(self) -> "_Interval":
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"low {self.low:g} must be less than high {self.high:g}")
+            raise ValueError(f"low {self.low:g} must be less than high {self.high:g}, both finite")
         return self
 
 
@@ -107,24 +107,47 @@ def is_drawn(space: Space) -> bool:
 
 
 def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
-    """Every point of the grids, each with `num_samples` draws of the other fields; no point twice.
+    """Every point of the grids, each with the same `num_samples` draws of the other fields; no point twice.
 
-    Conditions are looked at in the order of the fields. The draws depend on `seed` and on nothing else.
+    A field's n-th draw depends on its name, on n and on `seed`, so a study that grows keeps its points.
     Raises ValueError for a number that cannot follow another.
     """
-    rng = random.Random(seed)
     seen: set[str] = set()
     for chosen in _grid_points(space):
-        for _ in range(num_samples if is_drawn(space) else 1):
+        for sample in range(num_samples if is_drawn(space) else 1):
             point: Point = {}
             for key, axis in space.items():
-                # Drawn whether it is wanted or not: a condition at one point moves no other point's draws.
-                value = chosen[key] if isinstance(axis, Grid | Scaled) else axis.draw(rng)
-                if axis.holds(point):
-                    point[key] = axis.at(point, str(value)) if isinstance(axis, Scaled) else value
+                if not axis.holds(point):
+                    continue
+                if isinstance(axis, Grid):
+                    point[key] = chosen[key]
+                elif isinstance(axis, Scaled):
+                    point[key] = axis.at(key, point, str(chosen[key]))
+                else:
+                    point[key] = axis.draw(random.Random(f"{seed} {key} {sample}"))
             if (name := repr(sorted(point.items()))) not in seen:
                 seen.add(name)
                 yield point
+
+
+def check_order(space: Space) -> None:
+    """Raises ValueError for a field that follows one which does not stand before it, or that is set twice."""
+    before: list[str] = []
+    for key, axis in space.items():
+        needed = [(f"when: {name}", name) for name in axis.when]
+        needed += [("of: " + axis.of, axis.of)] if isinstance(axis, Scaled) else []
+        for said, name in needed:
+            if not any(name == earlier or name.startswith(f"{earlier}.") for earlier in before):
+                raise ValueError(f"space: {key}: {said} is no field that stands before it in the space")
+        for earlier in before:
+            if overlap(key, earlier):
+                raise ValueError(f"space: {key} and {earlier} set the same field; keep one of them")
+        before.append(key)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys set the same field, or one a part of the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _grid_points(space: Space) -> Iterator[Point]:

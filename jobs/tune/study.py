@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from jobs.tune.space import Point, Space, is_drawn, points
-from suite.config import FIXED, SWEEPING, expand, explain, load_experiment, read_yaml
+from jobs.tune.space import Point, Space, check_order, is_drawn, overlap, points
+from suite.config import SWEEPING, expand, explain, load_experiment, read_yaml
 from suite.errors import UserError
-from suite.experiment import Experiment, Run
+from suite.experiment import BatchFreeSpec, Experiment, Run
 from suite.metrics import METRICS
 from suite.specs.base import Spec
 
@@ -42,13 +42,17 @@ class Objective(Spec):
 class StudySpec(Spec):
     """What a study's YAML says."""
 
-    name: str = Field("", description="the file's name, unless given")
+    name: str = Field(min_length=1, description="the file's name, unless given")
     experiment: str = Field(description="the base experiment's YAML, relative to this file")
     overrides: tuple[str, ...] = Field((), description="key=value for the base, as on the command line")
-    space: Space = Field(description="dotted field -> {kind: grid | choice | uniform | loguniform, …}")
+    space: Space = Field(
+        min_length=1, description="dotted field -> {kind: grid | scaled | choice | uniform | loguniform, …}"
+    )
     num_samples: int = Field(1, ge=1, description="draws for each point of the grids, where fields are drawn")
     sampling_seed: int = Field(0, ge=0, description="of the draws")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="of each point's runs")
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2), min_length=1, description="of each point's runs, whatever the base says"
+    )
     objectives: tuple[Objective, ...] = Field(
         (Objective(metric="top1_percent", mode="max"),), min_length=1, description="what it looks at"
     )
@@ -57,12 +61,14 @@ class StudySpec(Spec):
     def _check(self) -> "StudySpec":
         for key in self.space:
             section = key.partition(".")[0]
-            if section not in (*SWEEPING, *FIXED) or section == key:
+            if section not in SWEEPING or section == key or key == "data.path":
                 raise ValueError(
-                    f"space: {key}: expected a field of {', '.join((*SWEEPING, *FIXED))}, such as recipe.lr"
+                    f"space: {key}: expected a field of {', '.join(SWEEPING)} that decides a result, "
+                    "such as recipe.lr"
                 )
+        check_order(self.space)
         if self.num_samples > 1 and not is_drawn(self.space):
-            raise ValueError("num_samples: nothing is drawn here, every field is a grid; remove it")
+            raise ValueError("num_samples: no field is drawn; remove it")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different numbers, got {list(self.seeds)}")
         return self
@@ -95,23 +101,30 @@ class Study:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
     """What a file describes: a study if it has a space, else an experiment. Raises UserError."""
-    if "space" in read_yaml(path):
+    if {"space", "experiment"} & read_yaml(path).keys():
         return load_study(path, overrides)
     return load_experiment(path, overrides)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and expand a study; `overrides` are for its base experiment.
+    """Read and expand a study; `overrides` are for its base experiment, `seeds=` and `name=` for itself.
 
     Raises UserError, with the number of impossible points if there are any.
     """
     content = read_yaml(path)
     content.setdefault("name", path.stem)
+    own = [item for item in overrides if item.partition("=")[0].strip() in ("seeds", "name")]
+    content |= read_yaml(path, own) if own else {}
     try:
         spec = StudySpec.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, StudySpec)}") from None
-    base = read_yaml(path.parent / spec.experiment, [*spec.overrides, *overrides])
+    for_base = [*spec.overrides, *(item for item in overrides if item not in own)]
+    for item in for_base:
+        key = item.partition("=")[0].strip()
+        if key in ("seeds", "name") or any(overlap(key, axis) for axis in spec.space):
+            raise UserError(f"override {item!r}: the study itself sets {key}")
+    base = read_yaml(path.parent / spec.experiment, for_base)
     expanded: list[StudyPoint] = []
     impossible: list[str] = []
     try:
@@ -129,7 +142,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise UserError(
             f"{path}: {len(impossible)} of {len(all_points)} points are impossible: {'; '.join(few)}{more}"
         )
-    return Study(spec, _without_doubles(expanded))
+    try:
+        return Study(spec, _without_doubles(expanded))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _runs(base: dict[str, Any], point: Point, spec: StudySpec) -> tuple[Run, ...]:
@@ -138,9 +154,7 @@ def _runs(base: dict[str, Any], point: Point, spec: StudySpec) -> tuple[Run, ...
         content = _with(content, key.split("."), value)
     experiment = expand(content, spec.name)
     if len(experiment.runs) != len(spec.seeds):
-        raise UserError(
-            "the base experiment sweeps as well: give one value to each field that space leaves be"
-        )
+        raise UserError("a list sweeps, and a point is one cell: give each field one value, in the base too")
     return experiment.runs
 
 
@@ -154,10 +168,13 @@ def _with(content: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str,
 
 
 def _without_doubles(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
-    """Without points that are the same runs, as GN's at every norm batch: it has no statistic over one."""
+    """Without GN's points at every norm batch: it has no statistic over one. Other doubles are refused."""
     found: dict[str, StudyPoint] = {}
     for point in expanded:
-        found.setdefault(point.runs[0].run_id, point)
+        run = point.runs[0]
+        former = found.setdefault(run.run_id, point)
+        if former is not point and not isinstance(run.model.norm, BatchFreeSpec):
+            raise UserError(f"two points are the same run: {_told(former.values)} and {_told(point.values)}")
     return tuple(found.values())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.tune.space import Space, points
+from jobs.tune.space import Space, check_order, points
 
 ADAPTER: TypeAdapter[Space] = TypeAdapter(Space)
 
@@ -55,7 +55,7 @@ def test_a_number_that_follows_another() -> None:
 
 def test_a_number_cannot_follow_what_is_not_there() -> None:
     scaled = space(recipe__lr={"kind": "scaled", "of": "batch.globl", "reference": 256, "value": 0.1})
-    with pytest.raises(ValueError, match=r"follows batch\.globl, which is None"):
+    with pytest.raises(ValueError, match=r"recipe\.lr follows batch\.globl, which is None"):
         list(points(scaled, 1, 0))
 
 
@@ -70,12 +70,51 @@ def test_draws_depend_on_the_seed_alone() -> None:
     assert first == again
     assert len(first) == 100
     assert list(points(drawn, 50, 4)) != first
-    rng = random.Random(3)
-    assert first[0]["b.lr"] == math.exp(rng.uniform(math.log(0.01), math.log(1.0)))
+    by_hand = random.Random("3 b.lr 0").uniform(math.log(0.01), math.log(1.0))
+    assert first[0]["b.lr"] == math.exp(by_hand)
+    # The same at every point of the grids, so that none has more tries than another.
+    assert [point["b.lr"] for point in first[:50]] == [point["b.lr"] for point in first[50:]]
     assert all(0.01 <= point["b.lr"] <= 1.0 for point in first)
     assert all(("c.y" in point) is (point["a.x"] == 1) for point in first)
     # Half of the draws below the middle of the logarithm: 0.1, and not of the interval.
     assert 30 < sum(point["b.lr"] < 0.1 for point in first) < 70
+
+
+def test_a_condition_gives_no_point_more_draws_and_a_longer_grid_keeps_its_points() -> None:
+    def some(*norm_batches: int) -> Space:
+        return space(
+            model__norm={"kind": "grid", "values": [{"kind": "bn"}, {"kind": "gn"}]},
+            batch__norm={"kind": "grid", "values": norm_batches, "when": {"model.norm.kind": "bn"}},
+            recipe__lr={"kind": "loguniform", "low": 0.01, "high": 1.0},
+        )
+
+    found = list(points(some(2, 4, 8), 5, 0))
+    assert sum(point["model.norm"]["kind"] == "gn" for point in found) == 5
+    assert len(found) == 3 * 5 + 5
+    longer = list(points(some(2, 4, 8, 16), 5, 0))
+    assert all(point in longer for point in found)
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        (
+            {"b__y": {"kind": "grid", "values": [1], "when": {"a.z": 1}}},
+            "b.y: when: a.z is no field",
+        ),
+        ({"b__y": {"kind": "scaled", "of": "c.z", "reference": 1, "value": 1}}, "b.y: of: c.z is no field"),
+        ({"a__x__u": {"kind": "grid", "values": [1]}}, "a.x.u and a.x set the same field"),
+        ({"a": {"kind": "grid", "values": [1]}}, "a and a.x set the same field"),
+    ],
+)
+def test_fields_that_cannot_stand_there(axes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        check_order(space(a__x={"kind": "grid", "values": [1]}, **axes))
+
+
+def test_a_condition_on_a_part_of_an_earlier_field_may_stand_there() -> None:
+    grid = {"kind": "grid", "values": [1], "when": {"a.x.kind": 1}}
+    check_order(space(a__x={"kind": "grid", "values": [1]}, a__xy=grid))
 
 
 @pytest.mark.parametrize(

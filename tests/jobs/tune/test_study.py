@@ -93,9 +93,16 @@ def grid(*values: Any) -> dict[str, Any]:
         ),
         (
             {"space": {"recip.lr": grid(0.1)}},
-            "space: recip.lr: expected a field of model, data, batch",
+            "space: recip.lr: expected a field of model, data, batch, recipe",
         ),
         ({"space": {"recipe": grid({})}}, "space: recipe: expected a field of"),
+        ({"space": {"measure.warmup_steps": grid(1, 2)}}, "space: measure.warmup_steps: expected a field of"),
+        ({"space": {"data.path": grid("a", "b")}}, "space: data.path: expected a field"),
+        ({"space": {}}, "space: dictionary should have at least 1 item"),
+        ({"space": {"batch.norm_batch_size": grid(None, 16)}}, "two points are the same run"),
+        ({"space": {"recipe.lr": grid([0.1, 0.2])}}, "a list sweeps, and a point is one cell"),
+        ({"overrides": ["batch.norm_batch_size=4"]}, "the study itself sets batch.norm_batch_size"),
+        ({"overrides": ["seeds=[7]"]}, "the study itself sets seeds"),
         (
             {"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}},
             "4 of 6 points are impossible: batch.norm_batch_size=3: batch: norm_batch_size 3 must divide",
@@ -103,11 +110,11 @@ def grid(*values: Any) -> dict[str, Any]:
         ({"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}}, "; and 1 more"),
         ({"objectives": [{"metric": "top1"}]}, "no run measures 'top1'; measured are loss, top1_percent"),
         ({"objectives": [{"metric": "learning_rate"}]}, "give mode, max or min"),
-        ({"num_samples": 3}, "num_samples: nothing is drawn here"),
+        ({"num_samples": 3}, "num_samples: no field is drawn"),
         ({"seeds": [1, 1]}, "seeds: expected different numbers"),
         ({"sede": [1]}, "sede: unknown key; did you mean 'seeds'?"),
         ({"experiment": "nowhere.yaml"}, "nowhere.yaml: no such file"),
-        ({"base": {**BASE, "recipe": {"lr": [0.1, 0.2]}}}, "the base experiment sweeps as well"),
+        ({"base": {**BASE, "recipe": {"lr": [0.1, 0.2]}}}, "a list sweeps, and a point is one cell"),
     ],
 )
 def test_what_is_refused(keys: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -117,11 +124,11 @@ def test_what_is_refused(keys: dict[str, Any], sentence: str, tmp_path: Path) ->
 
 
 def test_a_study_is_shown_before_it_runs(tmp_path: Path) -> None:
-    path = write(tmp_path, seeds=[0], objectives=[{"metric": "esm_sigma"}])
-    done = CliRunner().invoke(app, ["show", str(path), "recipe.epochs=7"])
+    path = write(tmp_path, objectives=[{"metric": "esm_sigma"}])
+    done = CliRunner().invoke(app, ["show", str(path), "recipe.epochs=7", "seeds=[5]", "name=other"])
     assert done.exit_code == 0, done.output
     first, *documents = done.output.split("---\n")
-    assert first == "# mine: 2 points, 2 runs; esm_sigma (min)\n"
+    assert first == "# other: 2 points, 2 runs; esm_sigma (min)\n"
     shown = [yaml.safe_load(document) for document in documents]
     assert [run["batch"]["norm_batch_size"] for run in shown] == [2, 16]
-    assert {run["recipe"]["epochs"] for run in shown} == {7}
+    assert {(run["recipe"]["epochs"], run["seed"], run["experiment"]) for run in shown} == {(7, 5, "other")}
