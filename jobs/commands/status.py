@@ -41,7 +41,7 @@ def status(
         if len(chosen) == 1 and runs:
             return details(chosen[0], seen.notes)
         limit = None if show_all else max(10, console.height - 8) if console.is_terminal else 50
-        return table(chosen, seen.notes, limit)
+        return table(chosen, seen.notes, limit, console.width)
 
     if not watch:
         console.print(look())

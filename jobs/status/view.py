@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,30 +20,29 @@ STYLES = {
     "cancelled": "yellow",
     "preempted": "yellow",
 }
+GAP = 2  # between two columns
+LEAST_NAME = 12
 # What wants a look comes first.
 ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "completed")
 
 
-def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None) -> RenderableType:
+def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, width: int) -> RenderableType:
     """Counts by state, a row a run, and the reasons: at most `limit` rows, those that want a look first.
 
-    A column in which no run has a word is left out.
+    `width`: characters of the terminal. A column in which no run has a word is left out.
     """
     ordered = sorted(runs, key=lambda run: ORDER.index(run.state))
     shown = ordered[:limit]
-    rows = Table(box=None, pad_edge=False)
+    rows = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     cells = {header: [form(run) for run in shown] for header, form in COLUMNS.items()}
     filled = {header: column for header, column in cells.items() if any(column)}
+    widths = {header: max(map(len, [header, *column])) for header, column in filled.items()}
+    # What a name abbreviates stands in other places too: it is what a narrow terminal cuts.
+    room = width - sum(widths.values()) + widths.get("run", 0) - GAP * (len(widths) - 1)
     for header in filled:
-        is_wide = header == "run"
-        rows.add_column(
-            header,
-            justify="right" if header in NUMBERS else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=12 if is_wide else None,
-            ratio=1 if is_wide else None,
-        )
+        justify: Literal["left", "right"] = "right" if header in NUMBERS else "left"
+        wanted = min(widths[header], max(LEAST_NAME, room)) if header == "run" else widths[header]
+        rows.add_column(header, justify=justify, no_wrap=True, overflow="ellipsis", width=wanted)
     for number, run in enumerate(shown):
         row = {header: Text(column[number]) for header, column in filled.items()}
         row["state"].stylize(STYLES[run.state])
@@ -52,8 +51,12 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None) ->
     parts += [rows] if shown else []
     if len(shown) < len(runs):
         parts.append(Text("and ").append(_counts(ordered[len(shown) :])).append("; --all shows them", "dim"))
-    reasons = [run for run in shown if run.reason and run.state != "completed"]
+    reasons = [run for run in shown if run.reason and run.state not in ("completed", "queued")]
     parts += [Text(f"{run.run_id[:8]}  ", STYLES[run.state]).append(run.reason, "default") for run in reasons]
+    waiting = Counter(run.reason for run in runs if run.reason and run.state == "queued")
+    parts += [
+        Text(f"{count} queued  ", STYLES["queued"]).append(why, "default") for why, count in waiting.items()
+    ]
     parts += [Text(note, "yellow") for note in notes]
     return Group(*parts)
 
