@@ -33,9 +33,12 @@ def cancel(
     chosen = [run for run in chosen if run not in others]
     slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
     local = {run.submission.token: run.submission for run in chosen if run.submission and run not in slurm}
-    for one in local.values():
-        if detached.is_alive(one) is None:
-            raise UserError(f"the launcher of {one.name} runs on {one.host}: cancel there")
+    elsewhere = [one for one in local.values() if detached.is_alive(one) is None]
+    if elsewhere and named:
+        raise UserError(f"the launcher of {elsewhere[0].name} runs on {elsewhere[0].host}: cancel there")
+    for one in elsewhere:
+        del local[one.token]
+        chosen = [run for run in chosen if run.submission is None or run.submission.token != one.token]
     for token in local:
         of_it = [run for run in everyone if run.submission is not None and run.submission.token == token]
         others = [run for run in of_it if run.state in ("queued", "running") and run not in chosen]

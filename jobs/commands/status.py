@@ -92,4 +92,6 @@ def cancel(
     seen = overview(output_dir)
     cancelled = cancel_runs(seen.select(runs or []), seen.runs, Ledger(output_dir), named=bool(runs))
     overview(output_dir)  # writes down what never began
-    Console(highlight=False).print(f"{len(cancelled)} run{'s'[: len(cancelled) != 1]} cancelled")
+    left = [run for run in seen.runs if run.state in ("queued", "running") and run not in cancelled]
+    others = f"; {len(left)} left alone: not yours, or of a launcher elsewhere" if left and not runs else ""
+    Console(highlight=False).print(f"{len(cancelled)} run{'s'[: len(cancelled) != 1]} cancelled{others}")

@@ -12,7 +12,7 @@ from suite.errors import UserError
 TIMEOUT_S = 60.0
 MAX_NAMES = 1000
 # What users set for their own eyes would hide jobs from ours.
-FILTERS = ("SQUEUE_", "SACCT_")
+FILTERS = ("SQUEUE_", "SACCT_", "SLURM_TIME_FORMAT")
 # squeue's words for a job that will still do something.
 ACTIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),

@@ -128,7 +128,7 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
         for folder, job in jobs.items():
             seen_job = _job_of(one, job, seen)
             is_hidden = one.is_slurm and seen_job is None and one.user != getpass.getuser()
-            if is_hidden and read_status(RunPaths(ledger.output_dir / folder)).state in UNFINISHED:
+            if is_hidden and _waits_for(one, ledger.output_dir / folder):
                 active[folder] = f"{job} of {one.user}"
             if seen_job is not None and seen_job.is_active:
                 active[folder] = job
@@ -147,11 +147,12 @@ def overview(output_dir: Path) -> Overview:
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
     # Ordered, and looked into once for each run.
     unsettled = dict.fromkeys(folder for folder in latest if is_unsettled(statuses[folder]))
-    returning = [
+    noted = {one.token: one.jobs() for one in submissions if one.is_slurm}
+    returning = {
         folder
         for folder, one in latest.items()
-        if one.is_slurm and may_come_back(statuses[folder], one.jobs().get(folder.name))
-    ]
+        if one.is_slurm and may_come_back(statuses[folder], noted[one.token].get(folder.name))
+    }
     asked = (folder for folder in [*unsettled, *returning] if latest[folder].is_slurm)
     seen = _look_in_queue((latest[folder].name for folder in asked), notes)
     ids = _ids((seen or {}).values())
@@ -208,6 +209,12 @@ def _job_of(one: Submission | None, job: str | None, seen: dict[str, JobState] |
     """What Slurm says of a submission's job: the name tells it from another cluster's of the same id."""
     found = (seen or {}).get(job or "")
     return found if found is not None and one is not None and found.name == one.name else None
+
+
+def _waits_for(one: Submission, folder: Path) -> bool:
+    """Whether a record says that this very submission will train its run, or does."""
+    status = read_status(RunPaths(folder))
+    return status.state in UNFINISHED and status.content.get("submission") == one.token
 
 
 def _is_to_come(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """What a run's record and its job say together, and an end that only the scheduler knew of, written down."""
 
 import getpass
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jobs.submissions.ledger import Submission
 from suite.errors import UserError
 from suite.record import UNFINISHED, Record, RecordWriter, State, Status
 
+LONGEST_RETURN_S = 7 * 24 * 3600.0
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 
@@ -29,9 +31,11 @@ def is_unsettled(status: Status) -> bool:
 
 def may_come_back(status: Status, job: str | None) -> bool:
     """Whether a failed run's own job may be in the queue again: where a node fails, the first rank can only
-    tell of a lost connection, and Slurm starts the job elsewhere.
+    tell of a lost connection, and Slurm starts the job elsewhere. Not asked for ever.
     """
-    return status.state == "failed" and job is not None and status.content.get("job") == job
+    if status.state != "failed" or job is None or status.content.get("job") != job:
+        return False
+    return time.time() - float(status.content.get("updated_at", 0.0)) < LONGEST_RETURN_S
 
 
 def of_requeued(status: Status, seen: JobState | None) -> Verdict:

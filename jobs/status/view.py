@@ -22,6 +22,7 @@ STYLES = {
 }
 GAP = 2  # between two columns
 LEAST_NAME = 12
+MAX_WAITING_REASONS = 5
 # What wants a look comes first.
 ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "completed")
 
@@ -53,9 +54,11 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
         parts.append(Text("and ").append(_counts(ordered[len(shown) :])).append("; --all shows them", "dim"))
     reasons = [run for run in shown if run.reason and run.state not in ("completed", "queued")]
     parts += [Text(f"{run.run_id[:8]}  ", STYLES[run.state]).append(run.reason, "default") for run in reasons]
-    waiting = Counter(run.reason for run in runs if run.reason and run.state == "queued")
+    # Slurm's word for it: what the record adds to that is each run's own.
+    waiting = Counter(run.reason.partition(";")[0] for run in runs if run.reason and run.state == "queued")
     parts += [
-        Text(f"{count} queued  ", STYLES["queued"]).append(why, "default") for why, count in waiting.items()
+        Text(f"{count} queued  ", STYLES["queued"]).append(why, "default")
+        for why, count in waiting.most_common(MAX_WAITING_REASONS)
     ]
     parts += [Text(note, "yellow") for note in notes]
     return Group(*parts)

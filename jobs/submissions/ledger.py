@@ -19,7 +19,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,19 @@ class Ledger:
             yield
 
     def _share(self) -> None:
-        """Let the group write here too, where it may write the output folder; entries stay their owner's."""
-        if not self.output_dir.stat().st_mode & stat.S_IWGRP:
+        """Let the group of the output folder submit here too, where it may write that.
+
+        Not into .shiftbench itself: folders of jobs lie in it, which nobody else may move away.
+        """
+        shared = self.output_dir.stat()
+        if not shared.st_mode & stat.S_IWGRP:
             return
-        for path in (self.output_dir / FOLDER, self.folder, self.output_dir / FOLDER / "lock"):
+        for path in (self.folder, self.output_dir / FOLDER / "lock"):
             status = path.stat()
             if status.st_uid == os.getuid():
-                path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
+                with suppress(PermissionError):  # a group that is not ours: it has to do without
+                    os.chown(path, -1, shared.st_gid)
+                    path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
 
     def is_held(self) -> bool:
         """Whether somebody submits right now."""
@@ -160,6 +166,7 @@ class Ledger:
         former = os.umask(0o022)  # for all to read, and for us alone to write
         try:
             write_atomically(path, text)
+            path.chmod(0o644)  # also where the folder's default ACL says more
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
         finally:

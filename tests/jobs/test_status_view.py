@@ -34,7 +34,7 @@ def test_a_narrow_terminal_cuts_names_and_nothing_else() -> None:
 
 
 def test_reasons_of_those_that_wait_are_told_once() -> None:
-    runs = [a_run(number, "queued", "Priority") for number in range(3)]
+    runs = [a_run(number, "queued", f"Priority; stopped after step {number}") for number in range(3)]
     runs += [a_run(8, "queued", "Resources"), a_run(9, "failed", "job 40_9: TIMEOUT")]
     lines = shown(runs, 100)
     assert lines[0] == "5 runs: 1 failed, 4 queued"

@@ -17,6 +17,7 @@ import pytest
 from jobs import control
 from jobs.slurm import commands, task
 from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
+from jobs.status import verdicts
 from jobs.status.overview import RunStatus, active_jobs, overview
 from jobs.status.verdicts import Verdict, of_job, settle
 from jobs.submissions import snapshot as snapshots
@@ -208,6 +209,11 @@ def test_jobs_of_others_that_slurm_does_not_show(
     assert active_jobs(ledger).get(run.folder_name) == job
     (seen,) = overview(tmp_path).runs
     assert seen.state == ("failed" if job is None else "queued")
+    # Somebody else went on with it, and stopped: the first job's time is over.
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.queue(submission="another")
+        record.status("preempted")
+    assert run.folder_name not in active_jobs(ledger)
 
 
 def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +257,8 @@ def test_a_launcher_elsewhere_is_not_said_to_be_cancelled(tmp_path: Path) -> Non
         ledger.write(one)
     run = RunStatus(tmp_path / "x", "running", "", "12@345", one)
     with pytest.raises(UserError, match="runs on login1: cancel there"):
-        control.cancel([run], [run], ledger, named=False)
+        control.cancel([run], [run], ledger, named=True)
+    assert control.cancel([run], [run], ledger, named=False) == []
 
 
 def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
@@ -276,8 +283,11 @@ def test_a_groups_folder_is_the_groups_whatever_the_umask(mode: int, is_shared: 
     finally:
         os.umask(former)
     folder = runs / ".shiftbench"
-    for path in (folder, folder / "submissions", folder / "lock"):
+    for path in (folder / "submissions", folder / "lock"):
         assert bool(path.stat().st_mode & 0o020) is is_shared
+        assert path.stat().st_gid == runs.stat().st_gid
+    # The folders of jobs lie in it: nobody else may move them away.
+    assert not folder.stat().st_mode & 0o020
 
 
 @pytest.mark.parametrize(
@@ -304,9 +314,14 @@ def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pyte
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("queued", "BeginTime; connection closed by peer")
     assert active_jobs(ledger) == {run.folder_name: "12"}
-    answers(monkeypatch, "")
+    asked = answers(monkeypatch, "")
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("failed", "connection closed by peer")
+    assert [command[0] for command in asked] == ["squeue"]  # and not sacct: how it ended is known
+    monkeypatch.setattr(verdicts, "LONGEST_RETURN_S", 0.0)
+    asked.clear()
+    overview(tmp_path)
+    assert asked == []
     with RecordWriter(run, tmp_path / run.folder_name) as record:
         record.start({"scheduler_job": "12"})
         assert record.detail("queue_wait_s") > 0  # counts as any other wait
