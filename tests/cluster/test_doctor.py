@@ -19,7 +19,7 @@ from tests.cluster.cells import needs_mounts
 from tests.cluster.testcluster import run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]
 
 Report = dict[str, tuple[str, str, str]]
 

@@ -20,7 +20,7 @@ from suite.record import Record
 from tests.cluster import testcluster
 from tests.cluster.cells import QUICK, ROOT, Cells, configured, needs_mounts, slurm, wait_until
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 
 
 def states(cells: Cells) -> list[str]:
@@ -33,7 +33,7 @@ def test_the_demo_on_two_nodes_of_two_tasks(cells: Cells) -> None:
     four_ranks = ("batch.batch_size_per_gpu=8", "batch.norm_batch_size=32", "seeds=[0]")
     cells.submit(*four_ranks, "recipe.epochs=1", "data.train_images=320", "system.torch_threads=1")
     for run in cells.runs:
-        cells.wait_for_state("completed", run, 200)
+        cells.wait_for_state("completed", run)
         record = Record.read(cells.paths(run).folder)
         assert record.provenance[0]["world_size"] == 4
         assert record.provenance[0]["nodes"] == "n[1-2]"

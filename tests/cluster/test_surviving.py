@@ -13,7 +13,7 @@ from tests.cluster.cells import Cells, configured, slurm, wait_until
 from tests.train.processes import train
 from tests.train.test_resume import assert_bit_equal, final_state, measured
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 TWO_RANKS = ("batch.norm_batch_size=16",)  # each BN statistic spans both ranks
 
