@@ -23,22 +23,16 @@ def cancel(
 ) -> list[RunStatus]:
     """Cancel the jobs of these runs; returns those that had one. What runs writes a checkpoint first.
 
-    `everyone`: all runs there are. What others submitted is left alone. Raises UserError for that where it is
+    `everyone`: all runs there are. What is out of reach is left alone. Raises UserError for that where it is
     `named`, when Slurm refuses, or for a part of a local submission: its launcher is one process.
     """
     chosen = [run for run in runs if run.state in ("queued", "running") and run.job is not None]
-    others = [run for run in chosen if _is_of_others(run, ledger)]
-    if others and named and others[0].submission is not None:
-        raise UserError(f"{others[0].folder.name} was submitted by {others[0].submission.user}: ask there")
-    chosen = [run for run in chosen if run not in others]
+    obstacles = {run.folder: why for run in chosen if (why := _out_of_reach(run, ledger))}
+    if obstacles and named:
+        raise UserError(next(iter(obstacles.values())))
+    chosen = [run for run in chosen if run.folder not in obstacles]
     slurm = [run for run in chosen if run.submission is not None and run.submission.is_slurm]
     local = {run.submission.token: run.submission for run in chosen if run.submission and run not in slurm}
-    elsewhere = [one for one in local.values() if detached.is_alive(one) is None]
-    if elsewhere and named:
-        raise UserError(f"the launcher of {elsewhere[0].name} runs on {elsewhere[0].host}: cancel there")
-    for one in elsewhere:
-        del local[one.token]
-        chosen = [run for run in chosen if run.submission is None or run.submission.token != one.token]
     for token in local:
         of_it = [run for run in everyone if run.submission is not None and run.submission.token == token]
         others = [run for run in of_it if run.state in ("queued", "running") and run not in chosen]
@@ -60,6 +54,16 @@ def cancel(
                 read_status(RunPaths(run.folder)),
             )
     return chosen
+
+
+def _out_of_reach(run: RunStatus, ledger: Ledger) -> str | None:
+    """Why this user cannot cancel a run from this machine."""
+    one = run.submission
+    if one is not None and not ledger.is_ours(one):
+        return f"{run.folder.name} was submitted by {one.user}: ask there"
+    if one is not None and not one.is_slurm and detached.is_alive(one) is None:
+        return f"the launcher of {one.name} runs on {one.host}: cancel there"
+    return None
 
 
 def to_retry(

@@ -16,7 +16,8 @@ from typing import Any
 
 _PACKAGES = ("shiftbench", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "submitit")
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("suite", "jobs", "reports", "pyproject.toml")
+SOURCE_PACKAGES = ("suite", "jobs", "reports")
+SOURCES = (*SOURCE_PACKAGES, "pyproject.toml")
 SNAPSHOT_NOTE = "code.json"
 MAX_PATCH_BYTES = 4_000_000
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from jobs.submissions.private import private_folder
 from suite.errors import UserError
-from suite.provenance import ROOT, SNAPSHOT_NOTE, code_state
-
-PACKAGES = ("suite", "jobs", "reports")
+from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
 
 
 def snapshot(into: Path) -> Path:
@@ -56,7 +54,7 @@ def _digest(root: Path) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for package in PACKAGES:
+    for package in SOURCE_PACKAGES:
         for folder, subfolders, names in os.walk(root / package):
             subfolders[:] = [name for name in subfolders if name != "__pycache__"]
             for name in names:

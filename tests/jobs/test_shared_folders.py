@@ -1,0 +1,168 @@
+"""Output folders with runs of several people and launchers: what each may see, end, submit again."""
+
+import getpass
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs import control
+from jobs.status import verdicts
+from jobs.status.overview import RunStatus, active_jobs, overview
+from jobs.submissions.ledger import Ledger, Submission, new_submission
+from suite.config import expand
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.record import RecordWriter
+from tests.jobs.test_submissions import SLURM, answers
+
+
+def write_queued(ledger: Ledger, user: str, job_id: str) -> tuple[Run, Submission]:
+    """A run that this user has queued."""
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    with ledger.held():
+        one = new_submission("x", SLURM, ledger.output_dir, ledger.output_dir, [run.folder_name])
+        one = replace(one, user=user, job_id=job_id)
+        ledger.write(one)
+    with RecordWriter(run, ledger.output_dir / run.folder_name) as record:
+        record.queue(submission=one.token)
+    return run, one
+
+
+@pytest.mark.parametrize(("user", "job"), [("alice", "12 of alice"), (getpass.getuser(), None)])
+def test_jobs_of_others_that_slurm_does_not_show(
+    user: str, job: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PrivateData=jobs: an empty queue says nothing of them."""
+    answers(monkeypatch, "")
+    ledger = Ledger(tmp_path)
+    run, _ = write_queued(ledger, user, "12")
+    assert active_jobs(ledger).get(run.folder_name) == job
+    (seen,) = overview(tmp_path).runs
+    assert seen.state == ("failed" if job is None else "queued")
+    # Somebody else went on with it, and stopped: the first job's time is over.
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.queue(submission="another")
+        record.status("preempted")
+    assert run.folder_name not in active_jobs(ledger)
+
+
+def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path)
+    _, theirs = write_queued(ledger, "alice", "12")
+    (ledger.folder / f"{theirs.token}.json").chmod(0o664)
+    asked = answers(monkeypatch, f"12|RUNNING|None|n1|{theirs.name}\n")
+    monkeypatch.setattr(control, "ask", lambda *command: asked.append(command))
+    seen = overview(tmp_path).runs
+    assert control.cancel(seen, seen, ledger, named=False) == []
+    with pytest.raises(UserError, match="was submitted by alice: ask there"):
+        control.cancel(seen, seen, ledger, named=True)
+    assert not [command for command in asked if command[0] == "scancel"]
+    failed = [replace(run, state="failed") for run in seen]
+    assert control.to_retry(failed, None, ledger, named=False) == ([], [])
+    chosen, obstacles = control.to_retry(failed, None, ledger, named=True)
+    assert (chosen, len(obstacles)) == ([], 1)
+    assert "was submitted by alice: say where" in obstacles[0]
+    assert control.to_retry(failed, "gpu", ledger, named=True) == (failed, [])
+
+
+def test_what_cannot_be_retried_holds_nothing_else_up(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run, one = write_queued(ledger, getpass.getuser(), "12")
+    folder = tmp_path / run.folder_name
+    mine = RunStatus(folder, "failed", "", "12", one)
+    removed = RunStatus(tmp_path / "gone-123456789abc", "failed", "", "13", one)
+    never = RunStatus(folder, "failed", "")
+    chosen, obstacles = control.to_retry([mine, removed], None, ledger, named=False)
+    assert chosen == [mine]
+    assert obstacles == [f"{removed.folder}: was removed; submit its experiment again"]
+    assert "was not submitted to a cluster" in control.to_retry([never], None, ledger, named=False)[1][0]
+    assert control.resubmissions([mine], "local")[0][2] == [run]
+
+
+def test_a_launcher_elsewhere_is_not_said_to_be_cancelled(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        one = new_submission("x", {"scheduler": "local"}, tmp_path, tmp_path, ["x"])
+        one = replace(one, host="login1", job_id="12@345")
+        ledger.write(one)
+    run = RunStatus(tmp_path / "x", "running", "", "12@345", one)
+    with pytest.raises(UserError, match="runs on login1: cancel there"):
+        control.cancel([run], [run], ledger, named=True)
+    assert control.cancel([run], [run], ledger, named=False) == []
+
+
+def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
+    """Otherwise a colleague's file with my entry's token would be executed as mine."""
+    ledger = Ledger(tmp_path)
+    _, one = write_queued(ledger, getpass.getuser(), "12")
+    text = (ledger.folder / f"{one.token}.json").read_text()
+    (ledger.folder / "zzz.json").write_text(text)
+    with pytest.raises(UserError, match=r"zzz\.json: not an entry of this name"):
+        ledger.read()
+
+
+@pytest.mark.parametrize(("mode", "is_shared"), [(0o2775, True), (0o755, False)])
+def test_a_groups_folder_is_the_groups_whatever_the_umask(mode: int, is_shared: bool, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    runs.chmod(mode)
+    former = os.umask(0o022)
+    try:
+        with Ledger(runs).held():
+            pass
+    finally:
+        os.umask(former)
+    folder = runs / ".shiftbench"
+    for path in (folder / "submissions", folder / "lock"):
+        assert bool(path.stat().st_mode & 0o020) is is_shared
+        assert path.stat().st_gid == runs.stat().st_gid
+    # The folders of jobs lie in it: nobody else may move them away.
+    assert not folder.stat().st_mode & 0o020
+
+
+def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node failed; the first rank, elsewhere, lost its connection and could only say that."""
+    ledger = Ledger(tmp_path)
+    run, one = write_queued(ledger, getpass.getuser(), "12")
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({"scheduler_job": "12"})
+        record.status("failed", reason="connection closed by peer")
+    answers(monkeypatch, f"12|PENDING|BeginTime||{one.name}\n")
+    (seen,) = overview(tmp_path).runs
+    assert (seen.state, seen.reason) == ("queued", "BeginTime; connection closed by peer")
+    assert active_jobs(ledger) == {run.folder_name: "12"}
+    asked = answers(monkeypatch, "")
+    (seen,) = overview(tmp_path).runs
+    assert (seen.state, seen.reason) == ("failed", "connection closed by peer")
+    assert [command[0] for command in asked] == ["squeue"]  # and not sacct: how it ended is known
+    monkeypatch.setattr(verdicts, "LONGEST_RETURN_S", 0.0)
+    asked.clear()
+    overview(tmp_path)
+    assert asked == []
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({"scheduler_job": "12"})
+        assert record.detail("queue_wait_s") > 0  # counts as any other wait
+        waited_s = record.detail("queue_wait_s")
+        record.status("failed", reason="again")
+        record.start({"scheduler_job": "13"})
+        assert record.detail("queue_wait_s") == waited_s
+
+
+def test_only_ones_own_entries_are_executed_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    former = os.umask(0o002)
+    try:
+        with ledger.held():
+            one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
+            ledger.write(one)
+    finally:
+        os.umask(former)
+    assert ledger.is_ours(one)
+    path = ledger.folder / f"{one.token}.json"
+    path.chmod(0o664)
+    assert not ledger.is_ours(one)
+    path.write_text(path.read_text().replace("null", '"--user=alice"'))
+    with pytest.raises(UserError, match="is none"):
+        ledger.read()
