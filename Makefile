@@ -42,9 +42,9 @@ hooks: ## check style and types before each commit in this checkout
 
 lock: .venv/.users ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra build pyproject.toml --output-file requirements.txt
+	  --extra train --extra slurm --extra tune --extra optuna --extra build pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra build --extra dev --constraints requirements.txt pyproject.toml \
+	  --extra train --extra slurm --extra tune --extra optuna --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; runs stay

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import bench, config, data, doctor, probe, report, run, status, submit
+from jobs.commands import bench, config, data, doctor, probe, report, run, status, submit, tune
 from suite import __version__
 from suite.errors import UserError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("submit")(submit.submit)
+app.command("tune")(tune.tune)
 app.command("status")(status.status)
 app.command("logs")(status.logs)
 app.command("cancel")(status.cancel)

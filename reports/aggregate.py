@@ -9,7 +9,7 @@ import pandas as pd
 from reports.frames import GROUP, Frames
 from reports.stats import Estimate, mean_interval
 
-UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "running", "queued", "not_started"]
+UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "stopped", "running", "queued", "not_started"]
 HARDWARE = ["device", "world_size"]
 
 

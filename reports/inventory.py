@@ -25,7 +25,7 @@ class Overview:
 
 
 # What wants a look first.
-WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "completed")
+WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
 # What the run list says of where a run ran.
 PLACES = {"job": "Job", "nodes": "Nodes"}
 BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]

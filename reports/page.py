@@ -15,8 +15,11 @@ from reports.figures import Figure, build_figures
 from reports.frames import Frames, build_frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
 from reports.tables import Table, shift_display, summary_display, throughput_display
+from reports.thresholds import Threshold, thresholds
 from reports.verdicts import Verdict, verdicts
 
+# Of top-1, when nobody says otherwise.
+MARGIN_POINTS = 1.0
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
 
@@ -27,6 +30,7 @@ class Report:
 
     overview: Overview
     verdicts: list[Verdict]
+    thresholds: list[Threshold]
     warnings: list[str]
     summary: Table
     shift: Table | None
@@ -47,6 +51,7 @@ def compose(collection: Collection) -> Report:
     return Report(
         overview(collection, frames),
         verdicts(frames),
+        thresholds(frames, MARGIN_POINTS),
         warnings(collection, frames),
         summary_display(frames),
         shift_display(frames),

@@ -240,8 +240,12 @@ def _axis_text(value: object) -> str:
 
 
 def print_summary(console: Console, records: Sequence[Record]) -> None:
-    """The summary for a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
-    frames = build_frames(records)
+    """The summary of records for a terminal."""
+    print_frames_summary(console, build_frames(records))
+
+
+def print_frames_summary(console: Console, frames: Frames) -> None:
+    """Runs, final top-1, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
     left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
     shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]

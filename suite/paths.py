@@ -11,6 +11,7 @@
   patches/            how the sources differed from their commit, if they did
   lock                held by the process that writes here
   claim               a newer start asks that process to leave
+  stop.json           a study asks that process to end, and why
   checkpoints/        step-00000123.pt, best.pt
 """
 
@@ -58,6 +59,10 @@ class RunPaths:
     @property
     def claim(self) -> Path:
         return self.folder / "claim"
+
+    @property
+    def stop(self) -> Path:
+        return self.folder / "stop.json"
 
     @property
     def errors(self) -> Path:

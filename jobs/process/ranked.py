@@ -14,6 +14,7 @@ from jobs.process.logs import also_logged_to, log_to_stderr
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
+from suite.record import forget_request
 from suite.signals import StopFlag, stop_flag
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Out
 def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:
     from suite.train import train_on
 
+    if ranks.is_first:
+        forget_request(RunPaths(folder))
     try:
         with also_logged_to(RunPaths(folder).log) if ranks.is_first else nullcontext():
             train_on(run, folder, ranks, stop)

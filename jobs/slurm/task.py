@@ -17,7 +17,7 @@ from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.provenance import scheduler_job
-from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status
+from suite.record import UNFINISHED, RecordWriter, errors_noted, read_request, read_status
 from suite.record.errors import in_one_line
 from suite.signals import StopFlag, stop_flag
 
@@ -54,7 +54,8 @@ class TrainTask:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                if rank == 0 and (end.is_warned or _is_preempted(_job())):
+                is_asked = read_request(paths) is not None  # then nobody wants it to go on
+                if rank == 0 and not is_asked and (end.is_warned or _is_preempted(_job())):
                     _requeue(run, folder)
             except Exception as error:
                 if rank == 0:

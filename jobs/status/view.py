@@ -19,12 +19,13 @@ STYLES = {
     "diverged": "red",
     "cancelled": "yellow",
     "preempted": "yellow",
+    "stopped": "blue",
 }
 GAP = 2  # between two columns
 LEAST_NAME = 12
 MAX_WAITING_REASONS = 5
 # What wants a look comes first.
-ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "completed")
+ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
 
 
 def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, width: int) -> RenderableType:

@@ -130,6 +130,19 @@ def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
                 yield point
 
 
+def corners(space: Space) -> Iterator[Point]:
+    """Every combination of values, an interval standing for its two ends."""
+    grids: Space = {}
+    for key, axis in space.items():
+        if isinstance(axis, Choice):
+            grids[key] = Grid(values=axis.values, when=axis.when)
+        elif isinstance(axis, Uniform | LogUniform):
+            grids[key] = Grid(values=(axis.low, axis.high), when=axis.when)
+        else:
+            grids[key] = axis
+    return points(grids, 1, 0)
+
+
 def check_order(space: Space) -> None:
     """Raises ValueError for a field that follows one which does not stand before it, or that is set twice."""
     before: list[str] = []

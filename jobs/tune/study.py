@@ -4,74 +4,23 @@ A trial is a Run. Every point of the space is expanded here, so an impossible on
 is trained.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from jobs.tune.space import Point, Space, check_order, is_drawn, overlap, points
-from suite.config import SWEEPING, expand, explain, load_experiment, read_yaml
+from jobs.tune.results import is_due
+from jobs.tune.space import Point, corners, overlap, points
+from jobs.tune.spec import OWN_KEYS, NoStopping, OptunaSearch, StudySpec
+from suite.config import expand, explain, load_experiment, read_yaml
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run
-from suite.metrics import METRICS
-from suite.specs.base import Spec
 
 MAX_TOLD = 3  # impossible points that are told of one by one
-
-
-class Objective(Spec):
-    """A metric of the registry that a study looks at; a per-layer one by its mean over the layers."""
-
-    metric: str
-    mode: Literal["max", "min"] | None = Field(None, description="null: the metric's own direction")
-
-    @model_validator(mode="after")
-    def _known(self) -> "Objective":
-        if self.metric not in METRICS:
-            raise ValueError(f"no run measures {self.metric!r}; measured are {', '.join(METRICS)}")
-        if self.mode is None:
-            direction = METRICS[self.metric].direction
-            if direction == "neither":
-                raise ValueError(f"{self.metric} is neither better high nor low: give mode, max or min")
-            object.__setattr__(self, "mode", "max" if direction == "higher" else "min")
-        return self
-
-
-class StudySpec(Spec):
-    """What a study's YAML says."""
-
-    name: str = Field(min_length=1, description="the file's name, unless given")
-    experiment: str = Field(description="the base experiment's YAML, relative to this file")
-    overrides: tuple[str, ...] = Field((), description="key=value for the base, as on the command line")
-    space: Space = Field(
-        min_length=1, description="dotted field -> {kind: grid | scaled | choice | uniform | loguniform, …}"
-    )
-    num_samples: int = Field(1, ge=1, description="draws for each point of the grids, where fields are drawn")
-    sampling_seed: int = Field(0, ge=0, description="of the draws")
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2), min_length=1, description="of each point's runs, whatever the base says"
-    )
-    objectives: tuple[Objective, ...] = Field(
-        (Objective(metric="top1_percent", mode="max"),), min_length=1, description="what it looks at"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "StudySpec":
-        for key in self.space:
-            section = key.partition(".")[0]
-            if section not in SWEEPING or section == key or key == "data.path":
-                raise ValueError(
-                    f"space: {key}: expected a field of {', '.join(SWEEPING)} that decides a result, "
-                    "such as recipe.lr"
-                )
-        check_order(self.space)
-        if self.num_samples > 1 and not is_drawn(self.space):
-            raise ValueError("num_samples: no field is drawn; remove it")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: expected different numbers, got {list(self.seeds)}")
-        return self
+MAX_CORNERS = 2000  # of a space whose points are not known yet, that are tried
 
 
 @dataclass(frozen=True)
@@ -84,19 +33,49 @@ class StudyPoint:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, validated to its last run. `points` are in the order of the space."""
+    """A study, validated to its last run. `points` are in the order of the space; Optuna's come later."""
 
     spec: StudySpec
+    base: dict[str, Any]
     points: tuple[StudyPoint, ...]
+    _samples: tuple[Run, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
         return self.spec.name
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Of the objectives, the one that decides first."""
+        return tuple(objective.metric for objective in self.spec.objectives)
+
+    @property
+    def num_trials(self) -> int:
+        if isinstance(self.spec.search, OptunaSearch):
+            return self.spec.search.num_points * len(self.spec.seeds)
+        return len(self.runs)
+
+    @property
+    def max_epochs(self) -> int:
+        return max(run.recipe.epochs for run in self._samples)
+
+    @property
+    def samples(self) -> tuple[Run, ...]:
+        """Runs of every kind that the study will have: all of them, or those at the corners of its space."""
+        return self._samples
+
+    @property
     def runs(self) -> tuple[Run, ...]:
-        """All of them, each once, point by point."""
+        """All of them, each once, point by point. Raises UserError where they are not known beforehand."""
+        if isinstance(self.spec.search, OptunaSearch):
+            raise UserError(
+                f"{self.name}: its points are proposed as results come in, so only `shiftbench tune` runs it"
+            )
         return tuple({run.run_id: run for point in self.points for run in point.runs}.values())
+
+    def at(self, values: Point) -> StudyPoint:
+        """A point and its runs. Raises UserError for an impossible one."""
+        return StudyPoint(values, _runs(self.base, values, self.spec))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
@@ -107,13 +86,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and expand a study; `overrides` are for its base experiment, `seeds=` and `name=` for itself.
+    """Read and expand a study; `overrides` are for its base experiment, or set a key of the study itself.
 
     Raises UserError, with the number of impossible points if there are any.
     """
     content = read_yaml(path)
     content.setdefault("name", path.stem)
-    own = [item for item in overrides if item.partition("=")[0].strip() in ("seeds", "name")]
+    own = [item for item in overrides if _section(item) in OWN_KEYS]
     content |= read_yaml(path, own) if own else {}
     try:
         spec = StudySpec.model_validate(content)
@@ -122,15 +101,37 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     for_base = [*spec.overrides, *(item for item in overrides if item not in own)]
     for item in for_base:
         key = item.partition("=")[0].strip()
-        if key in ("seeds", "name") or any(overlap(key, axis) for axis in spec.space):
+        if _section(item) in OWN_KEYS or any(overlap(key, axis) for axis in spec.space):
             raise UserError(f"override {item!r}: the study itself sets {key}")
     base = read_yaml(path.parent / spec.experiment, for_base)
+    try:
+        expanded = _expand(base, spec)
+        if isinstance(spec.search, OptunaSearch):
+            study = Study(spec, base, (), tuple(run for point in expanded for run in point.runs))
+        else:
+            kept = _without_doubles(expanded)
+            study = Study(spec, base, kept, tuple(run for point in kept for run in point.runs))
+        _check_objectives(study)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return study
+
+
+def _section(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0].strip()
+
+
+def _expand(base: dict[str, Any], spec: StudySpec) -> list[StudyPoint]:
+    """Every point, or of a space that Optuna searches its corners: what is impossible there is refused."""
+    try:
+        if isinstance(spec.search, OptunaSearch):
+            all_points = list(itertools.islice(corners(spec.space), MAX_CORNERS))
+        else:
+            all_points = list(points(spec.space, spec.num_samples, spec.sampling_seed))
+    except ValueError as error:
+        raise UserError(f"space: {error}") from None
     expanded: list[StudyPoint] = []
     impossible: list[str] = []
-    try:
-        all_points = list(points(spec.space, spec.num_samples, spec.sampling_seed))
-    except ValueError as error:
-        raise UserError(f"{path}: space: {error}") from None
     for point in all_points:
         try:
             expanded.append(StudyPoint(point, _runs(base, point, spec)))
@@ -140,12 +141,27 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         few, rest = impossible[:MAX_TOLD], len(impossible) - MAX_TOLD
         more = f"; and {rest} more" if rest > 0 else ""
         raise UserError(
-            f"{path}: {len(impossible)} of {len(all_points)} points are impossible: {'; '.join(few)}{more}"
+            f"{len(impossible)} of {len(all_points)} points are impossible: {'; '.join(few)}{more}"
         )
-    try:
-        return Study(spec, _without_doubles(expanded))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return expanded
+
+
+def _check_objectives(study: Study) -> None:
+    """Raises UserError for an objective that none of the runs will measure, or not in time."""
+    runs = study.samples
+    for metric in study.metrics:
+        if not any(is_due(run, metric, run.recipe.epochs) for run in runs):
+            raise UserError(
+                f"objectives: none of its runs measures {metric}: it takes BN layers, and for "
+                "top1_precise_percent measure.precise_bn_images above 0"
+            )
+    first = study.metrics[0]
+    in_time = [any(is_due(run, first, epoch) for epoch in range(1, run.recipe.epochs)) for run in runs]
+    if not isinstance(study.spec.scheduler, NoStopping) and not any(in_time):
+        raise UserError(
+            f"scheduler: {study.spec.scheduler.kind} judges by {first}, which no run measures before its "
+            "last epoch: set measure.eval_every_epochs or measure.probe_every_epochs, or more epochs"
+        )
 
 
 def _runs(base: dict[str, Any], point: Point, spec: StudySpec) -> tuple[Run, ...]:

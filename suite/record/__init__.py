@@ -9,6 +9,7 @@ from suite.record.costs import Costs
 from suite.record.errors import RankError, errors_noted
 from suite.record.files import SCHEMA_VERSION, is_locked, write_atomically
 from suite.record.reader import Layer, Measurement, Record
+from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
 from suite.record.status import STATES, UNFINISHED, State, Status, read_status
 from suite.record.writer import RecordWriter
 
@@ -24,8 +25,12 @@ __all__ = [
     "RecordWriter",
     "State",
     "Status",
+    "StopRequest",
+    "ask_to_stop",
     "errors_noted",
+    "forget_request",
     "is_locked",
+    "read_request",
     "read_status",
     "write_atomically",
 ]

@@ -9,7 +9,7 @@ from suite.paths import RunPaths
 from suite.record.errors import RankError, read_errors
 from suite.record.files import is_locked, read_json
 
-State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "cancelled"]
+State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "stopped", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
 UNFINISHED: tuple[State, ...] = ("queued", "running", "preempted")
 """States from which a run goes on by itself while a launcher or a scheduler has it."""

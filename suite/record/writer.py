@@ -19,6 +19,7 @@ from suite.record.costs import attempt_rank_s
 from suite.record.errors import clear_errors
 from suite.record.files import SCHEMA_VERSION, append_line, read_json, write_atomically
 from suite.record.reader import Layer
+from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State
 
 Split = Literal["train", "val"]
@@ -105,6 +106,10 @@ class RecordWriter:
         """
         return self.paths.claim.exists()
 
+    def stop_request(self) -> StopRequest | None:
+        """What a study asks of this run, if anything."""
+        return read_request(self.paths)
+
     # ------------------------------------------------------------ what became of it
 
     def forget_errors(self) -> None:
@@ -114,6 +119,7 @@ class RecordWriter:
     def queue(self, **details: Any) -> None:
         """Note that the run waits for a launcher or a scheduler. What former attempts cost is kept."""
         self.forget_errors()
+        forget_request(self.paths)
         details["rank_s"] = self._status.get("rank_s", 0.0) + attempt_rank_s(self._status)
         self._status.pop("started_at", None)
         self.status("queued", reason=None, nodes=None, **details)
@@ -122,6 +128,8 @@ class RecordWriter:
         """Note an attempt: its provenance, the state `running`, and what the attempts before it cost."""
         now, before = time.time(), self._status
         self.paths.claim.unlink(missing_ok=True)  # one that still waits leaves it again
+        for name in ("stopped_by", "stopped_after_epoch"):
+            before.pop(name, None)
         line = {"started_at": now, **provenance}
         costs = {"rank_s": before.get("rank_s", 0.0) + attempt_rank_s(before)}
         job, state = provenance.get("scheduler_job"), before.get("state")

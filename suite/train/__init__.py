@@ -12,7 +12,7 @@ from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
-from suite.record import RecordWriter, errors_noted
+from suite.record import RecordWriter, State, errors_noted
 from suite.record.errors import in_one_line
 from suite.signals import StopFlag, stop_flag
 from suite.train.checkpoint import CheckpointStore
@@ -82,9 +82,12 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         trainer = Trainer(run, ranks, record, stop)
         trainer.train(_newest_state(folder_record=record, ranks=ranks))
     except Preempted as preempted:
-        reason = f"{preempted}, by {_asked_by(record, stop)}"
-        log.warning("%s", reason)
-        _end(record, "preempted", reason)
+        request = record.stop_request() if record is not None else None
+        state = "preempted" if request is None else request.state
+        by = _asked_by(record, stop) if request is None else request.reason
+        log.warning("%s, by %s", preempted, by)
+        details = {} if request is None else {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
+        _end(record, state, f"{preempted}, by {by}", **details)
         raise
     except Diverged as diverged:
         _end(record, "diverged", str(diverged))
@@ -120,11 +123,11 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
     return state
 
 
-def _end(record: RecordWriter | None, state: Any, reason: str | None) -> None:
+def _end(record: RecordWriter | None, state: State, reason: str | None, **details: Any) -> None:
     if record is None:
         return
     try:
-        record.status(state, reason=reason)
+        record.status(state, reason=reason, **details)
     except OSError as error:  # a full disk: what made the run end matters more, and is raised behind this
         log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
 

@@ -63,7 +63,7 @@ class Trainer:
         self.logbook = Logbook(ranks, record)
         self.to_evaluate = False
         self._spoke_at = time.monotonic()
-        self._is_claimed = False
+        self._is_to_leave = False
 
     # ------------------------------------------------------------ the run
 
@@ -167,7 +167,7 @@ class Trainer:
         """What this rank alone would do now."""
         if self.stop.warned:
             return STOP_WARNED
-        return STOP if self.stop.signal or self._is_claimed else GO_ON
+        return STOP if self.stop.signal or self._is_to_leave else GO_ON
 
     def _is_asked_to_stop(self) -> bool:
         """Between two batches of an evaluation, which may take many minutes."""
@@ -176,10 +176,10 @@ class Trainer:
         return self._wish() != GO_ON
 
     def _speak(self) -> None:
-        """Say in the status file how far training is, and look whether a newer start waits for this one."""
+        """Say in the status file how far training is, and look whether this process is asked to leave."""
         self._spoke_at = time.monotonic()
         if self.record is not None:
-            self._is_claimed = self.record.is_claimed()
+            self._is_to_leave = self.record.is_claimed() or self.record.stop_request() is not None
             speed = self.meter.images_per_s(self.run.batch.global_batch_size)
             self.record.status(
                 "running",

@@ -1,0 +1,80 @@
+"""`shiftbench tune`: a study's trials by Ray Tune, and its answers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs import exit_codes
+from jobs.commands.run import OverridesArgument
+
+
+def tune(
+    study: Annotated[Path, typer.Argument(help="Study YAML, such as configs/studies/small-batch-demo.yaml.")],
+    overrides: OverridesArgument = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", "-c", help="Where trials run; default: the study's trials.cluster."),
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; default: the study's trials.at_a_time.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a study that was begun; begins it if it was not.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Go on although the study has changed since it began.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that runs already; default: one of our own.")
+    ] = None,
+) -> None:
+    """Run a study by Ray Tune: with early stopping, a search, a budget; then print its answers.
+
+    A trial is an ordinary run: what is complete is read, not run again, and `status` and `report` know it.
+    Ctrl-C lets trials write a checkpoint and ends them, `--resume` goes on; a second one ends them at once.
+    """
+    from jobs.clusters import LocalCluster, load_cluster
+    from jobs.local.progress import ProgressView
+    from jobs.tune.study import load_study
+
+    found = load_study(study, overrides or [])
+    where = load_cluster(cluster or found.spec.trials.cluster)
+    if isinstance(where, LocalCluster):
+        from suite.data import check_data
+
+        for one in {(run.data, run.batch.global_batch_size): run for run in found.samples}.values():
+            check_data(one)
+
+    from jobs.tune.engine import import_ray
+
+    import_ray()
+    from jobs.tune.driver import Wishes, drive
+    from reports.study import print_study, write_study
+
+    console = Console(soft_wrap=True, highlight=False)
+    end = drive(found, where, output_dir, Wishes(resume, accept, jobs, ray_address), ProgressView(console))
+    answers = write_study(
+        [output_dir / run.folder_name for run in end.runs],
+        end.book,
+        objectives={o.metric: str(o.mode) for o in found.spec.objectives},
+        margin_points=found.spec.margin_points,
+    )
+    print_study(console, answers)
+    console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)
+    if end.spent is not None:
+        console.print(f"{end.spent}: --resume goes on once there is more", markup=False)
+    code = _exit_code(answers.states, end.stopped_by is not None and end.stopped_by.name, end.spent)
+    if code != exit_codes.DONE:
+        raise typer.Exit(code)
+
+
+def _exit_code(states: "dict[str, int]", signal_name: str | bool, spent: str | None) -> int:
+    if signal_name == "SIGINT":
+        return exit_codes.INTERRUPTED
+    if signal_name or spent:
+        return exit_codes.PREEMPTED
+    ended_well = states.get("completed", 0) + states.get("stopped", 0)
+    return exit_codes.DONE if ended_well == sum(states.values()) else exit_codes.SOME_RUNS_FAILED

@@ -1,0 +1,84 @@
+"""Ray, as a study needs it: started or joined, quiet, and gone when the study ends."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from suite.errors import UserError
+
+# Of the shared memory that Ray keeps for objects, trials use next to nothing; this is the least it takes.
+OBJECT_STORE_BYTES = 80 * 2**20
+VARIABLES = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would stand between our lines
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of an experiment are relative to where it was started
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver ends runs and jobs in its own order
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that never measured anything is a result, too
+    "TUNE_GLOBAL_CHECKPOINT_S": "30",  # nothing is restored from it: it is for those who read Tune's folder
+    "TUNE_WARN_THRESHOLD_S": "5",
+}
+
+
+def import_ray() -> None:
+    """Set what Ray reads when it is imported, and import it. Raises UserError where it is not installed."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray.tune  # noqa: F401
+    except ImportError:
+        raise UserError("Ray Tune is not installed: pip install 'shiftbench[tune]'") from None
+
+
+@contextmanager
+def ray_running(address: str | None, at_a_time: int, num_gpus: int) -> Iterator[None]:
+    """A Ray of our own with one slot a trial, whatever else runs on this machine; or the one at `address`.
+
+    Raises UserError when it cannot be started or joined.
+    """
+    import ray
+
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",  # not the one that RAY_ADDRESS or another user's session points to
+                num_cpus=at_a_time,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+    except Exception as error:  # Ray raises what its parts raise: there is no common class
+        with suppress(Exception):
+            ray.shutdown()
+        what = "started" if address is None else f"joined at {address}"
+        raise UserError(f"Ray could not be {what}: {_first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources(address: str | None, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
+    """What a trial takes of Ray: a slot, and a GPU for each rank where there are any."""
+    import ray
+
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= ranks
+    return {"cpu": 1, "gpu": ranks if uses_gpus and has_gpus else 0}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+class DriverOnly:
+    """Mixin of what serves one driver: in the copy of its set-up that Tune keeps to restore, it is empty."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

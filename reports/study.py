@@ -1,0 +1,131 @@
+"""A study's answers: curves over the norm batch, where they cross, what it cost and what stopping saved."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from reports.aggregate import summarise
+from reports.frames import Frames, build_frames
+from reports.numbers import plural, short
+from reports.tables import print_frames_summary
+from reports.thresholds import Threshold, thresholds
+from suite.errors import UserError
+from suite.record import STATES, Record, write_atomically
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StudyAnswers:
+    """What a study's records say. `curves`: a row for each variant and norm batch, intervals over seeds."""
+
+    states: dict[str, int]
+    curves: pd.DataFrame
+    thresholds: list[Threshold]
+    rank_h: float
+    saved_rank_h: float
+    saved_epochs: int
+    trained_epochs: int
+    on_gpus: bool
+    frames: Frames
+
+
+def study_answers(
+    records: Sequence[Record], objectives: Mapping[str, str], margin_points: float
+) -> StudyAnswers:
+    """`objectives`: metric and `max` or `min`. `margin_points`: of top-1, for what BN loses.
+
+    Saved are the epochs that stopped runs did not train, at each run's own pace.
+    """
+    frames = build_frames(records)
+    runs = frames.runs[frames.runs.counted]
+    columns = [name if name in runs else f"{name}_common" for name in objectives]
+    shown = dict.fromkeys([*columns, "top1_percent", "esm_sigma_common", "esm_mu_common"])
+    stopped = runs[runs.state == "stopped"]
+    left = (stopped.epochs - stopped.epoch).clip(lower=0)
+    pace_s = stopped.rank_s / stopped.epoch.where(stopped.epoch > 0)
+    return StudyAnswers(
+        states={state: int((runs.state == state).sum()) for state in STATES if (runs.state == state).any()},
+        curves=summarise(frames, list(shown)),
+        thresholds=thresholds(frames, margin_points),
+        rank_h=float(runs.rank_s.sum()) / 3600,
+        saved_rank_h=float((left * pace_s).sum()) / 3600,
+        saved_epochs=int(left.sum()),
+        trained_epochs=int(runs.epoch.sum()),
+        on_gpus=bool((runs.device_type == "cuda").any()),
+        frames=frames,
+    )
+
+
+def write_study(
+    folders: Sequence[Path], into: Path, objectives: Mapping[str, str], margin_points: float
+) -> StudyAnswers:
+    """Read the runs of a study, and write `results.parquet` (a row a run) and `answers.json` into a folder.
+
+    Raises UserError when none of them can be read, or the files not be written.
+    """
+    records = [Record.read(folder) for folder in folders if (folder / "run.json").exists()]
+    if not records:
+        raise UserError(f"{into}: no trial of this study has begun")
+    answers = study_answers(records, objectives, margin_points)
+    try:
+        # A name of its own until it is whole.
+        draft = into / ".results.parquet.tmp"
+        _flat(answers.frames.runs, records).to_parquet(draft, index=False)
+        draft.replace(into / "results.parquet")
+        write_atomically(into / "answers.json", json.dumps(_plain(answers), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{into}: the answers cannot be written: {error.strerror}") from None
+    return answers
+
+
+def _flat(runs: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
+    """Runs with their id, and with whatever holds objects as text."""
+    runs = runs.drop(columns="run").assign(run_id=[record.run_id for record in records])
+    texts = runs.select_dtypes(include="object").map(lambda v: None if v is None else str(v))
+    return runs.assign(**{str(name): texts[name] for name in texts})
+
+
+def _plain(answers: StudyAnswers) -> dict[str, Any]:
+    rows = json.loads(answers.curves.to_json(orient="records"))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": answers.states,
+        "thresholds": [vars(threshold) for threshold in answers.thresholds],
+        "cost": {
+            "rank_hours": answers.rank_h,
+            "on_gpus": answers.on_gpus,
+            "epochs_trained": answers.trained_epochs,
+            "epochs_saved_by_stopping": answers.saved_epochs,
+            "rank_hours_saved_by_stopping": answers.saved_rank_h,
+        },
+        "curves": rows,
+    }
+
+
+def print_study(console: Console, answers: StudyAnswers) -> None:
+    """The table of cells, and the answers in sentences."""
+    print_frames_summary(console, answers.frames)
+    for threshold in answers.thresholds:
+        console.print(threshold.sentence, markup=False)
+    console.print(cost_sentence(answers), markup=False)
+
+
+def cost_sentence(answers: StudyAnswers) -> str:
+    """`3.2 GPU-hours; 14 runs were stopped early, which saved 61 of 144 epochs (1.4 GPU-hours).`"""
+    unit = "GPU-hours" if answers.on_gpus else "rank-hours on CPUs"
+    text = f"{short(answers.rank_h)} {unit}"
+    if number := answers.states.get("stopped", 0):
+        total = answers.trained_epochs + answers.saved_epochs
+        text += (
+            f"; {plural(number, 'run')} stopped early, which saved {answers.saved_epochs} of {total} epochs"
+        )
+        if math.isfinite(answers.saved_rank_h):
+            text += f" ({short(answers.saved_rank_h)} {unit})"
+    return f"{text}."
