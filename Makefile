@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both do their own set-up.
+# Three commands matter: `make demo`, `make study` and `make test`. They do their own set-up.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo test cluster cluster-down lint types format hooks lock clean
+.PHONY: help install demo study test cluster cluster-down lint types format hooks lock clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -15,6 +15,10 @@ install: .venv/.users ## the packages, into .venv; then `source .venv/bin/activa
 demo: .venv/.users ## BN against XBN on real images in five minutes, with a report
 	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2
 	$(BIN)/shiftbench report runs/demo --out out/demo
+
+study: .venv/.users ## how small may the norm batch be? A study by Ray Tune in ten minutes, with a report
+	$(BIN)/shiftbench tune configs/studies/small-batch-demo.yaml --output-dir runs/study --resume
+	$(BIN)/shiftbench report runs/study --out out/study
 
 test: .venv/.developers system-packages slurm-packages ## the test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

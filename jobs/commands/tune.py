@@ -64,8 +64,10 @@ def tune(
     )
     print_study(console, answers)
     console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)
-    if end.spent is not None:
-        console.print(f"{end.spent}: --resume goes on once there is more", markup=False)
+    if end.stopped_by is not None:
+        console.print(f"stopped by {end.stopped_by.name}: --resume goes on", markup=False)
+    elif end.spent is not None:
+        console.print(f"{end.spent}: --resume goes on once it is raised", markup=False)
     code = _exit_code(answers.states, end.stopped_by is not None and end.stopped_by.name, end.spent)
     if code != exit_codes.DONE:
         raise typer.Exit(code)

@@ -51,13 +51,14 @@ class ProgressView:
         if self._bars is not None:
             self._bars.stop()
 
-    def started(self, folder: Path, run: Run) -> None:
-        """A run's process is up."""
-        self._labels[folder] = (run.label, run.recipe.epochs)
+    def started(self, folder: Path, run: Run, label: str | None = None) -> None:
+        """A run's process is up. `label`: where the run's own does not tell it from the others."""
+        label = label or run.label
+        self._labels[folder] = (label, run.recipe.epochs)
         if self._bars is not None:
-            self._tasks[folder] = self._bars.add_task(run.label, total=run.recipe.epochs, top1="")
+            self._tasks[folder] = self._bars.add_task(label, total=run.recipe.epochs, top1="")
         else:
-            self.console.print(f"started   {run.label}", highlight=False)
+            self.console.print(f"started   {label}", highlight=False, markup=False)
 
     def refused(self, run: Run, reason: str) -> None:
         """A run could not be started."""

@@ -24,7 +24,7 @@ from jobs.slurm.commands import config
 from jobs.submit import AnyCluster
 from jobs.tune.book import Book
 from jobs.tune.engine import ray_running, resources
-from jobs.tune.halt import Halt, Hurried, Spending
+from jobs.tune.halt import Halt, Spending
 from jobs.tune.judge import Judge
 from jobs.tune.search import EveryRun, Proposals
 from jobs.tune.spec import NoStopping, OptunaSearch
@@ -100,7 +100,6 @@ def drive(
         telling = Telling(study, output_dir, known, halt, view)
         tune_folder = _tune_folder(study, output_dir)
         view.start(total=study.num_trials, skipped=len(known))
-        in_haste = True
         with halt.hearing_signals(), view:
             try:
                 with ray_running(address, at_a_time, len(gpus)):
@@ -111,13 +110,13 @@ def drive(
                         tune_config=_tune_config(study, search, output_dir),
                         run_config=_run_config(tune_folder, halt, telling),
                     ).fit()
-                in_haste = False
-            except Hurried:
-                pass
+            except BaseException:
+                if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
+                    raise
             finally:
                 halt.is_over = True  # no signal ends this: what is left now, nobody else would end
                 left = [run for run in search.runs if output_dir / run.folder_name in telling.started]
-                leave_nothing(left, output_dir, is_slurm, in_haste)
+                leave_nothing(left, output_dir, is_slurm, halt.in_haste)
     return StudyEnd(search.runs, len(known), book.folder, tune_folder, halt.signal, halt.spent)
 
 

@@ -35,7 +35,7 @@ class Halt(DriverOnly, tune.Stopper):  # type: ignore[misc]
         self.signal: signal.Signals | None = None
         self.spent: str | None = None
         self.under_way: dict[str, Path] = {}
-        self.is_over = False
+        self.is_over = self.in_haste = False
         self._was_urged = self._has_told = False
         self._begun_at = self._looked_at = time.monotonic()
 
@@ -76,6 +76,7 @@ class Halt(DriverOnly, tune.Stopper):  # type: ignore[misc]
                 return
             is_urgent = number in URGENT
             if self.signal is not None and is_urgent and self._was_urged:
+                self.in_haste = True
                 raise Hurried
             self._was_urged |= is_urgent
             self.signal = self.signal or signal.Signals(number)

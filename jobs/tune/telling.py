@@ -8,8 +8,10 @@ from ray import tune
 from jobs.local.progress import ProgressView
 from jobs.tune.engine import DriverOnly
 from jobs.tune.halt import Halt
+from jobs.tune.space import Point
 from jobs.tune.study import Study
 from jobs.tune.trial import run_of
+from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import read_request, read_status
 
@@ -31,7 +33,8 @@ class Telling(DriverOnly, tune.Callback):  # type: ignore[misc]
         self.halt.under_way[run_id] = folder
         if folder not in self.started:
             self.started.add(folder)
-            self.view.started(folder, run_of(self.study, trial.config))
+            run = run_of(self.study, trial.config)
+            self.view.started(folder, run, label_of(run, trial.config["point"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -55,3 +58,21 @@ class Telling(DriverOnly, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The process that followed it was killed. Its run is taken up by another one, or left resumable."""
         self.on_trial_complete(iteration, trials, trial)
+
+
+# A run's own label tells these.
+TOLD = ("model.arch", "model.norm", "batch.norm_batch_size")
+
+
+def label_of(run: Run, point: Point) -> str:
+    """`small_resnet11 BN nb2 seed 0 lr=0.1`: with the axes of the study that a run's label leaves out."""
+    axes = {
+        key: value for key, value in point.items() if not f"{key}.".startswith(tuple(f"{t}." for t in TOLD))
+    }
+    return " ".join(
+        [run.label, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in axes.items())]
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
