@@ -132,3 +132,25 @@ def test_a_study_is_shown_before_it_runs(tmp_path: Path) -> None:
     shown = [yaml.safe_load(document) for document in documents]
     assert [run["batch"]["norm_batch_size"] for run in shown] == [2, 16]
     assert {(run["recipe"]["epochs"], run["seed"], run["experiment"]) for run in shown} == {(7, 5, "other")}
+
+
+def test_an_objective_that_no_run_measures_is_refused(tmp_path: Path) -> None:
+    space = {"model.norm": {"kind": "grid", "values": [{"kind": "gn", "num_groups": 8}]}}
+    objectives = [{"metric": "top1_percent"}, {"metric": "esm_sigma"}]
+    with pytest.raises(UserError, match="none of its runs measures esm_sigma: it takes BN layers"):
+        load_study(write(tmp_path, space=space, objectives=objectives))
+
+
+def test_a_scheduler_needs_values_before_the_end(tmp_path: Path) -> None:
+    keys = {"objectives": [{"metric": "esm_sigma"}], "scheduler": {"kind": "asha"}}
+    with pytest.raises(UserError, match="judges by esm_sigma, which no run measures before its last epoch"):
+        load_study(write(tmp_path, **keys))
+    load_study(write(tmp_path, **keys), ["measure.probe_every_epochs=1", "recipe.epochs=3"])
+
+
+def test_overrides_reach_the_study_or_its_base(tmp_path: Path) -> None:
+    overrides = ["trials.at_a_time=4", "budget.rank_hours=2.5", "recipe.epochs=7", "seeds=[5]"]
+    study = load_study(write(tmp_path), overrides)
+    assert study.spec.trials.at_a_time == 4
+    assert study.spec.budget.rank_hours == 2.5
+    assert {(run.recipe.epochs, run.seed) for run in study.runs} == {(7, 5)}

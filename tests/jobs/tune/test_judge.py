@@ -1,0 +1,113 @@
+"""Early stopping: decisions by hand, and the same ones by a driver that comes after."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs.tune.judge import Judge
+from jobs.tune.spec import Asha, MedianStopping, Objective
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import RecordWriter, read_request
+from tests.jobs.tune.test_results import make_run
+
+TOP1 = Objective(metric="top1_percent")
+ESM = Objective(metric="esm_sigma")
+ASHA = Asha(kind="asha", reduction_factor=2)
+
+
+def judge(folder: Path, spec: Any = ASHA, objective: Objective = TOP1, epochs: int = 6) -> Judge:
+    return Judge(spec, objective, epochs, folder)
+
+
+def ask(one: Judge, run: str, epoch: int, value: float, metric: str = "top1_percent") -> str:
+    (one.output_dir / run).mkdir(parents=True, exist_ok=True)
+    trial = SimpleNamespace(config={"run_id": run, "folder": run})
+    return one.on_trial_result(None, trial, {"epoch": epoch, metric: value, "state": "running"})
+
+
+def test_asha_stops_what_is_below_the_median_of_its_rung(tmp_path: Path) -> None:
+    one = judge(tmp_path)
+    # Rungs at epochs 1, 2 and 4; a run goes on if it is not below the median of those before it.
+    assert ask(one, "a", 1, 40.0) == "CONTINUE"
+    assert ask(one, "b", 1, 20.0) == "STOP"
+    assert ask(one, "c", 1, 35.0) == "CONTINUE"  # the median of 40 and 20 is 30
+    assert ask(one, "a", 2, 50.0) == "CONTINUE"
+    assert ask(one, "a", 3, 1.0) == "CONTINUE"  # no rung
+    assert ask(one, "c", 2, 45.0) == "STOP"
+    request = read_request(RunPaths(tmp_path / "c"))
+    assert request is not None
+    assert (request.state, request.by, request.epoch) == ("stopped", "asha", 2)
+    assert request.reason == "asha after epoch 2 of 6: top1_percent 45"
+    assert read_request(RunPaths(tmp_path / "a")) is None
+
+
+def test_what_is_to_be_low_is_judged_low(tmp_path: Path) -> None:
+    one = judge(tmp_path, objective=ESM)
+    assert ask(one, "a", 1, 1.0, "esm_sigma") == "CONTINUE"
+    assert ask(one, "b", 1, 2.0, "esm_sigma") == "STOP"
+
+
+def test_the_median_rule(tmp_path: Path) -> None:
+    one = judge(tmp_path, MedianStopping(kind="median", grace_epochs=1, min_runs=2))
+    assert [ask(one, run, 1, value) for run, value in (("a", 50.0), ("b", 40.0))] == ["CONTINUE"] * 2
+    assert ask(one, "c", 1, 44.0) == "STOP"  # the median of 50 and 40 is 45
+    assert ask(one, "d", 1, 46.0) == "CONTINUE"
+
+
+def test_no_number_is_the_end_after_the_grace_epochs(tmp_path: Path) -> None:
+    one = judge(tmp_path, Asha(kind="asha", grace_epochs=2, reduction_factor=2))
+    assert ask(one, "a", 1, math.nan) == "CONTINUE"
+    assert ask(one, "a", 2, math.nan) == "STOP"
+    # It says nothing about the others: the first number of the rung stands alone.
+    assert ask(one, "b", 2, 1.0) == "CONTINUE"
+
+
+def test_a_run_that_does_not_measure_it_is_not_judged(tmp_path: Path) -> None:
+    one = judge(tmp_path, objective=ESM)
+    assert ask(one, "a", 1, 1.0, "esm_sigma") == "CONTINUE"
+    assert ask(one, "gn", 1, 50.0, "top1_percent") == "CONTINUE"
+
+
+def record(run: Run, folder: Path, state: Any, values: list[float]) -> None:
+    with RecordWriter(run, folder / run.folder_name, durable=False) as writer:
+        for epoch, value in enumerate(values, start=1):
+            writer.measure("top1_percent", value, epoch=epoch, step=4 * epoch, split="val")
+        writer.status(state)
+
+
+@pytest.mark.parametrize("spec", [ASHA, MedianStopping(kind="median", min_runs=1)], ids=["asha", "median"])
+def test_a_later_driver_judges_as_the_first_one_would_have(tmp_path: Path, spec: Any) -> None:
+    runs = [make_run(recipe={"epochs": 6, "lr": 0.1 * (1 + n)}) for n in range(4)]
+    curves = {0: [40.0, 50.0, 52.0], 1: [30.0], 2: [42.0, 44.0], 3: [41.0]}
+    first = judge(tmp_path / "first", spec)
+    decisions = {
+        (n, e): ask(first, runs[n].run_id, e + 1, value)
+        for n in (0, 1, 2)
+        for e, value in enumerate(curves[n])
+    }
+    assert "STOP" in decisions.values()
+    for n in (0, 1, 2):
+        last = decisions[n, len(curves[n]) - 1]
+        record(runs[n], tmp_path / "later", "stopped" if last == "STOP" else "completed", curves[n])
+    later = judge(tmp_path / "later", spec)
+    later.remember(runs)
+    for value in (20.0, 41.0, 43.0, 60.0):
+        probe = f"{value:g}"
+        assert ask(later, probe, 1, value) == ask(first, probe, 1, value)
+
+
+def test_an_epoch_that_no_driver_has_judged_is_judged_by_the_next(tmp_path: Path) -> None:
+    good, bad = (make_run(recipe={"epochs": 6, "lr": lr}) for lr in (0.1, 0.2))
+    record(good, tmp_path, "completed", [40.0, 50.0, 60.0, 60.0, 60.0, 60.0])
+    record(bad, tmp_path, "preempted", [39.0])  # the driver was killed before it could say a word
+    later = judge(tmp_path)
+    later.remember([bad, good])
+    trial = SimpleNamespace(config={"run_id": bad.run_id, "folder": bad.folder_name})
+    assert later.on_trial_result(None, trial, {"epoch": 1, "top1_percent": 39.0}) == "STOP"
+    # What was judged before is not judged again.
+    trial = SimpleNamespace(config={"run_id": good.run_id, "folder": good.folder_name})
+    assert later.on_trial_result(None, trial, {"epoch": 1, "top1_percent": 40.0}) == "CONTINUE"

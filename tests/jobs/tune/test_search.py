@@ -1,0 +1,151 @@
+"""Which run comes next, and what Optuna is told, by a first driver and by one that comes after."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from jobs.clusters import LocalCluster
+from jobs.tune.book import Book
+from jobs.tune.search import EveryRun, Proposals
+from jobs.tune.study import Study, load_study
+from jobs.tune.trial import Setting, is_result, run_of
+from jobs.tune.ways import Place
+from suite.errors import UserError
+from suite.paths import RunPaths
+from suite.record import RecordWriter, StopRequest, ask_to_stop, read_status
+from tests.jobs.tune.test_study import write
+
+SPACE = {
+    "model.norm": {"kind": "grid", "values": [{"kind": "bn"}, {"kind": "gn", "num_groups": 8}]},
+    "recipe.lr": {"kind": "loguniform", "low": 0.001, "high": 1.0},
+    "recipe.momentum": {"kind": "uniform", "low": 0.5, "high": 0.99, "when": {"model.norm.kind": "bn"}},
+}
+
+
+def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, Book, Setting]:
+    search = {"kind": "optuna", "num_points": num_points}
+    study = load_study(write(folder, **{"space": SPACE, "search": search, "seeds": [0, 1], **keys}))
+    book = Book(study, folder / "runs")
+    with book.held():
+        book.open(accept=False)
+    place = Place(study.name, folder / "runs", LocalCluster(name="local"), 1)
+    return study, book, Setting(study, place, is_resumed=book.is_begun)
+
+
+def finish(setting: Setting, config: dict[str, Any], top1_percent: float, state: Any = "completed") -> None:
+    run = run_of(setting.study, config)
+    with RecordWriter(run, setting.place.output_dir / run.folder_name, durable=False) as record:
+        record.measure("top1_percent", top1_percent, epoch=1, step=4, split="val")
+        record.status(state)
+
+
+def test_every_run_of_every_point_once(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, seeds=[0, 1]))
+    search = EveryRun(study)
+    configs = [search.suggest(str(n)) for n in range(5)]
+    assert configs.pop() == Searcher.FINISHED
+    assert [run_of(study, config) for config in configs] == list(study.runs)
+    assert [(config["point"], config["seed"]) for config in configs] == [
+        ({"batch.norm_batch_size": 2}, 0),
+        ({"batch.norm_batch_size": 2}, 1),
+        ({"batch.norm_batch_size": 16}, 0),
+        ({"batch.norm_batch_size": 16}, 1),
+    ]
+
+
+def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
+    _, book, setting = proposing(tmp_path)
+    search = Proposals(setting, book)
+    first, second = search.suggest("a"), search.suggest("b")
+    assert first["point"] == second["point"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    for config, value in ((first, 20.0), (second, 30.0)):
+        finish(setting, config, value)
+    search.on_trial_complete("a")
+    assert search._optuna.trials[0].values is None
+    search.on_trial_complete("b")
+    assert search._optuna.trials[0].values == [25.0]
+
+
+def test_a_later_driver_knows_the_points_and_their_values(tmp_path: Path) -> None:
+    _, book, setting = proposing(tmp_path)
+    first = Proposals(setting, book)
+    configs = [first.suggest(str(n)) for n in range(4)]
+    for number, config in enumerate(configs[:3]):
+        finish(setting, config, 20.0 + 10 * number)
+        first.on_trial_complete(str(number))
+    _, book, setting = proposing(tmp_path)
+    assert setting.is_resumed
+    later = Proposals(setting, book)
+    assert [trial.params for trial in later._optuna.trials] == [
+        trial.params for trial in first._optuna.trials
+    ]
+    assert [trial.values for trial in later._optuna.trials] == [[25.0], None]
+    # All of them are trials again, to be read or run, and then come the new ones.
+    again = [later.suggest(str(n)) for n in range(8)]
+    assert again[:4] == configs
+    assert len({repr(config["point"]) for config in again}) == 4
+    assert later.suggest("end") == Searcher.FINISHED
+
+
+def test_conditions_hold_in_proposals(tmp_path: Path) -> None:
+    _, book, setting = proposing(tmp_path, num_points=12, seeds=[0])
+    search = Proposals(setting, book)
+    points = [search.suggest(str(n))["point"] for n in range(12)]
+    kinds = {point["model.norm"]["kind"] for point in points}
+    assert kinds == {"bn", "gn"}
+    assert all(("recipe.momentum" in point) == (point["model.norm"]["kind"] == "bn") for point in points)
+
+
+def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
+    space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4]}}
+    _, book, setting = proposing(tmp_path, num_points=9, space=space, seeds=[0])
+    search = Proposals(setting, book)
+    configs = [search.suggest(str(n)) for n in range(3)]
+    assert configs[2] == Searcher.FINISHED
+    assert {config["point"]["batch.norm_batch_size"] for config in configs[:2]} == {2, 4}
+
+
+def test_corners_that_are_impossible_are_counted(tmp_path: Path) -> None:
+    space = {"batch.norm_batch_size": {"kind": "choice", "values": [2, 3, 5, 16]}}
+    with pytest.raises(UserError, match="2 of 4 points are impossible: batch"):
+        proposing(tmp_path, space=space)
+
+
+def test_only_tune_runs_a_study_whose_points_come_later(tmp_path: Path) -> None:
+    study, _, _ = proposing(tmp_path)
+    assert study.num_trials == 8
+    with pytest.raises(UserError, match="only `shiftbench tune` runs it"):
+        _ = study.runs
+
+
+@pytest.mark.parametrize(
+    ("state", "is_one"),
+    [("completed", True), ("failed", True), ("diverged", True), ("cancelled", True), ("preempted", False)],
+)
+def test_what_is_a_result_already(tmp_path: Path, state: Any, is_one: bool) -> None:
+    _, book, setting = proposing(tmp_path)
+    config = Proposals(setting, book).suggest("a")
+    _, _, resumed = proposing(tmp_path)
+    finish(setting, config, 20.0, state)
+    run = run_of(setting.study, config)
+    assert is_result(run, resumed) == is_one
+    # A study that has just begun knows of no failures: another one may have had them.
+    assert is_result(run, setting) == (state == "completed")
+
+
+def test_what_a_scheduler_has_stopped_stays_so_while_the_study_has_one(tmp_path: Path) -> None:
+    keys = {"scheduler": {"kind": "asha"}}
+    _, book, _ = proposing(tmp_path, **keys)
+    _, _, setting = proposing(tmp_path, **keys)
+    config = Proposals(setting, book).suggest("a")
+    run = run_of(setting.study, config)
+    finish(setting, config, 20.0, "preempted")
+    folder = setting.place.output_dir / run.folder_name
+    assert not is_result(run, setting)
+    # The run had ended before the driver, killed, could have its record say why.
+    ask_to_stop(RunPaths(folder), StopRequest("stopped", "asha after epoch 1 of 4", "asha", 1))
+    assert is_result(run, setting)
+    assert read_status(RunPaths(folder)).state == "preempted"
