@@ -14,8 +14,8 @@ from reports.cost import cost_display
 from reports.figures import Figure, build_figures
 from reports.frames import Frames, build_frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
+from reports.norm_batch import Answer, norm_batch_answers
 from reports.tables import Table, shift_display, summary_display, throughput_display
-from reports.thresholds import Threshold, thresholds
 from reports.verdicts import Verdict, verdicts
 
 # Of top-1, when nobody says otherwise.
@@ -30,7 +30,7 @@ class Report:
 
     overview: Overview
     verdicts: list[Verdict]
-    thresholds: list[Threshold]
+    norm_batch: list[Answer]
     warnings: list[str]
     summary: Table
     shift: Table | None
@@ -51,7 +51,7 @@ def compose(collection: Collection) -> Report:
     return Report(
         overview(collection, frames),
         verdicts(frames),
-        thresholds(frames, MARGIN_POINTS),
+        norm_batch_answers(frames, MARGIN_POINTS),
         warnings(collection, frames),
         summary_display(frames),
         shift_display(frames),

@@ -5,7 +5,7 @@ about a mean: they are left out, and `n` says how many remain.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy import stats as scipy_stats
@@ -63,6 +63,14 @@ def paired_ratio(
         return None
     low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
     return Estimate(math.exp(logs.mean), low, high, logs.n)
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Of the least-squares line through (x, y); NaN where all x are the same."""
+    x, y = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    spread = math.fsum((one - x) ** 2 for one in xs)
+    products = math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))
+    return products / spread if spread else math.nan
 
 
 def _logarithms(values: Mapping[int, float]) -> dict[int, float]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from rich.console import Console
 
 from reports.aggregate import summarise
 from reports.frames import Frames, build_frames
+from reports.norm_batch import Answer, norm_batch_answers
 from reports.numbers import plural, short
 from reports.tables import print_frames_summary
-from reports.thresholds import Threshold, thresholds
 from suite.errors import UserError
 from suite.record import STATES, Record, write_atomically
 
@@ -27,7 +27,7 @@ class StudyAnswers:
 
     states: dict[str, int]
     curves: pd.DataFrame
-    thresholds: list[Threshold]
+    norm_batch: list[Answer]
     rank_h: float
     saved_rank_h: float
     saved_epochs: int
@@ -53,7 +53,7 @@ def study_answers(
     return StudyAnswers(
         states={state: int((runs.state == state).sum()) for state in STATES if (runs.state == state).any()},
         curves=summarise(frames, list(shown)),
-        thresholds=thresholds(frames, margin_points),
+        norm_batch=norm_batch_answers(frames, margin_points),
         rank_h=float(runs.rank_s.sum()) / 3600,
         saved_rank_h=float((left * pace_s).sum()) / 3600,
         saved_epochs=int(left.sum()),
@@ -97,7 +97,7 @@ def _plain(answers: StudyAnswers) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "runs": answers.states,
-        "thresholds": [vars(threshold) for threshold in answers.thresholds],
+        "norm_batch": [asdict(answer) for answer in answers.norm_batch],
         "cost": {
             "rank_hours": answers.rank_h,
             "on_gpus": answers.on_gpus,
@@ -112,8 +112,8 @@ def _plain(answers: StudyAnswers) -> dict[str, Any]:
 def print_study(console: Console, answers: StudyAnswers) -> None:
     """The table of cells, and the answers in sentences."""
     print_frames_summary(console, answers.frames)
-    for threshold in answers.thresholds:
-        console.print(threshold.sentence, markup=False)
+    for answer in answers.norm_batch:
+        console.print(answer.sentence, markup=False)
     console.print(cost_sentence(answers), markup=False)
 
 

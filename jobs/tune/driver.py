@@ -37,6 +37,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 
 MARK = ".shiftbench-study"
+WHOLE = "every trial has ended"
 SLURM_TRIALS_AT_A_TIME = 8
 MAX_FOLLOWERS_LOST = 2  # a worker of Ray's that is killed takes its run up again
 
@@ -94,11 +95,15 @@ def drive(
                 f"{study.name} was begun in {output_dir}, and {len(known)} of {study.num_trials} trials have "
                 "their result: --resume goes on"
             )
+        tune_folder = _tune_folder(study, output_dir)
+        if len(known) == study.num_trials and _is_whole(tune_folder):
+            view.start(total=study.num_trials, skipped=len(known))
+            return StudyEnd(search.runs, len(known), book.folder, tune_folder, None, None)
+        _make_anew(tune_folder, book.folder)
         if is_slurm:
             cancel_orphans(study.name, output_dir, search.runs)
         halt = Halt(study.spec.budget, Spending(study.name, output_dir, lambda: search.runs))
         telling = Telling(study, output_dir, known, halt, view)
-        tune_folder = _tune_folder(study, output_dir)
         view.start(total=study.num_trials, skipped=len(known))
         with halt.hearing_signals(), view:
             try:
@@ -110,6 +115,8 @@ def drive(
                         tune_config=_tune_config(study, search, output_dir),
                         run_config=_run_config(tune_folder, halt, telling),
                     ).fit()
+                if halt.signal is None and halt.spent is None:
+                    _note_whole(tune_folder)
             except BaseException:
                 if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
                     raise
@@ -165,21 +172,30 @@ def _run_config(tune_folder: Path, halt: Halt, telling: Telling) -> tune.RunConf
 
 
 def _tune_folder(study: Study, output_dir: Path) -> Path:
-    """Tune's own folder, made anew: all that it tells is told again from the records.
-
-    Raises UserError when it cannot be written, or is not one of ours.
-    """
+    """Where Tune's own files go. Raises UserError when something else lies there."""
     wanted = study.spec.trials.ray_results
     above = Path(os.path.expandvars(wanted or "~/ray_results")).expanduser().absolute()
     book = str((output_dir / "studies" / study.name).resolve())
     folder = above / f"{study.name}-{sha256(book.encode()).hexdigest()[:6]}"
-    mark = folder / MARK
+    if folder.exists() and not (folder / MARK).exists():
+        raise UserError(f"{folder}: was not made by a study; move it away")
+    return folder
+
+
+def _make_anew(folder: Path, book: Path) -> None:
+    """All that Tune's files tell is told again from the records. Raises UserError."""
     try:
-        if folder.exists() and not mark.exists():
-            raise UserError(f"{folder}: was not made by a study; move it away")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        mark.write_text(f"{book}\n", encoding="utf-8")
+        (folder / MARK).write_text(f"{book}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; see trials.ray_results") from None
-    return folder
+
+
+def _note_whole(folder: Path) -> None:
+    with (folder / MARK).open("a", encoding="utf-8") as mark:
+        mark.write(f"{WHOLE}\n")
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / MARK).exists() and WHOLE in (folder / MARK).read_text(encoding="utf-8").splitlines()

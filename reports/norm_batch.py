@@ -1,0 +1,153 @@
+"""Answers along the norm batch: how the shift grows as it shrinks, up to where XBN beats BN, where BN loses.
+
+Every comparison is paired by seed; what its interval leaves open is said to be open.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from reports.frames import CONTEXT, Frames
+from reports.numbers import number, plural, short
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_interval, paired_difference, slope
+
+TOP1 = "top1_percent"
+ESM = "esm_sigma_common"
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sentence and the number in it. `norm_batch_size`: None where none of those that were run is one."""
+
+    kind: str
+    variant: str
+    sentence: str
+    norm_batch_size: int | None = None
+    estimate: Estimate | None = None
+
+
+def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
+    """For each model, data set and global batch at which BN was run with two or more norm batches.
+
+    `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
+    least-squares slope of log ESM over log₂ of it, seed by seed. `xbn_beats_bn`: the largest norm batch at
+    which XBN's top-1 is above BN's. `bn_loses`: below which norm batch BN loses more than `margin_points` of
+    top-1 against its own largest one.
+    """
+    found: list[Answer] = []
+    contexts = list(frames.runs[frames.runs.counted].groupby(CONTEXT, sort=False))
+    for key, runs in contexts:
+        with_bn = runs[runs.norm_rank < 2]
+        variants = {str(name): part for name, part in with_bn.groupby("norm", sort=False)}
+        top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
+        bn = top1.get("BN", {})
+        if len(bn) < 2:
+            continue
+        where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}: " if len(contexts) > 1 else ""
+        answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
+        answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn)]
+        answers.append(_loses(bn, margin_points))
+        found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
+    return found
+
+
+def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
+    """Of completed runs, by norm batch, smallest first, and by seed."""
+    done = runs[(runs.state == "completed") & runs[metric].map(math.isfinite)]
+    found: dict[int, BySeed] = {}
+    for size, seed, value in zip(done.norm_batch_size, done.seed, done[metric], strict=True):
+        found.setdefault(int(size), {})[int(seed)] = float(value)
+    return dict(sorted(found.items()))
+
+
+def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
+    sizes = list(esm)
+    seeds = set.intersection(*(set(values) for values in esm.values())) if len(sizes) > 1 else set()
+    slopes = [_log_slope({size: esm[size][seed] for size in sizes}) for seed in sorted(seeds)]
+    logs = mean_interval(-one for one in slopes)
+    if logs is None:
+        return
+    low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
+    factor = Estimate(math.exp(logs.mean), low, high, logs.n)
+    text = f"{name}'s mean ESM σ"
+    if not _is_claim(factor) or not factor.excludes(1.0):
+        verb = "is not shown to change as the norm batch shrinks"
+    else:
+        verb = "rises as the norm batch shrinks" if factor.mean > 1 else "falls as the norm batch shrinks"
+    interval = (
+        ""
+        if factor.low is None or factor.high is None
+        else (
+            f" (95\u00a0% interval {short(factor.low)} to {short(factor.high)}, {plural(factor.n, 'seed')})"
+        )
+    )
+    text += f" {verb}: × {short(factor.mean)} for each halving from {sizes[-1]} to {sizes[0]}{interval}"
+    yield Answer("esm_per_halving", name, f"{text}{_too_few(factor.n)}.", None, factor)
+
+
+def _log_slope(values: dict[int, float]) -> float:
+    """Of log ESM over log₂ of the norm batch."""
+    return slope([math.log2(size) for size in values], [math.log(value) for value in values.values()])
+
+
+def _beats(name: str, ours: dict[int, BySeed], bn: dict[int, BySeed]) -> Iterator[Answer]:
+    differences = {s: e for s in bn if (e := paired_difference(ours.get(s, {}), bn[s])) is not None}
+    if not differences:
+        return
+    surely = [size for size, e in differences.items() if _is_claim(e) and e.excludes(0) and e.mean > 0]
+    if surely:
+        largest = max(surely)
+        text = f"{name} beats BN up to norm batch {largest}: {_points(differences[largest])} there"
+        above = [size for size in differences if size > largest]
+        text += f"; at {_list(above)} it is not shown to" if above else ", the largest that was run"
+        yield Answer("xbn_beats_bn", name, f"{text}.", largest, differences[largest])
+    else:
+        text = f"{name} is not shown to beat BN in top-1 at any norm batch ({_list(list(differences))})"
+        most = max(e.n for e in differences.values())
+        yield Answer("xbn_beats_bn", name, f"{text}{_too_few(most)}.")
+
+
+def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
+    largest = max(bn)
+    differences = {
+        s: e for s in bn if s < largest and (e := paired_difference(bn[s], bn[largest])) is not None
+    }
+    worse = {s for s, e in differences.items() if _is_claim(e) and e.high is not None and e.high < -margin}
+    # Below a batch means at every smaller one.
+    below = [size for size in differences if all(other in worse for other in differences if other <= size)]
+    what = (
+        f"more than {margin:g} {'point' if margin == 1 else 'points'} of top-1 against norm batch {largest}"
+    )
+    if not below:
+        most = max((e.n for e in differences.values()), default=0)
+        text = f"BN is not shown to lose {what} at norm batch {_list(list(differences))}{_too_few(most)}."
+        return Answer("bn_loses", "BN", text)
+    threshold = min(size for size in bn if size > max(below))
+    there = differences[max(below)]
+    text = f"BN loses {what} below norm batch {threshold}: at {max(below)} it is {_points(there)}."
+    return Answer("bn_loses", "BN", text, threshold, there)
+
+
+def _is_claim(estimate: Estimate) -> bool:
+    return estimate.n >= MIN_SEEDS_FOR_A_CLAIM
+
+
+def _too_few(seeds: int) -> str:
+    return f"; nothing is claimed from {plural(seeds, 'seed')}" if seeds < MIN_SEEDS_FOR_A_CLAIM else ""
+
+
+def _points(estimate: Estimate) -> str:
+    signed = f"{'+' if estimate.mean > 0 else ''}{number(estimate.mean, 2)} points"
+    if estimate.low is None or estimate.high is None:
+        return signed
+    return (
+        f"{signed} (95\u00a0% interval {number(estimate.low, 2)} to {number(estimate.high, 2)}, "
+        f"{plural(estimate.n, 'paired seed')})"
+    )
+
+
+def _list(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes))
