@@ -118,6 +118,34 @@ def submit(
     _print_origin(console, cpu_name())
 
 
+@app.command("tune")
+def tune(
+    trials: Annotated[int, typer.Option(min=2, help="Runs that are trained, both ways.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 3,
+    read_trials: Annotated[int, typer.Option(min=10, help="Trials that are complete and only read.")] = 1000,
+) -> None:
+    """A study by `tune` against the same runs by `run --jobs 2`, and its memory over many trials."""
+    from jobs.bench.tune import bench_tune
+    from suite.provenance import cpu_name
+
+    result = bench_tune(trials, rounds, read_trials)
+    ratio = result.overhead
+    table = Table("tune", "measured", "target", box=None)
+    table.add_row(
+        f"tune / run --jobs 2 (time; {trials} trials of {result.trial_s:.1f} s)",
+        f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+        "≤ 1.10",
+    )
+    table.add_row("overhead of a trial (s)", f"{result.overhead_s:.2f}", "≤ 0.5")
+    table.add_row(f"{read_trials} trials that are complete (s)", f"{result.read_s:.1f}", "")
+    for share in (0.1, 0.5, 1.0):
+        name = f"memory after {share * read_trials:.0f} trials, driver and Ray (MiB)"
+        table.add_row(name, f"{result.memory_mib(share):.0f}", "flat" if share == 1.0 else "")
+    console = Console()
+    console.print(table)
+    _print_origin(console, cpu_name())
+
+
 def _device() -> "torch.device":
     import torch
 

@@ -14,6 +14,8 @@ VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would stand between our lines
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of an experiment are relative to where it was started
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A run whose driver is gone is to write a checkpoint; it hears of that by itself.
+    "RAY_kill_child_processes_on_worker_exit": "0",
     "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver ends runs and jobs in its own order
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that never measured anything is a result, too

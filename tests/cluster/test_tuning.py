@@ -1,0 +1,177 @@
+"""Studies whose trials are jobs of the real cluster: the driver may go, the jobs are found again or ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from jobs.tune.study import load_study
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import Record
+from tests.cluster.cells import ROOT, Cells, wait_until
+
+pytestmark = pytest.mark.timeout(900)
+
+# 20 steps an epoch.
+OVERRIDES = ["data.train_images=320", "measure.precise_bn_images=0", "recipe.epochs=4"]
+
+
+class Tuning:
+    """A study on the cells' cluster."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.file = cells.folder / "study.yaml"
+
+    def describe(self, **keys: Any) -> None:
+        content = {
+            "experiment": "cells.yaml",
+            "overrides": OVERRIDES,
+            "space": {"batch.norm_batch_size": {"kind": "grid", "values": [2, 8]}},
+            "seeds": [0, 1],
+            "trials": {"cluster": str(self.cells.folder / "cluster.yaml"), "at_a_time": 2},
+        }
+        self.file.write_text(yaml.safe_dump(content | keys))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return load_study(self.file).runs
+
+    def record(self, run: Run) -> Record:
+        return Record.read(self.cells.output_dir / run.folder_name)
+
+    def begin(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "jobs.cli", "tune", str(self.file), *arguments]
+        return subprocess.Popen(
+            [*command, "--output-dir", str(self.cells.output_dir)],
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(self.cells.folder), "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self, driver: "subprocess.Popen[str]", expect: int = 0) -> str:
+        said = driver.communicate(timeout=600)[0]
+        assert driver.returncode == expect, f"{said}\n{self.cells.said()}"
+        return said
+
+    def running(self) -> list[list[str]]:
+        return [row for row in self.cells.jobs() if row[1] == "RUNNING"]
+
+    def step(self, run: Run) -> int:
+        return int(self.cells.record(run).get("step", 0))
+
+
+@pytest.fixture
+def tuning(cells: Cells) -> Tuning:
+    return Tuning(cells)
+
+
+def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> None:
+    cells = tuning.cells
+    cells.describe(step_s=0.2)
+    tuning.describe()
+    first, second, *others = tuning.runs
+    driver = tuning.begin()
+    wait_until("steps of two jobs", lambda: min(map(tuning.step, (first, second))) > 0)
+    assert len(cells.jobs()) == 2  # two at a time
+    jobs = {row[0] for row in cells.jobs()}
+    driver.kill()
+    driver.wait()
+    at_kill = tuning.step(first)
+    cells.pace(0.0)
+    said = tuning.end(tuning.begin("--resume"))
+    assert "4 of 4 runs completed" in said
+    assert cells.jobs() == []
+    for run in (first, second):
+        status = tuning.record(run).status
+        assert status["attempts"] == 1  # trained on, and was not started twice
+        assert status["job"] in jobs
+        assert status["step"] > at_kill
+    for run in others:
+        assert tuning.record(run).status["attempts"] == 1
+    calm = cells.folder / "calm"
+    arguments = ["run", str(tuning.file), "--output-dir", str(calm), "--jobs", "2"]
+    subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, check=True, capture_output=True)
+    for run in tuning.runs:
+        assert_same_results(cells.output_dir / run.folder_name, calm / run.folder_name)
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    states = [torch.load(folder / "checkpoints" / "best.pt")["model"] for folder in (one, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    lines = [RunPaths(folder).measurements.read_text().splitlines() for folder in (one, other)]
+    of_time = ("images_per_s", "time", "wait", "memory", "matmul_peak")
+    kept = [[s for s in text if not any(w in json.loads(s)["metric"] for w in of_time)] for text in lines]
+    assert kept[0] == kept[1]
+
+
+def test_a_stopped_trials_job_ends_within_seconds(tuning: Tuning) -> None:
+    cells = tuning.cells
+    cells.describe()
+    space = {"recipe.lr": {"kind": "grid", "values": [0.05, 1.0e-9]}}  # the second one learns nothing
+    trials = {"cluster": str(cells.folder / "cluster.yaml"), "at_a_time": 1}
+    keys = {"scheduler": {"kind": "asha", "reduction_factor": 2}, "seeds": [0], "trials": trials}
+    tuning.describe(space=space, overrides=[*OVERRIDES, "recipe.epochs=9"], **keys)
+    good, bad = tuning.runs
+    driver = tuning.begin()
+    wait_until("the first one's end", lambda: cells.record(good).get("state") == "completed")
+    cells.pace(0.2)
+    wait_until("a decision", lambda: RunPaths(cells.output_dir / bad.folder_name).stop.exists())
+    job = cells.record(bad)["job"]
+    wait_until("a free node", lambda: job not in {row[0] for row in cells.jobs()}, timeout_s=30)
+    assert "1 run stopped early" in tuning.end(driver)
+    status = tuning.record(bad).status
+    assert (status["state"], status["stopped_by"]) == ("stopped", "asha")
+    assert status["step"] < 20 * (status["stopped_after_epoch"] + 3)
+
+
+def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -> None:
+    cells = tuning.cells
+    cells.describe(step_s=0.1)
+    tuning.describe(space={"batch.norm_batch_size": {"kind": "grid", "values": [2]}})
+    wanted, orphan = tuning.runs
+    driver = tuning.begin()
+    wait_until("steps", lambda: min(tuning.step(wanted), tuning.step(orphan)) > 0)
+    os.killpg(driver.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(driver.pid, signal.SIGINT)
+    said = tuning.end(driver, expect=130)
+    assert cells.jobs() == [], said
+    assert {tuning.record(run).state for run in (wanted, orphan)} == {"preempted"}
+
+    driver = tuning.begin("--resume")
+    wait_until("two jobs again", lambda: len(tuning.running()) == 2)
+    driver.kill()
+    driver.wait()
+    assert len(cells.jobs()) == 2
+    refused = tuning.end(tuning.begin("seeds=[0]", "--resume"), expect=2)
+    assert "the study has changed since it began: seeds: [0, 1] → [0]" in refused
+    cells.pace(0.0)
+    assert "1 of 1 run completed" in tuning.end(tuning.begin("seeds=[0]", "--resume", "--accept"))
+    assert cells.jobs() == []
+    assert tuning.record(wanted).state == "completed"
+    assert tuning.record(orphan).state in ("preempted", "cancelled")
+
+
+def test_a_cluster_that_is_down_is_told_before_the_first_trial(tuning: Tuning) -> None:
+    cells = tuning.cells
+    cells.describe()
+    tuning.describe()
+    nowhere = cells.folder / "slurm.conf"
+    nowhere.write_text("ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=1\nMessageTimeout=2\n")
+    said = tuning.end(tuning.begin(SLURM_CONF=str(nowhere)), expect=2)
+    assert "error:" in said
+    assert "Traceback" not in said
+    assert not list(cells.output_dir.glob("*/run.json"))
