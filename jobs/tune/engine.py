@@ -2,14 +2,17 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from suite.errors import UserError
 
 # Of the shared memory that Ray keeps for objects, trials use next to nothing; this is the least it takes.
 OBJECT_STORE_BYTES = 80 * 2**20
+CONNECT_S = 5.0
+PORTS_OF_RAY, PORTS_OF_A_WORKER = 8, 2
 VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would stand between our lines
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of an experiment are relative to where it was started
@@ -42,6 +45,10 @@ def ray_running(address: str | None, at_a_time: int, num_gpus: int) -> Iterator[
     """
     import ray
 
+    if address is not None:
+        _check_reachable(address)
+    else:
+        _check_ports(PORTS_OF_RAY + PORTS_OF_A_WORKER * at_a_time)
     try:
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -64,6 +71,33 @@ def ray_running(address: str | None, at_a_time: int, num_gpus: int) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+def _check_ports(wanted: int) -> None:
+    """Ray itself would wait for minutes, and then blame something else."""
+    with ExitStack() as stack:
+        for number in range(wanted):
+            one = stack.enter_context(socket.socket())
+            try:
+                one.bind(("", 0))
+            except OSError as error:
+                raise UserError(
+                    f"Ray needs some {wanted} free ports on this machine, and there are {number}: "
+                    f"{error.strerror}; see /proc/sys/net/ipv4/ip_local_port_range"
+                ) from None
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for many minutes."""
+    host, separator, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not separator or not port.isdigit() or "/" in host:
+        raise UserError(f"ray_address {address!r}: expected host:port of a Ray cluster's head, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Ray could not be joined at {address}: {error}") from None
 
 
 def resources(address: str | None, ranks: int, uses_gpus: bool) -> Mapping[str, float]:

@@ -45,7 +45,7 @@ class Desk:
     def describe(self, base: dict[str, Any] | None = None, **keys: Any) -> None:
         (self.folder / "base.yaml").write_text(yaml.safe_dump(base or BASE))
         content = {"experiment": "base.yaml", "space": NORM_BATCH, "seeds": [0], "trials": {"at_a_time": 2}}
-        self.file.write_text(yaml.safe_dump(content | keys))
+        self.file.write_text(yaml.safe_dump(content | keys, sort_keys=False))
 
     @property
     def study(self) -> Study:
@@ -309,7 +309,6 @@ def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
     rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.book / "points.jsonl").open()]
     folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
     assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
-    assert "2 of them complete already" in desk.tune("--resume")
 
 
 def test_a_ray_that_runs_already_is_left_alone_or_joined(desk: Desk) -> None:
@@ -347,11 +346,48 @@ def test_what_tune_cannot_write_or_others_wrote(desk: Desk) -> None:
     desk.describe(trials={"ray_results": str(desk.file)})
     assert "mine.yaml" in desk.tune(expect=2)
     desk.describe(trials={"ray_results": str(desk.folder / "rr")})
-    for run in desk.study.runs:
-        complete(desk, run, [10.0])
-    desk.tune("--resume")
-    (folder,) = (desk.folder / "rr").iterdir()
-    (folder / ".shiftbench-study").unlink()
+    from jobs.tune.driver import _tune_folder
+
+    theirs = _tune_folder(desk.study, desk.output_dir)
+    theirs.mkdir(parents=True)
+    (theirs / "precious").touch()
     said = desk.tune("--resume", expect=2)
-    assert f"{folder}: was not made by a study; move it away" in said
-    assert (folder / "tuner.pkl").exists()
+    assert f"{theirs}: was not made by a study; move it away" in said
+    assert (theirs / "precious").exists()
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0,
+    reason="NO NAMESPACES: running out of ports needs a network of its own, as root",
+)
+def test_no_free_port_is_told_at_once(desk: Desk) -> None:
+    few = 'echo "32768 32770" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
+    command = [sys.executable, "-m", "jobs.cli", "tune", str(desk.file), "--output-dir", str(desk.output_dir)]
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-c", few, "bash", *command],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(desk.folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Ray needs some 12 free ports on this machine, and there are" in done.stderr
+    assert not list(desk.output_dir.glob("*/run.json"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NO ROOT: a full disk is a mount of its own")
+def test_a_full_disk_fails_runs_and_study_with_that_reason(desk: Desk) -> None:
+    desk.output_dir.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(desk.output_dir)]
+    subprocess.run(mount, check=True)
+    try:
+        desk.describe(trials={"at_a_time": 2, "ray_results": str(desk.folder / "rr")})
+        said = desk.tune(expect=3)
+        for run in desk.study.runs:
+            record = desk.record(run)
+            assert record.state == "failed"
+            assert "No space left on device" in str(record.reason)
+        assert "Traceback" not in said
+        assert "0 of 2 runs completed" in said
+    finally:
+        subprocess.run(["umount", str(desk.output_dir)], check=True)
