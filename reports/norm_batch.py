@@ -100,9 +100,10 @@ def _beats(name: str, ours: dict[int, BySeed], bn: dict[int, BySeed]) -> Iterato
     surely = [size for size, e in differences.items() if _is_claim(e) and e.excludes(0) and e.mean > 0]
     if surely:
         largest = max(surely)
-        text = f"{name} beats BN up to norm batch {largest}: {_points(differences[largest])} there"
-        above = [size for size in differences if size > largest]
-        text += f"; at {_list(above)} it is not shown to" if above else ", the largest that was run"
+        there = _points(differences[largest])
+        text = f"The largest norm batch at which {name} beats BN in top-1 is {largest}, by {there}"
+        others = [size for size in differences if size not in surely]
+        text += f"; at {_list(others)} it is not shown to" if others else "; it does so at every smaller one"
         yield Answer("xbn_beats_bn", name, f"{text}.", largest, differences[largest])
     else:
         text = f"{name} is not shown to beat BN in top-1 at any norm batch ({_list(list(differences))})"

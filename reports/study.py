@@ -88,7 +88,7 @@ def write_study(
 def _flat(runs: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """Runs with their id, and with whatever holds objects as text."""
     runs = runs.drop(columns="run").assign(run_id=[record.run_id for record in records])
-    texts = runs.select_dtypes(include="object").map(lambda v: None if v is None else str(v))
+    texts = runs.select_dtypes(exclude=["number", "bool"]).map(lambda v: None if v is None else str(v))
     return runs.assign(**{str(name): texts[name] for name in texts})
 
 

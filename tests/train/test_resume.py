@@ -11,7 +11,7 @@ import torch
 from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record
+from suite.record import Record, StopRequest, ask_to_stop, forget_request
 from tests.train.processes import train, train_killed_at_the_probe, train_stopped_in
 
 TIMINGS = {
@@ -97,6 +97,24 @@ def test_a_stopped_run_ends_bit_equal(
     assert stopped.state == ("preempted" if stop_by is signal.SIGTERM else "failed")
     assert train(run, tmp_path) == [0]
     assert Record.read(tmp_path).status["attempts"] == 2
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+
+
+def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    ask_to_stop(paths, StopRequest("stopped", "asha after epoch 1 of 3: top1_percent 12", "asha", 1))
+    assert train(tiny_run(), tmp_path) == [75]
+    record = Record.read(tmp_path)
+    assert (record.state, record.status["stopped_by"]) == ("stopped", "asha")
+    assert record.status["stopped_after_epoch"] == 1
+    assert record.reason == "stopped after step 1 of 12, by asha after epoch 1 of 3: top1_percent 12"
+    assert paths.checkpoint_steps() == [1]
+    forget_request(paths)
+    assert train(tiny_run(), tmp_path) == [0]
+    record = Record.read(tmp_path)
+    assert record.state == "completed"
+    assert "stopped_by" not in record.status
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
 
