@@ -74,8 +74,12 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Plan:
     return result
 
 
-def submit(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str) -> Submitted:
+def submit(
+    runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str, *, is_driven: bool = False
+) -> Submitted:
     """Submit what is neither completed nor queued, and return without waiting for it.
+
+    `is_driven`: by the driver of the study `experiment`, which follows these jobs and may end them.
 
     Raises UserError when nothing was submitted; when only a part was, `refused` says why.
     """
@@ -91,7 +95,8 @@ def submit(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experimen
         chunks = split(planned.to_submit, cluster)
         for number, chunk in enumerate(chunks):
             folders = [run.folder_name for run in chunk]
-            entry = new_submission(experiment, cluster.model_dump(mode="json"), home, sources, folders)
+            spec = cluster.model_dump(mode="json")
+            entry = new_submission(experiment, spec, home, sources, folders, is_driven=is_driven)
             try:
                 done.jobs.append(_submit_one(entry, chunk, cluster, ledger, _after(cluster, done.jobs)))
             except UserError as error:

@@ -38,18 +38,23 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     top-1 against its own largest one.
     """
     found: list[Answer] = []
-    contexts = list(frames.runs[frames.runs.counted].groupby(CONTEXT, sort=False))
+    counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
+    # Where a norm batch was run with several batches per GPU, these are apart.
+    cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
+    apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
+    contexts = list(counted.groupby([*CONTEXT, *apart], sort=False))
     for key, runs in contexts:
-        with_bn = runs[runs.norm_rank < 2]
-        variants = {str(name): part for name, part in with_bn.groupby("norm", sort=False)}
+        variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
         top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
         bn = top1.get("BN", {})
         if len(bn) < 2:
             continue
-        where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}: " if len(contexts) > 1 else ""
+        where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
+        where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
         answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn)]
         answers.append(_loses(bn, margin_points))
+        answers += _left_out(runs)
         found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
     return found
 
@@ -57,10 +62,21 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
 def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
     """Of completed runs, by norm batch, smallest first, and by seed."""
     done = runs[(runs.state == "completed") & runs[metric].map(math.isfinite)]
+    done = done[done[metric] > 0] if metric == ESM else done  # of which the logarithm is taken
     found: dict[int, BySeed] = {}
     for size, seed, value in zip(done.norm_batch_size, done.seed, done[metric], strict=True):
         found.setdefault(int(size), {})[int(seed)] = float(value)
     return dict(sorted(found.items()))
+
+
+def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
+    """What did not complete, and so is in no answer: it may be the worst."""
+    missing = runs[runs.state != "completed"]
+    cells = missing.groupby(["norm", "norm_batch_size", "state"], sort=False).size()
+    told = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
+    if told:
+        text = f"Left out of these, since they did not complete: {'; '.join(told)}."
+        yield Answer("left_out", "", text)
 
 
 def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:

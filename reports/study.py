@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class StudyAnswers:
     curves: pd.DataFrame
     norm_batch: list[Answer]
     rank_h: float
+    read_rank_h: float
     saved_rank_h: float
     saved_epochs: int
     trained_epochs: int
@@ -37,24 +38,26 @@ class StudyAnswers:
 
 
 def study_answers(
-    records: Sequence[Record], objectives: Mapping[str, str], margin_points: float
+    records: Sequence[Record], study: str, metrics: Sequence[str], margin_points: float
 ) -> StudyAnswers:
-    """`objectives`: metric and `max` or `min`. `margin_points`: of top-1, for what BN loses.
+    """`study`: whose name its own runs have; what others ran was only read. `margin_points`: of top-1.
 
-    Saved are the epochs that stopped runs did not train, at each run's own pace.
+    Saved are the epochs that stopped runs did not train, each as long as the run's last epoch of training.
     """
     frames = build_frames(records)
     runs = frames.runs[frames.runs.counted]
-    columns = [name if name in runs else f"{name}_common" for name in objectives]
+    columns = [name if name in runs else f"{name}_common" for name in metrics]
     shown = dict.fromkeys([*columns, "top1_percent", "esm_sigma_common", "esm_mu_common"])
     stopped = runs[runs.state == "stopped"]
     left = (stopped.epochs - stopped.epoch).clip(lower=0)
-    pace_s = stopped.rank_s / stopped.epoch.where(stopped.epoch > 0)
+    pace_s = stopped.epoch_time_s * stopped.world_size.astype(float)
+    is_own = runs.experiment == study
     return StudyAnswers(
         states={state: int((runs.state == state).sum()) for state in STATES if (runs.state == state).any()},
         curves=summarise(frames, list(shown)),
         norm_batch=norm_batch_answers(frames, margin_points),
-        rank_h=float(runs.rank_s.sum()) / 3600,
+        rank_h=float(runs.rank_s[is_own].sum()) / 3600,
+        read_rank_h=float(runs.rank_s[~is_own].sum()) / 3600,
         saved_rank_h=float((left * pace_s).sum()) / 3600,
         saved_epochs=int(left.sum()),
         trained_epochs=int(runs.epoch.sum()),
@@ -64,7 +67,7 @@ def study_answers(
 
 
 def write_study(
-    folders: Sequence[Path], into: Path, objectives: Mapping[str, str], margin_points: float
+    folders: Sequence[Path], into: Path, study: str, metrics: Sequence[str], margin_points: float
 ) -> StudyAnswers:
     """Read the runs of a study, and write `results.parquet` (a row a run) and `answers.json` into a folder.
 
@@ -73,7 +76,7 @@ def write_study(
     records = [Record.read(folder) for folder in folders if (folder / "run.json").exists()]
     if not records:
         raise UserError(f"{into}: no trial of this study has begun")
-    answers = study_answers(records, objectives, margin_points)
+    answers = study_answers(records, study, metrics, margin_points)
     try:
         # A name of its own until it is whole.
         draft = into / ".results.parquet.tmp"
@@ -100,6 +103,7 @@ def _plain(answers: StudyAnswers) -> dict[str, Any]:
         "norm_batch": [asdict(answer) for answer in answers.norm_batch],
         "cost": {
             "rank_hours": answers.rank_h,
+            "rank_hours_of_runs_that_others_trained": answers.read_rank_h,
             "on_gpus": answers.on_gpus,
             "epochs_trained": answers.trained_epochs,
             "epochs_saved_by_stopping": answers.saved_epochs,
@@ -128,4 +132,8 @@ def cost_sentence(answers: StudyAnswers) -> str:
         )
         if math.isfinite(answers.saved_rank_h):
             text += f" ({short(answers.saved_rank_h)} {unit})"
+    if answers.read_rank_h:
+        text += (
+            f"; runs that other experiments trained, and that were read, took {short(answers.read_rank_h)}"
+        )
     return f"{text}."

@@ -59,7 +59,8 @@ def tune(
     answers = write_study(
         [output_dir / run.folder_name for run in end.runs],
         end.book,
-        objectives={o.metric: str(o.mode) for o in found.spec.objectives},
+        study=found.name,
+        metrics=found.metrics,
         margin_points=found.spec.margin_points,
     )
     print_study(console, answers)

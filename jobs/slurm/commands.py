@@ -21,8 +21,20 @@ ACTIVE = {
 }
 
 
+# What Slurm says while it is down, or while somebody's jobs are as many as they may be.
+_PASSING = (
+    *("Unable to contact", "timed out", "did not answer", "Zero Bytes", "Transport endpoint"),
+    *("MaxSubmitJob", "job submit limit", "temporarily", "Connection refused"),
+)
+
+
 class SlurmError(UserError):
     """Slurm refused, or did not answer; the message holds its own words."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same command may do later."""
+        return any(sign in str(self) for sign in _PASSING)
 
 
 @dataclass(frozen=True)

@@ -135,15 +135,23 @@ def active_jobs(ledger: Ledger) -> dict[str, str]:
     return active
 
 
-def overview(output_dir: Path) -> Overview:
-    """Every run below `output_dir` and in its ledger. Raises UserError when there is no such folder."""
+def overview(output_dir: Path, only: Sequence[Path] | None = None) -> Overview:
+    """Every run below `output_dir` and in its ledger, or only these folders.
+
+    Raises UserError when there is no such folder.
+    """
     if not output_dir.is_dir():
         raise UserError(f"{output_dir}: no such folder; expected one that holds runs")
     notes: list[str] = []
     ledger = Ledger(output_dir)
     submissions = ledger.read()
     latest = {output_dir / name: one for one in submissions for name in one.folders}
-    folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
+    if only is None:
+        folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
+    else:
+        folders = dict.fromkeys(only)
+        latest = {folder: one for folder, one in latest.items() if folder in folders}
+        submissions = [one for one in submissions if one in latest.values()]
     statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
     # Ordered, and looked into once for each run.
     unsettled = dict.fromkeys(folder for folder in latest if is_unsettled(statuses[folder]))

@@ -46,6 +46,8 @@ class Submission:
     snapshot: str
     folders: tuple[str, ...]
     job_id: str | None = None
+    driver: str | None = None
+    """The study whose driver submitted it, and may end it."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -63,9 +65,15 @@ class Submission:
 
 
 def new_submission(
-    experiment: str, cluster: dict[str, Any], jobs_folder: Path, snapshot: Path, folders: Sequence[str]
+    experiment: str,
+    cluster: dict[str, Any],
+    jobs_folder: Path,
+    snapshot: Path,
+    folders: Sequence[str],
+    *,
+    is_driven: bool = False,
 ) -> Submission:
-    """An entry for runs that are about to be submitted."""
+    """An entry for runs that are about to be submitted. `is_driven`: by a study's driver, of that name."""
     token = secrets.token_hex(4)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment)[:40].strip("-") or "shiftbench"
     return Submission(
@@ -78,6 +86,7 @@ def new_submission(
         jobs_folder=str(jobs_folder),
         snapshot=str(snapshot),
         folders=tuple(folders),
+        driver=experiment if is_driven else None,
     )
 
 

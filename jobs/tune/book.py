@@ -3,6 +3,8 @@
 <output_dir>/studies/<name>/
   study.json      its spec and base as they were when it began; a resumed study must be the same
   points.jsonl    what Optuna proposed, in order
+  judged.jsonl    which epochs of which runs the scheduler has judged
+  halt.json       why all trials are to end, while they do
   lock            held by the driver
   answers.json, results.parquet   written when the driver ends
 
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.tune.space import Point
 from jobs.tune.spec import StudySpec
 from jobs.tune.study import Study
 from suite.errors import UserError
@@ -32,7 +35,7 @@ class Book:
     def __init__(self, study: Study, output_dir: Path) -> None:
         self.study = study
         self.folder = output_dir / "studies" / study.name
-        self.is_begun = False
+        self.is_begun = self.is_changed = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -51,40 +54,71 @@ class Book:
                 raise UserError(f"{self.folder}: this file system has no locks: {error.strerror}") from None
             yield
 
-    def open(self, accept: bool) -> None:
-        """Note the study, or compare it with what it was. Raises UserError with what differs."""
+    def compare(self, accept: bool) -> None:
+        """See whether the study was begun before, and as it is now. Raises UserError with what differs."""
         path = self.folder / "study.json"
         former = read_json(path)
         self.is_begun = isinstance(former, dict)
-        content = {"schema_version": SCHEMA_VERSION, **_identity(self.study)}
-        if isinstance(former, dict):
-            if former.get("schema_version", 0) > SCHEMA_VERSION:
-                raise UserError(f"{path}: written by a newer shiftbench; upgrade")
-            changes = list(_changes(_upgraded(former), content))
-            if changes and not accept:
-                raise UserError(
-                    f"the study has changed since it began: {'; '.join(changes)}; --accept goes on with it "
-                    "as it is now, or give it another name"
-                )
-            if not changes:
-                return
+        if not isinstance(former, dict):
+            return
+        if former.get("schema_version", 0) > SCHEMA_VERSION:
+            raise UserError(f"{path}: written by a newer shiftbench; upgrade")
+        changes = list(_changes(_upgraded(former), _identity(self.study)))
+        self.is_changed = bool(changes)
+        if changes and not accept:
+            raise UserError(
+                f"the study has changed since it began: {'; '.join(changes)}; --accept goes on with it "
+                "as it is now, or give it another name"
+            )
+
+    def write(self) -> None:
+        """Note the study as it is now; after this it is begun."""
+        if self.is_begun and not self.is_changed:
+            return
+        path = self.folder / "study.json"
         try:
-            write_atomically(path, json.dumps(content, indent=1) + "\n")
+            write_atomically(path, json.dumps(_identity(self.study), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def note_point(self, params: dict[str, Any]) -> None:
+    def note_point(self, params: dict[str, Any], values: Point) -> None:
         """Append what was proposed, before anything of it is run."""
-        append_line(self.folder / "points.jsonl", json.dumps({"params": params}))
+        append_line(self.folder / "points.jsonl", json.dumps({"params": params, "values": values}))
 
-    def noted_points(self) -> list[dict[str, Any]]:
-        """The parameters of every point that was proposed, oldest first."""
-        return [line["params"] for line in read_lines(self.folder / "points.jsonl", ("params",))[0]]
+    def note_end_of_search(self) -> None:
+        """No further point is to be had."""
+        append_line(self.folder / "points.jsonl", json.dumps({"params": None, "values": None}))
+
+    def noted_points(self) -> list[tuple[dict[str, Any], Point]]:
+        """Parameters and values of every point that was proposed, oldest first."""
+        return [(line["params"], line["values"]) for line in self._points() if line["params"] is not None]
+
+    @property
+    def is_search_over(self) -> bool:
+        return not self.is_changed and any(line["params"] is None for line in self._points())
+
+    def _points(self) -> list[dict[str, Any]]:
+        return read_lines(self.folder / "points.jsonl", ("params", "values"))[0]
+
+    def note_judged(self, run_id: str, epoch: int) -> None:
+        """The scheduler has had its say on an epoch."""
+        append_line(self.folder / "judged.jsonl", json.dumps({"run_id": run_id, "epoch": epoch}))
+
+    def judged_epochs(self) -> set[tuple[str, int]]:
+        """Runs and epochs that any driver's scheduler has judged."""
+        lines = read_lines(self.folder / "judged.jsonl", ("run_id", "epoch"))[0]
+        return {(line["run_id"], line["epoch"]) for line in lines}
+
+
+def halt_file(output_dir: Path, study: str) -> Path:
+    """Where trials look whether all are to end."""
+    return output_dir / "studies" / study / "halt.json"
 
 
 def _identity(study: Study) -> dict[str, Any]:
     spec: dict[str, Any] = study.spec.model_dump(mode="json", exclude=FREE)
-    return {"spec": spec, "base": json.loads(json.dumps(study.base))}
+    base = json.loads(json.dumps(study.base))
+    return {"schema_version": SCHEMA_VERSION, "spec": spec, "base": base}
 
 
 def _upgraded(former: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ moment: the next driver begins from the records, the book and the scheduler's qu
 """
 
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.progress import ProgressView
 from jobs.slurm.commands import config
 from jobs.submit import AnyCluster
-from jobs.tune.book import Book
+from jobs.tune.book import Book, halt_file
 from jobs.tune.engine import ray_running, resources
 from jobs.tune.halt import Halt, Spending
 from jobs.tune.judge import Judge
 from jobs.tune.search import EveryRun, Proposals
 from jobs.tune.spec import NoStopping, OptunaSearch
 from jobs.tune.study import Study
-from jobs.tune.sweep import cancel_orphans, leave_nothing
+from jobs.tune.sweep import cancel_orphans, end_jobs, end_processes, settle_requests
 from jobs.tune.telling import Telling
 from jobs.tune.trial import Setting, Trial, is_result
 from jobs.tune.ways import Place
@@ -47,11 +48,10 @@ class StudyEnd:
     """What came of a study: its runs so far in their order, and what ended it before the last one."""
 
     runs: Sequence[Run]
-    num_read: int
     book: Path
     tune_folder: Path
-    stopped_by: signal.Signals | None
-    spent: str | None
+    stopped_by: signal.Signals | None = None
+    spent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,46 +85,69 @@ def drive(
     check_folders([], output_dir)
     book = Book(study, output_dir)
     with book.held():
-        book.open(accept=wishes.accept)
-        threads = threads_of_a_rank(at_a_time * cluster.ranks)
-        setting = Setting(study, Place(study.name, output_dir.absolute(), cluster, threads), book.is_begun)
+        book.compare(accept=wishes.accept)
+        threads = 1 if address is not None else threads_of_a_rank(at_a_time * cluster.ranks)
+        omp_threads = os.environ.get("OMP_NUM_THREADS", str(threads))
+        place = Place(study.name, output_dir.absolute(), cluster, omp_threads, secrets.token_hex(8))
+        setting = Setting(study, place, book.is_begun)
         search = _search(setting, book)
         known = {run.run_id for run in search.runs if is_result(run, setting)}
-        if book.is_begun and not wishes.resume and len(known) < study.num_trials:
+        is_whole = search.is_over and len(known) == len(search.runs)
+        if book.is_begun and not wishes.resume and not is_whole:
             raise UserError(
                 f"{study.name} was begun in {output_dir}, and {len(known)} of {study.num_trials} trials have "
                 "their result: --resume goes on"
             )
         tune_folder = _tune_folder(study, output_dir)
-        if len(known) == study.num_trials and _is_whole(tune_folder):
-            view.start(total=study.num_trials, skipped=len(known))
-            return StudyEnd(search.runs, len(known), book.folder, tune_folder, None, None)
-        _make_anew(tune_folder, book.folder)
-        if is_slurm:
-            cancel_orphans(study.name, output_dir, search.runs)
-        halt = Halt(study.spec.budget, Spending(study.name, output_dir, lambda: search.runs))
-        telling = Telling(study, output_dir, known, halt, view)
         view.start(total=study.num_trials, skipped=len(known))
-        with halt.hearing_signals(), view:
-            try:
-                with ray_running(address, at_a_time, len(gpus)):
-                    trial = tune.with_parameters(Trial, setting=setting)
-                    trial = tune.with_resources(trial, resources(address, cluster.ranks, uses_gpus))
-                    tune.Tuner(
-                        trial,
-                        tune_config=_tune_config(study, search, output_dir),
-                        run_config=_run_config(tune_folder, halt, telling),
-                    ).fit()
-                if halt.signal is None and halt.spent is None:
-                    _note_whole(tune_folder)
-            except BaseException:
-                if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
-                    raise
-            finally:
-                halt.is_over = True  # no signal ends this: what is left now, nobody else would end
-                left = [run for run in search.runs if output_dir / run.folder_name in telling.started]
-                leave_nothing(left, output_dir, is_slurm, halt.in_haste)
-    return StudyEnd(search.runs, len(known), book.folder, tune_folder, halt.signal, halt.spent)
+        if search.left_out:
+            view.console.print(f"{search.left_out} proposed points are no part of the study any more")
+        if is_whole and not book.is_changed and _is_whole(tune_folder):
+            return StudyEnd(search.runs, book.folder, tune_folder)
+        if book.is_begun:
+            wanted = {run.folder_name for run in search.runs} if is_slurm else set()
+            cancel_orphans(study.name, output_dir, wanted)
+        spending = Spending(study.name, output_dir, lambda: search.runs)
+        halt = Halt(study.spec.budget, spending, halt_file(output_dir, study.name))
+        if not halt.stop_all():
+            _make_anew(tune_folder, book.folder)
+            telling = Telling(study, output_dir, known, view)
+            with halt.hearing_signals(), view:
+                try:
+                    with (
+                        ray_running(address, at_a_time, len(gpus)),
+                        halt.hearing_signals(),
+                    ):  # Ray sets its own
+                        wanted_of_ray = resources(address is not None, cluster.ranks, uses_gpus)
+                        book.write()
+                        trial = tune.with_parameters(Trial, setting=setting)
+                        tune.Tuner(
+                            tune.with_resources(trial, wanted_of_ray),
+                            tune_config=_tune_config(study, search, output_dir, book, at_a_time),
+                            run_config=_run_config(tune_folder, halt, telling),
+                        ).fit()
+                    if halt.reason is None:
+                        _note_whole(tune_folder)
+                except BaseException:
+                    if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
+                        raise
+                finally:
+                    with halt.hearing_signals():
+                        _leave_nothing(setting, search.runs, halt, is_slurm)
+        if halt.refused is not None:
+            raise UserError(f"{halt.refused}; nothing is lost: mend it, and --resume")
+        return StudyEnd(search.runs, book.folder, tune_folder, halt.signal, halt.spent)
+
+
+def _leave_nothing(setting: Setting, runs: Sequence[Run], halt: Halt, is_slurm: bool) -> None:
+    """No signal ends this: what is left now, nobody else would end."""
+    halt.is_over = True
+    place = setting.place
+    if is_slurm:
+        end_jobs(place.study, place.output_dir, halt.reason or "the end of the driver", halt.in_haste)
+    end_processes(place.driver, halt.in_haste)
+    settle_requests(runs, place.output_dir)
+    halt.file.unlink(missing_ok=True)
 
 
 def _usual(cluster: AnyCluster) -> int:
@@ -137,11 +160,13 @@ def _search(setting: Setting, book: Book) -> EveryRun | Proposals:
     return EveryRun(setting.study)
 
 
-def _tune_config(study: Study, search: EveryRun | Proposals, output_dir: Path) -> tune.TuneConfig:
+def _tune_config(
+    study: Study, search: EveryRun | Proposals, output_dir: Path, book: Book, at_a_time: int
+) -> tune.TuneConfig:
     objective, rule = study.spec.objectives[0], study.spec.scheduler
     judge = None
     if not isinstance(rule, NoStopping):
-        judge = Judge(rule, objective, study.max_epochs, output_dir)
+        judge = Judge(rule, objective, study.max_epochs, output_dir, book)
         judge.remember(search.runs)
     return tune.TuneConfig(
         metric=objective.metric,
@@ -149,6 +174,7 @@ def _tune_config(study: Study, search: EveryRun | Proposals, output_dir: Path) -
         search_alg=search,
         scheduler=judge,
         num_samples=study.num_trials,
+        max_concurrent_trials=at_a_time,
         reuse_actors=True,  # a worker takes seconds to start
         trial_name_creator=_trial_name,
         trial_dirname_creator=_trial_name,

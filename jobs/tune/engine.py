@@ -100,12 +100,22 @@ def _check_reachable(address: str) -> None:
         raise UserError(f"Ray could not be joined at {address}: {error}") from None
 
 
-def resources(address: str | None, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
-    """What a trial takes of Ray: a slot, and a GPU for each rank where there are any."""
+def resources(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
+    """What a trial takes of Ray: a slot of ours, or a core for each rank of a cluster that was joined; and a
+    GPU for each rank where there are any. Raises UserError when no node has that.
+    """
     import ray
 
-    has_gpus = ray.cluster_resources().get("GPU", 0) >= ranks
-    return {"cpu": 1, "gpu": ranks if uses_gpus and has_gpus else 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    wanted = {"cpu": ranks if is_joined else 1, "gpu": ranks if uses_gpus and has_gpus else 0}
+    if not any(node.get("CPU", 0) >= wanted["cpu"] and node.get("GPU", 0) >= wanted["gpu"] for node in nodes):
+        largest = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
+        raise UserError(
+            f"a trial takes {wanted['cpu']} CPUs and {wanted['gpu']} GPUs of one node of the Ray cluster, "
+            f"whose nodes have {'; '.join(sorted(set(largest)))}"
+        )
+    return wanted
 
 
 def _first_line(error: Exception) -> str:

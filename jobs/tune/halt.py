@@ -1,5 +1,6 @@
-"""The end of a study before its last trial: by a signal, or since its budget is spent."""
+"""The end of a study before its last trial: by a signal, a spent budget, or a cluster that refuses."""
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,12 @@ from jobs.tune.engine import DriverOnly
 from jobs.tune.spec import BudgetSpec
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import UNFINISHED, StopRequest, ask_to_stop, read_status
+from suite.record import read_status, write_atomically
 from suite.record.costs import costs_of
 from suite.record.files import read_json
 from suite.signals import stop_signals_to
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
 
 
 class Hurried(BaseException):
@@ -28,34 +29,40 @@ class Hurried(BaseException):
 
 
 class Halt(DriverOnly, tune.Stopper):  # type: ignore[misc]
-    """Asked at every turn of Tune's loop whether to go on. Runs under way then write a checkpoint."""
+    """Asked at every turn of Tune's loop whether to go on. Trials then find `file`, and end their runs."""
 
-    def __init__(self, budget: BudgetSpec, spending: "Spending") -> None:
-        self.budget, self.spending = budget, spending
+    def __init__(self, budget: BudgetSpec, spending: "Spending", file: Path) -> None:
+        self.budget, self.spending, self.file = budget, spending, file
         self.signal: signal.Signals | None = None
         self.spent: str | None = None
-        self.under_way: dict[str, Path] = {}
+        self.refused: str | None = None
         self.is_over = self.in_haste = False
-        self._was_urged = self._has_told = False
-        self._begun_at = self._looked_at = time.monotonic()
+        self._was_urged = False
+        self._begun_at = time.monotonic()
+        self._looked_at = -LOOK_EVERY_S
+        file.unlink(missing_ok=True)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
+    @property
+    def reason(self) -> str | None:
+        """Why all is to end, if it is."""
+        if self.signal is not None:
+            return f"the driver of the study: {self.signal.name}"
+        why = self.spent or self.refused
+        return None if why is None else f"the driver of the study: {why}"
+
     def stop_all(self) -> bool:
-        """The first time that it is so, every run under way is told."""
-        if self.spent is None and time.monotonic() - self._looked_at > LOOK_EVERY_S:
+        """Whether all trials are to end; they are told so once."""
+        if time.monotonic() - self._looked_at > LOOK_EVERY_S:
             self._looked_at = time.monotonic()
-            self.spent = self._what_is_spent()
-        why = self.signal.name if self.signal is not None else self.spent
-        if why is None:
+            self.spent = self.spent or self._what_is_spent()
+            self.refused = self.refused or (read_json(self.file) or {}).get("refused")
+        if self.reason is None:
             return False
-        if not self._has_told:
-            self._has_told = True
-            for folder in self.under_way.values():
-                request = StopRequest("preempted", f"the driver of the study: {why}", "study")
-                if folder.exists() and read_status(RunPaths(folder)).state in UNFINISHED:
-                    ask_to_stop(RunPaths(folder), request)
+        if "reason" not in (read_json(self.file) or {}):
+            write_atomically(self.file, json.dumps({"reason": self.reason, "refused": self.refused}) + "\n")
         return True
 
     def _what_is_spent(self) -> str | None:
@@ -104,6 +111,6 @@ class Spending:
             return 0.0
         status = read_status(paths)
         rank_s = costs_of(status.content).rank_s
-        if status.state not in UNFINISHED:
+        if status.state in ("completed", "diverged", "stopped"):  # a failed one may be tried again
             self._settled[run.run_id] = rank_s
         return rank_s

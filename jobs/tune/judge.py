@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from jobs.tune.book import Book
 from jobs.tune.engine import DriverOnly
 from jobs.tune.results import EpochResult, read_results
 from jobs.tune.spec import Asha, MedianStopping, Objective
@@ -38,15 +39,16 @@ class Judge(DriverOnly, FIFOScheduler):  # type: ignore[misc]
     """Passes each epoch's value of the first objective to the rule once, and tells runs that are to stop."""
 
     def __init__(
-        self, spec: Asha | MedianStopping, objective: Objective, max_epochs: int, output_dir: Path
+        self, spec: Asha | MedianStopping, objective: Objective, max_epochs: int, output_dir: Path, book: Book
     ) -> None:
         super().__init__()
-        self.spec, self.objective, self.max_epochs, self.output_dir = spec, objective, max_epochs, output_dir
+        self.spec, self.objective, self.output_dir, self.book = spec, objective, output_dir, book
         common = {"metric": objective.metric, "mode": objective.mode, "time_attr": "epoch"}
         if isinstance(spec, Asha):
             self._rule: TrialScheduler = ASHAScheduler(
                 **common,
-                max_t=max(max_epochs, spec.grace_epochs),
+                max_t=max(max_epochs, spec.grace_epochs)
+                + 1,  # a run ends by itself, and is not stopped for that
                 grace_period=spec.grace_epochs,
                 reduction_factor=spec.reduction_factor,
             )
@@ -58,16 +60,21 @@ class Judge(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         self._fed: set[tuple[str, int]] = set()
 
     def remember(self, runs: Sequence[Run]) -> None:
-        """Load what was measured before. The newest epoch of a run that goes on is left to be judged."""
-        metrics = (self.objective.metric,)
+        """Load what was measured before.
+
+        Of a run that goes on, the newest epoch is left to be judged, unless a driver before has done that.
+        """
+        judged = self.book.judged_epochs()
         for run in runs:
             folder = self.output_dir / run.folder_name
             if not folder.exists():
                 continue
-            results = read_results(folder, metrics)
             goes_on = read_status(RunPaths(folder)).state not in ("completed", "stopped", "diverged")
-            for result in results[:-1] if goes_on else results:
-                self._feed(run.run_id, result)
+            results = read_results(folder, [self.objective.metric])
+            for result in results:
+                is_open = goes_on and result is results[-1] and (run.run_id, result.epoch) not in judged
+                if not is_open:
+                    self._remember(run.run_id, result)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Nothing: the objective is known."""
@@ -79,34 +86,42 @@ class Judge(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         value = result.get(self.objective.metric)
         if value is None or (run_id, epoch) in self._fed:
             return str(TrialScheduler.CONTINUE)
-        if self._feed(run_id, EpochResult(epoch, {self.objective.metric: float(value)})):
-            self._stop(self.output_dir / trial.config["folder"], epoch, float(value))
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
+        is_to_stop = self._judge(run_id, epoch, float(value))
+        if is_to_stop:
+            by = self.spec.kind
+            says = f"{by} after epoch {epoch}: {self.objective.metric} {float(value):.4g}"
+            request = StopRequest("stopped", says, by, epoch)
+            ask_to_stop(RunPaths(self.output_dir / trial.config["folder"]), request)
+        self.book.note_judged(run_id, epoch)
+        return str(TrialScheduler.STOP if is_to_stop else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last epoch comes with the end, and counts in judging others."""
         value = result.get(self.objective.metric)
         if value is not None and result.get("state") == "completed":
             values = {self.objective.metric: float(value)}
-            self._feed(trial.config["run_id"], EpochResult(int(result["epoch"]), values))
+            self._remember(trial.config["run_id"], EpochResult(int(result["epoch"]), values))
 
-    def _feed(self, run_id: str, result: EpochResult) -> bool:
+    def _judge(self, run_id: str, epoch: int, value: float) -> bool:
         """Whether the rule would have the run stop at this epoch."""
-        value = result.values.get(self.objective.metric)
-        if value is None or (run_id, result.epoch) in self._fed:
-            return False
-        self._fed.add((run_id, result.epoch))
+        self._fed.add((run_id, epoch))
         if not math.isfinite(value):  # which no rule can set beside others, and no run recovers from
-            return result.epoch >= self.spec.grace_epochs
-        if run_id not in self._known:
-            self._known[run_id] = _Judged(run_id)
-            self._rule.on_trial_add(_NobodyWaits(), self._known[run_id])
-        seen = {"epoch": result.epoch, self.objective.metric: value}
-        decision = self._rule.on_trial_result(_NobodyWaits(), self._known[run_id], seen)
-        return bool(decision == TrialScheduler.STOP and result.epoch < self.max_epochs)
+            return epoch >= self.spec.grace_epochs
+        seen = {"epoch": epoch, self.objective.metric: value}
+        decision = self._rule.on_trial_result(_NobodyWaits(), self._trial(run_id), seen)
+        return bool(decision == TrialScheduler.STOP)
 
-    def _stop(self, folder: Path, epoch: int, value: float) -> None:
-        by = self.spec.kind
-        says = f"{by} after epoch {epoch} of {self.max_epochs}: {self.objective.metric} {value:.4g}"
-        ask_to_stop(RunPaths(folder), StopRequest("stopped", says, by, epoch))
+    def _remember(self, run_id: str, result: EpochResult) -> None:
+        """Have the rule know an epoch without a decision: what it had stopped, it would not judge again."""
+        value = result.values.get(self.objective.metric)
+        if value is None or not math.isfinite(value) or (run_id, result.epoch) in self._fed:
+            return
+        self._fed.add((run_id, result.epoch))
+        seen = {"epoch": result.epoch, self.objective.metric: value}
+        self._rule.on_trial_complete(_NobodyWaits(), self._trial(run_id), seen)
+
+    def _trial(self, run_id: str) -> _Judged:
+        """The run, announced to the rule: ASHA forgets it when it is told of an end."""
+        trial = self._known.setdefault(run_id, _Judged(run_id))
+        self._rule.on_trial_add(_NobodyWaits(), trial)
+        return trial

@@ -15,10 +15,13 @@ from jobs.tune.study import Study, StudyPoint
 from jobs.tune.trial import Setting, is_result
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import read_status
 
 if TYPE_CHECKING:
     from optuna import Trial as Proposal
 
+Key = tuple[str, ...]
 # A space of few values is soon proposed whole.
 MAX_REPEATS = 50
 
@@ -53,6 +56,7 @@ class EveryRun(_InTurn):
     def __init__(self, study: Study) -> None:
         super().__init__(study.metrics[0], str(study.spec.objectives[0].mode))
         self.runs = study.runs
+        self.is_over, self.left_out = True, 0
         self._configs: Iterator[dict[str, Any]] = iter(_configs(study))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -84,13 +88,32 @@ class Proposals(_InTurn):
         ways = ["maximize" if o.mode == "max" else "minimize" for o in study.spec.objectives]
         self._optuna = optuna.create_study(directions=ways, sampler=sampler)
         self._waiting: deque[tuple[StudyPoint, Run]] = deque()
-        self._proposed: dict[str, Proposal] = {}
-        self._points: dict[str, StudyPoint] = {}
-        self._open: dict[str, set[str]] = {}
+        self._proposed: dict[Key, Proposal] = {}
+        self._points: dict[Key, StudyPoint] = {}
+        self._open: dict[Key, set[str]] = {}
         self._given: dict[str, str] = {}
-        for params in book.noted_points():
-            self._optuna.enqueue_trial(params)
-            self._take(self._optuna.ask())
+        self.left_out = 0
+        for params, values in book.noted_points():
+            if self._is_possible(params, values):
+                self._optuna.enqueue_trial(params)
+                self._take(self._optuna.ask())
+            else:
+                self.left_out += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further point is proposed."""
+        search = self.study.spec.search
+        assert search.kind == "optuna"
+        return self.book.is_search_over or len(self._points) >= search.num_points
+
+    def _is_possible(self, params: dict[str, Any], values: Point) -> bool:
+        """Whether a point of an earlier driver is one of the study as it is now."""
+        try:
+            point = self._values(import_optuna().trial.FixedTrial(params))
+            return point == values and bool(self.study.at(point).runs)
+        except (UserError, ValueError, IndexError, KeyError):
+            return False
 
     @property
     def runs(self) -> list[Run]:
@@ -98,11 +121,8 @@ class Proposals(_InTurn):
         return [run for point in self._points.values() for run in point.runs]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self._waiting:
-            search = self.study.spec.search
-            assert search.kind == "optuna"
-            if len(self._points) >= search.num_points or not self._propose():
-                return str(Searcher.FINISHED)
+        if not self._waiting and (self.is_over or not self._propose()):
+            return str(Searcher.FINISHED)
         point, run = self._waiting.popleft()
         self._given[trial_id] = run.run_id
         return trial_config(point, run)
@@ -121,22 +141,21 @@ class Proposals(_InTurn):
         for _ in range(MAX_REPEATS):
             trial = self._optuna.ask()
             values = self._values(trial)
-            if _key(values) in self._points:
-                self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-                continue
             try:
-                self.study.at(values)
+                is_new = _key(self.study.at(values)) not in self._points
             except UserError:  # between the corners of the space
-                self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-                continue
-            self.book.note_point(trial.params)
-            self._take(trial)
-            return True
+                is_new = False
+            if is_new:
+                self.book.note_point(trial.params, values)
+                self._take(trial)
+                return True
+            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
+        self.book.note_end_of_search()
         return False
 
     def _take(self, trial: "Proposal") -> None:
-        values = self._values(trial)
-        point, key = self.study.at(values), _key(values)
+        point = self.study.at(self._values(trial))
+        key = _key(point)
         self._proposed[key], self._points[key] = trial, point
         self._open[key] = {run.run_id for run in point.runs}
         self._waiting.extend((point, run) for run in point.runs)
@@ -164,7 +183,7 @@ class Proposals(_InTurn):
     def _place(trial: "Proposal", key: str, count: int) -> int:
         return int(trial.suggest_categorical(key, list(range(count))))
 
-    def _tell(self, key: str) -> None:
+    def _tell(self, key: Key) -> None:
         optuna = import_optuna()
         means = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
         if all(math.isfinite(mean) for mean in means):
@@ -173,20 +192,19 @@ class Proposals(_InTurn):
             self._optuna.tell(self._proposed[key], state=optuna.trial.TrialState.FAIL)
 
     def _mean(self, runs: tuple[Run, ...], metric: str) -> float:
-        """Over the seeds, of the newest value."""
-        newest = [
-            _newest(read_results(self.setting.place.output_dir / r.folder_name, [metric])) for r in runs
-        ]
-        known = [value[metric] for value in newest if metric in value]
-        return math.fsum(known) / len(known) if known else math.nan
+        """Over all seeds, of the newest value; NaN if one of them has none, or did not end well."""
+        values = []
+        for run in runs:
+            folder = self.setting.place.output_dir / run.folder_name
+            results = read_results(folder, [metric])
+            is_well = read_status(RunPaths(folder)).state in ("completed", "stopped", "running", "preempted")
+            values.append(results[-1].values[metric] if results and is_well else math.nan)
+        return math.fsum(values) / len(values)
 
 
-def _newest(results: list[Any]) -> dict[str, float]:
-    return results[-1].values if results else {}
-
-
-def _key(point: Point) -> str:
-    return repr(sorted(point.items()))
+def _key(point: StudyPoint) -> Key:
+    """Two points may be the same runs: GN has no norm batch."""
+    return tuple(run.run_id for run in point.runs)
 
 
 def import_optuna() -> Any:

@@ -1,95 +1,103 @@
 """Ending what a study's driver would leave behind: processes and jobs that nobody follows any more."""
 
+import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from jobs.slurm.commands import SlurmError, ask
 from jobs.status.overview import active_jobs, overview
 from jobs.submissions.ledger import Ledger
-from jobs.tune.ways import settle_request
+from jobs.tune.ways import DRIVER_VARIABLE, JOB, settle_request
+from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import is_locked, read_status
-from suite.record.files import read_json
+from suite.record import UNFINISHED, StopRequest, ask_to_stop, read_status
 
 GRACE_S = 30.0
 HASTE_S = 2.0
 POLL_S = 0.2
 
+log = logging.getLogger("shiftbench")
 
-def our_jobs(output_dir: Path, folders: Iterable[str]) -> dict[str, str]:
-    """Slurm jobs of ours that are queued or running, by the name of their run's folder. Raises SlurmError."""
+
+def jobs_of(study: str, output_dir: Path) -> dict[str, str]:
+    """Slurm jobs that drivers of this study submitted and that are not over, by their run's folder's name.
+
+    Raises SlurmError.
+    """
     ledger = Ledger(output_dir)
-    ours = {name for one in ledger.read() if one.is_slurm and ledger.is_ours(one) for name in one.folders}
-    if not ours:
-        return {}
-    wanted = ours & set(folders)
-    return {name: job for name, job in active_jobs(ledger).items() if name in wanted and job[:1].isdigit()}
+    latest = {name: one for one in ledger.read() for name in one.folders}
+    ours = {name for name, one in latest.items() if one.driver == study and ledger.is_ours(one)}
+    active = active_jobs(ledger) if ours else {}
+    return {name: job for name, job in active.items() if name in ours and JOB.fullmatch(job)}
 
 
-def cancel_orphans(study: str, output_dir: Path, runs: Sequence[Run]) -> list[str]:
-    """Cancel jobs that a former driver of this study left for runs that are no part of it any more.
+def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> list[str]:
+    """Cancel jobs that a former driver of this study left, but for those of the run folders `wanted`.
 
     Returns the names of their runs' folders. Raises SlurmError.
     """
-    wanted = {run.folder_name for run in runs}
-    names = {paths.parent.name for paths in output_dir.glob("*/run.json")} - wanted
-    of_study = [n for n in names if (read_json(output_dir / n / "run.json") or {}).get("experiment") == study]
-    jobs = our_jobs(output_dir, of_study)
+    jobs = {name: job for name, job in jobs_of(study, output_dir).items() if name not in wanted}
     if jobs:
         ask("scancel", *jobs.values())
     return sorted(jobs)
 
 
-def leave_nothing(runs: Sequence[Run], output_dir: Path, is_slurm: bool, in_haste: bool) -> None:
-    """End every process of these runs on this machine, or every job, and have their records say so.
+def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
+    """End every job of this study, and have their records say `preempted`.
 
     `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs are left, since Slurm does not
     answer.
     """
-    if is_slurm:
-        _end_jobs(output_dir, {run.folder_name for run in runs}, in_haste)
-    else:
-        _end_processes([output_dir / run.folder_name for run in runs], HASTE_S if in_haste else GRACE_S)
-    for run in runs:
-        if (output_dir / run.folder_name).exists():
-            settle_request(run, output_dir / run.folder_name)
-
-
-def _end_jobs(output_dir: Path, names: set[str], in_haste: bool) -> None:
-    jobs = our_jobs(output_dir, names)
+    jobs = jobs_of(study, output_dir)
     if not jobs:
         return
+    for name in jobs:
+        paths = RunPaths(output_dir / name)
+        if (
+            read_status(paths).state in UNFINISHED
+        ):  # so that a later driver takes it for its own to go on with
+            ask_to_stop(paths, StopRequest("preempted", reason, "study"))
     if in_haste:
         with suppress(SlurmError):  # those that wait have nothing to kill
             ask("scancel", "--signal=KILL", *jobs.values())
     ask("scancel", *jobs.values())
     deadline = time.monotonic() + 2 * GRACE_S
-    while our_jobs(output_dir, names) and time.monotonic() < deadline:
+    while jobs_of(study, output_dir) and time.monotonic() < deadline:
         time.sleep(1.0)
-    overview(output_dir)  # writes down what never began
+    overview(output_dir, only=[output_dir / name for name in jobs])  # writes down what never began
 
 
-def _end_processes(folders: Sequence[Path], grace_s: float) -> None:
-    """They were told already by the end of the process that started them."""
-    deadline = time.monotonic() + grace_s
-    here = [folder for folder in folders if _is_here(folder)]
-    while here and time.monotonic() < deadline:
+def end_processes(driver: str, in_haste: bool) -> None:
+    """End every process that this driver's trials started on this machine. They know that it is gone."""
+    deadline = time.monotonic() + (HASTE_S if in_haste else GRACE_S)
+    while (left := _processes_of(driver)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        here = [folder for folder in here if _is_here(folder)]
-    for folder in here:
-        pid = read_status(RunPaths(folder)).content.get("pid")
-        if isinstance(pid, int):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
-def _is_here(folder: Path) -> bool:
-    if not folder.exists() or not is_locked(RunPaths(folder)):
-        return False
-    return read_status(RunPaths(folder)).content.get("host") == socket.gethostname()
+def _processes_of(driver: str) -> list[int]:
+    mark = f"{DRIVER_VARIABLE}={driver}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another's
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def settle_requests(runs: Sequence[Run], output_dir: Path) -> None:
+    """Have the records of runs that were asked to end, and have ended, say so."""
+    for run in runs:
+        folder = output_dir / run.folder_name
+        if RunPaths(folder).stop.exists():
+            try:
+                settle_request(run, folder)
+            except UserError as error:  # the next driver settles it
+                log.warning("%s", error)

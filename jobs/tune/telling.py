@@ -7,32 +7,28 @@ from ray import tune
 
 from jobs.local.progress import ProgressView
 from jobs.tune.engine import DriverOnly
-from jobs.tune.halt import Halt
 from jobs.tune.space import Point
 from jobs.tune.study import Study
 from jobs.tune.trial import run_of
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import read_request, read_status
+from suite.record import UNFINISHED, read_request, read_status
 
 
 class Telling(DriverOnly, tune.Callback):  # type: ignore[misc]
-    """Follows trials from their start to their end. Those of `known` runs are only read, and not shown."""
+    """Shows trials from their start to their end. Those of `known` runs are only read, and not shown."""
 
-    def __init__(
-        self, study: Study, output_dir: Path, known: set[str], halt: Halt, view: ProgressView
-    ) -> None:
-        self.study, self.output_dir, self.known, self.halt, self.view = study, output_dir, known, halt, view
-        self.started: set[Path] = set()
+    def __init__(self, study: Study, output_dir: Path, known: set[str], view: ProgressView) -> None:
+        self.study, self.output_dir, self.known, self.view = study, output_dir, known, view
+        self._under_way: set[Path] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Its process, or job, is about to begin."""
         run_id, folder = trial.config["run_id"], self.output_dir / trial.config["folder"]
         if run_id in self.known:
             return
-        self.halt.under_way[run_id] = folder
-        if folder not in self.started:
-            self.started.add(folder)
+        if folder not in self._under_way:
+            self._under_way.add(folder)
             run = run_of(self.study, trial.config)
             self.view.started(folder, run, label_of(run, trial.config["point"]))
 
@@ -41,16 +37,18 @@ class Telling(DriverOnly, tune.Callback):  # type: ignore[misc]
     ) -> None:
         """An epoch is over."""
         folder = self.output_dir / trial.config["folder"]
-        if folder in self.started:
+        if folder in self._under_way:
             self.view.update(folder, RunPaths(folder))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """It has ended, or was told to."""
         folder = self.output_dir / trial.config["folder"]
-        if self.halt.under_way.pop(trial.config["run_id"], None) is None:
+        if folder not in self._under_way:
             return
+        self._under_way.discard(folder)
         request, status = read_request(RunPaths(folder)), read_status(RunPaths(folder))
-        if request is not None:
+        is_ending = request is not None and status.state in UNFINISHED
+        if request is not None and is_ending:
             self.view.ended(folder, request.state, request.reason)
         else:
             self.view.ended(folder, status.state, status.reason)

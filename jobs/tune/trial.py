@@ -4,6 +4,8 @@ The run is never a part of the process that follows it: it writes its own record
 also when it was trained before, or goes on while the driver is away.
 """
 
+import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +13,29 @@ from typing import Any
 
 from ray import tune
 
+from jobs.slurm.commands import SlurmError
+from jobs.tune.book import halt_file
 from jobs.tune.results import EpochResult, read_results, whole_epochs
 from jobs.tune.study import Study
-from jobs.tune.ways import POLL_S, Place, Way, settle_request, way_for
+from jobs.tune.ways import (
+    PATIENCE_S,
+    POLL_S,
+    Place,
+    Way,
+    settle_request,
+    wait_for_others,
+    way_for,
+)
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, Status, forget_request, read_request, read_status
-from suite.record.files import read_json
+from suite.record import RecordWriter, Status, StopRequest, ask_to_stop, read_request, read_status
+from suite.record.files import read_json, write_atomically
 
 Result = dict[str, Any]
+RETRY_S = 10.0  # while Slurm is down, or has its fill of our jobs
+
+log = logging.getLogger("shiftbench")
 
 
 @dataclass(frozen=True)
@@ -91,45 +106,68 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _turn_to(self, config: dict[str, Any]) -> None:
         self.run = run_of(self.setting.study, config)
         self.folder = self.setting.place.output_dir / self.run.folder_name
+        self.paths = RunPaths(self.folder)
+        self.halt = halt_file(self.setting.place.output_dir, self.setting.study.name)
         self._way: Way | None = None
         self._results = self._follow()
 
     def _leave(self) -> None:
-        if self._way is not None:
-            self._way.end()
+        way, self._way = self._way, None
+        if way is None:
+            return
+        is_ours = way.is_ours()
+        way.end()
+        if is_ours:
             settle_request(self.run, self.folder)
-            self._way = None
 
     def _follow(self) -> Iterator[Result]:
         """A result for each epoch, and one for the end."""
-        paths = RunPaths(self.folder)
         told: set[int] = set()
+        wait_for_others(self.folder)
         if is_result(self.run, self.setting):
             settle_request(self.run, self.folder)
-        else:
-            self._way = way_for(self.run, self.setting.place)
-            if (request := read_request(paths)) is not None and request.state == "preempted":
-                forget_request(paths)
-            try:
-                self._way.begin()
-            except UserError as error:
-                self._note_failure(str(error))
-                yield self._end(str(error))
-                return
-            seen_bytes = -1
-            while not self._way.is_over():
-                if (size := _size(paths)) != seen_bytes:
-                    seen_bytes = size
-                    yield from self._news(told, whole_epochs(self.run, self._read(), self._metrics))
-                if read_request(paths) is not None:
-                    break
-                if self._is_late():
-                    self._end_late()
-                    break
-                time.sleep(POLL_S)
+        elif self._begin():
+            yield from self._train(told)
             self._leave()
         yield from self._news(told, self._read()[:-1])
         yield self._end()
+
+    def _begin(self) -> bool:
+        """Start the run, or find it started; false when it cannot be, or when all are to end."""
+        way = way_for(self.run, self.setting.place)
+        while not self.halt.exists():
+            try:
+                way.begin()
+            except SlurmError as error:
+                if not error.is_passing:
+                    # The next one would be refused for the same reason, and so all of them.
+                    write_atomically(self.halt, json.dumps({"refused": str(error)}))
+                    return False
+                time.sleep(RETRY_S)
+            except UserError as error:
+                self._note_failure(str(error))
+                return False
+            else:
+                self._way = way
+                return True
+        return False
+
+    def _train(self, told: set[int]) -> Iterator[Result]:
+        """Results until the run is over, or is to end."""
+        assert self._way is not None
+        seen_bytes = -1
+        while not self._way.is_over():
+            if (size := _size(self.paths)) != seen_bytes:
+                seen_bytes = size
+                yield from self._news(told, whole_epochs(self.run, self._read(), self._metrics))
+            if (reason := (read_json(self.halt) or {}).get("reason")) is not None and self._way.is_ours():
+                ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
+            if self.halt.exists() or read_request(self.paths) is not None:
+                return
+            if self._is_late():
+                self._end_late()
+                return
+            time.sleep(POLL_S)
 
     @property
     def _metrics(self) -> tuple[str, ...]:
@@ -144,32 +182,34 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 told.add(result.epoch)
                 yield {"epoch": result.epoch, **result.values, "state": "running", "reason": ""}
 
-    def _end(self, reason: str | None = None) -> Result:
+    def _end(self) -> Result:
         results = self._read()
         last = results[-1] if results else EpochResult(0, {})
-        status = read_status(RunPaths(self.folder))
-        said = {"state": status.state, "reason": reason or status.reason or ""}
+        status = read_status(self.paths)
+        said = {"state": status.state, "reason": status.reason or ""}
         return {"epoch": last.epoch, **last.values, **said, "done": True}
 
     def _is_late(self) -> bool:
         timeout_s = self.setting.study.spec.trials.timeout_s
-        return timeout_s is not None and self._way is not None and self._way.running_s() > timeout_s
+        if timeout_s is None or self._way is None or not self._way.is_ours():
+            return False
+        return self._way.running_s() > timeout_s
 
     def _end_late(self) -> None:
         assert self._way is not None
         self._way.end()
-        if read_status(RunPaths(self.folder)).state != "completed":  # it may have come to its end just now
+        if read_status(self.paths).state != "completed":  # it may have come to its end just now
             self._note_failure(
                 f"ran longer than {self.setting.study.spec.trials.timeout_s:g} s (trials.timeout_s)"
             )
 
     def _note_failure(self, reason: str) -> None:
-        """Have the record say so, unless somebody else trains this run."""
+        """Have the record say so."""
         try:
-            with RecordWriter(self.run, self.folder) as record:
+            with RecordWriter(self.run, self.folder, patience_s=PATIENCE_S) as record:
                 record.status("failed", reason=reason)
-        except UserError:
-            return
+        except (UserError, OSError) as error:  # a full disk: the trial says it all the same
+            log.error("%s: %s, and that could not be written: %s", self.run.label, reason, error)
 
 
 def _size(paths: RunPaths) -> int:

@@ -1,8 +1,9 @@
 """Where a trial's run is trained: as a process beside this one, or as a Slurm job of its own.
 
-Either way it is an ordinary run. What was running before is taken up, not started twice.
+Either way it is an ordinary run. One that somebody else trains is followed, and never ended from here.
 """
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Protocol
 from jobs.clusters import LocalCluster, SlurmCluster
 from jobs.local.child import Child, end, settle, start
 from jobs.slurm.commands import SlurmError, ask
-from jobs.status.overview import RunStatus, overview
+from jobs.status.overview import RunStatus, active_jobs, overview
+from jobs.submissions.ledger import Ledger
 from jobs.submit import AnyCluster, submit
 from suite.errors import UserError
 from suite.experiment import Run
@@ -25,29 +27,39 @@ LOOK_EVERY_S = 10.0
 SILENCE_S = 60.0
 # A run that is asked to stop looks at its folder every few seconds; Slurm's cancelling is for what does not.
 OBEDIENCE_S = 20.0
+# In the environment of every process that a driver's trials start, so that it finds them again.
+DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
+JOB = re.compile(r"\d+(_\d+)?")
 
 
 @dataclass(frozen=True)
 class Place:
-    """What every trial of a study has in common: where its records go, and where it is trained."""
+    """What every trial of a study has in common: where its records go, and where it is trained.
+
+    `threads`: CPU threads of a rank, as OMP_NUM_THREADS has them. `driver`: a token of this very driver.
+    """
 
     study: str
     output_dir: Path
     cluster: AnyCluster
-    threads: int
+    threads: str
+    driver: str
 
 
 class Way(Protocol):
     """A run under way."""
 
     def begin(self) -> None:
-        """Start it, or find it started. Raises UserError."""
+        """Start it, or find it started. Raises UserError; SlurmError where it was Slurm that refused."""
 
     def is_over(self) -> bool:
         """Whether it has ended, and its record says how."""
 
+    def is_ours(self) -> bool:
+        """Whether this study has started it, and may end it."""
+
     def end(self) -> None:
-        """Have it write a checkpoint and end; returns when it has."""
+        """Have it write a checkpoint and end, if it is ours; returns when it has."""
 
     def running_s(self) -> float:
         """How long it runs now, waiting in a queue left out."""
@@ -59,6 +71,13 @@ def way_for(run: Run, place: Place) -> Way:
     return kind(run, place)
 
 
+def wait_for_others(folder: Path) -> None:
+    """A former driver's process may be writing its checkpoint still."""
+    deadline = time.monotonic() + PATIENCE_S
+    while is_locked(RunPaths(folder)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
 class LocalWay:
     """A process of this machine, that ends with the one it was started by."""
 
@@ -66,30 +85,37 @@ class LocalWay:
         self.run, self.place = run, place
         self.folder = place.output_dir / run.folder_name
         self._child: Child | None = None
+        self._has_begun = False
         self._begun_at = time.monotonic()
 
     def begin(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while is_locked(RunPaths(self.folder)) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        self._begun_at = time.monotonic()
+        if is_locked(RunPaths(self.folder)):  # by somebody who does not leave: `shiftbench run`, say
+            return
         assert isinstance(self.place.cluster, LocalCluster)
-        variables = dict(self.place.cluster.environment)
+        variables = {
+            # Ray has set its own for the worker that we are in.
+            "OMP_NUM_THREADS": self.place.threads,
+            **self.place.cluster.environment,
+            DRIVER_VARIABLE: self.place.driver,
+        }
+        ranks = self.place.cluster.ranks
         try:
-            self._child = start(
-                self.run, self.folder, self.place.cluster.ranks, self.place.threads, variables
-            )
+            self._child = start(self.run, self.folder, ranks, int(self.place.threads), variables)
+            self._has_begun = True
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
 
     def is_over(self) -> bool:
         if self._child is None:
-            return True
+            return not is_locked(RunPaths(self.folder))
         if self._child.process.poll() is None:
             return False
         settle(self._child)
         self._child = None
         return True
+
+    def is_ours(self) -> bool:
+        return self._child is not None or self._has_begun
 
     def end(self) -> None:
         if self._child is not None:
@@ -97,7 +123,7 @@ class LocalWay:
             self.is_over()
 
     def running_s(self) -> float:
-        return time.monotonic() - self._begun_at
+        return time.monotonic() - self._begun_at if self._child is not None else 0.0
 
 
 class SlurmWay:
@@ -110,7 +136,7 @@ class SlurmWay:
         self._state: State = "queued"
 
     def begin(self) -> None:
-        submit([self.run], self.place.cluster, self.place.output_dir, self.place.study)
+        submit([self.run], self.place.cluster, self.place.output_dir, self.place.study, is_driven=True)
 
     def is_over(self) -> bool:
         status = read_status(RunPaths(self.folder))
@@ -118,52 +144,73 @@ class SlurmWay:
             return True
         silent_s = time.time() - float(status.content.get("updated_at", 0.0))
         if status.state == "running" and silent_s < SILENCE_S:
-            self._note("running")
+            self._note("running", float(status.content.get("started_at", time.time())))
             return False
-        # Queued, preempted, failed (which a job may come back from), or silent: the scheduler knows.
+        # Queued, preempted, failed, or silent: the scheduler knows.
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return False
         try:
-            self._note(self._look().state)
+            self._note(self._look().state, time.time())
+            # A node has failed, say: Slurm puts the job back once it has cleaned up.
+            comes_back = self._state == "failed" and self.folder.name in self._active()
         except SlurmError:
             return False  # asked again: while Slurm is down nothing ends
-        return self._state not in ("queued", "running")
+        return self._state not in ("queued", "running") and not comes_back
 
     def _look(self) -> RunStatus:
         self._looked_at = time.monotonic()
-        (one,) = overview(self.place.output_dir).select([str(self.folder)])
+        (one,) = overview(self.place.output_dir, only=[self.folder]).runs
         return one
 
-    def _note(self, state: State) -> None:
+    def _active(self) -> dict[str, str]:
+        return active_jobs(Ledger(self.place.output_dir))
+
+    def _note(self, state: State, since: float) -> None:
         if state == "running" and self._state != "running":
-            self._running_since = time.monotonic()
+            self._running_since = since
         self._state = state
 
+    def is_ours(self) -> bool:
+        ledger = Ledger(self.place.output_dir)
+        mine = [one for one in ledger.read() if self.folder.name in one.folders][-1:]
+        return any(one.driver == self.place.study and ledger.is_ours(one) for one in mine)
+
     def end(self) -> None:
+        if not self.is_ours():
+            return
         deadline = time.monotonic() + (OBEDIENCE_S if read_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        if is_over:
+        job = self._active().get(self.folder.name, "") if not is_over else ""
+        if not JOB.fullmatch(job):
             return
-        job = self._look().job
-        if job is not None:
-            ask("scancel", job)
+        ask("scancel", job)
         deadline = time.monotonic() + PATIENCE_S
         while not self.is_over() and time.monotonic() < deadline:
             time.sleep(1.0)
             self._looked_at = -float("inf")
 
     def running_s(self) -> float:
-        return time.monotonic() - self._running_since if self._state == "running" else 0.0
+        return time.time() - self._running_since if self._state == "running" else 0.0
 
 
 def settle_request(run: Run, folder: Path) -> None:
-    """Have the record of a run that has ended say what was asked of it, where it could not say so itself."""
+    """Have the record of a run that has ended say what was asked of it, where it could not say so itself.
+
+    A failure of its own stays one. Raises UserError when the record cannot be written.
+    """
     request, status = read_request(RunPaths(folder)), read_status(RunPaths(folder))
-    if request is None or status.state in ("completed", "diverged", request.state):
+    if request is None or not has_been_ended(status.state, status.died_silently, status.reason):
         return
     with RecordWriter(run, folder) as record:
         by = {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
         at = status.content.get("updated_at", time.time())
-        record.status(request.state, reason=request.reason, updated_at=at, **by)
+        record.status(request.state, reason=f"ended by {request.reason}", updated_at=at, **by)
+
+
+def has_been_ended(state: State, died_silently: bool, reason: str | None) -> bool:
+    """Whether a run was ended from outside, rather than by an error of its own."""
+    if state in ("preempted", "cancelled", "queued") or died_silently:
+        return True
+    return state == "failed" and "was killed by SIG" in (reason or "")

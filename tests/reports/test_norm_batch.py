@@ -103,6 +103,37 @@ def test_a_gap_in_the_middle_is_no_threshold(tmp_path: Path) -> None:
     assert answers(tmp_path)["bn_loses", "BN"].norm_batch_size is None
 
 
+def test_what_did_not_complete_is_told(tmp_path: Path) -> None:
+    for run in expand_runs():
+        if run.model.norm.label == "BN":
+            state = "diverged" if run.batch.norm == 4 else "completed"
+            write_run(tmp_path, run, top1_percent=[50.0 + run.batch.norm], layers=["a"], state=state)
+    found = answers(tmp_path)
+    assert found["left_out", ""].sentence == (
+        "Left out of these, since they did not complete: BN at 4: 3 diverged."
+    )
+    assert found["bn_loses", "BN"].norm_batch_size == 64
+
+
+def test_batches_per_gpu_are_kept_apart(tmp_path: Path) -> None:
+    for per_gpu, top1 in ((64, 60.0), (16, 50.0)):
+        batch = {"global_batch_size": 64, "batch_size_per_gpu": per_gpu, "norm_batch_size": [16, 64]}
+        for run in expand_runs(batch=batch, model={"arch": "small_resnet20"}):
+            write_run(tmp_path, run, top1_percent=[top1 + run.batch.norm / 10], layers=["a"])
+    found = norm_batch_answers(build_frames(collect([tmp_path]).records), 1.0)
+    loses = [answer for answer in found if answer.kind == "bn_loses"]
+    assert [answer.norm_batch_size for answer in loses] == [64, 64]
+    assert ["batch per GPU 16: BN" in answer.sentence for answer in loses].count(True) == 1
+
+
+def test_a_shift_of_zero_is_no_logarithm(tmp_path: Path) -> None:
+    top1 = {("BN", size): [50.0, 50.0, 50.0] for size in (4, 16, 64)}
+    write(tmp_path, top1, {("BN", size): [0.0, 1.0, 1.0] for size in (4, 16, 64)})
+    answer = answers(tmp_path)["esm_per_halving", "BN"]
+    assert answer.estimate is not None
+    assert answer.estimate.n == 2
+
+
 def test_two_seeds_allow_no_claim(tmp_path: Path) -> None:
     write(tmp_path, {("BN", 4): [50.0, 50.0], ("BN", 16): [60.0, 60.0], ("BN", 64): [60.0, 60.0]})
     answer = answers(tmp_path)["bn_loses", "BN"]
@@ -118,7 +149,7 @@ def test_one_norm_batch_has_nothing_along_it(tmp_path: Path) -> None:
 def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) -> None:
     runs = [run for run in expand_runs() if run.model.norm.label == "BN" and run.batch.norm == 4]
     cuda = {**PROVENANCE, "device_type": "cuda"}
-    # 6 epochs in two hours; 2 epochs in half an hour, so that the 4 others would have taken one.
+    # Two hours of one run and half an hour of another, which left four epochs of 12.5 s on one rank.
     write_run(tmp_path, runs[0], top1_percent=[1.0] * 6, provenance=cuda, rank_s=7200.0)
     write_run(
         tmp_path,
@@ -132,18 +163,20 @@ def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) ->
     )
     write_run(tmp_path, runs[2], top1_percent=[], provenance=cuda, state="failed", final=False, rank_s=360.0)
     records = collect([tmp_path]).records
-    found = study_answers(records, {"top1_percent": "max"}, 1.0)
+    found = study_answers(records, "synthetic-sweep", ["top1_percent"], 1.0)
     assert found.states == {"completed": 1, "failed": 1, "stopped": 1}
     assert (found.trained_epochs, found.saved_epochs) == (8, 4)
-    assert (found.rank_h, found.saved_rank_h) == pytest.approx((2.6, 1.0), rel=1e-3)
+    assert (found.rank_h, found.saved_rank_h) == pytest.approx((2.6, 4 * 12.5 / 3600), rel=1e-3)
+    theirs = study_answers(records, "another", ["top1_percent"], 1.0)
+    assert (theirs.rank_h, theirs.read_rank_h) == pytest.approx((0.0, 2.6), rel=1e-3)
     sentence = cost_sentence(found)
-    assert sentence == "2.60 GPU-hours; 1 run stopped early, which saved 4 of 12 epochs (1.00 GPU-hours)."
+    assert sentence == "2.60 GPU-hours; 1 run stopped early, which saved 4 of 12 epochs (0.0139 GPU-hours)."
 
     into = tmp_path / "book"
     into.mkdir()
-    write_study([record.paths.folder for record in records], into, {"top1_percent": "max"}, 1.0)
+    write_study([record.paths.folder for record in records], into, "synthetic-sweep", ["top1_percent"], 1.0)
     table = pd.read_parquet(into / "results.parquet")
     assert dict(zip(table.run_id, table.state, strict=True)) == {r.run_id: r.state for r in records}
     plain = json.loads((into / "answers.json").read_text())
-    assert plain["cost"]["rank_hours_saved_by_stopping"] == pytest.approx(1.0, rel=1e-3)
+    assert plain["cost"]["rank_hours_saved_by_stopping"] == pytest.approx(50 / 3600)
     assert [path.name for path in into.iterdir() if path.name.startswith(".")] == []

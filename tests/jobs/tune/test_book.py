@@ -15,7 +15,8 @@ from tests.jobs.tune.test_study import BASE, write
 def opened(folder: Path, accept: bool = False, **keys: Any) -> Book:
     book = Book(load_study(write(folder, **keys)), folder / "runs")
     with book.held():
-        book.open(accept)
+        book.compare(accept)
+        book.write()
     return book
 
 
@@ -70,7 +71,27 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_points_are_kept_in_order(tmp_path: Path) -> None:
     book = opened(tmp_path)
-    book.note_point({"recipe.lr": 0.1})
-    book.note_point({"recipe.lr": 0.2})
+    book.note_point({"recipe.lr": 0.1}, {"recipe.lr": 0.1})
+    book.note_point({"model.norm": 1}, {"model.norm": {"kind": "bn"}})
+    assert not book.is_search_over
+    book.note_end_of_search()
     (book.folder / "points.jsonl").open("a").write('{"params": {"rec')  # killed while it wrote
-    assert book.noted_points() == [{"recipe.lr": 0.1}, {"recipe.lr": 0.2}]
+    assert book.noted_points() == [
+        ({"recipe.lr": 0.1}, {"recipe.lr": 0.1}),
+        ({"model.norm": 1}, {"model.norm": {"kind": "bn"}}),
+    ]
+    assert book.is_search_over
+
+
+def test_what_was_judged_is_kept(tmp_path: Path) -> None:
+    book = opened(tmp_path)
+    book.note_judged("a", 1)
+    book.note_judged("b", 2)
+    assert opened(tmp_path).judged_epochs() == {("a", 1), ("b", 2)}
+
+
+def test_looking_does_not_begin_a_study(tmp_path: Path) -> None:
+    book = Book(load_study(write(tmp_path)), tmp_path / "runs")
+    with book.held():
+        book.compare(accept=True)
+    assert not opened(tmp_path).is_begun

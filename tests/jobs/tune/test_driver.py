@@ -178,20 +178,20 @@ def test_a_driver_killed_interrupted_and_hurried_ends_as_an_undisturbed_one(desk
     assert desk.record(first).state == "preempted"  # it wrote a checkpoint when its driver was gone
     assert "--resume goes on" in desk.tune(expect=2)
 
-    for hurried in (False, True):
+    for number, times, code in ((signal.SIGTERM, 1, 75), (signal.SIGINT, 2, 130)):
         reached = desk.epoch(first)
         driver = desk.begin("--resume")
         desk.wait("another epoch", lambda: desk.epoch(first) > reached, driver)  # noqa: B023
-        os.killpg(driver.pid, signal.SIGINT)
-        if hurried:
+        for _ in range(times):
+            os.killpg(driver.pid, number)
             time.sleep(0.3)
-            os.killpg(driver.pid, signal.SIGINT)
         said = driver.communicate(timeout=100)[0]
-        assert driver.returncode == 130, said
-        assert "stopped by SIGINT: --resume goes on" in said
+        assert driver.returncode == code, said
+        assert f"stopped by {number.name}: --resume goes on" in said
         wait_until_gone(desk)
         assert desk.record(first).state == "preempted"
-        assert "the driver of the study: SIGINT" in str(desk.record(first).reason)
+        if times == 1:
+            assert "the driver of the study: SIGTERM" in str(desk.record(first).reason)
 
     said = desk.tune("--resume")
     assert "2 of 2 runs completed" in said
@@ -253,7 +253,7 @@ def test_asha_ends_half_of_sixteen_trials_and_the_others_are_as_without_it(desk:
         record = desk.record(run)
         epoch = record.status["stopped_after_epoch"]
         assert record.status["stopped_by"] == "asha"
-        assert f"by asha after epoch {epoch} of 4: top1_percent" in str(record.reason)
+        assert f"by asha after epoch {epoch}: top1_percent" in str(record.reason)
         # It trained no epoch more, and its last weights are kept.
         assert epoch <= record.status["step"] / 20 < epoch + 1
         assert RunPaths(desk.output_dir / run.folder_name).checkpoint_steps()[-1] == record.status["step"]

@@ -1,5 +1,6 @@
 """When a study ends before its last trial."""
 
+import json
 import os
 import signal
 import time
@@ -11,8 +12,7 @@ import pytest
 from jobs.tune.halt import Halt, Hurried, Spending
 from jobs.tune.spec import BudgetSpec
 from suite.experiment import Run
-from suite.paths import RunPaths
-from suite.record import RecordWriter, read_request
+from suite.record import RecordWriter
 from tests.jobs.tune.test_results import make_run
 
 RUNS = tuple(make_run(recipe={"epochs": 6, "lr": lr}) for lr in (0.1, 0.2))
@@ -26,7 +26,7 @@ def spend(folder: Path, run: Run, study: str, rank_s: float, state: Any) -> None
 
 
 def halt(folder: Path, **budget: float) -> Halt:
-    return Halt(BudgetSpec(**budget), Spending("mine", folder, lambda: RUNS))
+    return Halt(BudgetSpec(**budget), Spending("mine", folder, lambda: RUNS), folder / "halt.json")
 
 
 def look(one: Halt) -> bool:
@@ -44,18 +44,33 @@ def test_the_budget_counts_what_this_study_trained(tmp_path: Path) -> None:
     assert spent.spent == "the budget of 0.8 rank-hours is spent"
 
 
-def test_runs_under_way_are_told_and_no_others(tmp_path: Path) -> None:
-    running, done = (tmp_path / run.folder_name for run in RUNS)
-    spend(tmp_path, RUNS[0], "mine", 3000.0, "queued")
-    spend(tmp_path, RUNS[1], "mine", 3000.0, "completed")
+def test_a_run_that_failed_may_go_on_and_cost_more(tmp_path: Path) -> None:
     one = halt(tmp_path, rank_hours=1.0)
-    one.under_way = {"a": running, "b": done, "c": tmp_path / "not-there-yet"}
+    spend(tmp_path, RUNS[0], "mine", 3000.0, "failed")
+    assert not look(one)
+    spend(tmp_path, RUNS[0], "mine", 3700.0, "running")
     assert look(one)
-    request = read_request(RunPaths(running))
-    assert request is not None
-    assert (request.state, request.by) == ("preempted", "study")
-    assert "budget of 1 rank-hours" in request.reason
-    assert read_request(RunPaths(done)) is None
+
+
+def test_trials_are_told_why(tmp_path: Path) -> None:
+    spend(tmp_path, RUNS[0], "mine", 3700.0, "queued")
+    one = halt(tmp_path, rank_hours=1.0)
+    assert not one.file.exists()
+    assert look(one)
+    assert json.loads(one.file.read_text())["reason"] == (
+        "the driver of the study: the budget of 1 rank-hours is spent"
+    )
+    # A later driver begins without.
+    halt(tmp_path)
+    assert not one.file.exists()
+
+
+def test_a_trial_that_a_cluster_refuses_ends_the_study(tmp_path: Path) -> None:
+    one = halt(tmp_path)
+    one.file.write_text('{"refused": "invalid partition specified"}')
+    assert look(one)
+    assert one.refused == "invalid partition specified"
+    assert "invalid partition" in json.loads(one.file.read_text())["reason"]
 
 
 def test_time_is_a_budget_too(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jobs.tune.book import Book
 from jobs.tune.judge import Judge
 from jobs.tune.spec import Asha, MedianStopping, Objective
 from suite.experiment import Run
@@ -20,7 +21,14 @@ ASHA = Asha(kind="asha", reduction_factor=2)
 
 
 def judge(folder: Path, spec: Any = ASHA, objective: Objective = TOP1, epochs: int = 6) -> Judge:
-    return Judge(spec, objective, epochs, folder)
+    return Judge(spec, objective, epochs, folder, book(folder))
+
+
+def book(folder: Path) -> Book:
+    """Of a study that only keeps what was judged."""
+    one = Book(SimpleNamespace(name="mine"), folder)  # type: ignore[arg-type]
+    one.folder.mkdir(parents=True, exist_ok=True)
+    return one
 
 
 def ask(one: Judge, run: str, epoch: int, value: float, metric: str = "top1_percent") -> str:
@@ -41,7 +49,7 @@ def test_asha_stops_what_is_below_the_median_of_its_rung(tmp_path: Path) -> None
     request = read_request(RunPaths(tmp_path / "c"))
     assert request is not None
     assert (request.state, request.by, request.epoch) == ("stopped", "asha", 2)
-    assert request.reason == "asha after epoch 2 of 6: top1_percent 45"
+    assert request.reason == "asha after epoch 2: top1_percent 45"
     assert read_request(RunPaths(tmp_path / "a")) is None
 
 
@@ -111,3 +119,29 @@ def test_an_epoch_that_no_driver_has_judged_is_judged_by_the_next(tmp_path: Path
     # What was judged before is not judged again.
     trial = SimpleNamespace(config={"run_id": good.run_id, "folder": good.folder_name})
     assert later.on_trial_result(None, trial, {"epoch": 1, "top1_percent": 40.0}) == "CONTINUE"
+
+
+def test_what_a_killed_driver_had_judged_is_not_judged_again(tmp_path: Path) -> None:
+    good, bad = (make_run(recipe={"epochs": 6, "lr": lr}) for lr in (0.1, 0.2))
+    first = judge(tmp_path)
+    trial = SimpleNamespace(config={"run_id": bad.run_id, "folder": bad.folder_name})
+    (tmp_path / bad.folder_name).mkdir()
+    assert first.on_trial_result(None, trial, {"epoch": 1, "top1_percent": 39.0}) == "CONTINUE"
+    record(good, tmp_path, "completed", [40.0, 50.0, 60.0, 60.0, 60.0, 60.0])
+    record(bad, tmp_path, "preempted", [39.0])
+    later = judge(tmp_path)
+    later.remember([good, bad])
+    assert later.on_trial_result(None, trial, {"epoch": 1, "top1_percent": 39.0}) == "CONTINUE"
+
+
+def test_the_median_rule_goes_on_after_any_order_of_records(tmp_path: Path) -> None:
+    runs = [make_run(recipe={"epochs": 4, "lr": 0.1 * (1 + n)}) for n in range(4)]
+    for run, value in zip(
+        runs, (50.0, 40.0, 45.0, 10.0), strict=True
+    ):  # the last one, replayed, is the worst
+        record(run, tmp_path, "completed", [value, value, value, value])
+    later = judge(tmp_path, MedianStopping(kind="median", min_runs=3), epochs=4)
+    later.remember(runs)
+    assert ask(later, "bad", 1, 30.0) == "STOP"
+    assert ask(later, "good", 1, 60.0) == "CONTINUE"
+    assert ask(later, "good", 2, 60.0) == "CONTINUE"

@@ -29,8 +29,9 @@ def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, Bo
     study = load_study(write(folder, **{"space": SPACE, "search": search, "seeds": [0, 1], **keys}))
     book = Book(study, folder / "runs")
     with book.held():
-        book.open(accept=False)
-    place = Place(study.name, folder / "runs", LocalCluster(name="local"), 1)
+        book.compare(accept=True)
+        book.write()
+    place = Place(study.name, folder / "runs", LocalCluster(name="local"), "1", "driver")
     return study, book, Setting(study, place, is_resumed=book.is_begun)
 
 
@@ -105,7 +106,45 @@ def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
     search = Proposals(setting, book)
     configs = [search.suggest(str(n)) for n in range(3)]
     assert configs[2] == Searcher.FINISHED
+    assert Proposals(setting, book).is_over  # also for a driver that comes after
     assert {config["point"]["batch.norm_batch_size"] for config in configs[:2]} == {2, 4}
+
+
+def test_points_of_a_space_that_has_changed_are_left_out(tmp_path: Path) -> None:
+    space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 16]}}
+    _, book, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    first = Proposals(setting, book)
+    assert len({first.suggest(str(n))["point"]["batch.norm_batch_size"] for n in range(3)}) == 3
+    # The same places in the list mean other values now, and one is gone.
+    space = {"batch.norm_batch_size": {"kind": "grid", "values": [16, 4]}}
+    _, book, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    later = Proposals(setting, book)
+    assert later.left_out == 2
+    assert [run.batch.norm for run in later.runs] == [4]
+
+
+def test_two_proposals_that_are_one_run_are_one_point(tmp_path: Path) -> None:
+    space = {
+        "model.norm": {"kind": "grid", "values": [{"kind": "gn", "num_groups": 8}]},
+        "batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 8, 16]},
+    }
+    keys = {"space": space, "seeds": [0], "objectives": [{"metric": "top1_percent"}]}
+    _, book, setting = proposing(tmp_path, num_points=3, **keys)
+    search = Proposals(setting, book)
+    assert search.suggest("a")["point"]["model.norm"]["kind"] == "gn"
+    assert search.suggest("b") == Searcher.FINISHED
+    assert len(search.runs) == 1
+
+
+def test_a_point_with_a_failed_seed_has_no_value(tmp_path: Path) -> None:
+    _, book, setting = proposing(tmp_path)
+    search = Proposals(setting, book)
+    first, second = search.suggest("a"), search.suggest("b")
+    finish(setting, first, 90.0)
+    finish(setting, second, 90.0, "diverged")
+    search.on_trial_complete("a")
+    search.on_trial_complete("b")
+    assert search._optuna.trials[0].state.name == "FAIL"
 
 
 def test_corners_that_are_impossible_are_counted(tmp_path: Path) -> None:

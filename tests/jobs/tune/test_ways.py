@@ -1,0 +1,147 @@
+"""A trial's run: ours to end or another's, refused for now or for good, ended by us or failed by itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobs.tune.trial
+import jobs.tune.ways
+from jobs.clusters import LocalCluster
+from jobs.local.child import Child
+from jobs.slurm.commands import SlurmError
+from jobs.tune.study import load_study
+from jobs.tune.trial import Setting, Trial
+from jobs.tune.ways import LocalWay, Place, settle_request
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import RecordWriter, StopRequest, ask_to_stop, read_status
+from tests.jobs.tune.test_results import make_run
+from tests.jobs.tune.test_study import write
+
+ASHA = StopRequest("stopped", "asha after epoch 1: top1_percent 12", "asha", 1)
+
+
+def place(folder: Path, **keys: Any) -> Place:
+    cluster = LocalCluster(name="local", environment={"MINE": "yes"})
+    return Place(
+        **{"study": "mine", "cluster": cluster, "threads": "3", "driver": "token", **keys}, output_dir=folder
+    )
+
+
+def test_a_run_that_another_process_trains_is_followed_and_left_alone(tmp_path: Path) -> None:
+    run = make_run()
+    folder = tmp_path / run.folder_name
+    way = LocalWay(run, place(tmp_path))
+    with RecordWriter(run, folder) as theirs:
+        theirs.status("running")
+        way.begin()
+        assert not way.is_ours()
+        assert not way.is_over()
+        way.end()
+        assert not way.is_over()
+        theirs.status("completed")
+    assert way.is_over()
+    assert not RunPaths(folder).stop.exists()
+
+
+def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray sets it for its workers
+    given: dict[str, str] = {}
+
+    def start(run: Run, folder: Path, ranks: int, threads: int, variables: dict[str, str]) -> Child:
+        given.update(variables)
+        raise OSError("no process here")
+
+    monkeypatch.setattr(jobs.tune.ways, "start", start)
+    with pytest.raises(Exception, match="could not be started: no process here"):
+        LocalWay(make_run(), place(tmp_path)).begin()
+    assert given == {"OMP_NUM_THREADS": "3", "MINE": "yes", "SHIFTBENCH_STUDY_DRIVER": "token"}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "becomes"),
+    [
+        ("preempted", "stopped after step 9, by SIGTERM", "stopped"),
+        ("cancelled", "job 7 was cancelled", "stopped"),
+        ("failed", "its process was killed by SIGTERM; see log.txt", "stopped"),
+        ("failed", "No space left on device: the last complete checkpoint is kept", "failed"),
+        ("diverged", "the loss is not finite", "diverged"),
+        ("completed", None, "completed"),
+    ],
+)
+def test_what_was_asked_for_is_told_but_no_failure_hidden(
+    tmp_path: Path, state: Any, reason: str | None, becomes: str
+) -> None:
+    run = make_run()
+    with RecordWriter(run, tmp_path) as record:
+        record.status(state, reason=reason)
+    ask_to_stop(RunPaths(tmp_path), ASHA)
+    settle_request(run, tmp_path)
+    status = read_status(RunPaths(tmp_path))
+    assert status.state == becomes
+    if becomes == "stopped":
+        assert status.reason == "ended by asha after epoch 1: top1_percent 12"
+        assert status.content["stopped_after_epoch"] == 1
+
+
+class Refusing:
+    """A way that Slurm refuses so many times."""
+
+    def __init__(self, errors: list[str]) -> None:
+        self.errors = errors
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+        if self.errors:
+            raise SlurmError(self.errors.pop(0))
+
+    def is_over(self) -> bool:
+        return True
+
+    def is_ours(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        """It has ended."""
+
+    def running_s(self) -> float:
+        return 0.0
+
+
+def trial_of(folder: Path, way: Refusing, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    study = load_study(write(folder, seeds=[0]))
+    monkeypatch.setattr(jobs.tune.trial, "way_for", lambda *_: way)
+    monkeypatch.setattr(jobs.tune.trial, "RETRY_S", 0.0)
+    trial = Trial.__new__(Trial)
+    (folder / "runs" / "studies" / "mine").mkdir(parents=True)
+    point = study.points[0]
+    trial.setup(
+        {"point": point.values, "seed": 0}, setting=Setting(study, place(folder / "runs"), is_resumed=False)
+    )
+    return trial
+
+
+def test_while_slurm_is_down_a_trial_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = ["Unable to contact slurm controller", "QOSMaxSubmitJobPerUserLimit"]
+    way = Refusing(errors)
+    trial = trial_of(tmp_path, way, monkeypatch)
+    assert trial.step()["done"]
+    assert way.begun == 3
+    assert not trial.halt.exists()
+    assert not RunPaths(trial.folder).status.exists()  # and is no failure
+
+
+def test_a_refusal_for_good_ends_the_study_and_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = Refusing(["sbatch: error: invalid partition specified: nowhere"])
+    trial = trial_of(tmp_path, way, monkeypatch)
+    assert trial.step()["done"]
+    assert way.begun == 1
+    assert "invalid partition" in json.loads(trial.halt.read_text())["refused"]
+    assert not RunPaths(trial.folder).status.exists()
