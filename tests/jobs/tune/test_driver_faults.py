@@ -1,0 +1,142 @@
+"""What goes wrong under a driver: in trials, in Ray, on the disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.tune.tune_folder import tune_folder
+from suite.record import Record
+from tests.jobs.tune.desk import BASE, ROOT, Desk, complete
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_trials_that_fail_diverge_or_hang_are_results_and_the_study_goes_on(desk: Desk) -> None:
+    space = {
+        "model.norm": {
+            "kind": "grid",
+            "values": [{"kind": "bn"}, {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 7}],
+        },
+        "recipe.lr": {"kind": "grid", "values": [0.02, 1.0e30]},
+        "recipe.epochs": {"kind": "grid", "values": [4, 100000], "when": {"recipe.lr": 0.02}},
+    }
+    objectives = [{"metric": "top1_percent"}, {"metric": "esm_sigma"}]
+    trials = {"at_a_time": 2, "timeout_s": 30}
+    desk.describe(space=space, objectives=objectives, trials=trials)
+    said = desk.tune(expect=3)
+    ends = {}
+    for point in desk.study.points:
+        record = desk.record(point.runs[0])
+        groups = point.values["model.norm"].get("num_groups")
+        ends[groups, point.values["recipe.lr"], point.values.get("recipe.epochs")] = record
+    assert ends[None, 0.02, 4].state == "completed"
+    assert ends[None, 1.0e30, None].state == "diverged"
+    late = ends[None, 0.02, 100000]
+    assert (late.state, late.reason) == ("failed", "ran longer than 30 s (trials.timeout_s)")
+    for refused in (ends[7, 0.02, 4], ends[7, 0.02, 100000], ends[7, 1.0e30, None]):
+        assert refused.state == "failed"
+        assert "groups" in str(refused.reason)
+    assert "1 of 6 runs completed" in said
+    # Nothing of it is run again, and it is shown as failed again.
+    attempts = {key: record.status["attempts"] for key, record in ends.items()}
+    assert "1 of 6 runs completed" in desk.tune("--resume", expect=3)
+    assert {k: desk.record(e.run).status["attempts"] for k, e in ends.items()} == attempts
+
+
+def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
+    space = {"recipe.lr": {"kind": "loguniform", "low": 0.01, "high": 0.1}}
+    desk.describe({**BASE, "recipe": {"epochs": 1}}, space=space, search={"kind": "optuna", "num_points": 2})
+    assert "2 of 2 runs completed" in desk.tune()
+    rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.book / "points.jsonl").open()]
+    folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
+    assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
+
+
+def test_a_ray_that_runs_already_is_left_alone_or_joined(desk: Desk) -> None:
+    env = {**os.environ, "HOME": str(desk.folder)}
+    ray = [str(Path(sys.executable).with_name("ray"))]
+    port = "26379"
+    start = [*ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    subprocess.run([*start, "--disable-usage-stats"], env=env, check=True, capture_output=True)
+    try:
+        desk.describe({**BASE, "recipe": {"epochs": 1}})
+        first, second = desk.study.runs
+        complete(desk, first, [10.0])
+        complete(desk, second, [20.0])
+        assert "2 of 2 runs completed" in desk.tune(RAY_ADDRESS=f"127.0.0.1:{port}")
+        desk.describe({**BASE, "recipe": {"epochs": 1}}, seeds=[5], name="theirs")
+        assert "2 of 2 runs completed" in desk.tune("--ray-address", f"127.0.0.1:{port}")
+        alive = subprocess.run([*ray, "status", f"--address=127.0.0.1:{port}"], env=env, capture_output=True)
+        assert alive.returncode == 0
+    finally:
+        pids = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if _is_of(p, desk)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    said = desk.tune("--ray-address", f"127.0.0.1:{port}", "seeds=[6]", "name=nobody", expect=2)
+    assert "Ray could not be joined at 127.0.0.1:26379" in said
+
+
+def _is_of(environ: Path, desk: Desk) -> bool:
+    try:
+        return f"HOME={desk.folder}\0" in environ.read_text()
+    except OSError:
+        return False
+
+
+def test_what_tune_cannot_write_or_others_wrote(desk: Desk) -> None:
+    desk.describe(trials={"ray_results": str(desk.file)})
+    assert "mine.yaml" in desk.tune(expect=2)
+    desk.describe(trials={"ray_results": str(desk.folder / "rr")})
+    theirs = tune_folder(desk.study, desk.output_dir)
+    theirs.mkdir(parents=True)
+    (theirs / "precious").touch()
+    said = desk.tune("--resume", expect=2)
+    assert f"{theirs}: was not made by a study; move it away" in said
+    assert (theirs / "precious").exists()
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0,
+    reason="NO NAMESPACES: running out of ports needs a network of its own, as root",
+)
+def test_no_free_port_is_told_at_once(desk: Desk) -> None:
+    few = 'echo "32768 32770" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
+    command = [sys.executable, "-m", "jobs.cli", "tune", str(desk.file), "--output-dir", str(desk.output_dir)]
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-c", few, "bash", *command],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(desk.folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Ray needs some 12 free ports on this machine, and there are" in done.stderr
+    assert not list(desk.output_dir.glob("*/run.json"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NO ROOT: a full disk is a mount of its own")
+def test_a_full_disk_fails_runs_and_study_with_that_reason(desk: Desk) -> None:
+    desk.output_dir.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(desk.output_dir)]
+    subprocess.run(mount, check=True)
+    try:
+        desk.describe(trials={"at_a_time": 2, "ray_results": str(desk.folder / "rr")})
+        said = desk.tune(expect=3)
+        for run in desk.study.runs:
+            record = desk.record(run)
+            assert record.state == "failed"
+            assert "No space left on device" in str(record.reason)
+        assert "Traceback" not in said
+        assert "0 of 2 runs completed" in said
+    finally:
+        subprocess.run(["umount", str(desk.output_dir)], check=True)
