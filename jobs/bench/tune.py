@@ -4,6 +4,7 @@ Both sides are whole processes, as a user starts them; memory is the driver's an
 """
 
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from jobs.bench.pairing import Ratio, paired_ratio
+from jobs.bench.pairing import Ratio, summarize
 from jobs.tune.study import load_study
 from suite.errors import UserError
 from suite.record import RecordWriter
@@ -74,7 +75,11 @@ def bench_tune(trials: int, rounds: int, read_trials: int) -> TuneBench:
             _call(ways[way](runs), folder)
             return time.perf_counter() - start_s
 
-        overhead = paired_ratio(lambda: timed("tune"), lambda: timed("run"), rounds)
+        order, times = random.Random(0), {way: list[float]() for way in ways}
+        for _ in range(rounds):
+            for way in order.sample(sorted(ways), len(ways)):
+                times[way].append(timed(way))
+        overhead = summarize(times["tune"], times["run"])
         memory, read_s = _read(folder, read_trials)
     return TuneBench(trials, overhead, read_trials, read_s, memory)
 

@@ -17,13 +17,21 @@ def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Print the resolved runs of an experiment or a study as YAML, with their run_ids."""
     import yaml
 
+    from jobs.tune.spec import OptunaSearch
     from jobs.tune.study import Study, load
 
     found = load(config, overrides or [])
     if isinstance(found, Study):
         objectives = ", ".join(f"{one.metric} ({one.mode})" for one in found.spec.objectives)
-        typer.echo(f"# {found.name}: {len(found.points)} points, {len(found.runs)} runs; {objectives}")
-    for run in found.runs:
+        if isinstance(found.spec.search, OptunaSearch):
+            count = found.spec.search.num_points
+            typer.echo(
+                f"# {found.name}: {count} points that Optuna proposes, {found.num_trials} runs; {objectives}"
+            )
+            typer.echo("# The runs at the corners of its space:")
+        else:
+            typer.echo(f"# {found.name}: {len(found.points)} points, {len(found.runs)} runs; {objectives}")
+    for run in found.samples if isinstance(found, Study) else found.runs:
         content = {"run_id": run.run_id, **run.model_dump(mode="json")}
         typer.echo("---\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), nl=False)
 

@@ -69,9 +69,11 @@ def doctor(
 
 
 def _data_of(config: Path) -> list[str]:
-    from jobs.tune.study import load
+    from jobs.tune.study import Study, load
 
-    return sorted({run.data.path for run in load(config).runs if run.data.path})
+    found = load(config)
+    runs = found.samples if isinstance(found, Study) else found.runs
+    return sorted({run.data.path for run in runs if run.data.path})
 
 
 def _line(finding: "Finding") -> RenderableType:

@@ -82,15 +82,23 @@ class Desk:
 
     def processes(self) -> list[str]:
         """Command lines of whatever still works for this desk."""
+        return [line for line, _ in self._working()]
+
+    def variables(self, name: str, of: str) -> list[str]:
+        """The value of an environment variable in each process whose command line holds `of`."""
+        working = [env for line, env in self._working() if of in line]
+        return [entry.partition("=")[2] for env in working for entry in env if entry.startswith(f"{name}=")]
+
+    def _working(self) -> list[tuple[str, list[str]]]:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 line = (folder / "cmdline").read_text().replace("\0", " ")
-                env = (folder / "environ").read_text()
+                env = (folder / "environ").read_text().split("\0")
             except OSError:
                 continue
-            if f"HOME={self.folder}\0" in env and int(folder.name) != os.getpid():
-                found.append(line)
+            if f"HOME={self.folder}" in env and int(folder.name) != os.getpid():
+                found.append((line, env))
         return found
 
 

@@ -56,7 +56,16 @@ def test_trials_that_fail_diverge_or_hang_are_results_and_the_study_goes_on(desk
 def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
     space = {"recipe.lr": {"kind": "loguniform", "low": 0.01, "high": 0.1}}
     desk.describe({**BASE, "recipe": {"epochs": 1}}, space=space, search={"kind": "optuna", "num_points": 2})
-    assert "2 of 2 runs completed" in desk.tune()
+    driver = desk.begin(CUDA_VISIBLE_DEVICES="4,7")  # as where there are GPUs: one for each rank of a trial
+    shares: set[str] = set()
+
+    def look() -> bool:
+        shares.update(desk.variables("CUDA_VISIBLE_DEVICES", "jobs.process.worker"))
+        return len(shares) == 2
+
+    desk.wait("two processes", look, driver)
+    assert "2 of 2 runs completed" in driver.communicate(timeout=200)[0]
+    assert shares == {"4", "7"}
     rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.book / "points.jsonl").open()]
     folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
     assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
