@@ -48,6 +48,8 @@ class Telling(DriverOnly, tune.Callback):  # type: ignore[misc]
         self._under_way.discard(folder)
         request, status = read_request(RunPaths(folder)), read_status(RunPaths(folder))
         is_ending = request is not None and status.state in UNFINISHED
+        if status.is_missing:  # all was halted before it began
+            return
         if request is not None and is_ending:
             self.view.ended(folder, request.state, request.reason)
         else:

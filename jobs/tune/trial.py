@@ -19,7 +19,6 @@ from jobs.tune.results import EpochResult, read_results, whole_epochs
 from jobs.tune.study import Study
 from jobs.tune.ways import (
     PATIENCE_S,
-    POLL_S,
     Place,
     Way,
     settle_request,
@@ -29,7 +28,15 @@ from jobs.tune.ways import (
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, Status, StopRequest, ask_to_stop, read_request, read_status
+from suite.record import (
+    RecordWriter,
+    Status,
+    StopRequest,
+    ask_to_stop,
+    forget_request,
+    read_request,
+    read_status,
+)
 from suite.record.files import read_json, write_atomically
 
 Result = dict[str, Any]
@@ -135,6 +142,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _begin(self) -> bool:
         """Start the run, or find it started; false when it cannot be, or when all are to end."""
         way = way_for(self.run, self.setting.place)
+        if (request := read_request(self.paths)) is not None and request.state == "preempted":
+            forget_request(self.paths)  # a former driver's, which may have gone before it was heard
         while not self.halt.exists():
             try:
                 way.begin()
@@ -160,14 +169,15 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             if (size := _size(self.paths)) != seen_bytes:
                 seen_bytes = size
                 yield from self._news(told, whole_epochs(self.run, self._read(), self._metrics))
-            if (reason := (read_json(self.halt) or {}).get("reason")) is not None and self._way.is_ours():
+            if (halt := read_json(self.halt)) is not None and self._way.is_ours():
+                reason = halt.get("reason") or f"the driver of the study: {halt.get('refused')}"
                 ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
-            if self.halt.exists() or read_request(self.paths) is not None:
+            if halt is not None or read_request(self.paths) is not None:
                 return
             if self._is_late():
                 self._end_late()
                 return
-            time.sleep(POLL_S)
+            time.sleep(self._way.poll_s)
 
     @property
     def _metrics(self) -> tuple[str, ...]:
@@ -191,9 +201,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _is_late(self) -> bool:
         timeout_s = self.setting.study.spec.trials.timeout_s
-        if timeout_s is None or self._way is None or not self._way.is_ours():
+        if timeout_s is None or self._way is None:
             return False
-        return self._way.running_s() > timeout_s
+        return self._way.running_s() > timeout_s and self._way.is_ours()
 
     def _end_late(self) -> None:
         assert self._way is not None

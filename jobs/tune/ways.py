@@ -47,7 +47,9 @@ class Place:
 
 
 class Way(Protocol):
-    """A run under way."""
+    """A run under way. `poll_s`: how long to wait between two looks."""
+
+    poll_s: float
 
     def begin(self) -> None:
         """Start it, or find it started. Raises UserError; SlurmError where it was Slurm that refused."""
@@ -80,6 +82,8 @@ def wait_for_others(folder: Path) -> None:
 
 class LocalWay:
     """A process of this machine, that ends with the one it was started by."""
+
+    poll_s = POLL_S
 
     def __init__(self, run: Run, place: Place) -> None:
         self.run, self.place = run, place
@@ -128,6 +132,8 @@ class LocalWay:
 
 class SlurmWay:
     """A Slurm job, as `shiftbench submit` makes it."""
+
+    poll_s = 1.0  # its record lies on a file system that many share
 
     def __init__(self, run: Run, place: Place) -> None:
         self.run, self.place = run, place

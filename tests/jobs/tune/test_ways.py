@@ -91,6 +91,8 @@ def test_what_was_asked_for_is_told_but_no_failure_hidden(
 class Refusing:
     """A way that Slurm refuses so many times."""
 
+    poll_s = 0.0
+
     def __init__(self, errors: list[str]) -> None:
         self.errors = errors
         self.begun = 0
