@@ -1,5 +1,6 @@
 """`shiftbench tune`: a study's trials by Ray Tune, and its answers."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -69,15 +70,11 @@ def tune(
         console.print(f"stopped by {end.stopped_by.name}: --resume goes on", markup=False)
     elif end.spent is not None:
         console.print(f"{end.spent}: --resume goes on once it is raised", markup=False)
-    code = _exit_code(answers.states, end.stopped_by is not None and end.stopped_by.name, end.spent)
+    for sentence in end.left:
+        Console(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red", markup=False)
+    ended_well = answers.states.get("completed", 0) + answers.states.get("stopped", 0)
+    code = exit_codes.DONE if ended_well == len(end.runs) and not end.left else exit_codes.SOME_RUNS_FAILED
+    if end.stopped_by is not None or end.spent is not None:
+        code = exit_codes.INTERRUPTED if end.stopped_by is signal.SIGINT else exit_codes.PREEMPTED
     if code != exit_codes.DONE:
         raise typer.Exit(code)
-
-
-def _exit_code(states: "dict[str, int]", signal_name: str | bool, spent: str | None) -> int:
-    if signal_name == "SIGINT":
-        return exit_codes.INTERRUPTED
-    if signal_name or spent:
-        return exit_codes.PREEMPTED
-    ended_well = states.get("completed", 0) + states.get("stopped", 0)
-    return exit_codes.DONE if ended_well == sum(states.values()) else exit_codes.SOME_RUNS_FAILED

@@ -24,7 +24,7 @@ ACTIVE = {
 # What Slurm says while it is down, or while somebody's jobs are as many as they may be.
 _PASSING = (
     *("Unable to contact", "timed out", "did not answer", "Zero Bytes", "Transport endpoint"),
-    *("MaxSubmitJob", "job submit limit", "temporarily", "Connection refused"),
+    *("SubmitJob", "temporarily", "Connection refused"),  # as in QOSMaxSubmitJobPerUserLimit
 )
 
 

@@ -15,6 +15,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class Book:
 
     def note_end_of_search(self) -> None:
         """No further point is to be had."""
-        append_line(self.folder / "points.jsonl", json.dumps({"params": None, "values": None}))
+        line = {"params": None, "values": self._digest()}
+        append_line(self.folder / "points.jsonl", json.dumps(line))
 
     def noted_points(self) -> list[tuple[dict[str, Any], Point]]:
         """Parameters and values of every point that was proposed, oldest first."""
@@ -95,7 +97,12 @@ class Book:
 
     @property
     def is_search_over(self) -> bool:
-        return not self.is_changed and any(line["params"] is None for line in self._points())
+        ends = (line["values"] for line in self._points() if line["params"] is None)
+        return self._digest() in ends
+
+    def _digest(self) -> str:
+        """Of the study as it is now: another space may have more points."""
+        return sha256(json.dumps(_identity(self.study), sort_keys=True).encode()).hexdigest()[:12]
 
     def _points(self) -> list[dict[str, Any]]:
         return read_lines(self.folder / "points.jsonl", ("params", "values"))[0]

@@ -8,7 +8,8 @@ import os
 import secrets
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class StudyEnd:
     tune_folder: Path
     stopped_by: signal.Signals | None = None
     spent: str | None = None
+    left: tuple[str, ...] = ()
+    """What could not be ended, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,18 @@ def drive(
             cancel_orphans(study.name, output_dir, {r.folder_name for r in search.runs if means.is_slurm})
         spending = Spending(study.name, output_dir, lambda: search.runs)
         halt = Halt(study.spec.budget, spending, halt_file(output_dir, study.name))
-        if not halt.stop_all():
-            make_anew(folder, book.folder)
-            telling = Telling(study, output_dir, known, view)
-            with halt.hearing_signals(), view:
-                _fit(setting, means, search, book, halt, telling, folder)
+        left: list[str] = []
+        with halt.hearing_signals(), view:
+            try:
+                if not halt.stop_all():
+                    make_anew(folder, book.folder)
+                    telling = Telling(study, output_dir, known, view)
+                    _fit(setting, means, search, book, halt, telling, folder)
+            finally:
+                left = _leave_nothing(setting, search.runs, halt, means.is_slurm)
         if halt.refused is not None:
             raise UserError(f"{halt.refused}; nothing is lost: mend it, and --resume")
-        return StudyEnd(search.runs, book.folder, folder, halt.signal, halt.spent)
+        return StudyEnd(search.runs, book.folder, folder, halt.signal, halt.spent, tuple(left))
 
 
 def _means(study: Study, cluster: AnyCluster, wishes: Wishes) -> Means:
@@ -132,8 +139,8 @@ def _means(study: Study, cluster: AnyCluster, wishes: Wishes) -> Means:
 
 
 def _setting(study: Study, cluster: AnyCluster, output_dir: Path, means: Means, book: Book) -> Setting:
-    omp_threads = os.environ.get("OMP_NUM_THREADS", str(means.threads))
-    place = Place(study.name, output_dir.absolute(), cluster, omp_threads, secrets.token_hex(8))
+    omp = os.environ.get("OMP_NUM_THREADS")
+    place = Place(study.name, output_dir.absolute(), cluster, means.threads, omp, secrets.token_hex(8))
     return Setting(study, place, book.is_begun)
 
 
@@ -148,8 +155,7 @@ def _fit(
 ) -> None:
     """Start Ray, and let Tune run the trials; the study is begun once that is possible."""
     try:
-        # Ray puts handlers of its own in place of ours.
-        with ray_running(means.address, means.at_a_time, means.num_gpus), halt.hearing_signals():
+        with ray_running(means.address, means.at_a_time, means.num_gpus, halt.hearing_signals):
             ranks = setting.place.cluster.ranks
             trial = tune.with_parameters(Trial, setting=setting)
             trial = tune.with_resources(trial, resources(means.address is not None, ranks, means.uses_gpus))
@@ -159,25 +165,37 @@ def _fit(
                 tune_config=_tune_config(setting, search, book, means.at_a_time),
                 run_config=_run_config(folder, halt, telling),
             ).fit()
-        if halt.reason is None:
+        halt.look()
+        as_begun = replace(setting, is_resumed=True)
+        if halt.reason is None and all(is_result(run, as_begun) for run in search.runs):
             note_whole(folder)
+    except OSError as error:  # a full disk, where the book or Tune's folder lies
+        raise UserError(
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}"
+        ) from error
+    except SystemExit:
+        halt.signal = halt.signal or signal.SIGTERM  # before Ray's handler could be put away
     except BaseException:
         if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
             raise
-    finally:
-        with halt.hearing_signals():
-            _leave_nothing(setting, search.runs, halt, means.is_slurm)
 
 
-def _leave_nothing(setting: Setting, runs: Sequence[Run], halt: Halt, is_slurm: bool) -> None:
-    """No signal ends this: what is left now, nobody else would end."""
+def _leave_nothing(setting: Setting, runs: Sequence[Run], halt: Halt, is_slurm: bool) -> list[str]:
+    """No signal ends this: what is left now, nobody else would end. Returns what could not be."""
     halt.is_over = True
-    place = setting.place
+    place, left = setting.place, []
     if is_slurm:
-        end_jobs(place.study, place.output_dir, halt.reason or "the end of the driver", halt.in_haste)
+        try:
+            end_jobs(place.study, place.output_dir, halt.reason or "the end of the driver", halt.in_haste)
+        except (UserError, OSError) as error:
+            left.append(
+                f"jobs may be left ({error}): `shiftbench status` tells, `shiftbench cancel` ends them"
+            )
     end_processes(place.driver, halt.in_haste)
     settle_requests(runs, place.output_dir)
-    halt.file.unlink(missing_ok=True)
+    with suppress(OSError):
+        halt.file.unlink(missing_ok=True)
+    return left
 
 
 def _tune_config(

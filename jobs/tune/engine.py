@@ -3,8 +3,8 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 from suite.errors import UserError
@@ -38,10 +38,13 @@ def import_ray() -> None:
 
 
 @contextmanager
-def ray_running(address: str | None, at_a_time: int, num_gpus: int) -> Iterator[None]:
+def ray_running(
+    address: str | None, at_a_time: int, num_gpus: int, hearing: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
     """A Ray of our own with one slot a trial, whatever else runs on this machine; or the one at `address`.
 
-    Raises UserError when it cannot be started or joined.
+    `hearing`: puts the caller's handlers of signals back, in whose place Ray puts its own. Raises UserError
+    when it cannot be started or joined.
     """
     import ray
 
@@ -62,15 +65,19 @@ def ray_running(address: str | None, at_a_time: int, num_gpus: int) -> Iterator[
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        ray.shutdown()
+        raise
     except Exception as error:  # Ray raises what its parts raise: there is no common class
         with suppress(Exception):
             ray.shutdown()
         what = "started" if address is None else f"joined at {address}"
         raise UserError(f"Ray could not be {what}: {_first_line(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with hearing():
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _check_ports(wanted: int) -> None:

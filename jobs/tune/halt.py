@@ -53,12 +53,16 @@ class Halt(DriverOnly, tune.Stopper):  # type: ignore[misc]
         why = self.spent or self.refused
         return None if why is None else f"the driver of the study: {why}"
 
+    def look(self) -> None:
+        """See what was spent, and whether a trial was refused."""
+        self._looked_at = time.monotonic()
+        self.spent = self.spent or self._what_is_spent()
+        self.refused = self.refused or (read_json(self.file) or {}).get("refused")
+
     def stop_all(self) -> bool:
         """Whether all trials are to end; they are told so once."""
         if time.monotonic() - self._looked_at > LOOK_EVERY_S:
-            self._looked_at = time.monotonic()
-            self.spent = self.spent or self._what_is_spent()
-            self.refused = self.refused or (read_json(self.file) or {}).get("refused")
+            self.look()
         if self.reason is None:
             return False
         if "reason" not in (read_json(self.file) or {}):

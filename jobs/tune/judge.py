@@ -86,6 +86,9 @@ class Judge(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         value = result.get(self.objective.metric)
         if value is None or (run_id, epoch) in self._fed:
             return str(TrialScheduler.CONTINUE)
+        if not result.get("is_ours", True):  # another process trains it, which is not ours to stop
+            self._remember(run_id, EpochResult(epoch, {self.objective.metric: float(value)}))
+            return str(TrialScheduler.CONTINUE)
         is_to_stop = self._judge(run_id, epoch, float(value))
         if is_to_stop:
             by = self.spec.kind

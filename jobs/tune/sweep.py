@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.slurm.commands import SlurmError, ask
-from jobs.status.overview import active_jobs, overview
-from jobs.submissions.ledger import Ledger
-from jobs.tune.ways import DRIVER_VARIABLE, JOB, settle_request
+from jobs.slurm.commands import SlurmError, ask, queue
+from jobs.status.overview import overview
+from jobs.submissions.ledger import Ledger, Submission
+from jobs.tune.ways import DRIVER_VARIABLE, settle_request
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -25,51 +25,53 @@ log = logging.getLogger("shiftbench")
 
 
 def jobs_of(study: str, output_dir: Path) -> dict[str, str]:
-    """Slurm jobs that drivers of this study submitted and that are not over, by their run's folder's name.
+    """Slurm jobs that drivers of this study submitted and that are not over: the run's folder name by job.
 
     Raises SlurmError.
     """
+    runs = {one.name: one.folders[0] for one in _driven(study, output_dir)}  # one run each
+    return {job.job: runs[job.name] for job in queue(runs).values() if job.is_active and job.name in runs}
+
+
+def _driven(study: str, output_dir: Path) -> list[Submission]:
     ledger = Ledger(output_dir)
-    latest = {name: one for one in ledger.read() for name in one.folders}
-    ours = {name for name, one in latest.items() if one.driver == study and ledger.is_ours(one)}
-    active = active_jobs(ledger) if ours else {}
-    return {name: job for name, job in active.items() if name in ours and JOB.fullmatch(job)}
+    return [one for one in ledger.read() if one.is_slurm and one.driver == study and ledger.is_ours(one)]
 
 
-def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> list[str]:
+def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> None:
     """Cancel jobs that a former driver of this study left, but for those of the run folders `wanted`.
 
-    Returns the names of their runs' folders. Raises SlurmError.
+    Raises SlurmError.
     """
-    jobs = {name: job for name, job in jobs_of(study, output_dir).items() if name not in wanted}
+    jobs = [job for job, name in jobs_of(study, output_dir).items() if name not in wanted]
     if jobs:
-        ask("scancel", *jobs.values())
-    return sorted(jobs)
+        ask("scancel", *jobs)
 
 
 def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
     """End every job of this study, and have their records say `preempted`.
 
-    `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs are left, since Slurm does not
-    answer.
+    `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs may be left, since Slurm does not
+    answer; those that run are asked by their folder all the same.
     """
+    for one in _driven(study, output_dir):
+        paths = RunPaths(output_dir / one.folders[0])
+        status = read_status(paths)
+        is_its_job = status.content.get("job") in (None, one.job_id)
+        # So that a later driver takes it for its own to go on with, too.
+        if paths.folder.exists() and status.state in UNFINISHED and is_its_job:
+            ask_to_stop(paths, StopRequest("preempted", reason, "study"))
     jobs = jobs_of(study, output_dir)
     if not jobs:
         return
-    for name in jobs:
-        paths = RunPaths(output_dir / name)
-        if (
-            read_status(paths).state in UNFINISHED
-        ):  # so that a later driver takes it for its own to go on with
-            ask_to_stop(paths, StopRequest("preempted", reason, "study"))
     if in_haste:
         with suppress(SlurmError):  # those that wait have nothing to kill
-            ask("scancel", "--signal=KILL", *jobs.values())
-    ask("scancel", *jobs.values())
+            ask("scancel", "--signal=KILL", *jobs)
+    ask("scancel", *jobs)
     deadline = time.monotonic() + 2 * GRACE_S
     while jobs_of(study, output_dir) and time.monotonic() < deadline:
         time.sleep(1.0)
-    overview(output_dir, only=[output_dir / name for name in jobs])  # writes down what never began
+    overview(output_dir, only=[output_dir / name for name in jobs.values()])  # writes down what never began
 
 
 def end_processes(driver: str, in_haste: bool) -> None:
@@ -99,5 +101,5 @@ def settle_requests(runs: Sequence[Run], output_dir: Path) -> None:
         if RunPaths(folder).stop.exists():
             try:
                 settle_request(run, folder)
-            except UserError as error:  # the next driver settles it
+            except (UserError, OSError) as error:  # the next driver settles it
                 log.warning("%s", error)

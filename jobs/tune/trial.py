@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 
 from jobs.slurm.commands import SlurmError
+from jobs.slurm.sbatch import NoAnswer
 from jobs.tune.book import halt_file
 from jobs.tune.results import EpochResult, read_results, whole_epochs
 from jobs.tune.study import Study
@@ -34,6 +35,7 @@ from suite.record import (
     StopRequest,
     ask_to_stop,
     forget_request,
+    is_locked,
     read_request,
     read_status,
 )
@@ -41,6 +43,7 @@ from suite.record.files import read_json, write_atomically
 
 Result = dict[str, Any]
 RETRY_S = 10.0  # while Slurm is down, or has its fill of our jobs
+NO_ANSWER_S = 60.0  # until the queue tells whether a job exists
 
 log = logging.getLogger("shiftbench")
 
@@ -94,6 +97,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], *, setting: Setting) -> None:
         """Take up the first run."""
         self.setting = setting
+        setting.place.restore_environment()
         self._turn_to(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -125,18 +129,30 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         is_ours = way.is_ours()
         way.end()
         if is_ours:
+            self._settle()
+
+    def _settle(self) -> None:
+        try:
             settle_request(self.run, self.folder)
+        except (UserError, OSError) as error:  # no fault of the next run, which may wait for this one's end
+            log.warning("%s: its end could not be noted: %s", self.run.label, error)
 
     def _follow(self) -> Iterator[Result]:
         """A result for each epoch, and one for the end."""
         told: set[int] = set()
-        wait_for_others(self.folder)
+        wait_for_others(self.folder, self.halt)
         if is_result(self.run, self.setting):
-            settle_request(self.run, self.folder)
-        elif self._begin():
-            yield from self._train(told)
-            self._leave()
-        yield from self._news(told, self._read()[:-1])
+            self._settle()
+        else:
+            is_followed = True
+            # What another process trained and left unfinished is ours to go on with.
+            while is_followed and not is_result(self.run, self.setting) and self._begin():
+                assert self._way is not None
+                yield from self._train(told)
+                is_followed = not self._way.is_ours()
+                self._leave()
+                wait_for_others(self.folder, self.halt)
+        yield from self._news(told, self._read()[:-1], is_ours=True)
         yield self._end()
 
     def _begin(self) -> bool:
@@ -152,8 +168,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                     # The next one would be refused for the same reason, and so all of them.
                     write_atomically(self.halt, json.dumps({"refused": str(error)}))
                     return False
-                time.sleep(RETRY_S)
+                log.warning("%s waits: %s", self.run.label, error)
+                time.sleep(NO_ANSWER_S if isinstance(error, NoAnswer) else RETRY_S)
             except UserError as error:
+                if is_locked(self.paths):  # somebody looks, or has just begun to train it
+                    time.sleep(way.poll_s)
+                    continue
                 self._note_failure(str(error))
                 return False
             else:
@@ -168,7 +188,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         while not self._way.is_over():
             if (size := _size(self.paths)) != seen_bytes:
                 seen_bytes = size
-                yield from self._news(told, whole_epochs(self.run, self._read(), self._metrics))
+                results = whole_epochs(self.run, self._read(), self._metrics)
+                yield from self._news(told, results, self._way.is_ours())
             if (halt := read_json(self.halt)) is not None and self._way.is_ours():
                 reason = halt.get("reason") or f"the driver of the study: {halt.get('refused')}"
                 ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
@@ -186,11 +207,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _read(self) -> list[EpochResult]:
         return read_results(self.folder, self._metrics)
 
-    def _news(self, told: set[int], results: list[EpochResult]) -> Iterator[Result]:
+    def _news(self, told: set[int], results: list[EpochResult], is_ours: bool) -> Iterator[Result]:
         for result in results:
             if result.epoch not in told:
                 told.add(result.epoch)
-                yield {"epoch": result.epoch, **result.values, "state": "running", "reason": ""}
+                more = {"state": "running", "reason": "", "is_ours": is_ours}
+                yield {"epoch": result.epoch, **result.values, **more}
 
     def _end(self) -> Result:
         results = self._read()
@@ -208,16 +230,15 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _end_late(self) -> None:
         assert self._way is not None
         self._way.end()
-        if read_status(self.paths).state != "completed":  # it may have come to its end just now
-            self._note_failure(
-                f"ran longer than {self.setting.study.spec.trials.timeout_s:g} s (trials.timeout_s)"
-            )
+        timeout_s = self.setting.study.spec.trials.timeout_s
+        self._note_failure(f"ran longer than {timeout_s:g} s (trials.timeout_s)")
 
     def _note_failure(self, reason: str) -> None:
         """Have the record say so."""
         try:
             with RecordWriter(self.run, self.folder, patience_s=PATIENCE_S) as record:
-                record.status("failed", reason=reason)
+                if read_status(self.paths).state != "completed":  # it may have come to its end just now
+                    record.status("failed", reason=reason)
         except (UserError, OSError) as error:  # a full disk: the trial says it all the same
             log.error("%s: %s, and that could not be written: %s", self.run.label, reason, error)
 

@@ -3,6 +3,8 @@
 Either way it is an ordinary run. One that somebody else trains is followed, and never ended from here.
 """
 
+import logging
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Protocol
 from jobs.clusters import LocalCluster, SlurmCluster
 from jobs.local.child import Child, end, settle, start
 from jobs.slurm.commands import SlurmError, ask
-from jobs.status.overview import RunStatus, active_jobs, overview
+from jobs.status.overview import active_jobs, overview
 from jobs.submissions.ledger import Ledger
 from jobs.submit import AnyCluster, submit
 from suite.errors import UserError
@@ -29,6 +31,8 @@ SILENCE_S = 60.0
 OBEDIENCE_S = 20.0
 # In the environment of every process that a driver's trials start, so that it finds them again.
 DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
+log = logging.getLogger("shiftbench")
+
 JOB = re.compile(r"\d+(_\d+)?")
 
 
@@ -36,14 +40,21 @@ JOB = re.compile(r"\d+(_\d+)?")
 class Place:
     """What every trial of a study has in common: where its records go, and where it is trained.
 
-    `threads`: CPU threads of a rank, as OMP_NUM_THREADS has them. `driver`: a token of this very driver.
+    `threads`: CPU threads of a rank, unless the driver was given `omp_num_threads`. `driver`: its token.
     """
 
     study: str
     output_dir: Path
     cluster: AnyCluster
-    threads: str
+    threads: int
+    omp_num_threads: str | None
     driver: str
+
+    def restore_environment(self) -> None:
+        """Ray sets this for its workers, and processes and jobs that they start would keep it."""
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if self.omp_num_threads is not None:
+            os.environ["OMP_NUM_THREADS"] = self.omp_num_threads
 
 
 class Way(Protocol):
@@ -73,10 +84,10 @@ def way_for(run: Run, place: Place) -> Way:
     return kind(run, place)
 
 
-def wait_for_others(folder: Path) -> None:
-    """A former driver's process may be writing its checkpoint still."""
+def wait_for_others(folder: Path, halt: Path) -> None:
+    """A former driver's process may be writing its checkpoint still. `halt`: what ends all trials."""
     deadline = time.monotonic() + PATIENCE_S
-    while is_locked(RunPaths(folder)) and time.monotonic() < deadline:
+    while is_locked(RunPaths(folder)) and time.monotonic() < deadline and not halt.exists():
         time.sleep(POLL_S)
 
 
@@ -96,15 +107,10 @@ class LocalWay:
         if is_locked(RunPaths(self.folder)):  # by somebody who does not leave: `shiftbench run`, say
             return
         assert isinstance(self.place.cluster, LocalCluster)
-        variables = {
-            # Ray has set its own for the worker that we are in.
-            "OMP_NUM_THREADS": self.place.threads,
-            **self.place.cluster.environment,
-            DRIVER_VARIABLE: self.place.driver,
-        }
+        variables = {**self.place.cluster.environment, DRIVER_VARIABLE: self.place.driver}
         ranks = self.place.cluster.ranks
         try:
-            self._child = start(self.run, self.folder, ranks, int(self.place.threads), variables)
+            self._child = start(self.run, self.folder, ranks, self.place.threads, variables)
             self._has_begun = True
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
@@ -156,20 +162,24 @@ class SlurmWay:
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return False
         try:
-            self._note(self._look().state, time.time())
-            # A node has failed, say: Slurm puts the job back once it has cleaned up.
-            comes_back = self._state == "failed" and self.folder.name in self._active()
+            state = self._look()
+            # It may come back: a node has failed, or it was warned, and Slurm has not put it back yet.
+            is_over = state not in ("queued", "running") and self._job() is None
         except SlurmError:
             return False  # asked again: while Slurm is down nothing ends
-        return self._state not in ("queued", "running") and not comes_back
+        self._note(state, time.time())
+        return is_over
 
-    def _look(self) -> RunStatus:
+    def _look(self) -> State:
         self._looked_at = time.monotonic()
-        (one,) = overview(self.place.output_dir, only=[self.folder]).runs
-        return one
+        seen = overview(self.place.output_dir, only=[self.folder])
+        if seen.notes:
+            raise SlurmError("; ".join(seen.notes))
+        return seen.runs[0].state
 
-    def _active(self) -> dict[str, str]:
-        return active_jobs(Ledger(self.place.output_dir))
+    def _job(self) -> str | None:
+        """The job that is queued or running for this run, if there is one."""
+        return active_jobs(Ledger(self.place.output_dir)).get(self.folder.name)
 
     def _note(self, state: State, since: float) -> None:
         if state == "running" and self._state != "running":
@@ -179,17 +189,26 @@ class SlurmWay:
     def is_ours(self) -> bool:
         ledger = Ledger(self.place.output_dir)
         mine = [one for one in ledger.read() if self.folder.name in one.folders][-1:]
-        return any(one.driver == self.place.study and ledger.is_ours(one) for one in mine)
+        if not mine or mine[0].driver != self.place.study or not ledger.is_ours(mine[0]):
+            return False
+        status = read_status(RunPaths(self.folder))  # somebody may have gone on with it elsewhere
+        return status.state != "running" or status.content.get("job") == mine[0].jobs().get(self.folder.name)
 
     def end(self) -> None:
         if not self.is_ours():
             return
+        try:
+            self._end()
+        except SlurmError as error:  # the driver ends what is left, or the next one finds it
+            log.warning("%s: its job could not be ended: %s", self.run.label, error)
+
+    def _end(self) -> None:
         deadline = time.monotonic() + (OBEDIENCE_S if read_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        job = self._active().get(self.folder.name, "") if not is_over else ""
-        if not JOB.fullmatch(job):
+        job = self._job() or ""
+        if is_over or not JOB.fullmatch(job):
             return
         ask("scancel", job)
         deadline = time.monotonic() + PATIENCE_S

@@ -145,3 +145,15 @@ def test_the_median_rule_goes_on_after_any_order_of_records(tmp_path: Path) -> N
     assert ask(later, "bad", 1, 30.0) == "STOP"
     assert ask(later, "good", 1, 60.0) == "CONTINUE"
     assert ask(later, "good", 2, 60.0) == "CONTINUE"
+
+
+def test_a_run_that_another_process_trains_is_not_stopped(tmp_path: Path) -> None:
+    one = judge(tmp_path)
+    assert ask(one, "a", 1, 40.0) == "CONTINUE"
+    (tmp_path / "theirs").mkdir()
+    trial = SimpleNamespace(config={"run_id": "theirs", "folder": "theirs"})
+    result = {"epoch": 1, "top1_percent": 10.0, "state": "running", "is_ours": False}
+    assert one.on_trial_result(None, trial, result) == "CONTINUE"
+    assert read_request(RunPaths(tmp_path / "theirs")) is None
+    # But its result counts: the median of 40 and 10 is 25.
+    assert ask(one, "b", 1, 24.0) == "STOP"

@@ -31,7 +31,7 @@ def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, Bo
     with book.held():
         book.compare(accept=True)
         book.write()
-    place = Place(study.name, folder / "runs", LocalCluster(name="local"), "1", "driver")
+    place = Place(study.name, folder / "runs", LocalCluster(name="local"), 1, None, "driver")
     return study, book, Setting(study, place, is_resumed=book.is_begun)
 
 

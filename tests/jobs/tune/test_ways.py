@@ -1,6 +1,7 @@
 """A trial's run: ours to end or another's, refused for now or for good, ended by us or failed by itself."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ ASHA = StopRequest("stopped", "asha after epoch 1: top1_percent 12", "asha", 1)
 def place(folder: Path, **keys: Any) -> Place:
     cluster = LocalCluster(name="local", environment={"MINE": "yes"})
     return Place(
-        **{"study": "mine", "cluster": cluster, "threads": "3", "driver": "token", **keys}, output_dir=folder
+        **{
+            "study": "mine",
+            "cluster": cluster,
+            "threads": 3,
+            "omp_num_threads": None,
+            "driver": "token",
+            **keys,
+        },
+        output_dir=folder,
     )
 
 
@@ -46,20 +55,28 @@ def test_a_run_that_another_process_trains_is_followed_and_left_alone(tmp_path: 
     assert not RunPaths(folder).stop.exists()
 
 
+@pytest.mark.parametrize(("own", "kept"), [(None, None), ("2", "2")])
+def test_what_ray_sets_for_its_workers_does_not_reach_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, kept: str | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    place(tmp_path, omp_num_threads=own).restore_environment()
+    assert os.environ.get("OMP_NUM_THREADS") == kept
+
+
 def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray sets it for its workers
-    given: dict[str, str] = {}
+    given: list[Any] = []
 
     def start(run: Run, folder: Path, ranks: int, threads: int, variables: dict[str, str]) -> Child:
-        given.update(variables)
+        given.extend((ranks, threads, variables))
         raise OSError("no process here")
 
     monkeypatch.setattr(jobs.tune.ways, "start", start)
     with pytest.raises(Exception, match="could not be started: no process here"):
         LocalWay(make_run(), place(tmp_path)).begin()
-    assert given == {"OMP_NUM_THREADS": "3", "MINE": "yes", "SHIFTBENCH_STUDY_DRIVER": "token"}
+    assert given == [1, 3, {"MINE": "yes", "SHIFTBENCH_STUDY_DRIVER": "token"}]
 
 
 @pytest.mark.parametrize(
