@@ -19,6 +19,7 @@ VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A run whose driver is gone is to write a checkpoint; it hears of that by itself.
     "RAY_kill_child_processes_on_worker_exit": "0",
+    "RAY_worker_niceness": "0",  # else runs would be, too, and make way for anything
     "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver ends runs and jobs in its own order
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that never measured anything is a result, too
