@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 
+from jobs import exit_codes
 from jobs.checks import check_batches, check_folders
 from jobs.clusters import SlurmCluster
 from jobs.local.child import threads_of_a_rank
@@ -154,15 +155,25 @@ def _fit(
     folder: Path,
 ) -> None:
     """Start Ray, and let Tune run the trials; the study is begun once that is possible."""
+
+    def on_death() -> None:
+        """Nothing comes of Ray's calls any more, and the thread that called may wait in one."""
+        left = _leave_nothing(setting, search.runs, halt, means.is_slurm)
+        why = "Ray has ended" if halt.signal is None else f"stopped by {halt.signal.name}"
+        for sentence in (*left, f"{why}: --resume goes on"):
+            print(sentence, flush=True)
+        os._exit(exit_codes.FAILURE if halt.signal is None else halt.exit_code)
+
     try:
-        with ray_running(means.address, means.at_a_time, means.num_gpus, halt.hearing_signals):
+        at_a_time, num_gpus = means.at_a_time, means.num_gpus
+        with ray_running(means.address, at_a_time, num_gpus, halt.hearing_signals, on_death):
             ranks = setting.place.cluster.ranks
             trial = tune.with_parameters(Trial, setting=setting)
             trial = tune.with_resources(trial, resources(means.address is not None, ranks, means.uses_gpus))
             book.write()
             tune.Tuner(
                 trial,
-                tune_config=_tune_config(setting, search, book, means.at_a_time),
+                tune_config=_tune_config(setting, search, book, at_a_time),
                 run_config=_run_config(folder, halt, telling),
             ).fit()
         halt.look()

@@ -3,8 +3,10 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
@@ -40,12 +42,17 @@ def import_ray() -> None:
 
 @contextmanager
 def ray_running(
-    address: str | None, at_a_time: int, num_gpus: int, hearing: Callable[[], AbstractContextManager[None]]
+    address: str | None,
+    at_a_time: int,
+    num_gpus: int,
+    hearing: Callable[[], AbstractContextManager[None]],
+    on_death: Callable[[], None],
 ) -> Iterator[None]:
     """A Ray of our own with one slot a trial, whatever else runs on this machine; or the one at `address`.
 
-    `hearing`: puts the caller's handlers of signals back, in whose place Ray puts its own. Raises UserError
-    when it cannot be started or joined.
+    `hearing`: puts the caller's handlers of signals back, in whose place Ray puts its own. `on_death`: called
+    in a thread of its own when Ray's processes are gone: what waits for them then waits for a minute, and
+    ends this process. Raises UserError when Ray cannot be started or joined.
     """
     import ray
 
@@ -74,11 +81,44 @@ def ray_running(
             ray.shutdown()
         what = "started" if address is None else f"joined at {address}"
         raise UserError(f"Ray could not be {what}: {_first_line(error)}") from error
+    is_over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(_parts(), is_over, on_death), daemon=True)
+    watch.start()
     with hearing():
         try:
             yield
         finally:
+            is_over.set()
+            watch.join()
             ray.shutdown()
+
+
+def _parts() -> list[int]:
+    """The processes of our own Ray without which nothing goes on; none of one that was joined."""
+    return [pid for pid in map(int, _children()) if _state(pid)[0] in ("gcs_server", "raylet")]
+
+
+def _children() -> list[str]:
+    me = os.getpid()
+    lists = (path.read_text().split() for path in Path(f"/proc/{me}/task").glob("*/children"))
+    return [pid for found in lists for pid in found]
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """A process's name, and the letter of its state; empty when it is gone."""
+    try:
+        head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return "", ""
+    return head.partition("(")[2], tail.split()[0]
+
+
+def _watch(pids: Sequence[int], is_over: threading.Event, on_death: Callable[[], None]) -> None:
+    """A signal to the whole group, as at the end of a Slurm job, ends Ray's processes too."""
+    while not is_over.wait(1.0):
+        if any(_state(pid)[1] in ("", "Z", "X") for pid in pids):
+            on_death()
+            return
 
 
 def _check_ports(wanted: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from jobs import exit_codes
 from jobs.local.stop import URGENT
 from jobs.tune.engine import DriverOnly
 from jobs.tune.spec import BudgetSpec
@@ -52,6 +53,11 @@ class Halt(DriverOnly, tune.Stopper):  # type: ignore[misc]
             return f"the driver of the study: {self.signal.name}"
         why = self.spent or self.refused
         return None if why is None else f"the driver of the study: {why}"
+
+    @property
+    def exit_code(self) -> int:
+        """Of a study that was stopped by a signal."""
+        return exit_codes.INTERRUPTED if self.signal is signal.SIGINT else exit_codes.PREEMPTED
 
     def look(self) -> None:
         """See what was spent, and whether a trial was refused."""

@@ -88,20 +88,25 @@ def test_a_driver_killed_interrupted_and_hurried_ends_as_an_undisturbed_one(desk
     assert desk.record(first).state == "preempted"  # it wrote a checkpoint when its driver was gone
     assert "--resume goes on" in desk.tune(expect=2)
 
-    for number, times, code in ((signal.SIGTERM, 1, 75), (signal.SIGINT, 2, 130)):
+    # To the driver alone; to Ray too, as Slurm does at the end of a job; and twice, as from a terminal.
+    ends = (
+        (os.kill, [signal.SIGTERM], 75, "by the driver of the study: SIGTERM"),
+        (os.killpg, [signal.SIGTERM], 75, "SIGTERM"),
+        (os.killpg, [signal.SIGINT] * 2, 130, ""),
+    )
+    for send, numbers, code, reason in ends:
         reached = desk.epoch(first)
         driver = desk.begin("--resume")
         desk.wait("another epoch", lambda: desk.epoch(first) > reached, driver)  # noqa: B023
-        for _ in range(times):
-            os.killpg(driver.pid, number)
+        for number in numbers:
+            send(driver.pid, number)
             time.sleep(0.3)
         said = driver.communicate(timeout=100)[0]
         assert driver.returncode == code, said
-        assert f"stopped by {number.name}: --resume goes on" in said
-        wait_until_gone(desk)
+        assert f"stopped by {numbers[0].name}: --resume goes on" in said
+        wait_until_gone(desk, "jobs.process")
         assert desk.record(first).state == "preempted"
-        if times == 1:
-            assert "the driver of the study: SIGTERM" in str(desk.record(first).reason)
+        assert reason in str(desk.record(first).reason)
 
     said = desk.tune("--resume")
     assert "2 of 2 runs completed" in said
