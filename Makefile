@@ -21,7 +21,7 @@ study: .venv/.users ## how small may the norm batch be? A study by Ray Tune in t
 	$(BIN)/shiftbench report runs/study --out out/study
 
 test: .venv/.developers system-packages slurm-packages ## the test suite
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 cluster: root slurm-packages .venv/.users ## a four-node Slurm on this machine, to try submitting on (root, Debian)
 	@$(PYTHON) tests/cluster/testcluster.py up

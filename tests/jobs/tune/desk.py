@@ -63,7 +63,7 @@ class Desk:
 
     def tune(self, *arguments: str, expect: int = 0, **env: str) -> str:
         process = self.begin(*arguments, **env)
-        said = process.communicate(timeout=400)[0]
+        said = process.communicate(timeout=900)[0]
         assert process.returncode == expect, said
         return said
 
@@ -71,7 +71,7 @@ class Desk:
         return Record.read(self.output_dir / run.folder_name)
 
     def wait(self, what: str, is_so: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not is_so():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, f"waited for {what}"

@@ -15,7 +15,7 @@ import pytest
 from suite.paths import RunPaths
 from tests.jobs.tune.desk import BASE, ROOT, Desk, complete, wait_until_gone
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_driver_killed_interrupted_and_hurried_ends_as_an_undisturbed_one(desk
         for number in numbers:
             send(driver.pid, number)
             time.sleep(0.3)
-        said = driver.communicate(timeout=100)[0]
+        said = driver.communicate(timeout=300)[0]
         assert driver.returncode == code, said
         assert f"stopped by {numbers[0].name}: --resume goes on" in said
         wait_until_gone(desk, "jobs.process")

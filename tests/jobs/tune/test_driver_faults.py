@@ -13,7 +13,7 @@ from jobs.tune.tune_folder import tune_folder
 from suite.record import Record
 from tests.jobs.tune.desk import BASE, ROOT, Desk, complete
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
         return len(shares) == 2
 
     desk.wait("two processes", look, driver)
-    assert "2 of 2 runs completed" in driver.communicate(timeout=200)[0]
+    assert "2 of 2 runs completed" in driver.communicate(timeout=600)[0]
     assert shares == {"4", "7"}
     rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.book / "points.jsonl").open()]
     folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
