@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import jobs.local.launcher
+import jobs.local.child
 from jobs.local.launcher import run_all
 from jobs.local.progress import ProgressView
 from jobs.local.stop import stop_signals
@@ -153,7 +153,7 @@ def stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> list[Run]:
             raise OSError(11, "no process can be had")
         return popen(["sleep", "100"], start_new_session=True)
 
-    patch.setattr("jobs.local.launcher.subprocess.Popen", start)
+    patch.setattr("jobs.local.child.subprocess.Popen", start)
     return list(runs)
 
 
@@ -178,9 +178,9 @@ def test_an_error_in_the_launcher_ends_what_it_started(
     def fail(view: ProgressView, folder: Path, paths: object) -> None:
         raise ZeroDivisionError
 
-    send = jobs.local.launcher.send
+    send = jobs.local.child.send
     monkeypatch.setattr(
-        "jobs.local.launcher.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
+        "jobs.local.child.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
     )
     monkeypatch.setattr(ProgressView, "update", fail)
     with pytest.raises(ZeroDivisionError):

@@ -106,16 +106,17 @@ def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path:
 
 
 def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -> None:
-    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=list(range(7)))
+    runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=list(range(8)))
     for run, state in zip(runs, ("running", "completed", "failed", "preempted", "diverged"), strict=False):
         write_run(tmp_path, run, state=state)
     write_waiting(tmp_path, runs[5])
     write_waiting(tmp_path, runs[6], "cancelled")
+    write_run(tmp_path, runs[7], state="stopped")
     with RecordWriter(runs[0], tmp_path / runs[0].folder_name):  # holds the lock, as a live run does
         frames = build_frames(records_below(tmp_path))
     row = summarise(frames, []).iloc[0]
-    assert (row.planned, *(row[state] for state in STATES)) == (7, 1, 1, 1, 1, 1, 1, 1)
-    said = "1 of 7 (1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 running, 1 queued)"
+    assert (row.planned, *(row[state] for state in STATES)) == (8, 1, 1, 1, 1, 1, 1, 1, 1)
+    said = "1 of 8 (1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 stopped, 1 running, 1 queued)"
     for table in (summary_display(frames), shift_display(frames), cost_display(frames)):
         assert table is not None
         assert [c.header for c in table.columns][2] == "Runs"
@@ -123,7 +124,7 @@ def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -
     throughput = throughput_display(frames)
     assert throughput is not None
     assert throughput.caption.endswith("device NVIDIA H200, ranks 1.")  # though some runs have none
-    missing = "1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 running, 1 queued"
+    missing = "1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 stopped, 1 running, 1 queued"
     assert throughput.notes[-1] == f"Runs that are not in this table: {missing}."
 
 
