@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from reports.aggregate import summarise
+from reports.collect import collect
 from reports.frames import Frames, build_frames
 from reports.norm_batch import Answer, norm_batch_answers
 from reports.numbers import plural, short
@@ -71,11 +72,12 @@ def write_study(
 ) -> StudyAnswers:
     """Read the runs of a study, and write `results.parquet` (a row a run) and `answers.json` into a folder.
 
-    Raises UserError when none of them can be read, or the files not be written.
+    A run that cannot be read is in neither. Raises UserError when none can be, or the files not be written.
     """
-    records = [Record.read(folder) for folder in folders if (folder / "run.json").exists()]
-    if not records:
+    begun = [folder for folder in folders if (folder / "run.json").exists()]
+    if not begun:
         raise UserError(f"{into}: no trial of this study has begun")
+    records = collect(begun).records
     answers = study_answers(records, study, metrics, margin_points)
     try:
         # A name of its own until it is whole.

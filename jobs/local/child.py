@@ -16,6 +16,7 @@ from suite.paths import RunPaths
 from suite.record import Record, RecordWriter, State, forget_request
 
 GRACE_S = 30.0
+WAS_KILLED = "was killed by"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def settle(child: Child) -> tuple[State, str | None]:
     record = Record.read(child.folder)
     code, state, reason = child.process.returncode, record.state, record.reason
     if record.died_silently or record.status.get("updated_at", 0.0) < child.started_at:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         state, reason = "failed", f"its process {how}; see {record.paths.log.name}"
         try:
             with RecordWriter(child.run, child.folder) as writer:

@@ -47,8 +47,8 @@ class Judge(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         if isinstance(spec, Asha):
             self._rule: TrialScheduler = ASHAScheduler(
                 **common,
-                max_t=max(max_epochs, spec.grace_epochs)
-                + 1,  # a run ends by itself, and is not stopped for that
+                # Beyond the last: a run ends by itself, and is not stopped for that.
+                max_t=max(max_epochs, spec.grace_epochs) + 1,
                 grace_period=spec.grace_epochs,
                 reduction_factor=spec.reduction_factor,
             )

@@ -6,7 +6,7 @@ is trained.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Study:
     spec: StudySpec
     base: dict[str, Any]
     points: tuple[StudyPoint, ...]
-    _samples: tuple[Run, ...] = field(default=(), repr=False)
+    samples: tuple[Run, ...]
+    """Runs of every kind that it will have: all of them, or those at the corners of its space."""
 
     @property
     def name(self) -> str:
@@ -57,12 +58,7 @@ class Study:
 
     @property
     def max_epochs(self) -> int:
-        return max(run.recipe.epochs for run in self._samples)
-
-    @property
-    def samples(self) -> tuple[Run, ...]:
-        """Runs of every kind that the study will have: all of them, or those at the corners of its space."""
-        return self._samples
+        return max(run.recipe.epochs for run in self.samples)
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.clusters import LocalCluster, SlurmCluster
-from jobs.local.child import Child, end, settle, start
+from jobs.local.child import WAS_KILLED, Child, end, settle, start
 from jobs.slurm.commands import SlurmError, ask
 from jobs.status.overview import active_jobs, overview
 from jobs.submissions.ledger import Ledger
@@ -31,9 +31,9 @@ SILENCE_S = 60.0
 OBEDIENCE_S = 20.0
 # In the environment of every process that a driver's trials start, so that it finds them again.
 DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
-log = logging.getLogger("shiftbench")
-
 JOB = re.compile(r"\d+(_\d+)?")
+
+log = logging.getLogger("shiftbench")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class LocalWay:
         return True
 
     def is_ours(self) -> bool:
-        return self._child is not None or self._has_begun
+        return self._has_begun
 
     def end(self) -> None:
         if self._child is not None:
@@ -238,4 +238,4 @@ def has_been_ended(state: State, died_silently: bool, reason: str | None) -> boo
     """Whether a run was ended from outside, rather than by an error of its own."""
     if state in ("preempted", "cancelled", "queued") or died_silently:
         return True
-    return state == "failed" and "was killed by SIG" in (reason or "")
+    return state == "failed" and WAS_KILLED in (reason or "")

@@ -180,3 +180,12 @@ def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) ->
     plain = json.loads((into / "answers.json").read_text())
     assert plain["cost"]["rank_hours_saved_by_stopping"] == pytest.approx(50 / 3600)
     assert [path.name for path in into.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_that_cannot_be_read_is_left_out_of_a_studys_answers(tmp_path: Path) -> None:
+    good, bad = (write_run(tmp_path, run) for run in expand_runs()[:2])
+    (bad / "run.json").write_text('{"experiment": "of another age"}')
+    found = write_study(
+        [good, bad, tmp_path / "not-begun"], tmp_path, "synthetic-sweep", ["top1_percent"], 1.0
+    )
+    assert sum(found.states.values()) == 1

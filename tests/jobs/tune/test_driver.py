@@ -58,11 +58,9 @@ def test_a_study_that_is_complete_is_read_and_answered(desk: Desk) -> None:
         assert list((tune_folder / run.folder_name).glob("events.out.tfevents.*"))
     assert_tune_reads(tune_folder)
     # All is there: neither a driver nor a trial is needed again.
-    began = time.monotonic()
     assert "6 of them complete already" in desk.tune()
     assert desk.processes() == []
     assert (tune_folder / ".shiftbench-study").exists()
-    assert time.monotonic() - began < 60
 
 
 def assert_tune_reads(folder: Path) -> None:
