@@ -1,6 +1,7 @@
 """The table of what the runs took of their cluster, whatever became of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 
@@ -47,11 +48,8 @@ def _with_hours(frames: Frames) -> Frames:
     named = runs.device.astype(str).str.contains(_GPU_NAMES, regex=True)
     is_gpu = (runs.device_type == "cuda") | (runs.device_type.isna() & named)
     hours = runs.rank_s / 3600
-    return Frames(
-        runs.assign(gpu_h=hours.where(is_gpu, 0.0), cpu_rank_h=hours.where(~is_gpu, 0.0)),
-        frames.curves,
-        frames.layers,
-        frames.common_layers,
+    return replace(
+        frames, runs=runs.assign(gpu_h=hours.where(is_gpu, 0.0), cpu_rank_h=hours.where(~is_gpu, 0.0))
     )
 
 

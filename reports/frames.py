@@ -32,18 +32,28 @@ class Frames:
     `<name>_common` over the layers that all BN-bearing variants of the arch share. `counted` is false for a
     second copy of a run.
     `curves`: run, epoch, metric, split, value. `layers`: run, metric, layer, position, value, where
-    position orders the layers of all variants of an arch on one axis.
+    position orders the layers of all variants of an arch on one axis. `layers` holds the newest probe of a
+    run; `shift_by_epoch` has the earlier ones.
     """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
     common_layers: dict[str, list[str]]
+    probes: pd.DataFrame
 
     @property
     def completed(self) -> pd.DataFrame:
         """The runs that results are made of."""
         return self.runs[self.runs.counted & (self.runs.state == "completed")]
+
+    def shift_by_epoch(self, runs: Sequence[int], metric: str) -> pd.DataFrame:
+        """Mean of a per-layer metric over these runs (of one arch): epoch, layer, position, value, seeds."""
+        chosen = self.probes[self.probes.run.isin(runs) & (self.probes.metric == metric)]
+        means = chosen.groupby(["epoch", "layer", "position"], as_index=False).agg(
+            value=("value", "mean"), seeds=("run", "nunique")
+        )
+        return means.sort_values(["epoch", "position"], ignore_index=True)
 
 
 def build_frames(records: Sequence[Record]) -> Frames:
@@ -52,6 +62,7 @@ def build_frames(records: Sequence[Record]) -> Frames:
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
+    probes: list[dict[str, Any]] = []
     for number, (record, setting) in enumerate(zip(records, settings, strict=True)):
         found, note = _measurements(record)
         row = {"run": number, **_axes(record.run), "settings": setting, **_outcome(record, found, note)}
@@ -61,6 +72,11 @@ def build_frames(records: Sequence[Record]) -> Frames:
             for m in found
             if m.layer is None
         ]
+        probes += [
+            {"run": number, "metric": m.metric, "epoch": m.epoch, "layer": m.layer, "value": m.value}
+            for m in found
+            if m.layer is not None
+        ]
         newest = {(m.metric, m.layer): m.value for m in found if m.layer is not None}
         layers += [{"run": number, "metric": k[0], "layer": k[1], "value": v} for k, v in newest.items()]
     runs = pd.DataFrame(rows)
@@ -69,13 +85,18 @@ def build_frames(records: Sequence[Record]) -> Frames:
     common, position = _layer_sets(runs, layer_frame)
     archs = layer_frame.run.map(runs.set_index("run").arch)
     layer_frame["position"] = [position[a][n] for a, n in zip(archs, layer_frame.layer, strict=True)]
+    probe_frame = pd.DataFrame(probes, columns=["run", "metric", "epoch", "layer", "value"])
+    archs_of_probes = probe_frame.run.map(runs.set_index("run").arch)
+    probe_frame["position"] = [
+        position[a][n] for a, n in zip(archs_of_probes, probe_frame.layer, strict=True)
+    ]
     shared = [n in common[a] for a, n in zip(archs, layer_frame.layer, strict=True)]
     layer_frame["common"] = pd.Series(shared, dtype=bool)
     runs = _with_shift_means(runs, layer_frame)
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
     runs = runs.sort_values([*order, "norm_rank", "norm", "seed"], ignore_index=True)
     curve_frame = pd.DataFrame(curves, columns=["run", "epoch", "metric", "split", "value"])
-    return Frames(runs, curve_frame, layer_frame, common)
+    return Frames(runs, curve_frame, layer_frame, common, probe_frame)
 
 
 def _axes(run: Run) -> dict[str, Any]:
