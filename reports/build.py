@@ -5,33 +5,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.collect import collect
+from reports.frames import Frames, build_frames
 from reports.page import compose, render_html, render_markdown, render_svg
 from suite.errors import UserError
-from suite.record import Record, write_atomically
+from suite.record import write_atomically
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written, and the records behind it."""
+    """What was written, and the numbers behind it."""
 
     html: Path
     markdown: Path
     figures: list[Path]
-    records: list[Record]
+    frames: Frames
 
     @property
     def num_runs(self) -> int:
-        return len(self.records)
+        return len(self.frames.runs)
 
 
-def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
+def build_report(roots: Sequence[Path], out: Path, cache: Path | None = None) -> ReportFiles:
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
-    Raises UserError when there is no readable run below the roots, or `out` cannot be written.
+    `cache`: see reports.collect. Raises UserError when there is no readable run below the roots, or `out`
+    cannot be written.
     """
-    collection = collect(roots)
+    collection = collect(roots, cache)
     _make_folder(out)
-    report = compose(collection)
+    frames = build_frames(collection)
+    report = compose(collection, frames)
     figures = {out / "figures" / f"{figure.slug}.svg": render_svg(figure) for figure in report.figures}
     # The pages last: who sees a new page finds its pictures in place.
     files = {**figures, out / "report.md": render_markdown(report), out / "index.html": render_html(report)}
@@ -42,7 +45,7 @@ def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
             write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
-    return ReportFiles(out / "index.html", out / "report.md", list(figures), collection.records)
+    return ReportFiles(out / "index.html", out / "report.md", list(figures), frames)
 
 
 def _make_folder(folder: Path) -> None:

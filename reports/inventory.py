@@ -1,18 +1,18 @@
 """What was run, where and with which code: the run list and the provenance tables."""
 
+import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+
+import pandas as pd
 
 from reports.collect import Collection, Skipped
 from reports.frames import Frames
 from reports.numbers import EMPTY, plural
 from reports.tables import Column, Table
 from suite.metrics import METRICS
-from suite.record import Record
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def overview(collection: Collection, frames: Frames) -> Overview:
     counts = [(state, int(states[state])) for state in reversed(WORST_FIRST) if state in states]
     if collection.skipped:
         counts.append(("unreadable", len(collection.skipped)))
-    starts = [line.get("started_at") for r in collection.records for line in r.provenance]
-    times = sorted(_date(t) for t in starts if isinstance(t, int | float))
+    times = sorted(_date(t) for t in frames.starts.started_at.dropna().unique())
     period = "" if not times else times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
     return Overview(", ".join(sorted(counted.experiment.unique())), counts, period)
 
@@ -102,18 +101,13 @@ def _common_folder(folders: list[str]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(folder)) for folder in folders])  # noqa: PTH100, PTH120
 
 
-def provenance_tables(records: Sequence[Record]) -> list[Table]:
+def provenance_tables(frames: Frames) -> list[Table]:
     """Code, hardware and package versions, each with the number of runs behind it."""
-    lines = [(number, line) for number, record in enumerate(records) for line in record.provenance]
-    code = _counted({(number, _code(line)) for number, line in lines})
-    hardware = _counted({(number, _hardware(line)) for number, line in lines})
-    versions = _counted(
-        {
-            (number, (str(name), str(version)))
-            for number, line in lines
-            for name, version in _mapping(line.get("versions")).items()
-        }
-    )
+    starts = frames.starts
+    code = _counted(_code(starts))
+    columns = {"device": starts.device, "ranks": _whole(starts.world_size), "hosts": starts.hosts}
+    hardware = _counted(pd.DataFrame(columns | {"run": starts.run}).fillna(EMPTY))
+    versions = _counted(_versions(starts))
     runs = Column("Runs")
     tables = [
         Table("Code", [Column("Git SHA", False), Column("Working tree", False), runs], code),
@@ -126,10 +120,10 @@ def provenance_tables(records: Sequence[Record]) -> list[Table]:
 def warnings(collection: Collection, frames: Frames) -> list[str]:
     """What a reader must know before trusting the tables."""
     found = [f"Not read: {skipped.reason}." for skipped in collection.skipped]
-    codes = {_code(line) for record in collection.records for line in record.provenance}
+    codes = _code(frames.starts)[["sha", "tree"]].drop_duplicates()
     if len(codes) > 1:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")
-    if any(tree == "modified" for _, tree in codes):
+    if (codes.tree == "modified").any():
         found.append(
             "Some runs come from a modified working tree, so their git SHA does not tell the whole code."
         )
@@ -157,22 +151,27 @@ def metric_table() -> Table:
     return Table("Metrics", [Column(header, False, wide=header == "Formula") for header in headers], rows)
 
 
-def _counted(pairs: set[tuple[int, tuple[str, ...]]]) -> list[list[str]]:
-    counts = Counter(key for _, key in pairs)
-    return [[*key, str(count)] for key, count in sorted(counts.items())]
+def _counted(values: pd.DataFrame) -> list[list[str]]:
+    """Each combination of the columns beside `run`, with the number of runs that have it."""
+    keys = [name for name in values.columns if name != "run"]
+    counts = values.drop_duplicates().groupby(keys, sort=True).size()
+    return [[*map(str, row[:-1]), str(row[-1])] for row in counts.reset_index().to_numpy().tolist()]
 
 
-def _code(line: dict[str, Any]) -> tuple[str, str]:
-    dirty = line.get("git_dirty")
-    tree = "unknown" if dirty is None else "modified" if dirty else "clean"
-    return (str(line.get("git_sha") or "unknown")[:12], tree)
+def _code(starts: pd.DataFrame) -> pd.DataFrame:
+    tree = starts.git_dirty.map({True: "modified", False: "clean"}).fillna("unknown")
+    return pd.DataFrame({"sha": starts.git_sha.fillna("unknown").str[:12], "tree": tree, "run": starts.run})
 
 
-def _hardware(line: dict[str, Any]) -> tuple[str, str, str]:
-    hosts = line.get("hosts")
-    names = ", ".join(sorted({str(h) for h in hosts})) if isinstance(hosts, list) else str(hosts or EMPTY)
-    return (str(line.get("device") or EMPTY), str(line.get("world_size") or EMPTY), names)
+def _whole(numbers: pd.Series) -> pd.Series:
+    return numbers.astype("Int64").astype(object).map(lambda v: EMPTY if pd.isna(v) else str(v))
 
 
-def _mapping(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
+def _versions(starts: pd.DataFrame) -> pd.DataFrame:
+    """A row for each package of each attempt."""
+    packages = {text: list(json.loads(text).items()) for text in starts.versions.unique()}
+    rows = starts[["run", "versions"]].drop_duplicates()
+    long = rows.assign(package=rows.versions.map(packages)).explode("package").dropna(subset="package")
+    return pd.DataFrame(
+        {"package": long.package.str[0], "version": long.package.str[1], "run": long.run}, dtype=object
+    )

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from reports.collect import Collection
 from reports.cost import cost_display
 from reports.figures import Figure, build_figures
-from reports.frames import Frames, build_frames
+from reports.frames import Frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
 from reports.norm_batch import Answer, norm_batch_answers
 from reports.tables import Table, shift_display, summary_display, throughput_display
@@ -45,9 +45,8 @@ class Report:
         return [figure for figure in self.figures if figure.section == section]
 
 
-def compose(collection: Collection) -> Report:
+def compose(collection: Collection, frames: Frames) -> Report:
     """Records to a report: a pure function, the same bytes for the same records."""
-    frames: Frames = build_frames(collection.records)
     return Report(
         overview(collection, frames),
         verdicts(frames),
@@ -59,7 +58,7 @@ def compose(collection: Collection) -> Report:
         cost_display(frames),
         build_figures(frames),
         run_list(frames, collection.skipped),
-        provenance_tables(collection.records),
+        provenance_tables(frames),
         metric_table(),
     )
 

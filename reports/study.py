@@ -11,13 +11,13 @@ import pandas as pd
 from rich.console import Console
 
 from reports.aggregate import summarise
-from reports.collect import collect
+from reports.collect import Collection, collect
 from reports.frames import Frames, build_frames
 from reports.norm_batch import Answer, norm_batch_answers
 from reports.numbers import plural, short
-from reports.tables import print_frames_summary
+from reports.tables import print_summary
 from suite.errors import UserError
-from suite.record import STATES, Record, write_atomically
+from suite.record import STATES, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -39,13 +39,13 @@ class StudyAnswers:
 
 
 def study_answers(
-    records: Sequence[Record], study: str, metrics: Sequence[str], margin_points: float
+    collection: Collection, study: str, metrics: Sequence[str], margin_points: float
 ) -> StudyAnswers:
     """`study`: whose name its own runs have; what others ran was only read. `margin_points`: of top-1.
 
     Saved are the epochs that stopped runs did not train, each as long as the run's last epoch of training.
     """
-    frames = build_frames(records)
+    frames = build_frames(collection)
     runs = frames.runs[frames.runs.counted]
     columns = [name if name in runs else f"{name}_common" for name in metrics]
     shown = dict.fromkeys([*columns, "top1_percent", "esm_sigma_common", "esm_mu_common"])
@@ -77,12 +77,11 @@ def write_study(
     begun = [folder for folder in folders if (folder / "run.json").exists()]
     if not begun:
         raise UserError(f"{into}: no trial of this study has begun")
-    records = collect(begun).records
-    answers = study_answers(records, study, metrics, margin_points)
+    answers = study_answers(collect(begun), study, metrics, margin_points)
     try:
         # A name of its own until it is whole.
         draft = into / ".results.parquet.tmp"
-        _flat(answers.frames.runs, records).to_parquet(draft, index=False)
+        _flat(answers.frames.runs).to_parquet(draft, index=False)
         draft.replace(into / "results.parquet")
         write_atomically(into / "answers.json", json.dumps(_plain(answers), indent=1) + "\n")
     except OSError as error:
@@ -90,9 +89,9 @@ def write_study(
     return answers
 
 
-def _flat(runs: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
-    """Runs with their id, and with whatever holds objects as text."""
-    runs = runs.drop(columns="run").assign(run_id=[record.run_id for record in records])
+def _flat(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with whatever holds objects as text."""
+    runs = runs.drop(columns="run")
     texts = runs.select_dtypes(exclude=["number", "bool"]).map(lambda v: None if v is None else str(v))
     return runs.assign(**{str(name): texts[name] for name in texts})
 
@@ -117,7 +116,7 @@ def _plain(answers: StudyAnswers) -> dict[str, Any]:
 
 def print_study(console: Console, answers: StudyAnswers) -> None:
     """The table of cells, and the answers in sentences."""
-    print_frames_summary(console, answers.frames)
+    print_summary(console, answers.frames)
     for answer in answers.norm_batch:
         console.print(answer.sentence, markup=False)
     console.print(cost_sentence(answers), markup=False)

@@ -10,9 +10,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
-from reports.frames import BEST_TOP1, GROUP, Frames, build_frames
+from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, plural
-from suite.record import Record
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -71,13 +70,13 @@ class Table:
     breaks: frozenset[int] = frozenset()
 
 
-def summary_table(records: Sequence[Record]) -> pd.DataFrame:
+def summary_table(frames: Frames) -> pd.DataFrame:
     """One row for each cell of an experiment, aggregated over its seeds.
 
     Columns: the axes (frames.GROUP); `planned`, `completed` and the other states as counts; for each of
     SUMMARY_METRICS its `_mean`, `_low`, `_high` (95 % t interval, NaN for one seed) and `_n`.
     """
-    return summarise(build_frames(records), SUMMARY_METRICS)
+    return summarise(frames, SUMMARY_METRICS)
 
 
 # ---------------------------------------------------------------- as text
@@ -239,13 +238,8 @@ def _axis_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def print_summary(console: Console, records: Sequence[Record]) -> None:
-    """The summary of records for a terminal."""
-    print_frames_summary(console, build_frames(records))
-
-
-def print_frames_summary(console: Console, frames: Frames) -> None:
-    """Runs, final top-1, mean ESM σ over the common layers, and throughput."""
+def print_summary(console: Console, frames: Frames) -> None:
+    """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
     left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
     shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]

@@ -100,7 +100,8 @@ def find_runs(roots: list[Path]) -> list[RunPaths]:
     for root in roots:
         # Links to folders are not followed, so below the root a path is its own real one.
         top, begin = os.path.realpath(root), len(os.fspath(root))
-        for folder, _, names in os.walk(root):
+        for folder, deeper, names in os.walk(root):
             if "run.json" in names:
                 found[top + folder[begin:]] = Path(folder)
+                deeper.clear()  # nothing below a run is one
     return [RunPaths(folder) for folder in sorted(found.values())]

@@ -146,6 +146,34 @@ def tune(
     _print_origin(console, cpu_name())
 
 
+@app.command("report")
+def report(
+    runs: Annotated[int, typer.Option(min=20, help="Made-up runs, 40 kB each.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 5,
+) -> None:
+    """Collecting runs against pyarrow's JSON reader, collecting again, and the page over all of them."""
+    from jobs.bench.report import bench_report
+    from suite.provenance import cpu_name
+
+    result = bench_report(runs, rounds)
+    table = Table(f"{runs} runs, {result.lines_mb:.0f} MB", "measured", "target", box=None)
+    for name, ratio, target in (
+        ("first collection / pyarrow's JSON reader (time)", result.first, "≤ 2"),
+        ("with ten changed runs / first collection (time)", result.again, "≤ 0.05"),
+    ):
+        sides = f"{ratio.a_median:.2f} s / {ratio.b_median:.2f} s"
+        table.add_row(name, f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] ({sides})", target)
+    table.add_row("shiftbench report, nothing collected before (s)", f"{result.report_s:.1f}", "")
+    table.add_row("its memory (GiB)", f"{result.memory_gib:.2f}", "≤ 2")
+    table.add_row("the page (MB)", f"{result.page_mb:.2f}", "≤ 5")
+    ready = "no Chromium here" if result.interactive_s is None else f"{result.interactive_s:.2f}"
+    table.add_row("the page in Chromium until it answers (s)", ready, "≤ 2")
+    table.add_row("shiftbench report of 100 runs (s)", f"{result.few_s:.1f}", "≤ 10")
+    console = Console()
+    console.print(table)
+    _print_origin(console, cpu_name())
+
+
 def _device() -> "torch.device":
     import torch
 

@@ -13,9 +13,10 @@ def report(
 ) -> None:
     """Write index.html and report.md, and print the summary table."""
     from reports.build import build_report
+    from reports.collect import cache_folder
     from reports.tables import print_summary
 
     console = Console()
-    files = build_report(runs, out)
-    print_summary(console, files.records)
+    files = build_report(runs, out, cache=cache_folder())
+    print_summary(console, files.frames)
     console.print(f"report: {files.html}", highlight=False, soft_wrap=True)

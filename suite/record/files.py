@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from suite.paths import RunPaths
 
 SCHEMA_VERSION = 1
@@ -47,20 +49,27 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
     """The complete lines of a file that are JSON objects with these keys, and how many others there are."""
-    lines: list[dict[str, Any]] = []
-    damaged = 0
-    if path.exists():
-        for text in path.read_bytes().split(b"\n"):
-            if text.strip():
-                try:
-                    line = json.loads(text)
-                except (json.JSONDecodeError, UnicodeDecodeError):
-                    line = None
-                if isinstance(line, dict) and all(key in line for key in keys):
-                    lines.append(line)
-                else:
-                    damaged += 1
-    return lines, damaged
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    texts = [text for text in data.split(b"\n") if text.strip()]
+    try:
+        # All at once is several times faster, and nearly always right.
+        found = orjson.loads(b"[" + b",".join(texts) + b"]")
+    except orjson.JSONDecodeError:
+        found = [_parsed(text) for text in texts]
+    if len(found) != len(texts):  # a line of two values
+        found = [_parsed(text) for text in texts]
+    lines = [line for line in found if isinstance(line, dict) and all(key in line for key in keys)]
+    return lines, len(texts) - len(lines)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
 
 
 def is_locked(paths: RunPaths) -> bool | None:

@@ -38,7 +38,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Record:
-    """A run folder, read."""
+    """A run folder, read. `lines`: its measurements as they stand in the file, in the order written."""
 
     paths: RunPaths
     run_id: str
@@ -50,7 +50,7 @@ class Record:
     damaged_lines: int = 0
     died_silently: bool = False
     errors: list[RankError] = field(default_factory=list)
-    _lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
@@ -79,7 +79,7 @@ class Record:
             damaged_lines=damaged + damaged_provenance,
             died_silently=status.died_silently,
             errors=status.errors,
-            _lines=lines,
+            lines=lines,
         )
 
     @property
@@ -103,7 +103,7 @@ class Record:
 
     def measurements(self) -> Iterator[Measurement]:
         """All of them in the order written, per-layer ones spread over their layers."""
-        for line in self._lines:
+        for line in self.lines:
             where = {
                 "metric": line["metric"],
                 "epoch": line["epoch"],
@@ -118,7 +118,7 @@ class Record:
 
     def last(self, metric: str, split: str | None = None) -> float | None:
         """The newest value of a scalar metric, or None."""
-        for line in reversed(self._lines):
+        for line in reversed(self.lines):
             if (
                 line["metric"] == metric
                 and split in (None, line.get("split"))
@@ -129,7 +129,7 @@ class Record:
 
     def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
         """The newest values of a per-layer metric by layer name, in forward order; may be empty."""
-        for line in reversed(self._lines):
+        for line in reversed(self.lines):
             if (
                 line["metric"] == metric
                 and split in (None, line.get("split"))

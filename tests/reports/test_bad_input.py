@@ -9,6 +9,7 @@ import pytest
 
 from reports.build import build_report
 from reports.collect import collect
+from reports.frames import build_frames
 from reports.page import compose, render_markdown
 from suite.errors import UserError
 from suite.experiment import Run
@@ -24,7 +25,8 @@ def runs_of(**changes: Any) -> list[Run]:
 
 
 def markdown_of(root: Path) -> str:
-    return render_markdown(compose(collect([root])))
+    collection = collect([root])
+    return render_markdown(compose(collection, build_frames(collection)))
 
 
 def edit_run(folder: Path, **changes: Any) -> None:
@@ -105,7 +107,7 @@ def test_files_that_are_not_ours_are_skipped_and_named(
     good, bad = (write_run(tmp_path, run) for run in runs_of()[:2])
     (bad / name).write_text(text)
     found = collect([tmp_path])
-    assert [record.paths.folder for record in found.records] == [good]
+    assert found.tables.runs["folder"].to_pylist() == [str(good)]
     assert [skipped.folder for skipped in found.skipped] == [bad]
     assert said in found.skipped[0].reason
 

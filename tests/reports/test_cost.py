@@ -16,7 +16,7 @@ CPU = {**PROVENANCE, "device": "Some 64-core processor", "device_type": "cpu"}
 
 
 def cost_of(root: Path) -> Table | None:
-    return cost_display(build_frames(collect([root]).records))
+    return cost_display(build_frames(collect([root])))
 
 
 def rows_of(table: Table | None) -> list[dict[str, str]]:

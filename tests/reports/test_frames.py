@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from reports.collect import collect
 from reports.frames import Frames, build_frames, merge_orders
-from suite.record import Record, RecordWriter
+from suite.record import RecordWriter
 from tests.reports.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
@@ -16,7 +17,7 @@ BN_AND_XBN = {"arch": "small_resnet20", "norm": [{"kind": "bn"}, {"kind": "xbn"}
 
 
 def frames_of(*folders: Path) -> Frames:
-    return build_frames([Record.read(folder) for folder in folders])
+    return build_frames(collect(folders))
 
 
 def test_common_layers_are_those_of_every_variant_with_bn(tmp_path: Path) -> None:

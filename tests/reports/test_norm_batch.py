@@ -26,7 +26,7 @@ def write(root: Path, top1: Cells, esm: Cells | None = None) -> None:
 
 
 def answers(root: Path, margin: float = 1.0) -> dict[tuple[str, str], Answer]:
-    found = norm_batch_answers(build_frames(collect([root]).records), margin)
+    found = norm_batch_answers(build_frames(collect([root])), margin)
     return {(answer.kind, answer.variant): answer for answer in found}
 
 
@@ -120,7 +120,7 @@ def test_batches_per_gpu_are_kept_apart(tmp_path: Path) -> None:
         batch = {"global_batch_size": 64, "batch_size_per_gpu": per_gpu, "norm_batch_size": [16, 64]}
         for run in expand_runs(batch=batch, model={"arch": "small_resnet20"}):
             write_run(tmp_path, run, top1_percent=[top1 + run.batch.norm / 10], layers=["a"])
-    found = norm_batch_answers(build_frames(collect([tmp_path]).records), 1.0)
+    found = norm_batch_answers(build_frames(collect([tmp_path])), 1.0)
     loses = [answer for answer in found if answer.kind == "bn_loses"]
     assert [answer.norm_batch_size for answer in loses] == [64, 64]
     assert ["batch per GPU 16: BN" in answer.sentence for answer in loses].count(True) == 1
@@ -162,21 +162,22 @@ def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) ->
         stopped_by="asha",
     )
     write_run(tmp_path, runs[2], top1_percent=[], provenance=cuda, state="failed", final=False, rank_s=360.0)
-    records = collect([tmp_path]).records
-    found = study_answers(records, "synthetic-sweep", ["top1_percent"], 1.0)
+    collection = collect([tmp_path])
+    runs = collection.tables.runs.to_pylist()
+    found = study_answers(collection, "synthetic-sweep", ["top1_percent"], 1.0)
     assert found.states == {"completed": 1, "failed": 1, "stopped": 1}
     assert (found.trained_epochs, found.saved_epochs) == (8, 4)
     assert (found.rank_h, found.saved_rank_h) == pytest.approx((2.6, 4 * 12.5 / 3600), rel=1e-3)
-    theirs = study_answers(records, "another", ["top1_percent"], 1.0)
+    theirs = study_answers(collection, "another", ["top1_percent"], 1.0)
     assert (theirs.rank_h, theirs.read_rank_h) == pytest.approx((0.0, 2.6), rel=1e-3)
     sentence = cost_sentence(found)
     assert sentence == "2.60 GPU-hours; 1 run stopped early, which saved 4 of 12 epochs (0.0139 GPU-hours)."
 
     into = tmp_path / "book"
     into.mkdir()
-    write_study([record.paths.folder for record in records], into, "synthetic-sweep", ["top1_percent"], 1.0)
+    write_study([Path(run["folder"]) for run in runs], into, "synthetic-sweep", ["top1_percent"], 1.0)
     table = pd.read_parquet(into / "results.parquet")
-    assert dict(zip(table.run_id, table.state, strict=True)) == {r.run_id: r.state for r in records}
+    assert dict(zip(table.run_id, table.state, strict=True)) == {r["run_id"]: r["state"] for r in runs}
     plain = json.loads((into / "answers.json").read_text())
     assert plain["cost"]["rank_hours_saved_by_stopping"] == pytest.approx(50 / 3600)
     assert [path.name for path in into.iterdir() if path.name.startswith(".")] == []

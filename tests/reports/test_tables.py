@@ -11,22 +11,22 @@ import reports
 from reports.aggregate import UNFINISHED, summarise
 from reports.collect import Skipped, collect
 from reports.cost import cost_display
-from reports.frames import build_frames
+from reports.frames import Frames, build_frames
 from reports.inventory import WORST_FIRST, overview, run_list
 from reports.numbers import estimate_text, number, short
 from reports.stats import Estimate
 from reports.tables import print_summary, shift_display, summary_display, summary_table, throughput_display
-from suite.record import STATES, Record, RecordWriter
+from suite.record import STATES, RecordWriter
 from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 
 
-def records_below(root: Path) -> list[Record]:
-    return collect([root]).records
+def frames_below(root: Path) -> Frames:
+    return build_frames(collect([root]))
 
 
-def golden(root: Path) -> list[Record]:
+def golden(root: Path) -> Frames:
     """BN 60, 62, 64 %; XBN 66, 67 % and one diverged run; GN one run of 58 %, two never started."""
     tops = {"BN": [60.0, 62.0, 64.0], "XBN-P2-GN8": [66.0, 67.0, 12.0], "GN8": [58.0]}
     for run in expand_runs(batch=ONE_BATCH):
@@ -37,7 +37,7 @@ def golden(root: Path) -> list[Record]:
             sigma = [1.0, 2.0 + run.seed, 3.0 + run.seed] if label == "BN" else [1.0] * len(layers)
             top1 = [70.0, tops[label][run.seed]]
             write_run(root, run, top1_percent=top1, layers=layers, esm_sigma=sigma, state=state)
-    return records_below(root)
+    return frames_below(root)
 
 
 def test_summary_golden(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_summary_golden(tmp_path: Path) -> None:
 
 
 def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
-    table = summary_display(build_frames(golden(tmp_path)))
+    table = summary_display(golden(tmp_path))
     rows = {row[0]: [cell.replace("\u00a0", " ") for cell in row] for row in table.rows}
     assert rows["BN"][2:4] == ["3 of 3", "62.00 ± 4.97"]
     assert rows["XBN-P2-GN8"][2] == "2 of 3 (1 diverged)"
@@ -70,14 +70,14 @@ def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_column_that_never_varies_moves_to_the_caption(tmp_path: Path) -> None:
-    table = summary_display(build_frames(golden(tmp_path)))
+    table = summary_display(golden(tmp_path))
     assert "Model" not in [column.header for column in table.columns]
     assert "model small_resnet20" in table.caption
     assert "batch per GPU 64" in table.caption
 
 
 def test_shift_table_keeps_both_means_apart(tmp_path: Path) -> None:
-    table = shift_display(build_frames(golden(tmp_path)))
+    table = shift_display(golden(tmp_path))
     assert table is not None
     headers = [column.header for column in table.columns]
     bn = dict(zip(headers, table.rows[0], strict=True))
@@ -91,7 +91,7 @@ def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path:
     write_run(tmp_path, first)
     write_run(tmp_path, second)
     write_run(tmp_path, third, provenance={**PROVENANCE, "device": "NVIDIA L4", "world_size": 2})
-    frames = build_frames(records_below(tmp_path))
+    frames = frames_below(tmp_path)
     table = throughput_display(frames)
     assert table is not None
     headers = [column.header for column in table.columns]
@@ -113,7 +113,7 @@ def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -
     write_waiting(tmp_path, runs[6], "cancelled")
     write_run(tmp_path, runs[7], state="stopped")
     with RecordWriter(runs[0], tmp_path / runs[0].folder_name):  # holds the lock, as a live run does
-        frames = build_frames(records_below(tmp_path))
+        frames = frames_below(tmp_path)
     row = summarise(frames, []).iloc[0]
     assert (row.planned, *(row[state] for state in STATES)) == (8, 1, 1, 1, 1, 1, 1, 1, 1)
     said = "1 of 8 (1 failed, 1 diverged, 1 cancelled, 1 preempted, 1 stopped, 1 running, 1 queued)"
@@ -142,7 +142,7 @@ def test_the_run_list_begins_with_what_wants_a_look(tmp_path: Path) -> None:
     write_waiting(tmp_path, runs[2], "cancelled", "job 12_2 was cancelled")
     write_run(tmp_path, runs[3], state="failed", reason="out of memory", job="12_3", nodes="n4")
     collection = collect([tmp_path])
-    table = run_list(build_frames(collection.records), [])
+    table = run_list(build_frames(collection), [])
     headers = [column.header for column in table.columns]
     rows = [dict(zip(headers, row, strict=True)) for row in table.rows]
     assert [(r["State"], r["Job"], r["Nodes"]) for r in rows] == [
@@ -151,7 +151,7 @@ def test_the_run_list_begins_with_what_wants_a_look(tmp_path: Path) -> None:
         ("queued", "—", "—"),
         ("completed", "12_0", "n[1-2]"),
     ]
-    assert overview(collection, build_frames(collection.records)).counts == [
+    assert overview(collection, build_frames(collection)).counts == [
         ("completed", 1),
         ("queued", 1),
         ("cancelled", 1),
@@ -162,7 +162,7 @@ def test_the_run_list_begins_with_what_wants_a_look(tmp_path: Path) -> None:
 def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
     (run,) = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0])
     write_run(tmp_path, run)
-    table = run_list(build_frames(records_below(tmp_path)), [Skipped(tmp_path / "x", "why")])
+    table = run_list(frames_below(tmp_path), [Skipped(tmp_path / "x", "why")])
     assert not {"Job", "Nodes"} & {column.header for column in table.columns}
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
@@ -172,7 +172,7 @@ def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -
     for run in expand_runs(data=data, batch=ONE_BATCH):
         write_run(tmp_path, run)
     out = io.StringIO()
-    print_summary(Console(file=out, width=80), records_below(tmp_path))
+    print_summary(Console(file=out, width=80), frames_below(tmp_path))
     text = out.getvalue()
     assert "XBN-P2-GN8" in text
     assert "[bold]x[/bold]" in text

@@ -28,7 +28,7 @@ def verdict_of(
 
 
 def sentences_of(root: Path) -> list[str]:
-    found = verdicts(build_frames(collect([root]).records))
+    found = verdicts(build_frames(collect([root])))
     return [
         f"{verdict.where}: {sentence}".replace("\u00a0", " ")
         for verdict in found
