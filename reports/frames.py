@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from reports.collect import Collection
-from reports.collect.digest import BEST_TOP1, SCALAR_METRICS
+from reports.collect.results import BEST_TOP1, SCALAR_METRICS
 from reports.collect.tables import PROBES
 from suite.metrics import METRICS
 

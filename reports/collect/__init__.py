@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from reports.collect.cache import Cache, Segment, cache_folder, forget_old
-from reports.collect.digest import Digest, digest
+from reports.collect.digest import digest
 from reports.collect.finder import Signature, find
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
@@ -134,11 +135,11 @@ def _read_all(changed: list[tuple[Path, str, Signature]], skipped: list[Skipped]
     for folder, path, before in sorted(changed):
         begun_ns = time.time_ns()
         try:
-            record, values = _read(folder)
+            record, row, starts, data = _read(folder)
         except UserError as error:
             skipped.append(Skipped(folder, str(error)))
             continue
-        gatherer.add(values)
+        gatherer.add(row, starts, data, len(record.layers))
         paths.append(path)
         signatures.append(before)
         # Whether a running one is alive is no matter of its files.
@@ -164,12 +165,15 @@ def _as_one(segments: Sequence[Segment]) -> Segment:
     )
 
 
-def _read(folder: Path) -> tuple[Record, Digest]:
+def _read(folder: Path) -> tuple[Record, dict[str, Any], list[dict[str, Any]], bytes]:
     try:
-        record = Record.read(folder)
+        record = Record.read(folder, with_measurements=False)
         if record.state not in STATES:
             raise UserError(f"{folder}: status.json has the unknown state {record.state!r}")
-        return record, digest(record)
+        row, starts = digest(record)
+        row["notes"] = f"{n} damaged lines left out" if (n := record.damaged_lines) else ""
+        data = record.paths.measurements.read_bytes() if record.paths.measurements.exists() else b""
+        return record, row, starts, data
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -1,13 +1,15 @@
-"""Digests as columns: four Arrow tables, in which `run` is a row of the first."""
+"""Runs as columns: four Arrow tables, in which `run` is a row of the first."""
 
-from array import array
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from reports.collect.digest import BEST_TOP1, SCALAR_METRICS, Digest
+from reports.collect.measurements import CURVES, PROBES, Chunk, Text, read_texts
+from reports.collect.results import BEST_TOP1, SCALAR_METRICS, results
 
 _TEXT = ["run_id", "experiment", "arch", "data", "norm", "deciding", "state", "reason", "job", "nodes"]
 _TEXT += ["folder", "notes", "layers", "device", "device_type"]
@@ -32,13 +34,8 @@ STARTS = pa.schema(
         ("versions", pa.string()),
     ]
 )
-_NAME = pa.dictionary(pa.int16(), pa.string())
-CURVES = pa.schema(
-    [("run", pa.int32()), ("metric", _NAME), ("split", _NAME), ("epoch", pa.int32()), ("value", pa.float64())]
-)
-PROBES = pa.schema(
-    [("run", pa.int32()), ("metric", _NAME), ("epoch", pa.int32()), ("values", pa.large_list(pa.float64()))]
-)
+# So much text is parsed at once: enough to be quick, little enough to be forgotten soon.
+_CHUNK_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,21 @@ class Tables:
         place[chosen] = np.arange(len(chosen), dtype=np.int32)
 
         def renumbered(table: pa.Table) -> pa.Table:
-            new = place[table["run"].to_numpy()]
-            table, rows = table.set_column(0, "run", pa.array(new)), np.flatnonzero(new >= 0)
-            if (np.diff(new[rows]) < 0).any():
-                rows = rows[np.argsort(new[rows], kind="stable")]
-            elif len(rows) == len(new):
-                return table
-            return table.take(pa.array(rows))
+            return _by_run(table.set_column(0, "run", pa.array(place[table["run"].to_numpy()])))
 
         rest = map(renumbered, (self.starts, self.curves, self.probes))
         return Tables(self.runs.take(pa.array(chosen)), *rest)
+
+
+def _by_run(table: pa.Table) -> pa.Table:
+    """Run after run; those of a negative number are left out."""
+    runs = table["run"].to_numpy()
+    rows = np.flatnonzero(runs >= 0)
+    if (np.diff(runs[rows]) < 0).any():
+        rows = rows[np.argsort(runs[rows], kind="stable")]
+    elif len(rows) == len(runs):
+        return table
+    return table.take(pa.array(rows))
 
 
 def joined(parts: Sequence[Tables]) -> Tables:
@@ -92,57 +94,53 @@ def joined(parts: Sequence[Tables]) -> Tables:
 
 
 class Gatherer:
-    """Takes digests one by one, as columns: Python objects for ten thousand runs fill gigabytes."""
+    """Takes runs one by one. One thread parses their measurements while the next ones are read."""
 
     def __init__(self) -> None:
-        self._names: dict[str | None, int] = {}
-        self._rows: list[dict[str, object]] = []
-        self._starts: list[dict[str, object]] = []
-        self._curves = (array("i"), array("h"), array("h"), array("i"), array("d"))
-        self._probes = (array("i"), array("h"), array("i"))
-        self._lengths, self._values = array("q"), array("d")
+        self._rows: list[dict[str, Any]] = []
+        self._starts: list[dict[str, Any]] = []
+        self._waiting: list[Text] = []
+        self._waiting_bytes = 0
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
+        self._chunks: list[Future[Chunk]] = []
 
-    def add(self, digest: Digest) -> None:
+    def add(self, row: dict[str, Any], starts: list[dict[str, Any]], data: bytes, width: int) -> None:
+        """A run: its digest, its measurements as they stand in the file, and how many layers they list."""
         number = len(self._rows)
-        self._rows.append(digest.row)
-        self._starts += [{"run": number, **start} for start in digest.starts]
-        run, metrics, splits, epochs, values = self._curves
-        code = self._code
-        for metric, split, epoch, value in digest.curves:
-            run.append(number)
-            metrics.append(code(metric))
-            splits.append(-1 if split is None else code(split))
-            epochs.append(epoch)
-            values.append(value)
-        for metric, epoch, layers in digest.probes:
-            self._probes[0].append(number)
-            self._probes[1].append(code(metric))
-            self._probes[2].append(epoch)
-            self._lengths.append(len(layers))
-            self._values.extend(layers)
+        self._rows.append(row)
+        self._starts += [{"run": number, **start} for start in starts]
+        if data:
+            self._waiting.append(Text(number, data, width))
+            self._waiting_bytes += len(data)
+        if self._waiting_bytes > _CHUNK_BYTES:
+            self._parse()
 
-    def _code(self, name: str) -> int:
-        found = self._names.get(name)
-        if found is None:
-            found = self._names[name] = len(self._names)
-        return found
+    def _parse(self) -> None:
+        self._chunks.append(self._parser.submit(read_texts, self._waiting))
+        self._waiting, self._waiting_bytes = [], 0
 
     def tables(self) -> Tables:
-        run, metrics, splits, epochs, values = self._curves
-        curves = [pa.array(np.asarray(run)), self._named(metrics), self._named(splits)]
-        curves += [pa.array(np.asarray(epochs)), pa.array(np.asarray(values))]
-        offsets = np.concatenate([[0], np.cumsum(np.asarray(self._lengths))]).astype(np.int64)
-        lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.asarray(self._values)))
-        probes = [pa.array(np.asarray(self._probes[0])), self._named(self._probes[1])]
-        probes += [pa.array(np.asarray(self._probes[2])), lists]
-        return Tables(
-            pa.Table.from_pylist(self._rows, RUNS),
-            pa.Table.from_pylist(self._starts, STARTS),
-            pa.Table.from_arrays(curves, schema=CURVES),
-            pa.Table.from_arrays(probes, schema=PROBES),
+        """All that was added. To be called once."""
+        self._parse()
+        with self._parser:
+            chunks = [chunk.result() for chunk in self._chunks]
+        curves, probes = (
+            _by_run(pa.concat_tables([getattr(chunk, name) for chunk in chunks]).unify_dictionaries())
+            for name in ("curves", "probes")
         )
+        notes = {run: note for chunk in chunks for run, note in chunk.notes.items()}
+        found = results(curves, probes, len(self._rows))
+        runs = pa.Table.from_pylist(
+            [
+                row | {"notes": "; ".join(filter(None, [notes.get(number), row["notes"]]))}
+                for number, row in enumerate(self._rows)
+            ],
+            RUNS,
+        )
+        for name in found.columns:
+            place = RUNS.get_field_index(name)
+            runs = runs.set_column(place, RUNS.field(place), pa.array(found[name].to_numpy()))
+        return Tables(runs, pa.Table.from_pylist(self._starts, STARTS), curves, probes)
 
-    def _named(self, codes: "array[int]") -> pa.DictionaryArray:
-        found = np.asarray(codes)
-        names = pa.array(list(self._names), pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(found, mask=found < 0), names)
+
+__all__ = ["CURVES", "PROBES", "RUNS", "STARTS", "Gatherer", "Tables", "joined"]

@@ -7,13 +7,14 @@ short is left out, and a run that says `running` while nobody holds its lock is 
 
 from suite.record.costs import Costs
 from suite.record.errors import RankError, errors_noted
-from suite.record.files import SCHEMA_VERSION, is_locked, write_atomically
-from suite.record.reader import Layer, Measurement, Record
+from suite.record.files import SCHEMA_VERSION, is_locked, parse_lines, write_atomically
+from suite.record.reader import MEASUREMENT_KEYS, Layer, Measurement, Record
 from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
 from suite.record.status import STATES, UNFINISHED, State, Status, read_status
 from suite.record.writer import RecordWriter
 
 __all__ = [
+    "MEASUREMENT_KEYS",
     "SCHEMA_VERSION",
     "STATES",
     "UNFINISHED",
@@ -30,6 +31,7 @@ __all__ = [
     "errors_noted",
     "forget_request",
     "is_locked",
+    "parse_lines",
     "read_request",
     "read_status",
     "write_atomically",

@@ -42,17 +42,21 @@ def append_line(path: Path, line: str) -> None:
 def read_json(path: Path) -> Any:
     """The content, or None when the file is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return _parsed(path.read_bytes())
+    except FileNotFoundError:
         return None
 
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
     """The complete lines of a file that are JSON objects with these keys, and how many others there are."""
     try:
-        data = path.read_bytes()
+        return parse_lines(path.read_bytes(), keys)
     except FileNotFoundError:
         return [], 0
+
+
+def parse_lines(data: bytes, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
+    """`read_lines` of what has been read."""
     texts = [text for text in data.split(b"\n") if text.strip()]
     try:
         # All at once is several times faster, and nearly always right.
@@ -66,10 +70,14 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]],
 
 
 def _parsed(text: bytes) -> Any:
+    """None for what is no JSON. A bare NaN, which JSON has not, is taken as Python writes it."""
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return None
 
 
 def is_locked(paths: RunPaths) -> bool | None:

@@ -13,7 +13,7 @@ from suite.record.errors import RankError
 from suite.record.files import SCHEMA_VERSION, read_json, read_lines
 from suite.record.status import State, read_status
 
-_MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
+MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Record:
     lines: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @classmethod
-    def read(cls, folder: Path) -> "Record":
-        """Raises UserError when the folder holds no readable run.json or one of a newer schema."""
+    def read(cls, folder: Path, with_measurements: bool = True) -> "Record":
+        """Raises UserError when the folder holds no readable run.json or one of a newer schema.
+
+        Without measurements, `lines` is empty: who reads thousands of them has a faster way.
+        """
         paths = RunPaths(folder)
         config = read_json(paths.run)
         if not isinstance(config, dict):
@@ -65,7 +68,7 @@ class Record:
                 f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
             )
         provenance, damaged_provenance = read_lines(paths.provenance, ())
-        lines, damaged = read_lines(paths.measurements, _MEASUREMENT_KEYS)
+        lines, damaged = read_lines(paths.measurements, MEASUREMENT_KEYS) if with_measurements else ([], 0)
         layers = [Layer(**layer) for layer in read_json(paths.layers) or []]
         status = read_status(paths)
         return cls(
