@@ -24,17 +24,25 @@ class ReportFiles:
         return len(self.records)
 
 
-def build_report(roots: Sequence[Path], out: Path) -> ReportFiles:
+def build_report(roots: Sequence[Path], out: Path, baseline: str | None = None) -> ReportFiles:
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
-    Raises UserError when there is no readable run below the roots, or `out` cannot be written.
+    `baseline`: the label of the norm that others are compared with; None: BN where it was run. Raises
+    UserError when there is no readable run below the roots, no run has the baseline, or `out` cannot be
+    written.
     """
     collection = collect(roots)
     _make_folder(out)
-    report = compose(collection)
+    report = compose(collection, baseline)
     figures = {out / "figures" / f"{figure.slug}.svg": render_svg(figure) for figure in report.figures}
     # The pages last: who sees a new page finds its pictures in place.
-    files = {**figures, out / "report.md": render_markdown(report), out / "index.html": render_html(report)}
+    tables = {out / name: text for name, text in report.csv_files.items()}
+    files = {
+        **figures,
+        **tables,
+        out / "report.md": render_markdown(report),
+        out / "index.html": render_html(report),
+    }
     if figures:
         _make_folder(out / "figures")
     try:

@@ -10,12 +10,19 @@ from rich.console import Console
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out"),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Norm that the others are compared with, such as bn or XBN-P2-GN8.",
+            show_default="BN where it was run",
+        ),
+    ] = None,
 ) -> None:
     """Write index.html and report.md, and print the summary table."""
     from reports.build import build_report
     from reports.tables import print_summary
 
     console = Console()
-    files = build_report(runs, out)
+    files = build_report(runs, out, baseline)
     print_summary(console, files.records)
     console.print(f"report: {files.html}", highlight=False, soft_wrap=True)
