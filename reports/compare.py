@@ -53,7 +53,7 @@ COMPARED = (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MatchedRuns:
     """Two sets of runs, matched.
 
     `pairs`: a row for each run that both have: GROUP and seed as A has them; state, run_id, device,
@@ -79,7 +79,7 @@ class Comparison:
         return both[usable.all(axis=1)]
 
 
-def compare(a: Path, b: Path) -> Comparison:
+def compare(a: Path, b: Path) -> MatchedRuns:
     """Match the runs below `a` with those below `b`: the same run_id, else the same cell (GROUP) and seed.
 
     Raises UserError when a side has no readable run, or the two have no run in common.
@@ -99,7 +99,7 @@ def compare(a: Path, b: Path) -> Comparison:
             f"{a} and {b} have no run in common: no two are alike in model, data, norm, batches and seed"
         )
     only_in = (_unmatched(left, pairs.run_id_a), _unmatched(right, pairs.run_id_b))
-    return Comparison((str(a), str(b)), pairs, only_in)
+    return MatchedRuns((str(a), str(b)), pairs, only_in)
 
 
 def _common_layers(sides: Sequence[Frames]) -> dict[str, list[str]]:
@@ -124,11 +124,11 @@ def _unmatched(runs: pd.DataFrame, matched: pd.Series) -> pd.DataFrame:
     return runs.assign(whole_cell=whole)[~is_matched]
 
 
-def comparison_table(comparison: Comparison) -> pd.DataFrame:
-    """A row for each cell and metric: GROUP, metric, kind, n, a, b, estimate, low, high.
+def comparison_table(comparison: MatchedRuns) -> pd.DataFrame:
+    """A row for each cell and metric: GROUP, metric, kind, n, n_equal, a, b, estimate, low, high.
 
-    `kind` is difference or ratio; `a` and `b` are means over the cell's pairs; the estimate is of B − A or of
-    B / A.
+    `kind` is difference or ratio; `n` counts the cell's pairs and `n_equal` those that are equal to the last
+    bit; `a` and `b` are means over the pairs; the estimate is of B − A or of B / A.
     """
     done = comparison.completed
     cell = cell_numbers(done)
@@ -141,8 +141,9 @@ def comparison_table(comparison: Comparison) -> pd.DataFrame:
         for number, chosen in values.groupby(cell[values.index]).indices.items():
             e = compare_pairs(b[chosen].tolist(), a[chosen].tolist(), ratio=metric.is_ratio).estimate
             assert e is not None
-            found = (metric.column, kind, e.n, a[chosen].mean(), b[chosen].mean(), e.mean, e.low, e.high)
-            rows.append((number, place, *found))
-    columns = ["cell", "place", "metric", "kind", "n", "a", "b", "estimate", "low", "high"]
+            equal = int((a[chosen] == b[chosen]).sum())
+            means = (a[chosen].mean(), b[chosen].mean())
+            rows.append((number, place, metric.column, kind, e.n, equal, *means, e.mean, e.low, e.high))
+    columns = ["cell", "place", "metric", "kind", "n", "n_equal", "a", "b", "estimate", "low", "high"]
     table = pd.DataFrame(rows, columns=columns).sort_values(["cell", "place"]).join(heads, on="cell")
     return table.reset_index(drop=True)[[*GROUP, *columns[2:]]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from reports.compare import COMPARED, Compared, Comparison, comparison_table
+from reports.compare import COMPARED, Compared, MatchedRuns, comparison_table
 from reports.compare_verdicts import coverage_notes, verdict_sentences
 from reports.frames import GROUP
 from reports.markdown import escape_markdown, markdown_table
@@ -20,7 +20,7 @@ from suite.record import write_atomically
 MAX_CELLS = 40
 
 
-def comparison_display(comparison: Comparison, table: pd.DataFrame) -> Table | None:
+def comparison_display(comparison: MatchedRuns, table: pd.DataFrame) -> Table | None:
     """The cells side by side; None where no run completed on both sides."""
     if table.empty:
         return None
@@ -59,6 +59,8 @@ def _mean(value: float, metric: Compared) -> str:
 
 
 def _estimate(row: pd.Series, metric: Compared) -> str:
+    if row.n_equal == row.n:
+        return "equal"
     low, high = (None if pd.isna(bound) else float(bound) for bound in (row.low, row.high))
     estimate = Estimate(float(row.estimate), low, high, int(row.n))
     if metric.is_ratio:
@@ -66,7 +68,7 @@ def _estimate(row: pd.Series, metric: Compared) -> str:
     return estimate_text(estimate, 0, metric.decimals, signed=True)
 
 
-def print_comparison(console: Console, comparison: Comparison) -> None:
+def print_comparison(console: Console, comparison: MatchedRuns) -> None:
     """The table, what it covers, and last the verdicts."""
     table = comparison_table(comparison)
     display = comparison_display(comparison, table)
@@ -80,7 +82,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(sentence, markup=False, highlight=False)
 
 
-def write_comparison(comparison: Comparison, out: Path) -> tuple[Path, Path]:
+def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:
     """Write compare.md and compare.csv into `out`, which is made when missing.
 
     Raises UserError when they cannot be written.
@@ -96,7 +98,7 @@ def write_comparison(comparison: Comparison, out: Path) -> tuple[Path, Path]:
     return out / "compare.md", out / "compare.csv"
 
 
-def _markdown(comparison: Comparison, table: pd.DataFrame) -> str:
+def _markdown(comparison: MatchedRuns, table: pd.DataFrame) -> str:
     display = comparison_display(comparison, table)
     lines = ["# Two sets of runs compared", ""]
     lines += [f"- {side}: {escape_markdown(name)}" for side, name in zip("AB", comparison.names, strict=True)]

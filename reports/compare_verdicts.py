@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from reports.aggregate import HARDWARE
-from reports.compare import COMPARED, Compared, Comparison
+from reports.compare import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
 from reports.numbers import number, p_text, plural, short
 from reports.stats import CONFIDENCE, Estimate, compare_pairs, holm, judge
@@ -13,7 +13,7 @@ from reports.stats import CONFIDENCE, Estimate, compare_pairs, holm, judge
 _MAX_NAMED = 3
 
 
-def verdict_sentences(comparison: Comparison, table: pd.DataFrame) -> list[str]:
+def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]:
     """One for each metric, over the pairs of all cells: equal, the same, better, worse, or inconclusive.
 
     The same: the interval lies within the metric's margin. Better and worse: p, adjusted by Holm over the
@@ -88,7 +88,7 @@ def _cells(metric: Compared, table: pd.DataFrame) -> str:
     return f"; better in {better} of {len(rows)} cells"
 
 
-def coverage_notes(comparison: Comparison) -> list[str]:
+def coverage_notes(comparison: MatchedRuns) -> list[str]:
     """Which runs the comparison is over, and what makes it less than like with like."""
     pairs, done = comparison.pairs, comparison.completed
     notes = [f"{plural(len(pairs), 'run')} matched, of which {len(done)} completed on both sides."]

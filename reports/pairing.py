@@ -52,7 +52,7 @@ def paired_values(
     runs = runs.assign(cell=cell_numbers(runs))[["run", "cell", "seed", "state"]]
     done = runs[runs.state == "completed"].merge(values[["run", *metrics]], on="run")
     done = done[["cell", "seed", *metrics]]
-    rows = pairs[["cell", f"cell{BASELINE}"]].reset_index(names="row").dropna()
+    rows = pairs[["cell", f"cell{BASELINE}"]].reset_index(names="row").dropna().astype(int)
     theirs = done.rename(columns={name: f"{name}{BASELINE}" for name in ("cell", *metrics)})
     return rows.merge(done, on="cell").merge(theirs, on=[f"cell{BASELINE}", "seed"])
 
@@ -64,11 +64,10 @@ def compared(values: pd.DataFrame, metric: str, rows: pd.Index, *, ratio: bool =
     """
     ours, theirs = values[metric].to_numpy(float), values[f"{metric}{BASELINE}"].to_numpy(float)
     places = values.groupby("row").indices
-    nothing = np.array([], dtype=int)
-    found = [
-        compare_pairs(ours[i].tolist(), theirs[i].tolist(), ratio=ratio)
-        for i in (places.get(r, nothing) for r in rows)
-    ]
+    found = []
+    for row in rows:
+        chosen = places.get(row, np.array([], dtype=int))
+        found.append(compare_pairs(ours[chosen].tolist(), theirs[chosen].tolist(), ratio=ratio))
     table = pd.DataFrame(estimate_columns([one.estimate for one in found]), index=rows)
     table["effect_size"] = [one.effect_size for one in found]
     table["p"] = [one.p for one in found]

@@ -48,8 +48,9 @@ def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verd
         if room <= 0:
             break
         if key in compared:
-            norms = _most_important_first(compared[key])[: min(room, MAX_IN_ONE_PLACE)]
-            sentences = [_sentence(rows, baseline) for rows in norms]
+            rows = compared[key]
+            norms = _most_important_first(rows)[: min(room, MAX_IN_ONE_PLACE)]
+            sentences = [_sentence(rows[rows.norm == norm], baseline) for norm in norms]
             left_out -= len(norms)
         else:
             sentences = [f"Only {baseline} was run, so there is nothing to compare it with."]
@@ -70,15 +71,17 @@ def _where(place: pd.DataFrame, several_global: bool, apart: bool) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _most_important_first(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each norm: by its best outcome, then by the largest difference that is called so."""
-
-    def importance(norm: pd.DataFrame) -> tuple[int, float]:
-        best = min(map(_OUTCOMES.index, norm.top1_verdict))
-        largest = norm.top1_mean[norm.top1_verdict == _OUTCOMES[best]].abs().max()
-        return best, 0.0 if pd.isna(largest) else -largest
-
-    return sorted((norm for _, norm in rows.groupby("norm", sort=False)), key=importance)
+def _most_important_first(rows: pd.DataFrame) -> list[str]:
+    """The norms of these rows: by their best outcome, then by the largest difference that is called so."""
+    ranked = pd.DataFrame(
+        {
+            "norm": rows.norm,
+            "outcome": rows.top1_verdict.map(_OUTCOMES.index),
+            "distance": -rows.top1_mean.abs().fillna(0.0),
+        }
+    )
+    ranked = ranked.sort_values(["outcome", "distance"], kind="stable")
+    return ranked.norm.drop_duplicates().tolist()
 
 
 def _sentence(rows: pd.DataFrame, baseline: str) -> str:

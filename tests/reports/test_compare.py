@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from reports import compare_text
-from reports.compare import Comparison, compare, comparison_table
+from reports.compare import MatchedRuns, compare, comparison_table
 from reports.compare_text import comparison_display, write_comparison
 from reports.compare_verdicts import coverage_notes, verdict_sentences
 from suite.errors import UserError
@@ -36,13 +36,13 @@ def write(
         write_run(root, run, top1_percent=[abs(value)], layers=["a"], esm_sigma=[esm], state=state, **details)
 
 
-def verdict(comparison: Comparison, title: str) -> str:
+def verdict(comparison: MatchedRuns, title: str) -> str:
     sentences = verdict_sentences(comparison, comparison_table(comparison))
     (found,) = [s for s in sentences if s.startswith(title)]
     return found.replace("\u00a0", " ")
 
 
-def rows_of(comparison: Comparison) -> pd.DataFrame:
+def rows_of(comparison: MatchedRuns) -> pd.DataFrame:
     return comparison_table(comparison).set_index(["norm", "metric"])
 
 

@@ -91,6 +91,14 @@ def test_bca_is_the_same_every_time_and_a_point_for_equal_values() -> None:
     assert mean_interval([2.0] * 4) == Estimate(2.0, 2.0, 2.0, 4)
 
 
+def test_many_values_have_the_interval_of_t_again() -> None:
+    values = [float(i * i % 997) for i in range(1001)]
+    found = mean_interval(values)
+    assert found is not None
+    assert (found.low, found.high) == t_interval(values)
+    assert bca_interval(values) == pytest.approx(t_interval(values), rel=0.01)
+
+
 def test_intervals_are_t_for_few_values_and_bca_for_many() -> None:
     few, many = SKEWED[: BCA_FROM - 1], SKEWED[:BCA_FROM]
     found_few, found_many = mean_interval(few), mean_interval(many)
