@@ -20,33 +20,61 @@ def summarise(
 
     `sums` are columns that are added up over the runs of every state; NaN when no run has a value.
     """
+    keys = [*GROUP, *extra_keys]
     runs = frames.runs[frames.runs.counted]
-    # An experiment is a product of its axes and its seeds: a seed that one cell has, every cell was to have.
-    planned = runs.groupby(["experiment", "settings"]).seed.agg(set)
-    rows: list[dict[str, Any]] = []
-    for key, group in runs.groupby([*GROUP, *extra_keys], sort=False, dropna=False):
-        seeds: set[int] = set().union(
-            *(planned[k] for k in zip(group.experiment, group.settings, strict=True))
-        )
-        states = group.state.value_counts()
-        done = group[group.state == "completed"]
-        row = dict(zip([*GROUP, *extra_keys], key, strict=True))
-        row |= {"has_bn": bool((group.norm_rank < 2).all()), "num_bn_layers": int(group.num_bn_layers.max())}
-        row |= {"planned": len(seeds), "completed": len(done)}
-        row |= {state: int(states.get(state, 0)) for state in UNFINISHED}
-        row["not_started"] = len(seeds - set(group.seed))
-        row["mixed_hardware"] = len(done[HARDWARE].drop_duplicates()) > 1
-        for metric in metrics:
-            row |= _flatten(metric, mean_interval(done[metric]))
-        row |= {name: group[name].sum(min_count=1) for name in sums}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    runs = runs.assign(cell=cell_numbers(runs, keys))
+    cells = runs.groupby("cell")
+    table = runs.drop_duplicates("cell").set_index("cell")[keys].sort_index()
+    table["has_bn"] = cells.norm_rank.max() < 2
+    table["num_bn_layers"] = cells.num_bn_layers.max()
+    table["planned"] = _planned(runs)
+    states = runs.groupby(["cell", "state"]).size().unstack(fill_value=0)
+    for state in ("completed", *UNFINISHED):
+        table[state] = states.get(state, 0)
+    table["not_started"] = table.planned - cells.seed.nunique()
+    done = runs[runs.state == "completed"]
+    kinds = done.drop_duplicates(["cell", *HARDWARE]).groupby("cell").size()
+    table["mixed_hardware"] = kinds.reindex(table.index, fill_value=0) > 1
+    columns: dict[str, Any] = {
+        f"{metric}_{part}": values
+        for metric in metrics
+        for part, values in _means(done, metric, table.index).items()
+    }
+    columns |= {name: cells[name].sum(min_count=1) for name in sums}
+    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1).reset_index(drop=True)
 
 
-def _flatten(metric: str, estimate: Estimate | None) -> dict[str, float]:
-    e = estimate or Estimate(math.nan, None, None, 0)
-    low, high = (math.nan if bound is None else bound for bound in (e.low, e.high))
-    return {f"{metric}_mean": e.mean, f"{metric}_low": low, f"{metric}_high": high, f"{metric}_n": e.n}
+def cell_numbers(runs: pd.DataFrame, keys: Sequence[str] = GROUP) -> pd.Series:
+    """For each run the number of its cell: the row of `summarise` that it is in, if it is counted."""
+    return runs.groupby(list(keys), sort=False, dropna=False).ngroup()
+
+
+def _planned(runs: pd.DataFrame) -> pd.Series:
+    """How many seeds each cell was to have.
+
+    An experiment is a product of its axes and its seeds: a seed that one cell has, every cell was to have.
+    """
+    plan = ["experiment", "settings"]
+    seeds = runs[[*plan, "seed"]].drop_duplicates()
+    return runs[["cell", *plan]].drop_duplicates().merge(seeds, on=plan).groupby("cell").seed.nunique()
+
+
+def _means(done: pd.DataFrame, metric: str, cells: pd.Index) -> dict[str, list[float]]:
+    values = done.groupby("cell")[metric].agg(list).to_dict()
+    return estimate_columns([mean_interval(values.get(cell, [])) for cell in cells])
+
+
+def estimate_columns(estimates: Sequence[Estimate | None]) -> dict[str, list[float]]:
+    """Estimates as columns: mean, low, high (NaN where there is none) and n."""
+    parts = [_parts(estimate) for estimate in estimates]
+    return {name: [p[i] for p in parts] for i, name in enumerate(("mean", "low", "high", "n"))}
+
+
+def _parts(estimate: Estimate | None) -> tuple[float, float, float, int]:
+    if estimate is None:
+        return math.nan, math.nan, math.nan, 0
+    low, high = (math.nan if bound is None else bound for bound in (estimate.low, estimate.high))
+    return estimate.mean, low, high, estimate.n
 
 
 def estimate_of(row: pd.Series, metric: str) -> Estimate | None:

@@ -25,19 +25,28 @@ class ReportFiles:
         return len(self.frames.runs)
 
 
-def build_report(roots: Sequence[Path], out: Path, cache: Path | None = None) -> ReportFiles:
+def build_report(
+    roots: Sequence[Path], out: Path, baseline: str | None = None, cache: Path | None = None
+) -> ReportFiles:
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
-    `cache`: see reports.collect. Raises UserError when there is no readable run below the roots, or `out`
-    cannot be written.
+    `baseline`: the label of the norm that others are compared with; None: BN where it was run. `cache`: see
+    reports.collect. Raises UserError when there is no readable run below the roots, no run has the baseline,
+    or `out` cannot be written.
     """
     collection = collect(roots, cache)
     _make_folder(out)
     frames = build_frames(collection)
-    report = compose(collection, frames)
+    report = compose(collection, frames, baseline)
     figures = {out / "figures" / f"{figure.slug}.svg": render_svg(figure) for figure in report.figures}
     # The pages last: who sees a new page finds its pictures in place.
-    files = {**figures, out / "report.md": render_markdown(report), out / "index.html": render_html(report)}
+    tables = {out / name: text for name, text in report.csv_files.items()}
+    files = {
+        **figures,
+        **tables,
+        out / "report.md": render_markdown(report),
+        out / "index.html": render_html(report),
+    }
     if figures:
         _make_folder(out / "figures")
     try:

@@ -1,7 +1,5 @@
 """One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,12 +7,17 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from reports.accumulation import accumulation, accumulation_display
+from reports.baseline import Baseline, resolve_baseline
 from reports.collect import Collection
 from reports.cost import cost_display
 from reports.figures import Figure, build_figures
 from reports.frames import Frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
+from reports.markdown import escape_markdown, markdown_table
+from reports.method import statistics_method
 from reports.norm_batch import Answer, norm_batch_answers
+from reports.standing import standing, standing_display
 from reports.tables import Table, shift_display, summary_display, throughput_display
 from reports.verdicts import Verdict, verdicts
 
@@ -29,37 +32,60 @@ class Report:
     """All parts of a report, ready to be written in any format."""
 
     overview: Overview
+    baseline: Baseline
     verdicts: list[Verdict]
     norm_batch: list[Answer]
     warnings: list[str]
     summary: Table
+    standing: Table | None
     shift: Table | None
+    accumulation: Table | None
     throughput: Table | None
     cost: Table | None
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
     metrics: Table
+    statistics: str
+    # By file name, all rows of the tables that a page may have to cut short.
+    csv_files: dict[str, str]
 
     def figures_of(self, section: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.section == section]
 
 
-def compose(collection: Collection, frames: Frames) -> Report:
-    """Records to a report: a pure function, the same bytes for the same records."""
+def compose(collection: Collection, frames: Frames, baseline: str | None = None) -> Report:
+    """Records to a report: a pure function, the same bytes for the same records.
+
+    `baseline`: the norm that others are compared with; None: BN where it was run. Raises UserError when no
+    run has it.
+    """
+    against = resolve_baseline(frames, baseline)
+    slopes = accumulation(frames, against)
+    csv_files = {"accumulation.csv": slopes.to_csv(index=False)}
+    stand, found = None, []
+    if against.label is not None:
+        rows = standing(frames, against.label)
+        stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
+        csv_files["standing.csv"] = rows.to_csv(index=False)
     return Report(
         overview(collection, frames),
-        verdicts(frames),
+        against,
+        found,
         norm_batch_answers(frames, MARGIN_POINTS),
         warnings(collection, frames),
         summary_display(frames),
+        stand,
         shift_display(frames),
+        accumulation_display(frames, slopes, against),
         throughput_display(frames),
         cost_display(frames),
         build_figures(frames),
         run_list(frames, collection.skipped),
         provenance_tables(frames),
         metric_table(),
+        statistics_method(against),
+        csv_files,
     )
 
 
@@ -99,22 +125,3 @@ def _environment(escape: bool) -> Environment:
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown_table}
     return environment
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, in a paragraph or in a table's cell."""
-    flat = " ".join(str(text).split())
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def markdown_table(table: Table) -> str:
-    """A pipe table."""
-    lines = [[escape_markdown(column.header) for column in table.columns]]
-    lines.append(["---:" if column.numeric else "---" for column in table.columns])
-    lines += [[escape_markdown(cell) for cell in row] for row in table.rows]
-    return "\n".join(_row(cells) for cells in lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,7 +1,7 @@
 """Frames to tables: numbers first (`summary_table`), then the same as text that every format prints."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -12,6 +12,7 @@ from rich.text import Text
 from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, plural
+from reports.stats import BCA_FROM
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -74,7 +75,7 @@ def summary_table(frames: Frames) -> pd.DataFrame:
     """One row for each cell of an experiment, aggregated over its seeds.
 
     Columns: the axes (frames.GROUP); `planned`, `completed` and the other states as counts; for each of
-    SUMMARY_METRICS its `_mean`, `_low`, `_high` (95 % t interval, NaN for one seed) and `_n`.
+    SUMMARY_METRICS its `_mean`, `_low`, `_high` (95 % interval, NaN for one seed) and `_n`.
     """
     return summarise(frames, SUMMARY_METRICS)
 
@@ -96,7 +97,8 @@ def summary_display(frames: Frames) -> Table:
         "Images/s": lambda row: "mixed hardware" if row.mixed_hardware else _metric("images_per_s")(row),
     }
     notes = [
-        "± is half of a 95 % t interval over seeds; one seed gives no interval, and says so.",
+        f"± is half of a 95 % interval over seeds (Student's t; from {BCA_FROM} seeds on BCa, in brackets); "
+        "one seed gives no interval, and says so.",
         "Runs: completed of planned. Planned is every seed that the same experiment uses anywhere; what is "
         "missing is counted, and only completed runs enter the means.",
         *common_layer_notes(frames),
@@ -149,7 +151,7 @@ def throughput_display(frames: Frames) -> Table | None:
         "Of matmul peak (%)": _metric("matmul_peak_share", decimals=1, factor=100, seeds=False),
     }
     notes = [
-        "Completed runs only, apart by hardware; ± is half of a 95 % t interval over seeds. "
+        "Completed runs only, apart by hardware; ± is half of a 95 % interval over seeds. "
         "Epoch is the last epoch's training time.",
         *_missing_notes(frames, THROUGHPUT_METRICS),
     ]
@@ -196,10 +198,15 @@ def _metric(
     return text
 
 
-def runs_text(row: pd.Series) -> str:
-    """`2 of 3 (1 diverged)`."""
-    missing = [f"{row[state]}\u00a0{state.replace('_', chr(0xA0))}" for state in UNFINISHED if row[state]]
-    return f"{row.completed} of {row.planned}" + (f" ({', '.join(missing)})" if missing else "")
+def runs_text(row: pd.Series, side: str = "") -> str:
+    """`2 of 3 (1 diverged)`, from the columns that end in `side`; a dash where there is no such cell."""
+    if pd.isna(row[f"planned{side}"]):
+        return EMPTY
+    counts = {state: int(row[f"{state}{side}"]) for state in ("completed", "planned", *UNFINISHED)}
+    missing = [
+        f"{counts[state]}\u00a0{state.replace('_', chr(0xA0))}" for state in UNFINISHED if counts[state]
+    ]
+    return f"{counts['completed']} of {counts['planned']}" + (f" ({', '.join(missing)})" if missing else "")
 
 
 def by_cell(
@@ -208,8 +215,9 @@ def by_cell(
     cells: dict[str, Callable[[pd.Series], str]],
     notes: list[str],
     extra_keys: Sequence[str] = (),
+    texts: Collection[str] = ("Runs",),
 ) -> Table:
-    """The rows of `summarise` as text, a column for each of `cells` behind the axes.
+    """The rows of `summarise` as text, a column for each of `cells` behind the axes; `texts` are not numbers.
 
     Axes that never vary go to the caption: a column of one value says nothing.
     """
@@ -228,7 +236,7 @@ def by_cell(
     )
     breaks = frozenset(i for i in range(1, len(blocks)) if blocks.iloc[i] != blocks.iloc[i - 1])
     headers = [Column(AXIS_HEADERS[a], "batch" in a or a == "world_size") for a in columns]
-    headers += [Column(name, name != "Runs") for name in cells]
+    headers += [Column(name, name not in texts) for name in cells]
     return Table(title, headers, rows, 0, f"All rows: {caption}." if caption else "", notes, breaks)
 
 
@@ -241,15 +249,9 @@ def _axis_text(value: object) -> str:
 def print_summary(console: Console, frames: Frames) -> None:
     """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
-    left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
-    shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]
-    rich = RichTable(header_style="bold")
-    for i in shown:
-        column = table.columns[i]
-        rich.add_column(column.header, justify="right" if column.numeric else "left", overflow="fold")
-    for number, row in enumerate(table.rows):
-        rich.add_row(*(Text(row[i]) for i in shown), end_section=number + 1 in table.breaks)
-    console.print(rich)
+    print_table(
+        console, table, {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
+    )
     done = len(frames.completed)
     total = int(frames.runs.counted.sum())
     for note in [
@@ -258,3 +260,15 @@ def print_summary(console: Console, frames: Frames) -> None:
         f"{done} of {plural(total, 'run')} completed.",
     ]:
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+def print_table(console: Console, table: Table, left_out: Collection[str] = ()) -> None:
+    """A table for a terminal, without the columns that are left out and without its caption and notes."""
+    shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]
+    rich = RichTable(header_style="bold")
+    for i in shown:
+        column = table.columns[i]
+        rich.add_column(column.header, justify="right" if column.numeric else "left", overflow="fold")
+    for number, row in enumerate(table.rows):
+        rich.add_row(*(Text(row[i]) for i in shown), end_section=number + 1 in table.breaks)
+    console.print(rich)

@@ -1,122 +1,194 @@
-"""The answer in sentences: at the smallest norm batch, does XBN shift less than BN, and is it more accurate?
+"""The answer in sentences: does a norm beat the baseline, at which norm batches, and does it shift less?
 
-Every number in them is computed here, over seeds that both sides completed.
+Every number in them stands in the table of `reports.standing`, over seeds that both sides completed.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import CONTEXT, Frames
-from reports.numbers import number, plural, short
-from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, paired_difference, paired_ratio
+from reports.numbers import EMPTY, estimate_text, number, p_text, plural, short
+from reports.pairing import BASELINE
+from reports.stats import Estimate
+
+MAX_SENTENCES = 20
+MAX_IN_ONE_PLACE = 6
+# More norm batches than these share one range instead of having an interval each.
+_MAX_AMOUNTS = 3
+_MAX_LEFT_OUT = 6
+_OUTCOMES = ("better", "worse", "inconclusive", "too few seeds", "no pairs")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where it holds (model, data, batch), and a sentence for each XBN variant that was run there."""
+    """Where it holds (model, data, batch), and a sentence or two for each norm that was run there."""
 
     where: str
     sentences: list[str]
 
 
-def verdicts(frames: Frames) -> list[Verdict]:
-    """One for each model, data set and batch layout, at the smallest norm batch run with BN layers."""
+def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verdict]:
+    """For each model, data set and batch layout: what beats the baseline first, then what loses to it.
+
+    `standing`: of the same frames and baseline. The last one says how many comparisons have no sentence, and
+    where they are.
+    """
+    cells = summarise(frames, [])
+    # Where a norm batch was run with several batches per GPU, these are apart.
+    apart = bool(standing.duplicated([*CONTEXT, "norm", "norm_batch_size"]).any())
+    keys = [*CONTEXT, *(["batch_size_per_gpu"] if apart else [])]
+    several = cells.global_batch_size.nunique() > 1
+    compared = dict(iter(standing.groupby(keys, sort=False)))
+    left_out = standing.groupby([*keys, "norm"]).ngroups
     found: list[Verdict] = []
-    runs = frames.runs[frames.runs.counted]
-    several = runs.global_batch_size.nunique() > 1
-    for _, context in runs.groupby(CONTEXT, sort=False):
-        with_bn = context[context.norm_rank < 2]  # what has no BN does not depend on the norm batch
-        smallest = with_bn[with_bn.norm_batch_size == with_bn.norm_batch_size.min()]
-        two_axes = smallest.batch_size_per_gpu.nunique() > 1
-        for per_gpu, cell in smallest.groupby("batch_size_per_gpu", sort=False):
-            where = _where(cell, several, per_gpu if two_axes else None)
-            found.append(Verdict(where, _sentences(cell)))
+    room = MAX_SENTENCES
+    for key, place in cells.groupby(keys, sort=False):
+        if room <= 0:
+            break
+        if key in compared:
+            rows = compared[key]
+            norms = _most_important_first(rows)[: min(room, MAX_IN_ONE_PLACE)]
+            sentences = [_sentence(rows[rows.norm == norm], baseline) for norm in norms]
+            left_out -= len(norms)
+        else:
+            sentences = [f"Only {baseline} was run, so there is nothing to compare it with."]
+        room -= len(sentences)
+        found.append(Verdict(_where(place, several, apart), [*sentences, *_not_completed(place)]))
+    if left_out:
+        where = f"in the table “Accuracy against {baseline}” and in standing.csv"
+        verb = "is" if left_out == 1 else "are"
+        found.append(Verdict("Not said here", [f"{plural(left_out, 'more comparison')} {verb} {where}."]))
     return found
 
 
-def _where(cell: pd.DataFrame, several_global: bool, per_gpu: int | None) -> str:
-    first = cell.iloc[0]
+def _where(place: pd.DataFrame, several_global: bool, apart: bool) -> str:
+    first = place.iloc[0]
     parts = [f"{first.arch} on {first.data}", first.settings]
     parts.append(f"global batch {first.global_batch_size}" if several_global else "")
-    parts.append(f"batch per GPU {per_gpu}" if per_gpu is not None else "")
-    return f"{', '.join(filter(None, parts))}, at norm batch {first.norm_batch_size}"
+    parts.append(f"batch per GPU {first.batch_size_per_gpu}" if apart else "")
+    return ", ".join(filter(None, parts))
 
 
-def _sentences(cell: pd.DataFrame) -> list[str]:
-    baseline, xbn = cell[cell.norm_rank == 0], cell[cell.norm_rank == 1]
-    if baseline.empty or xbn.empty:
-        return [f"Only {', '.join(cell.norm.unique())} was run, so XBN and BN cannot be compared."]
-    return [_compare(str(label), ours, baseline) for label, ours in xbn.groupby("norm", sort=False)]
-
-
-def _compare(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    shift = paired_ratio(_by_seed(ours, "esm_sigma_common"), _by_seed(baseline, "esm_sigma_common"))
-    accuracy = paired_difference(_by_seed(ours, "top1_percent"), _by_seed(baseline, "top1_percent"))
-    if shift is None and accuracy is None:
-        return f"No seed has results of both {label} and BN{_left_out(label, ours, baseline)}."
-    text = f"{_shift(label, shift, ours, baseline)}; {_accuracy(accuracy)}"
-    seeds = min((e.n for e in (shift, accuracy) if e is not None), default=MIN_SEEDS_FOR_A_CLAIM)
-    if seeds < MIN_SEEDS_FOR_A_CLAIM:
-        text += f"; {plural(seeds, 'paired seed')}, so no claim of significance"
-    return f"{text}{_left_out(label, ours, baseline)}."
-
-
-def _left_out(label: str, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    counts = [
-        (name, (runs.state != "completed").sum(), len(runs))
-        for name, runs in ((label, ours), ("BN", baseline))
-    ]
-    missing = [f"{count} of {plural(total, f'{name} run')}" for name, count, total in counts if count]
-    return f" (left out, not completed: {', '.join(missing)})" if missing else ""
-
-
-def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    done = runs[runs.state == "completed"]
-    return {int(seed): float(v) for seed, v in zip(done.seed, done[metric], strict=True) if math.isfinite(v)}
-
-
-def _shift(label: str, ratio: Estimate | None, ours: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    if ratio is None:
-        return f"No seed measured the common layers' mean ESM σ with both {label} and BN"
-    a, b = (_by_seed(runs, "esm_sigma_common") for runs in (ours, baseline))
-    paired = a.keys() & b.keys()
-    count = f"lower in {sum(a[s] < b[s] for s in paired)} of {plural(len(paired), 'paired seed')}"
-    words = ("is", "is below BN's, at", "is above BN's, at", "is not told apart from BN's, at")
-    value = f"{_claim(ratio, 1.0, words)} {short(ratio.mean)} × BN's ({_interval(ratio, short)}, {count})"
-    return f"{label}'s mean ESM σ over the common layers {value}"
-
-
-def _accuracy(difference: Estimate | None) -> str:
-    if difference is None:
-        return "no seed has a final top-1 with both"
-    words = (
-        "differs from BN's by",
-        "is lower than BN's, by",
-        "is higher than BN's, by",
-        "is not told apart from BN's, at",
+def _most_important_first(rows: pd.DataFrame) -> list[str]:
+    """The norms of these rows: by their best outcome, then by the largest difference that is called so."""
+    ranked = pd.DataFrame(
+        {
+            "norm": rows.norm,
+            "outcome": rows.top1_verdict.map(_OUTCOMES.index),
+            "distance": -rows.top1_mean.abs().fillna(0.0),
+        }
     )
-    interval = f"{_interval(difference, _signed)}, {plural(difference.n, 'paired seed')}"
-    return f"its final top-1 {_claim(difference, 0.0, words)} {_signed(difference.mean)} points ({interval})"
+    ranked = ranked.sort_values(["outcome", "distance"], kind="stable")
+    return ranked.norm.drop_duplicates().tolist()
 
 
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value, 2)
+def _sentence(rows: pd.DataFrame, baseline: str) -> str:
+    """Of one norm: its accuracy, and its shift if it has any."""
+    heads = {
+        "better": f"beats {baseline} by",
+        "worse": f"loses to {baseline} by",
+        "inconclusive": f"is not told apart from {baseline}:",
+        "too few seeds": f"differs from {baseline} by",
+        "no pairs": f"has no completed seed in common with {baseline}",
+    }
+    text = f"{rows.norm.iloc[0]} {_clauses(rows, 'top1', heads)}."
+    if (rows.esm_n > 0).any():
+        heads = {
+            "better": "is lower:",
+            "worse": "is higher:",
+            "inconclusive": "is inconclusive:",
+            "too few seeds": "is",
+            "no pairs": "was not measured in a common seed",
+        }
+        shift = _clauses(rows, "esm", heads, f" × {baseline}'s")
+        text += f" Its mean ESM σ over the common layers {shift}."
+    return text
 
 
-def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "no interval from one seed"
-    return f"95\u00a0% interval {text(estimate.low)} to {text(estimate.high)}"
+def _clauses(rows: pd.DataFrame, metric: str, heads: dict[str, str], unit: str = " points of top-1") -> str:
+    """What is said of each outcome, as in `beats BN by 1.10 ± 0.30 points of top-1 at norm batch 4 (…)`."""
+    clauses: list[str] = []
+    for outcome in _OUTCOMES:
+        chosen = rows[rows[f"{metric}_verdict"] == outcome]
+        if chosen.empty:
+            continue
+        at = "" if clauses else "norm batch "
+        if outcome == "no pairs":
+            clauses.append(f"{heads[outcome]}{_at(chosen, at)}")
+        elif outcome == "inconclusive" and clauses:
+            clauses.append(f"inconclusive{_at(chosen, at)}")
+        else:
+            clauses.append(f"{heads[outcome]} {_amounts(chosen, metric, outcome, unit, at)}")
+    return "; ".join(clauses)
 
 
-def _claim(estimate: Estimate, neutral: float, words: tuple[str, str, str, str]) -> str:
-    """Of (plain, below, above, inconclusive) the words that the estimate allows: plain for too few seeds."""
-    plain, below, above, inconclusive = words
-    if estimate.n < MIN_SEEDS_FOR_A_CLAIM:
-        return plain
-    if not estimate.excludes(neutral):
-        return inconclusive
-    return below if estimate.mean < neutral else above
+def _at(rows: pd.DataFrame, noun: str) -> str:
+    """` at norm batch 2, 4 and 8`; nothing where neither side has a norm batch."""
+    with_bn = rows.has_bn.astype(bool) | rows[f"has_bn{BASELINE}"].eq(True)
+    sizes = [str(size) for size in rows.norm_batch_size[with_bn]]
+    if not sizes:
+        return ""
+    return f" at {noun}{' and '.join(filter(None, [', '.join(sizes[:-1]), sizes[-1]]))}"
+
+
+def _amounts(rows: pd.DataFrame, metric: str, outcome: str, unit: str, noun: str) -> str:
+    if len(rows) > _MAX_AMOUNTS:
+        means = rows[f"{metric}_mean"].abs() if outcome in ("better", "worse") else rows[f"{metric}_mean"]
+        span = f"{_number(means.min(), metric)} to {_number(means.max(), metric)}{unit}"
+        return f"{span}{_at(rows, noun)} ({_evidence(rows, metric)})"
+    parts = []
+    for place in range(len(rows)):
+        row = rows.iloc[[place]]
+        amount = _amount(row.iloc[0], metric, outcome)
+        first = place == 0
+        at = _at(row, noun if first else "")
+        parts.append(f"{amount}{unit if first else ''}{at} ({_evidence(row, metric)})")
+    return ", ".join(parts)
+
+
+def _amount(row: pd.Series, metric: str, outcome: str) -> str:
+    estimate = estimate_of(row, metric)
+    assert estimate is not None
+    if metric == "esm":
+        return short(estimate.mean)
+    if outcome == "worse":
+        low, high = (None if bound is None else -bound for bound in (estimate.high, estimate.low))
+        estimate = Estimate(-estimate.mean, low, high, estimate.n)
+    return estimate_text(estimate, 0, 2, say_one=False, signed=outcome in ("inconclusive", "too few seeds"))
+
+
+def _number(value: float, metric: str) -> str:
+    return short(value) if metric == "esm" else number(value, 2)
+
+
+def _evidence(rows: pd.DataFrame, metric: str) -> str:
+    """`95 % interval 0.310 to 0.390, 5 paired seeds, p = 0.01`."""
+    parts = []
+    one = estimate_of(rows.iloc[0], metric)
+    if metric == "esm" and len(rows) == 1 and one and one.low is not None and one.high is not None:
+        parts.append(f"95\u00a0% interval {short(one.low)} to {short(one.high)}")
+    fewest, most = int(rows[f"{metric}_n"].min()), int(rows[f"{metric}_n"].max())
+    parts.append(f"{fewest} to {most} paired seeds" if fewest < most else plural(most, "paired seed"))
+    p = p_text(rows[f"{metric}_p_holm"].max())
+    if p == EMPTY:
+        parts.append("so no interval and no claim" if most == 1 else "so no claim")
+    else:
+        parts.append(f"p {'' if p.startswith('<') else '= ' if len(rows) == 1 else '≤ '}{p}")
+    return ", ".join(parts)
+
+
+def _not_completed(place: pd.DataFrame) -> list[str]:
+    """Runs that are in no comparison. They may be the worst, so they are named."""
+    table = place[place[UNFINISHED].sum(axis=1) > 0].sort_values(UNFINISHED, ascending=False, kind="stable")
+    if table.empty:
+        return []
+    told = []
+    for _, row in table.head(_MAX_LEFT_OUT).iterrows():
+        states = [f"{row[state]} {state.replace('_', ' ')}" for state in UNFINISHED if row[state]]
+        at = f" at norm batch {row.norm_batch_size}" if row.has_bn else ""
+        told.append(f"{row.norm}{at}: {', '.join(states)}")
+    more = len(table) - len(told)
+    told += [f"and {plural(more, 'more cell')}"] if more else []
+    return [f"Left out, since they did not complete, and may be the worst: {'; '.join(told)}."]

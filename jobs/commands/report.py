@@ -10,6 +10,13 @@ from rich.console import Console
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out"),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Norm that the others are compared with, such as bn or XBN-P2-GN8.",
+            show_default="BN where it was run",
+        ),
+    ] = None,
 ) -> None:
     """Write index.html and report.md, and print the summary table."""
     from reports.build import build_report
@@ -17,6 +24,6 @@ def report(
     from reports.tables import print_summary
 
     console = Console()
-    files = build_report(runs, out, cache=cache_folder())
+    files = build_report(runs, out, baseline, cache=cache_folder())
     print_summary(console, files.frames)
     console.print(f"report: {files.html}", highlight=False, soft_wrap=True)

@@ -20,7 +20,8 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
     out = sweep_report.html.parent
     written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     figures = ["by-norm-batch", "esm_mu-by-depth", "esm_sigma-by-depth", "loss-by-epoch", "top1-by-epoch"]
-    assert written == [*(f"figures/{name}.svg" for name in figures), "index.html", "report.md"]
+    pictures = [f"figures/{name}.svg" for name in figures]
+    assert written == ["accumulation.csv", *pictures, "index.html", "report.md", "standing.csv"]
     assert sweep_report.num_runs == 21
 
 

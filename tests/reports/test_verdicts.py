@@ -1,114 +1,177 @@
 """The sentences claim what was computed, and no more."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reports.collect import collect
-from reports.frames import build_frames
-from reports.verdicts import verdicts
+import pytest
+
+from reports import verdicts as module
+from reports.frames import Frames
+from reports.standing import standing
+from reports.verdicts import Verdict, verdicts
 from tests.reports.records import expand_runs, write_run
+from tests.reports.test_standing import ESM, TOP1, Cells, frames_of
 
-LAYERS = {"BN": ["stem", "a"], "XBN-P2-GN8": ["a"], "GN8": []}
-
-
-def verdict_of(
-    root: Path, tops: Mapping[str, list[float]], sigma: Mapping[str, list[float]], **sweep: Any
-) -> list[str]:
-    batch = {"global_batch_size": 64, "norm_batch_size": [4, 64]}
-    for run in expand_runs(**{"batch": batch, **sweep}):
-        label = run.model.norm.label
-        if label in tops and run.seed < len(tops[label]):
-            small = run.batch.norm == 4
-            value = sigma.get(label, [1.0] * 9)[run.seed] if small else 100.0
-            top1 = tops[label][run.seed] if small else 1.0
-            esm = [7.0] * (len(LAYERS[label]) - 1) + [value] * bool(LAYERS[label])
-            write_run(root, run, top1_percent=[top1], layers=LAYERS[label], esm_sigma=esm)
-    return sentences_of(root)
+WHERE = "small_resnet20 on fashion-mnist-7k"
+ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 
 
-def sentences_of(root: Path) -> list[str]:
-    found = verdicts(build_frames(collect([root])))
+def said(frames: Frames, baseline: str = "BN") -> list[Verdict]:
     return [
-        f"{verdict.where}: {sentence}".replace("\u00a0", " ")
-        for verdict in found
-        for sentence in verdict.sentences
+        Verdict(v.where, [sentence.replace("\u00a0", " ") for sentence in v.sentences])
+        for v in verdicts(frames, standing(frames, baseline), baseline)
     ]
 
 
-def test_three_seeds_allow_a_claim_at_the_smallest_norm_batch(tmp_path: Path) -> None:
-    (sentence,) = verdict_of(
-        tmp_path,
-        {"BN": [60.0, 61.0, 62.0], "XBN-P2-GN8": [64.0, 65.5, 66.0], "GN8": [1.0, 1.0, 1.0]},
-        {"BN": [2.0, 2.2, 1.8], "XBN-P2-GN8": [1.0, 1.1, 0.9]},
+def sentences(root: Path, top1: Cells, esm: Cells | None = None, **sweep: Any) -> list[str]:
+    (verdict,) = said(frames_of(root, top1, esm, **sweep))
+    assert verdict.where == WHERE
+    return verdict.sentences
+
+
+def test_the_outcomes_of_all_norm_batches_in_a_sentence_each(tmp_path: Path) -> None:
+    """The numbers are those of test_standing; the p of all three is 4 × (1 − 31 / √963)."""
+    gn, xbn = sentences(tmp_path, TOP1, ESM)
+    assert gn == (
+        "GN8 beats BN by 5.17 ± 0.72 points of top-1 at norm batch 4 (3 paired seeds, p = 0.0042); "
+        "loses to BN by 4.83 ± 0.72 points of top-1 at 64 (3 paired seeds, p = 0.0042)."
     )
-    assert sentence.startswith("small_resnet20 on fashion-mnist-7k, at norm batch 4: ")
+    accuracy, shift = xbn.split(". ", 1)
+    assert accuracy == (
+        "XBN-P2-GN8 beats BN by 4.17 ± 0.72 points of top-1 at norm batch 4 (3 paired seeds, p = 0.0042); "
+        "inconclusive at 64"
+    )
+    # The geometric mean of 2, 2.2 and 1.8 is 1.993, the sd of their logs 0.1004.
+    assert shift.startswith(
+        "Its mean ESM σ over the common layers is lower: 0.502 × BN's at norm batch 4 "
+        "(95 % interval 0.391 to 0.644, 3 paired seeds, p = "
+    )
+    assert shift.endswith("); inconclusive at 64.")
+
+
+def test_norm_batches_with_one_outcome_share_a_clause(tmp_path: Path) -> None:
+    top1 = {
+        ("BN", 4): [60.0, 61.0, 62.0],
+        ("BN", 64): [60.0, 61.0, 62.0],
+        ("XBN-P2-GN8", 4): [64.0, 65.0, 66.5],
+        ("XBN-P2-GN8", 64): [63.0, 64.0, 65.5],
+    }
+    esm = {cell: [1.0] * 3 for cell in top1} | {("XBN-P2-GN8", 4): [0.5] * 3}
+    (text,) = sentences(tmp_path, top1, esm)
+    # t = 25 and 19: twice the p of 25 is 0.0032, more than the p of 19, 0.0028.
+    assert "beats BN by 4.17 ± 0.72 points of top-1 at norm batch 4 (3 paired seeds, p = 0.0032), " in text
+    assert "3.17 ± 0.72 at 64 (3 paired seeds, p = 0.0032)." in text
+    # A ratio that is the same in every seed, and one of exactly 1.
     assert (
-        "is below BN's, at 0.500 × BN's (95 % interval 0.500 to 0.500, lower in 3 of 3 paired seeds)"
-        in sentence
+        "is lower: 0.500 × BN's at norm batch 4 (95 % interval 0.500 to 0.500, 3 paired seeds, p < 0.001)"
+        in text
     )
-    # Differences 4, 4.5, 4: mean 4.1667, sd 0.28868, half = 4.302653 × 0.28868 / √3 = 0.7171.
-    assert "is higher than BN's, by +4.17 points (95 % interval +3.45 to +4.88, 3 paired seeds)" in sentence
-    assert "no claim" not in sentence
+
+
+def test_many_norm_batches_share_a_range(tmp_path: Path) -> None:
+    batch = {"global_batch_size": 64, "norm_batch_size": [2, 4, 8, 16]}
+    top1: dict[tuple[str, int], list[float]] = {}
+    for i, size in enumerate(batch["norm_batch_size"]):  # type: ignore[arg-type]
+        top1["BN", size] = [60.0, 61.0, 62.0]
+        top1["XBN-P2-GN8", size] = [69.0 - i, 70.0 - i, 71.0 - i]
+    (text,) = sentences(tmp_path, top1, batch=batch)
+    expected = (
+        "beats BN by 6.00 to 9.00 points of top-1 at norm batch 2, 4, 8 and 16 (3 paired seeds, p < 0.001)"
+    )
+    assert expected in text
 
 
 def test_an_interval_over_zero_is_inconclusive(tmp_path: Path) -> None:
-    (sentence,) = verdict_of(
+    (text,) = sentences(
         tmp_path,
-        {"BN": [60.0, 61.0, 62.0], "XBN-P2-GN8": [61.0, 60.0, 63.0]},
-        {"BN": [1.0, 2.0, 1.0], "XBN-P2-GN8": [2.0, 1.0, 1.0]},
+        {("BN", 4): [60.0, 61.0, 62.0], ("XBN-P2-GN8", 4): [61.0, 60.0, 63.0]},
+        {("BN", 4): [1.0, 2.0, 1.0], ("XBN-P2-GN8", 4): [2.0, 1.0, 1.0]},
     )
-    assert "mean ESM σ over the common layers is not told apart from BN's, at 1.00 × BN's" in sentence
-    assert "lower in 1 of 3 paired seeds" in sentence
-    assert "its final top-1 is not told apart from BN's, at +0.33 points" in sentence
+    # 1, −1 and 1: sd 1.1547, half 4.302653 × 1.1547 / √3 = 2.868; t = ½, so p = 1 − ½ / √2.25 = 2/3.
+    assert (
+        "is not told apart from BN: +0.33 ± 2.87 points of top-1 at norm batch 4 (3 paired seeds, p = 0.67)."
+        in text
+    )
+    assert "the common layers is inconclusive: 1.00 × BN's at norm batch 4 (95 % interval " in text
 
 
-def test_two_seeds_make_no_claim(tmp_path: Path) -> None:
-    (sentence,) = verdict_of(
+def test_two_seeds_show_an_interval_and_claim_nothing(tmp_path: Path) -> None:
+    (text,) = sentences(
         tmp_path,
-        {"BN": [60.0, 60.0], "XBN-P2-GN8": [70.0, 70.0]},
-        {"BN": [2.0, 2.0], "XBN-P2-GN8": [1.0, 1.0]},
+        {("BN", 4): [60.0, 60.0], ("XBN-P2-GN8", 4): [70.0, 71.0]},
+        {("BN", 4): [2.0, 2.0], ("XBN-P2-GN8", 4): [1.0, 1.0]},
+        seeds=[0, 1],
     )
-    assert "2 paired seeds, so no claim of significance" in sentence
-    assert not any(word in sentence for word in ("below", "higher"))
+    # 12.7062 × ½
+    assert (
+        "differs from BN by +10.50 ± 6.35 points of top-1 at norm batch 4 (2 paired seeds, so no claim)."
+        in text
+    )
+    assert (
+        "is 0.500 × BN's at norm batch 4 (95 % interval 0.500 to 0.500, 2 paired seeds, so no claim)." in text
+    )
+    assert not any(word in text for word in ("beats", "lower", "p ="))
 
 
 def test_one_seed_says_that_it_has_no_interval(tmp_path: Path) -> None:
-    (sentence,) = verdict_of(
-        tmp_path, {"BN": [60.0], "XBN-P2-GN8": [70.0]}, {"BN": [2.0], "XBN-P2-GN8": [1.0]}
+    (text,) = sentences(
+        tmp_path,
+        {("BN", 4): [60.0], ("XBN-P2-GN8", 4): [70.0]},
+        {("BN", 4): [2.0], ("XBN-P2-GN8", 4): [1.0]},
+        seeds=[0],
     )
-    assert "differs from BN's by +10.00 points (no interval from one seed, 1 paired seed)" in sentence
+    assert (
+        "differs from BN by +10.00 points of top-1 at norm batch 4 "
+        "(1 paired seed, so no interval and no claim)." in text
+    )
+    assert "is 0.500 × BN's at norm batch 4 (1 paired seed, so no interval and no claim)." in text
 
 
-def test_a_missing_variant_is_named(tmp_path: Path) -> None:
-    assert verdict_of(tmp_path, {"BN": [60.0], "GN8": [70.0]}, {}) == [
-        "small_resnet20 on fashion-mnist-7k, at norm batch 4: "
-        "Only BN was run, so XBN and BN cannot be compared."
-    ]
+def test_the_baseline_alone_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    found = sentences(tmp_path, {("BN", 4): [60.0]}, seeds=[0])
+    assert found == ["Only BN was run, so there is nothing to compare it with."]
 
 
 def test_runs_that_did_not_complete_are_named(tmp_path: Path) -> None:
-    runs = [r for r in expand_runs(batch={"global_batch_size": 4}) if r.model.norm.label != "GN8"]
-    for run in runs:
-        write_run(
-            tmp_path, run, state="diverged" if run.seed == 1 and run.model.norm.label == "BN" else "completed"
-        )
-    (sentence,) = sentences_of(tmp_path)
-    assert sentence.endswith("(left out, not completed: 1 of 3 BN runs).")
-    assert "2 paired seeds" in sentence
+    top1 = {
+        ("BN", 4): [60.0, -1.0, 62.0],
+        ("XBN-P2-GN8", 4): [64.0, 65.0, 66.0],
+        ("GN8", 64): [1.0, 1.0, -1.0],
+    }
+    found = sentences(tmp_path, top1)
+    assert found[-1] == (
+        "Left out, since they did not complete, and may be the worst: "
+        "BN at norm batch 4: 1 diverged; GN8: 1 diverged."
+    )
+    assert any("2 paired seeds, so no claim" in text for text in found)
 
 
 def test_nothing_completed_is_said_plainly(tmp_path: Path) -> None:
-    for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
-        write_run(tmp_path, run, state="failed", final=False)
-    (sentence,) = sentences_of(tmp_path)
-    assert sentence.endswith(
-        "No seed has results of both XBN-P2-GN8 and BN "
-        "(left out, not completed: 1 of 1 XBN-P2-GN8 run, 1 of 1 BN run)."
-    )
+    (verdict,) = said(frames_of(tmp_path, {("BN", 4): [-1.0], ("XBN-P2-GN8", 4): [-1.0]}, seeds=[0]))
+    assert verdict.sentences[0] == "XBN-P2-GN8 has no completed seed in common with BN at norm batch 4."
+    assert "BN at norm batch 4: 1 diverged; XBN-P2-GN8 at norm batch 4: 1 diverged." in verdict.sentences[1]
 
 
-def test_norms_without_bn_alone_have_nothing_to_compare(tmp_path: Path) -> None:
-    for run in expand_runs(model={"arch": "small_resnet20", "norm": {"kind": "gn"}}, seeds=[0]):
-        write_run(tmp_path, run)
-    assert sentences_of(tmp_path) == []
+def test_norms_without_bn_have_no_norm_batch(tmp_path: Path) -> None:
+    norm = [{"kind": "gn", "num_groups": 8}, {"kind": "ln"}]
+    for run in expand_runs(model={"arch": "small_resnet20", "norm": norm}, batch=ONE_BATCH, seeds=[0]):
+        write_run(tmp_path, run, top1_percent=[60.0 + (run.model.norm.label == "LN")])
+    (verdict,) = said(frames_of(tmp_path, {}), "GN8")
+    assert verdict.sentences == [
+        "LN differs from GN8 by +1.00 points of top-1 (1 paired seed, so no interval and no claim)."
+    ]
+
+
+def test_two_batches_per_gpu_are_apart(tmp_path: Path) -> None:
+    batch = {"global_batch_size": 64, "batch_size_per_gpu": [16, 64], "norm_batch_size": 16}
+    top1 = {("BN", 16): [60.0], ("XBN-P2-GN8", 16): [61.0]}
+    found = said(frames_of(tmp_path, top1, batch=batch, seeds=[0]))
+    assert [v.where for v in found] == [f"{WHERE}, batch per GPU 16", f"{WHERE}, batch per GPU 64"]
+    assert [len(v.sentences) for v in found] == [1, 1]
+
+
+def test_more_comparisons_than_sentences_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SENTENCES", 1)
+    first, last = said(frames_of(tmp_path, TOP1, ESM))
+    assert first.sentences[0].startswith("GN8 beats BN")
+    assert last.sentences == ["1 more comparison is in the table “Accuracy against BN” and in standing.csv."]

@@ -1,0 +1,107 @@
+"""How fast the shift accumulates over depth: the slope of a layer's ESM σ over its place among the layers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from reports.aggregate import estimate_of, summarise
+from reports.baseline import Baseline
+from reports.frames import GROUP, Frames
+from reports.numbers import EMPTY, estimate_text, p_text
+from reports.pairing import compared, pair_cells, paired_values
+from reports.standing import most_different, verdict_word
+from reports.stats import slopes
+from reports.tables import Table, by_cell, common_layer_notes, runs_text
+from suite.metrics import METRICS
+
+SLOPES = {"esm_sigma": "sigma_slope", "esm_sigma_scaled": "scaled_slope"}
+
+
+def layer_values(frames: Frames, metrics: Sequence[str], common: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The newest values of per-layer metrics at the layers given for each arch: run, metric, place, value.
+
+    `place` counts the given layers from 0 in forward order.
+    """
+    places = pd.DataFrame(
+        [(arch, layer, place) for arch, layers in common.items() for place, layer in enumerate(layers)],
+        columns=["arch", "layer", "place"],
+    )
+    found = frames.layers.loc[frames.layers.metric.isin(metrics), ["run", "metric", "layer", "value"]]
+    found = found.merge(frames.runs[["run", "arch"]], on="run")
+    return found.merge(places, on=["arch", "layer"])[["run", "metric", "place", "value"]]
+
+
+def run_slopes(frames: Frames) -> pd.DataFrame:
+    """For each run the least-squares slopes of ESM σ and of the scaled ESM σ, per layer: run and SLOPES.
+
+    Over the layers that all variants of the arch have; NaN with fewer than two of them, or when one of the
+    values is not finite.
+    """
+    layers = layer_values(frames, list(SLOPES), frames.common_layers)
+    table = frames.runs[["run"]]
+    for metric, name in SLOPES.items():
+        one = layers[layers.metric == metric]
+        table = table.assign(**{name: table.run.map(slopes(one.place, one.value, one.run))})
+    return table
+
+
+def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
+    """A row for each cell with BN layers that was probed: the columns of `summarise` for each of SLOPES.
+
+    And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's, paired by seed, as in
+    `pairing.compared`.
+    """
+    slope_of_run = run_slopes(frames)
+    runs = frames.runs.merge(slope_of_run, on="run")
+    table = summarise(replace(frames, runs=runs), list(SLOPES.values()))
+    table = table[table[[f"{name}_n" for name in SLOPES.values()]].sum(axis=1) > 0]
+    if baseline.label is None:
+        return table.reset_index(drop=True)
+    pairs = pair_cells(frames, baseline.label)
+    pairs = pairs[pairs.has_bn.astype(bool)].reset_index(drop=True)
+    values = paired_values(frames, pairs, slope_of_run, ["sigma_slope"])
+    differences = compared(values, "sigma_slope", pairs.index).add_prefix("difference_")
+    return table.merge(pd.concat([pairs[GROUP], differences], axis=1), on=GROUP, how="left")
+
+
+def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline) -> Table | None:
+    """`accumulation` as text; None when no completed run was probed at two layers or more."""
+    if table.empty:
+        return None
+    shown, left_out = most_different(table, "sigma_slope_mean", "accumulation.csv")
+    cells: dict[str, Callable[[pd.Series], str]] = {"Runs": runs_text}
+    cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
+    notes = [
+        "The slope of the least-squares line through a run's ESM σ over the common layers in forward order, "
+        "then the mean over seeds: zero where the shift does not accumulate.",
+        *common_layer_notes(frames),
+        *([left_out] if left_out else []),
+    ]
+    texts = {"Runs"}
+    if baseline.label is not None:
+        against = f"Against {baseline.label}"
+        cells |= {
+            f"ESM σ per layer, less {baseline.label}'s": _slope("difference"),
+            "p": lambda row: p_text(row.difference_p_holm),
+            against: lambda row: _word(row, str(baseline.label)),
+        }
+        notes.insert(1, "Differences are paired by seed; p is adjusted by Holm over all rows.")
+        texts.add(against)
+    return by_cell("Accumulation over depth", shown, cells, notes, texts=texts)
+
+
+def _slope(name: str) -> Callable[[pd.Series], str]:
+    def text(row: pd.Series) -> str:
+        if pd.isna(row[f"{name}_n"]):
+            return EMPTY
+        return estimate_text(estimate_of(row, name), int(row.completed), signed=True)
+
+    return text
+
+
+def _word(row: pd.Series, baseline: str) -> str:
+    """Steeper is worse, as a larger shift is."""
+    if row.norm == baseline or pd.isna(row.difference_n):
+        return EMPTY
+    return verdict_word(row.difference_outcome, METRICS["esm_sigma"].direction)

@@ -1,0 +1,138 @@
+"""What a comparison of two sets of runs comes to, in sentences."""
+
+import math
+
+import pandas as pd
+
+from reports.aggregate import HARDWARE
+from reports.compare import COMPARED, Compared, MatchedRuns
+from reports.frames import GROUP
+from reports.numbers import number, p_text, plural, short
+from reports.stats import CONFIDENCE, Estimate, compare_pairs, holm, judge
+
+_MAX_NAMED = 3
+
+
+def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]:
+    """One for each metric, over the pairs of all cells: equal, the same, better, worse, or inconclusive.
+
+    The same: the interval lies within the metric's margin. Better and worse: p, adjusted by Holm over the
+    metrics, is below SIGNIFICANCE. `table`: that of `comparison_table`.
+    """
+    values = [comparison.values(metric) for metric in COMPARED]
+    found = [
+        compare_pairs(v.b.tolist(), v.a.tolist(), ratio=m.is_ratio)
+        for m, v in zip(COMPARED, values, strict=True)
+    ]
+    adjusted = holm([one.p for one in found])
+    told = []
+    for metric, pairs, one, p in zip(COMPARED, values, found, adjusted, strict=True):
+        if one.estimate is None:
+            told.append(f"{metric.title}: no pair of runs measured it on both sides.")
+        elif (pairs.a == pairs.b).all():
+            told.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
+        else:
+            word = _word(metric, one.estimate, p)
+            told.append(f"{metric.title}: {word}, {_amount(metric, one.estimate, p)}{_cells(metric, table)}.")
+    return told
+
+
+def _all(pairs: int) -> str:
+    return "the one pair" if pairs == 1 else f"all {pairs} pairs"
+
+
+def _word(metric: Compared, estimate: Estimate, p: float) -> str:
+    neutral = 1.0 if metric.is_ratio else 0.0
+    outcome = judge(estimate, p, neutral)
+    if outcome == "too few seeds" or estimate.low is None or estimate.high is None:
+        return "too few pairs for a claim"
+    farthest = max(abs(estimate.low - neutral), abs(estimate.high - neutral))
+    if farthest <= metric.margin:
+        shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
+        return f"the same within {shown}"
+    if outcome == "inconclusive":
+        return "inconclusive"
+    return "B is better" if outcome == metric.direction else "B is worse"
+
+
+def _up(value: float) -> str:
+    """Rounded up to two significant digits, so that "within" stays true."""
+    if value == 0:
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / step - 1e-9) * step:.2g}"
+
+
+def _amount(metric: Compared, estimate: Estimate, p: float) -> str:
+    if metric.is_ratio:
+        value = f"× {short(estimate.mean)}"
+    else:
+        value = f"{'+' if estimate.mean > 0 else ''}{number(estimate.mean, 2)} points"
+    parts = [plural(estimate.n, "pair")]
+    if estimate.low is not None and estimate.high is not None:
+        text = short if metric.is_ratio else lambda bound: number(bound, 2)
+        parts.insert(0, f"{100 * CONFIDENCE:g}\u00a0% interval {text(estimate.low)} to {text(estimate.high)}")
+    if not math.isnan(p):
+        shown = p_text(p)
+        parts.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
+    return f"{value} ({', '.join(parts)})"
+
+
+def _cells(metric: Compared, table: pd.DataFrame) -> str:
+    """In how many cells B is the better one: a mean over unlike cells may hide that they disagree."""
+    rows = table[table.metric == metric.column]
+    if len(rows) < 2:
+        return ""
+    distance = rows.estimate - (1.0 if metric.is_ratio else 0.0)
+    better = int((distance > 0).sum() if metric.direction == "higher" else (distance < 0).sum())
+    return f"; better in {better} of {len(rows)} cells"
+
+
+def coverage_notes(comparison: MatchedRuns) -> list[str]:
+    """Which runs the comparison is over, and what makes it less than like with like."""
+    pairs, done = comparison.pairs, comparison.completed
+    notes = [f"{plural(len(pairs), 'run')} matched, of which {len(done)} completed on both sides."]
+    for mine, other, only in zip(("A", "B"), ("B", "A"), comparison.only_in, strict=True):
+        cells = only[only.whole_cell].drop_duplicates(GROUP)
+        if len(cells):
+            names = [
+                f"{c.norm} at norm batch {c.norm_batch_size}" for _, c in cells.head(_MAX_NAMED).iterrows()
+            ]
+            more = f" and {len(cells) - _MAX_NAMED} more" if len(cells) > _MAX_NAMED else ""
+            notes.append(f"{plural(len(cells), 'cell')} only in {mine}: {', '.join(names)}{more}.")
+        seeds = int((~only.whole_cell).sum())
+        if seeds:
+            notes.append(f"{plural(seeds, 'run')} only in {mine}, of cells that both have.")
+        alone = pairs[pairs[f"state_{mine.lower()}"] == "completed"]
+        states = alone[f"state_{other.lower()}"].value_counts().drop("completed", errors="ignore")
+        if len(states):
+            told = ", ".join(f"{count} {state}" for state, count in states.items())
+            notes.append(
+                f"Completed in {mine} and not in {other}: {plural(int(states.sum()), 'run')} ({told})."
+            )
+    unlike = int((pairs.run_id_a != pairs.run_id_b).sum())
+    if unlike:
+        verb = "differs" if unlike == 1 else "differ"
+        notes.append(
+            f"{plural(unlike, 'pair')} {verb} in something else that decides the result, such as the recipe: "
+            "the run_ids are not the same."
+        )
+    return notes + _hardware_notes(done)
+
+
+def _hardware_notes(done: pd.DataFrame) -> list[str]:
+    sides = [done[[f"{name}_{side}" for name in HARDWARE]].astype(object) for side in "ab"]
+    a, b = (side.where(side.notna(), None).set_axis(HARDWARE, axis=1) for side in sides)
+    differ = ((a != b) & ~(a.isna() & b.isna())).any(axis=1)
+    if not differ.any():
+        return []
+    names = [
+        " and ".join(
+            f"{d or 'unknown'} × {r or '?'}" for d, r in kinds.head(_MAX_NAMED).itertuples(index=False)
+        )
+        for kinds in (side[differ].drop_duplicates() for side in (a, b))
+    ]
+    return [
+        f"Images/s, memory and epoch time compare different hardware in {int(differ.sum())} of "
+        f"{plural(len(done), 'pair')}: {names[0]} in A, {names[1]} in B."
+    ]
