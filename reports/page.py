@@ -1,9 +1,9 @@
 """One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from pathlib import Path
 
 import altair as alt
 import vl_convert
@@ -13,9 +13,21 @@ from reports.collect import Collection
 from reports.cost import cost_display
 from reports.figures import Figure, build_figures
 from reports.frames import Frames, build_frames
-from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
+from reports.inventory import (
+    Overview,
+    command_line,
+    metric_table,
+    overview,
+    provenance_tables,
+    warnings,
+)
+from reports.markdown import escape_markdown, markdown_table
 from reports.norm_batch import Answer, norm_batch_answers
-from reports.tables import Table, shift_display, summary_display, throughput_display
+from reports.paper_beside import paper_display
+from reports.run_list import run_list
+from reports.slugs import distinct
+from reports.table import Table
+from reports.tables import shift_display, summary_display, throughput_display
 from reports.verdicts import Verdict, verdicts
 
 # Of top-1, when nobody says otherwise.
@@ -28,6 +40,8 @@ _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
 class Report:
     """All parts of a report, ready to be written in any format."""
 
+    frames: Frames
+    command: str
     overview: Overview
     verdicts: list[Verdict]
     norm_batch: list[Answer]
@@ -36,6 +50,7 @@ class Report:
     shift: Table | None
     throughput: Table | None
     cost: Table | None
+    paper: Table | None
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
@@ -44,11 +59,24 @@ class Report:
     def figures_of(self, section: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.section == section]
 
+    def tables(self) -> list[Table]:
+        """Every table, in the report's order."""
+        parts = [getattr(self, part.name) for part in fields(self)]
+        inside = [part if isinstance(part, list) else [part] for part in parts]
+        return [one for group in inside for one in group if isinstance(one, Table)]
 
-def compose(collection: Collection) -> Report:
-    """Records to a report: a pure function, the same bytes for the same records."""
+
+def compose(collection: Collection, roots: Sequence[Path] = (), out: Path | None = None) -> Report:
+    """Records to a report: a pure function, the same bytes for the same records.
+
+    `roots` and `out` are what the command was given. Links to runs lead from `out`, if there is one.
+    """
     frames: Frames = build_frames(collection.records)
+    figures = build_figures(frames)
+    names = distinct(figure.slug for figure in figures)
     return Report(
+        frames,
+        command_line(roots, out),
         overview(collection, frames),
         verdicts(frames),
         norm_batch_answers(frames, MARGIN_POINTS),
@@ -57,8 +85,9 @@ def compose(collection: Collection) -> Report:
         shift_display(frames),
         throughput_display(frames),
         cost_display(frames),
-        build_figures(frames),
-        run_list(frames, collection.skipped),
+        paper_display(frames),
+        [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
+        run_list(frames, collection.skipped, out),
         provenance_tables(collection.records),
         metric_table(),
     )
@@ -90,6 +119,12 @@ def render_svg(figure: Figure) -> str:
     return svg
 
 
+def render_pdf(svg: str) -> bytes:
+    """The picture of `render_svg` as a PDF file's content."""
+    pdf: bytes = vl_convert.svg_to_pdf(svg)
+    return pdf
+
+
 def _environment(escape: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("reports"),
@@ -100,22 +135,3 @@ def _environment(escape: bool) -> Environment:
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown_table}
     return environment
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, in a paragraph or in a table's cell."""
-    flat = " ".join(str(text).split())
-    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def markdown_table(table: Table) -> str:
-    """A pipe table."""
-    lines = [[escape_markdown(column.header) for column in table.columns]]
-    lines.append(["---:" if column.numeric else "---" for column in table.columns])
-    lines += [[escape_markdown(cell) for cell in row] for row in table.rows]
-    return "\n".join(_row(cells) for cells in lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -11,7 +11,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out"),
 ) -> None:
-    """Write index.html and report.md, and print the summary table."""
+    """Write page, Markdown, tables, figures and data, and print the summary table."""
     from reports.build import build_report
     from reports.tables import print_summary
 
