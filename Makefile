@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core
+SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
 .PHONY: help install demo study test cluster cluster-down lint types format hooks lock clean

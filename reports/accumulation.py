@@ -12,7 +12,8 @@ from reports.numbers import EMPTY, estimate_text, p_text
 from reports.pairing import compared, pair_cells, paired_values
 from reports.standing import most_different, verdict_word
 from reports.stats import slopes
-from reports.tables import Table, by_cell, common_layer_notes, runs_text
+from reports.table import Table
+from reports.tables import by_cell, common_layer_notes, runs_text
 from suite.metrics import METRICS
 
 SLOPES = {"esm_sigma": "sigma_slope", "esm_sigma_scaled": "scaled_slope"}

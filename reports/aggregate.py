@@ -18,7 +18,9 @@ def summarise(
 ) -> pd.DataFrame:
     """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values of `metrics`.
 
-    `sums` are columns that are added up over the runs of every state; NaN when no run has a value.
+    The rows are in the order of the runs. For each metric `_mean`, `_low`, `_high` (Student's t interval at
+    stats.CONFIDENCE, NaN for one seed) and `_n`, over its finite values. `sums` are columns that are added
+    up over the runs of every state; NaN when no run has a value.
     """
     keys = [*GROUP, *extra_keys]
     runs = frames.runs[frames.runs.counted]

@@ -1,14 +1,24 @@
-"""`build_report`: run folders in, a page, a Markdown file and its pictures out."""
+"""`build_report`: run folders in, a folder of pages, tables, figures and data out."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reports.collect import collect
+from reports.export import layer_values, results, to_csv, to_parquet
 from reports.frames import Frames, build_frames
-from reports.page import compose, render_html, render_markdown, render_svg
+from reports.latex import to_latex
+from reports.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
+from reports.slugs import distinct, slug
 from suite.errors import UserError
 from suite.record import write_atomically
+from suite.record.files import read_json
+
+# What a report has written here, so that the next one can remove what it no longer makes.
+MANIFEST = ".report-files.json"
+_OURS = re.compile(r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.tex)")
 
 
 @dataclass(frozen=True)
@@ -31,30 +41,65 @@ def build_report(
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run. `cache`: see
-    reports.collect. Raises UserError when there is no readable run below the roots, no run has the baseline,
-    or `out` cannot be written.
+    reports.collect. Files of others in `out` are kept; figures and tables of a former report that this one
+    does not make are removed. Raises UserError when there is no readable run below the roots, no run has the
+    baseline, or `out` cannot be written.
     """
     collection = collect(roots, cache)
     _make_folder(out)
     frames = build_frames(collection)
-    report = compose(collection, frames, baseline)
-    figures = {out / "figures" / f"{figure.slug}.svg": render_svg(figure) for figure in report.figures}
-    # The pages last: who sees a new page finds its pictures in place.
-    tables = {out / name: text for name, text in report.csv_files.items()}
-    files = {
-        **figures,
-        **tables,
-        out / "report.md": render_markdown(report),
-        out / "index.html": render_html(report),
-    }
-    if figures:
-        _make_folder(out / "figures")
+    report = compose(collection, frames, baseline, roots, out)
+    files = _files(report, out)
+    for folder in sorted({(out / name).parent for name in files}):
+        _make_folder(folder)
     try:
-        for path, text in files.items():
-            write_atomically(path, text)
+        _write(out, files)
     except OSError as error:
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
-    return ReportFiles(out / "index.html", out / "report.md", list(figures), frames)
+    figures = [out / name for name in files if name.endswith(".svg")]
+    return ReportFiles(out / "index.html", out / "report.md", figures, frames)
+
+
+def _files(report: Report, out: Path) -> dict[str, str | bytes]:
+    """Content by name. The pages come last: who sees a new page finds what it shows in place."""
+    table = results(report.frames, out)
+    files: dict[str, str | bytes] = {
+        "results.csv": to_csv(table),
+        "results.parquet": to_parquet(table),
+        "layers.parquet": to_parquet(layer_values(report.frames)),
+        **report.csv_files,
+    }
+    tables = report.tables()
+    for name, one in zip(distinct(slug(one.title) for one in tables), tables, strict=True):
+        files[f"tables/{name}.tex"] = to_latex(one, f"tab:shiftbench-{name}")
+    for figure in report.figures:
+        svg = render_svg(figure)
+        files[f"figures/{figure.slug}.svg"] = svg
+        files[f"figures/{figure.slug}.pdf"] = render_pdf(svg)
+    return files | {"report.md": render_markdown(report), "index.html": render_html(report)}
+
+
+def _write(out: Path, files: dict[str, str | bytes]) -> None:
+    before = _written_before(out)
+    _note(out, {*before, *files})  # both, lest a stop half-way leaves files that nobody knows
+    for name, content in files.items():
+        write_atomically(out / name, content, durable=False)
+    for name in before - files.keys():
+        (out / name).unlink(missing_ok=True)
+    _note(out, set(files))
+
+
+def _written_before(out: Path) -> set[str]:
+    """Figures and tables that a former report says it wrote, whatever else its note holds."""
+    noted = read_json(out / MANIFEST)
+    names = noted.get("files") if isinstance(noted, dict) else None
+    texts = (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+    return {name for name in texts if _OURS.fullmatch(name)}
+
+
+def _note(out: Path, names: set[str]) -> None:
+    text = json.dumps({"files": sorted(names)}, indent=1)
+    write_atomically(out / MANIFEST, text + "\n", durable=False)
 
 
 def _make_folder(folder: Path) -> None:

@@ -13,7 +13,8 @@ from reports.frames import GROUP
 from reports.markdown import escape_markdown, markdown_table
 from reports.numbers import bracket_text, estimate_text, number, plural, short
 from reports.stats import CONFIDENCE, SIGNIFICANCE, Estimate
-from reports.tables import Table, by_cell, print_table
+from reports.table import Table
+from reports.tables import by_cell, print_table
 from suite.errors import UserError
 from suite.record import write_atomically
 

@@ -1,17 +1,19 @@
-"""What was run, where and with which code: the run list and the provenance tables."""
+"""What was run, where and with which code: the header, the warnings and the provenance tables."""
 
 import json
-import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
-from reports.collect import Collection, Skipped
+from reports.collect import Collection
 from reports.frames import Frames
 from reports.numbers import EMPTY, plural
-from reports.tables import Column, Table
+from reports.run_list import WORST_FIRST
+from reports.table import MAX_NAMES, MAX_ROWS, Column, Table, listed
 from suite.metrics import METRICS
 
 
@@ -24,10 +26,6 @@ class Overview:
     period: str
 
 
-# What wants a look first.
-WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
-# What the run list says of where a run ran.
-PLACES = {"job": "Job", "nodes": "Nodes"}
 BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]
 
 
@@ -40,65 +38,16 @@ def overview(collection: Collection, frames: Frames) -> Overview:
         counts.append(("unreadable", len(collection.skipped)))
     times = sorted(_date(t) for t in frames.starts.started_at.dropna().unique())
     period = "" if not times else times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
-    return Overview(", ".join(sorted(counted.experiment.unique())), counts, period)
+    return Overview(listed(sorted(counted.experiment.unique())), counts, period)
 
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
-def run_list(frames: Frames, skipped: Sequence[Skipped]) -> Table:
-    """Every folder that was found, with state and reason; what went wrong comes first.
-
-    Job and nodes are columns when any run has them.
-    """
-    base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
-    places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}
-    nowhere = [EMPTY] * len(places)
-    rows = [
-        [EMPTY, EMPTY, "unreadable", EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
-        for s in skipped
-    ]
-    runs = frames.runs.assign(place=frames.runs.state.map(WORST_FIRST.index))
-    runs = runs.sort_values("place", kind="stable")
-    for run in runs.to_dict("records"):
-        notes = [run["reason"], run["notes"]]
-        if not run["counted"]:
-            notes.append("a copy of a run listed elsewhere, not counted")
-        if run["attempts"] > 1:
-            notes.append(f"{run['attempts']} attempts")
-        if run["bad_images"] > 0:
-            notes.append(plural(int(run["bad_images"]), "bad image"))
-        axes = [run["arch"], run["norm"], f"nb{run['norm_batch_size']}", run["settings"]]
-        rows.append(
-            [
-                " ".join(filter(None, axes)),
-                str(run["seed"]),
-                run["state"],
-                f"{run['epoch']} of {run['epochs']}",
-                *(run[name] or EMPTY for name in places),
-                "; ".join(filter(None, notes)),
-                os.path.relpath(run["folder"], base),
-            ]
-        )
-    columns = [
-        Column("Run", False),
-        Column("Seed"),
-        Column("State", False),
-        Column("Last epoch"),
-        *(Column(title, False) for title in places.values()),
-        Column("Reason and notes", False, wide=True),
-        Column("Folder", False),
-    ]
-    caption = f"Folders are below {base}."
-    if places:
-        caption += " Job and nodes are those of the newest start."
-    return Table("Runs", columns, rows, caption=caption)
-
-
-def _common_folder(folders: list[str]) -> str:
-    """The deepest folder above all of them."""
-    return os.path.commonpath([os.path.dirname(os.path.abspath(folder)) for folder in folders])  # noqa: PTH100, PTH120
+def command_line(roots: Sequence[Path], out: Path | None) -> str:
+    """What makes this report again, to be typed where it was typed first; empty when nothing was."""
+    return shlex.join(["shiftbench", "report", *map(str, roots), "--out", str(out)]) if out else ""
 
 
 def provenance_tables(frames: Frames) -> list[Table]:
@@ -114,12 +63,23 @@ def provenance_tables(frames: Frames) -> list[Table]:
         Table("Hardware", [Column("Device", False), Column("Ranks"), Column("Hosts", False), runs], hardware),
         Table("Versions", [Column("Package", False), Column("Version", False), runs], versions),
     ]
-    return [table for table in tables if table.rows]
+    return [_most_common(table) for table in tables if table.rows]
+
+
+def _most_common(table: Table) -> Table:
+    """A table of counts without those that few runs stand behind, where there are too many."""
+    if len(table.rows) <= MAX_ROWS:
+        return table
+    rows = sorted(table.rows, key=lambda row: -int(row[-1]))[:MAX_ROWS]
+    caption = f"The {MAX_ROWS} of {len(table.rows):,} rows with the most runs behind them."
+    return replace(table, rows=rows, caption=caption)
 
 
 def warnings(collection: Collection, frames: Frames) -> list[str]:
     """What a reader must know before trusting the tables."""
-    found = [f"Not read: {skipped.reason}." for skipped in collection.skipped]
+    found = [f"Not read: {skipped.reason}." for skipped in collection.skipped[:MAX_NAMES]]
+    if len(collection.skipped) > MAX_NAMES:
+        found.append(f"{len(collection.skipped) - MAX_NAMES:,} more could not be read; see Runs.")
     codes = _code(frames.starts)[["sha", "tree"]].drop_duplicates()
     if len(codes) > 1:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")

@@ -1,10 +1,49 @@
 """Numbers to text, the same everywhere."""
 
 import math
+import re
+from dataclasses import dataclass
 
 from reports.stats import Estimate
 
 EMPTY = "—"
+_NUMBER = r"[−+]?\d[\d,]*(?:\.\d+)?(?:e[−+]\d+)?"
+_PRINTED = re.compile(
+    rf"(?P<mean>{_NUMBER})"
+    rf"(?: ± (?P<half>{_NUMBER})| \[(?P<low>{_NUMBER}), (?P<high>{_NUMBER})\])?"
+    r"(?: \((?P<remark>[^()]+)\))?"
+)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A number as it is printed, taken apart: `−1.20 ± 0.81 (2 seeds)`, or `1.20 [0.90, 1.30]`.
+
+    Numbers are plain ASCII, as `float` and LaTeX read them; what is not there is empty.
+    """
+
+    mean: str
+    half: str = ""
+    low: str = ""
+    high: str = ""
+    remark: str = ""
+
+    @property
+    def value(self) -> float:
+        return float(self.mean)
+
+
+def take_apart(text: str) -> Printed | None:
+    """The parts of what `estimate_text`, `number` and `short` write; None for any other text."""
+    found = _PRINTED.fullmatch(text.replace("\u00a0", " "))
+    if found is None:
+        return None
+    numbers = {part: _ascii(found[part] or "") for part in ("mean", "half", "low", "high")}
+    return Printed(**numbers, remark=found["remark"] or "")
+
+
+def _ascii(text: str) -> str:
+    return text.replace(",", "").replace("−", "-").replace("e+", "e")
 
 
 def estimate_text(

@@ -1,7 +1,9 @@
 """One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from pathlib import Path
 
 import altair as alt
 import vl_convert
@@ -13,12 +15,23 @@ from reports.collect import Collection
 from reports.cost import cost_display
 from reports.figures import Figure, build_figures
 from reports.frames import Frames
-from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
+from reports.inventory import (
+    Overview,
+    command_line,
+    metric_table,
+    overview,
+    provenance_tables,
+    warnings,
+)
 from reports.markdown import escape_markdown, markdown_table
 from reports.method import statistics_method
 from reports.norm_batch import Answer, norm_batch_answers
+from reports.paper_beside import paper_display
+from reports.run_list import run_list
+from reports.slugs import distinct
 from reports.standing import standing, standing_display
-from reports.tables import Table, shift_display, summary_display, throughput_display
+from reports.table import Table
+from reports.tables import shift_display, summary_display, throughput_display
 from reports.verdicts import Verdict, verdicts
 
 # Of top-1, when nobody says otherwise.
@@ -31,6 +44,8 @@ _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
 class Report:
     """All parts of a report, ready to be written in any format."""
 
+    frames: Frames
+    command: str
     overview: Overview
     baseline: Baseline
     verdicts: list[Verdict]
@@ -42,6 +57,7 @@ class Report:
     accumulation: Table | None
     throughput: Table | None
     cost: Table | None
+    paper: Table | None
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
@@ -53,12 +69,25 @@ class Report:
     def figures_of(self, section: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.section == section]
 
+    def tables(self) -> list[Table]:
+        """Every table, in the report's order."""
+        parts = [getattr(self, part.name) for part in fields(self)]
+        inside = [part if isinstance(part, list) else [part] for part in parts]
+        return [one for group in inside for one in group if isinstance(one, Table)]
 
-def compose(collection: Collection, frames: Frames, baseline: str | None = None) -> Report:
+
+def compose(
+    collection: Collection,
+    frames: Frames,
+    baseline: str | None = None,
+    roots: Sequence[Path] = (),
+    out: Path | None = None,
+) -> Report:
     """Records to a report: a pure function, the same bytes for the same records.
 
-    `baseline`: the norm that others are compared with; None: BN where it was run. Raises UserError when no
-    run has it.
+    `baseline`: the norm that others are compared with; None: BN where it was run. `roots` and `out` are
+    what the command was given; links to runs lead from `out`, if there is one. Raises UserError when no
+    run has the baseline.
     """
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
@@ -68,7 +97,11 @@ def compose(collection: Collection, frames: Frames, baseline: str | None = None)
         rows = standing(frames, against.label)
         stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = rows.to_csv(index=False)
+    figures = build_figures(frames)
+    names = distinct(figure.slug for figure in figures)
     return Report(
+        frames,
+        command_line(roots, out),
         overview(collection, frames),
         against,
         found,
@@ -80,8 +113,9 @@ def compose(collection: Collection, frames: Frames, baseline: str | None = None)
         accumulation_display(frames, slopes, against),
         throughput_display(frames),
         cost_display(frames),
-        build_figures(frames),
-        run_list(frames, collection.skipped),
+        paper_display(frames),
+        [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
+        run_list(frames, collection.skipped, out),
         provenance_tables(frames),
         metric_table(),
         statistics_method(against),
@@ -113,6 +147,12 @@ def render_svg(figure: Figure) -> str:
     """A figure with its legend, as an SVG file's text."""
     svg: str = vl_convert.vegalite_to_svg(figure.file_spec(), vl_version=_VEGA_LITE)
     return svg
+
+
+def render_pdf(svg: str) -> bytes:
+    """The picture of `render_svg` as a PDF file's content."""
+    pdf: bytes = vl_convert.svg_to_pdf(svg)
+    return pdf
 
 
 def _environment(escape: bool) -> Environment:

@@ -9,7 +9,8 @@ from reports.frames import Frames
 from reports.numbers import EMPTY, bracket_text, estimate_text, p_text, short
 from reports.pairing import BASELINE, compared, pair_cells, paired_values
 from reports.stats import SIGNIFICANCE, Outcome
-from reports.tables import Table, by_cell, common_layer_notes, runs_text
+from reports.table import Table
+from reports.tables import by_cell, common_layer_notes, runs_text
 from suite.metrics import METRICS, Direction
 
 TOP1 = "top1_percent"

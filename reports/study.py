@@ -12,6 +12,7 @@ from rich.console import Console
 
 from reports.aggregate import summarise
 from reports.collect import Collection, collect
+from reports.export import results, to_csv, to_parquet
 from reports.frames import Frames, build_frames
 from reports.norm_batch import Answer, norm_batch_answers
 from reports.numbers import plural, short
@@ -70,7 +71,7 @@ def study_answers(
 def write_study(
     folders: Sequence[Path], into: Path, study: str, metrics: Sequence[str], margin_points: float
 ) -> StudyAnswers:
-    """Read the runs of a study, and write `results.parquet` (a row a run) and `answers.json` into a folder.
+    """Read the runs of a study, and write `results.*` (a row a run) and `answers.json` into a folder.
 
     A run that cannot be read is in neither. Raises UserError when none can be, or the files not be written.
     """
@@ -78,22 +79,14 @@ def write_study(
     if not begun:
         raise UserError(f"{into}: no trial of this study has begun")
     answers = study_answers(collect(begun), study, metrics, margin_points)
+    table = results(answers.frames, into)
     try:
-        # A name of its own until it is whole.
-        draft = into / ".results.parquet.tmp"
-        _flat(answers.frames.runs).to_parquet(draft, index=False)
-        draft.replace(into / "results.parquet")
+        write_atomically(into / "results.parquet", to_parquet(table))
+        write_atomically(into / "results.csv", to_csv(table))
         write_atomically(into / "answers.json", json.dumps(_plain(answers), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{into}: the answers cannot be written: {error.strerror}") from None
     return answers
-
-
-def _flat(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with whatever holds objects as text."""
-    runs = runs.drop(columns="run")
-    texts = runs.select_dtypes(exclude=["number", "bool"]).map(lambda v: None if v is None else str(v))
-    return runs.assign(**{str(name): texts[name] for name in texts})
 
 
 def _plain(answers: StudyAnswers) -> dict[str, Any]:

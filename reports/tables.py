@@ -1,8 +1,8 @@
 """Frames to tables: numbers first (`summary_table`), then the same as text that every format prints."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from rich.console import Console
@@ -13,6 +13,8 @@ from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, plural
 from reports.stats import BCA_FROM
+from reports.table import MAX_ROWS, Column, Table, cut_short, listed
+from suite.metrics import METRICS, Direction
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -46,29 +48,8 @@ AXIS_HEADERS = {
     "world_size": "Ranks",
 }
 _ALWAYS = ("norm", "norm_batch_size")
+_BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."
 _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no estimated statistics to shift."
-
-
-@dataclass(frozen=True)
-class Column:
-    """A header; whether its cells are numbers (and stand to the right), or sentences (and need room)."""
-
-    header: str
-    numeric: bool = True
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text. The cells of `row_header` name their rows; `breaks` are rows that open a new block."""
-
-    title: str
-    columns: list[Column]
-    rows: list[list[str]]
-    row_header: int = 0
-    caption: str = ""
-    notes: list[str] = field(default_factory=list)
-    breaks: frozenset[int] = frozenset()
 
 
 def summary_table(frames: Frames) -> pd.DataFrame:
@@ -88,13 +69,13 @@ def summary_display(frames: Frames) -> Table:
     table = summarise(frames, SUMMARY_METRICS)
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Runs": runs_text,
-        "Top-1, final (%)": _metric("top1_percent", decimals=2),
-        "Top-1, best epoch (%)": _metric(BEST_TOP1, decimals=2),
-        "Top-1, PreciseBN (%)": _metric("top1_precise_percent", decimals=2),
-        "Mean ESM σ, common layers": _metric("esm_sigma_common"),
-        "Mean ESM μ, common layers": _metric("esm_mu_common"),
+        "Top-1, final (%)": MetricCell("top1_percent", decimals=2),
+        "Top-1, best epoch (%)": MetricCell(BEST_TOP1, decimals=2),
+        "Top-1, PreciseBN (%)": MetricCell("top1_precise_percent", decimals=2),
+        "Mean ESM σ, common layers": MetricCell("esm_sigma_common"),
+        "Mean ESM μ, common layers": MetricCell("esm_mu_common"),
         # Speeds of different machines have no mean.
-        "Images/s": lambda row: "mixed hardware" if row.mixed_hardware else _metric("images_per_s")(row),
+        "Images/s": lambda row: "mixed hardware" if row.mixed_hardware else MetricCell("images_per_s")(row),
     }
     notes = [
         f"± is half of a 95 % interval over seeds (Student's t; from {BCA_FROM} seeds on BCa, in brackets); "
@@ -116,12 +97,12 @@ def shift_display(frames: Frames) -> Table | None:
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Runs": runs_text,
         "BN layers": lambda row: str(row.num_bn_layers) if row.num_bn_layers else EMPTY,
-        "ESM σ, common layers": _metric("esm_sigma_common"),
-        "ESM σ, all its BN layers": _metric("esm_sigma_mean"),
-        "ESM μ, common layers": _metric("esm_mu_common"),
-        "ESM μ, all its BN layers": _metric("esm_mu_mean"),
-        "ESM σ scaled, common": _metric("esm_sigma_scaled_common"),
-        "ESM μ scaled, common": _metric("esm_mu_scaled_common"),
+        "ESM σ, common layers": MetricCell("esm_sigma_common"),
+        "ESM σ, all its BN layers": MetricCell("esm_sigma_mean", ranked=False),
+        "ESM μ, common layers": MetricCell("esm_mu_common"),
+        "ESM μ, all its BN layers": MetricCell("esm_mu_mean", ranked=False),
+        "ESM σ scaled, common": MetricCell("esm_sigma_scaled_common"),
+        "ESM μ scaled, common": MetricCell("esm_mu_scaled_common"),
     }
     notes = [
         "Means over layers, at the last probe, then over seeds. A variant with fewer BN layers averages over "
@@ -141,14 +122,14 @@ def throughput_display(frames: Frames) -> Table | None:
         return None
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Seeds": lambda row: str(row.images_per_s_n),
-        "Images/s": _metric("images_per_s", seeds=False),
-        "Step p50 (ms)": _metric("step_time_p50_ms", seeds=False),
-        "Step p95 (ms)": _metric("step_time_p95_ms", seeds=False),
-        "Waiting for data (%)": _metric("data_wait_share", decimals=1, factor=100, seeds=False),
-        "Peak memory (GiB)": _metric("peak_memory_gib", seeds=False),
-        "Epoch (s)": _metric("epoch_time_s", seeds=False),
-        "GFLOP per image": _metric("flops_per_image", factor=1e-9, seeds=False),
-        "Of matmul peak (%)": _metric("matmul_peak_share", decimals=1, factor=100, seeds=False),
+        "Images/s": MetricCell("images_per_s", seeds=False),
+        "Step p50 (ms)": MetricCell("step_time_p50_ms", seeds=False),
+        "Step p95 (ms)": MetricCell("step_time_p95_ms", seeds=False),
+        "Waiting for data (%)": MetricCell("data_wait_share", decimals=1, factor=100, seeds=False),
+        "Peak memory (GiB)": MetricCell("peak_memory_gib", seeds=False),
+        "Epoch (s)": MetricCell("epoch_time_s", seeds=False),
+        "GFLOP per image": MetricCell("flops_per_image", factor=1e-9, seeds=False),
+        "Of matmul peak (%)": MetricCell("matmul_peak_share", decimals=1, factor=100, seeds=False),
     }
     notes = [
         "Completed runs only, apart by hardware; ± is half of a 95 % interval over seeds. "
@@ -164,7 +145,10 @@ def _missing_notes(frames: Frames, metrics: Sequence[str]) -> list[str]:
     missing = [f"{count} {str(state).replace('_', ' ')}" for state, count in states.items() if count]
     unmeasured = int(frames.completed[list(metrics)].isna().all(axis=1).sum())
     missing += [f"{unmeasured} completed without a measurement"] if unmeasured else []
-    return [f"Runs that are not in this table: {', '.join(missing)}."] if missing else []
+    notes = [f"Runs that are not in this table: {', '.join(missing)}."] if missing else []
+    if partly := int(frames.completed.images_per_s.isna().sum()) - unmeasured:
+        notes.append(f"{plural(partly, 'completed run')} measured no images/s, which Seeds counts.")
+    return notes
 
 
 def common_layer_notes(frames: Frames) -> list[str]:
@@ -175,11 +159,11 @@ def common_layer_notes(frames: Frames) -> list[str]:
         names = list(dict.fromkeys(labels.sort_values(["norm_rank", "norm"]).norm))
         if names and not common:
             notes.append(
-                f"{arch}: {', '.join(names)} have no BN layer in common, so there is no common-layer mean."
+                f"{arch}: {listed(names)} have no BN layer in common, so there is no common-layer mean."
             )
         elif len(names) > 1:
             notes.append(
-                f"{arch}: common layers are the {len(common)} BN layers that {', '.join(names)} all have."
+                f"{arch}: common layers are the {len(common)} BN layers that {listed(names)} all have."
             )
         elif names:
             notes.append(
@@ -188,14 +172,31 @@ def common_layer_notes(frames: Frames) -> list[str]:
     return notes
 
 
-def _metric(
-    metric: str, decimals: int | None = None, factor: float = 1.0, seeds: bool = True
-) -> Callable[[pd.Series], str]:
-    def text(row: pd.Series) -> str:
-        expected = row.completed if seeds else row[f"{metric}_n"]
-        return estimate_text(estimate_of(row, metric), int(expected), decimals, factor, say_one=seeds)
+@dataclass(frozen=True)
+class MetricCell:
+    """The text of a metric's mean and interval in a row of `summarise`.
 
-    return text
+    `seeds`: whether to say how many there are where some lack a value. `ranked`: whether the rows of a
+    block compare, so that one is the best.
+    """
+
+    metric: str
+    decimals: int | None = None
+    factor: float = 1.0
+    seeds: bool = True
+    ranked: bool = True
+
+    def __call__(self, row: pd.Series) -> str:
+        expected = row.completed if self.seeds else row[f"{self.metric}_n"]
+        estimate = estimate_of(row, self.metric)
+        return estimate_text(estimate, int(expected), self.decimals, self.factor, say_one=self.seeds)
+
+    @property
+    def better(self) -> Direction:
+        if not self.ranked:
+            return "neither"
+        known = self.metric.removeprefix("best_").removesuffix("_common").removesuffix("_mean")
+        return METRICS[known].direction
 
 
 def runs_text(row: pd.Series, side: str = "") -> str:
@@ -212,32 +213,40 @@ def runs_text(row: pd.Series, side: str = "") -> str:
 def by_cell(
     title: str,
     table: pd.DataFrame,
-    cells: dict[str, Callable[[pd.Series], str]],
+    cells: Mapping[str, Callable[[pd.Series], str]],
     notes: list[str],
     extra_keys: Sequence[str] = (),
     texts: Collection[str] = ("Runs",),
 ) -> Table:
     """The rows of `summarise` as text, a column for each of `cells` behind the axes; `texts` are not numbers.
 
-    Axes that never vary go to the caption: a column of one value says nothing.
+    Axes that never vary go to the caption: a column of one value says nothing. A block is what compares:
+    one model, data set, norm batch, and one value of each of `extra_keys`.
     """
     axes = [axis for axis in AXIS_HEADERS if axis in (*GROUP, *extra_keys)]
     columns = [a for a in axes if a in _ALWAYS or table[a].astype(str).nunique() > 1]
     constant = [a for a in axes if a not in columns and str(table[a].iloc[0]) not in ("", "None", "nan")]
-    caption = ", ".join(
+    alike = ", ".join(
         f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {_axis_text(table[a].iloc[0])}" for a in constant
     )
+    same = [*(a for a in GROUP if a not in ("norm", "batch_size_per_gpu")), *extra_keys]
+    block = table.groupby(same, sort=False, dropna=False).ngroup()
+    order = block.sort_values(kind="stable").index[:MAX_ROWS]
+    shown, blocks = table.loc[order], block[order].tolist()
     rows = [
-        [*(_axis_text(row[a]) for a in columns), *(f(row) for f in cells.values())]
-        for _, row in table.iterrows()
+        [*(_axis_text(row[a]) for a in columns), *(text(row) for text in cells.values())]
+        for _, row in shown.iterrows()
     ]
-    blocks = (
-        table[[a for a in GROUP if a not in ("norm", "batch_size_per_gpu")]].astype(str).agg("|".join, axis=1)
-    )
-    breaks = frozenset(i for i in range(1, len(blocks)) if blocks.iloc[i] != blocks.iloc[i - 1])
     headers = [Column(AXIS_HEADERS[a], "batch" in a or a == "world_size") for a in columns]
-    headers += [Column(name, name not in texts) for name in cells]
-    return Table(title, headers, rows, 0, f"All rows: {caption}." if caption else "", notes, breaks)
+    headers += [
+        Column(name, name not in texts, better=text.better if isinstance(text, MetricCell) else "neither")
+        for name, text in cells.items()
+    ]
+    caption = [f"All rows: {alike}."] if alike else []
+    caption += cut_short(len(table))
+    breaks = frozenset(i for i in range(1, len(blocks)) if blocks[i] != blocks[i - 1])
+    made = Table(title, headers, rows, 0, " ".join(caption), notes, breaks)
+    return replace(made, notes=[*notes, _BEST]) if made.best else made
 
 
 def _axis_text(value: object) -> str:

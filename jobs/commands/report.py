@@ -18,7 +18,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write index.html and report.md, and print the summary table."""
+    """Write page, Markdown, tables, figures and data, and print the summary table."""
     from reports.build import build_report
     from reports.collect import cache_folder
     from reports.tables import print_summary

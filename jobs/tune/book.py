@@ -6,7 +6,7 @@
   judged.jsonl    which epochs of which runs the scheduler has judged
   halt.json       why all trials are to end, while they do
   lock            held by the driver
-  answers.json, results.parquet   written when the driver ends
+  answers.json, results.*   written when the driver ends
 
 The runs themselves lie beside the others in the output folder.
 """

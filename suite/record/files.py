@@ -14,15 +14,15 @@ from suite.paths import RunPaths
 SCHEMA_VERSION = 1
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write to a temporary name beside `path`, flush to disk, rename. Readers see the old or the new file.
 
     `durable`: false leaves the flushing to the system, for what can be made again.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from reports.build import build_report
@@ -175,6 +178,53 @@ def test_differing_code_is_warned_of(tmp_path: Path) -> None:
     assert "The runs come from 2 states of the code" in text
     assert "modified working tree" in text
     assert "| ffffffffffff | modified | 1 |" in text
+
+
+def test_an_older_schema_is_read_if_it_can_be_and_else_named(tmp_path: Path) -> None:
+    good, bad = (write_run(tmp_path / "runs", run) for run in runs_of()[:2])
+    edit_run(good, schema_version=0)
+    edit_run(bad, schema_version=0, batch={"batch_size": 4})
+    found = collect([tmp_path / "runs"])
+    assert found.tables.runs["folder"].to_pylist() == [str(good)]
+    assert "run.json is not a run of this version: batch" in found.skipped[0].reason
+
+
+def test_two_folders_of_one_run_are_told_and_counted_once(tmp_path: Path) -> None:
+    (bn, *_) = runs_of()
+    shutil.copytree(write_run(tmp_path / "runs", bn), tmp_path / "runs" / "copy")
+    text = markdown_of(tmp_path / "runs")
+    assert "1 completed" in text
+    assert "1 folder of a run that is found more than once: each run is counted once." in text
+    assert "a copy of a run listed elsewhere, not counted" in text
+
+
+def test_a_metric_that_half_the_runs_lack(tmp_path: Path) -> None:
+    runs = runs_of(model={"arch": "small_resnet20"}, seeds=[0, 1, 2, 3])
+    for run in runs:
+        write_run(tmp_path / "runs", run, final=run.seed < 2)
+    build_report([tmp_path / "runs"], tmp_path / "out")
+    (row,) = re.findall(
+        r"^\| BN \|.*4 of 4.*60\.00.*", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE
+    )
+    cells = [cell.strip() for cell in row.split("|")]
+    assert "60.00 ± 0.00" in cells  # the top-1 that all have
+    assert "60.50 ± 0.00 (2 seeds)" in cells  # with PreciseBN
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "2 completed runs measured no images/s, which Seeds counts." in text
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert table.images_per_s.isna().tolist() == table.top1_precise_percent.isna().tolist()
+    assert int(table.images_per_s.isna().sum()) == 2
+
+
+def test_many_folders_that_cannot_be_read_are_not_all_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", runs_of()[0])
+    for number in range(30):
+        (tmp_path / "runs" / f"bad-{number:02d}").mkdir()
+        (tmp_path / "runs" / f"bad-{number:02d}" / "run.json").write_text("{")
+    text = markdown_of(tmp_path / "runs")
+    assert text.count("Not read:") == 8
+    assert "22 more could not be read; see Runs." in text
+    assert text.count("| unreadable |") == 30
 
 
 def test_names_from_records_stay_text(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """The files of a report: complete, deterministic, self-contained, and no heavier than they must be."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
+
+from pypdf import PdfReader
 
 import reports
 from reports.build import ReportFiles, build_report
@@ -20,19 +25,74 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
     out = sweep_report.html.parent
     written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     figures = ["by-norm-batch", "esm_mu-by-depth", "esm_sigma-by-depth", "loss-by-epoch", "top1-by-epoch"]
-    pictures = [f"figures/{name}.svg" for name in figures]
-    assert written == ["accumulation.csv", *pictures, "index.html", "report.md", "standing.csv"]
+    tables = ["code", "cost", "hardware", "mean-estimation-shift", "metrics", "runs", "summary", "throughput"]
+    tables += ["accuracy-against-bn", "accumulation-over-depth", "versions"]
+    assert written == sorted(
+        [
+            *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),
+            *(f"tables/{name}.tex" for name in tables),
+            *(".report-files.json", "index.html", "report.md", "accumulation.csv", "standing.csv"),
+            *("layers.parquet", "results.csv", "results.parquet"),
+        ]
+    )
     assert sweep_report.num_runs == 21
 
 
 def test_the_page_fetches_nothing_and_stays_small(sweep_report: ReportFiles) -> None:
     html = sweep_report.html.read_text()
     markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
-    assert set(re.findall(r"""\s(?:src|href)=["']?([^"'>]{5})""", markup)) - {"data:"} == {
-        target[:5] for target in re.findall(r'href="(#[^"]+)"', markup)
-    }
+    assert not re.findall(r"""\ssrc=""", markup)
+    targets = set(re.findall(r"""\shref=["']?([^"'>]*)""", markup))
+    assert {t for t in targets if not t.startswith("#")} - {"data:,"} == set(links_to_runs(sweep_report))
     assert sweep_report.html.stat().st_size < 1_500_000
     assert "default-src 'none'" in html
+
+
+def links_to_runs(made: ReportFiles) -> list[str]:
+    """The config of every run, as seen from the report."""
+    folders = [os.path.relpath(folder, made.html.parent) for folder in made.frames.runs.folder]
+    return [f"{folder}/run.json" for folder in folders]
+
+
+def test_the_run_list_leads_to_every_config_and_to_logs_that_exist(
+    sweep: Path, sweep_report: ReportFiles, tmp_path: Path
+) -> None:
+    html, markdown = sweep_report.html.read_text(), sweep_report.markdown.read_text()
+    for link in links_to_runs(sweep_report):
+        assert (sweep_report.html.parent / link).exists()
+        assert html.count(f'<a href="{link}">config</a>') == 1
+        assert markdown.count(f"[config]({link})") == 1
+    assert "log.txt" not in html
+    shutil.copytree(sweep, tmp_path / "a (b) %&<c>")
+    folder = next(path for path in (tmp_path / "a (b) %&<c>").iterdir())
+    (folder / "log.txt").write_text("loss is nan\n")
+    files = build_report([tmp_path / "a (b) %&<c>"], tmp_path / "out")
+    link = f"../a%20%28b%29%20%25%26%3Cc%3E/{folder.name}/log.txt"
+    assert files.html.read_text().count(f'<a href="{link}">log</a>') == 1
+    assert files.markdown.read_text().count(f"[log]({link})") == 1
+    assert (files.html.parent / unquote(link)).read_text() == "loss is nan\n"
+
+
+def test_the_best_of_each_block_is_bold_everywhere(sweep_report: ReportFiles) -> None:
+    """At every norm batch XBN's shift is the lowest, by a factor that no noise of the sweep makes up for."""
+    rows = re.findall(r"^\| XBN-P2-GN8 .*", sweep_report.markdown.read_text(), flags=re.MULTILINE)
+    assert len(re.findall(r"\| \*\*0\.\d+ ± 0\.\d+\*\*", rows[0])) == 2  # σ and μ
+    assert "<strong>" in sweep_report.html.read_text()
+    assert r"\bfseries" in (sweep_report.html.parent / "tables" / "summary.tex").read_text()
+
+
+def test_the_command_that_makes_it_again_is_told(sweep: Path, sweep_report: ReportFiles) -> None:
+    command = f"shiftbench report {sweep} --out {sweep_report.html.parent}"
+    assert f"<code>{command}</code>" in sweep_report.html.read_text()
+    assert f"made by: {command}" in sweep_report.markdown.read_text().replace("\\", "")
+
+
+def test_every_picture_is_a_pdf_of_one_page_too(sweep_report: ReportFiles) -> None:
+    for svg in sweep_report.figures:
+        pages = PdfReader(svg.with_suffix(".pdf")).pages
+        assert len(pages) == 1
+        text = pages[0].extract_text()
+        assert "XBN-P2-GN8" in text  # of the legend
 
 
 def test_pictures_are_svg_and_all_linked_from_markdown(sweep_report: ReportFiles) -> None:
@@ -76,10 +136,11 @@ def test_tables_are_marked_up_for_screen_readers(sweep_report: ReportFiles) -> N
     assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
 
 
-def test_the_same_records_give_the_same_bytes(sweep: Path, sweep_report: ReportFiles, tmp_path: Path) -> None:
-    again = build_report([sweep], tmp_path)
-    assert again.html.read_bytes() == sweep_report.html.read_bytes()
-    assert again.markdown.read_bytes() == sweep_report.markdown.read_bytes()
+def test_the_same_records_give_the_same_bytes(sweep: Path, sweep_report: ReportFiles) -> None:
+    out = sweep_report.html.parent
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    build_report([sweep], out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_reports_load_nothing_that_trains() -> None:

@@ -1,0 +1,97 @@
+"""The numbers behind a report as data: a row for each run, and a row for each run, metric and layer."""
+
+import io
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+from reports.frames import BEST_TOP1, SCALAR_METRICS, SHIFT_METRICS, Frames
+from suite.record import Costs
+
+_AXES = [
+    "run_id",
+    "experiment",
+    "arch",
+    "data",
+    "settings",
+    "norm",
+    "global_batch_size",
+    "batch_size_per_gpu",
+    "norm_batch_size",
+    "seed",
+    "epochs",
+]
+_OUTCOME = ["state", "counted", "reason", "notes", "epoch", "attempts", "job", "nodes"]
+_PLACE = ["device", "device_type", "world_size"]
+_COSTS = [cost.name for cost in fields(Costs)]
+_SHIFT = [f"{metric}_{mean}" for metric in SHIFT_METRICS for mean in ("common", "mean")]
+COLUMNS = [
+    *_AXES,
+    *_OUTCOME,
+    *_PLACE,
+    *_COSTS,
+    *SCALAR_METRICS,
+    BEST_TOP1,
+    "num_bn_layers",
+    *_SHIFT,
+    "folder",
+]
+_INTEGERS = {
+    *("global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs", "epoch", "attempts"),
+    *("world_size", "restarts", "lost_steps", "num_bn_layers"),
+}
+_FLOATS = {"rank_s", "queue_wait_s", *SCALAR_METRICS, BEST_TOP1, *_SHIFT}
+# With which a spreadsheet lets a formula begin.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def results(frames: Frames, beside: Path) -> pd.DataFrame:
+    """COLUMNS of every run, counted or not, in the report's order; docs/reports.md says what they mean.
+
+    Types are integers, floats, booleans and texts; what was not measured is NaN or missing. `folder` is
+    seen from `beside`, where the file will lie.
+    """
+    runs = frames.runs[COLUMNS].reset_index(drop=True)
+    top = os.path.abspath(beside)  # noqa: PTH100 - as typed: a link on the way stays one
+    folders = [os.path.relpath(folder, top) for folder in runs.folder.astype(str)]
+    runs = runs.assign(folder=folders)
+    return runs.assign(**{name: _typed(runs[name]) for name in COLUMNS})
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    if column.name in _INTEGERS:
+        return pd.to_numeric(column, errors="coerce").astype("Int64")
+    if column.name in _FLOATS:
+        return column.astype(float)
+    if column.name == "counted":
+        return column.astype(bool)
+    return column.map(str, na_action="ignore").astype("string")
+
+
+def layer_values(frames: Frames) -> pd.DataFrame:
+    """The newest probe of every counted run: run_id, metric, layer, position, value."""
+    ids = frames.runs[frames.runs.counted].set_index("run").run_id
+    layers = frames.layers[frames.layers.run.isin(ids.index)]
+    found = layers.assign(run_id=layers.run.map(ids))
+    return found[["run_id", "metric", "layer", "position", "value"]].reset_index(drop=True)
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """UTF-8, ten significant digits. A text that a spreadsheet would run as a formula has a ' before it."""
+    names = [str(name) for name in table if isinstance(table[name].dtype, pd.StringDtype)]
+    texts = {name: table[name].map(_safe, na_action="ignore") for name in names}
+    text = table.assign(**texts).to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    return str(text).encode()
+
+
+def _safe(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def to_parquet(table: pd.DataFrame) -> bytes:
+    """A Parquet file's content."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()

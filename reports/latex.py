@@ -1,0 +1,168 @@
+"""A Table to a LaTeX file that a paper can \\input: booktabs rules, siunitx numbers, the best in bold."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from reports.latex_text import escape
+from reports.numbers import Printed, take_apart
+from reports.table import Column, Table
+
+PACKAGES = ("booktabs", "graphicx", "longtable", "siunitx")
+# A float cannot break over pages.
+FLOAT_ROWS = 40
+HEADER_WIDTH = 14
+_WIDE = r">{\raggedright\arraybackslash}p{0.32\linewidth}"
+
+
+def to_latex(table: Table, label: str) -> str:
+    """The text of a .tex file: a `table`, or a `longtable` where it has too many rows for a page.
+
+    Numbers align at their decimal signs, `± half` is an uncertainty of siunitx's, and a remark in
+    parentheses (`(2 seeds)`) becomes a mark that is explained below. `label` is what \\ref takes.
+    """
+    marks = _marks(table)
+    columns = [_Cells(table, i, marks) for i in range(len(table.columns))]
+    rows = [" & ".join(column.cell(i) for column in columns) + r" \\" for i in range(len(table.rows))]
+    for i in sorted(table.breaks, reverse=True):
+        rows.insert(i, r"\midrule")
+    head = [r"\toprule", " & ".join(column.head() for column in columns) + r" \\", r"\midrule"]
+    layout = "".join(column.layout() for column in columns)
+    caption = rf"\caption{{{escape(f'{table.title}. {table.caption}')}}}\label{{{label}}}"
+    notes = [escape(note) for note in table.notes]
+    notes += [rf"\textsuperscript{{{mark}}} {escape(remark)}." for remark, mark in marks.items()]
+    wrap = _float if len(table.rows) <= FLOAT_ROWS else _long
+    return "\n".join([*_comments(table), *wrap(layout, head, rows, caption, notes), ""])
+
+
+def _comments(table: Table) -> Iterator[str]:
+    packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+    yield f"% Made by shiftbench report. Needs {packages}"
+    if table.best:
+        yield "% Bold: the best mean of each block, as printed, ties too; whatever the intervals are."
+
+
+def _float(
+    layout: str, head: Sequence[str], rows: Sequence[str], caption: str, notes: Sequence[str]
+) -> list[str]:
+    return [
+        r"\begin{table}",
+        r"\centering\setlength{\belowcaptionskip}{\smallskipamount}",
+        *_SETUP,
+        caption,
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{layout}}}",
+        *head,
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\par\smallskip\raggedright\footnotesize"] if notes else []),
+        *(rf"{note}\par" for note in notes),
+        r"\end{table}",
+    ]
+
+
+def _long(
+    layout: str, head: Sequence[str], rows: Sequence[str], caption: str, notes: Sequence[str]
+) -> list[str]:
+    return [
+        r"\begingroup",
+        r"\scriptsize\setlength{\tabcolsep}{3pt}",
+        *_SETUP,
+        rf"\begin{{longtable}}{{{layout}}}",
+        rf"{caption} \\",
+        *head,
+        r"\endfirsthead",
+        *head,
+        r"\endhead",
+        *rows,
+        r"\bottomrule",
+        r"\end{longtable}",
+        *(rf"\noindent {note}\par" for note in notes),
+        r"\endgroup",
+    ]
+
+
+_SETUP = (
+    r"\sisetup{mode=text, reset-text-series=false, text-series-to-math=true,",
+    r"  table-align-text-after=false, uncertainty-mode=separate, retain-zero-uncertainty=true}",
+)
+
+
+def _marks(table: Table) -> dict[str, str]:
+    """A letter for each remark that stands behind a number, in the order of the rows."""
+    cells = (
+        take_apart(row[i]) for row in table.rows for i, column in enumerate(table.columns) if column.numeric
+    )
+    remarks = list(dict.fromkeys(cell.remark for cell in cells if cell is not None and cell.remark))
+    return {remark: _letters(i) for i, remark in enumerate(remarks)}
+
+
+def _letters(index: int) -> str:
+    """a … z, aa, ab …"""
+    before, last = divmod(index, 26)
+    return (_letters(before - 1) if before else "") + chr(ord("a") + last)
+
+
+class _Cells:
+    """One column of a table, in LaTeX."""
+
+    def __init__(self, table: Table, index: int, marks: dict[str, str]) -> None:
+        self._column: Column = table.columns[index]
+        self._texts = [row[index] for row in table.rows]
+        self._bold = {row for row, column in table.best if column == index}
+        self._marks = marks
+        printed = [take_apart(text) for text in self._texts] if self._column.numeric else []
+        self._numbers = {i: p for i, p in enumerate(printed) if p is not None and _is_aligned(p)}
+
+    def layout(self) -> str:
+        """Its letter in the tabular's argument."""
+        if self._column.wide:
+            return _WIDE
+        if not self._numbers:
+            return "r" if self._column.numeric else "l"
+        longest = max((self._behind(number) for number in self._numbers.values()), key=len)
+        return f"S[table-format={{{_format(list(self._numbers.values()))}{longest}}}]"
+
+    def head(self) -> str:
+        lines = [escape(line) for line in textwrap.wrap(self._column.header, HEADER_WIDTH)]
+        if len(lines) == 1:
+            return f"{{{lines[0]}}}"
+        place = "l" if not self._column.numeric else "c" if self._numbers else "r"
+        stack = r"\\".join(lines)
+        return rf"{{\shortstack[{place}]{{{stack}}}}}"
+
+    def cell(self, row: int) -> str:
+        bold = r"\bfseries " if row in self._bold else ""
+        number = self._numbers.get(row)
+        if number is None:
+            text = bold + escape(self._texts[row])
+            return f"{{{text}}}" if self._numbers else text
+        half = f" +- {number.half}" if number.half else ""
+        behind = self._behind(number)
+        return f"{bold}{number.mean}{half}{' ' if behind else ''}{behind}"
+
+    def _behind(self, number: Printed) -> str:
+        """What follows a number: an interval that no ± can say, and the mark of its remark."""
+        interval = rf"{{ [\num{{{number.low}}}, \num{{{number.high}}}]}}" if number.low else ""
+        return interval + (rf"\textsuperscript{{{self._marks[number.remark]}}}" if number.remark else "")
+
+
+def _is_aligned(number: Printed) -> bool:
+    """Whether siunitx takes it as one number: an uncertainty has no exponent of its own."""
+    return not (number.half and "e" in number.mean + number.half)
+
+
+def _format(numbers: Sequence[Printed]) -> str:
+    """siunitx's table-format: as many digits before and behind the point as any of the numbers has."""
+    parts = [re.fullmatch(r"([-+]?)(\d+)(?:\.(\d+))?(?:e(-?)(\d+))?", n.mean) for n in numbers]
+    found = [part for part in parts if part is not None]
+    decimals = max(len(part[3] or "") for part in found)
+    text = "-" if any(part[1] for part in found) else ""
+    text += f"{max(len(part[2]) for part in found)}.{decimals}"
+    if halves := [n.half.partition(".")[0] for n in numbers if n.half]:
+        text += f"({max(map(len, halves)) + decimals})"
+    if exponents := [part for part in found if part[5]]:
+        sign = "-" if any(part[4] for part in exponents) else ""
+        text += f"e{sign}{max(len(part[5]) for part in exponents)}"
+    return text

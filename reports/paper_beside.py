@@ -1,0 +1,108 @@
+"""The paper beside ours: its numbers, with their labels, next to those that our runs measured alike.
+
+Alike means the same quantity on the same network and data by the same recipe; anything else is not shown.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from reports.aggregate import estimate_of, summarise
+from reports.frames import BEST_TOP1, GROUP, Frames
+from reports.numbers import EMPTY, number
+from reports.paper import LABELS, Series, load_paper
+from reports.table import Table
+from reports.tables import MetricCell, by_cell, runs_text
+from suite.experiment import BatchNormSpec, DataSpec, ModelSpec, RecipeSpec, Run, XbnSpec
+from suite.paths import RunPaths
+from suite.record.files import read_json
+
+TOP1 = "top1_percent"
+# A statistic of the released training saw half of the 256 images of a step: two GPUs, and no SyncBN.
+GLOBAL_BATCH, NORM_BATCH = 256, 128
+EPOCHS = range(90, 101)
+# The norm that a series is of, as our runs are labelled.
+NORMS = {
+    "noise/bn": BatchNormSpec().label,
+    "noise/xbn-gn": XbnSpec(kind="xbn", position="p2", bfn="gn", num_groups=64, stem=True).label,
+    "noise/xbn-in": XbnSpec(kind="xbn", position="p2", bfn="in", stem=True).label,
+}
+# What does not decide what is learnt, but how a machine goes about it.
+_FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": {"path", "loader"}}
+
+
+def paper_display(frames: Frames) -> Table | None:
+    """Top-1 of ResNet-50 on ImageNet by norm; None when no completed run was trained as the paper's were.
+
+    The paper's is its top-1 without noise on the estimates.
+    """
+    found = [(series, _alike(frames, series)) for series in load_paper().of("noise")]
+    tables = [
+        summarise(replace(frames, runs=runs), [TOP1, BEST_TOP1]).assign(
+            paper=series.values[0], label=series.label
+        )
+        for series, runs in found
+        if (runs.state == "completed").any()
+    ]
+    if not tables:
+        return None
+    cells: dict[str, Callable[[pd.Series], str]] = {
+        "Runs": runs_text,
+        "Top-1, paper (%)": lambda row: f"{row.paper:.1f} ({row.label})",
+        "Ours, final (%)": MetricCell(TOP1, decimals=2, ranked=False),
+        "Ours, best epoch (%)": MetricCell(BEST_TOP1, decimals=2, ranked=False),
+        "Final less the paper's": _difference,
+    }
+    shown = [series for series, runs in found if not runs.empty]
+    notes = [
+        f"The paper: {load_paper().title}, {load_paper().address}. It tells no seeds.",
+        *sorted({f"{s.label}: {LABELS[s.label]}, ± {s.tolerance:g} points." for s in shown}),
+        f"Ours: the paper's recipe over {EPOCHS[0]} to {EPOCHS[-1]} epochs, global batch {GLOBAL_BATCH}, "
+        f"norm batch {NORM_BATCH}; ± is half of a 95 % t interval over seeds.",
+    ]
+    if any(series.network_inferred for series in shown):
+        notes.append("The paper's plot does not name its network: that it is ResNet-50 is inferred.")
+    return by_cell("Beside the paper", pd.concat(tables, ignore_index=True), cells, notes)
+
+
+def _difference(row: pd.Series) -> str:
+    ours = estimate_of(row, TOP1)
+    if ours is None:
+        return EMPTY
+    difference = ours.mean - row.paper
+    return ("+" if difference > 0 else "") + number(difference, 2)
+
+
+def _alike(frames: Frames, series: Series) -> pd.DataFrame:
+    """The counted runs that were trained as those of the series were, whatever became of them."""
+    runs = frames.runs[frames.runs.counted]
+    chosen = runs[
+        (runs.arch == series.network)
+        & (runs.data == series.data)
+        & (runs.norm == NORMS[series.id])
+        & (runs.global_batch_size == GLOBAL_BATCH)
+        & (runs.norm_batch_size == NORM_BATCH)
+        & runs.epochs.isin(EPOCHS)
+    ]
+    # Runs of one cell differ in nothing that decides a result but the seed, so one of them stands for all.
+    first = chosen.drop_duplicates(GROUP)
+    same = first.loc[[has_papers_recipe(Path(folder)) for folder in first.folder]]
+    return chosen.merge(same[GROUP], on=GROUP)
+
+
+def has_papers_recipe(folder: Path) -> bool:
+    """Whether the run in this folder was to learn by the paper's recipe from all of its data.
+
+    The defaults of the recipe and of the data are the paper's (suite.specs).
+    """
+    config = read_json(RunPaths(folder).run)
+    if not isinstance(config, dict):
+        return False
+    run = Run.model_validate({name: config[name] for name in Run.model_fields if name in config})
+    expected = {"recipe": RecipeSpec(), "data": DataSpec(name=run.data.name, path="/")}
+    return run.model.bn_momentum == ModelSpec(arch=run.model.arch).bn_momentum and all(
+        getattr(run, part).model_dump(exclude=_FREE[part]) == spec.model_dump(exclude=_FREE[part])
+        for part, spec in expected.items()
+    )

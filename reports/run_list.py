@@ -1,0 +1,109 @@
+"""Every run in one table: its state, why it ended so, and where its log and its config lie."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from reports.collect import Skipped
+from reports.frames import Frames
+from reports.numbers import EMPTY, plural
+from reports.table import MAX_ROWS, Column, Table, cut_short
+from suite.paths import RunPaths
+
+# What wants a look first.
+WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
+# What the run list says of where a run ran.
+PLACES = {"job": "Job", "nodes": "Nodes"}
+
+
+def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None) -> Table:
+    """Every folder that was found, with state and reason; what went wrong comes first, MAX_ROWS in all.
+
+    Job and nodes are columns when any run has them. With `out`, the report's folder, links lead to the files
+    of each run, and folders are told as seen from there.
+    """
+    base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
+    places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}
+    nowhere = [EMPTY] * len(places)
+    rows = [
+        [EMPTY, EMPTY, "unreadable", EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
+        for s in skipped[:MAX_ROWS]
+    ]
+    folders = [s.folder for s in skipped[:MAX_ROWS]]
+    place = frames.runs.state.map(WORST_FIRST.index).astype(int)
+    shown = frames.runs.loc[place.sort_values(kind="stable").index[: MAX_ROWS - len(rows)]]
+    for record in shown.to_dict("records"):
+        run = {str(name): value for name, value in record.items()}
+        axes = [run["arch"], run["norm"], f"nb{run['norm_batch_size']}", run["settings"]]
+        rows.append(
+            [
+                " ".join(filter(None, axes)),
+                str(run["seed"]),
+                run["state"],
+                f"{run['epoch']} of {run['epochs']}",
+                *(run[name] or EMPTY for name in places),
+                "; ".join(_notes(run)),
+                os.path.relpath(run["folder"], base),
+            ]
+        )
+        folders.append(Path(run["folder"]))
+    columns = [
+        Column("Run", False),
+        Column("Seed"),
+        Column("State", False),
+        Column("Last epoch"),
+        *(Column(title, False) for title in places.values()),
+        Column("Reason and notes", False, wide=True),
+        Column("Folder", False),
+    ]
+    caption = [f"Folders are below {base}." if out is None else f"Folders are below {_seen(base, out)}."]
+    if places:
+        caption.append("Job and nodes are those of the newest start.")
+    caption += cut_short(len(frames.runs) + len(skipped), ", what went wrong first")
+    table = Table("Runs", columns, rows, caption=" ".join(caption))
+    return table if out is None else _with_links(table, folders, out)
+
+
+def _notes(run: dict[str, Any]) -> list[str]:
+    notes = [run["reason"], run["notes"]]
+    if not run["counted"]:
+        notes.append("a copy of a run listed elsewhere, not counted")
+    if run["attempts"] > 1:
+        notes.append(f"{run['attempts']} attempts")
+    if run["bad_images"] > 0:
+        notes.append(plural(int(run["bad_images"]), "bad image"))
+    return [note for note in notes if note]
+
+
+def _with_links(table: Table, folders: Sequence[Path], out: Path) -> Table:
+    """Two more columns that lead to what each run said and how it was configured, where these files are."""
+    first = len(table.columns)
+    links = {
+        (row, first + i): quote(_seen(path, out))
+        for row, folder in enumerate(folders)
+        for i, path in enumerate((RunPaths(folder).log, RunPaths(folder).run))
+        if path.is_file()
+    }
+    titles = ("Log", "Config")
+    return replace(
+        table,
+        columns=[*table.columns, *(Column(title, False) for title in titles)],
+        rows=[
+            [*cells, *(t.lower() if (row, first + i) in links else EMPTY for i, t in enumerate(titles))]
+            for row, cells in enumerate(table.rows)
+        ],
+        links=links,
+    )
+
+
+def _seen(path: Path | str, out: Path) -> str:
+    """A path as seen from the report's folder."""
+    return os.path.relpath(os.path.abspath(path), os.path.abspath(out))  # noqa: PTH100 - links stay as typed
+
+
+def _common_folder(folders: list[str]) -> str:
+    """The deepest folder above all of them."""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(folder)) for folder in folders])  # noqa: PTH100, PTH120

@@ -1,0 +1,176 @@
+"""LaTeX tables: what is in them, and that pdflatex sets every one."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reports.build import build_report
+from reports.latex import PACKAGES, to_latex
+from reports.latex_text import escape
+from reports.table import Column, Table
+from suite.metrics import METRICS
+from tests.reports.records import expand_runs, write_run
+from tests.reports.test_bad_input import NASTY
+
+SPECIAL = "<script>%_&#${}~^\\|\"'`*[ σ μ ± − × ‖x‖₂ σ̂² ≠ é Å ł … – — a--b 100\u00a0% 中 \x07\n"
+
+
+def pdflatex() -> str:
+    """Where pdflatex is. Without it the tests fail in CI and skip elsewhere: there, nobody reads a skip."""
+    path = shutil.which("pdflatex")
+    if path is None:
+        reason = "pdflatex is not on the PATH, so no table was typeset; install Debian's texlive-science"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def typeset(folder: Path, tables: list[Path], body: str = "") -> str:
+    """What pdflatex says of a document with these tables, less what is harmless; its PDF is main.pdf."""
+    program = pdflatex()
+    packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+    inputs = "\n".join(rf"\input{{{path}}}" for path in tables)
+    text = rf"\documentclass{{article}}{packages}\begin{{document}}{body}{inputs}\end{{document}}"
+    (folder / "main.tex").write_text(text)
+    done = subprocess.run(
+        [program, "-halt-on-error", "-interaction=nonstopmode", "main.tex"],
+        cwd=folder,
+        capture_output=True,
+        encoding="latin-1",
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (folder / "main.pdf").stat().st_size > 1000
+    return (folder / "main.log").read_text(encoding="latin-1")
+
+
+# ---------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b & 50% #1 $x$ {y}", r"a\_b \& 50\% \#1 \$x\$ \{y\}"),
+        ("~^\\", r"\textasciitilde{}\textasciicircum{}\textbackslash{}"),
+        ("<script>", r"\textless{}script\textgreater{}"),
+        ("ESM σ", r"ESM \ensuremath{\sigma}"),
+        ("μ̂ − σ̃", r"\ensuremath{\hat{\mu}} \ensuremath{-} \ensuremath{\tilde{\sigma}}"),
+        ("‖x‖₂ ± 1 × 2²", r"\ensuremath{\Vert}x\ensuremath{\Vert}\textsubscript{2} "
+         r"\ensuremath{\pm} 1 \ensuremath{\times} 2\textsuperscript{2}"),
+        ("Zoë à Łódź", r"Zo\"{e} \`{a} \L{}\'{o}d\'{z}"),
+        ("95\u00a0%", r"95~\%"),
+        ("--out", r"-{}-out"),
+        ("[1] *", r"{[}1] {*}"),
+        ("a\n b\tc\x07", "a b c"),
+        ("中", "{[}U+4E2D]"),
+    ],
+)  # fmt: skip
+def test_text_is_escaped(text: str, latex: str) -> None:
+    assert escape(text) == latex
+
+
+def test_every_formula_has_its_signs() -> None:
+    assert not [m.formula for m in METRICS.values() if "U+" in escape(m.formula + m.title + m.unit)]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def example() -> Table:
+    columns = [Column("Norm", False), Column("Top-1, final (%)", better="higher"), Column("Batch")]
+    rows = [
+        ["BN", "62.00 ± 4.97", "4"],
+        ["XBN_%", "166.50 (2 seeds)", "16"],
+        ["GN", "—", "4"],
+        ["LN", "−1.00 ± 12.50 (2 seeds)", "4"],
+        ["IN", "5.00 (1 seed)", "4"],
+    ]
+    return Table("Summary & more", columns, rows, 0, "All rows: x.", ["100% of 3."], frozenset({3}))
+
+
+def test_a_table_golden() -> None:
+    assert to_latex(example(), "tab:x").splitlines() == [
+        r"% Made by shiftbench report. Needs \usepackage{booktabs}\usepackage{graphicx}"
+        r"\usepackage{longtable}\usepackage{siunitx}",
+        "% Bold: the best mean of each block, as printed, ties too; whatever the intervals are.",
+        r"\begin{table}",
+        r"\centering\setlength{\belowcaptionskip}{\smallskipamount}",
+        r"\sisetup{mode=text, reset-text-series=false, text-series-to-math=true,",
+        r"  table-align-text-after=false, uncertainty-mode=separate, retain-zero-uncertainty=true}",
+        r"\caption{Summary \& more. All rows: x.}\label{tab:x}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\begin{tabular}{lS[table-format={-3.2(4)\textsuperscript{a}}]S[table-format={2.0}]}",
+        r"\toprule",
+        r"{Norm} & {\shortstack[c]{Top-1, final\\(\%)}} & {Batch} \\",
+        r"\midrule",
+        r"BN & 62.00 +- 4.97 & 4 \\",
+        r"XBN\_\% & \bfseries 166.50 \textsuperscript{a} & 16 \\",
+        r"GN & {\textemdash{}} & 4 \\",
+        r"\midrule",
+        r"LN & -1.00 +- 12.50 \textsuperscript{a} & 4 \\",
+        r"IN & \bfseries 5.00 \textsuperscript{b} & 4 \\",
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\smallskip\raggedright\footnotesize",
+        r"100\% of 3.\par",
+        r"\textsuperscript{a} 2 seeds.\par",
+        r"\textsuperscript{b} 1 seed.\par",
+        r"\end{table}",
+    ]
+
+
+def test_many_rows_break_over_pages() -> None:
+    table = Table("Long", [Column("Run", False), Column("Value")], [[f"r{i}", f"{i}.5"] for i in range(90)])
+    text = to_latex(table, "tab:long")
+    assert r"\begin{longtable}{lS[table-format={2.1}]}" in text
+    assert r"\begin{table}" not in text
+    assert text.count(r"\toprule") == 2  # on the first page and on the others
+
+
+def test_pdflatex_sets_every_table_of_a_report(sweep: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build_report([sweep], out)
+    tables = sorted((out / "tables").glob("*.tex"))
+    assert {"summary", "mean-estimation-shift", "throughput", "runs", "metrics"} <= {t.stem for t in tables}
+    log = typeset(tmp_path, tables)
+    assert "Missing character" not in log
+    assert not re.findall(r"LaTeX Warning: .*(?:multiply|Float too large).*", log)
+
+
+def test_pdflatex_sets_names_that_hold_anything(tmp_path: Path) -> None:
+    data = {"name": SPECIAL, "path": "/data", "num_classes": 10, "image_size": 28}
+    for run in expand_runs(name=NASTY, data=[data, {**data, "name": NASTY}], batch={"global_batch_size": 4}):
+        write_run(tmp_path / "runs", run, reason=SPECIAL, layers=[NASTY], esm_sigma=[1.0])
+    build_report([tmp_path / "runs"], tmp_path / "out")
+    log = typeset(tmp_path, sorted((tmp_path / "out" / "tables").glob("*.tex")))
+    assert "Missing character" not in log
+
+
+def test_pdflatex_sets_numbers_of_every_kind_and_long_tables(tmp_path: Path) -> None:
+    cells = ["1.20e−08 ± 3.00e−09", "4.10e+13", "1,234 ± 5", "−0.5 (1 seed)", "< 0.001", "[x]", "*"]
+    cells += ["71.2 [−70.1, 72.3] (3 seeds)", "mixed hardware"]
+    few = Table("Few", [Column("N", False), Column("Value", better="lower")], [[c, c] for c in cells])
+    many = Table("Many", few.columns, [[SPECIAL, c] for c in cells * 30], notes=[SPECIAL])
+    for name, table in (("few", few), ("many", many)):
+        (tmp_path / f"{name}.tex").write_text(to_latex(table, f"tab:{name}"))
+    log = typeset(tmp_path, [tmp_path / "few.tex", tmp_path / "many.tex"])
+    assert "Missing character" not in log
+    pages = re.search(r"Output written on main\.pdf \((\d+) pages", log)
+    assert pages is not None
+    assert int(pages[1]) >= 4
+
+
+def test_a_missing_pdflatex_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="pdflatex is not on the PATH"):
+        pdflatex()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="pdflatex is not on the PATH"):
+        pdflatex()
