@@ -174,6 +174,18 @@ def test_mean_esm_is_over_the_layers_of_both_sides(tmp_path: Path) -> None:
     assert "equal to the last bit in the one pair" in verdict(comparison, "Mean ESM σ")
 
 
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for side in "ab":
+        write(tmp_path / side, [60.0, 61.0])
+    for folder in (tmp_path / "b").iterdir():
+        if "-s1-" in folder.name:
+            (folder / "status.json").write_text('{"state": "asleep"}')
+    notes = coverage_notes(compare(tmp_path / "a", tmp_path / "b"))
+    assert notes[1] == "1 run only in A, of cells that both have."
+    assert notes[-1].startswith("Not read in B: ")
+    assert notes[-1].endswith("status.json has the unknown state 'asleep'.")
+
+
 def test_different_hardware_is_said(tmp_path: Path) -> None:
     write(tmp_path / "a", [60.0, 61.0])
     write(
