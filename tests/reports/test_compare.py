@@ -174,6 +174,18 @@ def test_mean_esm_is_over_the_layers_of_both_sides(tmp_path: Path) -> None:
     assert "equal to the last bit in the one pair" in verdict(comparison, "Mean ESM σ")
 
 
+def test_norms_without_bn_have_no_esm_to_compare(tmp_path: Path) -> None:
+    gn = {"arch": "small_resnet20", "norm": {"kind": "gn", "num_groups": 8}}
+    for side, top1 in (("a", 60.0), ("b", 61.0)):
+        (run,) = expand_runs(model=gn, batch=BATCH, seeds=[0])
+        write_run(tmp_path / side, run, top1_percent=[top1])
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert verdict(comparison, "Mean ESM σ") == "Mean ESM σ: no pair of runs measured it on both sides."
+    assert verdict(comparison, "Best top-1") == (
+        "Best top-1 (%): too few pairs for a claim, +1.00 points (1 pair)."
+    )
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     for side in "ab":
         write(tmp_path / side, [60.0, 61.0])
