@@ -30,7 +30,8 @@ def layer_values(frames: Frames, metrics: Sequence[str], common: Mapping[str, Se
     )
     found = frames.layers.loc[frames.layers.metric.isin(metrics), ["run", "metric", "layer", "value"]]
     found = found.merge(frames.runs[["run", "arch"]], on="run")
-    return found.merge(places, on=["arch", "layer"])[["run", "metric", "place", "value"]]
+    found = found.merge(places, on=["arch", "layer"])[["run", "metric", "place", "value"]]
+    return found.astype({"place": float, "value": float})
 
 
 def run_slopes(frames: Frames) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.accumulation import layer_values
 from reports.aggregate import HARDWARE, cell_numbers
-from reports.collect import collect
+from reports.collect import Skipped, collect
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames
 from reports.stats import compare_pairs
 from suite.errors import UserError
@@ -58,12 +58,14 @@ class MatchedRuns:
 
     `pairs`: a row for each run that both have: GROUP and seed as A has them; state, run_id, device,
     world_size and the columns of COMPARED, each with `_a` and `_b`. `only_in`: the counted runs of A, and of
-    B, that the other lacks; `whole_cell` is true where it has no run of the cell at all.
+    B, that the other lacks; `whole_cell` is true where it has no run of the cell at all. `skipped`: the run
+    folders of A, and of B, that cannot be read.
     """
 
     names: tuple[str, str]
     pairs: pd.DataFrame
     only_in: tuple[pd.DataFrame, pd.DataFrame]
+    skipped: tuple[list[Skipped], list[Skipped]]
 
     @property
     def completed(self) -> pd.DataFrame:
@@ -86,7 +88,8 @@ def compare(a: Path, b: Path) -> MatchedRuns:
     """
     if a.resolve() == b.resolve():
         raise UserError(f"{a} would be compared with itself; name two different folders")
-    sides = [build_frames(collect([root])) for root in (a, b)]
+    found = [collect([root]) for root in (a, b)]
+    sides = [build_frames(collection) for collection in found]
     common = _common_layers(sides)
     left, right = (_runs(frames, common) for frames in sides)
     by_id = left.merge(right.drop(columns=[*GROUP, "seed"]), on="run_id", suffixes=(A, B))
@@ -99,7 +102,7 @@ def compare(a: Path, b: Path) -> MatchedRuns:
             f"{a} and {b} have no run in common: no two are alike in model, data, norm, batches and seed"
         )
     only_in = (_unmatched(left, pairs.run_id_a), _unmatched(right, pairs.run_id_b))
-    return MatchedRuns((str(a), str(b)), pairs, only_in)
+    return MatchedRuns((str(a), str(b)), pairs, only_in, (found[0].skipped, found[1].skipped))
 
 
 def _common_layers(sides: Sequence[Frames]) -> dict[str, list[str]]:

@@ -110,6 +110,10 @@ def coverage_notes(comparison: MatchedRuns) -> list[str]:
             notes.append(
                 f"Completed in {mine} and not in {other}: {plural(int(states.sum()), 'run')} ({told})."
             )
+    for side, skipped in zip("AB", comparison.skipped, strict=True):
+        if skipped:
+            more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
+            notes.append(f"Not read in {side}: {skipped[0].reason}{more}.")
     unlike = int((pairs.run_id_a != pairs.run_id_b).sum())
     if unlike:
         verb = "differs" if unlike == 1 else "differ"

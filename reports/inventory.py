@@ -45,9 +45,12 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
-def command_line(roots: Sequence[Path], out: Path | None) -> str:
+def command_line(roots: Sequence[Path], out: Path | None, baseline: str | None) -> str:
     """What makes this report again, to be typed where it was typed first; empty when nothing was."""
-    return shlex.join(["shiftbench", "report", *map(str, roots), "--out", str(out)]) if out else ""
+    if out is None:
+        return ""
+    against = [] if baseline is None else ["--baseline", baseline]
+    return shlex.join(["shiftbench", "report", *map(str, roots), "--out", str(out), *against])
 
 
 def provenance_tables(frames: Frames) -> list[Table]:

@@ -13,6 +13,7 @@ from reports.accumulation import accumulation, accumulation_display
 from reports.baseline import Baseline, resolve_baseline
 from reports.collect import Collection
 from reports.cost import cost_display
+from reports.export import to_csv
 from reports.figures import Figure, build_figures
 from reports.frames import Frames
 from reports.inventory import (
@@ -91,17 +92,17 @@ def compose(
     """
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
-    csv_files = {"accumulation.csv": slopes.to_csv(index=False)}
+    csv_files = {"accumulation.csv": to_csv(slopes)}
     stand, found = None, []
     if against.label is not None:
         rows = standing(frames, against.label)
         stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
-        csv_files["standing.csv"] = rows.to_csv(index=False)
+        csv_files["standing.csv"] = to_csv(rows)
     figures = build_figures(frames)
     names = distinct(figure.slug for figure in figures)
     return Report(
         frames,
-        command_line(roots, out),
+        command_line(roots, out, baseline),
         overview(collection, frames),
         against,
         found,

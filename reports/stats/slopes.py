@@ -17,7 +17,6 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def slopes(x: pd.Series, y: pd.Series, by: pd.Series) -> pd.Series:
     """`slope` of each group of `by`, all at once. A y that is not finite makes its group's slope NaN."""
-    x, y = x.astype(float), y.astype(float)
     finite = np.isfinite(y)
     y = y.where(finite)
     dx, dy = (values - values.groupby(by).transform("mean") for values in (x, y))

@@ -174,6 +174,30 @@ def test_mean_esm_is_over_the_layers_of_both_sides(tmp_path: Path) -> None:
     assert "equal to the last bit in the one pair" in verdict(comparison, "Mean ESM σ")
 
 
+def test_norms_without_bn_have_no_esm_to_compare(tmp_path: Path) -> None:
+    gn = {"arch": "small_resnet20", "norm": {"kind": "gn", "num_groups": 8}}
+    for side, top1 in (("a", 60.0), ("b", 61.0)):
+        (run,) = expand_runs(model=gn, batch=BATCH, seeds=[0])
+        write_run(tmp_path / side, run, top1_percent=[top1])
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert verdict(comparison, "Mean ESM σ") == "Mean ESM σ: no pair of runs measured it on both sides."
+    assert verdict(comparison, "Best top-1") == (
+        "Best top-1 (%): too few pairs for a claim, +1.00 points (1 pair)."
+    )
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for side in "ab":
+        write(tmp_path / side, [60.0, 61.0])
+    for folder in (tmp_path / "b").iterdir():
+        if "-s1-" in folder.name:
+            (folder / "status.json").write_text('{"state": "asleep"}')
+    notes = coverage_notes(compare(tmp_path / "a", tmp_path / "b"))
+    assert notes[1] == "1 run only in A, of cells that both have."
+    assert notes[-1].startswith("Not read in B: ")
+    assert notes[-1].endswith("status.json has the unknown state 'asleep'.")
+
+
 def test_different_hardware_is_said(tmp_path: Path) -> None:
     write(tmp_path / "a", [60.0, 61.0])
     write(

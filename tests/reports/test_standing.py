@@ -108,8 +108,9 @@ def test_only_the_same_batch_per_gpu_is_compared(tmp_path: Path) -> None:
     batch = {"global_batch_size": 64, "batch_size_per_gpu": [16, 64], "norm_batch_size": 16}
     top1: Cells = {("BN", 16): [60.0], ("XBN-P2-GN8", 16): [61.0], ("GN8", 64): [70.0]}
     frames = frames_of(tmp_path, top1, batch=batch)
-    found = {(r.norm, r.batch_size_per_gpu): r.top1_n for _, r in standing(frames, "BN").iterrows()}
-    assert found == {("XBN-P2-GN8", 16): 1, ("XBN-P2-GN8", 64): 1, ("GN8", 64): 1}
+    table = standing(frames, "BN")
+    found = list(zip(table.norm, table.batch_size_per_gpu, table.top1_n, strict=True))
+    assert found == [("XBN-P2-GN8", 16, 1), ("XBN-P2-GN8", 64, 1), ("GN8", 64, 1)]
 
 
 def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_path: Path) -> None:

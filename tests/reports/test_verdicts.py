@@ -146,6 +146,20 @@ def test_runs_that_did_not_complete_are_named(tmp_path: Path) -> None:
     assert any("2 paired seeds, so no claim" in text for text in found)
 
 
+def test_what_failed_is_named_first_and_many_cells_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_LEFT_OUT", 2)
+    states = {"BN": "cancelled", "XBN-P2-GN8": "failed", "GN8": "diverged"}
+    for run in expand_runs(batch=ONE_BATCH, seeds=[0]):
+        write_run(tmp_path, run, state=states[run.model.norm.label])
+    (verdict,) = said(frames_of(tmp_path, {}))
+    assert verdict.sentences[-1] == (
+        "Left out, since they did not complete, and may be the worst: "
+        "XBN-P2-GN8 at norm batch 4: 1 failed; GN8: 1 diverged; and 1 more cell."
+    )
+
+
 def test_nothing_completed_is_said_plainly(tmp_path: Path) -> None:
     (verdict,) = said(frames_of(tmp_path, {("BN", 4): [-1.0], ("XBN-P2-GN8", 4): [-1.0]}, seeds=[0]))
     assert verdict.sentences[0] == "XBN-P2-GN8 has no completed seed in common with BN at norm batch 4."
