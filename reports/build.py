@@ -36,20 +36,25 @@ class ReportFiles:
 
 
 def build_report(
-    roots: Sequence[Path], out: Path, baseline: str | None = None, cache: Path | None = None
+    roots: Sequence[Path],
+    out: Path,
+    baseline: str | None = None,
+    cache: Path | None = None,
+    reload_s: int | None = None,
 ) -> ReportFiles:
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run. `cache`: see
-    reports.collect. Files of others in `out` are kept; figures and tables of a former report that this one
-    does not make are removed. Raises UserError when there is no readable run below the roots, no run has the
-    baseline, or `out` cannot be written.
+    reports.collect. `reload_s`: an open page loads itself again after so many seconds. Files of others in
+    `out` are kept; figures and tables of a former report that this one does not make are removed. Raises
+    UserError when there is no readable run below the roots, no run has the baseline, or `out` cannot be
+    written.
     """
     collection = collect(roots, cache)
     _make_folder(out)
     frames = build_frames(collection)
     report = compose(collection, frames, baseline, roots, out)
-    files = _files(report, out)
+    files = _files(report, out, reload_s)
     for folder in sorted({(out / name).parent for name in files}):
         _make_folder(folder)
     try:
@@ -60,7 +65,7 @@ def build_report(
     return ReportFiles(out / "index.html", out / "report.md", figures, frames)
 
 
-def _files(report: Report, out: Path) -> dict[str, str | bytes]:
+def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:
     """Content by name. The pages come last: who sees a new page finds what it shows in place."""
     table = results(report.frames, out)
     files: dict[str, str | bytes] = {
@@ -76,7 +81,7 @@ def _files(report: Report, out: Path) -> dict[str, str | bytes]:
         svg = render_svg(figure)
         files[f"figures/{figure.slug}.svg"] = svg
         files[f"figures/{figure.slug}.pdf"] = render_pdf(svg)
-    return files | {"report.md": render_markdown(report), "index.html": render_html(report)}
+    return files | {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
 
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:

@@ -65,7 +65,7 @@ class Report:
     metrics: Table
     statistics: str
     # By file name, all rows of the tables that a page may have to cut short.
-    csv_files: dict[str, str]
+    csv_files: dict[str, bytes]
 
     def figures_of(self, section: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.section == section]
@@ -124,11 +124,13 @@ def compose(
     )
 
 
-def render_html(report: Report) -> str:
-    """One page with style, scripts and charts inside it."""
+def render_html(report: Report, reload_s: int | None = None) -> str:
+    """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
     specs = [spec for figure in report.figures for spec in figure.page_specs()]
     template = _environment(escape=True).get_template("report.html.j2")
-    return template.render(report=report, specs=specs, bundle=_vega_bundle() if specs else "")
+    return template.render(
+        report=report, specs=specs, bundle=_vega_bundle() if specs else "", reload_s=reload_s
+    )
 
 
 @cache

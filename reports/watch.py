@@ -7,7 +7,7 @@ from reports.build import ReportFiles
 from suite.record import UNFINISHED
 
 
-def watch(
+def follow(
     build: Callable[[int | None], ReportFiles], every_s: int, tell: Callable[[ReportFiles, int], None]
 ) -> ReportFiles:
     """Build every `every_s` seconds while a run is queued, running or preempted, and once more at the end.

@@ -1,5 +1,6 @@
 """`shiftbench report`: from records to pages."""
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,38 @@ def report(
             show_default="BN where it was run",
         ),
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again while runs go on; an open page follows.")
+    ] = False,
+    every_s: Annotated[int, typer.Option(min=1, help="Seconds between two of --watch.")] = 15,
 ) -> None:
-    """Write page, Markdown, tables, figures and data, and print the summary table."""
-    from reports.build import build_report
+    """Write index.html, report.md, tables, figures and data, and print the summary table.
+
+    Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
+    """
+    from reports.build import ReportFiles, build_report
     from reports.collect import cache_folder
     from reports.tables import print_summary
+    from reports.watch import follow
 
-    console = Console()
-    files = build_report(runs, out, baseline, cache=cache_folder())
-    print_summary(console, files.frames)
-    console.print(f"report: {files.html}", highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)
+    is_open = False
+
+    def build(reload_s: int | None) -> ReportFiles:
+        return build_report(runs, out, baseline, cache=cache_folder(), reload_s=reload_s)
+
+    def show(files: ReportFiles) -> None:
+        nonlocal is_open
+        if open_page and not is_open and not webbrowser.open(files.html.absolute().as_uri()):
+            console.print(f"no browser could be opened; the page is {files.html}", style="yellow")
+        is_open = True
+
+    def tell(files: ReportFiles, going_on: int) -> None:
+        show(files)
+        console.print(f"{going_on} of {files.num_runs} runs go on; {files.html} follows every {every_s} s")
+
+    files = follow(build, every_s, tell) if watch else build(None)
+    print_summary(Console(), files.frames)
+    console.print(f"report: {files.html}")
+    show(files)
