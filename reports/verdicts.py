@@ -171,11 +171,15 @@ def _evidence(rows: pd.DataFrame, metric: str) -> str:
         parts.append(f"95\u00a0% interval {short(one.low)} to {short(one.high)}")
     fewest, most = int(rows[f"{metric}_n"].min()), int(rows[f"{metric}_n"].max())
     parts.append(f"{fewest} to {most} paired seeds" if fewest < most else plural(most, "paired seed"))
-    p = p_text(rows[f"{metric}_p_holm"].max())
+    adjusted = rows[f"{metric}_p_holm"]
+    # Of several, the one that comes nearest to saying otherwise.
+    is_claim = rows[f"{metric}_verdict"].isin(["better", "worse"]).all()
+    p = p_text(adjusted.max() if is_claim else adjusted.min())
     if p == EMPTY:
         parts.append("so no interval and no claim" if most == 1 else "so no claim")
     else:
-        parts.append(f"p {'' if p.startswith('<') else '= ' if len(rows) == 1 else '≤ '}{p}")
+        sign = "=" if len(rows) == 1 else "≤" if is_claim else "≥"
+        parts.append(f"p {p}" if p.startswith("<") else f"p {sign} {p}")
     return ", ".join(parts)
 
 

@@ -10,7 +10,7 @@ from reports.frames import Frames
 from reports.standing import standing
 from reports.verdicts import Verdict, verdicts
 from tests.reports.records import expand_runs, write_run
-from tests.reports.test_standing import ESM, TOP1, Cells, frames_of
+from tests.reports.test_standing import ESM, TOP1, Cells, frames_of, p_of_three
 
 WHERE = "small_resnet20 on fashion-mnist-7k"
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
@@ -189,3 +189,15 @@ def test_more_comparisons_than_sentences_are_counted(tmp_path: Path, monkeypatch
     first, last = said(frames_of(tmp_path, TOP1, ESM))
     assert first.sentences[0].startswith("GN8 beats BN")
     assert last.sentences == ["1 more comparison is in the table “Accuracy against BN” and in standing.csv."]
+
+
+def test_of_several_inconclusive_ones_the_smallest_p_is_told(tmp_path: Path) -> None:
+    sizes = [4, 8, 16, 32]
+    batch = {"global_batch_size": 32, "norm_batch_size": sizes}
+    # Differences of mean 1 and standard deviation 1 (t = √3) once, and of mean 0 elsewhere.
+    top1 = {("BN", size): [60.0, 60.0, 60.0] for size in sizes}
+    top1 |= {("XBN-P2-GN8", size): [59.0, 60.0, 61.0] for size in sizes}
+    top1["XBN-P2-GN8", 4] = [60.0, 61.0, 62.0]
+    (verdict,) = said(frames_of(tmp_path, top1, batch=batch))
+    smallest = min(1.0, 4 * p_of_three(3**0.5))  # Holm: of four
+    assert f"(3 paired seeds, p ≥ {smallest:.2f})" in verdict.sentences[0]
