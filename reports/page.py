@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -11,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports.collect import Collection
 from reports.cost import cost_display
-from reports.figures import Figure, build_figures
+from reports.figures import Figure, build_gallery
+from reports.filters import Facet
 from reports.frames import Frames, build_frames
 from reports.inventory import Overview, metric_table, overview, provenance_tables, run_list, warnings
 from reports.norm_batch import Answer, norm_batch_answers
@@ -40,6 +42,8 @@ class Report:
     runs: Table
     provenance: list[Table]
     metrics: Table
+    facets: list[Facet]
+    chart_notes: list[str]
 
     def figures_of(self, section: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.section == section]
@@ -48,6 +52,7 @@ class Report:
 def compose(collection: Collection) -> Report:
     """Records to a report: a pure function, the same bytes for the same records."""
     frames: Frames = build_frames(collection.records)
+    gallery = build_gallery(frames)
     return Report(
         overview(collection, frames),
         verdicts(frames),
@@ -57,18 +62,35 @@ def compose(collection: Collection) -> Report:
         shift_display(frames),
         throughput_display(frames),
         cost_display(frames),
-        build_figures(frames),
+        gallery.figures,
         run_list(frames, collection.skipped),
         provenance_tables(collection.records),
         metric_table(),
+        gallery.facets,
+        gallery.notes,
     )
 
 
 def render_html(report: Report) -> str:
     """One page with style, scripts and charts inside it."""
-    specs = [spec for figure in report.figures for spec in figure.page_specs()]
+    specs: list[dict[str, Any]] = []
+    first_chart: dict[str, int] = {}
+    for figure in report.figures:
+        first_chart[figure.slug] = len(specs)
+        specs += [pack(spec) for spec in figure.page_specs()]
     template = _environment(escape=True).get_template("report.html.j2")
-    return template.render(report=report, specs=specs, bundle=_vega_bundle() if specs else "")
+    looks = {variant.label: variant for figure in report.figures for variant in figure.palette}
+    bundle = _vega_bundle() if specs else ""
+    return template.render(report=report, specs=specs, first_chart=first_chart, looks=looks, bundle=bundle)
+
+
+def pack(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec whose data sets name their columns once, not in every row; the page's script unpacks them."""
+    packed = {
+        name: {"columns": list(rows[0]) if rows else [], "rows": [list(row.values()) for row in rows]}
+        for name, rows in spec.get("datasets", {}).items()
+    }
+    return spec | {"datasets": packed}
 
 
 @cache
