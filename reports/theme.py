@@ -43,8 +43,8 @@ class Theme:
             "font": FONT,
             "background": self.background or "transparent",
             "view": {"stroke": None},
-            # A chart is read out by its description: its marks one by one would drown it, and have no names.
-            "aria": False,
+            # A chart is read out by its description; thousands of marks, one by one, would drown it.
+            "mark": {"aria": False},
             "axis": {
                 "labelColor": self.muted,
                 "titleColor": self.muted,

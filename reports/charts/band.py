@@ -34,12 +34,13 @@ def band_chart(
     low, high = axes.extent
     scale = log_scale(low, high) if axes.log else linear(low, high)
     places = pd.concat([means[axes.column], unfinished[axes.column]])
-    whole = int(places.max() - places.min()) + 1
+    first, last = float(places.min()), float(places.max())
+    ends = [first, last] if first < last else [first - 0.5, last + 0.5]
     x = alt.X(
         f"{axes.column}:Q",
         title=axes.title,
-        scale=alt.Scale(zero=False, nice=False, padding=8),
-        axis=alt.Axis(format="d", tickMinStep=1, tickCount=min(whole, 8)),
+        scale=alt.Scale(domain=ends, zero=False, nice=False, padding=8),
+        axis=alt.Axis(format="d", tickMinStep=1, tickCount=min(int(last - first) + 1, 8)),
     )
     y_title = axes.value_title + (" (log scale)" if axes.log else "")
     y_axis = alt.Axis(values=log_ticks(low, high), format="~g") if axes.log else alt.Axis(tickCount=5)

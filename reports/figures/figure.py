@@ -59,16 +59,19 @@ class Figure:
     cell: dict[str, str]
     batches: list[str]
 
+    @property
+    def holds(self) -> dict[str, list[str]]:
+        """The values of the axes that the data within its charts have."""
+        shown = ([variant.label for variant in self.shown], self.batches)
+        return dict(zip(CHART_AXES, shown, strict=True))
+
     def page_specs(self) -> list[dict[str, Any]]:
         """A Vega-Lite spec for each panel: as wide as its box, coloured by the style sheet, with filters."""
         specs = []
         for panel in self.panels:
             style = ChartStyle(PAGE, "container", self.palette, filters=CHART_AXES)
             specs.append(_spec(panel.draw(style).properties(description=panel.description), style))
-        shown = ([variant.label for variant in self.shown], self.batches)
-        parameters = [
-            {"name": parameter(axis), "value": values} for axis, values in zip(CHART_AXES, shown, strict=True)
-        ]
+        parameters = [{"name": parameter(axis), "value": values} for axis, values in self.holds.items()]
         for spec in specs:
             spec["params"] = parameters
             spec["layer"][0]["params"] = [_zoom(spec["layer"][0]["encoding"])]

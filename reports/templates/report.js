@@ -30,7 +30,9 @@ function apply() {
   for (const [element, cell] of parts) element.hidden = !fits(cell);
   for (const figure of figures) {
     const panels = [...figure.querySelectorAll(".panel")];
-    figure.hidden = !fits(JSON.parse(figure.dataset.cell)) || panels.every((panel) => panel.hidden);
+    const {cell, holds} = JSON.parse(figure.dataset.figure);
+    const isEmpty = Object.entries(holds).some(([axis, values]) => !values.some((value) => fits({[axis]: value})));
+    figure.hidden = !fits(cell) || isEmpty || panels.every((panel) => panel.hidden);
   }
   choices += 1;
   for (const chart of charts) if (chart.view) setParameters(chart.view);
@@ -133,6 +135,8 @@ async function draw(chart) {
   const before = choices;
   try {
     chart.view = (await vegaEmbed(chart.box, spec, options)).view;
+    // The description on the box says it all; what is within has no names.
+    chart.box.querySelector("svg").setAttribute("aria-hidden", "true");
     if (choices !== before) await setParameters(chart.view);
   } catch (error) {
     console.error(error);

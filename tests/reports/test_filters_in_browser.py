@@ -199,43 +199,31 @@ def test_the_pareto_front_is_that_of_what_is_shown(browser: Browser, large: Repo
     page.close()
 
 
-def axis_labels(page: Page, chart: str) -> list[str]:
-    return page.locator(f"{chart} .role-axis-label text").all_text_contents()
-
-
 def test_only_a_wheel_with_ctrl_zooms_and_a_double_click_goes_back(
     browser: Browser, large: ReportFiles
 ) -> None:
     page, _ = open_page(browser, large.html)
-    chart = "#chart-0"
-    page.locator(chart).scroll_into_view_if_needed()
-    page.locator(chart).hover()
-    before, scrolled = axis_labels(page, chart), page.evaluate("scrollY")
+    texts = "[...document.querySelectorAll('#chart-0 .role-axis-label text')].map((t) => t.textContent)"
+    labels = f"{texts}.sort().join()"
+    chart = page.locator("#chart-0")
+    chart.hover()
+    before, scrolled = page.evaluate(labels), page.evaluate("scrollY")
     page.mouse.wheel(0, -120)
     page.wait_for_function(f"() => scrollY !== {scrolled}")
-    assert axis_labels(page, chart) == before
-    page.locator(chart).hover()
+    assert page.evaluate(labels) == before
+    chart.hover()
     scrolled = page.evaluate("scrollY")
     page.keyboard.down("Control")
     page.mouse.wheel(0, -240)
     page.keyboard.up("Control")
-    page.wait_for_function(
-        "(old) => [...document.querySelectorAll('#chart-0 .role-axis-label text')]"
-        ".map((t) => t.textContent).join() !== old",
-        arg=",".join(before),
-    )
+    page.wait_for_function(f"(old) => {labels} !== old", arg=before)
     assert page.evaluate("scrollY") == scrolled
-    page.locator(chart).dblclick()
-    page.wait_for_function(
-        "(old) => [...document.querySelectorAll('#chart-0 .role-axis-label text')]"
-        ".map((t) => t.textContent).join() === old",
-        arg=",".join(before),
-    )
+    chart.dblclick()
+    page.wait_for_function(f"(old) => {labels} === old", arg=before)
     page.close()
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize(("width", "dark"), [(375, True), (1280, False)])
 def test_a_large_page_is_quiet_fits_and_passes_the_audit(
     browser: Browser, large: ReportFiles, width: int, dark: bool
 ) -> None:
