@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -14,7 +15,8 @@ from reports.baseline import Baseline, resolve_baseline
 from reports.collect import Collection
 from reports.cost import cost_display
 from reports.export import to_csv
-from reports.figures import Figure, build_figures
+from reports.figures import Figure, build_gallery
+from reports.filters import Facet
 from reports.frames import Frames
 from reports.inventory import (
     Overview,
@@ -63,6 +65,8 @@ class Report:
     runs: Table
     provenance: list[Table]
     metrics: Table
+    facets: list[Facet]
+    chart_notes: list[str]
     statistics: str
     # By file name, all rows of the tables that a page may have to cut short.
     csv_files: dict[str, bytes]
@@ -98,8 +102,8 @@ def compose(
         rows = standing(frames, against.label)
         stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
-    figures = build_figures(frames)
-    names = distinct(figure.slug for figure in figures)
+    gallery = build_gallery(frames)
+    names = distinct(figure.slug for figure in gallery.figures)
     return Report(
         frames,
         command_line(roots, out, baseline),
@@ -115,10 +119,12 @@ def compose(
         throughput_display(frames),
         cost_display(frames),
         paper_display(frames),
-        [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
+        [replace(figure, slug=name) for figure, name in zip(gallery.figures, names, strict=True)],
         run_list(frames, collection.skipped, out),
         provenance_tables(frames),
         metric_table(),
+        gallery.facets,
+        gallery.notes,
         statistics_method(against),
         csv_files,
     )
@@ -126,11 +132,33 @@ def compose(
 
 def render_html(report: Report, reload_s: int | None = None) -> str:
     """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
-    specs = [spec for figure in report.figures for spec in figure.page_specs()]
-    template = _environment(escape=True).get_template("report.html.j2")
-    return template.render(
-        report=report, specs=specs, bundle=_vega_bundle() if specs else "", reload_s=reload_s
+    specs: list[dict[str, Any]] = []
+    first_chart: dict[str, int] = {}
+    for figure in report.figures:
+        first_chart[figure.slug] = len(specs)
+        specs += [pack(spec) for spec in figure.page_specs()]
+    looks = {variant.label: variant for figure in report.figures for variant in figure.palette}
+    return (
+        _environment(escape=True)
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            specs=specs,
+            first_chart=first_chart,
+            looks=looks,
+            bundle=_vega_bundle() if specs else "",
+            reload_s=reload_s,
+        )
     )
+
+
+def pack(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec whose data sets name their columns once, not in every row; the page's script unpacks them."""
+    packed = {
+        name: {"columns": list(rows[0]) if rows else [], "rows": [list(row.values()) for row in rows]}
+        for name, rows in spec.get("datasets", {}).items()
+    }
+    return spec | {"datasets": packed}
 
 
 @cache

@@ -22,6 +22,8 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
+# Of norms in charts: more than these cannot be told apart, nor chosen from.
+MAX_VARIANTS = 24
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -41,6 +43,8 @@ class Theme:
             "font": FONT,
             "background": self.background or "transparent",
             "view": {"stroke": None},
+            # A chart is read out by its description; thousands of marks, one by one, would drown it.
+            "mark": {"aria": False},
             "axis": {
                 "labelColor": self.muted,
                 "titleColor": self.muted,
@@ -101,9 +105,18 @@ class Variant:
         return 1 + (self.index - 1) % (len(SERIES_HEX) - 1) if self.index else 0
 
 
-def variants(runs: pd.DataFrame) -> list[Variant]:
-    """BN takes the first colour whether or not it was run; the others follow: XBN, then batch-free norms."""
-    labels = runs.sort_values(["norm_rank", "norm"]).norm.drop_duplicates().tolist()
+def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
+    """The norms that charts draw, in the order of the legend: BN, XBN, then batch-free norms.
+
+    Beyond `limit`, BN stays, and of the others those with the most completed runs. BN takes the first colour
+    whether or not it was run.
+    """
+    done = runs.assign(done=runs.state == "completed")
+    norms = done.groupby(["norm_rank", "norm"], as_index=False, observed=True).done.sum()
+    by_weight = norms.assign(is_bn=norms.norm_rank == 0).sort_values(
+        ["is_bn", "done"], ascending=False, kind="stable"
+    )
+    labels = norms.loc[sorted(by_weight.index[:limit]), "norm"].astype(str).tolist()
     others = [label for label in labels if label != "BN"]
     return [
         *([Variant("BN", 0)] if "BN" in labels else []),

@@ -56,14 +56,17 @@ def write_run(
     esm_sigma: Sequence[float] | None = None,
     esm_mu: Sequence[float] | None = None,
     layers: Sequence[str] | None = None,
+    earlier_sigma: Sequence[Sequence[float]] = (),
     state: str = "completed",
     reason: str | None = None,
     provenance: dict[str, Any] | None = None,
+    throughput: dict[str, float] | None = None,
     final: bool = True,
     **details: Any,
 ) -> Path:
     """Write one run with the given numbers, one top-1 for each epoch; returns its folder.
 
+    `earlier_sigma`: ESM σ by layer at the first epochs, in turn; `esm_sigma` is the last epoch's.
     `details` stand in its status, whatever time it is now.
     """
     folder = root / run.folder_name
@@ -81,13 +84,15 @@ def write_run(
             writer.measure("loss", 2.4 * math.exp(-top1 / 40), split="val", **at)
             writer.measure("top1_percent", top1, split="val", **at)
             writer.measure("top5_percent", min(100.0, top1 + 20), split="val", **at)
+            if epoch <= len(earlier_sigma):
+                writer.measure("esm_sigma", list(earlier_sigma[epoch - 1]), split="val", **at)
         if final and names:
             for metric, values in (("esm_sigma", sigma), ("esm_mu", mu)):
                 writer.measure(metric, values, split="val", **at)
                 writer.measure(f"{metric}_scaled", [v / 4 for v in values], split="val", **at)
             writer.measure("top1_precise_percent", top1_percent[-1] + 0.5, split="val", **at)
         if final:
-            for metric, value in THROUGHPUT.items():
+            for metric, value in (THROUGHPUT | (throughput or {})).items():
                 writer.measure(metric, value, split="train", **at)
             writer.measure("bad_images", 0, split="train", **at)
         writer.status(state, reason=reason, **details)  # type: ignore[arg-type]
@@ -115,10 +120,10 @@ THROUGHPUT = {
 }
 
 
-def write_sweep(root: Path, **changes: Any) -> list[Path]:
+def write_sweep(root: Path, *, probe_epochs: bool = False, **changes: Any) -> list[Path]:
     """A plausible sweep: BN's shift grows with depth and as norm batches shrink, XBN's less.
 
-    One run fails and one diverges.
+    One run fails and one diverges. With `probe_epochs` the shift is known at every epoch, and falls.
     """
     folders = []
     for number, run in enumerate(expand_runs(**changes)):
@@ -145,6 +150,8 @@ def write_sweep(root: Path, **changes: Any) -> list[Path]:
                 top1_percent=shown,
                 esm_sigma=sigma,
                 esm_mu=[1.6 * s * noise.uniform(0.9, 1.1) for s in sigma],
+                earlier_sigma=[[s * (8 - e) / 2 for s in sigma] for e in range(1, 6)] if probe_epochs else [],
+                throughput={"images_per_s": noise.uniform(0.97, 1.03) * (2400 if names else 2250)},
                 state=state,
                 reason=reason,
                 final=state == "completed",

@@ -24,7 +24,16 @@ HEAVY = ("torch", "torchvision", "ray", "nvidia", "submitit")
 def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> None:
     out = sweep_report.html.parent
     written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
-    figures = ["by-norm-batch", "esm_mu-by-depth", "esm_sigma-by-depth", "loss-by-epoch", "top1-by-epoch"]
+    figures = [
+        "accuracy-by-shift",
+        "accuracy-by-throughput",
+        "by-norm-batch",
+        "esm_mu-by-depth",
+        "esm_sigma-by-depth",
+        "loss-by-epoch",
+        "throughput",
+        "top1-by-epoch",
+    ]
     tables = ["code", "cost", "hardware", "mean-estimation-shift", "metrics", "runs", "summary", "throughput"]
     tables += ["accuracy-against-bn", "accumulation-over-depth", "versions"]
     assert written == sorted(

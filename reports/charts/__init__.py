@@ -1,0 +1,20 @@
+"""The kinds of chart, in Vega-Lite by Altair. They know no records, only columns."""
+
+from reports.charts.band import BandAxes, band_chart
+from reports.charts.base import ChartStyle, LayeredChart
+from reports.charts.batches import Steps, steps_chart
+from reports.charts.heat import heat_chart
+from reports.charts.scatter import Quantity, front_chart, path_chart
+
+__all__ = [
+    "BandAxes",
+    "ChartStyle",
+    "LayeredChart",
+    "Quantity",
+    "Steps",
+    "band_chart",
+    "front_chart",
+    "heat_chart",
+    "path_chart",
+    "steps_chart",
+]

@@ -1,0 +1,131 @@
+"""What all charts share: a medium's style, inline data, scales.
+
+On the page a chart's data pass through filters, whose parameters the page sets when a reader picks norms or
+norm batches. Domains are computed from all data and stay when a filter acts: what remains keeps its place, so
+that the eye can follow, and panels stay comparable. Zooming is there to look closer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from reports.theme import Theme, Variant
+
+HEIGHT_PX = 240
+LayeredChart = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to return
+_LEGEND = alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1)
+# One more than a tooltip shows.
+_DIGITS = 5
+
+
+def parameter(axis: str) -> str:
+    """The name of the Vega parameter that lists, as text, which values of an axis are shown."""
+    return f"shown_{axis}"
+
+
+@dataclass(frozen=True)
+class ChartStyle:
+    """What differs between the page and a file: colours, width in pixels, a legend, and filters.
+
+    `filters` names the axes, columns of the data, that a reader can choose from. `datasets` collects the data
+    of the charts that are drawn in this style, as rows: Altair would copy and check them over and over.
+    """
+
+    theme: Theme
+    width: int | Literal["container"]
+    palette: list[Variant]
+    legend: bool = False
+    filters: tuple[str, ...] = ()
+    datasets: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def chart(self, frame: pd.DataFrame) -> alt.Chart:
+        """A chart without a mark over these data, filtered by the axes that are columns of it."""
+        name = f"data-{len(self.datasets)}"
+        self.datasets[name] = _rows(frame)
+        chart = alt.Chart(alt.NamedData(name=name))
+        for axis in self.filters:
+            if axis in frame:
+                chart = chart.transform_filter(f"indexof({parameter(axis)}, toString(datum.{axis})) >= 0")
+        return chart
+
+    def color(self) -> alt.Color:
+        return alt.Color(
+            "norm:N",
+            scale=alt.Scale(
+                domain=[v.label for v in self.palette],
+                range=[self.theme.series[v.series] for v in self.palette],
+            ),
+            legend=_LEGEND if self.legend else None,
+        )
+
+    def shape(self) -> alt.Shape:
+        return alt.Shape(
+            "norm:N",
+            scale=alt.Scale(domain=[v.label for v in self.palette], range=[v.shape for v in self.palette]),
+            legend=_LEGEND if self.legend else None,
+        )
+
+    def present(self, values: pd.DataFrame) -> list[str]:
+        """The norms among these values, in the legend's order."""
+        found = set(values.norm)
+        return [variant.label for variant in self.palette if variant.label in found]
+
+
+def layered(style: ChartStyle, *layers: alt.Chart, height: int = HEIGHT_PX) -> LayeredChart:
+    """Layers as one chart of the style's width."""
+    return alt.layer(*layers).properties(width=style.width, height=height)
+
+
+def is_wide(low: float, high: float) -> bool:
+    """Whether a linear axis would leave the small ones of these positive values flat."""
+    return low > 0 and high / low > 100
+
+
+def log_scale(low: float, high: float) -> alt.Scale:
+    return alt.Scale(type="log", domain=[low, high])
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, or the powers alone over more than three decades."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if len(decades) > 4 else (1, 2, 5)
+    return [float(f"{f}e{d}") for d in decades for f in factors if low <= f * 10.0**d <= high]
+
+
+def linear(low: float, high: float, from_zero: bool = False) -> alt.Scale:
+    """From zero when asked, or when zero is near, so that a ratio looks like one; else around the data."""
+    span = high - low
+    if low >= 0 and (from_zero or low < span):
+        return alt.Scale(domain=[0, high * 1.04 or 1], nice=False)
+    margin = 0.08 * span or max(abs(low), 1) * 0.05
+    return alt.Scale(domain=[low - margin, high + margin], nice=False)
+
+
+def tips(fields: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
+    """Tooltips from (field:type, title); what is not a count or a name has four digits."""
+    return [
+        alt.Tooltip(field, title=title, format=".4~g")
+        if field.partition(":")[0] in ("value", "low", "high", "x", "y")
+        else alt.Tooltip(field, title=title)
+        for field, title in fields
+    ]
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Values as plain JSON, rounded to the digits that can be seen: the page carries each of them."""
+    columns = {str(name): _plain(frame[name]) for name in frame}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    if not pd.api.types.is_numeric_dtype(column):
+        return [str(value) for value in column]
+    values = column.to_numpy(dtype=float)
+    if not (np.isfinite(values) & (values == np.round(values))).all():
+        return [float(f"{v:.{_DIGITS}g}") if math.isfinite(v) else None for v in values]
+    return [int(v) for v in values]

@@ -1,0 +1,122 @@
+"""A metric against the norm batch or the number of ranks, which go up by factors."""
+
+from dataclasses import dataclass
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from reports.charts.base import ChartStyle, LayeredChart, layered, linear, tips
+from reports.spread import mean_intervals
+
+# More runs than these hide each other: the mean's interval is drawn instead.
+MAX_RUN_MARKS = 400
+CELL = ["norm", "norm_batch_size", "batch_size_per_gpu"]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The axes of a chart: the column that goes up by factors, and what is measured, from zero or not.
+
+    `apart`: columns that give a line of its own to each of their values.
+    """
+
+    column: str
+    title: str
+    value_title: str
+    from_zero: bool
+    apart: tuple[str, ...] = ()
+
+
+def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> LayeredChart:
+    """The mean over seeds with every run behind it, or with its 95 % interval where runs are many.
+
+    `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value and `axes.column`. A single step gives a
+    dot plot by norm instead of a line.
+    """
+    means = mean_intervals(values, list(dict.fromkeys([*CELL, axes.column])))
+    many = len(values) > MAX_RUN_MARKS
+    lowest, highest = (means.low.min(), means.high.max()) if many else (np.nan, np.nan)
+    low = float(np.nanmin([lowest, values.value.min()]))
+    high = float(np.nanmax([highest, values.value.max()]))
+    y_scale = linear(max(low, 0.0) if axes.from_zero else low, high, axes.from_zero)
+    if values[axes.column].nunique() == 1:
+        return _dots(values, means, many, axes, y_scale, style)
+    present = style.present(values)
+    # Set apart by a few pixels, so that equal values do not hide each other; the tooltip has the true step.
+    apart = min(0.07, 0.3 / len(present))
+    offset = {norm: 2 ** (apart * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
+    ticks = sorted(int(b) for b in values[axes.column].unique())
+    x = alt.X(
+        "x:Q",
+        title=axes.title,
+        scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),
+        axis=alt.Axis(values=ticks, format=",d", labelOverlap=True),
+    )
+    y = alt.Y("value:Q", title=axes.value_title, scale=y_scale, axis=alt.Axis(tickCount=5))
+    runs, base = (
+        style.chart(
+            frame.assign(x=frame[axes.column] * frame.norm.astype(str).map(offset).astype(float))
+        ).encode(x=x, y=y, color=style.color())
+        for frame in (values, means)
+    )
+    line = base.mark_line(strokeWidth=2)
+    if axes.apart:
+        line = line.encode(detail=[f"{column}:N" for column in axes.apart])
+    interval = alt.Y("low:Q", title=axes.value_title, scale=y_scale)
+    spread = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=interval, y2="high:Q")
+    small = runs.mark_point(size=22, filled=True, opacity=0.45)
+    marks = base.mark_point(size=70, filled=True, opacity=1)
+    return layered(
+        style,
+        line,
+        spread if many else small.encode(shape=style.shape(), tooltip=_run_tips(axes)),
+        marks.encode(shape=style.shape(), tooltip=_mean_tips(axes)),
+    )
+
+
+def _dots(
+    values: pd.DataFrame, means: pd.DataFrame, many: bool, axes: Steps, scale: alt.Scale, style: ChartStyle
+) -> LayeredChart:
+    order = style.present(values)
+    x = alt.X("value:Q", title=axes.value_title, scale=scale, axis=alt.Axis(grid=True, tickCount=5))
+    y = alt.Y("norm:N", title=None, sort=order, axis=alt.Axis(labelLimit=160))
+    runs, base = (style.chart(frame).encode(x=x, y=y, color=style.color()) for frame in (values, means))
+    interval = alt.X("low:Q", title=axes.value_title, scale=scale)
+    spread = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(x=interval, x2="high:Q")
+    small = runs.mark_point(size=30, filled=True, opacity=0.45)
+    marks = base.mark_point(size=110, filled=True, opacity=1)
+    return layered(
+        style,
+        spread if many else small.encode(shape=style.shape(), tooltip=_run_tips(axes)),
+        marks.encode(shape=style.shape(), tooltip=_mean_tips(axes)),
+        height=max(90, (44 if len(order) < 8 else 24) * len(order)),
+    )
+
+
+def _mean_tips(axes: Steps) -> list[alt.Tooltip]:
+    value = axes.value_title
+    return tips(
+        [
+            *_axes_tips(axes),
+            ("value:Q", f"{value}, mean"),
+            ("low:Q", "95 % interval from"),
+            ("high:Q", "to"),
+            ("seeds:Q", "Seeds"),
+        ]
+    )
+
+
+def _run_tips(axes: Steps) -> list[alt.Tooltip]:
+    return tips([*_axes_tips(axes), ("value:Q", axes.value_title), ("seed:Q", "Seed")])
+
+
+def _axes_tips(axes: Steps) -> list[tuple[str, str]]:
+    found = [
+        ("norm:N", "Norm"),
+        ("norm_batch_size:Q", "Norm batch"),
+        ("batch_size_per_gpu:Q", "Batch per GPU"),
+    ]
+    if axes.column in CELL:
+        return found
+    return [*found, (f"{axes.column}:Q", axes.title.partition(" (")[0])]

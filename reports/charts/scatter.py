@@ -1,0 +1,103 @@
+"""One metric against another, a mark for each cell."""
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from reports.charts.base import (
+    ChartStyle,
+    LayeredChart,
+    is_wide,
+    layered,
+    linear,
+    log_scale,
+    log_ticks,
+    tips,
+)
+
+# More labels than these lie on one another; the tooltip has them all.
+_MAX_LABELS = 40
+_MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What an axis shows: a column, its title, and the range of the axis in the column's unit."""
+
+    column: str
+    title: str
+    extent: tuple[float, float]
+
+    def scale_and_axis(self) -> tuple[alt.Scale, alt.Axis, str]:
+        low, high = self.extent
+        if is_wide(low, high):
+            scale = log_scale(low / _MARGIN, high * _MARGIN)
+            return scale, alt.Axis(values=log_ticks(low, high), format="~g"), f"{self.title} (log scale)"
+        return linear(low, high), alt.Axis(tickCount=5), self.title
+
+    def x(self) -> alt.X:
+        scale, axis, title = self.scale_and_axis()
+        return alt.X("x:Q", title=title, scale=scale, axis=axis)
+
+    def y(self) -> alt.Y:
+        scale, axis, title = self.scale_and_axis()
+        return alt.Y("y:Q", title=title, scale=scale, axis=axis)
+
+
+def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
+    """A mark for each cell, labelled with its norm batch; a thin line joins a norm's cells in that order.
+
+    `cells`: norm, norm_batch_size, batch_size_per_gpu, seeds and both columns.
+    """
+    base = _base(cells, x, y, style)
+    path = base.mark_line(strokeWidth=1, opacity=0.6).encode(
+        order="norm_batch_size:Q", detail="batch_size_per_gpu:N"
+    )
+    return layered(style, path, *_marks(base, cells, x, y, style))
+
+
+def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
+    """A mark for each cell, and a line through those that no other surpasses in both: the Pareto front.
+
+    The front is found in the chart, by the rule of `spread.pareto_front`, so that it is of what is shown.
+    """
+    base = _base(cells, x, y, style)
+    faster_first: list[alt.SortField] = [alt.SortField(axis, order="descending") for axis in ("x", "y")]
+    front = (
+        base.transform_window(best="max(y)", frame=[None, 0], ignorePeers=True, sort=faster_first)
+        .transform_window(best_before="lag(best)", sort=faster_first)
+        .transform_filter("!isValid(datum.best_before) || datum.y > datum.best_before")
+        .encode(color=alt.value(style.theme.muted))
+    )
+    line = front.mark_line(strokeWidth=1.5, strokeDash=[5, 3], interpolate="step-before").encode(order="x:Q")
+    ring = front.mark_point(size=190, strokeWidth=1.5, shape="circle", filled=False, opacity=1)
+    return layered(style, line, ring, *_marks(base, cells, x, y, style))
+
+
+def _base(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> alt.Chart:
+    columns = ["norm", "norm_batch_size", "batch_size_per_gpu", "seeds"]
+    data = cells[columns].assign(x=cells[x.column], y=cells[y.column])
+    return style.chart(data).encode(x=x.x(), y=y.y(), color=style.color())
+
+
+def _marks(
+    base: alt.Chart, cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle
+) -> list[alt.Chart]:
+    tooltip = tips(
+        [
+            ("norm:N", "Norm"),
+            ("norm_batch_size:Q", "Norm batch"),
+            ("batch_size_per_gpu:Q", "Batch per GPU"),
+            ("x:Q", f"{x.title}, mean"),
+            ("y:Q", f"{y.title}, mean"),
+            ("seeds:Q", "Seeds"),
+        ]
+    )
+    points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=style.shape(), tooltip=tooltip)
+    if len(cells) > _MAX_LABELS:
+        return [points]
+    labels = base.mark_text(align="left", dx=8, dy=-6, fontSize=11, aria=False).encode(
+        text="norm_batch_size:Q", color=alt.value(style.theme.muted)
+    )
+    return [points, labels]

@@ -1,0 +1,82 @@
+"""Panels of means with bands, one for each norm batch."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pandas as pd
+
+from reports.charts import BandAxes, band_chart
+from reports.charts.base import is_wide
+from reports.figures.figure import MAX_PANELS, Panel, is_crossed
+from reports.numbers import plural
+from reports.spread import extremes, thinned
+
+MAX_UNFINISHED = 12
+# Of a line: more than a panel has pixels to tell apart.
+MAX_STEPS = 100
+
+
+def banded(
+    values: pd.DataFrame, column: str, title: str, label: str, value_title: str, log_if_wide: bool
+) -> tuple[list[Panel], str]:
+    """A panel for each norm batch (and batch per GPU, where it is a second axis), and what they leave out.
+
+    All have one y scale. `values`: norm, norm_batch_size, batch_size_per_gpu, run, seed, state, value and the
+    columns named by `column` and `label`. Completed runs go into the bands, others are drawn one by one.
+    """
+    if values.empty:
+        return [], ""
+    steps = thinned(values[column].unique().tolist(), MAX_STEPS) if column == "epoch" else None
+    values = values if steps is None else values[values[column].isin(steps)]
+    by = ["norm_batch_size", *(["batch_size_per_gpu"] if is_crossed(values) else [])]
+    keys = list(values[by].drop_duplicates().sort_values(by).itertuples(index=False, name=None))
+    chosen = thinned(range(len(keys)), MAX_PANELS)
+    unfinished, told = _furthest(values[values.state != "completed"])
+    means = extremes(
+        values[values.state == "completed"],
+        list(dict.fromkeys(["norm", *_BATCHES, column, label])),
+    )
+    drawn = pd.concat([means.value, means.low, means.high, unfinished.value])
+    extent = (float(drawn.min()), float(drawn.max()))
+    axes = BandAxes(column, title, label, value_title, extent, log_if_wide and is_wide(*extent))
+    panels = list(_panels(means, unfinished, by, [keys[place] for place in chosen], axes))
+    if len(chosen) < len(keys):
+        told += f" Drawn for {len(chosen)} of {len(keys)} norm batches."
+    return panels, told
+
+
+_BATCHES = ["norm_batch_size", "batch_size_per_gpu"]
+
+
+def _furthest(unfinished: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Those of the runs that got furthest, and a sentence on them."""
+    lengths = unfinished.groupby("run").size().sort_values(ascending=False, kind="stable")
+    if lengths.empty:
+        return unfinished, ""
+    told = " Thin dashed lines are runs that did not complete, as far as they got"
+    if len(lengths) > MAX_UNFINISHED:
+        told += f" ({MAX_UNFINISHED} of {len(lengths)}, those that got furthest)"
+    return unfinished[unfinished.run.isin(lengths.index[:MAX_UNFINISHED])], f"{told}."
+
+
+def _panels(
+    means: pd.DataFrame,
+    unfinished: pd.DataFrame,
+    by: Sequence[str],
+    keys: Sequence[tuple[int, ...]],
+    axes: BandAxes,
+) -> Iterator[Panel]:
+    for key in keys:
+        here, there = (
+            frame[(frame[list(by)] == list(key)).all(axis=1)].drop(columns=_BATCHES)
+            for frame in (means, unfinished)
+        )
+        title = f"Norm batch {key[0]}" + (f", {key[1]} per GPU" if len(key) > 1 else "")
+        seeds = plural(int(here.seeds.max()) if len(here) else 0, "seed")
+        norms = ", ".join(pd.concat([here.norm, there.norm]).astype(str).unique())
+        yield Panel(
+            title,
+            f"{axes.value_title} at {title.lower()}: {norms}, {seeds}",
+            partial(band_chart, here, there, axes),
+            {"norm_batch_size": str(key[0])},
+        )

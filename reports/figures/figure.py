@@ -1,0 +1,165 @@
+"""A figure: a row of panels with one scale, so that panels compare at a glance."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from reports.charts import ChartStyle, LayeredChart
+from reports.charts.base import parameter
+from reports.filters import CHART_AXES
+from reports.frames import CONTEXT, Frames
+from reports.theme import FILE, PAGE, Variant
+
+# Side by side, more panels than these are not compared.
+MAX_PANELS = 6
+Draw = Callable[[ChartStyle], LayeredChart]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart. `draw` takes the medium's style; `cell` is the one value of an axis that all of it has."""
+
+    title: str
+    description: str
+    draw: Draw
+    cell: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Runs that share a model, data, settings and global batch, named by what varies between contexts."""
+
+    name: str
+    cell: dict[str, str]
+    runs: pd.DataFrame
+
+    @property
+    def completed(self) -> pd.DataFrame:
+        return self.runs[self.runs.state == "completed"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels side by side under one caption; `slug` names its files.
+
+    `cell`: the values of axes that all its runs share, where others differ. `batches`: its norm batches.
+    """
+
+    slug: str
+    section: str
+    title: str
+    caption: str
+    panels: list[Panel]
+    shown: list[Variant]
+    palette: list[Variant]
+    cell: dict[str, str]
+    batches: list[str]
+
+    @property
+    def holds(self) -> dict[str, list[str]]:
+        """The values of the axes that the data within its charts have."""
+        shown = ([variant.label for variant in self.shown], self.batches)
+        return dict(zip(CHART_AXES, shown, strict=True))
+
+    def page_specs(self) -> list[dict[str, Any]]:
+        """A Vega-Lite spec for each panel: as wide as its box, coloured by the style sheet, with filters."""
+        specs = []
+        for panel in self.panels:
+            style = ChartStyle(PAGE, "container", self.palette, filters=CHART_AXES)
+            specs.append(_spec(panel.draw(style).properties(description=panel.description), style))
+        parameters = [{"name": parameter(axis), "value": values} for axis, values in self.holds.items()]
+        for spec in specs:
+            spec["params"] = parameters
+            spec["layer"][0]["params"] = [_zoom(spec["layer"][0]["encoding"])]
+        return specs
+
+    def file_spec(self) -> dict[str, Any]:
+        """One spec of all panels, with legend, for an SVG file."""
+        style = ChartStyle(FILE, 290, self.shown, legend=True)
+        charts = [panel.draw(style).properties(title=panel.title) for panel in self.panels]
+        return _spec(alt.concat(*charts, columns=3, spacing=30), style)
+
+
+def _spec(chart: LayeredChart | alt.ConcatChart, style: ChartStyle) -> dict[str, Any]:
+    # Altair checked each part when it was made; to check the whole again takes seconds.
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    spec.pop("$schema", None)
+    return spec | {"config": style.theme.config(), "datasets": style.datasets}
+
+
+def _zoom(encoding: dict[str, Any]) -> dict[str, Any]:
+    """Ctrl or ⌘ with the wheel zooms, a mouse drags: plain scrolling and touch stay the page's."""
+    drag = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"
+    return {
+        "name": "zoom",
+        "bind": "scales",
+        "select": {
+            "type": "interval",
+            "encodings": [c for c in ("x", "y") if encoding[c]["type"] == "quantitative"],
+            "zoom": "wheel![event.ctrlKey || event.metaKey]",
+            "translate": drag,
+            "clear": "dblclick",
+        },
+    }
+
+
+def contexts(runs: pd.DataFrame, limit: int) -> list[Context]:
+    """The first contexts of these runs, in their order."""
+    naming = [c for c in CONTEXT if runs[c].nunique() > 1]
+    found = []
+    for _, group in runs.groupby(CONTEXT, sort=False, observed=True):
+        first = group.iloc[0]
+        parts = [f"global batch {first[c]}" if c == "global_batch_size" else str(first[c]) for c in naming]
+        cell = {axis: str(first[axis]) for axis in naming}
+        found.append(Context(", ".join(part for part in parts if part), cell, group))
+        if len(found) == limit:
+            break
+    return found
+
+
+def make_figure(
+    context: Context,
+    slug: str,
+    section: str,
+    title: str,
+    caption: str,
+    panels: list[Panel],
+    values: pd.DataFrame,
+    palette: list[Variant],
+) -> Iterator[Figure]:
+    """The figure, named after its context, if it has a panel.
+
+    `values`: what it shows, with norm and norm_batch_size.
+    """
+    if not panels:
+        return
+    present = set(values.norm)
+    suffix = re.sub(r"[^a-z0-9]+", "-", context.name.lower()).strip("-")
+    yield Figure(
+        f"{slug}-{suffix}" if suffix else slug,
+        section,
+        f"{title}: {context.name}" if context.name else title,
+        caption,
+        panels,
+        [variant for variant in palette if variant.label in present],
+        palette,
+        context.cell,
+        [str(size) for size in sorted(values.norm_batch_size.unique())],
+    )
+
+
+Maker = Callable[[Frames, Context, list[Variant]], Iterator[Figure]]
+
+
+def is_crossed(runs: pd.DataFrame) -> bool:
+    """Whether one norm batch meets several batches per GPU, so that the two are separate axes."""
+    return bool(runs.groupby("norm_batch_size").batch_size_per_gpu.nunique().max() > 1)
+
+
+def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """What a chart says of each run: its axes and seed."""
+    return runs[["run", "norm", "norm_batch_size", "batch_size_per_gpu", "seed", "state"]]

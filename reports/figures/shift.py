@@ -1,0 +1,126 @@
+"""The shift layer by layer, over training, and beside the accuracy."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from reports.charts import Quantity, heat_chart, path_chart
+from reports.figures.bands import banded
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
+from reports.frames import Frames
+from reports.numbers import plural, short
+from reports.spread import thinned
+from reports.theme import Variant
+
+SHIFT, ACCURACY = "esm_sigma_common", "top1_percent"
+# Across a panel: narrower cells are not seen.
+MAX_EPOCHS = 40
+
+
+def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+    """ESM σ and μ of completed runs along the depth of the network."""
+    for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
+        values = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
+        values = values[np.isfinite(values.value)].merge(cells_of(context.completed), on="run")
+        panels, told = banded(
+            values, "position", "Layer (forward order)", "layer", f"ESM {symbol}", log_if_wide=True
+        )
+        caption = (
+            "BN layers in forward order; a layer that a variant has replaced has no point. "
+            f"Line: mean over seeds; band: lowest to highest seed.{told}"
+        )
+        title = f"Depth profile of ESM {symbol}"
+        yield from make_figure(
+            context, f"{metric}-by-depth", "shift", title, caption, panels, values, palette
+        )
+
+
+def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+    """Mean ESM σ against final top-1, a mark for each cell."""
+    done = context.completed
+    done = done[np.isfinite(done[[SHIFT, ACCURACY]].to_numpy(dtype=float)).all(axis=1)]
+    cells = done.groupby(["norm", "norm_batch_size", "batch_size_per_gpu"], as_index=False, sort=False).agg(
+        **{name: (name, "mean") for name in (SHIFT, ACCURACY)}, seeds=("seed", "nunique")
+    )
+    if len(cells) < 2:
+        return
+    x, y = (
+        Quantity(name, title, (float(cells[name].min()), float(cells[name].max())))
+        for name, title in ((SHIFT, "ESM σ"), (ACCURACY, "Top-1 (%)"))
+    )
+    far, near = (cells.loc[cells[SHIFT].idxmax()], cells.loc[cells[SHIFT].idxmin()])
+    told = "; ".join(
+        f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "
+        f"top-1 {short(row[ACCURACY])} %"
+        for row in (near, far)
+    )
+    panel = Panel(
+        "Final top-1 against mean ESM σ, common layers",
+        f"Final top-1 against mean ESM σ of {plural(len(cells), 'cell')}. Least and greatest shift: {told}",
+        partial(path_chart, cells, x, y),
+    )
+    caption = (
+        "Each mark is the mean over the seeds of a cell; its label is the norm batch, and a thin line joins "
+        "the cells of a norm. To the left is less shift, upwards more accuracy."
+    )
+    title = "Accuracy by shift"
+    yield from make_figure(context, "accuracy-by-shift", "shift", title, caption, [panel], cells, palette)
+
+
+def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+    """ESM σ of each layer at each probed epoch: where runs were probed at two epochs or more."""
+    runs = context.completed
+    runs = runs[runs.num_bn_layers > 0]
+    labels = [variant.label for variant in palette if (runs.norm == variant.label).any()]
+    sizes = sorted(runs.norm_batch_size.unique())
+    if len(labels) * len(sizes) > MAX_PANELS:
+        sizes = sizes[:1]
+    panes: list[tuple[str, int, pd.DataFrame]] = []
+    for size, label in ((size, label) for size in sizes for label in labels):
+        chosen = runs[(runs.norm == label) & (runs.norm_batch_size == size)]
+        values = _probed(frames, chosen)
+        if values.epoch.nunique() > 1:
+            panes.append((label, size, values))
+        if len(panes) == MAX_PANELS:
+            break
+    if not panes:
+        return
+    together = pd.concat([values for _, _, values in panes])
+    extent = (float(together.value.min()), float(together.value.max()))
+    depth = int(together.position.max()) + 1
+    panels = [_heat_panel(*pane, extent, depth) for pane in panes]
+    caption = (
+        "Each cell is a layer at an epoch, mean over seeds; grey where a variant has no BN layer. "
+        "One colour scale for all panels."
+    )
+    if len(sizes) == 1 and runs.norm_batch_size.nunique() > 1:
+        caption += f" At the smallest norm batch, {sizes[0]}."
+    if len({label for label, _, _ in panes}) < len(labels):
+        caption += f" For the first {len(panes)} of {len(labels)} norms."
+    shown = pd.DataFrame([pane[:2] for pane in panes], columns=["norm", "norm_batch_size"])
+    title = "ESM σ by layer and epoch"
+    yield from make_figure(context, "esm_sigma-by-epoch", "shift", title, caption, panels, shown, palette)
+
+
+def _probed(frames: Frames, runs: pd.DataFrame) -> pd.DataFrame:
+    values = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
+    values = values.loc[np.isfinite(values.value)]
+    return values.loc[values.epoch.isin(thinned(values.epoch.unique().tolist(), MAX_EPOCHS))]
+
+
+def _heat_panel(
+    label: str, size: int, values: pd.DataFrame, extent: tuple[float, float], depth: int
+) -> Panel:
+    title = f"{label}, norm batch {size}"
+    means = values.groupby("epoch").value.mean()
+    told = " and ".join(
+        f"{short(means[epoch])} at epoch {epoch}" for epoch in (means.index[0], means.index[-1])
+    )
+    return Panel(
+        title,
+        f"ESM σ by layer and epoch of {title}; mean over layers {told}",
+        partial(heat_chart, values, "ESM σ", extent, depth),
+        {"norm": label, "norm_batch_size": str(size)},
+    )

@@ -1,0 +1,48 @@
+"""What a chart shows of the seeds of a cell: all cells at once, however many there are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from reports.stats import CONFIDENCE
+
+
+def mean_intervals(values: pd.DataFrame, keys: Sequence[str], confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Of the finite column `value` by `keys`: its mean, Student's t interval (`low`, `high`), and `seeds`.
+
+    One seed has no interval: NaN. The same numbers as `stats.mean_interval`, for all groups at once.
+    """
+    groups = values.groupby(list(keys), as_index=False, sort=False, observed=True)
+    found = groups.agg(value=("value", "mean"), deviation=("value", "std"), seeds=("value", "count"))
+    t = scipy_stats.t.ppf((1 + confidence) / 2, found.seeds - 1)
+    half = t * found.deviation / np.sqrt(found.seeds)
+    return found.drop(columns="deviation").assign(low=found.value - half, high=found.value + half)
+
+
+def extremes(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Of the column `value` by `keys`: its mean, lowest and highest as `low` and `high`, and `seeds`."""
+    groups = values.groupby(list(keys), as_index=False, sort=False, observed=True)
+    return groups.agg(
+        value=("value", "mean"), low=("value", "min"), high=("value", "max"), seeds=("value", "count")
+    )
+
+
+def pareto_front(cells: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The cells, fastest first, that no other equals or surpasses in both columns, more being better.
+
+    Of cells that are equal in both, the first is on the front.
+    """
+    ordered = cells.sort_values([x, y], ascending=False, kind="stable")
+    best_before = ordered[y].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered[y] > best_before]
+
+
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """At most `most` of these steps, evenly chosen, first and last among them."""
+    ordered = sorted(steps)
+    if len(ordered) <= most:
+        return ordered
+    places = np.linspace(0, len(ordered) - 1, most).round().astype(int)
+    return [ordered[place] for place in places]

@@ -1,0 +1,252 @@
+"""Choosing norms and norm batches in headless Chromium: every chart follows, the address keeps the choice."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from reports.build import ReportFiles, build_report
+from tests.reports.records import write_sweep
+from tests.reports.test_page_in_browser import VISIBLE, browser, open_page, overflow_px, wait_for_charts
+
+__all__ = ["browser"]
+
+NORMS = [
+    {"kind": "bn"},
+    {"kind": "xbn"},
+    {"kind": "xbn", "position": "p1"},
+    {"kind": "xbn", "position": "p3"},
+    {"kind": "gn", "num_groups": 8},
+]
+LABELS = ["BN", "XBN-P1-GN8", "XBN-P2-GN8", "XBN-P3-GN8", "GN8"]
+SIZES = [2, 4, 8, 16, 32, 64, 128, 256]
+FIGURES = [
+    "Accuracy and shift by norm batch",
+    "Accuracy by shift",
+    "Depth profile of ESM σ",
+    "Depth profile of ESM μ",
+    "ESM σ by layer and epoch",
+    "Evaluation top-1 by epoch",
+    "Training loss by epoch",
+    "Accuracy by throughput",
+    "Throughput",
+]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """Over 200 runs: GN, and four norms with BN at eight norm batches; seven seeds, probed at every epoch."""
+    root = tmp_path_factory.mktemp("large")
+    model = {"arch": "small_resnet20", "norm": NORMS}
+    batch = {"global_batch_size": 256, "norm_batch_size": SIZES}
+    folders = write_sweep(root, probe_epochs=True, model=model, batch=batch, seeds=list(range(7)))
+    assert len(folders) == 7 * (4 * 8 + 1)
+    return build_report([root], tmp_path_factory.mktemp("large-report") / "out")
+
+
+def marks(page: Page) -> list[dict[str, int]]:
+    """Of every visible chart, how many data marks carry each norm: the data behind them, not their looks."""
+    script = """(selector) => charts.filter(({box}) => box.offsetParent).map(({view, box}) => {
+        const counts = {};
+        const visit = (item) => {
+            if (item.items) item.items.forEach(visit);
+            if (item.datum?.norm && item.mark?.marktype === "symbol") {
+                counts[item.datum.norm] = (counts[item.datum.norm] ?? 0) + 1;
+            }
+        };
+        visit(view.scenegraph().root);
+        return counts;
+    })"""
+    found: list[dict[str, int]] = page.evaluate(script, VISIBLE)
+    return found
+
+
+def choose(page: Page, act: Callable[[], Any]) -> None:
+    """Act, and wait until the charts have followed."""
+    act()
+    wait_for_charts(page)
+    page.evaluate("async () => { await Promise.all(charts.map(({view}) => view?.runAsync())); }")
+
+
+def uncheck(page: Page, axis: str, value: str) -> None:
+    page.locator(f"fieldset[data-axis={axis}] input[value='{value}']").uncheck(force=True)
+
+
+def shown(page: Page) -> str:
+    return page.locator("[role=status]").inner_text()
+
+
+def test_a_filter_acts_on_every_chart_and_table(browser: Browser, large: ReportFiles) -> None:
+    page, trouble = open_page(browser, large.html)
+    assert page.locator("figure h3").all_inner_texts() == FIGURES
+    before = marks(page)
+    assert len(before) == page.locator(VISIBLE).count()
+    assert shown(page) == "Showing all 5 norms and all 8 norm batches."
+    rows = page.locator("section[aria-labelledby=summary] tbody tr:visible")
+    assert rows.count() == 33
+    choose(page, lambda: uncheck(page, "norm", "BN"))
+    after = marks(page)
+    # BN's heat map goes as a whole. On the Pareto front others move up, so it has a test of its own.
+    gone = page.locator(".chart").evaluate_all("(all) => all.findIndex((one) => !one.offsetParent)")
+    expected = [{k: v for k, v in counts.items() if k != "BN"} for counts in before]
+    del expected[gone]
+    pareto_at = FIGURES.index("Accuracy by throughput") - len(FIGURES)
+    assert page.locator(".chart:visible").count() == len(after) == len(expected)
+    for i, (had, has) in enumerate(zip(expected, after, strict=True)):
+        assert "BN" not in has
+        assert has == had or i == len(expected) + pareto_at
+    assert rows.count() == 25
+    assert "BN" not in page.locator("section[aria-labelledby=shift] tbody th:visible").all_inner_texts()
+    assert shown(page) == "Showing 4 of 5 norms and all 8 norm batches."
+    assert trouble == []
+    page.close()
+
+
+def test_a_norm_batch_that_is_filtered_away_takes_its_panels_along(
+    browser: Browser, large: ReportFiles
+) -> None:
+    page, trouble = open_page(browser, large.html)
+    profile = page.locator("figure", has_text="Depth profile of ESM σ")
+    assert profile.locator("h4:visible").all_inner_texts() == [
+        f"Norm batch {n}" for n in (2, 4, 16, 32, 128, 256)
+    ]
+    choose(page, lambda: page.get_by_role("button", name="No norm batch").click())
+    assert page.locator("figure:visible").count() == 0
+    assert shown(page) == "Showing all 5 norms and no norm batch."
+    for size in ("4", "16"):
+        box = page.locator(f"fieldset[data-axis=norm_batch_size] input[value='{size}']")
+        choose(page, lambda box=box: box.check(force=True))
+    assert profile.locator("h4:visible").all_inner_texts() == ["Norm batch 4", "Norm batch 16"]
+    assert shown(page) == "Showing all 5 norms and norm batches 4 and 16."
+    # Top-1 at two of eight norm batches: two means a norm and seven runs of each, of which one of BN failed.
+    assert marks(page)[0] == {label: 15 if label == "BN" else 16 for label in LABELS[:4]}
+    choose(page, lambda: page.get_by_role("button", name="Reset").click())
+    assert shown(page) == "Showing all 5 norms and all 8 norm batches."
+    assert page.locator("figure:visible").count() == len(FIGURES)
+    assert trouble == []
+    page.close()
+
+
+def test_the_address_restores_the_choice_and_sections_keep_it(browser: Browser, large: ReportFiles) -> None:
+    page, _ = open_page(browser, large.html)
+    choose(page, lambda: uncheck(page, "norm", "BN"))
+    choose(page, lambda: uncheck(page, "norm_batch_size", "2"))
+    address = page.evaluate("location.href")
+    assert "norm=XBN-P1-GN8" in address
+    expected, sentence = marks(page), shown(page)
+    page.get_by_role("link", name="Shift").click()
+    page.wait_for_function("() => scrollY > 300")
+    assert page.evaluate("location.href") == address
+    page.close()
+    again = browser.new_page(viewport={"width": 1280, "height": 900})
+    again.goto(address)
+    wait_for_charts(again)
+    assert (shown(again), marks(again)) == (sentence, expected)
+    says = "(words) => document.querySelector('[role=status]').textContent.includes(words)"
+    again.evaluate("location.hash = '#none=norm'")
+    again.wait_for_function(says, arg="no norm ")
+    again.evaluate("location.hash = '#norm=nobody'")
+    again.wait_for_function(says, arg="all 5 norms")
+    again.close()
+
+
+def test_keys_alone_can_choose(browser: Browser, large: ReportFiles) -> None:
+    page, _ = open_page(browser, large.html)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    page.locator(".filters summary").focus()
+    page.keyboard.press("Tab")
+    choose(page, lambda: page.keyboard.press("Space"))
+    assert shown(page) == "Showing 4 of 5 norms and all 8 norm batches."
+    page.close()
+
+
+def pareto(page: Page) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
+    """Of the chart of accuracy by throughput, the cells that are shown and those with a ring."""
+    script = """() => {
+        const {view} = charts.find(({box}) => box.closest("figure").textContent.includes("Pareto"));
+        const symbols = [];
+        const visit = (item) => {
+            (item.items ?? []).forEach(visit);
+            if (item.mark?.marktype === "symbol" && item.datum?.norm) symbols.push(item);
+        };
+        visit(view.scenegraph().root);
+        const cell = ({datum: {norm, norm_batch_size, x, y}}) => [norm, norm_batch_size, x, y];
+        return [symbols.filter((s) => s.size < 100).map(cell), symbols.filter((s) => s.size > 100).map(cell)];
+    }"""
+    cells, ringed = page.evaluate(script)
+    return {tuple(cell) for cell in cells}, {tuple(cell) for cell in ringed}
+
+
+def surpassed_by_none(cells: set[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+    """By the definition: no other is at least as fast and as accurate."""
+    return {c for c in cells if not any(o != c and o[2] >= c[2] and o[3] >= c[3] for o in cells)}
+
+
+def test_the_pareto_front_is_that_of_what_is_shown(browser: Browser, large: ReportFiles) -> None:
+    page, _ = open_page(browser, large.html)
+    cells, ringed = pareto(page)
+    assert len(cells) == 33
+    assert ringed == surpassed_by_none(cells)
+    for norm in {cell[0] for cell in ringed}:
+        choose(page, lambda norm=norm: uncheck(page, "norm", norm))
+    left, on_front = pareto(page)
+    assert on_front == surpassed_by_none(left)
+    assert not on_front & ringed
+    page.close()
+
+
+def test_only_a_wheel_with_ctrl_zooms_and_a_double_click_goes_back(
+    browser: Browser, large: ReportFiles
+) -> None:
+    page, _ = open_page(browser, large.html)
+    texts = "[...document.querySelectorAll('#chart-0 .role-axis-label text')].map((t) => t.textContent)"
+    labels = f"{texts}.sort().join()"
+    chart = page.locator("#chart-0")
+    chart.hover()
+    before, scrolled = page.evaluate(labels), page.evaluate("scrollY")
+    page.mouse.wheel(0, -120)
+    page.wait_for_function(f"() => scrollY !== {scrolled}")
+    assert page.evaluate(labels) == before
+    chart.hover()
+    scrolled = page.evaluate("scrollY")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -240)
+    page.keyboard.up("Control")
+    page.wait_for_function(f"(old) => {labels} !== old", arg=before)
+    assert page.evaluate("scrollY") == scrolled
+    chart.dblclick()
+    page.wait_for_function(f"(old) => {labels} === old", arg=before)
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(375, True), (1280, False)])
+def test_a_large_page_is_quiet_fits_and_passes_the_audit(
+    browser: Browser, large: ReportFiles, width: int, dark: bool
+) -> None:
+    page, trouble = open_page(browser, large.html, width, dark)
+    assert overflow_px(page) == 0
+    assert page.locator(".filters details").get_attribute("open") == ("" if width == 1280 else None)
+    results = Axe().run(page)
+    severe = [
+        (v["id"], [n["html"][:150] for n in v["nodes"]][:3])
+        for v in results.response["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert severe == []
+    assert trouble == []
+    page.close()
+
+
+def test_print_has_all_panels_and_no_controls(browser: Browser, large: ReportFiles, tmp_path: Path) -> None:
+    page, trouble = open_page(browser, large.html, dark=True)
+    page.emulate_media(media="print")
+    assert not page.locator(".filters fieldset").first.is_visible()
+    assert page.locator("[role=status]").is_visible()
+    assert page.locator(".chart svg.marks:visible").count() == page.locator(".chart").count()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert trouble == []
+    page.close()
