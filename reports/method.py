@@ -23,7 +23,8 @@ def statistics_method(baseline: Baseline) -> str:
             "corrected for their number.",
         ]
     parts += [
-        "Answers along the norm batch rest each on its own interval, not adjusted.",
+        "Along the norm batch, what beats BN is adjusted so too; the other answers rest each on its own "
+        "interval.",
         f"Below {MIN_SEEDS_FOR_A_CLAIM} (paired) seeds nothing is called a difference.",
     ]
     return " ".join(parts)

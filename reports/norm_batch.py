@@ -11,7 +11,16 @@ import pandas as pd
 
 from reports.frames import CONTEXT, Frames
 from reports.numbers import number, plural, short
-from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_interval, paired_difference, slope
+from reports.stats import (
+    MIN_SEEDS_FOR_A_CLAIM,
+    SIGNIFICANCE,
+    Estimate,
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_p,
+    slope,
+)
 
 TOP1 = "top1_percent"
 ESM = "esm_sigma_common"
@@ -34,8 +43,9 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
     least-squares slope of log ESM over log₂ of it, seed by seed. `xbn_beats_bn`: the largest norm batch at
-    which XBN's top-1 is above BN's. `bn_loses`: below which norm batch BN loses more than `margin_points` of
-    top-1 against its own largest one.
+    which XBN's top-1 is above BN's, by the paired t-test, adjusted by Holm over variants and norm batches.
+    `bn_loses`: below which norm batch BN loses more than `margin_points` of top-1 against its own largest
+    one.
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
@@ -52,7 +62,9 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
-        answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn)]
+        others = [name for name in variants if name != "BN"]
+        p_values = _adjusted({name: top1[name] for name in others}, bn)
+        answers += [a for name in others for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
         answers += _left_out(runs)
         found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
@@ -109,11 +121,23 @@ def _log_slope(values: dict[int, float]) -> float:
     return slope([math.log2(size) for size in values], [math.log(value) for value in values.values()])
 
 
-def _beats(name: str, ours: dict[int, BySeed], bn: dict[int, BySeed]) -> Iterator[Answer]:
+def _adjusted(variants: dict[str, dict[int, BySeed]], bn: dict[int, BySeed]) -> dict[tuple[str, int], float]:
+    """Of each variant and norm batch the paired p against BN, adjusted by Holm over all of them."""
+    found = {}
+    for name, ours in variants.items():
+        for size, theirs in bn.items():
+            seeds = ours.get(size, {}).keys() & theirs.keys()
+            found[name, size] = paired_p([ours[size][seed] - theirs[seed] for seed in sorted(seeds)])
+    return dict(zip(found, holm(list(found.values())), strict=True))
+
+
+def _beats(
+    name: str, ours: dict[int, BySeed], bn: dict[int, BySeed], p_values: dict[tuple[str, int], float]
+) -> Iterator[Answer]:
     differences = {s: e for s in bn if (e := paired_difference(ours.get(s, {}), bn[s])) is not None}
     if not differences:
         return
-    surely = [size for size, e in differences.items() if _is_claim(e) and e.excludes(0) and e.mean > 0]
+    surely = [s for s, e in differences.items() if e.mean > 0 and p_values[name, s] < SIGNIFICANCE]
     if surely:
         largest = max(surely)
         there = _points(differences[largest])

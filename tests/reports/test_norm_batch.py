@@ -190,3 +190,17 @@ def test_a_run_that_cannot_be_read_is_left_out_of_a_studys_answers(tmp_path: Pat
         [good, bad, tmp_path / "not-begun"], tmp_path, "synthetic-sweep", ["top1_percent"], 1.0
     )
     assert sum(found.states.values()) == 1
+
+
+def test_beating_bn_is_adjusted_over_the_norm_batches(tmp_path: Path) -> None:
+    # Differences 2, 3, 4: t = 3√3, p = 0.035 alone, 0.07 where a second norm batch is looked at as well.
+    batch = {"global_batch_size": 64, "norm_batch_size": [4, 64]}
+    model = {"arch": "small_resnet20", "norm": [{"kind": "bn"}, {"kind": "xbn"}]}
+    for run in expand_runs(batch=batch, model=model):
+        is_ahead = run.model.norm.label != "BN" and run.batch.norm == 4
+        write_run(tmp_path, run, top1_percent=[62.0 + run.seed if is_ahead else 60.0])
+    (told,) = (
+        a for a in norm_batch_answers(build_frames(collect([tmp_path])), 1.0) if a.kind == "xbn_beats_bn"
+    )
+    assert told.norm_batch_size is None
+    assert "is not shown to beat BN" in told.sentence
