@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.frames import CONTEXT
-from reports.tables import AXIS_HEADERS
+from reports.tables.cells import AXIS_HEADERS
 from reports.theme import Variant
 
 # Of the values of one axis: as many as a reader can look over.

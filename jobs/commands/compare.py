@@ -19,8 +19,8 @@ def compare(
 
     Before and after a change, or one cluster and another: runs are matched by run_id, else by cell and seed.
     """
-    from reports.compare import compare as match
-    from reports.compare_text import print_comparison, write_comparison
+    from reports.findings.compare import compare as match
+    from reports.write.compare_text import print_comparison, write_comparison
 
     console = Console()
     comparison = match(a, b)

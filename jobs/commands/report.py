@@ -28,10 +28,10 @@ def report(
 
     Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
     """
-    from reports.build import ReportFiles, build_report
     from reports.collect import cache_folder
-    from reports.tables import print_summary
-    from reports.watch import follow
+    from reports.tables.cells import print_summary
+    from reports.write.build import ReportFiles, build_report
+    from reports.write.watch import follow
 
     console = Console(soft_wrap=True, highlight=False)
     is_open = False

@@ -53,7 +53,7 @@ def tune(
 
     import_ray()
     from jobs.tune.driver import Wishes, drive
-    from reports.study import print_study, write_study
+    from reports.write.study import print_study, write_study
 
     console = Console(soft_wrap=True, highlight=False)
     end = drive(found, where, output_dir, Wishes(resume, accept, jobs, ray_address), ProgressView(console))

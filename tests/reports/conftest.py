@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import ReportFiles, build_report
+from reports.write.build import ReportFiles, build_report
 from tests.reports.records import write_sweep
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.accumulation import accumulation, accumulation_display, run_slopes
-from reports.baseline import Baseline
 from reports.collect import collect
+from reports.findings.accumulation import accumulation, accumulation_display, run_slopes
+from reports.findings.baseline import Baseline
 from reports.frames import Frames, build_frames
 from tests.reports.records import expand_runs, write_run
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.build import build_report
 from reports.collect import collect
 from reports.frames import build_frames
-from reports.page import compose, render_markdown
+from reports.write.build import build_report
+from reports.write.page import compose, render_markdown
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

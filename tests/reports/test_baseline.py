@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.baseline import Baseline, resolve_baseline
-from reports.build import build_report
 from reports.collect import collect
+from reports.findings.baseline import Baseline, resolve_baseline
 from reports.frames import Frames, build_frames
+from reports.write.build import build_report
 from suite.errors import UserError
 from tests.reports.records import expand_runs, write_run
 

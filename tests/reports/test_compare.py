@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports import compare_text
-from reports.compare import MatchedRuns, compare, comparison_table
-from reports.compare_text import comparison_display, write_comparison
-from reports.compare_verdicts import coverage_notes, verdict_sentences
+from reports.findings.compare import MatchedRuns, compare, comparison_table
+from reports.findings.compare_verdicts import coverage_notes, verdict_sentences
+from reports.write import compare_text
+from reports.write.compare_text import comparison_display, write_comparison
 from suite.errors import UserError
 from tests.reports.records import PROVENANCE, THROUGHPUT, expand_runs, write_run
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from reports.collect import collect
-from reports.cost import cost_display
 from reports.frames import build_frames
-from reports.table import Table
+from reports.tables.cost import cost_display
+from reports.tables.table import Table
 from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.build import build_report
 from reports.collect import collect
-from reports.export import COLUMNS, layer_values, results, to_csv, to_parquet
 from reports.frames import Frames, build_frames
+from reports.write.build import build_report
+from reports.write.export import COLUMNS, layer_values, results, to_csv, to_parquet
 from suite.metrics import METRICS
 from tests.reports.records import expand_runs, write_run, write_waiting
 

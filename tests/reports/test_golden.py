@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import build_report
+from reports.write.build import build_report
 from tests.reports.records import write_sweep
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,15 +8,15 @@ import pytest
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.collect import Skipped, collect
-from reports.cost import cost_display
-from reports.export import layer_values, results, to_csv, to_parquet
 from reports.frames import GROUP, Frames, build_frames
-from reports.latex import to_latex
-from reports.markdown import markdown_table
-from reports.run_list import run_list
 from reports.stats import mean_interval
-from reports.table import MAX_ROWS
-from reports.tables import shift_display, summary_display, throughput_display
+from reports.tables.cells import shift_display, summary_display, throughput_display
+from reports.tables.cost import cost_display
+from reports.tables.run_list import run_list
+from reports.tables.table import MAX_ROWS
+from reports.write.export import layer_values, results, to_csv, to_parquet
+from reports.write.latex import to_latex
+from reports.write.markdown import markdown_table
 from tests.reports.records import expand_runs, write_run
 
 VARIANTS, SEEDS = 10_000, 3

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import build_report
-from reports.latex import PACKAGES, to_latex
-from reports.latex_text import escape
-from reports.table import Column, Table
+from reports.tables.table import Column, Table
+from reports.write.build import build_report
+from reports.write.latex import PACKAGES, to_latex
+from reports.write.latex_text import escape
 from suite.metrics import METRICS
 from tests.reports.records import expand_runs, write_run
 from tests.reports.test_bad_input import NASTY

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from reports.collect import collect
+from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import build_frames
-from reports.norm_batch import Answer, norm_batch_answers
 from reports.stats import slope
-from reports.study import cost_sentence, study_answers, write_study
+from reports.write.study import cost_sentence, study_answers, write_study
 from tests.reports.records import PROVENANCE, expand_runs, write_run
 
 Cells = dict[tuple[str, int], list[float]]

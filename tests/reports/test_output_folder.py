@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import MANIFEST, build_report
-from reports.slugs import distinct, slug
+from reports.write.build import MANIFEST, build_report
+from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from tests.reports.records import expand_runs, write_run
 

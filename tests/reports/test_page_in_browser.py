@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from reports.build import ReportFiles, build_report
+from reports.write.build import ReportFiles, build_report
 from tests.reports.records import expand_runs, write_run, write_waiting
 from tests.reports.test_bad_input import NASTY
 

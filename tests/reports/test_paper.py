@@ -7,9 +7,9 @@ import pytest
 
 from reports.collect import collect
 from reports.frames import build_frames
-from reports.paper import load_paper, parse_paper
-from reports.paper_beside import paper_display
-from reports.table import Table
+from reports.paper.beside import paper_display
+from reports.paper.numbers import load_paper, parse_paper
+from reports.tables.table import Table
 from suite.config import expand
 from suite.experiment import Run
 from tests.reports.records import write_run

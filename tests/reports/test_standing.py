@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports import standing as module
 from reports.collect import collect
+from reports.findings import standing as module
+from reports.findings.standing import standing, standing_display
 from reports.frames import Frames, build_frames
-from reports.standing import standing, standing_display
 from tests.reports.records import expand_runs, write_run
 
 Cells = Mapping[tuple[str, int], Sequence[float]]

@@ -4,7 +4,7 @@ import pytest
 
 from reports.numbers import Printed, estimate_text, number, take_apart
 from reports.stats import Estimate
-from reports.table import MAX_ROWS, Column, Table, cut_short, listed
+from reports.tables.table import MAX_ROWS, Column, Table, cut_short, listed
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,19 @@ from rich.console import Console
 import reports
 from reports.aggregate import UNFINISHED, summarise
 from reports.collect import Skipped, collect
-from reports.cost import cost_display
 from reports.frames import Frames, build_frames
-from reports.inventory import overview
 from reports.numbers import estimate_text, number, short
-from reports.run_list import WORST_FIRST, run_list
 from reports.stats import Estimate
-from reports.tables import print_summary, shift_display, summary_display, summary_table, throughput_display
+from reports.tables.cells import (
+    print_summary,
+    shift_display,
+    summary_display,
+    summary_table,
+    throughput_display,
+)
+from reports.tables.cost import cost_display
+from reports.tables.inventory import overview
+from reports.tables.run_list import WORST_FIRST, run_list
 from suite.record import STATES, RecordWriter
 from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 

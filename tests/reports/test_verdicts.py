@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from reports import verdicts as module
+from reports.findings import verdicts as module
+from reports.findings.standing import standing
+from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
-from reports.standing import standing
-from reports.verdicts import Verdict, verdicts
 from tests.reports.records import expand_runs, write_run
 from tests.reports.test_standing import ESM, TOP1, Cells, frames_of, p_of_three
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import reports.watch as watching
-from reports.build import ReportFiles, build_report
+import reports.write.watch as watching
+from reports.write.build import ReportFiles, build_report
 from suite.record import RecordWriter
 from tests.reports.records import expand_runs, write_run, write_waiting
 

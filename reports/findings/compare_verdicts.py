@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from reports.aggregate import HARDWARE
-from reports.compare import COMPARED, Compared, MatchedRuns
+from reports.findings.compare import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
 from reports.numbers import number, p_text, plural, short
 from reports.stats import CONFIDENCE, Estimate, compare_pairs, holm, judge

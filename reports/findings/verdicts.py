@@ -1,6 +1,6 @@
 """The answer in sentences: does a norm beat the baseline, at which norm batches, and does it shift less?
 
-Every number in them stands in the table of `reports.standing`, over seeds that both sides completed.
+Every number in them stands in the table of `reports.findings.standing`, over seeds that both sides completed.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
+from reports.findings.pairing import BASELINE
 from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, estimate_text, number, p_text, plural, short
-from reports.pairing import BASELINE
 from reports.stats import Estimate
 
 MAX_SENTENCES = 20

@@ -13,7 +13,7 @@ from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, plural
 from reports.stats import BCA_FROM
-from reports.table import MAX_ROWS, Column, Table, cut_short, listed
+from reports.tables.table import MAX_ROWS, Column, Table, cut_short, listed
 from suite.metrics import METRICS, Direction
 
 SUMMARY_METRICS = [

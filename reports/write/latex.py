@@ -4,9 +4,9 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from reports.latex_text import escape
 from reports.numbers import Printed, take_apart
-from reports.table import Column, Table
+from reports.tables.table import Column, Table
+from reports.write.latex_text import escape
 
 PACKAGES = ("booktabs", "graphicx", "longtable", "siunitx")
 # A float cannot break over pages.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.accumulation import layer_values
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
+from reports.findings.accumulation import layer_values
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames
 from reports.stats import compare_pairs
 from suite.errors import UserError

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from reports.compare import COMPARED, Compared, MatchedRuns, comparison_table
-from reports.compare_verdicts import coverage_notes, verdict_sentences
+from reports.findings.compare import COMPARED, Compared, MatchedRuns, comparison_table
+from reports.findings.compare_verdicts import coverage_notes, verdict_sentences
 from reports.frames import GROUP
-from reports.markdown import escape_markdown, markdown_table
 from reports.numbers import bracket_text, estimate_text, number, plural, short
 from reports.stats import CONFIDENCE, SIGNIFICANCE, Estimate
-from reports.table import Table
-from reports.tables import by_cell, print_table
+from reports.tables.cells import by_cell, print_table
+from reports.tables.table import Table
+from reports.write.markdown import escape_markdown, markdown_table
 from suite.errors import UserError
 from suite.record import write_atomically
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.collect import collect
-from reports.export import layer_values, results, to_csv, to_parquet
 from reports.frames import Frames, build_frames
-from reports.latex import to_latex
-from reports.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
-from reports.slugs import distinct, slug
+from reports.write.export import layer_values, results, to_csv, to_parquet
+from reports.write.latex import to_latex
+from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
+from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from suite.record import write_atomically
 from suite.record.files import read_json

@@ -10,15 +10,19 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reports.accumulation import accumulation, accumulation_display
-from reports.baseline import Baseline, resolve_baseline
 from reports.collect import Collection
-from reports.cost import cost_display
-from reports.export import to_csv
 from reports.figures import Figure, build_gallery
 from reports.filters import Facet
+from reports.findings.accumulation import accumulation, accumulation_display
+from reports.findings.baseline import Baseline, resolve_baseline
+from reports.findings.norm_batch import Answer, norm_batch_answers
+from reports.findings.standing import standing, standing_display
+from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
-from reports.inventory import (
+from reports.paper.beside import paper_display
+from reports.tables.cells import shift_display, summary_display, throughput_display
+from reports.tables.cost import cost_display
+from reports.tables.inventory import (
     Overview,
     command_line,
     metric_table,
@@ -26,16 +30,12 @@ from reports.inventory import (
     provenance_tables,
     warnings,
 )
-from reports.markdown import escape_markdown, markdown_table
-from reports.method import statistics_method
-from reports.norm_batch import Answer, norm_batch_answers
-from reports.paper_beside import paper_display
-from reports.run_list import run_list
-from reports.slugs import distinct
-from reports.standing import standing, standing_display
-from reports.table import Table
-from reports.tables import shift_display, summary_display, throughput_display
-from reports.verdicts import Verdict, verdicts
+from reports.tables.run_list import run_list
+from reports.tables.table import Table
+from reports.write.export import to_csv
+from reports.write.markdown import escape_markdown, markdown_table
+from reports.write.method import statistics_method
+from reports.write.slugs import distinct
 
 # Of top-1, when nobody says otherwise.
 MARGIN_POINTS = 1.0

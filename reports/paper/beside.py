@@ -12,9 +12,9 @@ import pandas as pd
 from reports.aggregate import estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, number
-from reports.paper import LABELS, Series, load_paper
-from reports.table import Table
-from reports.tables import MetricCell, by_cell, runs_text
+from reports.paper.numbers import LABELS, Series, load_paper
+from reports.tables.cells import MetricCell, by_cell, runs_text
+from reports.tables.table import Table
 from suite.experiment import BatchNormSpec, DataSpec, ModelSpec, RecipeSpec, Run, XbnSpec
 from suite.paths import RunPaths
 from suite.record.files import read_json

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from reports.build import ReportFiles
+from reports.write.build import ReportFiles
 from suite.record import UNFINISHED
 
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from reports.aggregate import summarise
 from reports.collect import Collection, collect
-from reports.export import results, to_csv, to_parquet
+from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import Frames, build_frames
-from reports.norm_batch import Answer, norm_batch_answers
 from reports.numbers import plural, short
-from reports.tables import print_summary
+from reports.tables.cells import print_summary
+from reports.write.export import results, to_csv, to_parquet
 from suite.errors import UserError
 from suite.record import STATES, write_atomically
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pandas as pd
 
 from reports.aggregate import estimate_of, summarise
-from reports.baseline import Baseline
+from reports.findings.baseline import Baseline
+from reports.findings.pairing import compared, pair_cells, paired_values
+from reports.findings.standing import most_different, verdict_word
 from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, p_text
-from reports.pairing import compared, pair_cells, paired_values
-from reports.standing import most_different, verdict_word
 from reports.stats import slopes
-from reports.table import Table
-from reports.tables import by_cell, common_layer_notes, runs_text
+from reports.tables.cells import by_cell, common_layer_notes, runs_text
+from reports.tables.table import Table
 from suite.metrics import METRICS
 
 SLOPES = {"esm_sigma": "sigma_slope", "esm_sigma_scaled": "scaled_slope"}

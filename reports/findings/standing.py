@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pandas as pd
 
 from reports.aggregate import estimate_of
+from reports.findings.pairing import BASELINE, compared, pair_cells, paired_values
 from reports.frames import Frames
 from reports.numbers import EMPTY, bracket_text, estimate_text, p_text, short
-from reports.pairing import BASELINE, compared, pair_cells, paired_values
 from reports.stats import SIGNIFICANCE, Outcome
-from reports.table import Table
-from reports.tables import by_cell, common_layer_notes, runs_text
+from reports.tables.cells import by_cell, common_layer_notes, runs_text
+from reports.tables.table import Table
 from suite.metrics import METRICS, Direction
 
 TOP1 = "top1_percent"

@@ -1,6 +1,6 @@
 """How the report's statistics are made, in words."""
 
-from reports.baseline import Baseline
+from reports.findings.baseline import Baseline
 from reports.stats import BCA_FROM, CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, SIGNIFICANCE
 
 

@@ -71,7 +71,7 @@ class Paper(Spec):
 @cache
 def load_paper() -> Paper:
     """What paper.yaml beside this file holds."""
-    return parse_paper(files("reports").joinpath("paper.yaml").read_text(encoding="utf-8"))
+    return parse_paper(files("reports.paper").joinpath("paper.yaml").read_text(encoding="utf-8"))
 
 
 def parse_paper(text: str) -> Paper:

@@ -12,8 +12,8 @@ import pandas as pd
 from reports.collect import Collection
 from reports.frames import Frames
 from reports.numbers import EMPTY, plural
-from reports.run_list import WORST_FIRST
-from reports.table import MAX_NAMES, MAX_ROWS, Column, Table, listed
+from reports.tables.run_list import WORST_FIRST
+from reports.tables.table import MAX_NAMES, MAX_ROWS, Column, Table, listed
 from suite.metrics import METRICS
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 from reports.aggregate import summarise
 from reports.frames import Frames
 from reports.numbers import EMPTY, short
-from reports.table import Table
-from reports.tables import by_cell, runs_text
+from reports.tables.cells import by_cell, runs_text
+from reports.tables.table import Table
 
 # Names of hardware by which records that do not note its kind are told apart.
 _GPU_NAMES = r"NVIDIA|Tesla|GeForce|Quadro|Instinct"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from reports.collect import Skipped
 from reports.frames import Frames
 from reports.numbers import EMPTY, plural
-from reports.table import MAX_ROWS, Column, Table, cut_short
+from reports.tables.table import MAX_ROWS, Column, Table, cut_short
 from suite.paths import RunPaths
 
 # What wants a look first.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from reports.table import Table
+from reports.tables.table import Table
 
 
 def escape_markdown(text: str) -> str:

@@ -1,0 +1,1 @@
+"""What the runs say: differences, slopes, verdicts, answers."""

@@ -1,0 +1,1 @@
+"""Tables as text: what every format prints."""

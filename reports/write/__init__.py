@@ -1,0 +1,1 @@
+"""From findings, tables and figures to files."""
