@@ -53,11 +53,10 @@ class Origins:
     top1_percent: float | None
 
     @property
-    def starts(self) -> str:
-        """The layer whose exact estimates take away the most ESM_σ."""
-        return max(
-            self.layers, key=lambda o: -math.inf if math.isnan(o.esm_sigma_vanished) else o.esm_sigma_vanished
-        ).name
+    def starts(self) -> str | None:
+        """The layer whose exact estimates take away the most ESM_σ; None when there is none behind any."""
+        known = [origin for origin in self.layers if not math.isnan(origin.esm_sigma_vanished)]
+        return max(known, key=lambda origin: origin.esm_sigma_vanished).name if known else None
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each tried layer, with the fields of its Origin."""

@@ -39,9 +39,10 @@ class LayerInputs:
 
 @dataclass(frozen=True)
 class Pass:
-    """Over all batches, also those of other ranks. `inputs` is in the order in which the forward pass first calls layers.
+    """Over all batches, also those of other ranks.
 
-    `top1_percent` is None where the batches have no labels or the network gives no (N, K) logits.
+    `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
+    the batches have no labels or the network gives no (N, K) logits.
     """
 
     inputs: Mapping[str, LayerInputs]
