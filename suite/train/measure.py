@@ -1,16 +1,16 @@
 """What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, and the work done."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import torch
 
-from suite.data import Batch, steps_per_epoch, train_loader
+from suite.data import Batch, steps_per_epoch, train_images_loader, train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
 from suite.train.distributed import Ranks
-from suite.train.evaluate import evaluate
+from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
 
 
@@ -42,6 +42,28 @@ def measure_shift(
     with with_statistics(model, statistics):
         result = evaluate(model, val_batches, ranks, run.recipe.precision)
     return profile, result.top1_percent
+
+
+def measure_training_images(
+    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
+) -> float:
+    """Top-1 (%) in inference mode over the very images that the run trains on.
+
+    Where the training's own top-1 is far above, the estimated statistics are to blame: the images are the
+    same (as far as training does not crop them at random), and so are the weights, but for one step.
+    """
+    loader = train_images_loader(
+        run,
+        images_per_batch=run.batch.per_gpu,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+    )
+    try:
+        batches = UntilStopped(loader, is_asked_to_stop)
+        return evaluate(model, batches, ranks, run.recipe.precision).top1_percent
+    finally:
+        loader.close()
 
 
 def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:

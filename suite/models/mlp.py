@@ -1,0 +1,47 @@
+"""The multilayer perceptron of the estimation-shift experiments, for grey images of 28 × 28 pixels.
+
+Shape suffixes: N samples, D inputs or units.
+"""
+
+from torch import Tensor, nn
+
+from suite.architectures import MLP_IMAGE_SIZE
+
+
+class Mlp(nn.Module):
+    """`depth` × (Linear → BN → ReLU), then Linear to the classes; BN without affine parameters.
+
+    Source: Huang et al. 2022, who took 20 layers. Layers go in pairs, so that a batch-free norm at P2 is
+    their "GNBN": BN in the layers 0, 2, 4, …, another norm in the layers 1, 3, 5, ….
+    Input (N, C, 28, 28), of which the first channel is read: grey images have three equal ones.
+    Output (N, num_classes).
+    """
+
+    def __init__(self, depth: int, num_classes: int, width: int = 100) -> None:
+        super().__init__()
+        assert depth % 2 == 0, "layers go in pairs"
+        num_inputs = MLP_IMAGE_SIZE**2
+        pairs = [Pair(width if i else num_inputs, width) for i in range(depth // 2)]
+        self.pairs = nn.Sequential(*pairs)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = self.fc(self.pairs(x_NCHW[:, 0].flatten(1)))
+        return logits_NK
+
+
+class Pair(nn.Module):
+    """Two layers, each Linear → BN → ReLU."""
+
+    def __init__(self, num_inputs: int, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(num_inputs, width)
+        self.bn1 = nn.BatchNorm1d(width, affine=False)
+        self.linear2 = nn.Linear(width, width)
+        self.bn2 = nn.BatchNorm1d(width, affine=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        x_ND = self.relu(self.bn1(self.linear1(x_ND)))
+        out_ND: Tensor = self.relu(self.bn2(self.linear2(x_ND)))
+        return out_ND
