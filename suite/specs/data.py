@@ -9,9 +9,9 @@ from suite.specs.base import Spec
 # Known sources and their class counts; any other name is an ImageFolder at `data.path`.
 NUM_CLASSES = {
     "imagenet": 1000,
-    "mnist": 10,
     "fashion-mnist": 10,
     "fashion-mnist-7k": 10,
+    "mnist": 10,
     "synthetic": 1000,
 }
 
