@@ -13,8 +13,9 @@ class Mlp(nn.Module):
     """`depth` × (Linear → BN → ReLU), then Linear to the classes; BN without affine parameters.
 
     Source: Huang et al. 2022, who took 20 layers on MNIST. They tell neither how weights begin nor how
-    pixels are scaled: here weights are normal with variance 2 / inputs (He et al. 2015), as in our small
-    ResNets, and pixels lie in [0, 1]. Scaling the pixels scales the first layer's shift, and no other.
+    pixels are scaled: here weights are normal with variance 1 / inputs (LeCun et al. 1998), and pixels lie
+    in [0, 1]. The former decides how far the first estimates (variance 1) are from the layers' own; scaling
+    the pixels scales the first layer's shift, and no other.
 
     Layers go in pairs, so that a batch-free norm at P2 is the paper's "GNBN": BN in the layers 0, 2, 4, …,
     the other norm in the layers 1, 3, 5, …. Input (N, C, 28, 28), normalised as the loaders do; the first
@@ -45,7 +46,7 @@ class Pair(nn.Module):
         self.bn2 = nn.BatchNorm1d(width, affine=False)
         self.relu = nn.ReLU(inplace=True)
         for linear in (self.linear1, self.linear2):
-            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
 
     def forward(self, x_ND: Tensor) -> Tensor:
         x_ND = self.relu(self.bn1(self.linear1(x_ND)))

@@ -62,10 +62,10 @@ def test_a_forward_pass_by_hand() -> None:
     torch.testing.assert_close(model(images_NCHW), expected_NK, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_begin_with_variance_two_over_inputs() -> None:
+def test_weights_begin_with_variance_one_over_inputs() -> None:
     first, *others = (m.weight.detach() for m in mlp().pairs.modules() if isinstance(m, nn.Linear))
-    assert float(first.var()) == pytest.approx(2 / 784, rel=0.03)
-    assert all(float(w.var()) == pytest.approx(2 / 100, rel=0.1) for w in others)
+    assert float(first.var()) == pytest.approx(1 / 784, rel=0.03)
+    assert all(float(w.var()) == pytest.approx(1 / 100, rel=0.1) for w in others)
 
 
 @pytest.mark.parametrize("bfn", ["gn", "ln", "gw"])
