@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from reports.numbers import EMPTY, estimate_text, number
+from reports.numbers import EMPTY, estimate_text, number, plural
 from reports.paper.numbers import Label
-from reports.stats import Estimate, mean_interval
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_interval
 
 Outcome = Literal["holds", "fails", "inconclusive"]
 
@@ -68,18 +68,20 @@ class Check:
 
     @property
     def rule(self) -> str:
-        """`above 85 %`."""
+        """`above 85`, in the unit of `ours`."""
         places = 0 if self.bound == round(self.bound) else self.decimals
-        return f"{self.side} {number(self.bound, places)}" + (f" {self.unit}" if self.unit else "")
+        return f"{self.side} {number(self.bound, places)}"
 
     @property
     def sentence(self) -> str:
         """What was found, as a part of a sentence."""
         if self.num_lacking:
             return f"{self.measured}: {self.num_lacking} of {len(self.values)} seeds did not measure it"
-        seeds = f" over {len(self.values)} seeds, where 3 are needed," if len(self.values) < 3 else ""
-        words = {"holds": "", "fails": "not ", "inconclusive": "not clear of " if not seeds else "claimed "}
-        return f"{self.measured}: {self.ours},{seeds} {words[self.outcome]}{self.rule}"
+        if len(self.values) < MIN_SEEDS_FOR_A_CLAIM:
+            seeds = f"{plural(len(self.values), 'seed')}, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
+            return f"{self.measured}: {self.ours}, of {seeds}"
+        words = {"holds": "", "fails": "not ", "inconclusive": "which may or may not be "}
+        return f"{self.measured}: {self.ours}, {words[self.outcome]}{self.rule}"
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,8 @@ class Apart(Check):
 
     @property
     def rule(self) -> str:
-        """`below 0.31 ± 0.02 a layer`."""
-        theirs = estimate_text(mean_interval(self.others), len(self.others), self.decimals)
-        return f"{self.side} {theirs} {self.unit}".rstrip()
+        """`below 0.31 ± 0.02`."""
+        return f"{self.side} {estimate_text(mean_interval(self.others), len(self.others), self.decimals)}"
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:

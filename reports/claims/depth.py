@@ -62,7 +62,7 @@ def accumulation_checks(frames: Frames) -> Iterator[Check]:
     unit = "a layer"
     for size, by_seed in of_size.items():
         if size <= SMALL_SET_IMAGES:
-            told = f"slope of ESM σ, {size:,} images"
+            told = f"{size:,} images: slope of ESM σ"
             yield Check(
                 told, unit, tuple(by_seed.values()), "above", 0, 3, _paper(f"small-training-sets/{size}")
             )
@@ -72,7 +72,7 @@ def accumulation_checks(frames: Frames) -> Iterator[Check]:
     doublings = [math.log2(size) for size in of_size]
     trends = [slope(doublings, [one.get(seed, math.nan) for one in of_size.values()]) for seed in seeds]
     yield Check(
-        "change of the slope with each doubling of the set",
+        "change of the slope with each doubling",
         unit,
         tuple(trends),
         "below",
@@ -81,7 +81,7 @@ def accumulation_checks(frames: Frames) -> Iterator[Check]:
         _trend(of_size),
     )
     for smaller, larger in pairwise(of_size):
-        told = f"slope, {smaller:,} less {larger:,} images"
+        told = f"{smaller:,} less {larger:,} images: slope"
         yield Check(
             told, unit, paired(of_size[smaller], of_size[larger]), "above", 0, 3, _less(smaller, larger)
         )
@@ -95,7 +95,7 @@ def blocking_checks(frames: Frames) -> Iterator[Check]:
         bn, gnbn = cells.get((0, size), {}), cells.get((1, size), {})
         quarter = {seed: QUARTER * value for seed, value in bn.items()}
         yield Check(
-            f"GNBN's slope less a quarter of BN's, {size:,} images",
+            f"{size:,} images: GNBN's slope less ¼ of BN's",
             "a layer",
             paired(gnbn, quarter),
             "below",
@@ -104,7 +104,7 @@ def blocking_checks(frames: Frames) -> Iterator[Check]:
             _paper(f"blocking/{size}", f"small-training-sets/{size}", QUARTER),
         )
         yield Apart(
-            f"GNBN's slope, its interval apart from BN's, {size:,} images",
+            f"{size:,} images: GNBN's slope, beside BN's",
             "a layer",
             tuple(gnbn.values()),
             "below",
@@ -113,7 +113,7 @@ def blocking_checks(frames: Frames) -> Iterator[Check]:
             _paper(f"blocking/{size}"),
             tuple(bn.values()),
         )
-        told = f"GNBN, highest over lowest layer's ESM σ, {size:,} images"
+        told = f"{size:,} images: GNBN's highest ESM σ over its lowest"
         values = tuple(ratios.get((size, seed), math.nan) for seed in gnbn)
         yield Check(told, "times", values, "below", COINCIDE_RATIO, 2, _papers_ratio(size))
 
