@@ -25,13 +25,18 @@ def measure_missing(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[Run
             step = _last_step(paths)
             if _is_measured(paths, step):
                 continue
-            write_noise(paths, measure(run, paths, step))
+            _write(paths, measure(run, paths, step))
         except UserError as error:
             yield run, str(error)
-        except OSError as error:
-            yield run, f"{paths.noise}: cannot be written: {error.strerror}"
         else:
             yield run, None
+
+
+def _write(paths: RunPaths, noise: NoiseRecord) -> None:
+    try:
+        write_noise(paths, noise)
+    except OSError as error:
+        raise UserError(f"{paths.noise}: cannot be written: {error.strerror}") from None
 
 
 def _last_step(paths: RunPaths) -> int:

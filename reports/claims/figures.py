@@ -107,7 +107,12 @@ def _blocking(frames: Frames) -> _Drawn:
         ours = _means(values[values.images == size], "norm", "position")
         panels.append(_panel(_images(size), f"ESM σ by layer, {_images(size)}", ours, papers, axes))
     if panels:
-        yield "esm-by-layer", "ESM σ by layer, BN and GN in every second layer", _HOLLOW, panels
+        yield (
+            "esm-by-layer",
+            "ESM σ by layer, BN and GN in every second layer",
+            f"{_HOLLOW} Each panel has its own scale.",
+            panels,
+        )
 
 
 def _noise(frames: Frames) -> _Drawn:

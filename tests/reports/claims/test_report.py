@@ -1,0 +1,116 @@
+"""The claims in a report: their section, table, figures, and the paper's points beside ours."""
+
+from pathlib import Path
+
+import pytest
+
+from reports.claims import claim_figures, gather
+from reports.claims.figures import ClaimFigure
+from reports.write.build import ReportFiles, build_report
+from tests.reports.claims.folders import GNBN, mlp_runs, resnet_runs, write
+
+TRAINING, INFERENCE = [80.0, 40.0, 20.0], [90.0, 85.0, 30.0]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    root = tmp_path_factory.mktemp("claims")
+    made = []
+    for run in mlp_runs((32,), ({"kind": "bn"}, GNBN)):
+        layers = 20 if run.model.norm.kind == "bn" else 10
+        heights = [1.0 + layer for layer in range(layers)]
+        made.append(write(root, run, training=TRAINING, inference=INFERENCE, esm_sigma=heights))
+    noisy = [
+        write(root, run, layers=["fc"], esm_sigma=[1.0], noise={0.0: 80.0, 0.5: 40.0})
+        for run in resnet_runs(({"kind": "bn"},))
+    ]
+    return {"A": made[:3], "B": made[:3], "C": made, "D": noisy}
+
+
+@pytest.fixture(scope="module")
+def report(folders: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    roots = sorted({folder for some in folders.values() for folder in some})
+    out = tmp_path_factory.mktemp("out")
+    return build_report(roots, out, claims=folders, command="shiftbench reproduce A B C D")
+
+
+def test_the_report_has_a_section_on_the_claims(report: ReportFiles) -> None:
+    html, markdown = report.html.read_text(), report.markdown.read_text()
+    assert (
+        '<h2 id="claims">The paper&#39;s claims</h2>' in html or '<h2 id="claims">The paper\'s claims' in html
+    )
+    assert "## The paper's claims" in markdown
+    assert "shiftbench reproduce A B C D" in markdown
+    for text in (html, markdown):
+        assert "90.0, epoch 11 (figure)" in text
+        assert "read off a plot of the paper" in text
+    assert (report.html.parent / "tables" / "the-paper-s-claims.tex").exists()
+    names = {path.stem for path in report.figures if path.stem.startswith("claim-")}
+    assert names == {
+        "claim-a-error-by-epoch",
+        "claim-b-esm-by-layer",
+        "claim-c-esm-by-layer",
+        "claim-d-top1-by-noise",
+    }
+    assert all(path.with_suffix(".pdf").exists() for path in report.figures)
+
+
+def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(report: ReportFiles) -> None:
+    table = report.claim_table
+    assert table is not None
+    headlines = [row for row in table.rows if not row[3]]
+    assert [(row[0], row[-1]) for row in headlines] == [
+        (result.claim.letter, result.verdict) for result in report.claims
+    ]
+    assert len(table.rows) == sum(1 + len(result.checks) for result in report.claims)
+    assert table.breaks == {table.rows.index(row) for row in headlines[1:]}
+    assert all(result.evidence in table.notes for result in report.claims)
+
+
+def test_a_report_without_claims_has_no_word_of_them(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    made = build_report(folders["A"], tmp_path / "out")
+    assert (made.claims, made.claim_table) == ([], None)
+    assert 'id="claims"' not in made.html.read_text()
+    assert "The paper's claims" not in made.markdown.read_text()
+
+
+def figures(folders: dict[str, list[Path]], letter: str) -> list[ClaimFigure]:
+    evidence = gather(letter, folders[letter])
+    assert evidence.frames is not None
+    found = claim_figures([evidence], evidence.frames.runs)
+    assert all(isinstance(figure, ClaimFigure) for figure in found)
+    return found  # type: ignore[return-value]
+
+
+def test_our_means_and_the_papers_points_stand_side_by_side(folders: dict[str, list[Path]]) -> None:
+    (figure,) = figures(folders, "A")
+    ours, papers = figure.file_spec()["datasets"].values()
+    assert [row["value"] for row in ours if row["line"] == "Training"] == TRAINING
+    points = {row["x"]: row["value"] for row in papers if row["line"] == "Inference mode"}
+    assert points == {1: 90, 11: 90, 21: 61, 31: 21, 41: 4}
+    hollow = figure.file_spec()["concat"][0]["layer"][-1]["mark"]
+    assert hollow["filled"] is False
+
+
+def test_noise_is_drawn_relative_to_none(folders: dict[str, list[Path]]) -> None:
+    (figure,) = figures(folders, "D")
+    ours, papers = figure.file_spec()["datasets"].values()
+    assert [(row["x"], row["value"]) for row in ours] == [(0, 100), (0.5, 50)]
+    assert {row["x"]: row["value"] for row in papers}[0.5] == pytest.approx(100 * 67.4 / 76.3, rel=1e-4)
+
+
+def test_each_set_size_has_a_panel_with_both_norms_and_both_papers_curves(
+    folders: dict[str, list[Path]],
+) -> None:
+    (figure,) = figures(folders, "C")
+    assert [panel.title for panel in figure.panels] == ["32 images"]
+    ours, papers = figure.file_spec()["datasets"].values()
+    assert {row["line"] for row in ours} == {row["line"] for row in papers} == {"BN", "XBN-P2-GN10"}
+
+
+def test_no_filter_of_the_page_acts_on_a_claims_figure(folders: dict[str, list[Path]]) -> None:
+    (figure,) = figures(folders, "C")
+    assert figure.holds == {"norm": ["BN", "XBN-P2-GN10"], "norm_batch_size": ["32"]}
+    (spec,) = figure.page_specs()
+    assert {one["name"] for one in spec["params"]} == {"shown_norm", "shown_norm_batch_size"}
+    assert not any("transform" in layer for layer in spec["layer"])
