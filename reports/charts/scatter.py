@@ -102,7 +102,7 @@ def _marks(
     )
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=style.shape(), tooltip=tooltip)
     if len(cells) > _MAX_LABELS:
-        sizes = alt.Scale(type="log", base=2, range=[20, 170])
+        sizes = alt.Scale(type="log", base=2, range=[35, 170])
         return [points.encode(size=alt.Size("norm_batch_size:Q", scale=sizes, legend=None))]
     labels = base.mark_text(align="left", dx=8, dy=-6, fontSize=11, aria=False).encode(
         text="norm_batch_size:Q", color=alt.value(style.theme.muted)
