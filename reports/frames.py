@@ -139,7 +139,9 @@ def _spread(probes: pa.Table, names: Sequence[Sequence[str]]) -> pd.DataFrame:
     lengths = values.value_lengths().to_numpy()
     run, metric = probes["run"].to_numpy(), probes["metric"].to_pandas().cat
     codes: dict[str, int] = {}
-    by_list = {id(one): np.array([codes.setdefault(n, len(codes)) for n in one]) for one in names}
+    by_list = {
+        id(one): np.array([codes.setdefault(n, len(codes)) for n in one], dtype=np.int64) for one in names
+    }
     layer = [by_list[id(names[r])][:n] for r, n in zip(run, lengths, strict=True)]
     layers = np.concatenate(layer) if layer else np.array([], dtype=np.int64)
     return pd.DataFrame(

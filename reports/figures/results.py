@@ -48,9 +48,8 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
 
 def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The runs that have a finite value of this metric, as `value`."""
-    finite = np.isfinite(runs[metric].to_numpy(dtype=float))
-    values: pd.DataFrame = cells_of(runs).drop(columns=["run", "state"]).assign(value=runs[metric])
-    return values.loc[finite]
+    finite = runs[np.isfinite(runs[metric].to_numpy(dtype=float))]
+    return cells_of(finite).drop(columns=["run", "state"]).assign(value=finite[metric])
 
 
 def described(values: pd.DataFrame, title: str) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from reports.charts import Quantity, heat_chart, path_chart
+from reports.charts import Quantity, heat_chart, names_batches, path_chart
 from reports.figures.bands import banded
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
 from reports.frames import Frames
@@ -62,8 +62,8 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         partial(path_chart, cells, x, y),
     )
     caption = (
-        "Each mark is the mean over the seeds of a cell; its label is the norm batch, and a thin line joins "
-        "the cells of a norm. To the left is less shift, upwards more accuracy."
+        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}; a thin line joins those of "
+        "a norm. To the left is less shift, upwards more accuracy."
     )
     title = "Accuracy by shift"
     yield from make_figure(context, "accuracy-by-shift", "shift", title, caption, [panel], cells, palette)
@@ -106,8 +106,9 @@ def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Itera
 
 def _probed(frames: Frames, runs: pd.DataFrame) -> pd.DataFrame:
     values = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
-    values = values.loc[np.isfinite(values.value)]
-    return values.loc[values.epoch.isin(thinned(values.epoch.unique().tolist(), MAX_EPOCHS))]
+    epochs = thinned(values.epoch.unique().tolist(), MAX_EPOCHS)
+    found: pd.DataFrame = values[np.isfinite(values.value) & values.epoch.isin(epochs)]
+    return found
 
 
 def _heat_panel(

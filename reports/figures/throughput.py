@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reports.aggregate import HARDWARE
-from reports.charts import Quantity, Steps, front_chart, steps_chart
+from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
 from reports.figures.results import described
 from reports.frames import Frames
@@ -50,11 +50,10 @@ def _measured(frames: Frames, context: Context) -> pd.DataFrame:
     runs = frames.runs[frames.runs.run_id.isin(ids) & (frames.runs.state == "completed")]
     runs = runs.sort_values("counted", ascending=False, kind="stable")
     runs = runs.drop_duplicates(["run_id", *HARDWARE]).sort_index()
-    runs = runs[
-        np.isfinite(runs[SPEED].to_numpy(dtype=float)) & runs.device.notna() & runs.world_size.notna()
-    ]
+    runs = runs.loc[np.isfinite(runs[SPEED].to_numpy(dtype=float))].dropna(subset=HARDWARE)
     ranks = runs.world_size.astype(int)
-    return runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
+    measured: pd.DataFrame = runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
+    return measured
 
 
 def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
@@ -124,7 +123,7 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         described = f"Final top-1 against images/s on {title}. On the Pareto front: {front}"
         panels.append(Panel(title, described, partial(front_chart, here, x, y)))
     caption = (
-        "Each mark is the mean over the seeds of a cell, labelled with its norm batch. Ringed, on the dashed "
+        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}. Ringed, on the dashed "
         "line: the Pareto front of what is shown, where no other cell is both faster and more accurate."
     )
     shown = panels[:MAX_PANELS]

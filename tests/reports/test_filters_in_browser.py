@@ -68,7 +68,6 @@ def choose(page: Page, act: Callable[[], Any]) -> None:
     """Act, and wait until the charts have followed."""
     act()
     wait_for_charts(page)
-    page.evaluate("async () => { await Promise.all(charts.map(({view}) => view?.runAsync())); }")
 
 
 def uncheck(page: Page, axis: str, value: str) -> None:
@@ -175,7 +174,8 @@ def pareto(page: Page) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
         };
         visit(view.scenegraph().root);
         const cell = ({datum: {norm, norm_batch_size, x, y}}) => [norm, norm_batch_size, x, y];
-        return [symbols.filter((s) => s.size < 100).map(cell), symbols.filter((s) => s.size > 100).map(cell)];
+        const [rings, others] = [true, false].map((is) => symbols.filter((s) => (s.size === 300) === is));
+        return [others.map(cell), rings.map(cell)];
     }"""
     cells, ringed = page.evaluate(script)
     return {tuple(cell) for cell in cells}, {tuple(cell) for cell in ringed}
