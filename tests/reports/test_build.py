@@ -74,7 +74,7 @@ def test_markdown_holds_the_same_parts_as_the_page(sweep_report: ReportFiles) ->
 
 def test_tables_are_marked_up_for_screen_readers(sweep_report: ReportFiles) -> None:
     html = sweep_report.html.read_text()
-    page = html[html.index("<main>") : html.index("<script>")]
+    page = html[html.index('<main id="main"') : html.index("<script>")]
     assert page.count("<table>") == page.count("<thead>") == page.count('role="region"')
     assert '<th scope="row">' in page
     assert not re.search(r"<th(?! scope)[ >]", page)
