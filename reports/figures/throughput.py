@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from reports.aggregate import HARDWARE
 from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, finite, make_figure
 from reports.figures.results import described
 from reports.frames import Frames
 from reports.numbers import plural, short
@@ -50,7 +49,7 @@ def _measured(frames: Frames, context: Context) -> pd.DataFrame:
     runs = frames.runs[frames.runs.run_id.isin(ids) & (frames.runs.state == "completed")]
     runs = runs.sort_values("counted", ascending=False, kind="stable")
     runs = runs.drop_duplicates(["run_id", *HARDWARE]).sort_index()
-    runs = runs.loc[np.isfinite(runs[SPEED].to_numpy(dtype=float))].dropna(subset=HARDWARE)
+    runs = finite(runs, SPEED).dropna(subset=HARDWARE)
     ranks = runs.world_size.astype(int)
     measured: pd.DataFrame = runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
     return measured
@@ -100,9 +99,7 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
 
 def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
-    done = context.completed
-    done = done[np.isfinite(done[[SPEED, ACCURACY]].to_numpy(dtype=float)).all(axis=1)]
-    done = done.dropna(subset=HARDWARE)
+    done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
     cells = done.groupby([*HARDWARE, *_CELL], as_index=False, sort=False, observed=True).agg(
         **{name: (name, "mean") for name in (SPEED, ACCURACY)}, seeds=("seed", "nunique")
     )
