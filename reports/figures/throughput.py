@@ -30,7 +30,8 @@ def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iter
         if here.world_size.nunique() > 1:
             panels += _scaling(str(device), unit, here)
         else:
-            title = f"Images/s per {unit}, {_hardware(device, int(here.world_size.iloc[0]), unit)}"
+            where = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), unit)
+            title = f"Images/s per {unit}, {where}"
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", f"Images/s per {unit}", True)
             panels.append(_panel(here, axes, title, described(here, title)))
     caption = "Each small mark is a run, the large one the mean over seeds. Evaluation is left out."
@@ -110,8 +111,8 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         for name, title in ((SPEED, "Images/s"), (ACCURACY, "Top-1 (%)"))
     )
     panels = []
-    for (device, ranks), here in cells.groupby(HARDWARE, sort=False, observed=True):
-        title = _hardware(device, int(ranks), "rank")
+    for _place, here in cells.groupby(HARDWARE, sort=False, observed=True):
+        title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
         front = "; ".join(
             f"{row.norm} at norm batch {row.norm_batch_size}, {short(row[SPEED])} images/s, "
             f"{short(row[ACCURACY])} %"

@@ -84,7 +84,7 @@ def test_a_filter_acts_on_every_chart_and_table(browser: Browser, large: ReportF
     before = marks(page)
     assert len(before) == page.locator(VISIBLE).count()
     assert shown(page) == "Showing all 5 norms and all 8 norm batches."
-    rows = page.locator("section[aria-labelledby=summary] tbody tr:visible")
+    rows = page.locator(".scroll[aria-label='Summary'] tbody tr:visible")
     assert rows.count() == 33
     choose(page, lambda: uncheck(page, "norm", "BN"))
     after = marks(page)
