@@ -119,7 +119,7 @@ def folder_loader(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
     index = _index(data, split, num_images)
-    if False:
+    if shuffle_seed is not None:
         index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
     return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
 
