@@ -50,6 +50,23 @@ _ALL = (
         True,
     ),
     Metric(
+        "tid_mu",
+        "1",
+        "lower",
+        "mean over the epoch's passes and the channels of |μ_run − μ_B| / √(σ_B² + ε), running statistics "
+        "updated, biased batch variance (Wang et al. 2022); of several groups in a pass: their weighted mean",
+        "TID μ",
+        True,
+    ),
+    Metric(
+        "tid_sigma",
+        "1",
+        "lower",
+        "mean over the epoch's passes and the channels of |√(σ_run² + ε) / √(σ_B² + ε) − 1|, as TID μ",
+        "TID σ",
+        True,
+    ),
+    Metric(
         "images_per_s",
         "1/s",
         "higher",

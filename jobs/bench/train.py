@@ -1,4 +1,4 @@
-"""The training step against a bare loop with the same network and tensors, and XBN's step against BN's."""
+"""The training step against a bare loop with the same network and tensors, and what XBN and TID cost it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,30 +19,55 @@ from suite.train.loop import Trainer
 def bench_train(
     arch: str, image_size: int, images_per_step: int, rounds: int, steps_per_round: int, device: torch.device
 ) -> dict[str, Ratio]:
-    """Ratios of images/s: the suite's step over the bare loop's, and XBN's step over BN's.
+    """Ratios of images/s: the suite's step over the bare loop's, XBN's over BN's, and with TID over without.
 
-    Every side has its own network from the same seed and reads the same resident tensors.
+    Every side has its own network from the same seed and reads the same resident tensors. Only the side of
+    that name measures TID. Its cost is far below what steps differ by, so a ratio of times tells it too:
+    that of TID's own work over a step.
     """
-    bn, xbn = (_synthetic_run(arch, image_size, images_per_step, kind) for kind in ("bn", "xbn"))
+    bn, xbn, tid = (
+        _synthetic_run(arch, image_size, images_per_step, kind, with_tid)
+        for kind, with_tid in (("bn", False), ("xbn", False), ("bn", True))
+    )
     images = images_per_step * steps_per_round
     sides = {
         "suite": _suite_steps(bn, device, steps_per_round),
         "bare": _bare_steps(bn, device, steps_per_round),
         "xbn": _suite_steps(xbn, device, steps_per_round),
+        "tid": _suite_steps(tid, device, steps_per_round),
     }
     rates = {name: _rate(side, images, device) for name, side in sides.items()}
     return {
         "training step / bare loop": paired_ratio(rates["suite"], rates["bare"], rounds),
         "XBN step / BN step": paired_ratio(rates["xbn"], rates["suite"], rounds),
+        "step with TID / without": paired_ratio(rates["tid"], rates["suite"], rounds),
+        "TID alone / step (time)": _tid_share(tid, device, rates["suite"], images_per_step, rounds),
     }
 
 
-def _synthetic_run(arch: str, image_size: int, images_per_step: int, kind: str) -> Run:
+def _tid_share(
+    run: Run, device: torch.device, images_per_s: Callable[[], float], images_per_step: int, rounds: int
+) -> Ratio:
+    """TID's own time over a step's."""
+    tid = Trainer(run, Ranks(0, 0, 1, device), None, StopFlag()).tid
+    assert tid is not None
+    updates = 50
+
+    def update() -> None:
+        for _ in range(updates):
+            tid.update()
+
+    updates_per_s = _rate(update, updates, device)
+    return paired_ratio(lambda: 1 / updates_per_s(), lambda: images_per_step / images_per_s(), rounds)
+
+
+def _synthetic_run(arch: str, image_size: int, images_per_step: int, kind: str, with_tid: bool) -> Run:
     content = {
         "model": {"arch": arch, "norm": {"kind": kind}},
         "data": {"name": "synthetic", "image_size": image_size},
         "batch": {"global_batch_size": images_per_step},
         "recipe": {"schedule": "constant", "lr": 1e-3},
+        "measure": {"tid": with_tid},
     }
     return expand(content, "bench").runs[0]
 

@@ -1,21 +1,19 @@
-"""What `shiftbench probe` probes, and how it shows the profile. No torch."""
+"""What `shiftbench probe` probes. No torch."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
 from jobs.checks import read_run
 from suite.config import explain
+from suite.data.index import class_names
 from suite.errors import UserError
-from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, Run
+from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
+from suite.specs.base import Spec
 
-if TYPE_CHECKING:
-    from suite.shift import ShiftProfile
+S = TypeVar("S", bound=Spec)
 
 
 def choose_specs(
@@ -25,6 +23,7 @@ def choose_specs(
     data: str | None,
     image_size: int | None,
     num_classes: int | None,
+    split: str = "val",
 ) -> tuple[ModelSpec, DataSpec]:
     """The model and data: those of the run that wrote the checkpoint, with what the options say on top.
 
@@ -32,35 +31,74 @@ def choose_specs(
     """
     if run is None and (arch is None or data is None):
         raise UserError(
-            "probe: give --arch and --data, or --checkpoint of a run folder (runs/RUN/checkpoints/best.pt)"
+            "probe: give --arch and --data (or --model and --data), or --checkpoint of a run folder "
+            "(runs/RUN/checkpoints/best.pt)"
         )
     if norm is not None and arch is None:
         raise UserError("--norm: the run tells its own norms; give it with --arch, or leave it out")
+    data_spec = choose_data(run, data, image_size, num_classes, split)
+    if arch is None:
+        assert run is not None
+        return run.model, data_spec
+    described: dict[str, Any] = {"arch": arch, "num_classes": data_spec.num_classes}
+    if norm is not None:
+        described["norm"] = _yaml(norm)
+    return _validated(ModelSpec, described), data_spec
+
+
+def choose_data(
+    run: Run | None, data: str | None, image_size: int | None, num_classes: int | None, split: str
+) -> DataSpec:
+    """The run's data, with what the options say on top. A folder of one's own tells its classes itself."""
+    if run is None and data is None:
+        raise UserError("probe: --data is missing: a known data set, or a folder that holds train/ and val/")
+    fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
+    if data is not None:
+        name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
+        if name != fields.get("name"):  # the run took so many images of its own data set, not of this
+            fields |= {"train_images": None, "val_images": None}
+        if name in NUM_CLASSES:
+            fields |= {"num_classes": None}
+        elif path is not None and fields.get("num_classes") is None and num_classes is None:
+            num_classes = _count_classes(Path(path), split)
+        fields |= {"name": name, "path": path}
+    if image_size is not None:
+        fields |= {"image_size": image_size, "eval_resize": None}
+    if num_classes is not None:
+        fields |= {"num_classes": num_classes}
+    return _validated(DataSpec, fields)
+
+
+def read_norm(norm: str) -> NormSpec:
+    """The norms that an option's YAML describes. Raises UserError for what is none."""
+    return _validated(_Norm, {"norm": _yaml(norm)}).norm
+
+
+class _Norm(Spec):
+    norm: NormSpec
+
+
+def _count_classes(folder: Path, split: str) -> int:
+    root = folder / split
+    classes = class_names(root) if root.is_dir() else []
+    if len(classes) < 2:
+        wanted = f"--data is a folder of {split}/CLASS/*.jpg with two classes or more"
+        raise UserError(f"{root}: {len(classes)} class folders; {wanted}")
+    return len(classes)
+
+
+def _yaml(norm: str) -> Any:
     try:
-        fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
-        if data is not None:
-            name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
-            if name != fields.get("name"):  # the run took so many images of its own data set, not of this
-                fields |= {"train_images": None, "val_images": None}
-            if name in NUM_CLASSES:
-                fields |= {"num_classes": None}
-            fields |= {"name": name, "path": path}
-        if image_size is not None:
-            fields |= {"image_size": image_size, "eval_resize": None}
-        if num_classes is not None:
-            fields |= {"num_classes": num_classes}
-        data_spec = DataSpec.model_validate(fields)
-        if arch is None:
-            assert run is not None
-            return run.model, data_spec
-        described = {"arch": arch, "num_classes": data_spec.num_classes}
-        if norm is not None:
-            described["norm"] = yaml.safe_load(norm)
-        return ModelSpec.model_validate(described), data_spec
-    except ValidationError as error:
-        raise UserError(f"probe: {explain(error)}") from None
+        return yaml.safe_load(norm)
     except yaml.YAMLError as error:
         raise UserError(f"--norm: not valid YAML: {error}") from None
+
+
+def _validated(kind: type[S], fields: dict[str, Any]) -> S:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(f"probe: {explain(error)}") from None
 
 
 def run_of(checkpoint: Path | None) -> Run | None:
@@ -68,28 +106,3 @@ def run_of(checkpoint: Path | None) -> Run | None:
     if checkpoint is None or not (checkpoint.parent.parent / "run.json").exists():
         return None
     return read_run(checkpoint.parent.parent)
-
-
-def as_plain(profile: "ShiftProfile") -> dict[str, Any]:
-    """A profile as JSON knows it."""
-    layers = [{k: v for k, v in asdict(layer).items() if not k.endswith("_C")} for layer in profile.layers]
-    return {"num_images": profile.num_images, "layers": layers, "skipped": profile.skipped}
-
-
-def print_profile(profile: "ShiftProfile", title: str) -> None:
-    """A profile as a table, a row for each layer."""
-    table = Table("layer", title=f"Estimation shift of {title}, {profile.num_images} images", box=None)
-    metrics = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
-    for name in ("channels", "ESM μ", "ESM σ", "ESM μ, scaled", "ESM σ, scaled"):
-        table.add_column(name, justify="right")
-    for layer in profile.layers:
-        table.add_row(layer.name, str(layer.num_channels), *[f"{getattr(layer, m):.4f}" for m in metrics])
-    table.add_section()
-    table.add_row("mean", "", *[f"{profile.mean(m):.4f}" for m in metrics], style="bold")
-    console = Console()
-    if profile.layers:
-        console.print(table)
-    else:
-        console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
-    for name, reason in profile.skipped.items():
-        console.print(f"left out: {name}: {reason}", style="yellow", highlight=False)

@@ -5,6 +5,8 @@ Torch and DALI are imported by the functions that make loaders, so that all othe
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from suite.data.batch import Batch, Loader
 from suite.data.index import ImageIndex, check_classes, scan, spread
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
@@ -23,6 +25,7 @@ __all__ = [
     "dataset_folder",
     "folder_loader",
     "prepare",
+    "split_size",
     "steps_per_epoch",
     "train_loader",
     "val_loader",
@@ -100,10 +103,12 @@ def folder_loader(
     data_threads: int = 2,
     rank: int = 0,
     world_size: int = 1,
+    shuffle_seed: int | None = None,
 ) -> Loader:
     """One pass over a split, centrally cropped, each image once over all ranks.
 
-    `num_images`: only so many, at equal distances, so that each class keeps its share; None: all.
+    `num_images`: only so many, at equal distances, so that each class keeps its share; None: all. They come
+    class by class, or with a `shuffle_seed` in an order drawn from it, as batch statistics need.
     """
     if data.name == "synthetic":
         from suite.data.synthetic import SyntheticLoader
@@ -114,7 +119,14 @@ def folder_loader(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
     index = _index(data, split, num_images)
+    if shuffle_seed is not None:
+        index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
     return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
+
+
+def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
+    """How many images a split has. Raises UserError as `folder_loader` does."""
+    return synthetic_images(data, split) if data.name == "synthetic" else len(_index(data, split))
 
 
 def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:

@@ -3,6 +3,7 @@
 from suite.models.build import build_model, load_tensors, load_weights
 from suite.models.norms import set_norm_batch_size
 from suite.models.xbn import NormSite, convert, norm_sites
+from suite.models.zoo import named_model
 
 __all__ = [
     "NormSite",
@@ -10,6 +11,7 @@ __all__ = [
     "convert",
     "load_tensors",
     "load_weights",
+    "named_model",
     "norm_sites",
     "set_norm_batch_size",
 ]

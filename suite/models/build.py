@@ -61,17 +61,34 @@ def _first_sentence(error: Exception) -> str:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Load a released checkpoint (a bare state dict) or one of this suite's into `model`.
 
-    Raises UserError when names or shapes do not fit, with the first that differ.
+    A state dict may also lie under `model` or `state_dict`, and all of its names may begin with what
+    DataParallel (`module.`) or compile (`_orig_mod.`) put in front. Raises UserError when names or shapes do
+    not fit, with the first that differ, or the two numbers of classes.
     """
     content = load_tensors(path)
-    state = content.get("model", content) if isinstance(content, dict) else content
+    state = content
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: holds no state dict (names to tensors)")
     own = model.state_dict()
+    for prefix in ("module.", "_orig_mod."):
+        if all(n.startswith(prefix) for n in state) and not any(n.startswith(prefix) for n in own):
+            state = {n.removeprefix(prefix): v for n, v in state.items()}
     # Checkpoints from before torch 0.4.1 lack this counter, which nothing here computes with.
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     unknown = [n for n in state if n not in own]
     shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if shapes and not missing and not unknown:
+        theirs, ours = (tuple(s[shapes[0]].shape) for s in (state, own))
+        # Only the classifier differs: each of its tensors in the number of rows alone.
+        if all(s[n].shape[:1] == (k[0],) for s, k in ((state, theirs), (own, ours)) for n in shapes) and all(
+            state[n].shape[1:] == own[n].shape[1:] for n in shapes
+        ):
+            raise UserError(
+                f"{path}: has {theirs[0]} classes and the model {ours[0]} ({shapes[0]}); "
+                f"make the model with num_classes {theirs[0]}"
+            )
     if missing or unknown or shapes:
         parts = [f"{len(v)} {k} (first: {v[0]})" for k, v in _named(missing, unknown, shapes) if v]
         raise UserError(f"{path}: does not fit the model: {', '.join(parts)}")

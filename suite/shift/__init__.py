@@ -1,6 +1,41 @@
-"""The measurement of the estimation shift."""
+"""The measurement of the estimation shift: where it is, where it comes from, what helps, what it costs.
 
+    probe          estimated against expected statistics, layer by layer
+    attribute      each layer's shift split into its own part and the inherited one
+    find_origins   which layer starts it
+    remedies       what helps without training
+    perturb        accuracy under noise on the estimates
+    TidMeter       the discrepancy between training and inference, at every training step
+
+Results are frozen, with `.to_frame()` (pandas) and `.plot()` (Altair). Formulas and sources: docs/science.md.
+"""
+
+from suite.shift.attribute import Attribution, LayerAttribution, Parts, attribute
+from suite.shift.origins import Origin, Origins, find_origins
+from suite.shift.perturb import Perturbation, perturb
 from suite.shift.precise import precise_statistics, with_statistics
 from suite.shift.probe import LayerShift, ShiftProfile, probe
+from suite.shift.remedies import Remedies, Remedy, remedies, replayed_statistics
+from suite.shift.tid import TidMeter
 
-__all__ = ["LayerShift", "ShiftProfile", "precise_statistics", "probe", "with_statistics"]
+__all__ = [
+    "Attribution",
+    "LayerAttribution",
+    "LayerShift",
+    "Origin",
+    "Origins",
+    "Parts",
+    "Perturbation",
+    "Remedies",
+    "Remedy",
+    "ShiftProfile",
+    "TidMeter",
+    "attribute",
+    "find_origins",
+    "perturb",
+    "precise_statistics",
+    "probe",
+    "remedies",
+    "replayed_statistics",
+    "with_statistics",
+]

@@ -1,19 +1,49 @@
-"""The BN layers of a network: finding them, listening to their inputs, leaving no trace."""
+"""The BN layers of a network: finding them, reading their estimates, leaving no trace."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.shift.moments import ChannelMoments, reduce_over_ranks
+from suite.errors import UserError
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """Every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
+    """The BN layers that keep running statistics. Raises UserError, with `purpose` in front, if none does."""
+    layers = batch_norm_layers(model)
+    found = {name: layer for name, layer in layers.items() if layer.running_var is not None}
+    if not found:
+        what = (
+            f"none of its {len(layers)} BN layers keeps running statistics" if layers else "has no BN layer"
+        )
+        raise UserError(f"{purpose}: {type(model).__name__} {what}, so nothing is estimated")
+    return found
+
+
+def estimates(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """μ̃ and σ̃² of a layer that keeps running statistics, each (C,), as they lie in its buffers."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var
+
+
+def is_untrained(layer: _BatchNorm) -> bool:
+    """Whether the estimates are still the initial 0 and 1.
+
+    `num_batches_tracked` alone does not tell: checkpoints from before torch 0.4.1 lack it.
+    """
+    if layer.running_var is None or (layer.num_batches_tracked is not None and layer.num_batches_tracked > 0):
+        return False
+    mean_C, var_C = estimates(layer)
+    return bool((mean_C == 0).all() and (var_C == 1).all())
 
 
 @contextmanager
@@ -39,40 +69,12 @@ def images_of(batch: Any) -> Tensor:
     return images
 
 
-@torch.no_grad()
-def input_moments(model: nn.Module, batches: Iterable[Any]) -> tuple[dict[str, ChannelMoments], int]:
-    """Moments of every BN layer's input over the batches of all ranks, and the number of images.
-
-    The layers come in the order in which the forward pass first calls them; a layer that was not called
-    is left out. The model runs in the mode that it is in.
-    """
-    layers = batch_norm_layers(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    moments = {name: ChannelMoments(bn.num_features, device) for name, bn in layers.items()}
-    order: dict[str, int] = {}
-    num_images = 0
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-
-            def listen(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                order.setdefault(name, len(order))
-                moments[name].update(inputs[0])
-
-            hooks.callback(layer.register_forward_pre_hook(listen).remove)
-        for batch in batches:
-            images_NCHW = images_of(batch)
-            num_images += images_NCHW.shape[0]
-            model(images_NCHW.to(device, non_blocking=True))
-    order, num_images = _agree_over_ranks(order, num_images)
-    called = sorted(order, key=order.__getitem__)
-    reduce_over_ranks([moments[name] for name in called])
-    return {name: moments[name] for name in called}, num_images
-
-
-def _agree_over_ranks(order: dict[str, int], num_images: int) -> tuple[dict[str, int], int]:
-    # A rank whose share of the images is empty has called nothing: the others know the order.
-    if not torch.distributed.is_initialized():
-        return order, num_images
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, (order, num_images))
-    return max((o for o, _ in everyone), key=len), sum(n for _, n in everyone)
+def labels_of(batch: Any) -> Tensor | None:
+    """The labels (N,) of (images, labels) or an object with `labels_N`; None where there are none."""
+    if isinstance(batch, Tensor):
+        return None
+    if hasattr(batch, "labels_N"):
+        labels: Any = batch.labels_N
+    else:
+        labels = batch[1] if len(batch) > 1 else None
+    return labels if isinstance(labels, Tensor) and labels.dim() == 1 else None

@@ -32,13 +32,14 @@ class ChannelMoments:
     def update(self, x_NC: Tensor) -> None:
         """Add a batch, (N, C, *)."""
         count = x_NC.numel() // x_NC.shape[1]
-        if count == 0:
-            return
-        mean_C, var_C = (t.double() for t in batch_moments(x_NC))
-        self.merge(count, mean_C, var_C * count)
+        if count:
+            mean_C, var_C = (t.double() for t in batch_moments(x_NC))
+            self.merge(count, mean_C, var_C * count)
 
     def merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
         """Add `count` values a channel with the given mean and centred sum of squares."""
+        if count == 0:
+            return
         total = self.count + count
         delta_C = mean_C - self.mean_C
         self.mean_C += delta_C * (count / total)
@@ -49,6 +50,11 @@ class ChannelMoments:
     def var_C(self) -> Tensor:
         """Biased variance, (C,)."""
         return self.squares_C / max(self.count, 1)
+
+    @property
+    def sigma_C(self) -> Tensor:
+        """Biased standard deviation, (C,)."""
+        return self.var_C.sqrt()
 
 
 def reduce_over_ranks(moments: list[ChannelMoments]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suite.errors import UserError
-from suite.shift.layers import batch_norm_layers, input_moments, preserved
+from suite.shift.layers import batch_norm_layers, preserved
+from suite.shift.passes import Pass, run_pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -22,16 +22,24 @@ def precise_statistics(model: nn.Module, batches: Iterable[Any]) -> Statistics:
     """Mean and biased variance, each (C,) float64, of every called BN layer, by module name.
 
     Only the BN layers are in training mode: dropout would add noise that is not the data's. The model
-    comes back as it was. Batches are as in `probe`. Raises UserError when there are none.
+    comes back as it was. Batches are as in `probe`. Raises UserError when there are none, and when one
+    gives a layer a single value a channel.
     """
+    return statistics_of(training_mode_pass(model, batches, "PreciseBN"))
+
+
+def training_mode_pass(model: nn.Module, batches: Iterable[Any], purpose: str) -> Pass:
+    """A pass with every BN layer, and nothing else, in training mode. The model comes back as it was."""
     with preserved(model):
         model.eval()
         for layer in batch_norm_layers(model).values():
             layer.train()
-        moments, num_images = input_moments(model, batches)
-    if num_images == 0:
-        raise UserError("PreciseBN: no images; the batches are empty")
-    return {name: (m.mean_C, m.var_C) for name, m in moments.items()}
+        return run_pass(model, batches, purpose)
+
+
+def statistics_of(seen: Pass) -> Statistics:
+    """Mean and biased variance, each (C,) float64, of every layer that the pass called."""
+    return {name: (inputs.whole.mean_C, inputs.whole.var_C) for name, inputs in seen.inputs.items()}
 
 
 @contextmanager

@@ -11,16 +11,20 @@ scale-free companion: the root mean square over the channels of the difference i
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.errors import UserError
-from suite.shift.layers import batch_norm_layers, input_moments, preserved
+from suite.shift.layers import batch_norm_layers, estimates, preserved
 from suite.shift.moments import ChannelMoments
+from suite.shift.passes import Pass, run_pass
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,15 @@ class LayerShift:
 
 @dataclass(frozen=True)
 class ShiftProfile:
-    """The shift of every BN layer in forward order; `skipped` names the others, and why."""
+    """The shift of every BN layer in forward order.
+
+    `skipped` names the other BN layers, and why; `notes` what one should know of a layer that is there.
+    """
 
     layers: tuple[LayerShift, ...]
     num_images: int
     skipped: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
         """One number a layer: metric is esm_mu, esm_sigma, esm_mu_scaled or esm_sigma_scaled."""
@@ -54,37 +62,54 @@ class ShiftProfile:
         values = self.values(metric)
         return sum(values) / len(values) if values else math.nan
 
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each layer: depth (from 0), layer, num_channels and the four measures."""
+        import pandas as pd
+
+        columns = ["num_channels", "esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"]
+        rows = [[i, layer.name, *(getattr(layer, c) for c in columns)] for i, layer in enumerate(self.layers)]
+        return pd.DataFrame(rows, columns=["depth", "layer", *columns])
+
+    def plot(self) -> "alt.Chart":
+        """ESM_μ and ESM_σ by depth."""
+        from suite.shift.charts import profile_chart
+
+        return profile_chart(self.to_frame())
+
 
 def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False) -> ShiftProfile:
     """Measure the estimation shift of `model` in one inference pass over `batches`.
 
-    `batches` yields image tensors, (images, labels) pairs or loader batches; under torch.distributed each
+    `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
-    differences. The model comes back as it was: modes, hooks, buffers. Raises UserError when there are
-    no images.
+    differences. The model comes back as it was: modes, hooks, buffers. A network without BN gives a
+    profile without layers. Raises UserError when there are no images.
     """
     layers = batch_norm_layers(model)
     with preserved(model):
         model.eval()
-        moments, num_images = input_moments(model, batches)
-    if num_images == 0:
-        raise UserError("probe: no images; the batches are empty")
-    skipped = {name: "not called in the forward pass" for name in layers if name not in moments}
-    skipped |= {name: "keeps no running statistics" for name in moments if layers[name].running_var is None}
-    measured = {n: m for n, m in moments.items() if n not in skipped}
+        seen = run_pass(model, batches, "probe")
+    skipped = skipped_layers(layers, seen)
+    measured = [name for name in seen.inputs if name not in skipped]
     return ShiftProfile(
-        tuple(_layer_shift(name, layers[name], m, per_channel) for name, m in measured.items()),
-        num_images,
+        tuple(_layer_shift(name, layers[name], seen.inputs[name].whole, per_channel) for name in measured),
+        seen.num_images,
         skipped,
+        seen.notes({name: layers[name] for name in measured}),
     )
 
 
+def skipped_layers(layers: Mapping[str, _BatchNorm], *passes: Pass) -> dict[str, str]:
+    """Names of the layers that cannot be measured from all of the passes, and why."""
+    skipped = {n: "not called in the forward pass" for n in layers if any(n not in p.inputs for p in passes)}
+    untracked = {n: "keeps no running statistics" for n, layer in layers.items() if layer.running_var is None}
+    return untracked | skipped
+
+
 def _layer_shift(name: str, layer: _BatchNorm, expected: ChannelMoments, per_channel: bool) -> LayerShift:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    sigma_C = expected.var_C.sqrt()
-    mu_difference_C = expected.mean_C - layer.running_mean.double()
-    sigma_difference_C = sigma_C - layer.running_var.double().sqrt()
+    estimated_mean_C, estimated_var_C = (estimate.double() for estimate in estimates(layer))
+    mu_difference_C = expected.mean_C - estimated_mean_C
+    sigma_difference_C = expected.sigma_C - estimated_var_C.sqrt()
     # ε keeps a channel that is constant in the data from dividing by zero, as it does in the layer itself.
     unit_C = (expected.var_C + layer.eps).sqrt()
     root_d = math.sqrt(layer.num_features)

@@ -15,6 +15,9 @@ class MeasureSpec(Spec):
     precise_bn_images: int = Field(
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"
     )
+    tid: bool = Field(
+        True, description="the discrepancy between training and inference at every step, as epoch means"
+    )
     warmup_steps: int = Field(
         10, ge=0, description="steps at the start of a process that the meter leaves out"
     )

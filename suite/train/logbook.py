@@ -9,7 +9,7 @@ from torch import Tensor
 
 from suite.data import Loader
 from suite.record import Layer, Record, RecordWriter
-from suite.shift import ShiftProfile
+from suite.shift import ShiftProfile, TidMeter
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation
@@ -27,6 +27,7 @@ class Logbook:
         self.ranks, self.record = ranks, record
         self.epoch = self.step = 0
         self.known_bad: set[str] = set()
+        self._known_layers: list[Layer] = []
 
     def turn_to(self, epoch: int, step: int) -> None:
         """Epochs begun and optimizer steps done when what follows was measured."""
@@ -54,6 +55,15 @@ class Logbook:
         for name, value in {**values, **summary}.items():
             self.measure(name, value, "train")
 
+    def tid(self, meter: TidMeter) -> None:
+        """TID of each layer over the epoch's passes. On the first rank, whose estimates are the run's."""
+        tid_mu, tid_sigma = meter.take_means()
+        if self.record is not None and tid_mu:
+            self._layers([Layer(name, layer.num_features) for name, layer in meter.layers.items()])
+            for name, values in (("tid_mu", tid_mu), ("tid_sigma", tid_sigma)):
+                rounded = [float(f"{value:.6g}") for value in values]  # all the digits that float32 has
+                self.record.measure(name, rounded, epoch=self.epoch, step=self.step, split="train")
+
     def evaluation(self, result: Evaluation) -> None:
         """Of the validation set, in inference mode."""
         for name, value in asdict(result).items():
@@ -78,11 +88,17 @@ class Logbook:
     def shift(self, profile: ShiftProfile, top1_precise_percent: float | None) -> None:
         """ESM of each layer; and top-1 (%) with exact statistics, where that was evaluated."""
         if self.record is not None and profile.layers:
-            self.record.layers([Layer(layer.name, layer.num_channels) for layer in profile.layers])
+            self._layers([Layer(layer.name, layer.num_channels) for layer in profile.layers])
             for name in ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"):
                 self.record.measure(name, profile.values(name), epoch=self.epoch, step=self.step, split="val")
         if top1_precise_percent is not None:
             self.measure("top1_precise_percent", top1_precise_percent, "val")
+
+    def _layers(self, layers: list[Layer]) -> None:
+        # TID and the probe list the same layers in the same order: whichever comes first says so.
+        if self.record is not None and layers != self._known_layers:
+            self.record.layers(layers)
+            self._known_layers = layers
 
     def bad_images(self, loader: Loader, split: str) -> None:
         """How many files no loader could read so far, and which, once each. On all ranks."""

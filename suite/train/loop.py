@@ -26,7 +26,7 @@ from suite.signals import StopFlag
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, batch_sums, evaluate
 from suite.train.logbook import Logbook
-from suite.train.measure import measure_shift, measure_work
+from suite.train.measure import measure_shift, measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
 
@@ -56,6 +56,7 @@ class Trainer:
         )
         self.optimizer = build_optimizer(self.model, run.recipe)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
+        self.tid = tid_meter(run, self.model, ranks)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
         self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
@@ -123,6 +124,8 @@ class Trainer:
             is_last = micro == self.accumulation_steps - 1
             with nullcontext() if is_last or self.ddp is None else self.ddp.no_sync():
                 loss = self._loss(forward, batch, micro) / self.accumulation_steps
+                if self.tid is not None:
+                    self.tid.update()
                 torch.autograd.backward(loss)
             total += loss.detach()
         self.optimizer.step()
@@ -214,6 +217,8 @@ class Trainer:
         self.logbook.training(
             self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
         )
+        if self.tid is not None:
+            self.logbook.tid(self.tid)
         self.logbook.bad_images(loader, "train")
         self.epoch_sums.zero_()
 
@@ -284,6 +289,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
+            "tid": None if self.tid is None else self.tid.state(),
             "best_top1_percent": self.best_top1_percent,
             "to_evaluate": to_evaluate,
             "measurements_size_bytes": self.logbook.size_bytes if size_bytes is None else size_bytes,
@@ -300,5 +306,7 @@ class Trainer:
             self.epoch_sums.copy_(sums_R4[self.ranks.rank])
         elif self.ranks.is_first:  # resumed on another number of ranks
             self.epoch_sums.copy_(sums_R4.sum(dim=0))
+        if self.tid is not None:
+            self.tid.load(state.get("tid"))
         self.best_top1_percent = state["best_top1_percent"]
         self.to_evaluate = state["to_evaluate"]

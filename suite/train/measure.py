@@ -1,4 +1,4 @@
-"""What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, and the work done."""
+"""What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, TID, and the work done."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -8,7 +8,8 @@ import torch
 from suite.data import Batch, steps_per_epoch, train_loader
 from suite.experiment import Run
 from suite.models import build_model
-from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
+from suite.shift import ShiftProfile, TidMeter, precise_statistics, probe, with_statistics
+from suite.shift.layers import batch_norm_layers
 from suite.train.distributed import Ranks
 from suite.train.evaluate import evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
@@ -42,6 +43,18 @@ def measure_shift(
     with with_statistics(model, statistics):
         result = evaluate(model, val_batches, ranks, run.recipe.precision)
     return profile, result.top1_percent
+
+
+def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
+    """What measures TID while `run` trains `model`; None where it is not wanted, or there is no BN.
+
+    Only the first rank has one: its estimates are the run's.
+    """
+    if not run.measure.tid or not ranks.is_first or not batch_norm_layers(model):
+        return None
+    example_NCHW = torch.zeros(1, 3, run.data.image_size, run.data.image_size, device=ranks.device)
+    groups = max(1, run.batch.per_gpu // run.batch.norm)
+    return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm, updates_per_pass=groups)
 
 
 def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:

@@ -166,6 +166,25 @@ def test_folder_loader_reads_training_images_once(pictures: Path) -> None:
     assert [len(batch.labels_N) for batch in loader] == [16, 4]
 
 
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_seed_mixes_the_classes_the_same_each_time(pictures: Path, kind: str) -> None:
+    data = DataSpec(name="test", path=str(pictures), num_classes=3, image_size=48, loader=kind)
+
+    def labels(seed: int | None) -> list[int]:
+        loader = folder_loader(
+            data, "train", images_per_batch=4, device=CPU, num_images=18, shuffle_seed=seed
+        )
+        first, again = ([int(y) for batch in loader for y in batch.labels_N] for _ in range(2))
+        loader.close()
+        assert first == again
+        return first
+
+    assert labels(None) == [0] * 6 + [1] * 6 + [2] * 6
+    assert sorted(labels(0)) == labels(None)
+    assert labels(0) != labels(1)
+    assert len(set(labels(0)[:6])) > 1
+
+
 def test_synthetic_batches(make_run: MakeRun) -> None:
     data = DataSpec(name="synthetic", image_size=32, num_classes=5, train_images=40, val_images=10)
     run = make_run(Path("/"), 5).model_copy(update={"data": data})

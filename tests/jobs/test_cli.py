@@ -282,7 +282,12 @@ TOY = ("--arch", "small_resnet11", "--image-size", 28, "--rounds", 3)
     [
         (
             ["train", "--images-per-step", 4, "--steps-per-round", 1],
-            ["training step / bare loop", "XBN step / BN step"],
+            [
+                "training step / bare loop",
+                "XBN step / BN step",
+                "step with TID / without",
+                "TID alone / step (time)",
+            ],
         ),
         (["probe", "--images-per-batch", 4, "--batches-per-round", 1], ["probe / inference pass (time)"]),
     ],

@@ -1,10 +1,20 @@
-"""What `shiftbench probe` takes from the run, and what its options change. No torch."""
+"""What `shiftbench probe` takes from the run, what its options change, and what it prints."""
 
+import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
 
+from jobs.cli import app
+from jobs.commands.probe_tables import rows
 from jobs.commands.probing import choose_specs
 from suite.config import expand
 from suite.errors import UserError
@@ -73,3 +83,168 @@ def test_an_option_that_would_go_unread(run: Run) -> None:
         specs(run, norm="{kind: bn}")
     with pytest.raises(UserError, match="num_classes is 7, but fashion-mnist-7k has 10"):
         specs(run, num_classes=7)
+
+
+# ------------------------------------------------------------ any network, by name
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of four images each to train and to validate; a class is a brightness."""
+    root = tmp_path_factory.mktemp("photos")
+    for split in ("train", "val"):
+        for label, brightness in enumerate((30, 120, 220)):
+            folder = root / split / f"class-{label}"
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (40, 36), (brightness + i, brightness, brightness)).save(folder / f"{i}.jpg")
+    return root
+
+
+def own_network(num_classes: int = 3) -> nn.Module:
+    """Found by its import path, as a user's own."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+def probe_of(photos: Path, *options: object) -> str:
+    arguments = ["probe", "--data", photos, "--image-size", 32, "--images-per-batch", 4, *options]
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
+    """A module of the user's in the current directory."""
+    (tmp_path / "my_networks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # the command adds to this copy
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
+
+
+def test_everything_of_ones_own_network_as_json(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network")
+    options = ("--attribute", "--origins", "--remedies", "--json")
+    plain = json.loads(probe_of(photos, "--model", "my_networks:own_network", *options))
+    assert (plain["num_images"], [layer["name"] for layer in plain["layers"]]) == (12, ["1", "4"])
+    assert set(plain["notes"]) == {"1", "4"}  # never trained
+    sigma = [row for row in plain["attribution"] if row["statistic"] == "sigma"]
+    for row, layer in zip(sigma, plain["layers"], strict=True):
+        assert row["own"] + row["inherited"] == pytest.approx(layer["esm_sigma"])
+    assert [row["name"] for row in plain["origins"]] == ["1", "4"]
+    assert plain["origins"][-1]["esm_sigma_vanished"] is None
+    assert [row["name"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
+    assert plain["remedies"][0]["esm_sigma"] == pytest.approx(
+        sum(layer["esm_sigma"] for layer in plain["layers"]) / 2
+    )
+
+
+def test_a_function_gets_the_classes_if_it_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from suite.models import named_model
+
+    source = "from tests.jobs.test_probe_command import own_network\ndef fixed():\n    return own_network(9)"
+    here(monkeypatch, tmp_path, source)
+    assert named_model("my_networks:own_network", 5)[-1].out_features == 5
+    assert named_model("my_networks:own_network")[-1].out_features == 3
+    assert named_model("my_networks:fixed", 5)[-1].out_features == 9
+
+
+def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network as net")
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = probe_of(photos, "--model", "my_networks:net", "--attribute", "--origins", "--remedies")
+    for expected in (
+        "Estimation shift of my_networks:net BN on",
+        "note: 2 layers (1 …): its estimates are the initial 0 and 1",
+        "signed shares that add up to ESM",
+        "Which layer starts it",
+        "12 images; 12 of training, centre-cropped",
+        "prediction-time BN",
+    ):
+        assert expected in shown
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18"])
+def test_a_librarys_network_with_the_classes_of_the_folder_and_a_checkpoint(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
+    from suite.models import named_model
+
+    model = named_model(name, 3)
+    model.bn1.running_mean.fill_(2.0)
+    model.bn1.num_batches_tracked.fill_(1)
+    torch.save({"state_dict": {f"module.{n}": v for n, v in model.state_dict().items()}}, tmp_path / "w.pt")
+    plain = json.loads(probe_of(photos, "--model", name, "--checkpoint", tmp_path / "w.pt", "--json"))
+    assert len(plain["layers"]) == 20
+    assert "bn1" not in plain["notes"]
+    xbn = json.loads(probe_of(photos, "--model", name, "--norm", "{kind: xbn}", "--json"))
+    assert len(xbn["layers"]) == 20 - 9  # the stem and one norm in each of eight blocks
+
+
+def test_a_network_without_bn_is_told_in_a_sentence(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))"
+    here(monkeypatch, tmp_path, source)
+    assert "there is no estimation shift" in probe_of(photos, "--model", "my_networks:net")
+    with pytest.raises(UserError, match="attribute: Sequential has no BN layer"):
+        probe_of(photos, "--model", "my_networks:net", "--attribute")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--model", "resnet18"],
+            "--model: expected torchvision:NAME, timm:NAME or module:function, got 'resnet18'",
+        ),
+        (["--model", "torchvision:resnet19"], "no network .* named 'resnet19'; did you mean resnet18"),
+        (["--model", "timm:resnet19"], "timm has no network .* named 'resnet19'"),
+        (["--model", "torchvision:fcn_resnet50"], "torchvision has no network for classification"),
+        (["--model", "no_such_module:net"], "no module 'no_such_module', neither installed nor below"),
+        (["--model", "my_networks:nothing"], "my_networks .* has no 'nothing'"),
+        (["--model", "my_networks:number"], "my_networks:number gives int, not a torch.nn.Module"),
+        (
+            ["--model", "torchvision:resnet18", "--arch", "resnet18"],
+            "--model and --arch both name the network",
+        ),
+        (
+            ["--model", "torchvision:resnet18", "--num-classes", 1000, "--remedies"],
+            "accuracy needs a network of the data's 3 classes, not 1000",
+        ),
+        (["--model", "torchvision:resnet18", "--norm", "{kind: xbm}"], "unknown kind 'xbm'; valid: bn, xbn"),
+    ],
+)
+def test_names_that_lead_nowhere(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object], message: str
+) -> None:
+    here(monkeypatch, tmp_path, "number = 3")
+    with pytest.raises(UserError, match=message):
+        probe_of(photos, *options)
+
+
+def test_a_module_that_misses_a_package_shows_its_own_traceback(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(monkeypatch, tmp_path, "import a_package_that_is_not_there")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        probe_of(photos, "--model", "my_networks:net")
+
+
+def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"val: 0 class folders; --data is a folder of val/CLASS/\*.jpg"):
+        probe_of(tmp_path, "--model", "torchvision:resnet18")
+    with pytest.raises(UserError, match="--data is missing"):
+        CliRunner().invoke(app, ["probe", "--model", "torchvision:resnet18"], catch_exceptions=False)
+
+
+def test_json_has_no_nan() -> None:
+    frame = pd.DataFrame({"name": ["a", "b"], "value": [1.5, math.nan], "count": [1, 2]})
+    expected = [{"name": "a", "value": 1.5, "count": 1}, {"name": "b", "value": None, "count": 2}]
+    assert rows(frame) == expected
+    json.dumps(rows(frame))

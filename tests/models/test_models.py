@@ -223,6 +223,30 @@ def test_released_checkpoints_load_and_pickles_with_code_do_not(tmp_path: Path) 
         assert name in str(refusal.value)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("key", [None, "model", "state_dict"])
+def test_checkpoints_of_other_training_code(prefix: str, key: str | None, tmp_path: Path) -> None:
+    source, target = build_model(spec("small_resnet11")), build_model(spec("small_resnet11"))
+    state = {f"{prefix}{n}": v for n, v in source.state_dict().items()}
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert all(torch.equal(target.state_dict()[n], v) for n, v in source.state_dict().items())
+
+
+def test_a_checkpoint_of_other_classes_or_of_another_network(tmp_path: Path) -> None:
+    classes = ModelSpec(arch="resnet18", num_classes=7)
+    torch.save(build_model(classes).state_dict(), tmp_path / "seven.pt")
+    words = r"seven.pt: has 7 classes and the model 10 \(fc.weight\); make the model with num_classes 7"
+    with pytest.raises(UserError, match=words):
+        load_weights(build_model(spec("resnet18")), tmp_path / "seven.pt")
+    wide = build_model(spec("wide_resnet50_2")).state_dict()
+    torch.save(wide, tmp_path / "wide.pt")
+    with pytest.raises(
+        UserError, match=r"wide.pt: does not fit the model: \d+ of another shape \(first: layer1"
+    ):
+        load_weights(build_model(spec("resnet50")), tmp_path / "wide.pt")
+
+
 def test_architecture_names_are_torchvisions() -> None:
     assert set(TORCHVISION) <= set(torchvision.models.list_models(torchvision.models))
 

@@ -32,6 +32,7 @@ def make_run(**sections: Any) -> Run:
         ("top1_precise_percent", {6}),
         ("matmul_peak_share", {6}),
         ("images_per_s", {1, 2, 3, 4, 5, 6}),
+        ("tid_mu", {1, 2, 3, 4, 5, 6}),
     ],
 )
 def test_what_is_measured_when(metric: str, epochs: set[int]) -> None:
@@ -42,6 +43,8 @@ def test_what_is_measured_when(metric: str, epochs: set[int]) -> None:
 def test_what_no_run_without_bn_or_without_images_measures() -> None:
     assert not is_due(make_run(model={"arch": "small_resnet11", "norm": {"kind": "gn"}}), "esm_sigma", 6)
     assert not is_due(make_run(measure={"precise_bn_images": 0}), "top1_precise_percent", 6)
+    assert not is_due(make_run(model={"arch": "small_resnet11", "norm": {"kind": "gn"}}), "tid_mu", 1)
+    assert not is_due(make_run(measure={"tid": False}), "tid_mu", 1)
 
 
 def test_values_are_validations_and_means_over_layers(tmp_path: Path) -> None:
@@ -51,10 +54,11 @@ def test_values_are_validations_and_means_over_layers(tmp_path: Path) -> None:
         record.measure("top1_percent", 99.0, epoch=1, step=4, split="train")
         record.measure("top1_percent", 25.0, epoch=1, step=4, split="val")
         record.measure("esm_sigma", [1.0, 3.0], epoch=1, step=4, split="val")
+        record.measure("tid_mu", [0.5, 1.5], epoch=1, step=4, split="train")
         record.measure("top1_percent", math.nan, epoch=2, step=8, split="val")
     (tmp_path / "measurements.jsonl").open("a").write('{"metric": "top1_percent", "value": 7')  # cut short
-    one, two = read_results(tmp_path, ["top1_percent", "esm_sigma"])
-    assert one == EpochResult(1, {"top1_percent": 25.0, "esm_sigma": 2.0})
+    one, two = read_results(tmp_path, ["top1_percent", "esm_sigma", "tid_mu"])
+    assert one == EpochResult(1, {"top1_percent": 25.0, "esm_sigma": 2.0, "tid_mu": 1.0})
     assert two.epoch == 2
     assert math.isnan(two.values["top1_percent"])
 

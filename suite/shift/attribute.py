@@ -1,0 +1,182 @@
+"""Where a layer's shift comes from: its own running average, or the layers before it.
+
+Three sets of statistics of a BN layer's input, each (C,), with the weights fixed:
+
+    estimated    μ̃, σ̃   the running averages
+    population   μᵗ, σᵗ  with upstream BN in training mode: what the running average tries to be (PreciseBN)
+    expected     μ̂, σ̂   with upstream BN in inference mode: what the layer meets when it is used
+
+They split the shift, exactly and channel by channel (and likewise for σ):
+
+    μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
+    total       own          inherited
+
+*Own* is what the layer's running average got wrong: too few or too old batches. *Inherited* is there only
+because upstream layers normalise with estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. So that a
+stacked depth profile is honest, each part is also given as its signed share, the projection on the total,
+
+    own · u,  inherited · u,   u = total / ‖total‖,   and   own · u + inherited · u = ‖total‖ = ESM,
+
+negative where a part works against the total. The split is ours; ESM is Huang et al.'s (CVPR 2022), the
+population statistics Wu and Johnson's (2021).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, preserved
+from suite.shift.passes import LayerInputs, check_repeatable, run_pass
+from suite.shift.precise import training_mode_pass
+from suite.shift.probe import skipped_layers
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+__all__ = ["Attribution", "LayerAttribution", "Parts", "attribute"]
+Statistic = Literal["mu", "sigma"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The shift of one layer's μ or σ in its two parts. `own_C` and `inherited_C` are (C,), float64.
+
+    `own` and `inherited` are the signed shares that add up to `esm` (both 0 where that is 0); `cosine` is
+    that between the two parts (NaN where one is 0). `*_error` is the norm of the sampling error that the
+    batches leave in a part, from the difference of the two halves: by the triangle inequality the part's
+    norm is off by no more. NaN with a single batch.
+    """
+
+    esm: float
+    own: float
+    inherited: float
+    own_norm: float
+    inherited_norm: float
+    cosine: float
+    esm_error: float
+    own_error: float
+    inherited_error: float
+    own_C: Tensor
+    inherited_C: Tensor
+
+
+@dataclass(frozen=True)
+class LayerAttribution:
+    """One BN layer's shift, split."""
+
+    name: str
+    num_channels: int
+    mu: Parts
+    sigma: Parts
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The split shift of every BN layer in forward order; `skipped` and `notes` as in a ShiftProfile."""
+
+    layers: tuple[LayerAttribution, ...]
+    num_images: int
+    skipped: dict[str, str]
+    notes: dict[str, str]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Two rows for each layer (statistic mu and sigma): depth, layer, and the numbers of its Parts."""
+        import pandas as pd
+
+        columns = [name for name in Parts.__dataclass_fields__ if not name.endswith("_C")]
+        rows = [
+            [depth, layer.name, statistic, *(getattr(getattr(layer, statistic), c) for c in columns)]
+            for depth, layer in enumerate(self.layers)
+            for statistic in ("mu", "sigma")
+        ]
+        return pd.DataFrame(rows, columns=["depth", "layer", "statistic", *columns])
+
+    def plot(self, statistic: Statistic = "sigma") -> "alt.LayerChart | alt.FacetChart":
+        """The depth profile: signed shares stacked, and ESM as a line."""
+        from suite.shift.charts import attribution_chart
+
+        return attribution_chart(self.to_frame(), statistic)
+
+
+def attribute(
+    model: nn.Module, batches: Iterable[Any], *, training_batches: Iterable[Any] | None = None
+) -> Attribution:
+    """Split each BN layer's estimation shift into its own part and the inherited one, in two passes.
+
+    `batches` as in `probe`, to be read twice. By default both populations are taken over them, so that
+    `inherited` is upstream's doing alone, and what the data differ from those of training is in `own`.
+    With `training_batches` the population with upstream in training mode is taken over those instead:
+    `own` is then the running average's error alone, and the statistics' generalisation gap is in
+    `inherited`. Batch sizes matter to it: upstream normalises each batch with its own statistics. The model
+    comes back as it was. Raises UserError for a network without estimates, for batches that cannot be read
+    twice or are empty, and when one gives a layer a single value a channel.
+    """
+    layers = estimating_layers(model, "attribute")
+    if training_batches is None:
+        check_repeatable(batches, "attribute")
+    population = training_mode_pass(
+        model, batches if training_batches is None else training_batches, "attribute"
+    )
+    with preserved(model):
+        model.eval()
+        expected = run_pass(model, batches, "attribute")
+    skipped = skipped_layers(batch_norm_layers(model), population, expected)
+    split = []
+    for name in (n for n in expected.inputs if n not in skipped):
+        mean_C, var_C = (estimate.double() for estimate in estimates(layers[name]))
+        inputs = (population.inputs[name], expected.inputs[name])
+        mu = _split(mean_C, *(_Sample.of(i, "mean_C") for i in inputs))
+        sigma = _split(var_C.sqrt(), *(_Sample.of(i, "sigma_C") for i in inputs))
+        split.append(LayerAttribution(name, layers[name].num_features, mu, sigma))
+    notes = expected.notes({layer.name: layers[layer.name] for layer in split})
+    return Attribution(tuple(split), expected.num_images, skipped, notes)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A statistic over all batches, and over each half of them with the half's share of the values."""
+
+    whole_C: Tensor
+    halves_C: tuple[Tensor, Tensor]
+    share: float
+
+    @classmethod
+    def of(cls, inputs: LayerInputs, statistic: str) -> "_Sample":
+        even, odd = inputs.halves
+        halves_C = (getattr(even, statistic), getattr(odd, statistic))
+        return cls(getattr(inputs.whole, statistic), halves_C, even.count / inputs.whole.count)
+
+
+def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts:
+    own_C = population.whole_C - estimated_C
+    inherited_C = expected.whole_C - population.whole_C
+    total_C = own_C + inherited_C
+    esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
+    # Half against half: the estimates cancel, and in `inherited` what both passes saw of the same images.
+    population_gap_C, expected_gap_C = (s.halves_C[0] - s.halves_C[1] for s in (population, expected))
+    return Parts(
+        esm=esm,
+        own=float(own_C @ total_C) / esm if esm else 0.0,
+        inherited=float(inherited_C @ total_C) / esm if esm else 0.0,
+        own_norm=own_norm,
+        inherited_norm=inherited_norm,
+        cosine=_ratio(float(own_C @ inherited_C), own_norm * inherited_norm),
+        esm_error=_sampling_error(expected_gap_C, expected.share),
+        own_error=_sampling_error(population_gap_C, population.share),
+        inherited_error=_sampling_error(expected_gap_C - population_gap_C, expected.share),
+        own_C=own_C,
+        inherited_C=inherited_C,
+    )
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else math.nan
+
+
+def _sampling_error(gap_C: Tensor, share: float) -> float:
+    """Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q) and Var(mean) = s² / n."""
+    return float(gap_C.norm()) * math.sqrt(share * (1 - share)) if 0 < share < 1 else math.nan

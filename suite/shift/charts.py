@@ -1,0 +1,87 @@
+"""Charts of the results, in Vega-Lite by Altair. They know the results' frames, nothing else."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+OWN, INHERITED, GREY = "#0b62a4", "#cc5a00", "#5b5b66"
+SYMBOLS = {"mu": "μ", "sigma": "σ"}
+WIDTH_PX, HEIGHT_PX = 560, 240
+LayeredChart = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to return
+
+
+def profile_chart(frame: pd.DataFrame) -> alt.Chart:
+    """ESM_μ and ESM_σ by depth."""
+    titles = {"esm_mu": "ESM μ", "esm_sigma": "ESM σ"}
+    long = frame.melt(["depth", "layer"], list(titles), "measure", "value")
+    long["measure"] = long["measure"].map(titles)
+    chart = (
+        alt.Chart(long)
+        .mark_line(point=True)
+        .encode(
+            x=_depth(),
+            y=alt.Y("value:Q", title="ESM"),
+            color=alt.Color("measure:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
+            tooltip=["layer:N", "measure:N", alt.Tooltip("value:Q", format=".4~g")],
+        )
+    )
+    sized: alt.Chart = chart.properties(width=WIDTH_PX, height=HEIGHT_PX)
+    return sized
+
+
+def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
+    """Signed shares of a layer's ESM, stacked by depth, and ESM itself as a line."""
+    chosen = frame[frame.statistic == statistic]
+    long = chosen.melt(["depth", "layer"], ["own", "inherited"], "part", "value")
+    bars = (
+        alt.Chart(long)
+        .mark_bar()
+        .encode(
+            x=_depth("O"),
+            y=alt.Y("value:Q", title=f"Share of ESM {SYMBOLS[statistic]}", stack="zero"),
+            color=alt.Color(
+                "part:N", title=None, scale=alt.Scale(domain=["own", "inherited"], range=[OWN, INHERITED])
+            ),
+            tooltip=["layer:N", "part:N", alt.Tooltip("value:Q", format=".4~g")],
+        )
+    )
+    line = alt.Chart(chosen).mark_line(point=True, color=GREY).encode(x=_depth("O"), y="esm:Q")
+    return alt.layer(bars, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
+
+
+def origins_chart(frame: pd.DataFrame) -> alt.Chart:
+    """The ESM_σ behind each layer that its exact estimates take away."""
+    return _bars(frame, x="esm_sigma_vanished", x_title="Mean ESM σ behind it that vanishes")
+
+
+def remedies_chart(frame: pd.DataFrame) -> alt.Chart:
+    """Top-1 of each remedy."""
+    return _bars(frame, x="top1_percent", x_title="Top-1 (%)")
+
+
+def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
+    """Top-1 against the noise's magnitude: every draw, and the mean over draws as a line."""
+    x = alt.X("delta:Q", title="Noise magnitude δ")
+    y = alt.Y("top1_percent:Q", title="Top-1 (%)", scale=alt.Scale(zero=False))
+    base = alt.Chart(frame).encode(x=x)
+    points = base.mark_point(color=OWN, opacity=0.45).encode(
+        y=y, tooltip=["delta:Q", "draw:O", "top1_percent:Q"]
+    )
+    line = base.mark_line(color=OWN).encode(y="mean(top1_percent):Q")
+    return alt.layer(points, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
+
+
+def _bars(frame: pd.DataFrame, x: str, x_title: str) -> alt.Chart:
+    order: Any = list(frame["name"])
+    tooltip = ["name:N", alt.Tooltip(f"{x}:Q", format=".4~g")]
+    chart = alt.Chart(frame).mark_bar(color=OWN)
+    chart = chart.encode(
+        x=alt.X(f"{x}:Q", title=x_title), y=alt.Y("name:N", title=None, sort=order), tooltip=tooltip
+    )
+    sized: alt.Chart = chart.properties(width=WIDTH_PX)
+    return sized
+
+
+def _depth(kind: str = "Q") -> alt.X:
+    return alt.X(f"depth:{kind}", title="BN layer, in forward order")

@@ -1,0 +1,201 @@
+"""One pass of a network over batches: what its BN layers were given, and how many guesses were right."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from suite.errors import UserError
+from suite.shift.layers import batch_norm_layers, images_of, is_untrained, labels_of
+from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
+
+# Called before a layer runs: its name, and of its input (N, C, *) the N, mean and biased variance (C,).
+Adapt = Callable[[str, int, Tensor, Tensor], None]
+
+
+class LayerInputs:
+    """What one BN layer was given in a pass: moments of the even and of the odd batches, and the calls."""
+
+    def __init__(self, num_channels: int, device: torch.device) -> None:
+        self.halves = (ChannelMoments(num_channels, device), ChannelMoments(num_channels, device))
+        self.num_calls = 0
+        self.num_batches = 0
+
+    @functools.cached_property
+    def whole(self) -> ChannelMoments:
+        """Of all batches; to be read when the pass is over."""
+        even, odd = self.halves
+        whole = ChannelMoments(even.mean_C.numel(), even.mean_C.device)
+        for half in (even, odd):
+            whole.merge(half.count, half.mean_C, half.squares_C)
+        return whole
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Over all batches, also those of other ranks.
+
+    `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
+    the batches have no labels or the network gives no (N, K) logits.
+    """
+
+    inputs: Mapping[str, LayerInputs]
+    num_images: int
+    num_batches: int
+    top1_percent: float | None
+
+    def notes(self, layers: Mapping[str, _BatchNorm]) -> dict[str, str]:
+        """What one should know of these layers before believing their numbers, by name."""
+        found = {}
+        for name, layer in layers.items():
+            parts, seen = [], self.inputs[name]
+            if is_untrained(layer):
+                parts.append("its estimates are the initial 0 and 1: no training batch has updated them")
+            if seen.num_batches < self.num_batches:
+                parts.append(
+                    f"called in {seen.num_batches} of {self.num_batches} batches: it stands for those"
+                )
+            if seen.num_calls > seen.num_batches:
+                calls = f"{seen.num_calls} times in {seen.num_batches} batches"
+                parts.append(f"called {calls}: its statistics are over all calls")
+            if not (seen.whole.mean_C.isfinite().all() and seen.whole.squares_C.isfinite().all()):
+                parts.append("its inputs are not finite: they overflowed, or the network has diverged")
+            if parts:
+                found[name] = "; ".join(parts)
+        return found
+
+
+@torch.no_grad()
+def run_pass(
+    model: nn.Module,
+    batches: Iterable[Any],
+    purpose: str,
+    *,
+    with_labels: bool = False,
+    adapt: Adapt | None = None,
+    over_ranks: bool = True,
+) -> Pass:
+    """Run the model, in the mode that it is in, over batches (tensors, (images, labels), loader batches).
+
+    Images go to the device and, unless they are integers, to the type of the first parameter. Under
+    torch.distributed every rank gives its own share and gets the pass of all, unless `over_ranks` is false
+    and the pass is this rank's alone. Raises UserError, with `purpose` in front, when there are no images,
+    when a BN layer that is to use batch statistics gets a single value a channel, and with labels for one
+    that the network has no output for.
+    """
+    ears = _Ears(model, purpose, adapt)
+    parameter = next(model.parameters(), torch.empty(0))
+    right = torch.zeros((), dtype=torch.int64, device=ears.device)
+    num_images = num_batches = num_labelled = 0
+    with ExitStack() as hooks:
+        for name, layer in batch_norm_layers(model).items():
+            hear = functools.partial(ears.hear, name)
+            hooks.callback(layer.register_forward_pre_hook(hear, with_kwargs=True).remove)
+        for batch in batches:
+            images_NCHW = images_of(batch)
+            if len(images_NCHW) == 0:
+                continue
+            ears.batch = num_batches
+            num_batches += 1
+            num_images += len(images_NCHW)
+            dtype = parameter.dtype if images_NCHW.is_floating_point() else images_NCHW.dtype
+            logits_NK = model(images_NCHW.to(ears.device, dtype, non_blocking=True))
+            labels_N = labels_of(batch) if with_labels else None
+            if labels_N is not None and isinstance(logits_NK, Tensor) and logits_NK.dim() == 2:
+                right += _num_right(logits_NK, labels_N.to(ears.device), purpose)
+                num_labelled += len(labels_N)
+    counts = (num_images, num_batches, num_labelled, int(right))
+    return _joined(ears, counts, purpose, over_ranks and dist.is_initialized())
+
+
+def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
+    """Raises UserError for an iterator, which is empty at the second reading."""
+    if isinstance(batches, Iterator):
+        raise UserError(
+            f"{purpose}: the batches are read several times; give a list or a loader, not an iterator"
+        )
+
+
+def top1_of(seen: Pass, purpose: str) -> float:
+    """The pass's top-1 (%). Raises UserError where it has none."""
+    if seen.top1_percent is None:
+        raise UserError(
+            f"{purpose}: accuracy needs batches of (images, labels) and a network that gives (N, K) logits"
+        )
+    return seen.top1_percent
+
+
+def _num_right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
+    if int(labels_N.max()) >= logits_NK.shape[1]:
+        raise UserError(
+            f"{purpose}: a label is {int(labels_N.max())}, but the network has {logits_NK.shape[1]} outputs"
+        )
+    return (logits_NK.argmax(dim=1) == labels_N).sum()
+
+
+class _Ears:
+    """Listens to the inputs of BN layers."""
+
+    def __init__(self, model: nn.Module, purpose: str, adapt: Adapt | None) -> None:
+        self.purpose, self.adapt = purpose, adapt
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.widths = {name: layer.num_features for name, layer in batch_norm_layers(model).items()}
+        self.inputs: dict[str, LayerInputs] = {}
+        self.batch = 0
+        self._last_batch: dict[str, int] = {}
+
+    def of(self, name: str) -> LayerInputs:
+        """The layer's inputs so far; the first call gives it its place in the order."""
+        if name not in self.inputs:
+            self.inputs[name] = LayerInputs(self.widths[name], self.device)
+        return self.inputs[name]
+
+    def hear(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x_NC: Tensor = args[0] if args else kwargs["input"]
+        count = x_NC.numel() // x_NC.shape[1]
+        if count == 0:
+            return
+        if count == 1 and (layer.training or self.adapt is not None):
+            raise UserError(
+                f"{self.purpose}: {name} is to normalise with its batch, which gives one value a channel "
+                "(a single image) and so no variance; use larger batches, or drop the last one"
+            )
+        mean_C, var_C = batch_moments(x_NC)
+        seen = self.of(name)
+        seen.halves[self.batch % 2].merge(count, mean_C.double(), var_C.double() * count)
+        seen.num_calls += 1
+        seen.num_batches += self._last_batch.get(name) != self.batch
+        self._last_batch[name] = self.batch
+        if self.adapt is not None:
+            self.adapt(name, len(x_NC), mean_C, var_C)
+
+
+def _joined(ears: _Ears, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
+    calls = {name: (seen.num_calls, seen.num_batches) for name, seen in ears.inputs.items()}
+    everyone: list[Any] = [(counts, calls)]
+    if over_ranks:
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (counts, calls))
+    num_images, num_batches, num_labelled, num_right = (
+        sum(one[0][i] for one in everyone) for i in range(len(counts))
+    )
+    if num_images == 0:
+        raise UserError(f"{purpose}: no images; the batches are empty")
+    # A rank whose share of the images is empty has called nothing: the others know the order.
+    longest = max((one[1] for one in everyone), key=len)
+    order = dict.fromkeys([*longest, *(name for one in everyone for name in one[1])])
+    inputs = {name: ears.of(name) for name in order}
+    for name, seen in inputs.items():
+        seen.num_calls, seen.num_batches = (
+            sum(one[1].get(name, (0, 0))[i] for one in everyone) for i in range(2)
+        )
+    if over_ranks:
+        reduce_over_ranks([half for seen in inputs.values() for half in seen.halves])
+    top1_percent = 100 * num_right / num_images if num_labelled == num_images else None
+    return Pass(inputs, num_images, num_batches, top1_percent)

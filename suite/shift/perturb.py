@@ -1,0 +1,105 @@
+"""How much a network minds wrong estimates: accuracy under noise on them.
+
+    μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ ~ N(0, 1), drawn for each channel of each BN layer
+
+The paper shows such curves (Huang et al., CVPR 2022) without a formula: this one is our reading. The absolute
+value keeps σ̃ positive by reflection, where cutting off at a small σ̃ would blow a channel up.
+
+One draw is one set of ε, scaled by every δ: along δ the curve of a draw varies by the noise's size alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.shift.layers import estimates, estimating_layers, preserved
+from suite.shift.passes import check_repeatable, run_pass, top1_of
+from suite.shift.precise import with_statistics
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+PURPOSE = "perturb"
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Top-1 (%) by noise magnitude: `top1_percent[i][j]` is that of `deltas[i]` in draw j.
+
+    δ = 0 has no noise, and every draw the same accuracy.
+    """
+
+    deltas: tuple[float, ...]
+    top1_percent: tuple[tuple[float, ...], ...]
+    num_images: int
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each magnitude and draw: delta, draw, top1_percent."""
+        import pandas as pd
+
+        rows = [
+            [delta, draw, top1]
+            for delta, draws in zip(self.deltas, self.top1_percent, strict=True)
+            for draw, top1 in enumerate(draws)
+        ]
+        return pd.DataFrame(rows, columns=["delta", "draw", "top1_percent"])
+
+    def plot(self) -> "alt.LayerChart | alt.FacetChart":
+        """Top-1 against δ: every draw, and their mean as a line."""
+        from suite.shift.charts import perturbation_chart
+
+        return perturbation_chart(self.to_frame())
+
+
+def perturb(
+    model: nn.Module,
+    batches: Iterable[Any],
+    deltas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    *,
+    draws: int = 5,
+    seed: int = 0,
+) -> Perturbation:
+    """Accuracy with noisy estimates in every BN layer, one inference pass for each δ > 0 and draw.
+
+    `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
+    has a generator of its own: `seed` decides it, whatever the device, and torch's is left alone. The
+    model comes back as it was. Raises UserError for a network without estimates, batches without labels,
+    empty ones, and values out of range.
+    """
+    check_repeatable(batches, PURPOSE)
+    layers = estimating_layers(model, PURPOSE)
+    if not deltas or draws < 1 or any(delta < 0 for delta in deltas):
+        raise UserError(f"{PURPOSE}: needs one or more deltas ≥ 0 and draws ≥ 1")
+    generator = torch.Generator().manual_seed(seed)
+    noise = [
+        {n: torch.randn(2, layer.num_features, generator=generator) for n, layer in layers.items()}
+        for _ in range(draws)
+    ]
+    num_images = 0
+    rows = []
+    for delta in deltas:
+        row: list[float] = []
+        for noise_of in noise:
+            if delta == 0 and row:
+                row.append(row[0])
+                continue
+            perturbed = {n: _perturbed(*estimates(layer), delta, noise_of[n]) for n, layer in layers.items()}
+            with with_statistics(model, perturbed), preserved(model):
+                model.eval()
+                seen = run_pass(model, batches, PURPOSE, with_labels=True)
+            num_images = seen.num_images
+            row.append(top1_of(seen, PURPOSE))
+        rows.append(tuple(row))
+    return Perturbation(tuple(deltas), tuple(rows), num_images)
+
+
+def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:
+    mu_noise_C, sigma_noise_C = noise_2C.to(mean_C.device, torch.float64)
+    mean_C, var_C = mean_C.double(), var_C.double()
+    # What lies in the layer is the variance: its factor is the square, and the sign of 1 + δε′ falls away.
+    return mean_C + delta * var_C.sqrt() * mu_noise_C, var_C * (1 + delta * sigma_noise_C).square()

@@ -1,0 +1,191 @@
+"""What can be done about the shift of a trained network without training it, side by side.
+
+    frozen             the estimates as they are: the baseline
+    PreciseBN          population statistics of training batches (Wu and Johnson 2021; `precise`)
+    momentum replayed  training batches once more through the running averages, from where they are, with
+                       another momentum m: r ← (1 − m) r + m b
+    prediction-time BN each test batch's own statistics (Nado et al. 2020)
+    α-BN               source and test batch mixed, mean and variance alike, for N pseudo-images of the source
+                       and a batch of n: N/(N + n) source + n/(N + n) batch (Schneider et al. 2020)
+
+The last two see other test images: accuracy then hangs on the batch's size, and on who shares a batch.
+
+One ESM for all: the expected statistics (μ̂, σ̂ over all batches, in the network as the remedy runs it)
+against those that a batch was normalised with, as the root mean square over the n-weighted batches,
+
+    ESM_μ² = E_B ‖μ̂ − μ_used,B‖² = ‖μ̂ − E_B μ_used‖² + Σ_C Var_B μ_used        (σ likewise)
+
+which is the paper's ESM where every batch is normalised alike. The table has its mean over the layers.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.shift.layers import estimates, estimating_layers, preserved
+from suite.shift.moments import ChannelMoments, reduce_over_ranks
+from suite.shift.passes import check_repeatable, run_pass, top1_of
+from suite.shift.precise import Statistics, precise_statistics, with_statistics
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+PURPOSE = "remedies"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy's top-1 (%) and its ESM, averaged over the BN layers that keep estimates."""
+
+    name: str
+    top1_percent: float
+    esm_mu: float
+    esm_sigma: float
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """The remedies in the order tried, the network as it is first."""
+
+    rows: tuple[Remedy, ...]
+    num_images: int
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each remedy: its fields, and `top1_gain_percent` against the first row, in points."""
+        import pandas as pd
+
+        columns = list(Remedy.__dataclass_fields__)
+        frame = pd.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
+        frame["top1_gain_percent"] = frame.top1_percent - self.rows[0].top1_percent
+        return frame
+
+    def plot(self) -> "alt.Chart":
+        """Top-1 by remedy."""
+        from suite.shift.charts import remedies_chart
+
+        return remedies_chart(self.to_frame())
+
+
+def remedies(
+    model: nn.Module,
+    batches: Iterable[Any],
+    training_batches: Iterable[Any] | None = None,
+    *,
+    momenta: Sequence[float] = (0.01, 0.5),
+    source_images: Sequence[int] = (16, 128),
+) -> Remedies:
+    """Try every remedy on a trained network, one inference pass over `batches` each.
+
+    `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
+    `training_batches` the remedies that need them are left out. `source_images` are α-BN's N. The model
+    comes back as it was. In one process: a replay's running averages are each rank's own. Raises UserError
+    for a network without estimates, batches without labels, empty ones, and values out of range.
+    """
+    check_repeatable(batches, PURPOSE)
+    estimating_layers(model, PURPOSE)
+    for momentum in momenta:
+        _check_momentum(momentum)
+    if any(n < 1 for n in source_images):
+        raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
+    rows = [_try(model, batches, "frozen")]
+    if training_batches is not None:
+        check_repeatable(training_batches, PURPOSE)
+        found = {"PreciseBN": precise_statistics(model, training_batches)}
+        for momentum in momenta:
+            found[f"momentum {momentum:g} replayed"] = replayed_statistics(model, training_batches, momentum)
+        for name, statistics in found.items():
+            with with_statistics(model, statistics):
+                rows.append(_try(model, batches, name))
+    rows.append(_try(model, batches, "prediction-time BN", source_images=0))
+    rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n) for n in source_images]
+    return Remedies(tuple(row for row, _ in rows), rows[0][1])
+
+
+def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
+    """The running averages after training-mode passes over `batches` with another momentum.
+
+    They begin where they are; weights stay. The variance is the running, unbiased one. The model comes
+    back as it was. Raises UserError for a momentum outside (0, 1] and as `precise_statistics` does.
+    """
+    _check_momentum(momentum)
+    layers = estimating_layers(model, PURPOSE)
+    former = {name: layer.momentum for name, layer in layers.items()}
+    try:
+        with preserved(model):
+            model.eval()
+            for layer in layers.values():
+                layer.momentum = momentum
+                layer.train()
+            run_pass(model, batches, PURPOSE)
+            result = {}
+            for name, layer in layers.items():
+                mean_C, var_C = estimates(layer)
+                result[name] = (mean_C.clone(), var_C.clone())
+            return result
+    finally:
+        for name, layer in layers.items():
+            layer.momentum = former[name]
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 < momentum <= 1:
+        raise UserError(f"{PURPOSE}: a momentum must lie in (0, 1], got {momentum:g}")
+
+
+def _try(
+    model: nn.Module, batches: Iterable[Any], name: str, source_images: int | None = None
+) -> tuple[Remedy, int]:
+    """One inference pass; with `source_images`, each test batch is mixed into the model's statistics."""
+    mixture = _Mixture(model, source_images)
+    with preserved(model):
+        model.eval()
+        adapt = None if source_images is None else mixture.adapt
+        seen = run_pass(model, batches, PURPOSE, with_labels=True, adapt=adapt)
+        shift = [mixture.esm(n, seen.inputs[n].whole) for n in mixture.layers if n in seen.inputs]
+    means = [math.fsum(esm[i] for esm in shift) / len(shift) if shift else math.nan for i in range(2)]
+    return Remedy(name, top1_of(seen, PURPOSE), means[0], means[1]), seen.num_images
+
+
+class _Mixture:
+    """Puts N/(N + n) source + n/(N + n) test batch into a layer before it runs, and remembers them."""
+
+    def __init__(self, model: nn.Module, source_images: int | None) -> None:
+        self.source_images = source_images
+        self.layers = estimating_layers(model, PURPOSE)
+        self.source = {n: tuple(e.clone() for e in estimates(layer)) for n, layer in self.layers.items()}
+        self.used_mu: dict[str, ChannelMoments] = {}
+        self.used_sigma: dict[str, ChannelMoments] = {}
+
+    def adapt(self, name: str, num_images: int, mean_C: Tensor, var_C: Tensor) -> None:
+        if name not in self.layers:
+            return
+        assert self.source_images is not None
+        weight = num_images / (self.source_images + num_images)
+        for estimate_C, source_C, batch_C in zip(
+            estimates(self.layers[name]), self.source[name], (mean_C, var_C), strict=True
+        ):
+            estimate_C.copy_(source_C.lerp(batch_C.to(source_C.dtype), weight))
+        running_mean, running_var = estimates(self.layers[name])
+        for used, value_C in ((self.used_mu, running_mean), (self.used_sigma, running_var.sqrt())):
+            moments = used.setdefault(name, ChannelMoments(len(value_C), value_C.device))
+            moments.merge(num_images, value_C.double(), torch.zeros_like(moments.squares_C))
+
+    def esm(self, name: str, expected: ChannelMoments) -> tuple[float, float]:
+        """ESM_μ and ESM_σ as in the module's formula."""
+        if name in self.used_mu:
+            used = [self.used_mu[name], self.used_sigma[name]]
+            reduce_over_ranks(used)
+            (mu, mu_var), (sigma, sigma_var) = ((m.mean_C, m.var_C.sum()) for m in used)
+        else:
+            mean_C, var_C = self.source[name]
+            mu, sigma = mean_C.double(), var_C.double().sqrt()
+            mu_var = sigma_var = torch.zeros((), dtype=torch.float64, device=mu.device)
+        gaps = ((expected.mean_C - mu, mu_var), (expected.sigma_C - sigma, sigma_var))
+        esm_mu, esm_sigma = (math.sqrt(float(gap_C.square().sum() + var)) for gap_C, var in gaps)
+        return esm_mu, esm_sigma
