@@ -8,7 +8,20 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands import bench, compare, config, data, doctor, probe, report, run, status, submit, tune
+from jobs.commands import (
+    bench,
+    compare,
+    config,
+    data,
+    doctor,
+    probe,
+    report,
+    reproduce,
+    run,
+    status,
+    submit,
+    tune,
+)
 from suite import __version__
 from suite.errors import UserError
 
@@ -34,6 +47,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("probe")(probe.probe)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.add_typer(bench.app, name="bench")
 

@@ -10,6 +10,7 @@ class Family(Enum):
     SMALL_RESNET = "small_resnet"
     MOBILENET_V2 = "mobilenet_v2"
     SHUFFLENET_V2 = "shufflenet_v2"
+    MLP = "mlp"
 
 
 ARCHITECTURES: dict[str, Family] = {
@@ -35,7 +36,10 @@ ARCHITECTURES: dict[str, Family] = {
     ),
     # Ours: bottleneck ResNets with a 3×3 stem and three stages, depth 9n + 2.
     **dict.fromkeys(("small_resnet11", "small_resnet20", "small_resnet29"), Family.SMALL_RESNET),
+    # Ours too, after the paper's: so many layers of 100 units on grey images of 28 × 28 pixels.
+    **dict.fromkeys(("mlp10", "mlp20"), Family.MLP),
 }
+MLP_IMAGE_SIZE = 28
 
 # Groups of the XBN blocks as released (shufflenet_v2_x2_0 was not: 61 keeps two channels a group, as 29
 # does), and of GN at every site: 32 for ResNets, elsewhere the most that divides every site's channels.
@@ -43,6 +47,7 @@ _GROUPS: dict[Family | str, tuple[int, int]] = {
     Family.RESNET: (64, 32),
     Family.SMALL_RESNET: (8, 8),
     Family.MOBILENET_V2: (16, 8),
+    Family.MLP: (10, 10),
     "shufflenet_v2_x0_5": (8, 8),
     "shufflenet_v2_x1_0": (29, 2),
     "shufflenet_v2_x1_5": (8, 8),
@@ -50,11 +55,17 @@ _GROUPS: dict[Family | str, tuple[int, int]] = {
 }
 
 
+def input_channels(arch: str) -> int:
+    """How many of an image's three channels the network reads: 1, the first, or 3."""
+    return 1 if ARCHITECTURES[arch] is Family.MLP else 3
+
+
 def default_num_groups(arch: str, everywhere: bool) -> int:
     """Groups of GN in XBN blocks, or of GN at every site, when the config does not say.
 
     Source: the released code, as listed in docs/design.md. The small ResNets take 8: their blocks are
-    16 to 64 channels wide, and 64 groups would make every one an instance norm.
+    16 to 64 channels wide, and 64 groups would make every one an instance norm. The MLPs' is our choice,
+    ten units a group: the paper does not say.
     """
     family = ARCHITECTURES[arch]
     return _GROUPS[arch if family is Family.SHUFFLENET_V2 else family][everywhere]

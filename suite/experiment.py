@@ -7,9 +7,11 @@ sweeps and each seed; `Run.run_id` is a hash of what decides the run's result. N
 
 import hashlib
 import json
+from typing import Any
 
 from pydantic import Field, model_validator
 
+from suite.architectures import ARCHITECTURES, MLP_IMAGE_SIZE, Family
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
 from suite.specs.data import NUM_CLASSES, DataSpec
@@ -54,6 +56,21 @@ class Run(Spec):
     system: SystemSpec = SystemSpec()
     seed: int = Field(0, ge=0, lt=2**32)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _full_batch(cls, values: Any) -> Any:
+        """`global_batch_size: all` becomes the number itself, which is what the hash sees."""
+        batch = values.get("batch") if isinstance(values, dict) else None
+        if not isinstance(batch, dict) or batch.get("global_batch_size") != "all":
+            return values
+        data = values.get("data")
+        images = data.get("train_images") if isinstance(data, dict) else None
+        if images is None:
+            raise ValueError(
+                "batch.global_batch_size: all takes data.train_images in one step, which is not given"
+            )
+        return {**values, "batch": {**batch, "global_batch_size": images}}
+
     @model_validator(mode="after")
     def _classes(self) -> "Run":
         classes = self.data.num_classes
@@ -69,6 +86,22 @@ class Run(Spec):
         if isinstance(self.model.norm, BatchFreeSpec):
             plain = {"norm_batch_size": self.batch.per_gpu}
             object.__setattr__(self, "batch", self.batch.model_copy(update=plain))
+        return self
+
+    @model_validator(mode="after")
+    def _mlp(self) -> "Run":
+        arch, size = self.model.arch, self.data.image_size
+        if ARCHITECTURES[arch] is not Family.MLP:
+            return self
+        if size != MLP_IMAGE_SIZE:
+            raise ValueError(
+                f"data.image_size is {size}, but {arch} takes images of {MLP_IMAGE_SIZE} × {MLP_IMAGE_SIZE}"
+            )
+        if self.batch.norm != self.batch.per_gpu:
+            raise ValueError(
+                f"batch.norm_batch_size is {self.batch.norm}, but the norms of {arch} see the whole "
+                f"batch_size_per_gpu of {self.batch.per_gpu}: leave it out"
+            )
         return self
 
     @property

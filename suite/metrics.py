@@ -22,6 +22,13 @@ _ALL = (
     Metric("loss", "nat", "lower", "mean cross-entropy over the images", "Loss"),
     Metric("top1_percent", "%", "higher", "share of images whose first guess is right", "Top-1"),
     Metric("top5_percent", "%", "higher", "share of images whose first five guesses hold the label", "Top-5"),
+    Metric(
+        "top1_inference_percent",
+        "%",
+        "higher",
+        "top-1 over the training images with the estimated statistics, without random crops",
+        "Top-1, inference on training images",
+    ),
     Metric("images_evaluated", "1", "neither", "images counted, each exactly once", "Images evaluated"),
     Metric(
         "top1_precise_percent",

@@ -53,6 +53,21 @@ def test_a_list_by_nature_is_one_value_and_a_list_of_lists_sweeps(config: Path) 
     assert {run.recipe.milestones for run in two} == {(1.0,), (1.0, 1.5)}
 
 
+def test_a_full_batch_is_as_many_as_there_are_training_images(config: Path) -> None:
+    full = ["batch={global_batch_size: all}", "seeds=[0]", "model.norm={kind: bn}"]
+    runs = load_experiment(config, [*full, "data.train_images=[32, 100]"]).runs
+    assert [(r.batch.global_batch_size, r.batch.per_gpu, r.batch.norm) for r in runs] == [
+        (32, 32, 32),
+        (100, 100, 100),
+    ]
+    spelled = [*full[1:], "data.train_images=100", "batch={global_batch_size: 100}"]
+    assert load_experiment(config, spelled).runs[0].run_id == runs[1].run_id
+    with pytest.raises(
+        UserError, match=r"^batch\.global_batch_size: all takes data\.train_images in one step"
+    ):
+        load_experiment(config, full)
+
+
 def test_overrides_and_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", "/images")
     runs = load_experiment(

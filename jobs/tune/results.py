@@ -42,6 +42,8 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
         return is_last or bool(every and epoch % every == 0)
     if metric in AT_THE_END:
         return is_last
+    if metric == "top1_inference_percent":
+        return measure.eval_train and (is_last or epoch % measure.eval_every_epochs == 0)
     return is_last or metric not in VALIDATED or epoch % measure.eval_every_epochs == 0
 
 

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reports.claims import ClaimResult
 from reports.collect import collect
 from reports.frames import Frames, build_frames
+from reports.tables.table import Table
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
@@ -29,6 +31,8 @@ class ReportFiles:
     markdown: Path
     figures: list[Path]
     frames: Frames
+    claims: list[ClaimResult]
+    claim_table: Table | None
 
     @property
     def num_runs(self) -> int:
@@ -41,11 +45,14 @@ def build_report(
     baseline: str | None = None,
     cache: Path | None = None,
     reload_s: int | None = None,
+    claims: Mapping[str, Sequence[Path]] | None = None,
+    command: str | None = None,
 ) -> ReportFiles:
     """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run. `cache`: see
-    reports.collect. `reload_s`: an open page loads itself again after so many seconds. Files of others in
+    reports.collect. `reload_s`: an open page loads itself again after so many seconds. `claims` and
+    `command`: see page.compose. Files of others in
     `out` are kept; figures and tables of a former report that this one does not make are removed. Raises
     UserError when there is no readable run below the roots, no run has the baseline, or `out` cannot be
     written.
@@ -53,7 +60,7 @@ def build_report(
     collection = collect(roots, cache)
     _make_folder(out)
     frames = build_frames(collection)
-    report = compose(collection, frames, baseline, roots, out)
+    report = compose(collection, frames, baseline, roots, out, claims, command)
     files = _files(report, out, reload_s)
     for folder in sorted({(out / name).parent for name in files}):
         _make_folder(folder)
@@ -62,7 +69,8 @@ def build_report(
     except OSError as error:
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
     figures = [out / name for name in files if name.endswith(".svg")]
-    return ReportFiles(out / "index.html", out / "report.md", figures, frames)
+    pages = out / "index.html", out / "report.md"
+    return ReportFiles(*pages, figures, frames, report.claims, report.claim_table)
 
 
 def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:

@@ -1,6 +1,6 @@
 """One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,7 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from reports.claims import ClaimResult, claim_figures, claim_table, gather, judge
 from reports.collect import Collection
 from reports.figures import Figure, build_gallery
 from reports.filters import Facet
@@ -54,6 +55,8 @@ class Report:
     verdicts: list[Verdict]
     norm_batch: list[Answer]
     warnings: list[str]
+    claims: list[ClaimResult]
+    claim_table: Table | None
     summary: Table
     standing: Table | None
     shift: Table | None
@@ -87,12 +90,15 @@ def compose(
     baseline: str | None = None,
     roots: Sequence[Path] = (),
     out: Path | None = None,
+    claims: Mapping[str, Sequence[Path]] | None = None,
+    command: str | None = None,
 ) -> Report:
     """Records to a report: a pure function, the same bytes for the same records.
 
     `baseline`: the norm that others are compared with; None: BN where it was run. `roots` and `out` are
-    what the command was given; links to runs lead from `out`, if there is one. Raises UserError when no
-    run has the baseline.
+    what the command was given; links to runs lead from `out`, if there is one. `claims`: of the paper, by
+    letter, with the folders of the runs that each rests on. `command`: what made this report, if it was not
+    `shiftbench report`. Raises UserError when no run has the baseline.
     """
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
@@ -103,15 +109,20 @@ def compose(
         stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
     gallery = build_gallery(frames)
-    names = distinct(figure.slug for figure in gallery.figures)
+    evidence = [gather(letter, folders) for letter, folders in (claims or {}).items()]
+    results = [judge(one) for one in evidence]
+    figures = [*gallery.figures, *claim_figures(evidence, frames.runs[frames.runs.counted])]
+    names = distinct(figure.slug for figure in figures)
     return Report(
         frames,
-        command_line(roots, out, baseline),
+        command_line(roots, out, baseline) if command is None else command,
         overview(collection, frames),
         against,
         found,
         norm_batch_answers(frames, MARGIN_POINTS),
         warnings(collection, frames),
+        results,
+        claim_table(results) if results else None,
         summary_display(frames),
         stand,
         shift_display(frames),
@@ -119,7 +130,7 @@ def compose(
         throughput_display(frames),
         cost_display(frames),
         paper_display(frames),
-        [replace(figure, slug=name) for figure, name in zip(gallery.figures, names, strict=True)],
+        [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
         run_list(frames, collection.skipped, out),
         provenance_tables(frames),
         metric_table(),

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from suite.architectures import input_channels
 from suite.data.batch import Batch, Loader
-from suite.data.index import ImageIndex, check_classes, scan, spread
+from suite.data.index import ImageIndex, check_classes, scan, scan_idx, spread
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
 from suite.data.sizes import synthetic_images
-from suite.data.sources import dataset_folder, prepare
+from suite.data.sources import dataset_folder, idx_folder, prepare
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
 
@@ -24,9 +25,11 @@ __all__ = [
     "check_data",
     "dataset_folder",
     "folder_loader",
+    "idx_folder",
     "prepare",
     "split_size",
     "steps_per_epoch",
+    "train_images_loader",
     "train_loader",
     "val_loader",
 ]
@@ -71,7 +74,7 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
         )
     plan = TrainPlan(_index(run.data, "train"), run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
-    return _loader(share, run.data, run.system.data_threads, device)
+    return _loader(share, run.data, run.system.data_threads, device, input_channels(run.model.arch))
 
 
 def val_loader(
@@ -90,7 +93,26 @@ def val_loader(
         data_threads=run.system.data_threads,
         rank=rank,
         world_size=world_size,
+        num_channels=input_channels(run.model.arch),
     )
+
+
+def train_images_loader(
+    run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
+) -> Loader:
+    """This rank's share of the images that the run trains on, centrally cropped, each once over all ranks."""
+    if run.data.name == "synthetic":
+        return folder_loader(
+            run.data,
+            "train",
+            images_per_batch=images_per_batch,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+        )
+    index = TrainPlan(_index(run.data, "train"), run).index
+    share = EvalShare(index, images_per_batch, rank, world_size)
+    return _loader(share, run.data, run.system.data_threads, device, input_channels(run.model.arch))
 
 
 def folder_loader(
@@ -103,12 +125,14 @@ def folder_loader(
     data_threads: int = 2,
     rank: int = 0,
     world_size: int = 1,
+    num_channels: int = 3,
     shuffle_seed: int | None = None,
 ) -> Loader:
     """One pass over a split, centrally cropped, each image once over all ranks.
 
     `num_images`: only so many, at equal distances, so that each class keeps its share; None: all. They come
     class by class, or with a `shuffle_seed` in an order drawn from it, as batch statistics need.
+    `num_channels`: 1 lets the loader spare itself what a network does not read; see `Batch`.
     """
     if data.name == "synthetic":
         from suite.data.synthetic import SyntheticLoader
@@ -121,7 +145,8 @@ def folder_loader(
     index = _index(data, split, num_images)
     if shuffle_seed is not None:
         index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
-    return _loader(EvalShare(index, images_per_batch, rank, world_size), data, data_threads, device)
+    share = EvalShare(index, images_per_batch, rank, world_size)
+    return _loader(share, data, data_threads, device, num_channels)
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
@@ -130,6 +155,14 @@ def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
 
 
 def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
+    if data.loader == "memory":
+        index = scan_idx(idx_folder(data), split)
+        if len(index.classes) != data.num_classes:
+            raise UserError(
+                f"{index.folder}: has the labels 0 to {len(index.classes) - 1}, "
+                f"but data.num_classes is {data.num_classes}"
+            )
+        return index if num_images is None else spread(index, num_images)
     folder = dataset_folder(data)
     index = scan(folder, split)
     if len(index.classes) != data.num_classes:
@@ -141,7 +174,13 @@ def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIn
     return index if num_images is None else spread(index, num_images)
 
 
-def _loader(share: Share, data: DataSpec, data_threads: int, device: "torch.device") -> Loader:
+def _loader(
+    share: Share, data: DataSpec, data_threads: int, device: "torch.device", num_channels: int
+) -> Loader:
+    if data.loader == "memory":
+        from suite.data.memory import MemoryLoader
+
+        return MemoryLoader(share, data, num_channels=num_channels, device=device)
     if data.loader == "torchvision":
         from suite.data.vision import VisionLoader
 

@@ -25,7 +25,10 @@ BROKEN_JPEG = "truncated or broken JPEG"
 
 @dataclass(frozen=True)
 class Batch:
-    """Both on the loader's device: `images_NCHW` float32 and normalised, `labels_N` int64."""
+    """Both on the loader's device: `images_NCHW` float32 and normalised, `labels_N` int64.
+
+    Three channels; the memory loader leaves out those that the network does not read.
+    """
 
     images_NCHW: "Tensor"
     labels_N: "Tensor"

@@ -1,7 +1,10 @@
-"""The IDX files of Fashion-MNIST, and where to find the whole set. No torch unless it must be downloaded."""
+"""IDX files, the format of MNIST and Fashion-MNIST. No torch unless the latter must be downloaded."""
 
 import gzip
+import math
+import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +18,17 @@ PREFIXES = {"train": "train", "val": "t10k"}
 
 
 def read_split(folder: Path, split: str) -> tuple[Bytes, Bytes]:
-    """Images (N × 28 × 28) and labels (N) of a split, from gzipped IDX files."""
-    prefix = PREFIXES[split]
-    images_NHW = _read(folder / f"{prefix}-images-idx3-ubyte.gz")
-    labels_N = _read(folder / f"{prefix}-labels-idx1-ubyte.gz")
-    return images_NHW, labels_N
+    """Images (N × 28 × 28) and labels (N) of a split."""
+    return read_array(idx_file(folder, split, "images")), read_array(idx_file(folder, split, "labels"))
+
+
+def idx_file(folder: Path, split: str, kind: Literal["images", "labels"]) -> Path:
+    """The file of a split's images or labels, gzipped or not. Raises UserError when there is neither."""
+    name = f"{PREFIXES[split]}-{kind}-idx{3 if kind == 'images' else 1}-ubyte"
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder}: has no {name}.gz, nor the same without .gz")
 
 
 def write_split(folder: Path, split: str, images_NHW: Bytes, labels_N: Bytes) -> None:
@@ -47,14 +56,31 @@ def fashion_mnist_folder(download_to: Path) -> Path:
     return download_to / "FashionMNIST" / "raw"
 
 
-def _read(path: Path) -> Bytes:
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    num_axes = content[3] if content[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(content, ">u4", count=num_axes, offset=4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes)
-    if not num_axes or values.size != np.prod(shape, dtype=np.int64):
+def read_array(path: Path) -> Bytes:
+    """The bytes of an IDX file, gzipped or not, in its shape. Raises UserError for any other file."""
+    shape = read_shape(path)
+    content = _content(path)[4 + 4 * len(shape) :]
+    if len(content) != math.prod(shape):
+        raise UserError(
+            f"{path}: not a complete IDX file: {len(content)} bytes of {' × '.join(map(str, shape))}"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def read_shape(path: Path) -> tuple[int, ...]:
+    """The shape that an IDX file of bytes has by its header. Raises UserError for any other file."""
+    header = _content(path, 4)
+    num_axes = header[3] if header[:3] == b"\0\0\x08" and len(header) == 4 else 0
+    sizes = _content(path, 4 + 4 * num_axes)[4:]
+    if not num_axes or len(sizes) < 4 * num_axes:
         raise UserError(f"{path}: not a complete IDX file of bytes")
-    return values.reshape(shape)
+    return tuple(np.frombuffer(sizes, ">u4").tolist())
+
+
+def _content(path: Path, num_bytes: int = -1) -> bytes:
+    """The first bytes of a file, or all of it, unpacked."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(num_bytes)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None

@@ -97,11 +97,14 @@ class TrainPlan:
         assert first + count <= self.global_batch_size
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         position = step_of_epoch * self.global_batch_size + first
+        images_B = self.order(epoch)[position : position + count]
+        if self.data.loader == "memory":  # whole images: for 60,000 of them the draws alone take a while
+            return Samples(images_B, None)
         words = random_words(
             self.seed, epoch, CROPS, count * WORDS_PER_IMAGE, first_block=position * BLOCKS_PER_IMAGE
         )
         crops = crop_draws(words.reshape(count, WORDS_PER_IMAGE), self.data)
-        return Samples(self.order(epoch)[position : position + count], crops)
+        return Samples(images_B, crops)
 
 
 @dataclass(frozen=True)

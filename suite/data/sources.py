@@ -1,11 +1,15 @@
-"""Getting a data set onto disk as JPEG files in ImageNet's layout. No torch here."""
+"""Where a data set's files are, and getting them onto disk. No torch here.
+
+There are two kinds: JPEG files in ImageNet's layout, and the IDX files that MNIST comes in.
+"""
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from suite.data.idx import PREFIXES, Bytes, fashion_mnist_folder, read_split
+from suite.data.idx import DEBIAN_FOLDER, PREFIXES, Bytes, fashion_mnist_folder, read_split
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec
 
@@ -42,6 +46,33 @@ def dataset_folder(data: DataSpec) -> Path:
     return folder
 
 
+def idx_folder(data: DataSpec) -> Path:
+    """The folder of a data set's IDX files: `path`, or where a known source has them.
+
+    MNIST must lie in the data folder already, Fashion-MNIST is downloaded into it unless Debian's package
+    is installed. Raises UserError for a source that has none, or that is not to be had.
+    """
+    if data.path is not None:
+        return Path(data.path).expanduser()
+    if data.name == "fashion-mnist-7k":
+        return SUBSET_FOLDER
+    if data.name == "fashion-mnist":
+        if DEBIAN_FOLDER.is_dir():
+            return DEBIAN_FOLDER
+        return _made(default_root() / "fashion-mnist-idx", fashion_mnist_folder)
+    if data.name != "mnist":
+        raise UserError(
+            f"data.loader: memory reads IDX files, which {data.name} has not: it is for mnist, "
+            "fashion-mnist, fashion-mnist-7k, or files of your own in data.path"
+        )
+    folder = default_root() / "mnist"
+    if not folder.is_dir():
+        raise UserError(
+            f"mnist is not here: put its four IDX files into {folder}, or set data.path to their folder"
+        )
+    return folder
+
+
 def prepare(name: str, root: Path | None = None) -> Path:
     """Write a known source below `root`, unless it is there, and return its folder.
 
@@ -53,23 +84,33 @@ def prepare(name: str, root: Path | None = None) -> Path:
             "imagenet cannot be downloaded: set data.path to the folder that holds "
             "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …"
         )
+    if name == "mnist":
+        raise UserError("mnist needs no preparation: data.loader: memory reads its four IDX files")
     if name == "synthetic":
         raise UserError("synthetic needs no preparation: its tensors are made on the device")
     if name not in NUM_CLASSES:
         raise UserError(f"unknown data set {name!r}; known are {', '.join(NUM_CLASSES)}")
-    root = default_root() if root is None else root
-    folder = root / name
+
+    def write(draft: Path) -> Path:
+        source = SUBSET_FOLDER if name == "fashion-mnist-7k" else fashion_mnist_folder(draft)
+        images = draft / name
+        for split in PREFIXES:
+            _write_jpegs(images / split, *read_split(source, split))
+        return images
+
+    return _made((default_root() if root is None else root) / name, write)
+
+
+def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
+    """`folder`; unless it is there, `make` is given a draft to work in and says where in it the result is."""
     if folder.is_dir():
         return folder
+    root, name = folder.parent, folder.name
     try:
         root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
         try:
-            source = SUBSET_FOLDER if name == "fashion-mnist-7k" else fashion_mnist_folder(draft)
-            images = draft / name
-            for split in PREFIXES:
-                _write_jpegs(images / split, *read_split(source, split))
-            _publish(images, folder)
+            _publish(make(draft), folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:

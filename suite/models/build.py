@@ -8,10 +8,12 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.architectures import ARCHITECTURES, Family
 from suite.errors import UserError
 from suite.experiment import ModelSpec
+from suite.models.mlp import Mlp
 from suite.models.small_resnet import SmallResNet
 from suite.models.xbn import convert
 
@@ -22,13 +24,17 @@ def build_model(spec: ModelSpec) -> nn.Module:
     Raises UserError when the spec's groups do not fit the channels at some site.
     """
     assert spec.num_classes is not None, "Run fills num_classes from its data"
-    if ARCHITECTURES[spec.arch] is Family.SMALL_RESNET:
+    family = ARCHITECTURES[spec.arch]
+    model: nn.Module
+    if family is Family.SMALL_RESNET:
         depth = int(spec.arch.removeprefix("small_resnet"))
-        model: nn.Module = SmallResNet((depth - 2) // 9, spec.num_classes)
+        model = SmallResNet((depth - 2) // 9, spec.num_classes)
+    elif family is Family.MLP:
+        model = Mlp(int(spec.arch.removeprefix("mlp")), spec.num_classes)
     else:
         model = torchvision.models.get_model(spec.arch, weights=None, num_classes=spec.num_classes)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.momentum = spec.bn_momentum
     return convert(model, spec.norm)
 

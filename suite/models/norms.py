@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from suite.experiment import BatchFreeNorm
 
 
-def batch_free_norm(bfn: BatchFreeNorm, num_channels: int, num_groups: int | None) -> nn.Module:
+def batch_free_norm(
+    bfn: BatchFreeNorm, num_channels: int, num_groups: int | None, affine: bool = True
+) -> nn.Module:
     """A BFN for `num_channels` channels. GN and GW clip their groups to the channels, as released.
 
-    LN on a feature map is GN with one group; IN has no affine parameters. Raises ValueError when the
-    (clipped) groups do not divide the channels, listing those that do.
+    LN on a feature map is GN with one group; IN has no affine parameters, the others have unless `affine`
+    is false. Raises ValueError when the (clipped) groups do not divide the channels, listing those that do.
     """
     if bfn == "in":
         return nn.InstanceNorm2d(num_channels)
@@ -30,7 +32,8 @@ def batch_free_norm(bfn: BatchFreeNorm, num_channels: int, num_groups: int | Non
     if num_channels % groups:
         valid = [g for g in range(1, num_channels + 1) if num_channels % g == 0]
         raise ValueError(f"num_groups {groups} does not divide {num_channels} channels; valid: {valid}")
-    return GroupWhitening(groups, num_channels) if bfn == "gw" else nn.GroupNorm(groups, num_channels)
+    kind = GroupWhitening if bfn == "gw" else nn.GroupNorm
+    return kind(groups, num_channels, affine=affine)
 
 
 class GroupWhitening(nn.Module):
@@ -41,7 +44,14 @@ class GroupWhitening(nn.Module):
     T Newton iterations on the trace-normalised Σ. Input and output: (N, C, *).
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, iterations: int = 5) -> None:
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        iterations: int = 5,
+        affine: bool = True,
+    ) -> None:
         super().__init__()
         self.num_groups, self.num_channels, self.eps, self.iterations = (
             num_groups,
@@ -49,8 +59,8 @@ class GroupWhitening(nn.Module):
             eps,
             iterations,
         )
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         # Covariances in half precision lose what whitening is about.
@@ -65,9 +75,10 @@ class GroupWhitening(nn.Module):
             for _ in range(self.iterations):
                 root_NGG = 1.5 * root_NGG - 0.5 * (root_NGG @ root_NGG @ root_NGG) @ cov_NGG
             white_NCHW = (root_NGG @ x_NGM / trace_N.sqrt()).reshape(x_NCHW.shape)
-            shape = (1, -1, *[1] * (x_NCHW.dim() - 2))
-            out_NCHW = white_NCHW * self.weight.view(shape) + self.bias.view(shape)
-        return out_NCHW.to(x_NCHW.dtype)
+            if self.weight is not None and self.bias is not None:
+                shape = (1, -1, *[1] * (x_NCHW.dim() - 2))
+                white_NCHW = white_NCHW * self.weight.view(shape) + self.bias.view(shape)
+        return white_NCHW.to(x_NCHW.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, iterations={self.iterations}"

@@ -1,6 +1,6 @@
 """XBN as a transformation: which norm sites of a network become which norm.
 
-torchvision's models stay the models. A *site* is a BatchNorm2d with a role in its block:
+torchvision's models stay the models. A *site* is a batch norm with a role in its block:
 
     role         ResNet, ResNeXt                MobileNetV2            ShuffleNetV2
     stem         bn1                            features.0             conv1
@@ -10,7 +10,8 @@ torchvision's models stay the models. A *site* is a BatchNorm2d with a role in i
     downsample   downsample                     -                      last 1×1 of the projection
     other        -                              last 1×1               conv5
 
-In a basic block p1 and p2 are one site. The table is the released code's; see docs/design.md.
+In a basic block p1 and p2 are one site. In an MLP the layers go in pairs, p1 and then p2. The table is the
+released code's; see docs/design.md.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from suite.models.norms import batch_free_norm
 
 @dataclass(frozen=True)
 class NormSite:
-    """A BatchNorm2d of a network: its module name, its roles, its channels."""
+    """A batch norm of a network: its module name, its roles, its channels."""
 
     name: str
     roles: frozenset[str]
@@ -34,7 +35,7 @@ class NormSite:
 
 
 def norm_sites(model: nn.Module) -> list[NormSite]:
-    """Every BatchNorm2d of a torchvision or timm residual network, in definition order, with its roles.
+    """Every batch norm of a torchvision or timm residual network, in definition order, with its roles.
 
     Raises UserError when the network's blocks are of no known layout.
     """
@@ -56,8 +57,9 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
 
     Works on any torchvision or timm residual network; for another one, name the modules in `sites`. Null
     `num_groups` and `stem` mean as released for ResNets: 64 groups (32 everywhere), and a ResNet's stem too.
-    New norms start at their own initial values on the old one's device; untouched modules keep theirs.
-    Raises UserError for an unknown layout, an unknown site, or groups that do not divide the channels.
+    New norms start at their own initial values on the old one's device, without affine parameters where the
+    old one had none; untouched modules keep theirs. Raises UserError for an unknown layout, an unknown site,
+    or groups that do not divide the channels.
     """
     if isinstance(norm, BatchNormSpec):
         return model
@@ -67,9 +69,9 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
     for name in _chosen(model, norm) if sites is None else sites:
         old = norms.get(name)
         if old is None:
-            raise UserError(f"{name!r} is not a BatchNorm2d of the model; valid: {', '.join(norms)}")
+            raise UserError(f"{name!r} is not a batch norm of the model; valid: {', '.join(norms)}")
         try:
-            new = batch_free_norm(bfn, old.num_features, norm.num_groups)
+            new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine)
         except ValueError as error:
             raise UserError(f"norm.num_groups at {name}: {error}") from None
         parent, _, child = name.rpartition(".")
@@ -95,8 +97,9 @@ def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | B
     return norm.model_copy(update=update)
 
 
-def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
 def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
@@ -119,6 +122,8 @@ def _block_roles(module: nn.Module, is_root: bool) -> Iterator[tuple[str, set[st
         yield "bn1", {"p1"} if bottleneck else {"p1", "p2"}
         yield "bn2", {"p2"} if bottleneck else {"p3"}
         yield "bn3", {"p3"}
+    elif {"linear1", "bn1", "linear2", "bn2"} <= set(children):  # our MLP's
+        yield from (("bn1", {"p1"}), ("bn2", {"p2"}))
     elif {"conv1", "conv2", "conv3"} <= set(children):  # timm's RegNet
         yield from ((f"conv{i}.bn", {f"p{i}"}) for i in (1, 2, 3))
     elif {"a", "b", "c"} <= set(children):  # torchvision's RegNet

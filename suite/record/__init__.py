@@ -8,6 +8,7 @@ short is left out, and a run that says `running` while nobody holds its lock is 
 from suite.record.costs import Costs
 from suite.record.errors import RankError, errors_noted
 from suite.record.files import SCHEMA_VERSION, is_locked, parse_lines, write_atomically
+from suite.record.noise import NoiseRecord, read_noise, write_noise
 from suite.record.reader import MEASUREMENT_KEYS, Layer, Measurement, Record
 from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
 from suite.record.status import STATES, UNFINISHED, State, Status, read_status
@@ -21,6 +22,7 @@ __all__ = [
     "Costs",
     "Layer",
     "Measurement",
+    "NoiseRecord",
     "RankError",
     "Record",
     "RecordWriter",
@@ -32,7 +34,9 @@ __all__ = [
     "forget_request",
     "is_locked",
     "parse_lines",
+    "read_noise",
     "read_request",
     "read_status",
     "write_atomically",
+    "write_noise",
 ]

@@ -8,7 +8,9 @@ from suite.specs.base import Spec
 class BatchSpec(Spec):
     """The three batch axes, in samples. They are never one: see docs/design.md."""
 
-    global_batch_size: int = Field(256, ge=1, description="samples behind one optimizer step")
+    global_batch_size: int = Field(
+        256, ge=1, description="samples behind one optimizer step; all: data.train_images, one step an epoch"
+    )
     batch_size_per_gpu: int | None = Field(
         None, ge=1, description="samples in one forward pass of one rank; null: global_batch_size"
     )

@@ -7,7 +7,13 @@ from pydantic import Field, model_validator
 from suite.specs.base import Spec
 
 # Known sources and their class counts; any other name is an ImageFolder at `data.path`.
-NUM_CLASSES = {"imagenet": 1000, "fashion-mnist": 10, "fashion-mnist-7k": 10, "synthetic": 1000}
+NUM_CLASSES = {
+    "imagenet": 1000,
+    "fashion-mnist": 10,
+    "fashion-mnist-7k": 10,
+    "mnist": 10,
+    "synthetic": 1000,
+}
 
 
 class DataSpec(Spec):
@@ -16,7 +22,11 @@ class DataSpec(Spec):
     name: str = Field(
         "fashion-mnist-7k", description="a known source, or any name with `path` and `num_classes`"
     )
-    path: str | None = Field(None, description="ImageFolder with train/ and val/; never part of the run_id")
+    path: str | None = Field(
+        None,
+        description="ImageFolder with train/ and val/, or for `memory` MNIST's four IDX files; "
+        "never part of the run_id",
+    )
     num_classes: int | None = Field(None, ge=2, description="null: the known source's")
     image_size: int = Field(224, ge=8, description="side of the square that the network sees, pixels")
     train_images: int | None = Field(
@@ -29,7 +39,9 @@ class DataSpec(Spec):
     eval_resize: int | None = Field(
         None, ge=8, description="shorter side before the centre crop; null: image_size × 256/224"
     )
-    loader: Literal["dali", "torchvision"] = Field("dali", description="who reads, decodes and crops")
+    loader: Literal["dali", "torchvision", "memory"] = Field(
+        "dali", description="who reads, decodes and crops; memory: IDX files, held in memory as they are"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "DataSpec":
@@ -57,4 +69,16 @@ class DataSpec(Spec):
             raise ValueError(
                 f"eval_resize ({self.eval_resize}) is smaller than image_size ({self.image_size})"
             )
+        if self.loader == "memory":
+            self._check_whole_images()
         return self
+
+    def _check_whole_images(self) -> None:
+        """Raise ValueError where another loader would crop, resize or mirror."""
+        low, high = self.crop_ratio
+        is_whole = self.crop_area == (1, 1) and low <= 1 <= high
+        if not is_whole or self.flip or self.eval_resize != self.image_size:
+            raise ValueError(
+                "loader memory gives images as they are: set crop_area: [1, 1], flip: false and "
+                f"eval_resize: {self.image_size}, and leave crop_ratio out"
+            )

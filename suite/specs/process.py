@@ -11,6 +11,9 @@ class MeasureSpec(Spec):
     """What is measured beside accuracy. Not part of the run_id."""
 
     eval_every_epochs: int = Field(1, ge=1, description="the last epoch is always evaluated")
+    eval_train: bool = Field(
+        False, description="evaluate the training images too, in inference mode (top1_inference_percent)"
+    )
     probe_every_epochs: int | None = Field(None, ge=1, description="null: only at the end")
     precise_bn_images: int = Field(
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"

@@ -26,7 +26,7 @@ from suite.signals import StopFlag
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, batch_sums, evaluate
 from suite.train.logbook import Logbook
-from suite.train.measure import measure_shift, measure_work, tid_meter
+from suite.train.measure import measure_shift, measure_training_images, measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
 
@@ -254,6 +254,10 @@ class Trainer:
                 self.logbook.evaluation(result)
                 self.logbook.bad_images(loader, "val")
                 self._keep_if_best(result.top1_percent)
+            if evaluates and measure.eval_train:
+                top1 = measure_training_images(self.run, self.model, self.ranks, self._is_asked_to_stop)
+                self._stop_evaluation_if_asked(size_bytes)
+                self.logbook.measure("top1_inference_percent", top1, "train")
             if probes:
                 profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, is_last)
                 self._stop_evaluation_if_asked(size_bytes)

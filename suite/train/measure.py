@@ -1,17 +1,17 @@
 """What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, TID, and the work done."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import torch
 
-from suite.data import Batch, steps_per_epoch, train_loader
+from suite.data import Batch, steps_per_epoch, train_images_loader, train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.shift import ShiftProfile, TidMeter, precise_statistics, probe, with_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.train.distributed import Ranks
-from suite.train.evaluate import evaluate
+from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
 
 
@@ -55,6 +55,28 @@ def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None
     example_NCHW = torch.zeros(1, 3, run.data.image_size, run.data.image_size, device=ranks.device)
     groups = max(1, run.batch.per_gpu // run.batch.norm)
     return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm, updates_per_pass=groups)
+
+
+def measure_training_images(
+    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
+) -> float:
+    """Top-1 (%) in inference mode over the very images that the run trains on.
+
+    Where the training's own top-1 is far above, the estimated statistics are to blame: the images are the
+    same (as far as training does not crop them at random), and so are the weights, but for one step.
+    """
+    loader = train_images_loader(
+        run,
+        images_per_batch=run.batch.per_gpu,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+    )
+    try:
+        batches = UntilStopped(loader, is_asked_to_stop)
+        return evaluate(model, batches, ranks, run.recipe.precision).top1_percent
+    finally:
+        loader.close()
 
 
 def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:

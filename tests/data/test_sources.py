@@ -64,6 +64,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     [
         ("imagenet", r"set data\.path to the folder that holds train/"),
         ("synthetic", "needs no preparation"),
+        ("mnist", r"needs no preparation: data\.loader: memory reads its four IDX files"),
         ("cifar", "unknown data set 'cifar'; known are imagenet, fashion-mnist"),
     ],
 )

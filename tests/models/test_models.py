@@ -19,8 +19,9 @@ from suite.models import build_model, convert, load_weights, norm_sites
 from suite.models.norms import GroupWhitening
 from suite.train.meter import flops_per_image
 
-TORCHVISION = [arch for arch, family in ARCHITECTURES.items() if family is not Family.SMALL_RESNET]
-SMALL = [arch for arch in ARCHITECTURES if arch not in TORCHVISION]
+OURS = (Family.SMALL_RESNET, Family.MLP)
+TORCHVISION = [arch for arch, family in ARCHITECTURES.items() if family not in OURS]
+SMALL = [arch for arch, family in ARCHITECTURES.items() if family is Family.SMALL_RESNET]
 
 
 def spec(arch: str, **norm: object) -> ModelSpec:
@@ -190,7 +191,7 @@ def test_convert_refuses_what_it_does_not_know() -> None:
         convert(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)), norm_of(kind="xbn"))
     named = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
     assert isinstance(convert(named, norm_of(kind="xbn"), sites=["1"])[1], nn.GroupNorm)
-    with pytest.raises(UserError, match="'7' is not a BatchNorm2d of the model; valid: "):
+    with pytest.raises(UserError, match="'7' is not a batch norm of the model; valid: "):
         convert(named, norm_of(kind="xbn"), sites=["7"])
 
 

@@ -1,0 +1,85 @@
+"""Noise on the estimates of trained runs, once for each: what was measured is kept in the run's folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import NoiseRecord, read_noise, write_noise
+
+DELTAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+DRAWS = 5
+SEED = 0
+_IMAGES_PER_BATCH = 250
+
+
+def measure_missing(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[Run, str | None]]:
+    """Perturb those of the completed `runs` that were not yet. Yields each when done, and what went wrong.
+
+    What was measured of another checkpoint, or with other magnitudes or draws, is measured again.
+    """
+    for run in runs:
+        paths = RunPaths(output_dir / run.folder_name)
+        try:
+            step = _last_step(paths)
+            if _is_measured(paths, step):
+                continue
+            write_noise(paths, measure(run, paths, step))
+        except UserError as error:
+            yield run, str(error)
+        except OSError as error:
+            yield run, f"{paths.noise}: cannot be written: {error.strerror}"
+        else:
+            yield run, None
+
+
+def _last_step(paths: RunPaths) -> int:
+    steps = paths.checkpoint_steps()
+    if not steps:
+        raise UserError(
+            f"{paths.checkpoints}: has no checkpoint left to put noise on; remove the run's folder"
+        )
+    return steps[-1]
+
+
+def _is_measured(paths: RunPaths, step: int) -> bool:
+    try:
+        kept = read_noise(paths)
+    except UserError:
+        return False
+    return (
+        kept is not None
+        and (kept.step, kept.seed, kept.deltas) == (step, SEED, DELTAS)
+        and all(len(draws) == DRAWS for draws in kept.top1_percent)
+    )
+
+
+def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
+    """Accuracy under noise of the network after `step` steps, over the run's validation images.
+
+    Raises UserError for a checkpoint that cannot be read, and for data that are not there.
+    """
+    import torch
+
+    from suite.data import folder_loader
+    from suite.models import build_model, load_weights
+    from suite.shift import perturb
+
+    use_gpu = run.system.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    model = build_model(run.model)
+    load_weights(model, paths.checkpoint(step))
+    images = folder_loader(
+        run.data,
+        "val",
+        images_per_batch=_IMAGES_PER_BATCH,
+        device=device,
+        num_images=run.data.val_images,
+        data_threads=run.system.data_threads,
+    )
+    try:
+        found = perturb(model.to(device), images, DELTAS, draws=DRAWS, seed=SEED)
+    finally:
+        images.close()
+    return NoiseRecord(step, SEED, found.num_images, found.deltas, found.top1_percent)

@@ -1,0 +1,60 @@
+"""Accuracy under noise on the estimates, kept beside a run: `noise.json`, whole or not there."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from suite.errors import UserError
+from suite.paths import RunPaths
+from suite.record.files import read_json, write_atomically
+
+NOISE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NoiseRecord:
+    """Top-1 (%) after `step` steps: `top1_percent[i][j]` at `deltas[i]`, in draw j of `seed`."""
+
+    step: int
+    seed: int
+    num_images: int
+    deltas: tuple[float, ...]
+    top1_percent: tuple[tuple[float, ...], ...]
+
+    def mean_at(self, delta: float) -> float:
+        """Mean over the draws (%); NaN for a magnitude that was not measured."""
+        for one, draws in zip(self.deltas, self.top1_percent, strict=True):
+            if math.isclose(one, delta, abs_tol=1e-9):
+                return math.fsum(draws) / len(draws)
+        return math.nan
+
+
+def write_noise(paths: RunPaths, noise: NoiseRecord) -> None:
+    """Replace the run's noise.json. OSError when it cannot be written."""
+    content = {"schema_version": NOISE_VERSION, **asdict(noise)}
+    write_atomically(paths.noise, json.dumps(content, indent=1) + "\n")
+
+
+def read_noise(paths: RunPaths) -> NoiseRecord | None:
+    """What was measured of this run, or None. Raises UserError for a file that is not as written here."""
+    content = read_json(paths.noise)
+    if content is None and not paths.noise.exists():
+        return None
+    try:
+        return _parsed(content)
+    except (TypeError, ValueError, KeyError):
+        raise UserError(
+            f"{paths.noise}: not as this shiftbench writes it; remove it, and it is measured again"
+        ) from None
+
+
+def _parsed(content: Any) -> NoiseRecord:
+    if content["schema_version"] != NOISE_VERSION:
+        raise ValueError("another version")
+    deltas = tuple(float(delta) for delta in content["deltas"])
+    rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
+    if len(rows) != len(deltas) or not deltas or len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise ValueError("a row of draws for each magnitude")
+    step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
+    return NoiseRecord(step, seed, num_images, deltas, rows)

@@ -1,0 +1,329 @@
+"""Each claim's rule on records that must hold, must fail, and must leave it open. Numbers by hand."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from reports.claims import ClaimResult, gather, judge
+from suite.experiment import Run
+from tests.reports.claims.folders import GNBN, mlp_runs, resnet_runs, write
+
+BN, GN = {"kind": "bn"}, {"kind": "gn", "num_groups": 8}
+
+
+def judged(letter: str, root: Path, runs: Sequence[Run]) -> ClaimResult:
+    return judge(gather(letter, [root / run.folder_name for run in runs]))
+
+
+def outcomes(result: ClaimResult) -> list[str]:
+    return [check.outcome for check in result.checks]
+
+
+# ---------------------------------------------------------------- A
+
+TRAINING = [90.0 - 5 * epoch for epoch in range(10)] + [30.0] * 9 + [10.0]  # 45 at epoch 10
+LATE = [90.0] * 12 + [70.0, 60.0, 50.0, 40.0, 30.0, 25.0, 22.0, 20.0]
+
+
+def write_errors(root: Path, training: Sequence[float], inference: Sequence[float]) -> list[Run]:
+    """Seeds that lie 0.1 % apart."""
+    runs = mlp_runs()
+    for run in runs:
+        near = [[error + run.seed / 10 for error in errors] for errors in (training, inference)]
+        write(root, run, training=near[0], inference=near[1], esm_sigma=[1.0] * 20)
+    return runs
+
+
+def test_a_holds_where_inference_guesses_while_training_learns(tmp_path: Path) -> None:
+    result = judged("A", tmp_path, write_errors(tmp_path, TRAINING, LATE))
+    assert result.verdict == "holds"
+    assert [check.estimate.mean for check in result.checks if check.estimate] == pytest.approx(
+        [90.1, 45.1, 20.1, 10.1]
+    )
+    papers = [(c.paper.value, c.paper.tolerance, c.paper.label) for c in result.checks if c.paper]
+    assert papers == [(n, 0.5, "figure") for n in (90, 49, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("training", "inference", "failing"),
+    [
+        (TRAINING, [84.0, *LATE[1:]], 0),  # it guesses better than by chance at the first epoch
+        ([90.0] * 10 + TRAINING[10:], LATE, 1),  # nothing is learnt until epoch 10
+        (TRAINING, [*LATE[:-1], 40.0], 2),  # the estimates never catch up
+        ([*TRAINING[:-1], 30.0], LATE, 3),  # training does not get there
+    ],
+)
+def test_a_fails_on_each_of_its_parts(
+    tmp_path: Path, training: list[float], inference: list[float], failing: int
+) -> None:
+    result = judged("A", tmp_path, write_errors(tmp_path, training, inference))
+    assert result.verdict == "fails"
+    assert [i for i, outcome in enumerate(outcomes(result)) if outcome == "fails"] == [failing]
+    assert f"{result.checks[failing].sentence[1:]}." in result.evidence
+
+
+def test_a_is_open_where_runs_did_not_evaluate_their_training_images(tmp_path: Path) -> None:
+    result = judged("A", tmp_path, write_errors(tmp_path, TRAINING, []))
+    assert result.verdict == "inconclusive"
+    assert "3 of 3 seeds did not measure it" in result.evidence
+
+
+# ---------------------------------------------------------------- B
+
+
+def write_slopes(
+    root: Path, slope_of: Callable[[int], float], sizes: Sequence[int] = (32, 256, 1024)
+) -> list[Run]:
+    """BN: ESM σ is 0.5 and rises by the slope of its size with each layer; seeds differ by 1 %."""
+    runs = mlp_runs(sizes)
+    for run in runs:
+        rise = slope_of(run.batch.global_batch_size) * (1 + run.seed / 100)
+        write(root, run, esm_sigma=[0.5 + rise * layer for layer in range(20)])
+    return runs
+
+
+def test_b_holds_where_small_sets_accumulate_more(tmp_path: Path) -> None:
+    runs = write_slopes(tmp_path, lambda size: {32: 0.30, 256: 0.15, 1024: 0.05}[size])
+    result = judged("B", tmp_path, runs)
+    assert result.verdict == "holds"
+    means = [check.estimate.mean for check in result.checks if check.estimate]
+    # log₂ = 5, 8, 10: mean 23/3. (−8/3 · 0.30 + 1/3 · 0.15 + 7/3 · 0.05) / (114/9) = −0.05, here times 1.01.
+    assert means == pytest.approx([0.303, 0.1515, -0.0505, 0.1515, 0.101])
+    paper = result.checks[0].paper
+    assert paper is not None
+    # (−8 · 1.08 − 4 · 4.65 + 4 · 6.4 + 8 · 6.2) / 160, and 0.1 · 24 / 160.
+    assert (paper.value, paper.tolerance) == pytest.approx((0.29975, 0.015))
+
+
+@pytest.mark.parametrize(
+    ("slopes", "failing"),
+    [
+        ({32: -0.10, 256: -0.15, 1024: -0.20}, "32 images: slope of ESM σ"),
+        ({32: 0.05, 256: 0.15, 1024: 0.30}, "change of the slope with each doubling"),
+        ({32: 0.10, 256: 0.15, 1024: 0.01}, "32 less 256 images: slope"),
+    ],
+)
+def test_b_fails_without_accumulation_or_out_of_order(
+    tmp_path: Path, slopes: dict[int, float], failing: str
+) -> None:
+    result = judged("B", tmp_path, write_slopes(tmp_path, slopes.__getitem__))
+    assert result.verdict == "fails"
+    assert failing in [check.measured for check in result.checks if check.outcome == "fails"]
+
+
+def test_b_is_open_where_seeds_disagree(tmp_path: Path) -> None:
+    runs = mlp_runs((32, 256))
+    for run in runs:
+        rise = (-0.1, 0.2, 0.3)[run.seed]
+        write(tmp_path, run, esm_sigma=[1 + rise * layer for layer in range(20)])
+    assert judged("B", tmp_path, runs).verdict == "inconclusive"
+
+
+# ---------------------------------------------------------------- C
+
+
+def write_blocked(root: Path, gnbn_slope: float, first_behind: float = 0.5) -> list[Run]:
+    """BN rises by 0.2 a layer, GNBN by the given slope; its second BN layer has a height of its own."""
+    runs = mlp_runs((32,), (BN, GNBN))
+    for run in runs:
+        is_bn = run.model.norm.kind == "bn"
+        rise = (0.2 if is_bn else gnbn_slope) * (1 + run.seed / 100)
+        heights = [0.5 + rise * layer for layer in range(0, 20, 1 if is_bn else 2)]
+        if not is_bn:
+            heights[1] += first_behind - 0.5
+        write(root, run, esm_sigma=heights)
+    return runs
+
+
+def test_c_holds_where_gnbn_is_flat(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.01))
+    assert result.verdict == "holds"
+    means = [check.estimate.mean for check in result.checks if check.estimate]
+    # 1.01 · (0.01 − 0.05); 1.01 · 0.01; (0.5 + 18 · 0.01) / (0.5 + 2 · 0.01), times nearly 1 in each seed.
+    assert means[:2] == pytest.approx([-0.0404, 0.0101])
+    assert means[2] == pytest.approx(0.68 / 0.52, rel=0.01)
+
+
+def test_c_fails_where_gnbn_rises_by_more_than_a_quarter(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.08))
+    assert result.verdict == "fails"
+    assert outcomes(result) == ["fails", "holds", "fails"]
+
+
+def test_c_fails_where_gnbn_rises_as_bn_does(tmp_path: Path) -> None:
+    assert outcomes(judged("C", tmp_path, write_blocked(tmp_path, 0.3)))[1] == "fails"
+
+
+def test_c_fails_where_flat_curves_do_not_coincide(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.0, first_behind=1.1))
+    assert outcomes(result)[2] == "fails"
+    assert result.verdict == "fails"
+
+
+# ---------------------------------------------------------------- D
+
+XBN_GN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
+XBN_IN = {"kind": "xbn", "position": "p2", "bfn": "in"}
+
+
+def write_noisy(root: Path, at_half: Sequence[float], seeds: int = 3) -> list[Run]:
+    """Top-1 80 without noise, and these with δ = 0.5, for BN, XBN-GN and XBN-IN."""
+    runs = resnet_runs((BN, XBN_GN, XBN_IN), seeds=seeds)
+    for place, run in enumerate(runs):
+        noisy = at_half[place // seeds] + run.seed / 10
+        write(root, run, layers=["bn1"], esm_sigma=[1.0], noise={0.0: 80.0, 0.5: noisy})
+    return runs
+
+
+def test_d_holds_where_bn_loses_most_and_xbn_in_least(tmp_path: Path) -> None:
+    result = judged("D", tmp_path, write_noisy(tmp_path, (60.0, 72.0, 76.0)))
+    assert result.verdict == "holds"
+    # 25 % − 10 %, and 10 % − 5 %, in every seed.
+    assert [check.estimate.mean for check in result.checks if check.estimate] == pytest.approx([15.0, 5.0])
+    paper = result.checks[0].paper
+    assert paper is not None
+    assert paper.value == pytest.approx(100 * (74.0 / 77.4 - 67.4 / 76.3))
+
+
+@pytest.mark.parametrize("at_half", [(72.0, 60.0, 76.0), (60.0, 76.0, 72.0)])
+def test_d_fails_in_another_order(tmp_path: Path, at_half: tuple[float, float, float]) -> None:
+    assert judged("D", tmp_path, write_noisy(tmp_path, at_half)).verdict == "fails"
+
+
+def test_d_is_open_with_a_run_that_was_not_perturbed_or_whose_file_is_damaged(tmp_path: Path) -> None:
+    runs = write_noisy(tmp_path, (60.0, 72.0, 76.0))
+    noise = tmp_path / runs[0].folder_name / "noise.json"
+    noise.write_text(json.dumps({**json.loads(noise.read_text()), "schema_version": 99}))
+    assert judged("D", tmp_path, runs).verdict == "inconclusive"
+    noise.unlink()
+    result = judged("D", tmp_path, runs)
+    assert result.verdict == "inconclusive"
+    assert "1 of 3 seeds did not measure it" in result.evidence
+
+
+def test_two_seeds_are_too_few_however_far_apart(tmp_path: Path) -> None:
+    result = judged("D", tmp_path, write_noisy(tmp_path, (10.0, 40.0, 76.0), seeds=2))
+    assert result.verdict == "inconclusive"
+    assert "2 seeds, where 3 are needed" in result.evidence
+
+
+# ---------------------------------------------------------------- E
+
+
+def write_batches(root: Path, top1: dict[str, float], esm: dict[str, float]) -> list[Run]:
+    """At norm batch 2; at 32 all are alike."""
+    runs = resnet_runs((BN, XBN_GN, GN), norm_batches=(2, 32))
+    for run in runs:
+        kind, small = run.model.norm.kind, run.batch.norm == 2
+        layers = {"bn": ["bn1", "fc"], "xbn": ["fc"], "gn": []}[kind]
+        near = 1 + run.seed / 100
+        # BN's own layer must not count: only `fc` is common.
+        sigma = [99.0, esm[kind] * near][-len(layers) :] if layers else []
+        write(
+            root,
+            run,
+            layers=layers,
+            esm_sigma=sigma,
+            top1_percent=(top1[kind] if small else 90.0) + run.seed / 10,
+        )
+    return runs
+
+
+def test_e_holds_where_xbn_is_ahead_at_the_smallest_norm_batch(tmp_path: Path) -> None:
+    runs = write_batches(tmp_path, {"bn": 70, "xbn": 75, "gn": 80}, {"bn": 2.0, "xbn": 0.5})
+    result = judged("E", tmp_path, runs)
+    assert result.verdict == "holds"
+    assert [check.estimate.mean for check in result.checks if check.estimate] == pytest.approx([5.0, -1.515])
+    assert "by construction" in result.evidence
+
+
+@pytest.mark.parametrize(
+    ("top1", "esm", "expected"),
+    [
+        ({"bn": 75, "xbn": 70, "gn": 80}, {"bn": 2.0, "xbn": 0.5}, ["fails", "holds"]),
+        ({"bn": 70, "xbn": 75, "gn": 80}, {"bn": 0.5, "xbn": 2.0}, ["holds", "fails"]),
+        ({"bn": 70, "xbn": 70, "gn": 80}, {"bn": 2.0, "xbn": 0.5}, ["inconclusive", "holds"]),
+    ],
+)
+def test_e_needs_both_accuracy_and_shift(
+    tmp_path: Path, top1: dict[str, float], esm: dict[str, float], expected: list[str]
+) -> None:
+    assert outcomes(judged("E", tmp_path, write_batches(tmp_path, top1, esm))) == expected
+
+
+# ---------------------------------------------------------------- F
+
+SITES = [
+    {"kind": "xbn", "position": position, "bfn": bfn, **({"num_groups": 8} if bfn in ("gn", "gw") else {})}
+    for bfn in ("gn", "ln", "in", "gw")
+    for position in ("p1", "p2", "p3")
+]
+
+
+def write_positions(root: Path, top1: Sequence[float]) -> list[Run]:
+    """Final top-1 of GN, LN, IN and GW at P1, P2 and P3."""
+    runs = resnet_runs((BN, *SITES))
+    for place, run in enumerate(runs):
+        value = 50.0 if place < 3 else top1[place // 3 - 1]
+        write(root, run, layers=["fc"], esm_sigma=[1.0], top1_percent=value + run.seed / 10)
+    return runs
+
+
+def test_f_holds_in_the_papers_order(tmp_path: Path) -> None:
+    top1 = (74, 76, 73, 60, 75, 70, 50, 74, 72, 72, 73, 71)
+    result = judged("F", tmp_path, write_positions(tmp_path, top1))
+    assert result.verdict == "holds"
+    # 76 − 74, 76 − 73; worst 73 against 60, 50 and 71.
+    assert [c.estimate.mean for c in result.checks if c.estimate] == pytest.approx([2, 3, 13, 23, 2])
+    assert all(check.paper is None for check in result.checks)
+    assert "only the order is judged" in result.evidence
+
+
+@pytest.mark.parametrize(
+    ("top1", "failing"),
+    [
+        ((77, 76, 73, 60, 75, 70, 50, 74, 72, 72, 73, 71), 0),
+        ((74, 76, 78, 60, 75, 70, 50, 74, 72, 72, 73, 71), 1),
+        ((60, 76, 73, 70, 75, 70, 50, 74, 72, 50, 73, 71), 2),
+    ],
+)
+def test_f_fails_in_another_order(tmp_path: Path, top1: Sequence[float], failing: int) -> None:
+    result = judged("F", tmp_path, write_positions(tmp_path, top1))
+    assert result.verdict == "fails"
+    assert [i for i, outcome in enumerate(outcomes(result)) if outcome == "fails"] == [failing]
+
+
+# ---------------------------------------------------------------- what did not complete
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged", "running"])
+def test_a_run_that_did_not_complete_leaves_a_claim_open_and_says_why(tmp_path: Path, state: str) -> None:
+    runs = write_errors(tmp_path, TRAINING, LATE)
+    write(tmp_path, runs[0], state=state, reason="loss is nan at step 3")
+    result = judged("A", tmp_path, runs)
+    assert result.verdict == "inconclusive"
+    assert result.runs == "2 of 3"
+    assert "Of 3 runs 1 did not complete" in result.evidence
+
+
+def test_a_run_that_was_never_begun_is_missed(tmp_path: Path) -> None:
+    runs = [*write_errors(tmp_path, TRAINING, LATE), *mlp_runs((500,))]
+    result = judged("A", tmp_path, runs)
+    assert result.verdict == "inconclusive"
+    assert "Of 6 runs 3 did not complete: 3 not begun" in result.evidence
+
+
+def test_a_run_that_cannot_be_read_is_missed(tmp_path: Path) -> None:
+    runs = write_errors(tmp_path, TRAINING, LATE)
+    (tmp_path / runs[0].folder_name / "run.json").write_text("{}")
+    result = judged("A", tmp_path, runs)
+    assert result.verdict == "inconclusive"
+    assert "1 unreadable" in result.evidence
+
+
+def test_a_claim_without_any_run_says_so(tmp_path: Path) -> None:
+    result = judged("A", tmp_path, mlp_runs())
+    assert (result.verdict, result.checks) == ("inconclusive", [])
+    assert "No run has begun" in result.evidence
