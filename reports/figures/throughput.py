@@ -97,7 +97,7 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
     return f"{plural(ranks, unit)} of {device}"
 
 
-def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
     done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
     cells = done.groupby([*HARDWARE, *_CELL], as_index=False, sort=False, observed=True).agg(
@@ -110,8 +110,8 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         for name, title in ((SPEED, "Images/s"), (ACCURACY, "Top-1 (%)"))
     )
     panels = []
-    for (device, ranks), here in cells.groupby(HARDWARE, sort=False, observed=True):
-        title = _hardware(device, int(ranks), "rank")
+    for _, here in cells.groupby(HARDWARE, sort=False, observed=True):
+        title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
         front = "; ".join(
             f"{row.norm} at norm batch {row.norm_batch_size}, {short(row[SPEED])} images/s, "
             f"{short(row[ACCURACY])} %"
