@@ -164,8 +164,8 @@ def is_crossed(runs: pd.DataFrame) -> bool:
 def finite(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The rows in which all of these columns have finite numbers."""
     # What is empty may have no numeric type.
-    found: pd.DataFrame = frame.loc[np.isfinite(frame[list(columns)].to_numpy(dtype=float)).all(axis=1)]
-    return found
+    numbers = frame[list(columns)].astype(float)
+    return frame[pd.Series(np.isfinite(numbers).all(axis=1), dtype=bool)]
 
 
 def cells_of(runs: pd.DataFrame) -> pd.DataFrame:

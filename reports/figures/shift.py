@@ -49,12 +49,11 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         Quantity(name, title, (float(cells[name].min()), float(cells[name].max())))
         for name, title in ((SHIFT, "ESM σ"), (ACCURACY, "Top-1 (%)"))
     )
-    ordered = cells.sort_values(SHIFT, kind="stable")
-    far, near = ordered.iloc[-1], ordered.iloc[0]
+    by_shift = cells.sort_values(SHIFT)
     told = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "
         f"top-1 {short(row[ACCURACY])} %"
-        for row in (near, far)
+        for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
     panel = Panel(
         "Final top-1 against mean ESM σ, common layers",
@@ -99,9 +98,8 @@ def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Itera
         caption += f" At the smallest norm batch, {sizes[0]}."
     drawn = len({label for label, _, _ in panes})
     if drawn < len(labels):
-        caption += (
-            f" Drawn for {drawn} of {len(labels)} norms, {MAX_PANELS} at most: those probed at several."
-        )
+        caption += f" Drawn for {drawn} of {len(labels)} norms: those probed at several epochs"
+        caption += f", {MAX_PANELS} at most."
     shown = pd.DataFrame([pane[:2] for pane in panes], columns=["norm", "norm_batch_size"])
     title = "ESM σ by layer and epoch"
     yield from make_figure(context, "esm_sigma-by-epoch", "shift", title, caption, panels, shown, palette)

@@ -30,8 +30,7 @@ def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iter
         if here.world_size.nunique() > 1:
             panels += _scaling(str(device), unit, here)
         else:
-            where = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), unit)
-            title = f"Images/s per {unit}, {where}"
+            title = f"Images/s per {unit}, {_hardware(device, int(here.world_size.iloc[0]), unit)}"
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", f"Images/s per {unit}", True)
             panels.append(_panel(here, axes, title, described(here, title)))
     caption = "Each small mark is a run, the large one the mean over seeds. Evaluation is left out."
@@ -98,7 +97,7 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
     return f"{plural(ranks, unit)} of {device}"
 
 
-def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
     done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
     cells = done.groupby([*HARDWARE, *_CELL], as_index=False, sort=False, observed=True).agg(
@@ -111,7 +110,7 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         for name, title in ((SPEED, "Images/s"), (ACCURACY, "Top-1 (%)"))
     )
     panels = []
-    for _place, here in cells.groupby(HARDWARE, sort=False, observed=True):
+    for _, here in cells.groupby(HARDWARE, sort=False, observed=True):
         title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
         front = "; ".join(
             f"{row.norm} at norm batch {row.norm_batch_size}, {short(row[SPEED])} images/s, "
