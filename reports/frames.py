@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reports.collect import Collection
 from reports.collect.results import BEST_TOP1, SCALAR_METRICS
@@ -82,7 +83,8 @@ def build_frames(collection: Collection) -> Frames:
     runs["settings"] = _settings(runs, tables.runs["deciding"].to_pylist())
     runs["counted"] = _counted(runs)
     names, newest = _layer_names(tables.runs), _newest_probes(tables.probes)
-    common, positions = _layer_sets(runs, names, set(newest["run"].to_pylist()))
+    probed = newest["run"].to_numpy()[pc.list_value_length(newest["values"]).to_numpy() > 0]
+    common, positions = _layer_sets(runs, names, set(probed.tolist()))
     layers = _spread(newest, names).drop(columns="epoch")
     _place(layers, runs, common, positions)
     runs = _with_shift_means(runs, layers)
@@ -139,7 +141,9 @@ def _spread(probes: pa.Table, names: Sequence[Sequence[str]]) -> pd.DataFrame:
     lengths = values.value_lengths().to_numpy()
     run, metric = probes["run"].to_numpy(), probes["metric"].to_pandas().cat
     codes: dict[str, int] = {}
-    by_list = {id(one): np.array([codes.setdefault(n, len(codes)) for n in one]) for one in names}
+    by_list = {
+        id(one): np.array([codes.setdefault(n, len(codes)) for n in one], dtype=np.int64) for one in names
+    }
     layer = [by_list[id(names[r])][:n] for r, n in zip(run, lengths, strict=True)]
     layers = np.concatenate(layer) if layer else np.array([], dtype=np.int64)
     return pd.DataFrame(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+from scipy import special
 
 from reports.stats import CONFIDENCE
 
@@ -12,11 +12,11 @@ from reports.stats import CONFIDENCE
 def mean_intervals(values: pd.DataFrame, keys: Sequence[str], confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Of the finite column `value` by `keys`: its mean, Student's t interval (`low`, `high`), and `seeds`.
 
-    One seed has no interval: NaN. The same numbers as `stats.mean_interval`, for all groups at once.
+    One seed has no interval: NaN. Student's t, as `stats.t_interval`, for all groups at once.
     """
     groups = values.groupby(list(keys), as_index=False, sort=False, observed=True)
     found = groups.agg(value=("value", "mean"), deviation=("value", "std"), seeds=("value", "count"))
-    t = scipy_stats.t.ppf((1 + confidence) / 2, found.seeds - 1)
+    t = special.stdtrit(found.seeds - 1, (1 + confidence) / 2)
     half = t * found.deviation / np.sqrt(found.seeds)
     return found.drop(columns="deviation").assign(low=found.value - half, high=found.value + half)
 

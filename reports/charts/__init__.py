@@ -4,7 +4,7 @@ from reports.charts.band import BandAxes, band_chart
 from reports.charts.base import ChartStyle, LayeredChart
 from reports.charts.batches import Steps, steps_chart
 from reports.charts.heat import heat_chart
-from reports.charts.scatter import Quantity, front_chart, path_chart
+from reports.charts.scatter import Quantity, front_chart, names_batches, path_chart
 
 __all__ = [
     "BandAxes",
@@ -15,6 +15,7 @@ __all__ = [
     "band_chart",
     "front_chart",
     "heat_chart",
+    "names_batches",
     "path_chart",
     "steps_chart",
 ]

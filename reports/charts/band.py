@@ -43,7 +43,7 @@ def band_chart(
         axis=alt.Axis(format="d", tickMinStep=1, tickCount=min(int(last - first) + 1, 8)),
     )
     y_title = axes.value_title + (" (log scale)" if axes.log else "")
-    y_axis = alt.Axis(values=log_ticks(low, high), format="~g") if axes.log else alt.Axis(tickCount=5)
+    y_axis = alt.Axis(values=log_ticks(low, high), format=".3~g") if axes.log else alt.Axis(tickCount=5)
     y, y_low = (alt.Y(f"{column}:Q", title=y_title, scale=scale, axis=y_axis) for column in ("value", "low"))
     place = f"{axes.label}:{'N' if axes.label == 'layer' else 'Q'}"
     tooltip = tips(

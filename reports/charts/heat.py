@@ -31,7 +31,7 @@ def heat_chart(
         orient="bottom",
         gradientLength=160,
         titleOrient="left",
-        format="~g",
+        format=".3~g",
         values=log_ticks(low, high) if log else alt.Undefined,
         tickCount=4,
     )

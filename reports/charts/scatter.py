@@ -1,6 +1,7 @@
 """One metric against another, a mark for each cell."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -16,8 +17,8 @@ from reports.charts.base import (
     tips,
 )
 
-# More labels than these lie on one another; the tooltip has them all.
-_MAX_LABELS = 40
+# More labels than these lie on one another: the size of a mark takes their place.
+_MAX_LABELS = 16
 _MARGIN = 1.15
 
 
@@ -33,7 +34,7 @@ class Quantity:
         low, high = self.extent
         if is_wide(low, high):
             scale = log_scale(low / _MARGIN, high * _MARGIN)
-            return scale, alt.Axis(values=log_ticks(low, high), format="~g"), f"{self.title} (log scale)"
+            return scale, alt.Axis(values=log_ticks(low, high), format=".3~g"), f"{self.title} (log scale)"
         return linear(low, high), alt.Axis(tickCount=5), self.title
 
     def x(self) -> alt.X:
@@ -45,8 +46,13 @@ class Quantity:
         return alt.Y("y:Q", title=title, scale=scale, axis=axis)
 
 
+def names_batches(cells: pd.DataFrame) -> str:
+    """How a chart of these cells shows their norm batches, in words."""
+    return "labelled with its norm batch" if len(cells) <= _MAX_LABELS else "larger for a larger norm batch"
+
+
 def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
-    """A mark for each cell, labelled with its norm batch; a thin line joins a norm's cells in that order.
+    """A mark for each cell that tells its norm batch; a thin line joins a norm's cells in that order.
 
     `cells`: norm, norm_batch_size, batch_size_per_gpu, seeds and both columns.
     """
@@ -63,7 +69,7 @@ def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle
     The front is found in the chart, by the rule of `spread.pareto_front`, so that it is of what is shown.
     """
     base = _base(cells, x, y, style)
-    faster_first: list[alt.SortField] = [alt.SortField(axis, order="descending") for axis in ("x", "y")]
+    faster_first: Any = [alt.SortField(axis, order="descending") for axis in ("x", "y")]
     front = (
         base.transform_window(best="max(y)", frame=[None, 0], ignorePeers=True, sort=faster_first)
         .transform_window(best_before="lag(best)", sort=faster_first)
@@ -71,7 +77,7 @@ def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle
         .encode(color=alt.value(style.theme.muted))
     )
     line = front.mark_line(strokeWidth=1.5, strokeDash=[5, 3], interpolate="step-before").encode(order="x:Q")
-    ring = front.mark_point(size=190, strokeWidth=1.5, shape="circle", filled=False, opacity=1)
+    ring = front.mark_point(size=300, strokeWidth=1.5, shape="circle", filled=False, opacity=1)
     return layered(style, line, ring, *_marks(base, cells, x, y, style))
 
 
@@ -96,7 +102,8 @@ def _marks(
     )
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=style.shape(), tooltip=tooltip)
     if len(cells) > _MAX_LABELS:
-        return [points]
+        sizes = alt.Scale(type="log", base=2, range=[35, 170])
+        return [points.encode(size=alt.Size("norm_batch_size:Q", scale=sizes, legend=None))]
     labels = base.mark_text(align="left", dx=8, dy=-6, fontSize=11, aria=False).encode(
         text="norm_batch_size:Q", color=alt.value(style.theme.muted)
     )

@@ -1,12 +1,13 @@
 """Run folders to columns of numbers. What cannot be read is named and kept beside them, never dropped."""
 
+import gc
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,13 @@ from reports.collect.digest import digest
 from reports.collect.finder import Signature, find
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
-from suite.record import STATES, Record
+from suite.record import STATES, Record, read_whole
 
 __all__ = ["Collection", "Skipped", "cache_folder", "collect"]
 
 # A file that changed this shortly before it was read may change again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,12 @@ def _find(
     """Paths of the run folders below one root, less those that a root before it has shown."""
     real = os.path.realpath(root)
     trouble: list[tuple[str, OSError]] = []
-    found = {
-        path: now for path, now in find(real, known, trouble) if f"{real}/{path}".rstrip("/") not in seen
-    }
-    seen |= {f"{real}/{path}".rstrip("/") for path in found}
+    found = {}
+    for path, now in find(real, known, trouble):
+        place = f"{real}/{path}" if path else real
+        if place not in seen:
+            seen.add(place)
+            found[path] = now
     skipped += [Skipped(Path(f), f"{f}: cannot be listed: {error.strerror}") for f, error in trouble]
     return found
 
@@ -121,7 +125,8 @@ def _collect(root: Path, cache: Cache, seen: set[str], skipped: list[Skipped]) -
 
 def _placed(segment: Segment, root: Path) -> Tables:
     """With the runs' folders as they are called today: a root may go by another name."""
-    folders = pa.array([str(root / path) for path in segment.paths], pa.string())
+    prefix = str(root)
+    folders = pa.array([f"{prefix}/{path}" if path else prefix for path in segment.paths], pa.string())
     place = segment.tables.runs.schema.get_field_index("folder")
     return replace(segment.tables, runs=segment.tables.runs.set_column(place, "folder", folders))
 
@@ -132,7 +137,7 @@ def _read_all(changed: list[tuple[Path, str, Signature]], skipped: list[Skipped]
     paths: list[str] = []
     signatures: list[Signature] = []
     is_settled: list[bool] = []
-    for folder, path, before in sorted(changed):
+    for folder, path, before in _without_garbage_collection(sorted(changed)):
         begun_ns = time.time_ns()
         try:
             record, row, starts, data = _read(folder)
@@ -146,6 +151,17 @@ def _read_all(changed: list[tuple[Path, str, Signature]], skipped: list[Skipped]
         is_still = begun_ns - max(before[:-1]) > _TICK_NS
         is_settled.append(is_still and record.state != "running" and not record.died_silently)
     return Segment(gatherer.tables(), paths, signatures, is_settled)
+
+
+def _without_garbage_collection(items: Iterable[T]) -> Iterator[T]:
+    """Thousands of small objects are made here, no two of which refer to one another."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield from items
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _chosen(segments: Sequence[Segment], chosen: Mapping[str, tuple[Segment, int]]) -> list[Segment]:
@@ -172,8 +188,7 @@ def _read(folder: Path) -> tuple[Record, dict[str, Any], list[dict[str, Any]], b
             raise UserError(f"{folder}: status.json has the unknown state {record.state!r}")
         row, starts = digest(record)
         row["notes"] = f"{n} damaged lines left out" if (n := record.damaged_lines) else ""
-        data = record.paths.measurements.read_bytes() if record.paths.measurements.exists() else b""
-        return record, row, starts, data
+        return record, row, starts, read_whole(record.paths.measurements) or b""
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -36,7 +35,7 @@ def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "attempts": int(record.status.get("attempts", 0)),
         "job": str(record.status.get("job") or ""),
         "nodes": str(record.status.get("nodes") or ""),
-        **asdict(record.costs),
+        **vars(record.costs),
         "folder": str(record.paths.folder),
         "layers": json.dumps([layer.name for layer in record.layers]),
         **{name: last.get(name) for name in ("device", "device_type", "world_size")},

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 Signature = tuple[int, ...]
 # What a writer touches: the folder, in which small files are replaced, and what is appended to or edited.
-_WATCHED = ("/status.json", "/measurements.jsonl", "/run.json")
+_WATCHED = ("/status.json", "/measurements.jsonl")
 
 
 def signature(folder: str) -> Signature:

@@ -55,12 +55,14 @@ class Chunk:
 
 def read_texts(texts: Sequence[Text]) -> Chunk:
     """Everything that can be read of these. Both ways of reading give the same."""
+    together = _read_together(texts)
+    if together is not None:
+        return together
+    # Mostly a few texts are to blame, with a line being written or a number that JSON has not.
     plain = [text for text in texts if _is_plain(text.data)]
-    chunk = _read_together(plain) if plain else None
-    if plain and chunk is None:
-        plain = []
-    rest = [text for text in texts if text not in plain] if len(plain) < len(texts) else []
-    chunks = [*([chunk] if chunk else []), *map(_read_by_lines, rest)]
+    together = _read_together(plain) if len(plain) < len(texts) else None
+    read = {text.run for text in plain} if together is not None else set()
+    chunks = [*([together] if together else []), *(_read_by_lines(t) for t in texts if t.run not in read)]
     return Chunk(
         pa.concat_tables([one.curves for one in chunks] or [CURVES.empty_table()]),
         pa.concat_tables([one.probes for one in chunks] or [PROBES.empty_table()]),
@@ -74,6 +76,8 @@ def _is_plain(data: bytes) -> bool:
 
 def _read_together(texts: Sequence[Text]) -> Chunk | None:
     """All as one document; None when a line is anything but a whole measurement."""
+    if not all(text.data.endswith(b"\n") for text in texts):
+        return None
     # pyarrow holds no column of two kinds: per-layer values get one of their own.
     data = b"".join(text.data for text in texts).replace(b'"value": [', b'"values": [')
     try:

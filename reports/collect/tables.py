@@ -36,6 +36,8 @@ STARTS = pa.schema(
 )
 # So much text is parsed at once: enough to be quick, little enough to be forgotten soon.
 _CHUNK_BYTES = 16_000_000
+# Of so many blocks a table is made without copying; of more, reading it later would cost too much.
+_MAX_BLOCKS = 200
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,29 @@ class Tables:
         """The runs of these rows, in the order of `chosen`; within a run everything stays in its order."""
         if len(chosen) == self.runs.num_rows and (chosen == np.arange(len(chosen))).all():
             return self
-        place = np.full(self.runs.num_rows, -1, dtype=np.int32)
-        place[chosen] = np.arange(len(chosen), dtype=np.int32)
-
-        def renumbered(table: pa.Table) -> pa.Table:
-            return _by_run(table.set_column(0, "run", pa.array(place[table["run"].to_numpy()])))
-
-        rest = map(renumbered, (self.starts, self.curves, self.probes))
+        rest = (_of_runs(t, chosen, self.runs.num_rows) for t in (self.starts, self.curves, self.probes))
         return Tables(self.runs.take(pa.array(chosen)), *rest)
 
 
+def _of_runs(table: pa.Table, chosen: np.ndarray, num_runs: int) -> pa.Table:
+    """The rows of these runs, numbered anew. A table goes run by run, so that neighbours stay one block."""
+    first = np.searchsorted(table["run"].to_numpy(), np.arange(num_runs + 1))
+    counts = np.diff(first)[chosen]
+    starts = np.flatnonzero(np.diff(chosen, prepend=-2) != 1)
+    if len(starts) <= _MAX_BLOCKS:
+        ends = [*(starts[1:] - 1), len(chosen) - 1]
+        blocks = [(first[chosen[a]], first[chosen[b] + 1]) for a, b in zip(starts, ends, strict=True)]
+        kept = pa.concat_tables([table.slice(a, b - a) for a, b in blocks] or [table.slice(0, 0)])
+    else:
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept = table.take(pa.array(np.repeat(first[chosen], counts) + offsets))
+    return kept.set_column(0, "run", pa.array(np.repeat(np.arange(len(chosen), dtype=np.int32), counts)))
+
+
 def _by_run(table: pa.Table) -> pa.Table:
-    """Run after run; those of a negative number are left out."""
+    """Run after run."""
     runs = table["run"].to_numpy()
-    rows = np.flatnonzero(runs >= 0)
-    if (np.diff(runs[rows]) < 0).any():
-        rows = rows[np.argsort(runs[rows], kind="stable")]
-    elif len(rows) == len(runs):
-        return table
-    return table.take(pa.array(rows))
+    return table if (np.diff(runs) >= 0).all() else table.take(pa.array(np.argsort(runs, kind="stable")))
 
 
 def joined(parts: Sequence[Tables]) -> Tables:

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from reports.figures.bands import banded
-from reports.figures.figure import Context, Figure, cells_of, make_figure
+from reports.figures.figure import Context, Figure, cells_of, finite, make_figure
 from reports.frames import Frames
 from reports.theme import Variant
 from suite.metrics import METRICS
@@ -19,7 +17,7 @@ def curves(frames: Frames, context: Context, palette: list[Variant]) -> Iterator
     ):
         keep = (frames.curves.metric == metric) & (frames.curves.split == split)
         values = frames.curves.loc[keep, ["run", "epoch", "value"]]
-        values = values[np.isfinite(values.value)].merge(cells_of(context.runs), on="run")
+        values = finite(values, "value").merge(cells_of(context.runs), on="run")
         axis = f"{METRICS[metric].title} ({METRICS[metric].unit})"
         panels, told = banded(values, "epoch", "Epoch", "epoch", axis, log_if_wide=False)
         caption = f"Line: mean over completed seeds; band: lowest to highest.{told}"

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from reports.charts import Steps, steps_chart
 from reports.charts.batches import MAX_RUN_MARKS
-from reports.figures.figure import Context, Figure, Panel, cells_of, is_crossed, make_figure
+from reports.figures.figure import Context, Figure, Panel, cells_of, finite, is_crossed, make_figure
 from reports.frames import Frames
 from reports.numbers import short
 from reports.theme import Variant
@@ -48,9 +47,8 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
 
 def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The runs that have a finite value of this metric, as `value`."""
-    finite = np.isfinite(runs[metric].to_numpy(dtype=float))
-    values: pd.DataFrame = cells_of(runs).drop(columns=["run", "state"]).assign(value=runs[metric])
-    return values.loc[finite]
+    measured = finite(runs, metric)
+    return cells_of(measured).drop(columns=["run", "state"]).assign(value=measured[metric])
 
 
 def described(values: pd.DataFrame, title: str) -> str:

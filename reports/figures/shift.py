@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
-from reports.charts import Quantity, heat_chart, path_chart
+from reports.charts import Quantity, heat_chart, names_batches, path_chart
 from reports.figures.bands import banded
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, finite, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.spread import thinned
@@ -23,7 +22,7 @@ def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterat
     """ESM σ and μ of completed runs along the depth of the network."""
     for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
         values = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
-        values = values[np.isfinite(values.value)].merge(cells_of(context.completed), on="run")
+        values = finite(values, "value").merge(cells_of(context.completed), on="run")
         panels, told = banded(
             values, "position", "Layer (forward order)", "layer", f"ESM {symbol}", log_if_wide=True
         )
@@ -39,9 +38,9 @@ def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterat
 
 def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Mean ESM σ against final top-1, a mark for each cell."""
-    done = context.completed
-    done = done[np.isfinite(done[[SHIFT, ACCURACY]].to_numpy(dtype=float)).all(axis=1)]
-    cells = done.groupby(["norm", "norm_batch_size", "batch_size_per_gpu"], as_index=False, sort=False).agg(
+    done = finite(context.completed, SHIFT, ACCURACY)
+    keys = ["norm", "norm_batch_size", "batch_size_per_gpu"]
+    cells = done.groupby(keys, as_index=False, sort=False, observed=True).agg(
         **{name: (name, "mean") for name in (SHIFT, ACCURACY)}, seeds=("seed", "nunique")
     )
     if len(cells) < 2:
@@ -50,11 +49,11 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         Quantity(name, title, (float(cells[name].min()), float(cells[name].max())))
         for name, title in ((SHIFT, "ESM σ"), (ACCURACY, "Top-1 (%)"))
     )
-    far, near = (cells.loc[cells[SHIFT].idxmax()], cells.loc[cells[SHIFT].idxmin()])
+    by_shift = cells.sort_values(SHIFT)
     told = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "
         f"top-1 {short(row[ACCURACY])} %"
-        for row in (near, far)
+        for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
     panel = Panel(
         "Final top-1 against mean ESM σ, common layers",
@@ -62,8 +61,8 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         partial(path_chart, cells, x, y),
     )
     caption = (
-        "Each mark is the mean over the seeds of a cell; its label is the norm batch, and a thin line joins "
-        "the cells of a norm. To the left is less shift, upwards more accuracy."
+        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}; a thin line joins those of "
+        "a norm. To the left is less shift, upwards more accuracy."
     )
     title = "Accuracy by shift"
     yield from make_figure(context, "accuracy-by-shift", "shift", title, caption, [panel], cells, palette)
@@ -97,16 +96,17 @@ def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Itera
     )
     if len(sizes) == 1 and runs.norm_batch_size.nunique() > 1:
         caption += f" At the smallest norm batch, {sizes[0]}."
-    if len({label for label, _, _ in panes}) < len(labels):
-        caption += f" For the first {len(panes)} of {len(labels)} norms."
+    drawn = len({label for label, _, _ in panes})
+    if drawn < len(labels):
+        caption += f" Drawn for {drawn} of {len(labels)} norms: those probed at several epochs"
+        caption += f", {MAX_PANELS} at most."
     shown = pd.DataFrame([pane[:2] for pane in panes], columns=["norm", "norm_batch_size"])
     title = "ESM σ by layer and epoch"
     yield from make_figure(context, "esm_sigma-by-epoch", "shift", title, caption, panels, shown, palette)
 
 
 def _probed(frames: Frames, runs: pd.DataFrame) -> pd.DataFrame:
-    values = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
-    values = values.loc[np.isfinite(values.value)]
+    values = finite(frames.shift_by_epoch(runs.run.tolist(), "esm_sigma"), "value")
     return values.loc[values.epoch.isin(thinned(values.epoch.unique().tolist(), MAX_EPOCHS))]
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from reports.aggregate import HARDWARE
-from reports.charts import Quantity, Steps, front_chart, steps_chart
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
+from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, finite, make_figure
 from reports.figures.results import described
 from reports.frames import Frames
 from reports.numbers import plural, short
@@ -50,11 +49,10 @@ def _measured(frames: Frames, context: Context) -> pd.DataFrame:
     runs = frames.runs[frames.runs.run_id.isin(ids) & (frames.runs.state == "completed")]
     runs = runs.sort_values("counted", ascending=False, kind="stable")
     runs = runs.drop_duplicates(["run_id", *HARDWARE]).sort_index()
-    runs = runs[
-        np.isfinite(runs[SPEED].to_numpy(dtype=float)) & runs.device.notna() & runs.world_size.notna()
-    ]
+    runs = finite(runs, SPEED).dropna(subset=HARDWARE)
     ranks = runs.world_size.astype(int)
-    return runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
+    measured: pd.DataFrame = runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
+    return measured
 
 
 def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
@@ -99,11 +97,9 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
     return f"{plural(ranks, unit)} of {device}"
 
 
-def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
-    done = context.completed
-    done = done[np.isfinite(done[[SPEED, ACCURACY]].to_numpy(dtype=float)).all(axis=1)]
-    done = done.dropna(subset=HARDWARE)
+    done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
     cells = done.groupby([*HARDWARE, *_CELL], as_index=False, sort=False, observed=True).agg(
         **{name: (name, "mean") for name in (SPEED, ACCURACY)}, seeds=("seed", "nunique")
     )
@@ -114,8 +110,8 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         for name, title in ((SPEED, "Images/s"), (ACCURACY, "Top-1 (%)"))
     )
     panels = []
-    for (device, ranks), here in cells.groupby(HARDWARE, sort=False, observed=True):
-        title = _hardware(device, int(ranks), "rank")
+    for _, here in cells.groupby(HARDWARE, sort=False, observed=True):
+        title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
         front = "; ".join(
             f"{row.norm} at norm batch {row.norm_batch_size}, {short(row[SPEED])} images/s, "
             f"{short(row[ACCURACY])} %"
@@ -124,7 +120,7 @@ def accuracy_by_throughput(_: Frames, context: Context, palette: list[Variant]) 
         described = f"Final top-1 against images/s on {title}. On the Pareto front: {front}"
         panels.append(Panel(title, described, partial(front_chart, here, x, y)))
     caption = (
-        "Each mark is the mean over the seeds of a cell, labelled with its norm batch. Ringed, on the dashed "
+        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}. Ringed, on the dashed "
         "line: the Pareto front of what is shown, where no other cell is both faster and more accurate."
     )
     shown = panels[:MAX_PANELS]

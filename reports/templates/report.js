@@ -1,6 +1,8 @@
 // The interpreter (ast) needs no eval, which the page's policy forbids.
 const options = {actions: false, renderer: "svg", mode: "vega-lite", ast: true, tooltip: {disableDefaultStyle: true}};
-const charts = specs.map((spec, i) => ({box: document.getElementById(`chart-${i}`), spec, view: null}));
+const charts = specs.map((spec, i) => (
+  {box: document.getElementById(`chart-${i}`), spec, view: null, isCurrent: false}
+));
 const form = document.getElementById("filters");  // none where there is nothing to choose
 const facets = [...(form?.querySelectorAll("fieldset") ?? [])].map((box) => ({
   ...box.dataset, box, inputs: [...box.querySelectorAll("input")], listed: "number" in box.dataset,
@@ -20,9 +22,6 @@ function cellOfRow(row) {
 const chosen = (facet) => facet.inputs.filter((input) => input.checked).map((input) => input.value);
 const isWhole = (facet) => facet.inputs.every((input) => input.checked);
 
-// How often the reader chose: a chart that was being drawn meanwhile has to follow.
-let choices = 0;
-
 /** Show what fits the choice, in charts, figures and tables alike. */
 function apply() {
   const wanted = new Map(facets.filter((f) => !isWhole(f)).map((f) => [f.axis, new Set(chosen(f))]));
@@ -34,11 +33,8 @@ function apply() {
     const isEmpty = Object.entries(holds).some(([axis, values]) => !values.some((value) => fits({[axis]: value})));
     figure.hidden = !fits(cell) || isEmpty || panels.every((panel) => panel.hidden);
   }
-  choices += 1;
-  for (const chart of charts) if (chart.view) setParameters(chart.view);
-  // A chart that was hidden does not know how wide its box is.
-  window.dispatchEvent(new Event("resize"));
-  drawWaiting();
+  for (const chart of charts) chart.isCurrent = false;
+  drawStale();
   if (form) form.querySelector(".shown").textContent = `Showing ${sentences.format(facets.map(inWords))}.`;
 }
 
@@ -49,13 +45,6 @@ function inWords(facet) {
   if (count === 0) return `no ${facet.one}`;
   if (facet.listed && count <= 4) return `${count === 1 ? facet.one : facet.many} ${sentences.format(values)}`;
   return `${count} of ${total} ${facet.many}`;
-}
-
-// Axes along which the data within a chart differ; the others hide whole figures.
-const inCharts = facets.filter((facet) => specs[0].params.some(({name}) => name === `shown_${facet.axis}`));
-function setParameters(view) {
-  for (const facet of inCharts) view.signal(`shown_${facet.axis}`, chosen(facet));
-  return view.runAsync();
 }
 
 // ---- The choice stands in the address, so that a view can be passed on: #norm=BN&norm_batch_size=4
@@ -101,47 +90,70 @@ function listen() {
   }).observe(form);
 }
 
-// ---- Drawing: one chart at a time, those in sight first, so that the page answers while the others follow.
+// ---- Drawing: one chart at a time, those in sight first and the others while the reader does nothing.
 
 let isDrawing = false;
-async function drawWaiting() {
+async function drawStale() {
   if (isDrawing) return;
   isDrawing = true;
-  for (let chart; (chart = nextChart()); ) {
-    await draw(chart);
-    await new Promise((resolve) => setTimeout(resolve));
+  for (let next; (next = nextChart()); ) {
+    await (next.isInSight ? new Promise((resolve) => setTimeout(resolve)) : idle());
+    next.chart.isCurrent = true;
+    await draw(next.chart);
   }
   isDrawing = false;
 }
 
+const idle = () => new Promise((resolve) => (window.requestIdleCallback ?? setTimeout)(() => resolve()));
+
 function nextChart() {
-  const waiting = charts.filter((chart) => chart.spec && chart.box.offsetParent);
-  const inSight = ({box}) => {
+  const stale = charts.filter((chart) => !chart.isCurrent && chart.box.offsetParent);
+  const inSight = stale.find(({box}) => {
     const {top, bottom} = box.getBoundingClientRect();
     return bottom > 0 && top < innerHeight;
-  };
-  return waiting.find(inSight) ?? waiting[0];
+  });
+  return stale.length ? {chart: inSight ?? stale[0], isInSight: Boolean(inSight)} : null;
 }
 
+// Axes along which the data within a chart differ; the others hide whole figures.
+const inCharts = facets.filter((facet) => specs[0].params.some(({name}) => name === `shown_${facet.axis}`));
+
+/** Draw a chart, or bring a drawn one up to the choice. */
 async function draw(chart) {
-  const {spec} = chart;
-  chart.spec = null;
-  for (const [name, {columns, rows}] of Object.entries(spec.datasets)) {
-    spec.datasets[name] = rows.map((row) => Object.fromEntries(columns.map((column, i) => [column, row[i]])));
+  if (chart.hasFailed) return;
+  try {
+    if (!chart.view) {
+      chart.view = await firstView(chart);
+      // The description on the box says it all; what is within has no names.
+      chart.box.querySelector("svg").setAttribute("aria-hidden", "true");
+    } else {
+      for (const facet of inCharts) chart.view.signal(`shown_${facet.axis}`, chosen(facet));
+      // While it was hidden, its box had no width.
+      chart.view.signal("width", chart.box.clientWidth);
+      await chart.view.runAsync();
+    }
+  } catch (error) {
+    console.error(error);
+    chart.hasFailed = true;
+    chart.box.textContent = "This chart could not be drawn.";
   }
+}
+
+async function firstView({box, spec}) {
+  for (const [name, columns] of Object.entries(spec.datasets)) spec.datasets[name] = unpack(columns);
   for (const facet of inCharts) {
     spec.params.find(({name}) => name === `shown_${facet.axis}`).value = chosen(facet);
   }
-  const before = choices;
-  try {
-    chart.view = (await vegaEmbed(chart.box, spec, options)).view;
-    // The description on the box says it all; what is within has no names.
-    chart.box.querySelector("svg").setAttribute("aria-hidden", "true");
-    if (choices !== before) await setParameters(chart.view);
-  } catch (error) {
-    console.error(error);
-    chart.box.textContent = "This chart could not be drawn.";
+  return (await vegaEmbed(box, spec, options)).view;
+}
+
+/** Rows from columns, in which each text stands once. */
+function unpack(columns) {
+  const rows = [];
+  for (const [column, {texts, at}] of Object.entries(columns)) {
+    at.forEach((value, i) => { (rows[i] ??= {})[column] = texts ? texts[value] : value; });
   }
+  return rows;
 }
 
 if (form) listen();

@@ -164,12 +164,19 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
 
 
 def pack(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec whose data sets name their columns once, not in every row; the page's script unpacks them."""
+    """A spec whose data sets go by columns, each text in them once; the page's script unpacks them."""
     packed = {
-        name: {"columns": list(rows[0]) if rows else [], "rows": [list(row.values()) for row in rows]}
+        name: {column: _pack_column([row[column] for row in rows]) for column in (rows[0] if rows else {})}
         for name, rows in spec.get("datasets", {}).items()
     }
     return spec | {"datasets": packed}
+
+
+def _pack_column(values: list[Any]) -> dict[str, Any]:
+    if not isinstance(values[0], str):
+        return {"at": values}
+    place = {text: number for number, text in enumerate(dict.fromkeys(values))}
+    return {"texts": list(place), "at": [place[text] for text in values]}
 
 
 @cache

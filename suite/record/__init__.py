@@ -7,7 +7,7 @@ short is left out, and a run that says `running` while nobody holds its lock is 
 
 from suite.record.costs import Costs
 from suite.record.errors import RankError, errors_noted
-from suite.record.files import SCHEMA_VERSION, is_locked, parse_lines, write_atomically
+from suite.record.files import SCHEMA_VERSION, is_locked, parse_lines, read_whole, write_atomically
 from suite.record.noise import NoiseRecord, read_noise, write_noise
 from suite.record.reader import MEASUREMENT_KEYS, Layer, Measurement, Record
 from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
@@ -37,6 +37,7 @@ __all__ = [
     "read_noise",
     "read_request",
     "read_status",
+    "read_whole",
     "write_atomically",
     "write_noise",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record.costs import Costs, costs_of
 from suite.record.errors import RankError
-from suite.record.files import SCHEMA_VERSION, read_json, read_lines
+from suite.record.files import SCHEMA_VERSION, parse_json, read_json, read_lines, read_whole
 from suite.record.status import State, read_status
 
 MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
@@ -34,6 +35,12 @@ class Layer:
 
     name: str
     num_channels: int
+
+
+@lru_cache(maxsize=256)
+def _layers(text: bytes) -> tuple[Layer, ...]:
+    """Of one network, which many runs train."""
+    return tuple(Layer(**layer) for layer in parse_json(text) or [])
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Record:
             )
         provenance, damaged_provenance = read_lines(paths.provenance, ())
         lines, damaged = read_lines(paths.measurements, MEASUREMENT_KEYS) if with_measurements else ([], 0)
-        layers = [Layer(**layer) for layer in read_json(paths.layers) or []]
+        layers = _layers(read_whole(paths.layers) or b"[]")
         status = read_status(paths)
         return cls(
             paths=paths,
@@ -78,7 +85,7 @@ class Record:
             config=config,
             status=status.content,
             provenance=provenance,
-            layers=layers,
+            layers=list(layers),
             damaged_lines=damaged + damaged_provenance,
             died_silently=status.died_silently,
             errors=status.errors,

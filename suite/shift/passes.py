@@ -85,9 +85,9 @@ def run_pass(
 
     Images go to the device and, unless they are integers, to the type of the first parameter. Under
     torch.distributed every rank gives its own share and gets the pass of all, unless `over_ranks` is false
-    and the pass is this rank's alone. Raises UserError, beginning
-    with `purpose`, when there are no images, when a BN layer that is to use batch statistics gets a single
-    value a channel, and with labels for one that the network has no output for.
+    and the pass is this rank's alone. Raises UserError, with `purpose` in front, when there are no images,
+    when a BN layer that is to use batch statistics gets a single value a channel, and with labels for one
+    that the network has no output for.
     """
     ears = _Ears(model, purpose, adapt)
     parameter = next(model.parameters(), torch.empty(0))

@@ -119,7 +119,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     """A module of the user's in the current directory."""
     (tmp_path / "my_networks.py").write_text(source)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))  # put back at the end, whatever the command adds
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # the command adds to this copy
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)
 
 
@@ -140,6 +140,18 @@ def test_everything_of_ones_own_network_as_json(
     assert plain["remedies"][0]["esm_sigma"] == pytest.approx(
         sum(layer["esm_sigma"] for layer in plain["layers"]) / 2
     )
+
+
+def test_a_function_gets_the_classes_if_it_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from suite.models import named_model
+
+    source = "from tests.jobs.test_probe_command import own_network\ndef fixed():\n    return own_network(9)"
+    here(monkeypatch, tmp_path, source)
+    assert named_model("my_networks:own_network", 5)[-1].out_features == 5
+    assert named_model("my_networks:own_network")[-1].out_features == 3
+    assert named_model("my_networks:fixed", 5)[-1].out_features == 9
 
 
 def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

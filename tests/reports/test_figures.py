@@ -22,7 +22,7 @@ ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 
 
 def gallery_of(root: Path) -> Gallery:
-    return build_gallery(build_frames(collect([root]).records))
+    return build_gallery(build_frames(collect([root])))
 
 
 def figure_of(gallery: Gallery, slug: str) -> Figure:
@@ -211,7 +211,7 @@ def test_of_many_norms_charts_draw_bn_and_those_with_most_runs() -> None:
 def test_ten_thousand_norms_give_charts_and_say_what_they_leave_out(tmp_path: Path) -> None:
     (run,) = expand_runs(model=BN, batch=ONE_BATCH, seeds=[0])
     write_run(tmp_path, run)
-    frames = build_frames(collect([tmp_path]).records)
+    frames = build_frames(collect([tmp_path]))
     names = ["BN", *(f"XBN-{i}" for i in range(1, 10_000))]
     many = frames.runs.loc[frames.runs.index.repeat(len(names))].reset_index(drop=True)
     many = many.assign(norm=names, run=range(len(names)), run_id=names, norm_rank=[0] + [1] * 9_999)

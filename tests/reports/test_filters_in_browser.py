@@ -68,7 +68,6 @@ def choose(page: Page, act: Callable[[], Any]) -> None:
     """Act, and wait until the charts have followed."""
     act()
     wait_for_charts(page)
-    page.evaluate("async () => { await Promise.all(charts.map(({view}) => view?.runAsync())); }")
 
 
 def uncheck(page: Page, axis: str, value: str) -> None:
@@ -85,7 +84,7 @@ def test_a_filter_acts_on_every_chart_and_table(browser: Browser, large: ReportF
     before = marks(page)
     assert len(before) == page.locator(VISIBLE).count()
     assert shown(page) == "Showing all 5 norms and all 8 norm batches."
-    rows = page.locator("section[aria-labelledby=summary] tbody tr:visible")
+    rows = page.locator(".scroll[aria-label='Summary'] tbody tr:visible")
     assert rows.count() == 33
     choose(page, lambda: uncheck(page, "norm", "BN"))
     after = marks(page)
@@ -175,7 +174,8 @@ def pareto(page: Page) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
         };
         visit(view.scenegraph().root);
         const cell = ({datum: {norm, norm_batch_size, x, y}}) => [norm, norm_batch_size, x, y];
-        return [symbols.filter((s) => s.size < 100).map(cell), symbols.filter((s) => s.size > 100).map(cell)];
+        const [rings, others] = [true, false].map((is) => symbols.filter((s) => (s.size === 300) === is));
+        return [others.map(cell), rings.map(cell)];
     }"""
     cells, ringed = page.evaluate(script)
     return {tuple(cell) for cell in cells}, {tuple(cell) for cell in ringed}

@@ -96,3 +96,14 @@ def test_bn_comes_first_whatever_the_order_of_folders(tmp_path: Path, labels: li
     by_label = {run.model.norm.label: run for run in expand_runs(batch=ONE_BATCH, seeds=[0])}
     frames = frames_of(*(write_run(tmp_path, by_label[label]) for label in labels))
     assert frames.runs.norm.tolist() == ["BN", "XBN-P2-GN8", "GN8"]
+
+
+def test_a_norm_without_layers_shares_none_and_takes_none_away(tmp_path: Path) -> None:
+    bn, _, gn = expand_runs(batch=ONE_BATCH, seeds=[0])
+    with_empty = write_run(tmp_path, gn, layers=[])
+    with RecordWriter(gn, with_empty) as writer:
+        writer.measure("esm_sigma", [], epoch=2, step=200, split="val")
+        writer.status("completed")
+    frames = frames_of(write_run(tmp_path, bn, layers=["a", "b"]), with_empty)
+    assert frames.common_layers == {"small_resnet20": ["a", "b"]}
+    assert frames.runs.num_bn_layers.tolist() == [2, 0]

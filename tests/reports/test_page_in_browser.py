@@ -56,8 +56,9 @@ VISIBLE = ".panel:not([hidden]) .chart"
 
 
 def wait_for_charts(page: Page) -> None:
-    script = f"[...document.querySelectorAll('figure:not([hidden]) {VISIBLE}')]"
-    page.wait_for_function(f"() => {script}.every((chart) => chart.querySelector('svg.marks'))")
+    """Until what is to be seen is drawn, by the choice in force."""
+    page.wait_for_function("() => charts.every(({isCurrent, box}) => isCurrent || !box.offsetParent)")
+    page.wait_for_function("() => !isDrawing")
 
 
 def overflow_px(page: Page) -> int:

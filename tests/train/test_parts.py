@@ -97,6 +97,37 @@ def test_one_step_against_sgd_written_out() -> None:
         torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_measures_tid_at_each_of_its_passes() -> None:
+    """Two passes of four images: the stem's TID from its inputs and its estimates after each."""
+    run = synthetic_run(batch={"global_batch_size": 8, "batch_size_per_gpu": 4})
+    trainer = Trainer(run, Ranks(0, 0, 1, CPU), None, StopFlag())
+    expected: list[float] = []
+
+    def listen(layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+        x_CM = inputs[0].detach().double().transpose(0, 1).flatten(1)
+        sigma = (x_CM.var(1, correction=0) + layer.eps).sqrt()
+        expected.append(((layer.running_mean - x_CM.mean(1)).abs() / sigma).mean().item())
+
+    trainer.model.bn1.register_forward_hook(listen)
+    images, labels = torch.randn(8, 3, 28, 28), torch.arange(8)
+    parts = zip(images.split(4), labels.split(4), strict=True)
+    trainer.advance(trainer.forward_module(), iter([Batch(*part) for part in parts]))
+    assert trainer.tid.num_passes == 2
+    tid_mu, tid_sigma = trainer.tid.take_means()
+    assert len(tid_mu) == len(tid_sigma) == 13
+    assert tid_mu[0] == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_tid_only_where_it_is_wanted_and_there_is_bn() -> None:
+    for sections in (
+        {"measure": {"tid": False}},
+        {"model": {"arch": "small_resnet11", "norm": {"kind": "gn"}}},
+    ):
+        assert Trainer(synthetic_run(**sections), Ranks(0, 0, 1, CPU), None, StopFlag()).tid is None
+    shared = synthetic_run(batch={"global_batch_size": 8, "batch_size_per_gpu": 4})
+    assert Trainer(shared, Ranks(1, 1, 2, CPU), None, StopFlag()).tid is None  # the first rank has it
+
+
 def test_mixup_is_a_function_of_its_key() -> None:
     images, labels = torch.randn(6, 3, 2, 2), torch.arange(6)
     mixed, others, weight = mixup(images, labels, 0.4, (1, 2, 3))

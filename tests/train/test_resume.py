@@ -101,6 +101,16 @@ def test_a_stopped_run_ends_bit_equal(
     assert measured(tmp_path) == measured(undisturbed)
 
 
+def test_tid_is_recorded_every_epoch_for_the_layers_that_are_probed(undisturbed: Path) -> None:
+    record = Record.read(undisturbed)
+    for metric in ("tid_mu", "tid_sigma"):
+        newest = record.last_per_layer(metric, "train")
+        assert list(newest) == list(record.last_per_layer("esm_mu", "val"))
+        assert all(0 < value < 10 for value in newest.values())
+        epochs = [m.epoch for m in record.measurements() if m.metric == metric]
+        assert sorted(set(epochs)) == [1, 2]
+
+
 def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     ask_to_stop(paths, StopRequest("stopped", "asha after epoch 1 of 3: top1_percent 12", "asha", 1))
