@@ -104,10 +104,30 @@ def _settings(runs: pd.DataFrame, deciding: Sequence[str]) -> list[str]:
     for _, texts in axes.groupby(list(axes.columns[:-1]), sort=False).deciding:
         if len(texts) > 1:
             first, *others = (fields[text] for text in texts)
-            varying |= {name for name, value in first.items() if any(o[name] != value for o in others)}
+            varying |= {name for name, value in first.items() if any(o.get(name) != value for o in others)}
     shown = sorted(varying)
-    told = {t: ", ".join(f"{n.partition('.')[2]}={f[n]}" for n in shown) for t, f in fields.items()}
+    told = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
     return [told[text] for text in deciding]
+
+
+def confounds(frames: "Frames") -> list[str]:
+    """What runs that stand side by side differ in beside norm, batch and settings, in sentences."""
+    deciding = pd.Series(frames.collection.tables.runs["deciding"].to_pylist())
+    runs = frames.runs[frames.runs.counted]
+    runs = runs.assign(deciding=deciding[runs.run].to_numpy())
+    found = []
+    for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
+        texts = here.drop_duplicates(["settings", "deciding"])
+        for _, group in texts.groupby("settings", sort=False):
+            fields = [json.loads(text) for text in group.deciding]
+            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
+            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
+            if names:
+                found.append(
+                    f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "
+                    f"{', '.join(values)}. Differences between them are not the norm's alone."
+                )
+    return found
 
 
 def _counted(runs: pd.DataFrame) -> pd.Series:

@@ -24,6 +24,8 @@ __all__ = ["Collection", "Skipped", "cache_folder", "collect"]
 
 # A file that changed this shortly before it was read may change again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
+# So long after a failure other ranks may still write down what they died of, below the run's folder.
+_LAST_WORDS_NS = 3_600_000_000_000
 T = TypeVar("T")
 
 
@@ -148,7 +150,7 @@ def _read_all(changed: list[tuple[Path, str, Signature]], skipped: list[Skipped]
         paths.append(path)
         signatures.append(before)
         # Whether a running one is alive is no matter of its files.
-        is_still = begun_ns - max(before[:-1]) > _TICK_NS
+        is_still = begun_ns - max(before[:-1]) > (_LAST_WORDS_NS if record.state == "failed" else _TICK_NS)
         is_settled.append(is_still and record.state != "running" and not record.died_silently)
     return Segment(gatherer.tables(), paths, signatures, is_settled)
 
@@ -195,7 +197,7 @@ def _read(folder: Path) -> tuple[Record, dict[str, Any], list[dict[str, Any]], b
         raise UserError(f"{folder}: run.json is not a run of this version: {key}: {first['msg']}") from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    except (TypeError, AttributeError, KeyError, ValueError):
+    except (TypeError, AttributeError, KeyError, ValueError, OverflowError):
         raise UserError(
             f"{folder}: run.json, status.json or layers.json is not as shiftbench writes it"
         ) from None

@@ -6,6 +6,7 @@ is thrown away and read anew from the records, so a cache is never repaired and 
 """
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from reports.collect.finder import Signature
 from reports.collect.tables import CURVES, PROBES, RUNS, STARTS, Tables
+from suite.experiment import Run
 from suite.record import SCHEMA_VERSION
 
 # Of what a digest means. One with other columns is noticed by itself.
@@ -59,7 +61,10 @@ class Cache:
     """The segments of one folder of runs."""
 
     def __init__(self, root: str, below: Path) -> None:
-        name = hashlib.sha256(f"{VERSION} {SCHEMA_VERSION} {root}".encode()).hexdigest()[:16]
+        # A run that gains a field has it in rows that are read from then on: older ones are of no use.
+        fields = json.dumps(Run.model_json_schema(), sort_keys=True)
+        text = f"{VERSION} {SCHEMA_VERSION} {fields} {root}"
+        name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self.folder = below / "collected" / name
 
     def load(self) -> list[Segment]:

@@ -40,7 +40,17 @@ def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "layers": json.dumps([layer.name for layer in record.layers]),
         **{name: last.get(name) for name in ("device", "device_type", "world_size")},
     }
-    return row, starts
+    return _storable(row), [_storable(start) for start in starts]
+
+
+def _storable(row: dict[str, Any]) -> dict[str, Any]:
+    """With text that every file can hold. Raises OverflowError for a number that no column can."""
+    for name, value in row.items():
+        if isinstance(value, str) and not value.isascii():
+            row[name] = value.encode("utf-8", "replace").decode()
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise OverflowError(f"{name}: {value}")
+    return row
 
 
 def _axes(config: dict[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def _by_run(table: pa.Table) -> pa.Table:
 
 def joined(parts: Sequence[Tables]) -> Tables:
     """One after another, the runs numbered through."""
-    if len(parts) == 1:
-        return parts[0]
+    if len(parts) < 2:
+        return parts[0] if parts else Gatherer().tables()
     before = np.cumsum([0, *(part.runs.num_rows for part in parts)]).astype(np.int32)
 
     def renumbered(table: pa.Table, first: np.int32) -> pa.Table:

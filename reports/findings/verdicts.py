@@ -136,7 +136,12 @@ def _at(rows: pd.DataFrame, noun: str) -> str:
 def _amounts(rows: pd.DataFrame, metric: str, outcome: str, unit: str, noun: str) -> str:
     if len(rows) > _MAX_AMOUNTS:
         means = rows[f"{metric}_mean"].abs() if outcome in ("better", "worse") else rows[f"{metric}_mean"]
-        span = f"{_number(means.min(), metric)} to {_number(means.max(), metric)}{unit}"
+        if means.is_monotonic_increasing or means.is_monotonic_decreasing:
+            span = f"{_number(means.iloc[0], metric)} to {_number(means.iloc[-1], metric)}{unit}"
+        else:
+            span = (
+                f"from {_number(means.min(), metric)} to {_number(means.max(), metric)}{unit}, in no order,"
+            )
         return f"{span}{_at(rows, noun)} ({_evidence(rows, metric)})"
     parts = []
     for place in range(len(rows)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.collect import Collection
-from reports.frames import Frames
+from reports.frames import Frames, confounds
 from reports.numbers import EMPTY, plural
 from reports.tables.run_list import WORST_FIRST
 from reports.tables.table import MAX_NAMES, MAX_ROWS, Column, Table, listed
@@ -83,6 +83,7 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     found = [f"Not read: {skipped.reason}." for skipped in collection.skipped[:MAX_NAMES]]
     if len(collection.skipped) > MAX_NAMES:
         found.append(f"{len(collection.skipped) - MAX_NAMES:,} more could not be read; see Runs.")
+    found += confounds(frames)
     codes = _code(frames.starts)[["sha", "tree"]].drop_duplicates()
     if len(codes) > 1:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")

@@ -20,7 +20,9 @@ from suite.record.files import read_json
 
 # What a report has written here, so that the next one can remove what it no longer makes.
 MANIFEST = ".report-files.json"
-_OURS = re.compile(r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.tex)")
+_OURS = re.compile(
+    r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.tex|(?:standing|accumulation)\.csv)"
+)
 
 
 @dataclass(frozen=True)

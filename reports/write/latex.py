@@ -10,7 +10,7 @@ from reports.write.latex_text import escape
 
 PACKAGES = ("booktabs", "graphicx", "longtable", "siunitx")
 # A float cannot break over pages.
-FLOAT_ROWS = 40
+FLOAT_ROWS = 20
 HEADER_WIDTH = 14
 _WIDE = r">{\raggedright\arraybackslash}p{0.32\linewidth}"
 

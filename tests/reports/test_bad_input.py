@@ -261,3 +261,12 @@ def test_seeds_on_different_numbers_of_ranks_are_warned_of(tmp_path: Path) -> No
     write_run(tmp_path, two, provenance={**PROVENANCE, "world_size": 8})
     page = build_report([tmp_path], tmp_path / "out").html.read_text()
     assert "ran on different numbers of ranks" in page
+
+
+def test_recipes_that_differ_between_norms_are_warned_of(tmp_path: Path) -> None:
+    for norm, epochs in (("bn", 2), ("xbn", 3)):
+        model = {"arch": "small_resnet20", "norm": {"kind": norm}}
+        for run in runs_of(model=model, recipe={"epochs": epochs, "milestones": [1]}):
+            write_run(tmp_path / "runs", run)
+    text = markdown_of(tmp_path / "runs").replace("\\", "")
+    assert "differ in more than norm and batch: recipe.epochs 2 / 3." in text

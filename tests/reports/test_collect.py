@@ -11,6 +11,7 @@ import pytest
 import reports.collect as collecting
 from reports.collect import Collection, collect
 from reports.frames import build_frames
+from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter
 from tests.reports.records import expand_runs, write_run
@@ -185,3 +186,44 @@ def test_a_folder_that_cannot_be_listed_is_named(runs: Path, monkeypatch: pytest
     found = collect([runs])
     assert found.num_runs == 9
     assert [one.reason for one in found.skipped] == [f"{runs}/locked: cannot be listed: Permission denied"]
+
+
+def test_a_root_that_was_emptied_has_no_runs(tmp_path: Path, cache: Path) -> None:
+    batch = {"global_batch_size": 64, "norm_batch_size": [2, 4, 8, 16, 32, 64]}
+    for run in expand_runs(batch=batch, seeds=list(range(10))):
+        write_run(tmp_path / "runs", run, top1_percent=[1.0])
+    assert collect([tmp_path / "runs"], cache).num_runs == 130
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="no runs found"):
+        collect([tmp_path / "runs"], cache)
+
+
+def test_a_failure_of_a_moment_ago_is_read_again(runs: Path, cache: Path) -> None:
+    """Other ranks may write down what they died of after the first one's status."""
+    (bn, *_) = expand_runs(batch=ONE_BATCH)
+    folder = runs / bn.folder_name
+    with RecordWriter(bn, folder) as record:
+        record.status("failed", reason="a rank was lost")
+    for path in (*folder.iterdir(), folder):
+        then = path.stat().st_mtime - 60
+        os.utime(path, (then, then))
+    collect([runs], cache)
+    assert collect([runs], cache).num_read == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("status.json", {"attempts": 1e30}),
+        ("status.json", {"state": "failed", "reason": "x\udce9.jpg"}),
+        ("run.json", {"seed": 2**63 + 1}),
+    ],
+)
+def test_one_odd_record_does_not_end_a_report(runs: Path, name: str, changes: dict[str, object]) -> None:
+    (bn, *_) = expand_runs(batch=ONE_BATCH)
+    path = runs / bn.folder_name / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    found = collect([runs])
+    assert found.num_runs + len(found.skipped) == 9
+    assert build_frames(found).runs.state.isin(["completed", "failed"]).all()

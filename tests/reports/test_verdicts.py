@@ -76,7 +76,7 @@ def test_many_norm_batches_share_a_range(tmp_path: Path) -> None:
         top1["XBN-P2-GN8", size] = [69.0 - i, 70.0 - i, 71.0 - i]
     (text,) = sentences(tmp_path, top1, batch=batch)
     expected = (
-        "beats BN by 6.00 to 9.00 points of top-1 at norm batch 2, 4, 8 and 16 (3 paired seeds, p < 0.001)"
+        "beats BN by 9.00 to 6.00 points of top-1 at norm batch 2, 4, 8 and 16 (3 paired seeds, p < 0.001)"
     )
     assert expected in text
 
