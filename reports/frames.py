@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reports.collect import Collection
+from reports.collect.measurements import PROBES
 from reports.collect.results import BEST_TOP1, SCALAR_METRICS
-from reports.collect.tables import PROBES
 from suite.metrics import METRICS
 
 __all__ = ["BEST_TOP1", "CONTEXT", "GROUP", "SCALAR_METRICS", "SHIFT_METRICS", "Frames", "build_frames"]

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["higher", "lower", "neither"]
+MeasuredIn = Literal["train", "val", "both"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means. `per_layer`: one value for each norm layer, in forward order."""
+    """What a number means. `per_layer`: one value for each norm layer, in forward order.
+
+    `measured_in`: training, evaluation, or both; of what both have, the evaluation's is the result.
+    """
 
     name: str
     unit: str
@@ -16,12 +20,27 @@ class Metric:
     formula: str
     title: str
     per_layer: bool = False
+    measured_in: MeasuredIn = "train"
 
 
 _ALL = (
-    Metric("loss", "nat", "lower", "mean cross-entropy over the images", "Loss"),
-    Metric("top1_percent", "%", "higher", "share of images whose first guess is right", "Top-1"),
-    Metric("top5_percent", "%", "higher", "share of images whose first five guesses hold the label", "Top-5"),
+    Metric("loss", "nat", "lower", "mean cross-entropy over the images", "Loss", measured_in="both"),
+    Metric(
+        "top1_percent",
+        "%",
+        "higher",
+        "share of images whose first guess is right",
+        "Top-1",
+        measured_in="both",
+    ),
+    Metric(
+        "top5_percent",
+        "%",
+        "higher",
+        "share of images whose first five guesses hold the label",
+        "Top-5",
+        measured_in="val",
+    ),
     Metric(
         "top1_inference_percent",
         "%",
@@ -29,17 +48,29 @@ _ALL = (
         "top-1 over the training images with the estimated statistics, without random crops",
         "Top-1, inference on training images",
     ),
-    Metric("images_evaluated", "1", "neither", "images counted, each exactly once", "Images evaluated"),
+    Metric(
+        "images_evaluated",
+        "1",
+        "neither",
+        "images counted, each exactly once",
+        "Images evaluated",
+        measured_in="val",
+    ),
     Metric(
         "top1_precise_percent",
         "%",
         "higher",
         "top-1 with PreciseBN's population statistics in place of the estimated ones",
         "Top-1, PreciseBN",
+        measured_in="val",
     ),
     Metric("learning_rate", "1", "neither", "of the last step", "Learning rate"),
-    Metric("esm_mu", "1", "lower", "‖μ̂ − μ̃‖₂ over the channels of a layer (the paper's)", "ESM μ", True),
-    Metric("esm_sigma", "1", "lower", "‖σ̂ − σ̃‖₂ over the channels of a layer (the paper's)", "ESM σ", True),
+    Metric(
+        "esm_mu", "1", "lower", "‖μ̂ − μ̃‖₂ over the channels of a layer (the paper's)", "ESM μ", True, "val"
+    ),
+    Metric(
+        "esm_sigma", "1", "lower", "‖σ̂ − σ̃‖₂ over the channels of a layer (the paper's)", "ESM σ", True, "val"
+    ),
     Metric(
         "esm_mu_scaled",
         "1",
@@ -47,6 +78,7 @@ _ALL = (
         "‖(μ̂ − μ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂",
         "ESM μ, scaled",
         True,
+        "val",
     ),
     Metric(
         "esm_sigma_scaled",
@@ -55,6 +87,7 @@ _ALL = (
         "‖(σ̂ − σ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂",
         "ESM σ, scaled",
         True,
+        "val",
     ),
     Metric(
         "tid_mu",

@@ -51,5 +51,6 @@ def report(
 
     files = follow(build, every_s, tell) if watch else build(None)
     print_summary(Console(), files.frames)
-    console.print(f"report: {files.html}")
+    collection = files.frames.collection
+    console.print(f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read anew)")
     show(files)

@@ -67,7 +67,7 @@ def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
     """
     import torch
 
-    from suite.data import folder_loader
+    from suite.data import val_loader
     from suite.models import build_model, load_weights
     from suite.shift import perturb
 
@@ -75,14 +75,7 @@ def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
     device = torch.device("cuda" if use_gpu else "cpu")
     model = build_model(run.model)
     load_weights(model, paths.checkpoint(step))
-    images = folder_loader(
-        run.data,
-        "val",
-        images_per_batch=_IMAGES_PER_BATCH,
-        device=device,
-        num_images=run.data.val_images,
-        data_threads=run.system.data_threads,
-    )
+    images = val_loader(run, images_per_batch=_IMAGES_PER_BATCH, rank=0, world_size=1, device=device)
     try:
         found = perturb(model.to(device), images, DELTAS, draws=DRAWS, seed=SEED)
     finally:

@@ -21,7 +21,7 @@ _FEW_IMAGES = "data.val_images=1000"
 class Plan:
     """The experiment of a claim. `quick`: overrides that make it small. `is_mlp`: it takes a whole data set.
 
-    `cost` and `quick_cost` are minutes on two cores, as the README says them.
+    `cost` and `quick_cost`: minutes on two cores, guessed from single runs.
     """
 
     config: str

@@ -11,10 +11,8 @@ from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.files import read_lines
 
-IN_TRAINING = {"tid_mu", "tid_sigma"}  # of the metrics of layers
-# Measured on the validation set; the others of the registry in training.
-VALIDATED = {"loss", "top1_percent", "top5_percent", "images_evaluated", "top1_precise_percent"}
-VALIDATED |= {metric.name for metric in METRICS.values() if metric.per_layer} - IN_TRAINING
+# Of these the evaluation's values are the results.
+VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
 AT_THE_END = {"top1_precise_percent", "flops_per_image", "matmul_peak_flops_per_s", "matmul_peak_share"}
 KEYS = ("metric", "value", "epoch")
 
@@ -34,7 +32,7 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
     if METRICS[metric].per_layer or metric == "top1_precise_percent":
         if isinstance(run.model.norm, BatchFreeSpec):
             return False  # no BN: nothing is estimated
-        if metric in IN_TRAINING:
+        if metric not in VALIDATED:
             return measure.tid
         if metric == "top1_precise_percent":
             return is_last and measure.precise_bn_images > 0

@@ -1,6 +1,7 @@
 """A metric against the norm batch or the number of ranks, which go up by factors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -63,16 +64,8 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Layered
     line = base.mark_line(strokeWidth=2)
     if axes.apart:
         line = line.encode(detail=[f"{column}:N" for column in axes.apart])
-    interval = alt.Y("low:Q", title=axes.value_title, scale=y_scale)
-    spread = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=interval, y2="high:Q")
-    small = runs.mark_point(size=22, filled=True, opacity=0.45)
-    marks = base.mark_point(size=70, filled=True, opacity=1)
-    return layered(
-        style,
-        line,
-        spread if many else small.encode(shape=style.shape(), tooltip=_run_tips(axes)),
-        marks.encode(shape=style.shape(), tooltip=_mean_tips(axes)),
-    )
+    interval = {"y": alt.Y("low:Q", title=axes.value_title, scale=y_scale), "y2": "high:Q"}
+    return layered(style, line, *_seeds(runs, base, many, interval, axes, style, sizes=(22, 70)))
 
 
 def _dots(
@@ -82,16 +75,32 @@ def _dots(
     x = alt.X("value:Q", title=axes.value_title, scale=scale, axis=alt.Axis(grid=True, tickCount=5))
     y = alt.Y("norm:N", title=None, sort=order, axis=alt.Axis(labelLimit=160))
     runs, base = (style.chart(frame).encode(x=x, y=y, color=style.color()) for frame in (values, means))
-    interval = alt.X("low:Q", title=axes.value_title, scale=scale)
-    spread = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(x=interval, x2="high:Q")
-    small = runs.mark_point(size=30, filled=True, opacity=0.45)
-    marks = base.mark_point(size=110, filled=True, opacity=1)
+    interval = {"x": alt.X("low:Q", title=axes.value_title, scale=scale), "x2": "high:Q"}
     return layered(
         style,
-        spread if many else small.encode(shape=style.shape(), tooltip=_run_tips(axes)),
-        marks.encode(shape=style.shape(), tooltip=_mean_tips(axes)),
+        *_seeds(runs, base, many, interval, axes, style, sizes=(30, 110)),
         height=max(90, (44 if len(order) < 8 else 24) * len(order)),
     )
+
+
+def _seeds(
+    runs: alt.Chart,
+    means: alt.Chart,
+    many: bool,
+    interval: dict[str, Any],
+    axes: Steps,
+    style: ChartStyle,
+    sizes: tuple[int, int],
+) -> tuple[alt.Chart, alt.Chart]:
+    """The runs, or the mean's interval where they are many, and over them the means."""
+    small, large = sizes
+    if many:
+        behind = means.mark_rule(strokeWidth=1.5, opacity=0.6).encode(**interval)
+    else:
+        dots = runs.mark_point(size=small, filled=True, opacity=0.45)
+        behind = dots.encode(shape=style.shape(), tooltip=_run_tips(axes))
+    marks = means.mark_point(size=large, filled=True, opacity=1)
+    return behind, marks.encode(shape=style.shape(), tooltip=_mean_tips(axes))
 
 
 def _mean_tips(axes: Steps) -> list[alt.Tooltip]:

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from reports.collect.finder import Signature
-from reports.collect.tables import CURVES, PROBES, RUNS, STARTS, Tables
+from reports.collect.measurements import CURVES, PROBES
+from reports.collect.tables import RUNS, STARTS, Tables
 from suite.experiment import Run
 from suite.record import SCHEMA_VERSION
 

@@ -9,7 +9,7 @@ from suite.metrics import METRICS
 SCALAR_METRICS = [m.name for m in METRICS.values() if not m.per_layer]
 BEST_TOP1 = "best_top1_percent"
 # Of these the evaluation's values are results; the training's are for the curves.
-_BOTH_SPLITS = ("loss", "top1_percent")
+_BOTH_SPLITS = [m.name for m in METRICS.values() if m.measured_in == "both"]
 
 
 def results(curves: pa.Table, probes: pa.Table, num_runs: int) -> pd.DataFrame:

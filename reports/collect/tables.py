@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reports.collect.measurements import CURVES, PROBES, Chunk, Text, read_texts
+from reports.collect.measurements import Chunk, Text, read_texts
 from reports.collect.results import BEST_TOP1, SCALAR_METRICS, results
 
 _TEXT = ["run_id", "experiment", "arch", "data", "norm", "deciding", "state", "reason", "job", "nodes"]
@@ -147,6 +147,3 @@ class Gatherer:
             place = RUNS.get_field_index(name)
             runs = runs.set_column(place, RUNS.field(place), pa.array(found[name].to_numpy()))
         return Tables(runs, pa.Table.from_pylist(self._starts, STARTS), curves, probes)
-
-
-__all__ = ["CURVES", "PROBES", "RUNS", "STARTS", "Gatherer", "Tables", "joined"]

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from reports.findings.standing import standing
 from reports.frames import CONTEXT, Frames
 from reports.numbers import number, plural, short
 from reports.stats import (
     MIN_SEEDS_FOR_A_CLAIM,
     SIGNIFICANCE,
     Estimate,
-    holm,
     mean_interval,
     paired_difference,
-    paired_p,
     slope,
 )
 
@@ -43,16 +42,17 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
     least-squares slope of log ESM over log₂ of it, seed by seed. `xbn_beats_bn`: the largest norm batch at
-    which XBN's top-1 is above BN's, by the paired t-test, adjusted by Holm over variants and norm batches.
-    `bn_loses`: below which norm batch BN loses more than `margin_points` of top-1 against its own largest
-    one.
+    which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm batch BN loses more
+    than `margin_points` of top-1 against its own largest one.
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
     # Where a norm batch was run with several batches per GPU, these are apart.
     cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
-    contexts = list(counted.groupby([*CONTEXT, *apart], sort=False))
+    axes = [*CONTEXT, *apart]
+    contexts = list(counted.groupby(axes, sort=False))
+    standings = standing(frames, "BN")
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
         top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
@@ -62,9 +62,8 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
-        others = [name for name in variants if name != "BN"]
-        p_values = _adjusted({name: top1[name] for name in others}, bn)
-        answers += [a for name in others for a in _beats(name, top1[name], bn, p_values)]
+        p_values = _adjusted(standings, dict(zip(axes, key, strict=True)))
+        answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
         answers += _left_out(runs)
         found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
@@ -101,7 +100,7 @@ def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
     low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
     factor = Estimate(math.exp(logs.mean), low, high, logs.n)
     text = f"{name}'s mean ESM σ"
-    if not _is_claim(factor) or not factor.excludes(1.0):
+    if not factor.is_claim or not factor.excludes(1.0):
         verb = "is not shown to change as the norm batch shrinks"
     else:
         verb = "rises as the norm batch shrinks" if factor.mean > 1 else "falls as the norm batch shrinks"
@@ -121,14 +120,12 @@ def _log_slope(values: dict[int, float]) -> float:
     return slope([math.log2(size) for size in values], [math.log(value) for value in values.values()])
 
 
-def _adjusted(variants: dict[str, dict[int, BySeed]], bn: dict[int, BySeed]) -> dict[tuple[str, int], float]:
-    """Of each variant and norm batch the paired p against BN, adjusted by Holm over all of them."""
-    found = {}
-    for name, ours in variants.items():
-        for size, theirs in bn.items():
-            seeds = ours.get(size, {}).keys() & theirs.keys()
-            found[name, size] = paired_p([ours[size][seed] - theirs[seed] for seed in sorted(seeds)])
-    return dict(zip(found, holm(list(found.values())), strict=True))
+def _adjusted(standings: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
+    """Of each variant and norm batch at this place, the p with which it stands against BN."""
+    here = standings[(standings[list(place)] == pd.Series(place)).all(axis=1)].sort_values("top1_n")
+    return dict(
+        zip(zip(here.norm, here.norm_batch_size.astype(int), strict=True), here.top1_p_holm, strict=True)
+    )
 
 
 def _beats(
@@ -137,7 +134,9 @@ def _beats(
     differences = {s: e for s in bn if (e := paired_difference(ours.get(s, {}), bn[s])) is not None}
     if not differences:
         return
-    surely = [s for s, e in differences.items() if e.mean > 0 and p_values[name, s] < SIGNIFICANCE]
+    surely = [
+        s for s, e in differences.items() if e.mean > 0 and p_values.get((name, s), math.nan) < SIGNIFICANCE
+    ]
     if surely:
         largest = max(surely)
         there = _points(differences[largest])
@@ -156,7 +155,7 @@ def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
     differences = {
         s: e for s in bn if s < largest and (e := paired_difference(bn[s], bn[largest])) is not None
     }
-    worse = {s for s, e in differences.items() if _is_claim(e) and e.high is not None and e.high < -margin}
+    worse = {s for s, e in differences.items() if e.is_claim and e.high is not None and e.high < -margin}
     # Below a batch means at every smaller one.
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
     what = (
@@ -170,10 +169,6 @@ def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
     there = differences[max(below)]
     text = f"BN loses {what} below norm batch {threshold}: at {max(below)} it is {_points(there)}."
     return Answer("bn_loses", "BN", text, threshold, there)
-
-
-def _is_claim(estimate: Estimate) -> bool:
-    return estimate.n >= MIN_SEEDS_FOR_A_CLAIM
 
 
 def _too_few(seeds: int) -> str:

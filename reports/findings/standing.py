@@ -10,12 +10,11 @@ from reports.frames import Frames
 from reports.numbers import EMPTY, bracket_text, estimate_text, p_text, short
 from reports.stats import SIGNIFICANCE, Outcome
 from reports.tables.cells import by_cell, common_layer_notes, runs_text
-from reports.tables.table import Table
+from reports.tables.table import MAX_ROWS, Table
 from suite.metrics import METRICS, Direction
 
 TOP1 = "top1_percent"
 ESM = "esm_sigma_common"
-MAX_ROWS = 200
 
 
 def standing(frames: Frames, baseline: str) -> pd.DataFrame:

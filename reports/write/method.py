@@ -23,8 +23,8 @@ def statistics_method(baseline: Baseline) -> str:
             "corrected for their number.",
         ]
     parts += [
-        "Along the norm batch, what beats BN is adjusted over the XBN variants and norm batches there; the "
-        "other answers rest each on its own interval.",
+        "Along the norm batch, what beats BN is what stands so; the other answers rest each on its own "
+        "interval.",
         f"Below {MIN_SEEDS_FOR_A_CLAIM} (paired) seeds nothing is called a difference.",
     ]
     return " ".join(parts)

@@ -1,8 +1,6 @@
 """LaTeX tables: what is in them, and that pdflatex sets every one."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from reports.write.build import build_report
 from reports.write.latex import PACKAGES, to_latex
 from reports.write.latex_text import escape
 from suite.metrics import METRICS
+from tests.programs import required
 from tests.reports.records import expand_runs, write_run
 from tests.reports.test_bad_input import NASTY
 
@@ -20,14 +19,7 @@ SPECIAL = "<script>%_&#${}~^\\|\"'`*[ σ μ ± − × ‖x‖₂ σ̂² ≠ é �
 
 
 def pdflatex() -> str:
-    """Where pdflatex is. Without it the tests fail in CI and skip elsewhere: there, nobody reads a skip."""
-    path = shutil.which("pdflatex")
-    if path is None:
-        reason = "pdflatex is not on the PATH, so no table was typeset; install Debian's texlive-science"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    return required("pdflatex", "texlive-science", "no table was typeset")
 
 
 def typeset(folder: Path, tables: list[Path], body: str = "") -> str:

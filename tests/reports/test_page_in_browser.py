@@ -1,7 +1,5 @@
 """The page as a reader meets it, in headless Chromium."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,19 +8,13 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reports.write.build import ReportFiles, build_report
+from tests.programs import required
 from tests.reports.records import expand_runs, write_run, write_waiting
 from tests.reports.test_bad_input import NASTY
 
 
 def chromium() -> str:
-    """Where Chromium is. Without it the tests fail in CI and skip elsewhere: there, nobody reads a skip."""
-    path = shutil.which("chromium")
-    if path is None:
-        reason = "chromium is not on the PATH, so the report page was not opened; install Debian's chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    return required("chromium", "chromium", "the report page was not opened")
 
 
 @pytest.fixture(scope="module")
