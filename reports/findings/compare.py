@@ -32,7 +32,6 @@ class Compared:
     is_ratio: bool
     margin: float
     decimals: int | None = None
-    depends_on_hardware: bool = False
 
 
 _POINTS, _SHARE = 0.2, 0.02
@@ -42,7 +41,7 @@ COMPARED = (
     Compared("esm_sigma", "Mean ESM σ", METRICS["esm_sigma"].direction, True, _SHARE),
     Compared("esm_mu", "Mean ESM μ", METRICS["esm_mu"].direction, True, _SHARE),
     *(
-        Compared(name, title, METRICS[name].direction, True, _SHARE, None, True)
+        Compared(name, title, METRICS[name].direction, True, _SHARE)
         for name, title in (
             ("images_per_s", "Images/s"),
             ("peak_memory_gib", "Peak memory (GiB)"),

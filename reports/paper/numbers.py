@@ -36,11 +36,6 @@ class Series(Spec):
             raise ValueError(f"{self.id}: a percentage is between 0 and 100")
         return self
 
-    def agrees(self, at: float, value: float) -> bool:
-        """Whether `value` is the paper's at this place, as far as it could be read. Raises KeyError."""
-        # A hair more, since 76.3 + 0.3 is no float.
-        return abs(value - self.values[at]) <= self.tolerance * (1 + 1e-9)
-
 
 class Paper(Spec):
     """The whole of it."""

@@ -60,13 +60,7 @@ def test_the_numbers_are_the_papers() -> None:
     assert {one.label for one in paper.of("detection")} == {"paper"}
 
 
-def test_agreement_is_within_the_reading() -> None:
-    noise = load_paper()["noise/bn"]
-    assert noise.agrees(0, 76.6)
-    assert noise.agrees(0, 76.0)
-    assert not noise.agrees(0, 76.61)
-    with pytest.raises(KeyError):
-        noise.agrees(0.05, 76.0)
+def test_a_series_that_the_paper_has_not_is_refused() -> None:
     with pytest.raises(KeyError):
         load_paper()["noise/ln"]
 
