@@ -127,6 +127,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if way is None:
             return
         is_ours = way.is_ours()
+        if is_ours and not way.is_over():
+            self._pass_on_halt()  # Tune may end a trial between two of its steps
         way.end()
         if is_ours:
             self._settle()
@@ -190,15 +192,21 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 seen_bytes = size
                 results = whole_epochs(self.run, self._read(), self._metrics)
                 yield from self._news(told, results, self._way.is_ours())
-            if (halt := read_json(self.halt)) is not None and self._way.is_ours():
-                reason = halt.get("reason") or f"the driver of the study: {halt.get('refused')}"
-                ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
-            if halt is not None or read_request(self.paths) is not None:
+            is_halted = self._way.is_ours() and self._pass_on_halt()
+            if is_halted or self.halt.exists() or read_request(self.paths) is not None:
                 return
             if self._is_late():
                 self._end_late()
                 return
             time.sleep(self._way.poll_s)
+
+    def _pass_on_halt(self) -> bool:
+        """Whether all is to end; the run is asked to, with the reason."""
+        if (halt := read_json(self.halt)) is None:
+            return False
+        reason = halt.get("reason") or f"the driver of the study: {halt.get('refused')}"
+        ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
+        return True
 
     @property
     def _metrics(self) -> tuple[str, ...]:
