@@ -37,7 +37,8 @@ class Doctor:
         file.write_text(yaml.safe_dump({"scheduler": "slurm", "partition": "main", "time": "60", **keys}))
         command = [sys.executable, "-m", "jobs.cli", "doctor", "--json", "--cluster", str(file)]
         command += ["--output-dir", str(self.folder / "runs"), *map(str, options)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=700)  # above the doctor's own patience
+        # Longer than the doctor's own patience, so that it can say what it waited for.
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=700)
         assert done.stderr == ""
         self.exit_code = done.returncode
         ranking = ["ok", "unknown", "warning", "problem"]
