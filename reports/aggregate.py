@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reports.frames import GROUP, Frames
+from reports.plan import planned_seeds, unstarted_cells
 from reports.stats import Estimate, mean_interval
 
 UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "stopped", "running", "queued", "not_started"]
@@ -18,7 +19,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values of `metrics`.
 
-    The rows are in the order of the runs. For each metric `_mean`, `_low`, `_high` (Student's t interval at
+    The rows are in the order of the runs; cells that have not begun (`plan.unstarted_cells`) come last,
+    unless there are extra keys. For each metric `_mean`, `_low`, `_high` (Student's t interval at
     stats.CONFIDENCE, NaN for one seed) and `_n`, over its finite values. `sums` are columns that are added
     up over the runs of every state; NaN when no run has a value.
     """
@@ -29,7 +31,7 @@ def summarise(
     table = runs.drop_duplicates("cell").set_index("cell")[keys].sort_index()
     table["has_bn"] = cells.norm_rank.max() < 2
     table["num_bn_layers"] = cells.num_bn_layers.max()
-    table["planned"] = _planned(runs)
+    table["planned"] = planned_seeds(runs)
     states = runs.groupby(["cell", "state"]).size().unstack(fill_value=0)
     for state in ("completed", *UNFINISHED):
         table[state] = states.get(state, 0)
@@ -43,22 +45,24 @@ def summarise(
         for part, values in _means(done, metric, table.index).items()
     }
     columns |= {name: cells[name].sum(min_count=1) for name in sums}
-    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1).reset_index(drop=True)
+    table = pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
+    missing = unstarted_cells(runs)
+    # What has not begun has no hardware to be told apart by.
+    return table.reset_index(drop=True) if extra_keys or missing.empty else _with(table, missing, metrics)
+
+
+def _with(table: pd.DataFrame, missing: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of cells that have not begun, below the others."""
+    counts = dict.fromkeys(("completed", *UNFINISHED), 0) | {"not_started": missing.planned}
+    rows = missing.assign(num_bn_layers=0, mixed_hardware=False, **counts)
+    rows = rows.assign(**{f"{metric}_n": 0 for metric in metrics})
+    whole = pd.concat([table, rows], ignore_index=True)[table.columns]
+    return whole.astype({name: kind for name, kind in table.dtypes.items() if kind.kind in "biu"})
 
 
 def cell_numbers(runs: pd.DataFrame, keys: Sequence[str] = GROUP) -> pd.Series:
     """For each run the number of its cell: the row of `summarise` that it is in, if it is counted."""
     return runs.groupby(list(keys), sort=False, dropna=False).ngroup()
-
-
-def _planned(runs: pd.DataFrame) -> pd.Series:
-    """How many seeds each cell was to have.
-
-    An experiment is a product of its axes and its seeds: a seed that one cell has, every cell was to have.
-    """
-    plan = ["experiment", "settings"]
-    seeds = runs[[*plan, "seed"]].drop_duplicates()
-    return runs[["cell", *plan]].drop_duplicates().merge(seeds, on=plan).groupby("cell").seed.nunique()
 
 
 def _means(done: pd.DataFrame, metric: str, cells: pd.Index) -> dict[str, list[float]]:

@@ -4,9 +4,11 @@ Every table and figure is computed from these, so that a run is counted the same
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,16 +34,18 @@ class Frames:
 
     `runs`: GROUP, seed, state, what the run cost (suite.record.Costs), the newest value of every scalar
     metric under its name, and for each per-layer metric `<name>_mean` over the run's own BN layers and
-    `<name>_common` over the layers that all BN-bearing variants of the arch share. `counted` is false for a
-    second copy of a run. `starts`: an attempt's provenance, with its run.
+    `<name>_common` over the layers that all variants of the arch with BN share, of which a run completed.
+    `counted` is false for a second copy of a run, `is_of_study` true where a study has run it. `starts`: an
+    attempt's provenance, with its run.
     `curves`: run, epoch, metric, split, value. `layers`: run, metric, layer, position, value, where
     position orders the layers of all variants of an arch on one axis. `layers` holds the newest probe of a
-    run; `shift_by_epoch` has the earlier ones.
+    run; `shift_by_epoch` has the earlier ones. `bn_layers`: of each arch and norm, as completed runs have it.
     """
 
     runs: pd.DataFrame
     starts: pd.DataFrame
     layers: pd.DataFrame
+    bn_layers: dict[str, dict[str, list[str]]]
     common_layers: dict[str, list[str]]
     collection: Collection
     positions: dict[str, dict[str, int]]
@@ -82,15 +86,19 @@ def build_frames(collection: Collection) -> Frames:
     runs.insert(0, "run", np.arange(len(runs)))
     runs["settings"] = _settings(runs, tables.runs["deciding"].to_pylist())
     runs["counted"] = _counted(runs)
+    runs["is_of_study"] = _of_studies(runs)
     names, newest = _layer_names(tables.runs), _newest_probes(tables.probes)
     probed = newest["run"].to_numpy()[pc.list_value_length(newest["values"]).to_numpy() > 0]
-    common, positions = _layer_sets(runs, names, set(probed.tolist()))
+    is_probed = runs.run.isin(set(probed.tolist()))
+    bn_layers = _by_norm(runs[is_probed & runs.counted & (runs.state == "completed")], names)
+    common = _common(bn_layers)
+    positions = _positions(_by_norm(runs[is_probed], names))
     layers = _spread(newest, names).drop(columns="epoch")
     _place(layers, runs, common, positions)
     runs = _with_shift_means(runs, layers)
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
     runs = runs.sort_values([*order, "norm_rank", "norm", "seed"], ignore_index=True, kind="stable")
-    return Frames(runs, tables.starts.to_pandas(), layers, common, collection, positions)
+    return Frames(runs, tables.starts.to_pandas(), layers, bn_layers, common, collection, positions)
 
 
 def _settings(runs: pd.DataFrame, deciding: Sequence[str]) -> list[str]:
@@ -108,6 +116,13 @@ def _settings(runs: pd.DataFrame, deciding: Sequence[str]) -> list[str]:
     shown = sorted(varying)
     told = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
     return [told[text] for text in deciding]
+
+
+def _of_studies(runs: pd.DataFrame) -> list[bool]:
+    """For each run whether a study was its experiment: that has a folder beside its runs."""
+    keys = [(os.path.dirname(f), e) for f, e in zip(runs.folder, runs.experiment, strict=True)]  # noqa: PTH120
+    known = {key: (Path(key[0]) / "studies" / key[1] / "study.json").exists() for key in dict.fromkeys(keys)}
+    return [known[key] for key in keys]
 
 
 def confounds(frames: "Frames") -> list[str]:
@@ -182,22 +197,28 @@ def _equals(names: pa.ChunkedArray, wanted: str) -> np.ndarray:
     return equal
 
 
-def _layer_sets(
-    runs: pd.DataFrame, names: Sequence[Sequence[str]], probed: set[int]
-) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
-    """By arch: the layers that all BN-bearing variants share, and every layer's place on one axis."""
-    orders: dict[str, dict[str, Sequence[str]]] = {str(arch): {} for arch in runs.arch.unique()}
+def _by_norm(runs: pd.DataFrame, names: Sequence[Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """The BN layers of each arch and norm among these runs."""
+    found: dict[str, dict[str, list[str]]] = {}
     for number, arch, norm in zip(runs.run, runs.arch, runs.norm, strict=True):
-        if number in probed:
-            orders[arch].setdefault(norm, names[number])
-    common: dict[str, list[str]] = {}
-    position: dict[str, dict[str, int]] = {}
-    for arch, variants in orders.items():
-        merged = merge_orders(variants.values())
-        sets = [set(layers) for layers in variants.values()]
-        common[arch] = [name for name in merged if all(name in one for one in sets)]
-        position[arch] = {name: place for place, name in enumerate(merged)}
-    return common, position
+        found.setdefault(arch, {}).setdefault(norm, list(names[number]))
+    return found
+
+
+def _common(bn_layers: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """By arch: the layers that all norms have, in forward order."""
+    return {
+        arch: [n for n in merge_orders(norms.values()) if all(n in set(one) for one in norms.values())]
+        for arch, norms in bn_layers.items()
+    }
+
+
+def _positions(bn_layers: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, int]]:
+    """By arch: every layer's place on the axis of all its norms."""
+    return {
+        arch: {name: place for place, name in enumerate(merge_orders(norms.values()))}
+        for arch, norms in bn_layers.items()
+    }
 
 
 def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
@@ -221,10 +242,12 @@ def _place(
     positions: dict[str, dict[str, int]],
 ) -> None:
     """Add each layer's `position` on the axis of its arch, and whether all variants have it (`common`)."""
-    archs = list(positions)
+    archs = list(runs.arch.unique())
+    shape = (len(archs), -1)
     categories = list(layers.layer.cat.categories)
-    place = np.array([[positions[a].get(n, -1) for n in categories] for a in archs]).reshape(len(archs), -1)
-    shared = np.array([[n in common[a] for n in categories] for a in archs]).reshape(len(archs), -1)
+    known = [(positions.get(a, {}), set(common.get(a, []))) for a in archs]
+    place = np.array([[p.get(n, -1) for n in categories] for p, _ in known]).reshape(shape)
+    shared = np.array([[n in c for n in categories] for _, c in known]).reshape(shape)
     arch = runs.arch.map({a: i for i, a in enumerate(archs)}).to_numpy()[layers.run.to_numpy()]
     code = layers.layer.cat.codes.to_numpy()
     layers["position"] = place[arch, code] if len(layers) else np.array([], dtype=np.int64)

@@ -7,12 +7,13 @@ import pandas as pd
 
 from reports.aggregate import estimate_of, summarise
 from reports.findings.baseline import Baseline
-from reports.findings.pairing import compared, pair_cells, paired_values
+from reports.findings.pairing import compared, pair_cells
+from reports.findings.shared_layers import over_shared_layers
 from reports.findings.standing import most_different, verdict_word
 from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, p_text
 from reports.stats import slopes
-from reports.tables.cells import by_cell, common_layer_notes, runs_text
+from reports.tables.cells import by_cell, runs_text
 from reports.tables.table import Table
 from suite.metrics import METRICS
 
@@ -37,33 +38,35 @@ def layer_values(frames: Frames, metrics: Sequence[str], common: Mapping[str, Se
 def run_slopes(frames: Frames) -> pd.DataFrame:
     """For each run the least-squares slopes of ESM σ and of the scaled ESM σ, per layer: run and SLOPES.
 
-    Over the layers that all variants of the arch have; NaN with fewer than two of them, or when one of the
-    values is not finite.
+    Over the run's own BN layers at their places in the network; NaN with fewer than two of them, or when
+    one of the values is not finite.
     """
-    layers = layer_values(frames, list(SLOPES), frames.common_layers)
     table = frames.runs[["run"]]
     for metric, name in SLOPES.items():
-        one = layers[layers.metric == metric]
-        table = table.assign(**{name: table.run.map(slopes(one.place, one.value, one.run))})
+        rows = frames.layers[frames.layers.metric == metric]
+        table = table.assign(**{name: table.run.map(_slope_over_layers(rows))})
     return table
+
+
+def _slope_over_layers(rows: pd.DataFrame) -> pd.Series:
+    return slopes(rows.position.astype(float), rows.value.astype(float), rows.run)
 
 
 def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
     """A row for each cell with BN layers that was probed: the columns of `summarise` for each of SLOPES.
 
-    And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's, paired by seed, as in
-    `pairing.compared`.
+    And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's over the layers that both
+    have, paired by seed, as in `pairing.compared`.
     """
-    slope_of_run = run_slopes(frames)
-    runs = frames.runs.merge(slope_of_run, on="run")
+    runs = frames.runs.merge(run_slopes(frames), on="run")
     table = summarise(replace(frames, runs=runs), list(SLOPES.values()))
     table = table[table[[f"{name}_n" for name in SLOPES.values()]].sum(axis=1) > 0]
     if baseline.label is None:
         return table.reset_index(drop=True)
     pairs = pair_cells(frames, baseline.label)
     pairs = pairs[pairs.has_bn.astype(bool)].reset_index(drop=True)
-    values = paired_values(frames, pairs, slope_of_run, ["sigma_slope"])
-    differences = compared(values, "sigma_slope", pairs.index).add_prefix("difference_")
+    shared = over_shared_layers(frames, baseline.label, "esm_sigma", _slope_over_layers)
+    differences = compared(frames, pairs, shared).add_prefix("difference_")
     return table.merge(pd.concat([pairs[GROUP], differences], axis=1), on=GROUP, how="left")
 
 
@@ -75,9 +78,8 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
     cells: dict[str, Callable[[pd.Series], str]] = {"Runs": runs_text}
     cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
     notes = [
-        "The slope of the least-squares line through a run's ESM σ over the common layers in forward order, "
-        "then the mean over seeds: zero where the shift does not accumulate.",
-        *common_layer_notes(frames),
+        "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places in "
+        "the network, then the mean over seeds: zero where the shift does not accumulate.",
         *([left_out] if left_out else []),
     ]
     texts = {"Runs"}
@@ -88,7 +90,11 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
             "p": lambda row: p_text(row.difference_p_holm),
             against: lambda row: _word(row, str(baseline.label)),
         }
-        notes.insert(1, "Differences are paired by seed; p is adjusted by Holm over all rows.")
+        notes.insert(
+            1,
+            f"Differences are of slopes over the BN layers that a norm shares with {baseline.label}, paired "
+            "by seed; p is adjusted by Holm over all rows.",
+        )
         texts.add(against)
     return by_cell("Accumulation over depth", shown, cells, notes, texts=texts)
 

@@ -1,7 +1,5 @@
 """Which cell is compared with which, and their values paired by seed."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -41,28 +39,39 @@ def _merged(rivals: pd.DataFrame, base: pd.DataFrame, keys: list[str]) -> pd.Dat
     return rivals.merge(renamed, on=keys, how="left")
 
 
-def paired_values(
-    frames: Frames, pairs: pd.DataFrame, values: pd.DataFrame, metrics: Sequence[str]
+def compared(
+    frames: Frames, pairs: pd.DataFrame, values: pd.DataFrame, *, ratio: bool = False
 ) -> pd.DataFrame:
-    """A line for each seed that both sides of a row of `pairs` completed.
+    """Each row of `pairs` over the seeds that both sides completed: the columns of `_tested`.
 
-    Columns: row, seed, each metric, and each with `_baseline`. `values`: run and the metrics, a line a run.
+    `values`: run and value; and rival, where a run of the baseline has one value for each norm that it is
+    compared with (`shared_layers.over_shared_layers`).
     """
+    return _tested(_by_seed(frames, pairs, values), pairs.index, ratio)
+
+
+def _by_seed(frames: Frames, pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """A line for each seed that both sides of a row completed: row, seed, value and its `_baseline`."""
     runs = frames.runs[frames.runs.counted]
     runs = runs.assign(cell=cell_numbers(runs))[["run", "cell", "seed", "state"]]
-    done = runs[runs.state == "completed"].merge(values[["run", *metrics]], on="run")
-    done = done[["cell", "seed", *metrics]]
-    rows = pairs[["cell", f"cell{BASELINE}"]].reset_index(names="row").dropna().astype(int)
-    theirs = done.rename(columns={name: f"{name}{BASELINE}" for name in ("cell", *metrics)})
-    return rows.merge(done, on="cell").merge(theirs, on=[f"cell{BASELINE}", "seed"])
+    done = runs[runs.state == "completed"].drop(columns="state").merge(values, on="run").drop(columns="run")
+    same = [name for name in ("rival",) if name in values]
+    cells = ["cell", f"cell{BASELINE}"]
+    rows = pairs[["norm", *cells]].rename(columns={"norm": "rival"}).reset_index(names="row").dropna()
+    theirs = done.rename(columns={name: f"{name}{BASELINE}" for name in ("cell", "value")})
+    return (
+        rows.astype(dict.fromkeys(cells, int))
+        .merge(done, on=["cell", *same])
+        .merge(theirs, on=[f"cell{BASELINE}", "seed", *same])
+    )
 
 
-def compared(values: pd.DataFrame, metric: str, rows: pd.Index, *, ratio: bool = False) -> pd.DataFrame:
-    """The lines of `paired_values` row by row: mean, low, high, n, effect_size, p, p_holm, outcome.
+def _tested(values: pd.DataFrame, rows: pd.Index, ratio: bool) -> pd.DataFrame:
+    """Row by row: mean, low, high, n, effect_size, p, p_holm, outcome.
 
     Means of differences, or of ratios; p is adjusted by Holm over all rows.
     """
-    ours, theirs = values[metric].to_numpy(float), values[f"{metric}{BASELINE}"].to_numpy(float)
+    ours, theirs = values["value"].to_numpy(float), values[f"value{BASELINE}"].to_numpy(float)
     places = values.groupby("row").indices
     found = []
     for row in rows:

@@ -5,30 +5,30 @@ from collections.abc import Callable
 import pandas as pd
 
 from reports.aggregate import estimate_of
-from reports.findings.pairing import BASELINE, compared, pair_cells, paired_values
+from reports.findings.pairing import BASELINE, compared, pair_cells
+from reports.findings.shared_layers import mean_over_layers, over_shared_layers
 from reports.frames import Frames
 from reports.numbers import EMPTY, bracket_text, estimate_text, p_text, short
 from reports.stats import SIGNIFICANCE, Outcome
-from reports.tables.cells import by_cell, common_layer_notes, runs_text
+from reports.tables.cells import by_cell, runs_text
 from reports.tables.table import MAX_ROWS, Table
 from suite.metrics import METRICS, Direction
 
 TOP1 = "top1_percent"
-ESM = "esm_sigma_common"
 
 
 def standing(frames: Frames, baseline: str) -> pd.DataFrame:
     """A row for each cell and each baseline cell that it is compared with: see `pairing.pair_cells`.
 
     `top1_*` is the difference of final top-1 in points (ours − baseline), `esm_*` the ratio of mean ESM σ
-    over the common layers (ours / baseline): `_mean`, `_low`, `_high`, `_n` (pairs), `_effect_size` (Hedges'
-    g_av), `_p` (paired t), `_p_holm` (over all rows), and `_verdict`: better, worse, inconclusive, too few
-    seeds, or no pairs.
+    over the BN layers that both have (ours / baseline): `_mean`, `_low`, `_high`, `_n` (pairs),
+    `_effect_size` (Hedges' g_av), `_p` (paired t), `_p_holm` (over all rows), and `_verdict`: better, worse,
+    inconclusive, too few seeds, or no pairs.
     """
     pairs = pair_cells(frames, baseline)
-    values = paired_values(frames, pairs, frames.completed, [TOP1, ESM])
-    top1 = compared(values, TOP1, pairs.index)
-    esm = compared(values, ESM, pairs.index, ratio=True)
+    top1 = compared(frames, pairs, frames.completed[["run", TOP1]].rename(columns={TOP1: "value"}))
+    esm = over_shared_layers(frames, baseline, "esm_sigma", mean_over_layers)
+    esm = compared(frames, pairs, esm, ratio=True)
     top1["verdict"] = [verdict_word(o, METRICS[TOP1].direction) for o in top1.pop("outcome")]
     esm["verdict"] = [verdict_word(o, METRICS["esm_sigma"].direction) for o in esm.pop("outcome")]
     return pd.concat([pairs, top1.add_prefix("top1_"), esm.add_prefix("esm_")], axis=1)
@@ -64,7 +64,7 @@ def standing_display(frames: Frames, table: pd.DataFrame, baseline: str) -> Tabl
         f"Better or worse where p, adjusted by Holm over all {len(table):,} rows, is below {SIGNIFICANCE:g}; "
         "± and brackets are 95 % intervals of the one row. Effect size is Hedges' g_av. Runs that are not "
         "completed are in no difference: they are counted under the runs.",
-        *common_layer_notes(frames),
+        f"ESM σ is the mean over the BN layers that a norm shares with {baseline}, whatever else was run.",
         *([left_out] if left_out else []),
     ]
     texts = {"Runs", f"{baseline} runs", f"Against {baseline}"}

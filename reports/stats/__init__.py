@@ -3,7 +3,8 @@
 **Which interval.** Below BCA_FROM values Student's t: with three to nine seeds a bootstrap has too few
 different resamples, and its intervals are too short; t is exact for normal values. From BCA_FROM values on
 the BCa bootstrap, which follows a skewed distribution (a seed that nearly diverged); t would stay symmetric.
-Beyond a thousand values (pooled pairs, never seeds) the two agree, and t is taken.
+Beyond a thousand values (pooled pairs, never seeds) the two agree, and t is taken. Paired differences take
+t throughout, so that their interval and the p of their test tell the same.
 
 **Which test.** The paired t-test. An exact sign-flip test needs no normality, but its smallest two-sided p is
 2 / 2ⁿ: with five seeds 0.0625, however far apart the two are. Many comparisons at once are adjusted by Holm.
@@ -22,6 +23,7 @@ from reports.stats.estimate import (
     Estimate,
     bca_interval,
     mean_interval,
+    mean_t_interval,
     t_interval,
 )
 from reports.stats.paired import (
@@ -51,6 +53,7 @@ __all__ = [
     "holm",
     "judge",
     "mean_interval",
+    "mean_t_interval",
     "paired_difference",
     "paired_p",
     "slope",

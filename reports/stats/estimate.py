@@ -1,7 +1,7 @@
 """A mean and how sure it is."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -50,14 +50,25 @@ def mean_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Es
     Student's t below BCA_FROM values, BCa from there to a thousand. Equal values give no width.
     """
     finite = [v for v in values if math.isfinite(v)]
-    n = len(finite)
+    is_bca = BCA_FROM <= len(finite) <= _BCA_UNTIL
+    return _mean_with(bca_interval if is_bca else t_interval, finite, confidence)
+
+
+def mean_t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate | None:
+    """`mean_interval` with Student's t for any number of values: what a t-test of them goes with."""
+    return _mean_with(t_interval, [v for v in values if math.isfinite(v)], confidence)
+
+
+def _mean_with(
+    interval: Callable[[Sequence[float], float], tuple[float, float]],
+    values: Sequence[float],
+    confidence: float,
+) -> Estimate | None:
+    n = len(values)
     if n == 0:
         return None
-    mean = math.fsum(finite) / n
-    if n == 1:
-        return Estimate(mean, None, None, 1)
-    interval = bca_interval if BCA_FROM <= n <= _BCA_UNTIL else t_interval
-    return Estimate(mean, *interval(finite, confidence), n)
+    mean = math.fsum(values) / n
+    return Estimate(mean, *interval(values, confidence), n) if n > 1 else Estimate(mean, None, None, 1)
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy import special
 
-from reports.stats.estimate import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_interval, variance
+from reports.stats.estimate import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, variance
 
 # An adjusted p below this is called a difference.
 SIGNIFICANCE = 0.05
@@ -27,15 +27,16 @@ class Comparison:
 def compare_pairs(ours: Sequence[float], baseline: Sequence[float], *, ratio: bool = False) -> Comparison:
     """Compare values that are paired by place: their differences, or with `ratio` their ratios.
 
-    A ratio is a geometric mean, and interval, effect size and p are those of the logarithms, so that a factor
-    and its inverse weigh the same. Pairs with a value that is not finite (for a ratio: or not positive) are
+    The interval is Student's, whatever the number of pairs, so that it and p tell the same. A ratio is a
+    geometric mean, and interval, effect size and p are those of the logarithms, so that a factor and its
+    inverse weigh the same. Pairs with a value that is not finite (for a ratio: or not positive) are
     left out.
     """
     pairs = [(a, b) for a, b in zip(ours, baseline, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if ratio:
         pairs = [(math.log(a), math.log(b)) for a, b in pairs if a > 0 and b > 0]
     differences = [a - b for a, b in pairs]
-    estimate = mean_interval(differences)
+    estimate = mean_t_interval(differences)
     effect_size = hedges_g_av([a for a, _ in pairs], [b for _, b in pairs])
     return Comparison(estimate.exp() if ratio and estimate else estimate, effect_size, paired_p(differences))
 
@@ -43,21 +44,23 @@ def compare_pairs(ours: Sequence[float], baseline: Sequence[float], *, ratio: bo
 def paired_difference(
     ours: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """Mean of `ours − baseline` over the seeds that both have, with the interval of the differences."""
-    return mean_interval((ours[seed] - baseline[seed] for seed in ours.keys() & baseline.keys()), confidence)
+    """Mean of `ours − baseline` over the seeds that both have, with Student's interval of the differences."""
+    shared = ours.keys() & baseline.keys()
+    return mean_t_interval((ours[seed] - baseline[seed] for seed in shared), confidence)
 
 
 def paired_p(differences: Sequence[float]) -> float:
     """Two-sided p of Student's paired t-test that the mean difference is zero; NaN below three pairs.
 
-    Differences that are all the same: 0 when they are not zero, 1 when they are.
+    Differences that are all the same have no spread that t could go by, and of counts they may well be the
+    same by chance: the sign test's 2^(1 − n) when they are not zero, 1 when they are.
     """
     n = len(differences)
     if n < MIN_SEEDS_FOR_A_CLAIM:
         return math.nan
     mean, spread = math.fsum(differences) / n, math.sqrt(variance(differences))
     if spread == 0:
-        return 0.0 if mean else 1.0
+        return 2.0 ** (1 - n) if mean else 1.0
     return float(2 * special.stdtr(n - 1, -abs(mean) / (spread / math.sqrt(n))))
 
 

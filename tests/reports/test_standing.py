@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_only_the_same_batch_per_gpu_is_compared(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, top1, batch=batch)
     table = standing(frames, "BN")
     found = list(zip(table.norm, table.batch_size_per_gpu, table.top1_n, strict=True))
-    assert found == [("XBN-P2-GN8", 16, 1), ("XBN-P2-GN8", 64, 1), ("GN8", 64, 1)]
+    # The experiment's GN8 at a batch of 16 per GPU was never begun.
+    assert found == [("XBN-P2-GN8", 16, 1), ("GN8", 16, 0), ("XBN-P2-GN8", 64, 1), ("GN8", 64, 1)]
 
 
 def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_path: Path) -> None:
@@ -131,11 +133,49 @@ def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_pa
 
 def test_a_baseline_that_was_not_run_there_leaves_a_row_without_pairs(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, {("BN", 4): [60.0] * 3, ("XBN-P2-GN8", 64): [64.0] * 3})
+    frames = replace(frames, runs=frames.runs.assign(is_of_study=True))  # else BN was to be run there
     table = standing(frames, "BN")
     assert (table.top1_n.item(), table.top1_verdict.item()) == (0, "no pairs")
     display = standing_display(frames, table, "BN")
     assert display is not None
     assert "—" in display.rows[0]
+
+
+def test_cells_that_were_never_begun_are_counted(tmp_path: Path) -> None:
+    """Two norms at two norm batches are four cells, of which two have no run at all."""
+    frames = frames_of(tmp_path, {("BN", 4): [60.0] * 3, ("XBN-P2-GN8", 64): [64.0] * 3})
+    table = standing(frames, "BN")
+    display = standing_display(frames, table, "BN")
+    assert display is not None
+    headers = [column.header for column in display.columns]
+    rows = [dict(zip(headers, [c.replace("\u00a0", " ") for c in row], strict=True)) for row in display.rows]
+    assert [(row["Norm batch"], row["Runs"], row["BN runs"]) for row in rows] == [
+        ("4", "0 of 3 (3 not started)", "3 of 3"),
+        ("64", "3 of 3", "0 of 3 (3 not started)"),
+    ]
+    assert table.top1_verdict.tolist() == ["no pairs", "no pairs"]
+
+
+def test_what_else_was_run_does_not_change_a_comparison(tmp_path: Path) -> None:
+    """A third norm that shares one layer with BN leaves the mean of the other two over both of theirs."""
+    batch = {"global_batch_size": 64, "norm_batch_size": 4}
+    norms = [{"kind": "bn"}, {"kind": "xbn"}, {"kind": "xbn", "position": "p1"}]
+    sigma = {
+        "BN": (["a", "b", "c"], [1.0, 3.0, 8.0]),
+        "XBN-P2-GN8": (["a", "b"], [1.0, 1.0]),
+        "XBN-P1-GN8": (["c"], [2.0]),
+    }
+    ratios = []
+    for count in (2, 3):
+        for run in expand_runs(
+            model={"arch": "small_resnet20", "norm": norms[:count]}, batch=batch, seeds=[0]
+        ):
+            layers, values = sigma[run.model.norm.label]
+            write_run(tmp_path / str(count), run, layers=layers, esm_sigma=values)
+        table = standing(build_frames(collect([tmp_path / str(count)])), "BN").set_index("norm")
+        ratios.append(table.esm_mean.to_dict())
+    assert ratios[0] == pytest.approx({"XBN-P2-GN8": 1 / 2})
+    assert ratios[1] == pytest.approx({"XBN-P2-GN8": 1 / 2, "XBN-P1-GN8": 2 / 8})
 
 
 def test_the_baseline_alone_makes_no_table(tmp_path: Path) -> None:

@@ -118,13 +118,27 @@ def test_pairs_are_by_seed_and_ignore_the_unpaired() -> None:
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
+def test_the_interval_of_a_difference_goes_with_its_p() -> None:
+    """Twelve skewed differences whose t-test just misses 0.05: BCa would leave out zero."""
+    differences = [0.0, 0.1, 0.0, 0.2, 0.1, 0.0, 0.1, 3.0, 0.2, 0.1, 0.0, 2.2]
+    found = compare_pairs(differences, [0.0] * 12)
+    assert found.estimate is not None
+    low, high = t_interval(differences)
+    assert (found.estimate.low, found.estimate.high) == (low, high)
+    assert low < 0
+    assert found.p > 0.05
+    assert bca_interval(differences)[0] > 0
+
+
 def test_p_of_three_pairs_by_hand() -> None:
     # Mean 25/6, sd √(1/12), so t = 25; with two degrees of freedom p = 1 − t / √(t² + 2).
     assert paired_p([4.0, 4.5, 4.0]) == pytest.approx(1 - 25 / math.sqrt(627), rel=1e-9)
 
 
 def test_p_without_spread_and_with_too_few() -> None:
-    assert paired_p([0.5, 0.5, 0.5]) == 0.0
+    # All on one side, by the sign test: 2 of 2³ signs, 2 of 2⁶.
+    assert paired_p([0.5, 0.5, 0.5]) == 0.25
+    assert paired_p([-0.5] * 6) == 1 / 32
     assert paired_p([0.0, 0.0, 0.0]) == 1.0
     assert math.isnan(paired_p([1.0, 1.1]))
 
