@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.frames import GROUP, Frames
@@ -68,6 +69,35 @@ def cell_numbers(runs: pd.DataFrame, keys: Sequence[str] = GROUP) -> pd.Series:
 def _means(done: pd.DataFrame, metric: str, cells: pd.Index) -> dict[str, list[float]]:
     values = done.groupby("cell")[metric].agg(list).to_dict()
     return estimate_columns([mean_interval(values.get(cell, [])) for cell in cells])
+
+
+def once_for_each_hardware(runs: pd.DataFrame) -> pd.DataFrame:
+    """The completed runs; one that was trained on several kinds of hardware, once on each.
+
+    A run is the same whatever trains it, so that elsewhere its copies are left out.
+    """
+    done = runs[runs.state == "completed"].sort_values("counted", ascending=False, kind="stable")
+    return done.drop_duplicates(["run_id", *HARDWARE]).sort_index()
+
+
+def finite(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows in which all of these columns have finite numbers."""
+    # What is empty may have no numeric type.
+    numbers = frame[list(columns)].astype(float)
+    return frame[pd.Series(np.isfinite(numbers).all(axis=1), dtype=bool)]
+
+
+def scaling_efficiency(runs: pd.DataFrame, cell: Sequence[str]) -> pd.Series:
+    """Of each run: its images/s per rank over the mean of those of its cell at the cell's fewest ranks.
+
+    `runs`: the columns of `cell`, world_size, and images/s per rank as `value`. NaN where a cell ran on one
+    number of ranks only.
+    """
+    ranks = runs.groupby(list(cell), observed=True, dropna=False).world_size
+    at_fewest = runs.value.where(runs.world_size == ranks.transform("min"))
+    keys = [runs[name] for name in cell]
+    reference = at_fewest.groupby(keys, observed=True, dropna=False).transform("mean")
+    return (runs.value / reference).where(ranks.transform("nunique") > 1)
 
 
 def estimate_columns(estimates: Sequence[Estimate | None]) -> dict[str, list[float]]:

@@ -53,7 +53,8 @@ def facets(runs: pd.DataFrame, palette: list[Variant]) -> list[Facet]:
     """The axes along which these runs differ. Of norms, those of the palette can be chosen."""
     found = [Facet("norm", [variant.label for variant in palette], int(runs.norm.nunique()))]
     for axis in ("norm_batch_size", *CONTEXT):
-        weight = runs[axis].value_counts()  # the most frequent first
+        having = runs[runs.norm_rank < 2] if axis == "norm_batch_size" else runs
+        weight = having[axis].value_counts()  # the most frequent first
         chosen = weight.index[:MAX_VALUES]
         ordered = (
             sorted(chosen) if axis.endswith("_size") else [v for v in runs[axis].unique() if v in chosen]

@@ -93,6 +93,7 @@ class Variant:
 
     label: str
     index: int
+    has_bn: bool = True
 
     @property
     def shape(self) -> str:
@@ -118,7 +119,8 @@ def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
     )
     labels = norms.loc[sorted(by_weight.index[:limit]), "norm"].astype(str).tolist()
     others = [label for label in labels if label != "BN"]
+    free = set(norms.norm[norms.norm_rank == 2])
     return [
         *([Variant("BN", 0)] if "BN" in labels else []),
-        *(Variant(v, i + 1) for i, v in enumerate(others)),
+        *(Variant(v, i + 1, v not in free) for i, v in enumerate(others)),
     ]

@@ -5,6 +5,7 @@ norm batches. Domains are computed from all data and stay when a filter acts: wh
 that the eye can follow, and panels stay comparable. Zooming is there to look closer.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,12 @@ class ChartStyle:
         chart = alt.Chart(alt.NamedData(name=name))
         for axis in self.filters:
             if axis in frame:
-                chart = chart.transform_filter(f"indexof({parameter(axis)}, toString(datum.{axis})) >= 0")
+                fits = f"indexof({parameter(axis)}, toString(datum.{axis})) >= 0"
+                # A norm without BN is the same run at every norm batch.
+                free = [v.label for v in self.palette if not v.has_bn] if axis == "norm_batch_size" else []
+                if free and "norm" in frame:
+                    fits += f" || indexof({json.dumps(free)}, datum.norm) >= 0"
+                chart = chart.transform_filter(fits)
         return chart
 
     def color(self) -> alt.Color:

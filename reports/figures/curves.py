@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from reports.aggregate import finite
 from reports.figures.bands import banded
-from reports.figures.figure import Context, Figure, cells_of, finite, make_figure
+from reports.figures.figure import Context, Figure, cells_of, make_figure
 from reports.frames import Frames
 from reports.theme import Variant
 from suite.metrics import METRICS

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from reports.charts import ChartStyle, LayeredChart
@@ -59,6 +58,12 @@ class Figure:
     palette: list[Variant]
     cell: dict[str, str]
     batches: list[str]
+
+    @property
+    def fits(self) -> dict[str, list[str]]:
+        """Of which values a choice has to have one; a norm without BN goes with every norm batch."""
+        free = any(not variant.has_bn for variant in self.shown)
+        return {axis: values for axis, values in self.holds.items() if axis != "norm_batch_size" or not free}
 
     @property
     def holds(self) -> dict[str, list[str]]:
@@ -159,13 +164,6 @@ Maker = Callable[[Frames, Context, list[Variant]], Iterator[Figure]]
 def is_crossed(runs: pd.DataFrame) -> bool:
     """Whether one norm batch meets several batches per GPU, so that the two are separate axes."""
     return bool(runs.groupby("norm_batch_size").batch_size_per_gpu.nunique().max() > 1)
-
-
-def finite(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """The rows in which all of these columns have finite numbers."""
-    # What is empty may have no numeric type.
-    numbers = frame[list(columns)].astype(float)
-    return frame[pd.Series(np.isfinite(numbers).all(axis=1), dtype=bool)]
 
 
 def cells_of(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,9 +5,10 @@ from functools import partial
 
 import pandas as pd
 
+from reports.aggregate import finite
 from reports.charts import Steps, steps_chart
 from reports.charts.batches import MAX_RUN_MARKS
-from reports.figures.figure import Context, Figure, Panel, cells_of, finite, is_crossed, make_figure
+from reports.figures.figure import Context, Figure, Panel, cells_of, is_crossed, make_figure
 from reports.frames import Frames
 from reports.numbers import short
 from reports.theme import Variant

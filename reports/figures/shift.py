@@ -5,9 +5,10 @@ from functools import partial
 
 import pandas as pd
 
+from reports.aggregate import finite
 from reports.charts import Quantity, heat_chart, names_batches, path_chart
 from reports.figures.bands import banded
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, finite, make_figure
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.spread import thinned

@@ -5,9 +5,9 @@ from functools import partial
 
 import pandas as pd
 
-from reports.aggregate import HARDWARE
+from reports.aggregate import HARDWARE, finite, once_for_each_hardware, scaling_efficiency
 from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, finite, make_figure
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
 from reports.figures.results import described
 from reports.frames import Frames
 from reports.numbers import plural, short
@@ -46,9 +46,7 @@ def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iter
 def _measured(frames: Frames, context: Context) -> pd.DataFrame:
     """Runs of the context's cells with a measured speed, once for each hardware that they ran on."""
     ids = context.completed.run_id
-    runs = frames.runs[frames.runs.run_id.isin(ids) & (frames.runs.state == "completed")]
-    runs = runs.sort_values("counted", ascending=False, kind="stable")
-    runs = runs.drop_duplicates(["run_id", *HARDWARE]).sort_index()
+    runs = once_for_each_hardware(frames.runs[frames.runs.run_id.isin(ids)])
     runs = finite(runs, SPEED).dropna(subset=HARDWARE)
     ranks = runs.world_size.astype(int)
     measured: pd.DataFrame = runs.assign(world_size=ranks, value=runs[SPEED] / ranks)
@@ -60,25 +58,12 @@ def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
     axes = Steps("world_size", axis, f"Images/s per {unit}", True, ("norm_batch_size", "batch_size_per_gpu"))
     title = f"Images/s per {unit}, {device}"
     yield _panel(runs, axes, title, _by_ranks(runs, title, unit))
-    share = runs.assign(value=scaling_efficiency(runs))
+    share = runs.assign(value=scaling_efficiency(runs, _CELL))
     share = share[share.value.notna()]
     if share.world_size.nunique() > 1:
         axes = Steps("world_size", axis, "Efficiency", True, axes.apart)
         title = f"Scaling efficiency, {device}"
         yield _panel(share, axes, title, _by_ranks(share, title, unit))
-
-
-def scaling_efficiency(runs: pd.DataFrame) -> pd.Series:
-    """Of each run: its images/s per rank over the mean of those of its cell at the cell's fewest ranks.
-
-    `runs`: the cell's axes, world_size, and images/s per rank as `value`. NaN where a cell ran on one number
-    of ranks only.
-    """
-    cell = runs.groupby(_CELL, observed=True)
-    fewest = cell.world_size.transform("min")
-    at_fewest = runs.value.where(runs.world_size == fewest)
-    reference = at_fewest.groupby([runs[c] for c in _CELL], observed=True).transform("mean")
-    return (runs.value / reference).where(cell.world_size.transform("nunique") > 1)
 
 
 def _panel(runs: pd.DataFrame, axes: Steps, title: str, description: str) -> Panel:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from reports.aggregate import estimate_of, summarise
+from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.findings.baseline import Baseline
 from reports.findings.pairing import compared, pair_cells
 from reports.findings.shared_layers import over_shared_layers
 from reports.findings.standing import most_different, verdict_word
 from reports.frames import GROUP, Frames
-from reports.numbers import EMPTY, estimate_text, p_text
+from reports.numbers import EMPTY, estimate_text, p_text, plural
 from reports.stats import slopes
 from reports.tables.cells import by_cell, runs_text
 from reports.tables.table import Table
@@ -74,13 +74,14 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
     """`accumulation` as text; None when no completed run was probed at two layers or more."""
     if table.empty:
         return None
-    shown, left_out = most_different(table, "sigma_slope_mean", "accumulation.csv")
+    shown, cut = most_different(table, "sigma_slope_mean", "accumulation.csv")
     cells: dict[str, Callable[[pd.Series], str]] = {"Runs": runs_text}
     cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
     notes = [
         "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places in "
         "the network, then the mean over seeds: zero where the shift does not accumulate.",
-        *([left_out] if left_out else []),
+        *_without_slope(frames, table),
+        *([cut] if cut else []),
     ]
     texts = {"Runs"}
     if baseline.label is not None:
@@ -97,6 +98,19 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
         )
         texts.add(against)
     return by_cell("Accumulation over depth", shown, cells, notes, texts=texts)
+
+
+def _without_slope(frames: Frames, table: pd.DataFrame) -> list[str]:
+    """The cells with BN that have no slope, and so no row, by what became of their runs."""
+    cells = summarise(frames, [])
+    cells = cells[cells.has_bn.astype(bool)].merge(table[GROUP], on=GROUP, how="left", indicator=True)
+    cells = cells[cells["_merge"] == "left_only"]
+    if cells.empty:
+        return []
+    counts = cells[["completed", *UNFINISHED]].sum()
+    words = {"completed": "completed without a probe of two layers", "not_started": "not started"}
+    told = [f"{count} {words.get(str(state), state)}" for state, count in counts.items() if count]
+    return [f"{plural(len(cells), 'cell')} with BN not in this table: {', '.join(told)}."]
 
 
 def _slope(name: str) -> Callable[[pd.Series], str]:

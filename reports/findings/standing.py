@@ -68,7 +68,7 @@ def standing_display(frames: Frames, table: pd.DataFrame, baseline: str) -> Tabl
         *([left_out] if left_out else []),
     ]
     texts = {"Runs", f"{baseline} runs", f"Against {baseline}"}
-    return by_cell(f"Accuracy against {baseline}", shown, cells, notes, texts=texts)
+    return by_cell(f"Accuracy against {baseline}", shown, cells, notes, texts=texts, at_each=True)
 
 
 def most_different(table: pd.DataFrame, column: str, file: str) -> tuple[pd.DataFrame, str]:

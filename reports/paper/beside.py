@@ -44,9 +44,9 @@ def paper_display(frames: Frames) -> Table | None:
             paper=series.values[0], label=series.label
         )
         for series, runs in found
-        if (runs.state == "completed").any()
+        if not runs.empty
     ]
-    if not tables:
+    if not any(table.completed.any() for table in tables):
         return None
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Runs": runs_text,

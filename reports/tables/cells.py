@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports.aggregate import HARDWARE, UNFINISHED, estimate_of, summarise
+from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, plural
 from reports.stats import BCA_FROM
@@ -26,16 +26,6 @@ SUMMARY_METRICS = [
 ]
 SHIFT_COLUMNS = [f"{metric}_{mean}" for metric in ("esm_sigma", "esm_mu") for mean in ("common", "mean")]
 SHIFT_COLUMNS += ["esm_sigma_scaled_common", "esm_mu_scaled_common"]
-THROUGHPUT_METRICS = [
-    "images_per_s",
-    "step_time_p50_ms",
-    "step_time_p95_ms",
-    "data_wait_share",
-    "peak_memory_gib",
-    "epoch_time_s",
-    "flops_per_image",
-    "matmul_peak_share",
-]
 AXIS_HEADERS = {
     "norm": "Norm",
     "norm_batch_size": "Norm batch",
@@ -114,43 +104,6 @@ def shift_display(frames: Frames) -> Table | None:
     return by_cell("Mean estimation shift", table, cells, notes)
 
 
-def throughput_display(frames: Frames) -> Table | None:
-    """Speed and memory by cell and hardware; None when no run measured any."""
-    table = summarise(frames, THROUGHPUT_METRICS, HARDWARE)
-    table = table[table[[f"{m}_n" for m in THROUGHPUT_METRICS]].sum(axis=1) > 0].reset_index(drop=True)
-    if table.empty:
-        return None
-    cells: dict[str, Callable[[pd.Series], str]] = {
-        "Seeds": lambda row: str(row.images_per_s_n),
-        "Images/s": MetricCell("images_per_s", seeds=False),
-        "Step p50 (ms)": MetricCell("step_time_p50_ms", seeds=False),
-        "Step p95 (ms)": MetricCell("step_time_p95_ms", seeds=False),
-        "Waiting for data (%)": MetricCell("data_wait_share", decimals=1, factor=100, seeds=False),
-        "Peak memory (GiB)": MetricCell("peak_memory_gib", seeds=False),
-        "Epoch (s)": MetricCell("epoch_time_s", seeds=False),
-        "GFLOP per image": MetricCell("flops_per_image", factor=1e-9, seeds=False),
-        "Of matmul peak (%)": MetricCell("matmul_peak_share", decimals=1, factor=100, seeds=False),
-    }
-    notes = [
-        "Completed runs only, apart by hardware; ± is half of a 95 % interval over seeds. "
-        "Epoch is the last epoch's training time.",
-        *_missing_notes(frames, THROUGHPUT_METRICS),
-    ]
-    return by_cell("Throughput", table, cells, notes, HARDWARE)
-
-
-def _missing_notes(frames: Frames, metrics: Sequence[str]) -> list[str]:
-    """How many runs a table of these metrics has no row for, by what became of them."""
-    states = summarise(frames, [])[UNFINISHED].sum()
-    missing = [f"{count} {str(state).replace('_', ' ')}" for state, count in states.items() if count]
-    unmeasured = int(frames.completed[list(metrics)].isna().all(axis=1).sum())
-    missing += [f"{unmeasured} completed without a measurement"] if unmeasured else []
-    notes = [f"Runs that are not in this table: {', '.join(missing)}."] if missing else []
-    if partly := int(frames.completed.images_per_s.isna().sum()) - unmeasured:
-        notes.append(f"{plural(partly, 'completed run')} measured no images/s, which Seeds counts.")
-    return notes
-
-
 def common_layer_notes(frames: Frames) -> list[str]:
     """For each arch, which layers its common mean is over."""
     notes = []
@@ -217,8 +170,11 @@ def by_cell(
     notes: list[str],
     extra_keys: Sequence[str] = (),
     texts: Collection[str] = ("Runs",),
+    at_each: bool = False,
 ) -> Table:
     """The rows of `summarise` as text, a column for each of `cells` behind the axes; `texts` are not numbers.
+
+    A norm without BN has no norm batch, unless with `at_each` its row is about one that others have.
 
     Axes that never vary go to the caption: a column of one value says nothing. A block is what compares:
     one model, data set, norm batch, and one value of each of `extra_keys`.
@@ -232,7 +188,9 @@ def by_cell(
     same = [*(a for a in GROUP if a not in ("norm", "batch_size_per_gpu")), *extra_keys]
     block = table.groupby(same, sort=False, dropna=False).ngroup()
     order = block.sort_values(kind="stable").index[:MAX_ROWS]
-    shown, blocks = table.loc[order], block[order].tolist()
+    shown, blocks = table.loc[order].astype({"norm_batch_size": object}), block[order].tolist()
+    if not at_each:
+        shown["norm_batch_size"] = shown.norm_batch_size.where(shown.has_bn.astype(bool), None)
     rows = [
         [*(_axis_text(row[a]) for a in columns), *(text(row) for text in cells.values())]
         for _, row in shown.iterrows()
@@ -245,7 +203,11 @@ def by_cell(
     caption = [f"All rows: {alike}."] if alike else []
     caption += cut_short(len(table))
     breaks = frozenset(i for i in range(1, len(blocks)) if blocks[i] != blocks[i - 1])
-    made = Table(title, headers, rows, 0, " ".join(caption), notes, breaks)
+    belongs = [
+        {axis: str(value) for axis, value in row.items() if value is not None}
+        for row in shown[GROUP].to_dict("records")
+    ]
+    made = Table(title, headers, rows, 0, " ".join(caption), notes, breaks, belongs=belongs)
     return replace(made, notes=[*notes, _BEST]) if made.best else made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from reports.collect import Skipped
-from reports.frames import Frames
+from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, plural
 from reports.tables.table import MAX_ROWS, Column, Table, cut_short
 from suite.paths import RunPaths
@@ -50,6 +50,11 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
             ]
         )
         folders.append(Path(run["folder"]))
+    belongs = [dict[str, str]()] * (len(rows) - len(shown))
+    belongs += [
+        {axis: str(row[axis]) for axis in GROUP if axis != "norm_batch_size" or row["norm_rank"] < 2}
+        for row in shown.to_dict("records")
+    ]
     columns = [
         Column("Run", False),
         Column("Seed"),
@@ -63,7 +68,7 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
     if places:
         caption.append("Job and nodes are those of the newest start.")
     caption += cut_short(len(frames.runs) + len(skipped), ", what went wrong first")
-    table = Table("Runs", columns, rows, caption=" ".join(caption))
+    table = Table("Runs", columns, rows, caption=" ".join(caption), belongs=belongs)
     return table if out is None else _with_links(table, folders, out)
 
 

@@ -30,7 +30,8 @@ class Column:
 class Table:
     """A table as text. The cells of `row_header` name their rows; `breaks` are rows that open a new block.
 
-    `links`: where a cell, given by row and column, leads to: a relative address, percent-encoded.
+    `links`: where a cell, given by row and column, leads to: a relative address, percent-encoded. `belongs`:
+    for each row its values of the axes that readers filter by; an axis that it lacks fits every choice.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     breaks: frozenset[int] = frozenset()
     links: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    belongs: Sequence[Mapping[str, str]] = ()
 
     @cached_property
     def best(self) -> frozenset[tuple[int, int]]:

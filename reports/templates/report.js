@@ -9,15 +9,9 @@ const facets = [...(form?.querySelectorAll("fieldset") ?? [])].map((box) => ({
 }));
 // Everything that belongs to certain values of the axes, and to which.
 const figures = [...document.querySelectorAll("figure")];
-const parts = [...document.querySelectorAll("figure [data-cell], tbody tr")]
-  .map((element) => [element, element.dataset.cell ? JSON.parse(element.dataset.cell) : cellOfRow(element)])
+const parts = [...document.querySelectorAll("figure [data-cell], tr[data-cell]")]
+  .map((element) => [element, JSON.parse(element.dataset.cell)])
   .filter(([, cell]) => Object.keys(cell).length);
-
-function cellOfRow(row) {
-  const headers = [...row.closest("table").tHead.rows[0].cells];
-  const known = headers.filter((header) => header.dataset.axis);
-  return Object.fromEntries(known.map((h) => [h.dataset.axis, row.cells[h.cellIndex].textContent]));
-}
 
 const chosen = (facet) => facet.inputs.filter((input) => input.checked).map((input) => input.value);
 const isWhole = (facet) => facet.inputs.every((input) => input.checked);
@@ -29,8 +23,8 @@ function apply() {
   for (const [element, cell] of parts) element.hidden = !fits(cell);
   for (const figure of figures) {
     const panels = [...figure.querySelectorAll(".panel")];
-    const {cell, holds} = JSON.parse(figure.dataset.figure);
-    const isEmpty = Object.entries(holds).some(([axis, values]) => !values.some((value) => fits({[axis]: value})));
+    const {cell, fits: held} = JSON.parse(figure.dataset.figure);
+    const isEmpty = Object.entries(held).some(([axis, values]) => !values.some((value) => fits({[axis]: value})));
     figure.hidden = !fits(cell) || isEmpty || panels.every((panel) => panel.hidden);
   }
   for (const chart of charts) chart.isCurrent = false;

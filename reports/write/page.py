@@ -21,7 +21,7 @@ from reports.findings.standing import standing, standing_display
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from reports.paper.beside import paper_display
-from reports.tables.cells import shift_display, summary_display, throughput_display
+from reports.tables.cells import shift_display, summary_display
 from reports.tables.cost import cost_display
 from reports.tables.inventory import (
     Overview,
@@ -33,6 +33,7 @@ from reports.tables.inventory import (
 )
 from reports.tables.run_list import run_list
 from reports.tables.table import Table
+from reports.tables.throughput import throughput_display
 from reports.write.export import to_csv
 from reports.write.markdown import escape_markdown, markdown_table
 from reports.write.method import statistics_method
@@ -187,6 +188,11 @@ def _vega_bundle() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
+def _filtered(cell: Mapping[str, str], facets: Sequence[Facet]) -> dict[str, str]:
+    """A row's values of the axes that can be chosen from."""
+    return {facet.axis: cell[facet.axis] for facet in facets if facet.axis in cell}
+
+
 def render_markdown(report: Report) -> str:
     """GitHub-flavoured Markdown; its pictures are `figures/<slug>.svg` beside it."""
     return _environment(escape=False).get_template("report.md.j2").render(report=report)
@@ -212,5 +218,5 @@ def _environment(escape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": escape_markdown, "md_table": markdown_table}
+    environment.filters |= {"md": escape_markdown, "md_table": markdown_table, "filtered": _filtered}
     return environment

@@ -10,10 +10,11 @@ from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.collect import Skipped, collect
 from reports.frames import GROUP, Frames, build_frames
 from reports.stats import mean_interval
-from reports.tables.cells import shift_display, summary_display, throughput_display
+from reports.tables.cells import shift_display, summary_display
 from reports.tables.cost import cost_display
 from reports.tables.run_list import run_list
 from reports.tables.table import MAX_ROWS
+from reports.tables.throughput import throughput_display
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.markdown import markdown_table

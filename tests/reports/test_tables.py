@@ -18,11 +18,11 @@ from reports.tables.cells import (
     shift_display,
     summary_display,
     summary_table,
-    throughput_display,
 )
 from reports.tables.cost import cost_display
 from reports.tables.inventory import overview
 from reports.tables.run_list import WORST_FIRST, run_list
+from reports.tables.throughput import throughput_display
 from suite.record import STATES, RecordWriter
 from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 
