@@ -38,8 +38,10 @@ def comparison_display(comparison: MatchedRuns, table: pd.DataFrame) -> Table | 
     notes = [
         f"Means over the pairs. Differences are B − A; where a cell begins with ×, it is the ratio B / A. "
         f"± and brackets: {100 * CONFIDENCE:g} % interval.",
+        "Verdicts are over seeds, never over cells: each seed counts once, as its mean over the cells that "
+        "all compared seeds have on both sides.",
         f"The same: the whole interval within {_margin(False)} or {_margin(True)}. Better or worse: p of the "
-        f"paired t-test, adjusted by Holm over the metrics, below {SIGNIFICANCE:g}.",
+        f"paired t-test over seeds, adjusted by Holm over the metrics, below {SIGNIFICANCE:g}.",
         "Mean ESM is over the BN layers that all variants of both sides have.",
     ]
     left = int(number_of.max()) + 1 - MAX_CELLS
