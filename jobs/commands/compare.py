@@ -19,11 +19,12 @@ def compare(
 
     Before and after a change, or one cluster and another: runs are matched by run_id, else by cell and seed.
     """
+    from reports.collect import cache_folder
     from reports.findings.compare import compare as match
     from reports.write.compare_text import print_comparison, write_comparison
 
     console = Console()
-    comparison = match(a, b)
+    comparison = match(a, b, cache_folder())
     print_comparison(console, comparison)
     if out is not None:
         for path in write_comparison(comparison, out):

@@ -80,14 +80,15 @@ class MatchedRuns:
         return both[usable.all(axis=1)]
 
 
-def compare(a: Path, b: Path) -> MatchedRuns:
+def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
     """Match the runs below `a` with those below `b`: the same run_id, else the same cell (GROUP) and seed.
 
-    Raises UserError when a side has no readable run, or the two have no run in common.
+    `cache`: see reports.collect. Raises UserError when a side has no readable run, or the two
+    have no run in common.
     """
     if a.resolve() == b.resolve():
         raise UserError(f"{a} would be compared with itself; name two different folders")
-    found = [collect([root]) for root in (a, b)]
+    found = [collect([root], cache) for root in (a, b)]
     sides = [build_frames(collection) for collection in found]
     common = _common_layers(sides)
     left, right = (_runs(frames, common) for frames in sides)
