@@ -91,7 +91,15 @@ def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:
     Raises UserError when they cannot be written.
     """
     table = comparison_table(comparison)
-    files = {out / "compare.csv": table.to_csv(index=False), out / "compare.md": _markdown(comparison, table)}
+    return write_files(out, _markdown(comparison, table), table.to_csv(index=False))
+
+
+def write_files(out: Path, markdown: str, csv: str) -> tuple[Path, Path]:
+    """Write compare.md and compare.csv into `out`, which is made when missing; their paths.
+
+    Raises UserError when they cannot be written.
+    """
+    files = {out / "compare.csv": csv, out / "compare.md": markdown}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
