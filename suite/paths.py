@@ -18,6 +18,7 @@
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -100,13 +101,62 @@ class RunPaths:
 
 
 def find_runs(roots: list[Path]) -> list[RunPaths]:
-    """Run folders at or below the given folders, in a stable order."""
-    found: dict[str, Path] = {}
-    for root in roots:
-        # Links to folders are not followed, so below the root a path is its own real one.
-        top, begin = os.path.realpath(root), len(os.fspath(root))
-        for folder, deeper, names in os.walk(root):
-            if "run.json" in names:
-                found[top + folder[begin:]] = Path(folder)
-                deeper.clear()  # nothing below a run is one
-    return [RunPaths(folder) for folder in sorted(found.values())]
+    """Run folders at or below the given folders, each real one once, in a stable order."""
+    seen: set[str] = set()
+    found = [root / below for root in roots for below in walk_runs(os.path.realpath(root), seen)]
+    return [RunPaths(folder) for folder in sorted(found)]
+
+
+def walk_runs(
+    root: str,
+    seen: set[str],
+    is_known: Callable[[str], bool] = lambda below: False,
+    failed: Callable[[str, OSError], None] = lambda folder, error: None,
+) -> Iterator[str]:
+    """Paths below `root`, a real path, of the folders that hold a run; "" for itself.
+
+    Nothing below a run is one. Links to folders are followed, after all that needs none; no real folder is
+    looked at that is in `seen`, where each is put. A folder that `is_known` to hold a run is not listed. What
+    cannot be listed goes to `failed`, and what is removed meanwhile is left out.
+    """
+    waiting, links = [("", root)], list[str]()
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            below = links.pop()
+            waiting.append((below, os.path.realpath(f"{root}/{below}")))
+        below, real = waiting.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        folder = f"{root}/{below}" if below else root
+        try:
+            if is_known(below):
+                yield below
+                continue
+            names, linked = _folders_in(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failed(folder, error)
+            continue
+        if names is None:
+            yield below
+            continue
+        begin = f"{below}/" if below else ""
+        waiting += [(begin + name, f"{real}/{name}") for name in names]
+        links += [begin + name for name in linked]
+
+
+def _folders_in(folder: str) -> tuple[list[str] | None, list[str]]:
+    """Names of the folders in a folder, and of the links to folders; None if it holds a run."""
+    names, links = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == "run.json":
+                return None, []
+            if entry.is_dir(follow_symlinks=False):
+                names.append(entry.name)
+            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 - False for a loop
+                links.append(entry.name)
+    return names, links

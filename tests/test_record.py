@@ -187,3 +187,17 @@ def test_runs_are_found_below_folders(run: Run, tmp_path: Path) -> None:
     found = find_runs([tmp_path, tmp_path / "b"])
     assert [p.folder for p in found] == [tmp_path / "a" / "one", tmp_path / "b"]
     assert RunPaths(tmp_path).checkpoint(12).name == "step-00000012.pt"
+
+
+def test_links_to_folders_of_runs_are_followed_and_end(run: Run, tmp_path: Path) -> None:
+    root, store = tmp_path / "runs", tmp_path / "store"
+    for folder in (root / "mine", store / "one", store / "deep" / "two"):
+        write_one(run, folder)
+    (root / "again").symlink_to(root / "mine")  # its own name counts, though it comes later
+    (root / "link").symlink_to(store)
+    (root / "part").symlink_to(store / "deep")  # seen through the link before it
+    (store / "deep" / "up").symlink_to(root)
+    (root / "nowhere").symlink_to(tmp_path / "gone")
+    (root / "itself").symlink_to(root / "itself")
+    found = [paths.folder.relative_to(root) for paths in find_runs([root, root / "link"])]
+    assert [str(folder) for folder in found] == ["link/deep/two", "link/one", "mine"]

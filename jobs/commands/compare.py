@@ -1,5 +1,6 @@
 """`shiftbench compare`: two sets of runs side by side."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,13 @@ from rich.console import Console
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A run folder, or a folder that holds runs.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="What it is compared with.", show_default=False)],
+    b: Annotated[
+        Path,
+        typer.Argument(
+            help="What it is compared with; `paper`, where no folder has that name, is the paper's numbers.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for compare.md and compare.csv.", show_default=False),
@@ -18,13 +25,25 @@ def compare(
     """Match the runs of A and B, and end with a verdict for each metric.
 
     Before and after a change, or one cluster and another: runs are matched by run_id, else by cell and seed.
+    Verdicts are over seeds. `compare RUNS paper` sets runs beside the paper's numbers, and tests nothing.
     """
+    from reports.collect import cache_folder
     from reports.findings.compare import compare as match
     from reports.write.compare_text import print_comparison, write_comparison
 
     console = Console()
-    comparison = match(a, b)
+    if str(b) == "paper" and not b.is_dir():
+        from reports.write.compare_paper import beside_paper, print_beside_paper, write_beside_paper
+
+        cells = beside_paper(a, cache_folder())
+        print_beside_paper(console, cells)
+        _tell(console, write_beside_paper(a, cells, out) if out is not None else ())
+        return
+    comparison = match(a, b, cache_folder())
     print_comparison(console, comparison)
-    if out is not None:
-        for path in write_comparison(comparison, out):
-            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    _tell(console, write_comparison(comparison, out) if out is not None else ())
+
+
+def _tell(console: Console, written: Iterable[Path]) -> None:
+    for path in written:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -28,16 +28,20 @@ def report(
 
     Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
     """
-    from reports.collect import cache_folder
+    from reports.collect import Collection, cache_folder, collect
     from reports.tables.cells import print_summary
-    from reports.write.build import ReportFiles, build_report
+    from reports.write.build import ReportFiles, write_report
     from reports.write.watch import follow
+    from suite.errors import UserError
 
     console = Console(soft_wrap=True, highlight=False)
     is_open = False
 
-    def build(reload_s: int | None) -> ReportFiles:
-        return build_report(runs, out, baseline, cache=cache_folder(), reload_s=reload_s)
+    def read() -> Collection:
+        return collect(runs, cache_folder())
+
+    def build(collection: Collection, reload_s: int | None) -> ReportFiles:
+        return write_report(collection, runs, out, baseline, reload_s)
 
     def show(files: ReportFiles) -> None:
         nonlocal is_open
@@ -49,7 +53,10 @@ def report(
         show(files)
         console.print(f"{going_on} of {files.num_runs} runs go on; {files.html} follows every {every_s} s")
 
-    files = follow(build, every_s, tell) if watch else build(None)
+    def waits(error: UserError) -> None:
+        console.print(f"waiting: {error}", style="yellow", markup=False)
+
+    files = follow(read, build, every_s, tell, waits) if watch else build(read(), None)
     print_summary(Console(), files.frames)
     collection = files.frames.collection
     console.print(f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read anew)")

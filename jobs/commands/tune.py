@@ -53,6 +53,7 @@ def tune(
 
     import_ray()
     from jobs.tune.driver import Wishes, drive
+    from reports.collect import cache_folder
     from reports.write.study import print_study, write_study
 
     console = Console(soft_wrap=True, highlight=False)
@@ -63,6 +64,7 @@ def tune(
         study=found.name,
         metrics=found.metrics,
         margin_points=found.spec.margin_points,
+        cache=cache_folder(),
     )
     print_study(console, answers)
     console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)

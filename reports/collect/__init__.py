@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from reports.collect.cache import Cache, Segment, cache_folder, forget_old
 from reports.collect.digest import digest
-from reports.collect.finder import Signature, find
+from reports.collect.finder import Signature, find, signature
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
 from suite.record import STATES, Record, read_whole
 
-__all__ = ["Collection", "Skipped", "cache_folder", "collect"]
+__all__ = ["Collection", "Skipped", "cache_folder", "collect", "collect_folders"]
 
 # A file that changed this shortly before it was read may change again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
@@ -78,37 +78,85 @@ def collect(roots: Sequence[Path], cache: Path | None = None) -> Collection:
         parts = [_collect(root, Cache(os.path.realpath(root), cache), seen, skipped) for root in roots]
         found_now = Collection([t for one, _ in parts for t in one], skipped, sum(n for _, n in parts))
         forget_old(cache)
-    where = ", ".join(str(root) for root in roots)
-    if not found_now.num_runs and skipped:
-        more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-        raise UserError(f"no readable run below {where}: {skipped[0].reason}{more}")
-    if not found_now.num_runs:
+    return _checked(found_now, ", ".join(str(root) for root in roots))
+
+
+def collect_folders(folders: Sequence[Path], cache: Path | None = None) -> Collection:
+    """Read these run folders and no others. `cache`: as for `collect`, and that of the folder around them.
+
+    Raises UserError when not one can be read.
+    """
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
+    around: dict[Path, list[str]] = {}
+    for folder in folders:
+        around.setdefault(folder.parent, []).append(folder.name)
+    if cache is None:
+        found = [
+            (root / name, name, now)
+            for root, names in around.items()
+            for name, now in _look_at(root, names, seen, skipped).items()
+        ]
+        read = _read_all(found, skipped)
+        found_now = Collection([read.tables], skipped, len(read.paths))
+    else:
+        parts = [
+            _collect(root, Cache(os.path.realpath(root), cache), seen, skipped, names)
+            for root, names in around.items()
+        ]
+        found_now = Collection([t for one, _ in parts for t in one], skipped, sum(n for _, n in parts))
+    return _checked(found_now, ", ".join(str(root) for root in around))
+
+
+def _checked(found: Collection, where: str) -> Collection:
+    if not found.num_runs and found.skipped:
+        more = f" (and {len(found.skipped) - 1} more like it)" if len(found.skipped) > 1 else ""
+        raise UserError(f"no readable run below {where}: {found.skipped[0].reason}{more}")
+    if not found.num_runs:
         raise UserError(f"no runs found below {where}; expected folders with a run.json")
-    return found_now
+    return found
 
 
 def _find(
     root: Path, known: Mapping[str, Signature], seen: set[str], skipped: list[Skipped]
 ) -> dict[str, Signature]:
-    """Paths of the run folders below one root, less those that a root before it has shown."""
-    real = os.path.realpath(root)
+    """Paths of the run folders below one root, less those in a folder that was `seen` before."""
     trouble: list[tuple[str, OSError]] = []
-    found = {}
-    for path, now in find(real, known, trouble):
-        place = f"{real}/{path}" if path else real
-        if place not in seen:
-            seen.add(place)
-            found[path] = now
+    found = dict(find(os.path.realpath(root), known, seen, trouble))
     skipped += [Skipped(Path(f), f"{f}: cannot be listed: {error.strerror}") for f, error in trouble]
     return found
 
 
-def _collect(root: Path, cache: Cache, seen: set[str], skipped: list[Skipped]) -> tuple[list[Tables], int]:
-    """The runs of one root, from its cache where they have not changed, and how many were read now."""
+def _look_at(
+    root: Path, names: Sequence[str], seen: set[str], skipped: list[Skipped]
+) -> dict[str, Signature]:
+    """These run folders in `root`, each real one once; one that is gone is left out."""
+    found = {}
+    for name in names:
+        place = os.path.realpath(root / name)
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            found[name] = signature(place)
+        except FileNotFoundError:  # removed under our eyes
+            continue
+        except OSError as error:
+            skipped.append(Skipped(root / name, f"{root / name}: cannot be listed: {error.strerror}"))
+    return found
+
+
+def _collect(
+    root: Path, cache: Cache, seen: set[str], skipped: list[Skipped], names: Sequence[str] | None = None
+) -> tuple[list[Tables], int]:
+    """The runs of one root, from its cache where they have not changed, and how many were read now.
+
+    `names`: of the only folders to look at; what the cache has of others stays in it.
+    """
     segments = cache.load()
     newest = {path: (segment, row) for segment in segments for row, path in enumerate(segment.paths)}
     known = {path: segment.signatures[row] for path, (segment, row) in newest.items()}
-    found = _find(root, known, seen, skipped)
+    found = _find(root, known, seen, skipped) if names is None else _look_at(root, names, seen, skipped)
     changed = []
     for path, now in found.items():
         if known.get(path) != now or not newest[path][0].is_settled[newest[path][1]]:
@@ -117,7 +165,7 @@ def _collect(root: Path, cache: Cache, seen: set[str], skipped: list[Skipped]) -
     fresh = _read_all(changed, skipped)
     newest |= {path: (fresh, row) for row, path in enumerate(fresh.paths)}
     kept = _chosen([*segments, fresh], {path: newest[path] for path in found if path in newest})
-    if cache.is_scattered(segments, sum(len(one.paths) for one in kept)):
+    if names is None and cache.is_scattered(segments, sum(len(one.paths) for one in kept)):
         cache.replace_all(_as_one(kept))
     elif fresh.paths:
         cache.add(fresh)

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping
 
+from suite.paths import walk_runs
+
 Signature = tuple[int, ...]
 # What a writer touches: the folder, in which small files are replaced, and what is appended to or edited.
 _WATCHED = ("/status.json", "/measurements.jsonl")
@@ -24,38 +26,29 @@ def signature(folder: str) -> Signature:
 
 
 def find(
-    root: str, known: Mapping[str, Signature], trouble: list[tuple[str, OSError]]
+    root: str, known: Mapping[str, Signature], seen: set[str], trouble: list[tuple[str, OSError]]
 ) -> Iterator[tuple[str, Signature]]:
     """Paths below `root` ("" for itself) of the folders that hold a run, with their signatures.
 
-    A known folder whose own time has not changed still holds one, and is not listed again. Links are not
-    followed, and nothing below a run is one. A folder that cannot be listed goes to `trouble`.
+    A known folder whose own time has not changed still holds one, and is not listed again. A folder that
+    cannot be listed goes to `trouble`. Links and `seen`: see `walk_runs`.
     """
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        folder = f"{root}/{below}" if below else root
+    newest: dict[str, Signature] = {}
+
+    def is_known(below: str) -> bool:
+        if below not in known:
+            return False
+        newest[below] = signature(_folder(root, below))
+        return newest[below][0] == known[below][0]
+
+    for below in walk_runs(root, seen, is_known, lambda folder, error: trouble.append((folder, error))):
         try:
-            if below in known and (now := signature(folder))[0] == known[below][0]:
-                yield below, now
-                continue
-            deeper: list[str] = []
-            if _list(folder, below, deeper):
-                yield below, signature(folder)
-            else:
-                waiting += deeper
+            yield below, newest.get(below) or signature(_folder(root, below))
         except FileNotFoundError:  # removed under our eyes
             continue
         except OSError as error:
-            trouble.append((folder, error))
+            trouble.append((_folder(root, below), error))
 
 
-def _list(folder: str, below: str, deeper: list[str]) -> bool:
-    """Whether a folder holds a run; else its own folders go to `deeper`."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name == "run.json":
-                return True
-            if entry.is_dir(follow_symlinks=False):
-                deeper.append(f"{below}/{entry.name}" if below else entry.name)
-    return False
+def _folder(root: str, below: str) -> str:
+    return f"{root}/{below}" if below else root

@@ -15,6 +15,8 @@ from reports.stats import compare_pairs
 from suite.errors import UserError
 from suite.metrics import METRICS, Direction
 
+# What makes two runs of one cell; `has_bn` goes with the norm.
+AXES = [*GROUP, "has_bn"]
 # Behind the columns of A and of B.
 A, B = "_a", "_b"
 
@@ -55,7 +57,7 @@ COMPARED = (
 class MatchedRuns:
     """Two sets of runs, matched.
 
-    `pairs`: a row for each run that both have: GROUP and seed as A has them; state, run_id, device,
+    `pairs`: a row for each run that both have: AXES and seed as A has them; state, run_id, device,
     world_size and the columns of COMPARED, each with `_a` and `_b`. `only_in`: the counted runs of A, and of
     B, that the other lacks; `whole_cell` is true where it has no run of the cell at all. `skipped`: the run
     folders of A, and of B, that cannot be read.
@@ -80,21 +82,22 @@ class MatchedRuns:
         return both[usable.all(axis=1)]
 
 
-def compare(a: Path, b: Path) -> MatchedRuns:
+def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
     """Match the runs below `a` with those below `b`: the same run_id, else the same cell (GROUP) and seed.
 
-    Raises UserError when a side has no readable run, or the two have no run in common.
+    `cache`: see reports.collect. Raises UserError when a side has no readable run, or the two
+    have no run in common.
     """
     if a.resolve() == b.resolve():
         raise UserError(f"{a} would be compared with itself; name two different folders")
-    found = [collect([root]) for root in (a, b)]
+    found = [collect([root], cache) for root in (a, b)]
     sides = [build_frames(collection) for collection in found]
     common = _common_layers(sides)
     left, right = (_runs(frames, common) for frames in sides)
-    by_id = left.merge(right.drop(columns=[*GROUP, "seed"]), on="run_id", suffixes=(A, B))
+    by_id = left.merge(right.drop(columns=[*AXES, "seed"]), on="run_id", suffixes=(A, B))
     by_id = by_id.assign(run_id_a=by_id.run_id, run_id_b=by_id.run_id).drop(columns="run_id")
     rest = [side[~side.run_id.isin(by_id.run_id_a)] for side in (left, right)]
-    by_cell = rest[0].merge(rest[1], on=[*GROUP, "seed"], suffixes=(A, B))
+    by_cell = rest[0].merge(rest[1], on=[*AXES, "seed"], suffixes=(A, B))
     pairs = pd.concat([by_id, by_cell[by_id.columns]], ignore_index=True)
     if pairs.empty:
         raise UserError(
@@ -117,7 +120,8 @@ def _runs(frames: Frames, common: dict[str, list[str]]) -> pd.DataFrame:
     means = layers.mean().where(layers.count() == layers.size()).unstack()
     means = means.reindex(index=runs.run, columns=["esm_sigma", "esm_mu"]).set_axis(runs.index)
     columns = [metric.column for metric in COMPARED if metric.column not in means]
-    return runs[[*GROUP, "seed", "run_id", "state", *HARDWARE, *columns]].join(means)
+    runs = runs.assign(has_bn=runs.norm_rank < 2)
+    return runs[[*AXES, "seed", "run_id", "state", *HARDWARE, *columns]].join(means)
 
 
 def _unmatched(runs: pd.DataFrame, matched: pd.Series) -> pd.DataFrame:
@@ -127,14 +131,14 @@ def _unmatched(runs: pd.DataFrame, matched: pd.Series) -> pd.DataFrame:
 
 
 def comparison_table(comparison: MatchedRuns) -> pd.DataFrame:
-    """A row for each cell and metric: GROUP, metric, kind, n, n_equal, a, b, estimate, low, high.
+    """A row for each cell and metric: AXES, metric, kind, n, n_equal, a, b, estimate, low, high.
 
     `kind` is difference or ratio; `n` counts the cell's pairs and `n_equal` those that are equal to the last
     bit; `a` and `b` are means over the pairs; the estimate is of B − A or of B / A.
     """
     done = comparison.completed
     cell = cell_numbers(done)
-    heads = done.assign(cell=cell).drop_duplicates("cell").set_index("cell")[GROUP]
+    heads = done.assign(cell=cell).drop_duplicates("cell").set_index("cell")[AXES]
     rows = []
     for place, metric in enumerate(COMPARED):
         values = comparison.values(metric)
@@ -148,4 +152,4 @@ def comparison_table(comparison: MatchedRuns) -> pd.DataFrame:
             rows.append((number, place, metric.column, kind, e.n, equal, *means, e.mean, e.low, e.high))
     columns = ["cell", "place", "metric", "kind", "n", "n_equal", "a", "b", "estimate", "low", "high"]
     table = pd.DataFrame(rows, columns=columns).sort_values(["cell", "place"]).join(heads, on="cell")
-    return table.reset_index(drop=True)[[*GROUP, *columns[2:]]]
+    return table.reset_index(drop=True)[[*AXES, *columns[2:]]]

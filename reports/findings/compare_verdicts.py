@@ -6,24 +6,22 @@ import pandas as pd
 
 from reports.aggregate import HARDWARE
 from reports.findings.compare import COMPARED, Compared, MatchedRuns
+from reports.findings.compare_seeds import OverSeeds, compare_over_seeds
 from reports.frames import GROUP
 from reports.numbers import number, p_text, plural, short
-from reports.stats import CONFIDENCE, Estimate, compare_pairs, holm, judge
+from reports.stats import CONFIDENCE, Estimate, holm, judge
 
 _MAX_NAMED = 3
 
 
 def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]:
-    """One for each metric, over the pairs of all cells: equal, the same, better, worse, or inconclusive.
+    """One for each metric, over seeds: equal, the same, better, worse, or inconclusive.
 
     The same: the interval lies within the metric's margin. Better and worse: p, adjusted by Holm over the
     metrics, is below SIGNIFICANCE. `table`: that of `comparison_table`.
     """
     values = [comparison.values(metric) for metric in COMPARED]
-    found = [
-        compare_pairs(v.b.tolist(), v.a.tolist(), ratio=m.is_ratio)
-        for m, v in zip(COMPARED, values, strict=True)
-    ]
+    found = [compare_over_seeds(comparison, metric) for metric in COMPARED]
     adjusted = holm([one.p for one in found])
     told = []
     for metric, pairs, one, p in zip(COMPARED, values, found, adjusted, strict=True):
@@ -33,7 +31,8 @@ def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]
             told.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
         else:
             word = _word(metric, one.estimate, p)
-            told.append(f"{metric.title}: {word}, {_amount(metric, one.estimate, p)}{_cells(metric, table)}.")
+            amount = _amount(metric, one.estimate, _over(one, one.estimate.n), p)
+            told.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
     return told
 
 
@@ -45,7 +44,7 @@ def _word(metric: Compared, estimate: Estimate, p: float) -> str:
     neutral = 1.0 if metric.is_ratio else 0.0
     outcome = judge(estimate, p, neutral)
     if outcome == "too few seeds" or estimate.low is None or estimate.high is None:
-        return "too few pairs for a claim"
+        return "too few seeds for a claim"
     farthest = max(abs(estimate.low - neutral), abs(estimate.high - neutral))
     if farthest <= metric.margin:
         shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
@@ -63,12 +62,12 @@ def _up(value: float) -> str:
     return f"{math.ceil(value / step - 1e-9) * step:.2g}"
 
 
-def _amount(metric: Compared, estimate: Estimate, p: float) -> str:
+def _amount(metric: Compared, estimate: Estimate, over: str, p: float) -> str:
     if metric.is_ratio:
         value = f"× {short(estimate.mean)}"
     else:
         value = f"{'+' if estimate.mean > 0 else ''}{number(estimate.mean, 2)} points"
-    parts = [plural(estimate.n, "pair")]
+    parts = [over]
     if estimate.low is not None and estimate.high is not None:
         text = short if metric.is_ratio else lambda bound: number(bound, 2)
         parts.insert(0, f"{100 * CONFIDENCE:g}\u00a0% interval {text(estimate.low)} to {text(estimate.high)}")
@@ -76,6 +75,17 @@ def _amount(metric: Compared, estimate: Estimate, p: float) -> str:
         shown = p_text(p)
         parts.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
     return f"{value} ({', '.join(parts)})"
+
+
+def _over(found: OverSeeds, seeds: int) -> str:
+    """`3 seeds`, `3 seeds over 2 cells`, `3 of 4 seeds over the 2 of 5 cells that they share`."""
+    text = plural(seeds, "seed") if seeds == found.all_seeds else f"{seeds} of {found.all_seeds} seeds"
+    if found.all_cells == 1:
+        return text
+    if found.cells == found.all_cells:
+        return f"{text} over {found.cells} cells"
+    whose = "it has" if seeds == 1 else "they share"
+    return f"{text} over the {found.cells} of {found.all_cells} cells that {whose}"
 
 
 def _cells(metric: Compared, table: pd.DataFrame) -> str:

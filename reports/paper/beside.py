@@ -34,20 +34,31 @@ _FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": 
 
 
 def paper_display(frames: Frames) -> Table | None:
-    """Top-1 of ResNet-50 on ImageNet by norm; None when no completed run was trained as the paper's were.
+    """Top-1 of ResNet-50 on ImageNet by norm; None when no completed run was trained as the paper's were."""
+    found = paper_cells(frames)
+    return None if found.empty else paper_table(found)
 
-    The paper's is its top-1 without noise on the estimates.
+
+def paper_cells(frames: Frames) -> pd.DataFrame:
+    """The cells with a run that was trained as the paper's were, of norms of which one completed.
+
+    The columns of `summarise` for TOP1 and BEST_TOP1; `series`, the id of the paper's; `paper`, its top-1
+    without noise on the estimates; `label` and `tolerance` of that.
     """
     found = [(series, _alike(frames, series)) for series in load_paper().of("noise")]
     tables = [
         summarise(replace(frames, runs=runs), [TOP1, BEST_TOP1]).assign(
-            paper=series.values[0], label=series.label
+            series=series.id, paper=series.values[0], label=series.label, tolerance=series.tolerance
         )
         for series, runs in found
         if not runs.empty
     ]
-    if not any(table.completed.any() for table in tables):
-        return None
+    is_known = any(table.completed.any() for table in tables)
+    return pd.concat(tables, ignore_index=True) if is_known else pd.DataFrame()
+
+
+def paper_table(found: pd.DataFrame) -> Table:
+    """What `paper_cells` found, as text."""
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Runs": runs_text,
         "Top-1, paper (%)": lambda row: f"{row.paper:.1f} ({row.label})",
@@ -55,7 +66,7 @@ def paper_display(frames: Frames) -> Table | None:
         "Ours, best epoch (%)": MetricCell(BEST_TOP1, decimals=2, ranked=False),
         "Final less the paper's": _difference,
     }
-    shown = [series for series, runs in found if not runs.empty]
+    shown = [load_paper()[series] for series in found.series.unique()]
     notes = [
         f"The paper: {load_paper().title}, {load_paper().address}. It tells no seeds.",
         *sorted({f"{s.label}: {LABELS[s.label]}, ± {s.tolerance:g} points." for s in shown}),
@@ -64,7 +75,7 @@ def paper_display(frames: Frames) -> Table | None:
     ]
     if any(series.network_inferred for series in shown):
         notes.append("The paper's plot does not name its network: that it is ResNet-50 is inferred.")
-    return by_cell("Beside the paper", pd.concat(tables, ignore_index=True), cells, notes)
+    return by_cell("Beside the paper", found, cells, notes)
 
 
 def _difference(row: pd.Series) -> str:

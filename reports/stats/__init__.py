@@ -3,8 +3,8 @@
 **Which interval.** Below BCA_FROM values Student's t: with three to nine seeds a bootstrap has too few
 different resamples, and its intervals are too short; t is exact for normal values. From BCA_FROM values on
 the BCa bootstrap, which follows a skewed distribution (a seed that nearly diverged); t would stay symmetric.
-Beyond a thousand values (pooled pairs, never seeds) the two agree, and t is taken. Paired differences take
-t throughout, so that their interval and the p of their test tell the same.
+Beyond a thousand values the two agree, and t is taken. Paired differences take t throughout, so that their
+interval and the p of their test tell the same.
 
 **Which test.** The paired t-test. An exact sign-flip test needs no normality, but its smallest two-sided p is
 2 / 2ⁿ: with five seeds 0.0625, however far apart the two are. Many comparisons at once are adjusted by Holm.

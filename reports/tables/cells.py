@@ -70,8 +70,8 @@ def summary_display(frames: Frames) -> Table:
     notes = [
         f"± is half of a 95 % interval over seeds (Student's t; from {BCA_FROM} seeds on BCa, in brackets); "
         "one seed gives no interval, and says so.",
-        "Runs: completed of planned. Planned is every seed that the same experiment uses anywhere; what is "
-        "missing is counted, and only completed runs enter the means.",
+        "Runs: completed of planned. Planned is an experiment's product: each norm at each batch, with each "
+        "seed that it uses anywhere; what is missing is counted, and only completed runs enter the means.",
         *common_layer_notes(frames),
     ]
     if not table.has_bn.all():
@@ -204,7 +204,7 @@ def by_cell(
     caption += cut_short(len(table))
     breaks = frozenset(i for i in range(1, len(blocks)) if blocks[i] != blocks[i - 1])
     belongs = [
-        {axis: str(value) for axis, value in row.items() if value is not None}
+        {str(axis): str(value) for axis, value in row.items() if value is not None}
         for row in shown[GROUP].to_dict("records")
     ]
     made = Table(title, headers, rows, 0, " ".join(caption), notes, breaks, belongs=belongs)

@@ -46,7 +46,7 @@ def _date(seconds: float) -> str:
 
 
 def command_line(roots: Sequence[Path], out: Path | None, baseline: str | None) -> str:
-    """What makes this report again, to be typed where it was typed first; empty when nothing was."""
+    """What makes this report again; empty when nothing was typed."""
     if out is None:
         return ""
     against = [] if baseline is None else ["--baseline", baseline]

@@ -64,7 +64,8 @@ def throughput_display(frames: Frames) -> Table | None:
 
 def _on_each_hardware(frames: Frames) -> Frames:
     """The completed runs, counted once on each hardware, with their scaling efficiency."""
-    runs = once_for_each_hardware(frames.runs).assign(counted=True)
+    of_counted = frames.runs[frames.runs.run_id.isin(frames.completed.run_id)]
+    runs = once_for_each_hardware(of_counted).assign(counted=True)
     speed = finite(runs, "images_per_s").dropna(subset=HARDWARE)
     speed = speed.assign(value=speed.images_per_s / speed.world_size.astype(int))
     found = scaling_efficiency(speed, [*GROUP, "device"])

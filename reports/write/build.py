@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports.claims import ClaimResult
-from reports.collect import collect
+from reports.collect import Collection, collect
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
 from reports.write.export import layer_values, results, to_csv, to_parquet
@@ -50,19 +50,33 @@ def build_report(
     claims: Mapping[str, Sequence[Path]] | None = None,
     command: str | None = None,
 ) -> ReportFiles:
-    """Report on all runs at or below `roots` into the folder `out`, which is made when missing.
+    """Report on all runs at or below `roots` into the folder `out`: `collect` and `write_report`.
 
-    `baseline`: the label of the norm that others are compared with; None: BN where it was run. `cache`: see
-    reports.collect. `reload_s`: an open page loads itself again after so many seconds. `claims` and
-    `command`: see page.compose. Files of others in
-    `out` are kept; figures and tables of a former report that this one does not make are removed. Raises
-    UserError when there is no readable run below the roots, no run has the baseline, or `out` cannot be
-    written.
+    `cache`: see reports.collect. Raises UserError when there is no readable run below the roots, and as
+    `write_report` does.
     """
-    collection = collect(roots, cache)
+    return write_report(collect(roots, cache), roots, out, baseline, reload_s, claims, command)
+
+
+def write_report(
+    collection: Collection,
+    roots: Sequence[Path],
+    out: Path,
+    baseline: str | None = None,
+    reload_s: int | None = None,
+    claims: Mapping[str, Sequence[Path]] | None = None,
+    command: str | None = None,
+) -> ReportFiles:
+    """Report on what was collected below `roots` into the folder `out`, which is made when missing.
+
+    `baseline`: the label of the norm that others are compared with; None: BN where it was run.
+    `reload_s`: an open page loads itself again after so many seconds. `claims` and `command`: see
+    page.compose. Files of others in `out` are kept; figures and tables of a former report that this one does
+    not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
+    """
     _make_folder(out)
     frames = build_frames(collection)
-    report = compose(collection, frames, baseline, roots, out, claims, command)
+    report = compose(collection, frames, baseline, roots, out, claims, command, str(Path.cwd()))
     files = _files(report, out, reload_s)
     for folder in sorted({(out / name).parent for name in files}):
         _make_folder(folder)

@@ -38,8 +38,10 @@ def comparison_display(comparison: MatchedRuns, table: pd.DataFrame) -> Table | 
     notes = [
         f"Means over the pairs. Differences are B − A; where a cell begins with ×, it is the ratio B / A. "
         f"± and brackets: {100 * CONFIDENCE:g} % interval.",
+        "Verdicts are over seeds, never over cells: each seed counts once, as its mean over the cells that "
+        "all compared seeds have on both sides.",
         f"The same: the whole interval within {_margin(False)} or {_margin(True)}. Better or worse: p of the "
-        f"paired t-test, adjusted by Holm over the metrics, below {SIGNIFICANCE:g}.",
+        f"paired t-test over seeds, adjusted by Holm over the metrics, below {SIGNIFICANCE:g}.",
         "Mean ESM is over the BN layers that all variants of both sides have.",
     ]
     left = int(number_of.max()) + 1 - MAX_CELLS
@@ -89,7 +91,15 @@ def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:
     Raises UserError when they cannot be written.
     """
     table = comparison_table(comparison)
-    files = {out / "compare.csv": table.to_csv(index=False), out / "compare.md": _markdown(comparison, table)}
+    return write_files(out, _markdown(comparison, table), table.to_csv(index=False))
+
+
+def write_files(out: Path, markdown: str, csv: str) -> tuple[Path, Path]:
+    """Write compare.md and compare.csv into `out`, which is made when missing; their paths.
+
+    Raises UserError when they cannot be written.
+    """
+    files = {out / "compare.csv": csv, out / "compare.md": markdown}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():

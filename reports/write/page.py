@@ -38,6 +38,7 @@ from reports.write.export import to_csv
 from reports.write.markdown import escape_markdown, markdown_table
 from reports.write.method import statistics_method
 from reports.write.slugs import distinct
+from suite import __version__
 
 # Of top-1, when nobody says otherwise.
 MARGIN_POINTS = 1.0
@@ -51,6 +52,7 @@ class Report:
 
     frames: Frames
     command: str
+    made: str
     overview: Overview
     baseline: Baseline
     verdicts: list[Verdict]
@@ -93,13 +95,15 @@ def compose(
     out: Path | None = None,
     claims: Mapping[str, Sequence[Path]] | None = None,
     command: str | None = None,
+    place: str = "",
 ) -> Report:
     """Records to a report: a pure function, the same bytes for the same records.
 
     `baseline`: the norm that others are compared with; None: BN where it was run. `roots` and `out` are
     what the command was given; links to runs lead from `out`, if there is one. `claims`: of the paper, by
     letter, with the folders of the runs that each rests on. `command`: what made this report, if it was not
-    `shiftbench report`. Raises UserError when no run has the baseline.
+    `shiftbench report`; `place`: the folder that it was typed in. Raises UserError when no run has the
+    baseline.
     """
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
@@ -117,6 +121,7 @@ def compose(
     return Report(
         frames,
         command_line(roots, out, baseline) if command is None else command,
+        f"{f'in {place}, ' if place else ''}with shiftbench {__version__}",
         overview(collection, frames),
         against,
         found,

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from reports.aggregate import summarise
-from reports.collect import Collection, collect
+from reports.collect import Collection, collect_folders
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import Frames, build_frames
 from reports.numbers import plural, short
@@ -69,16 +69,22 @@ def study_answers(
 
 
 def write_study(
-    folders: Sequence[Path], into: Path, study: str, metrics: Sequence[str], margin_points: float
+    folders: Sequence[Path],
+    into: Path,
+    study: str,
+    metrics: Sequence[str],
+    margin_points: float,
+    cache: Path | None = None,
 ) -> StudyAnswers:
     """Read the runs of a study, and write `results.*` (a row a run) and `answers.json` into a folder.
 
-    A run that cannot be read is in neither. Raises UserError when none can be, or the files not be written.
+    A run that cannot be read is in neither. `cache`: see reports.collect. Raises UserError when none
+    can be, or the files not be written.
     """
     begun = [folder for folder in folders if (folder / "run.json").exists()]
     if not begun:
         raise UserError(f"{into}: no trial of this study has begun")
-    answers = study_answers(collect(begun), study, metrics, margin_points)
+    answers = study_answers(collect_folders(begun, cache), study, metrics, margin_points)
     table = results(answers.frames, into)
     try:
         write_atomically(into / "results.parquet", to_parquet(table))

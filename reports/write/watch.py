@@ -2,22 +2,49 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+from reports.collect import Collection
 from reports.write.build import ReportFiles
+from suite.errors import UserError
 from suite.record import UNFINISHED
 
 
 def follow(
-    build: Callable[[int | None], ReportFiles], every_s: int, tell: Callable[[ReportFiles, int], None]
+    read: Callable[[], Collection],
+    build: Callable[[Collection, int | None], ReportFiles],
+    every_s: int,
+    tell: Callable[[ReportFiles, int], None],
+    waits: Callable[[UserError], None],
 ) -> ReportFiles:
-    """Build every `every_s` seconds while a run is queued, running or preempted, and once more at the end.
+    """Read every `every_s` seconds while a run is queued, running or preempted; build what is new.
 
     `build` is given the seconds after which the open page is to load itself again, or None for the last
-    one. `tell` hears of each report, with the number of runs that go on.
+    one. `tell` hears of each report, with the number of runs that go on. What `read` raises may pass, such as
+    that there is no run yet: `waits` hears of it once, and reading goes on. What `build` raises ends it.
     """
+    files: ReportFiles | None = None
+    shown: Any = None
+    trouble = ""
     while True:
-        files = build(every_s)
-        if not (going_on := int(files.frames.runs.state.isin(UNFINISHED).sum())):
-            return build(None)
-        tell(files, going_on)
+        try:
+            collection = read()
+        except UserError as error:
+            if str(error) != trouble:
+                waits(error)
+            trouble = str(error)
+        else:
+            trouble = ""
+            states = collection.tables.runs["state"].to_pylist()
+            if not (going_on := sum(state in UNFINISHED for state in states)):
+                return build(collection, None)
+            now = _what_is_there(collection)
+            if files is None or collection.num_read or now != shown or not files.html.exists():
+                files, shown = build(collection, every_s), now
+                tell(files, going_on)
         time.sleep(every_s)
+
+
+def _what_is_there(collection: Collection) -> tuple[object, ...]:
+    runs = collection.tables.runs
+    return runs["folder"].to_pylist(), runs["state"].to_pylist(), collection.skipped

@@ -92,7 +92,7 @@ def test_the_best_of_each_block_is_bold_everywhere(sweep_report: ReportFiles) ->
 
 def test_the_command_that_makes_it_again_is_told(sweep: Path, sweep_report: ReportFiles) -> None:
     command = f"shiftbench report {sweep} --out {sweep_report.html.parent}"
-    assert f"<code>{command}</code>" in sweep_report.html.read_text()
+    assert f"<code>{command}</code> in {Path.cwd()}, with shiftbench 0." in sweep_report.html.read_text()
     assert f"made by: {command}" in sweep_report.markdown.read_text().replace("\\", "")
 
 

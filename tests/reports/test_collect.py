@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import reports.collect as collecting
-from reports.collect import Collection, collect
+from reports.collect import Collection, collect, collect_folders
 from reports.frames import build_frames
 from suite.errors import UserError
 from suite.paths import RunPaths
@@ -164,6 +164,49 @@ def test_two_roots_that_overlap_show_each_run_once(runs: Path, cache: Path, tmp_
     for _ in range(2):
         assert collect(roots, cache).num_runs == 9
     assert collect(roots).num_runs == 9
+
+
+def test_linked_runs_are_read_once_and_kept(runs: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    one, *_ = sorted(runs.iterdir())
+    for name, target in (("all", runs), ("one", one), ("up", tmp_path)):
+        (tmp_path / "root" / name).symlink_to(target)
+    found = collect([tmp_path / "root"], cache)
+    assert (found.num_runs, found.num_read) == (9, 9)
+    folders = found.tables.runs["folder"].to_pylist()
+    assert folders[0] == f"{tmp_path}/root/all/{one.name}"
+    again = collect([tmp_path / "root"], cache)
+    assert again.num_read == 0
+    assert same(found, again)
+
+
+def test_a_link_that_leads_elsewhere_is_read_anew(runs: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    link = tmp_path / "root" / "run"
+    ids = []
+    for folder in sorted(runs.iterdir())[:2]:
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+        ids += collect([tmp_path / "root"], cache).tables.runs["run_id"].to_pylist()
+    assert len(set(ids)) == 2
+
+
+def test_some_folders_share_the_cache_of_the_folder_around_them(runs: Path, cache: Path) -> None:
+    some = sorted(runs.iterdir())[:2]
+    assert collect_folders(some, cache).num_read == 2
+    again = collect_folders([*some, some[0]], cache)
+    assert (again.num_runs, again.num_read) == (2, 0)
+    assert same(again, collect_folders(some))
+    whole = collect([runs], cache)
+    assert (whole.num_runs, whole.num_read) == (9, 7)
+    assert collect_folders(some, cache).num_read == 0
+    assert collect([runs], cache).num_read == 0  # none of them was forgotten
+
+
+def test_folders_that_are_gone_are_no_runs(runs: Path, cache: Path) -> None:
+    for kept in (None, cache):
+        with pytest.raises(UserError, match="no runs found"):
+            collect_folders([runs / "gone"], kept)
 
 
 def test_the_order_is_that_of_the_folders(runs: Path, cache: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reports.aggregate import scaling_efficiency
 from reports.collect import collect
 from reports.figures import Figure, Gallery, build_gallery
-from reports.figures.throughput import scaling_efficiency
 from reports.filters import facets
 from reports.frames import build_frames
 from reports.theme import variants
@@ -116,7 +116,7 @@ def test_scaling_efficiency_is_against_the_fewest_ranks_of_the_same_cell() -> No
             "value": [100.0, 300.0, 150.0, 100.0, 7.0],
         }
     )
-    found = scaling_efficiency(runs).tolist()
+    found = scaling_efficiency(runs, ["norm", "norm_batch_size", "batch_size_per_gpu"]).tolist()
     assert found[:4] == [0.5, 1.5, 0.75, 0.5]
     assert math.isnan(found[4])
 

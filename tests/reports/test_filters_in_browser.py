@@ -113,15 +113,25 @@ def test_a_norm_batch_that_is_filtered_away_takes_its_panels_along(
         f"Norm batch {n}" for n in (2, 4, 16, 32, 128, 256)
     ]
     choose(page, lambda: page.get_by_role("button", name="No norm batch").click())
-    assert page.locator("figure:visible").count() == 0
+    # GN has none, and stays whatever is chosen.
+    kept = [FIGURES[0], *FIGURES[-2:]]
+    assert page.locator("figure:visible h3").all_inner_texts() == kept
+    assert all(counts.keys() <= {"GN8"} for counts in marks(page))
     assert shown(page) == "Showing all 5 norms and no norm batch."
+    rows = page.locator(".scroll[aria-label='Summary'] tbody tr:visible")
+    assert [row.split("\t")[:2] for row in rows.all_inner_texts()] == [["GN8", "—"]]
+    # The runs' list has its first 200; what stays of them is GN's, and those that cannot be read.
+    listed = page.locator(".scroll[aria-label='Runs'] tbody th:visible").all_inner_texts()
+    assert all("GN8" in name for name in listed)
     for size in ("4", "16"):
         box = page.locator(f"fieldset[data-axis=norm_batch_size] input[value='{size}']")
         choose(page, lambda box=box: box.check(force=True))
     assert profile.locator("h4:visible").all_inner_texts() == ["Norm batch 4", "Norm batch 16"]
     assert shown(page) == "Showing all 5 norms and norm batches 4 and 16."
     # Top-1 at two of eight norm batches: two means a norm and seven runs of each, of which one of BN failed.
-    assert marks(page)[0] == {label: 15 if label == "BN" else 16 for label in LABELS[:4]}
+    # GN: its one mean, and seven runs.
+    expected = {label: 15 if label == "BN" else 16 for label in LABELS[:4]}
+    assert marks(page)[0] == {**expected, "GN8": 8}
     choose(page, lambda: page.get_by_role("button", name="Reset").click())
     assert shown(page) == "Showing all 5 norms and all 8 norm batches."
     assert page.locator("figure:visible").count() == len(FIGURES)

@@ -175,7 +175,10 @@ def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) ->
 
     into = tmp_path / "book"
     into.mkdir()
-    write_study([Path(run["folder"]) for run in runs], into, "synthetic-sweep", ["top1_percent"], 1.0)
+    for cache in (None, tmp_path / "cache"):
+        folders = [Path(run["folder"]) for run in runs]
+        write_study(folders, into, "synthetic-sweep", ["top1_percent"], 1.0, cache)
+    assert (tmp_path / "cache").is_dir()
     table = pd.read_parquet(into / "results.parquet")
     assert dict(zip(table.run_id, table.state, strict=True)) == {r["run_id"]: r["state"] for r in runs}
     plain = json.loads((into / "answers.json").read_text())

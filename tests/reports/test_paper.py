@@ -3,14 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from reports.collect import collect
 from reports.frames import build_frames
 from reports.paper.beside import paper_display
 from reports.paper.numbers import load_paper, parse_paper
 from reports.tables.table import Table
+from reports.write.compare_paper import beside_paper, paper_sentences, write_beside_paper
 from suite.config import expand
+from suite.errors import UserError
 from suite.experiment import Run
 from tests.reports.records import write_run
 
@@ -164,3 +169,53 @@ def test_without_a_completed_run_there_is_no_section(tmp_path: Path) -> None:
     for run in runs_of():
         write_run(tmp_path, run, state="failed")
     assert beside(tmp_path) is None
+
+
+NO_TEST = "The paper tells no seeds, so nothing is tested; only its top-1 without noise is set beside runs."
+
+
+def write_like_the_papers(root: Path) -> None:
+    for run in runs_of():
+        top1 = {"BN": 76.0, "XBN-P2-GN64": 76.5}[run.model.norm.label] + run.seed
+        write_run(root, run, top1_percent=[top1])
+
+
+def test_how_far_ours_are_from_the_papers_is_told(tmp_path: Path) -> None:
+    write_like_the_papers(tmp_path / "runs")
+    cells = beside_paper(tmp_path / "runs")
+    assert paper_sentences(cells) == [
+        "BN at norm batch 128: 0.20 points above the paper's top-1 of 76.3 % (figure), over 2 seeds.",
+        "XBN-P2-GN64 at norm batch 128: 0.40 points below the paper's top-1 of 77.4 % (figure), "
+        "over 2 seeds.",
+        "XBN-IN: no cell beside the paper's top-1 of 75.2 % (figure).",
+        NO_TEST,
+    ]
+    markdown, csv = write_beside_paper(tmp_path / "runs", cells, tmp_path / "out")
+    text = markdown.read_text()
+    assert "76.3 (figure)" in text
+    assert text[text.index("## By how much") :].count("\n- ") == 4
+    rows = pd.read_csv(csv).set_index("norm")
+    assert rows.difference.to_dict() == pytest.approx({"BN": 0.2, "XBN-P2-GN64": -0.4})
+    assert set(rows.label) == {"figure"}
+    assert rows.n.tolist() == [2, 2]
+
+
+def test_runs_unlike_the_papers_are_one_sentence(tmp_path: Path) -> None:
+    for run in runs_of(recipe={"epochs": 50}):
+        write_run(tmp_path, run)
+    with pytest.raises(UserError, match="no completed run matches a number of the paper"):
+        beside_paper(tmp_path)
+
+
+def test_a_folder_named_paper_is_compared_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_like_the_papers(tmp_path / "runs")
+    first = CliRunner().invoke(app, ["compare", "runs", "paper", "--out", "out"])
+    assert first.exit_code == 0, first.output
+    assert "0.20 points above the paper's top-1" in " ".join(first.output.split())
+    assert (tmp_path / "out" / "compare.md").exists()
+    write_like_the_papers(tmp_path / "paper")
+    second = CliRunner().invoke(app, ["compare", "runs", "paper"])
+    assert second.exit_code == 0, second.output
+    assert "equal to the last bit in all 4 pairs" in " ".join(second.output.split())

@@ -112,6 +112,29 @@ def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path:
     assert summary_display(frames).rows[0][-1] == "mixed hardware"
 
 
+def test_the_same_run_on_more_ranks_shows_how_it_scales(tmp_path: Path) -> None:
+    """1,200 images/s on one rank and 1,800 on two: 900 each, three quarters."""
+    bn, other = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0, 1])
+    for ranks, speed in ((1, 1200.0), (2, 1800.0)):
+        provenance = {**PROVENANCE, "world_size": ranks}
+        write_run(tmp_path / str(ranks), bn, provenance=provenance, throughput={"images_per_s": speed})
+    table = throughput_display(frames_below(tmp_path))
+    assert table is not None
+    at = [column.header for column in table.columns].index("Scaling efficiency (%)")
+    assert [row[at] for row in table.rows] == ["100.0", "75.0"]
+    write_run(tmp_path / "alone", other)
+    assert "Scaling" not in str(throughput_display(frames_below(tmp_path / "alone")))
+
+
+def test_a_norm_without_bn_has_no_norm_batch(tmp_path: Path) -> None:
+    for run in expand_runs(batch={"global_batch_size": 64, "norm_batch_size": [4, 64]}, seeds=[0]):
+        write_run(tmp_path, run, layers=[] if run.model.norm.label == "GN8" else ["a", "b"])
+    table = summary_display(frames_below(tmp_path))
+    cells = [(row[0], row[1]) for row in table.rows]
+    assert cells == [("BN", "4"), ("XBN-P2-GN8", "4"), ("BN", "64"), ("XBN-P2-GN8", "64"), ("GN8", "—")]
+    assert [one.get("norm_batch_size") for one in table.belongs] == ["4", "4", "64", "64", None]
+
+
 def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -> None:
     runs = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=list(range(8)))
     for run, state in zip(runs, ("running", "completed", "failed", "preempted", "diverged"), strict=False):

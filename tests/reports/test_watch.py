@@ -1,53 +1,161 @@
 """A report that follows its runs until none goes on."""
 
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 import reports.write.watch as watching
-from reports.write.build import ReportFiles, build_report
+from reports.collect import Collection, collect
+from reports.write.build import ReportFiles, write_report
+from suite.errors import UserError
 from suite.record import RecordWriter
 from tests.reports.records import expand_runs, write_run, write_waiting
 
-ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
+BN, XBN, _ = expand_runs(batch={"global_batch_size": 64, "norm_batch_size": 4}, seeds=[0])
 
 
-def test_it_is_written_until_the_last_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bn, xbn, _ = expand_runs(batch=ONE_BATCH, seeds=[0])
-    runs, out = tmp_path / "runs", tmp_path / "out"
-    write_run(runs, bn)
-    folder = write_waiting(runs, xbn)
-    told: list[tuple[int, int]] = []
-    reloads: list[int | None] = []
+@dataclass
+class Watch:
+    """A watch of `<folder>/runs`; while it sleeps for the n-th time, the n-th of `steps` is taken."""
 
-    def build(reload_s: int | None) -> ReportFiles:
-        reloads.append(reload_s)
-        return build_report([runs], out, cache=tmp_path / "cache", reload_s=reload_s)
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    baseline: str | None = None
+    reloads: list[int | None] = field(default_factory=list)
+    told: list[tuple[int, int]] = field(default_factory=list)
+    waited: list[str] = field(default_factory=list)
 
-    def sleep(seconds: float) -> None:
-        assert seconds == 7
-        page = (out / "index.html").read_text()
-        assert "location.reload(), 7000" in page
-        if len(told) == 2:  # while it sleeps for the second time, the run ends
-            with RecordWriter(xbn, folder) as record:
-                record.status("failed", reason="out of memory")
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
 
-    monkeypatch.setattr(watching.time, "sleep", sleep)
-    files = watching.follow(build, 7, lambda files, going_on: told.append((files.num_runs, going_on)))
-    assert told == [(2, 1), (2, 1)]
-    assert reloads == [7, 7, 7, None]
+    @property
+    def page(self) -> Path:
+        return self.folder / "out" / "index.html"
+
+    def read(self) -> Collection:
+        return collect([self.runs], self.folder / "cache")
+
+    def build(self, collection: Collection, reload_s: int | None) -> ReportFiles:
+        self.reloads.append(reload_s)
+        return write_report(collection, [self.runs], self.page.parent, self.baseline, reload_s)
+
+    def follow(self, *steps: Callable[[], object]) -> ReportFiles:
+        to_come: Iterator[Callable[[], object]] = iter(steps)
+
+        def sleep(seconds: float) -> None:
+            assert seconds == 7
+            next(to_come)()
+
+        self.monkeypatch.setattr(watching.time, "sleep", sleep)
+        files = watching.follow(
+            self.read,
+            self.build,
+            7,
+            lambda files, going_on: self.told.append((files.num_runs, going_on)),
+            lambda error: self.waited.append(str(error)),
+        )
+        assert next(to_come, None) is None
+        return files
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(tmp_path, monkeypatch)
+
+
+def nothing() -> None:
+    pass
+
+
+def ends(folder: Path) -> None:
+    with RecordWriter(XBN, folder) as record:
+        record.status("failed", reason="out of memory")
+
+
+def waits_since_long(watch: Watch) -> Path:
+    """A run in the queue, with files that are a while old."""
+    folder = write_waiting(watch.runs, XBN)
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (1e9, 1e9))
+    return folder
+
+
+def test_it_is_written_until_the_last_run_has_ended(watch: Watch) -> None:
+    write_run(watch.runs, BN)
+    folder = write_waiting(watch.runs, XBN)
+
+    def grows() -> None:
+        assert "location.reload(), 7000" in watch.page.read_text()
+        with RecordWriter(XBN, folder) as record:
+            record.status("preempted")
+
+    files = watch.follow(grows, lambda: ends(folder))
+    assert watch.told == [(2, 1), (2, 1)]
+    assert watch.reloads == [7, 7, None]
     assert files.frames.runs.state.tolist() == ["completed", "failed"]
-    assert "location.reload" not in (out / "index.html").read_text()
+    assert "location.reload" not in watch.page.read_text()
 
 
-def test_runs_that_have_ended_are_reported_once(tmp_path: Path) -> None:
-    (bn, *_) = expand_runs(batch=ONE_BATCH, seeds=[0])
-    write_run(tmp_path / "runs", bn)
-    reloads: list[int | None] = []
+def test_runs_that_have_ended_are_reported_once(watch: Watch) -> None:
+    write_run(watch.runs, BN)
+    watch.follow()
+    assert (watch.reloads, watch.told) == ([None], [])
 
-    def build(reload_s: int | None) -> ReportFiles:
-        reloads.append(reload_s)
-        return build_report([tmp_path / "runs"], tmp_path / "out", reload_s=reload_s)
 
-    watching.follow(build, 7, lambda *_: pytest.fail("nothing goes on"))
-    assert reloads == [7, None]
+def test_it_waits_for_the_first_run_and_says_so_once(watch: Watch) -> None:
+    watch.follow(nothing, watch.runs.mkdir, nothing, lambda: write_run(watch.runs, BN))
+    assert watch.waited == [
+        f"{watch.runs}: no such folder; expected one that holds runs",
+        f"no runs found below {watch.runs}; expected folders with a run.json",
+    ]
+    assert watch.reloads == [None]
+
+
+def test_runs_that_vanish_for_a_while_do_not_end_it(watch: Watch) -> None:
+    folder = write_waiting(watch.runs, XBN)
+    watch.follow(
+        lambda: shutil.rmtree(watch.runs), lambda: write_waiting(watch.runs, XBN), lambda: ends(folder)
+    )
+    assert watch.waited == [f"{watch.runs}: no such folder; expected one that holds runs"]
+    assert watch.reloads == [7, 7, None]
+
+
+def test_what_has_not_changed_is_not_written_again(watch: Watch) -> None:
+    folder = waits_since_long(watch)
+    watch.follow(nothing, nothing, lambda: ends(folder))
+    assert watch.reloads == [7, None]
+
+
+def test_a_run_that_is_gone_is_a_change(watch: Watch) -> None:
+    folder = waits_since_long(watch)
+    other = write_run(watch.runs, BN)
+    for path in (*other.iterdir(), other):
+        os.utime(path, (1e9, 1e9))
+    watch.follow(nothing, lambda: shutil.rmtree(other), nothing, lambda: ends(folder))
+    assert watch.reloads == [7, 7, None]
+    assert watch.told == [(2, 1), (1, 1)]
+
+
+def test_a_page_that_was_removed_is_written_again(watch: Watch) -> None:
+    folder = waits_since_long(watch)
+    watch.follow(lambda: shutil.rmtree(watch.page.parent), lambda: ends(folder))
+    assert watch.reloads == [7, 7, None]
+
+
+def test_a_baseline_that_no_run_has_ends_it(watch: Watch) -> None:
+    write_waiting(watch.runs, XBN)
+    watch.baseline = "GN64"
+    with pytest.raises(UserError, match="GN64"):
+        watch.follow()
+
+
+def test_a_folder_that_cannot_be_written_ends_it(watch: Watch) -> None:
+    write_waiting(watch.runs, XBN)
+    (watch.folder / "out").write_text("mine")
+    with pytest.raises(UserError, match="cannot be a folder for the report"):
+        watch.follow()
