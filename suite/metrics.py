@@ -132,6 +132,13 @@ _ALL = (
         "Peak memory",
     ),
     Metric(
+        "energy_j_per_image",
+        "J",
+        "lower",
+        "what all ranks' GPUs took over an epoch's training steps, by NVML's counters, per image",
+        "Energy per image",
+    ),
+    Metric(
         "flops_per_image",
         "FLOP",
         "neither",

@@ -27,6 +27,7 @@ THROUGHPUT_METRICS = [
     "epoch_time_s",
     "flops_per_image",
     "matmul_peak_share",
+    "energy_j_per_image",
 ]
 SCALING = "scaling_efficiency"
 
@@ -48,6 +49,8 @@ def throughput_display(frames: Frames) -> Table | None:
         "GFLOP per image": MetricCell("flops_per_image", factor=1e-9, seeds=False),
         "Of matmul peak (%)": MetricCell("matmul_peak_share", decimals=1, factor=100, seeds=False),
     }
+    if table.energy_j_per_image_n.any():
+        cells["Energy (J per image)"] = MetricCell("energy_j_per_image", seeds=False)
     if table.scaling_efficiency_n.any():
         cells["Scaling efficiency (%)"] = MetricCell(SCALING, 1, factor=100, seeds=False, ranked=False)
     notes = [

@@ -1,10 +1,12 @@
 """What a rank tells of its training: into the record on the first rank, into the log on all."""
 
 import logging
+import math
 import time
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from suite.data import Loader
@@ -54,6 +56,13 @@ class Logbook:
         values = {"loss": loss / images, "top1_percent": 100 * top1 / images, "learning_rate": learning_rate}
         for name, value in {**values, **summary}.items():
             self.measure(name, value, "train")
+
+    def energy(self, j_per_step: float | None, global_batch_size: int) -> None:
+        """What this rank's device took in an epoch of training. On all ranks; noted where each has a counter."""
+        j = torch.tensor(math.nan if j_per_step is None else j_per_step, dtype=torch.float64)
+        total_j = float(self.ranks.sum(j))
+        if math.isfinite(total_j):
+            self.measure("energy_j_per_image", total_j / global_batch_size, "train")
 
     def tid(self, meter: TidMeter) -> None:
         """TID of each layer over the epoch's passes. On the first rank, whose estimates are the run's."""

@@ -217,6 +217,7 @@ class Trainer:
         self.logbook.training(
             self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
         )
+        self.logbook.energy(self.meter.energy_j_per_step(), self.run.batch.global_batch_size)
         if self.tid is not None:
             self.logbook.tid(self.tid)
         self.logbook.bad_images(loader, "train")

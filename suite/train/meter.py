@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from suite.train.energy import EnergyCounter
+
 
 class Meter:
     """Step times of one epoch. The first `warmup_steps` of a process are left out of every figure."""
@@ -17,6 +19,7 @@ class Meter:
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self._to_skip = warmup_steps
         self._device = device
+        self._energy = EnergyCounter(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # a run before this one may have used more
         self.restart_epoch()
@@ -26,6 +29,8 @@ class Meter:
         self._step_times_s: list[float] = []
         self._wait_times_s: list[float] = []
         self._waited_s = 0.0
+        self._num_steps = 0
+        self._energy_before_j = self._energy.read_j()
         self._last = time.perf_counter()
         self.epoch_started = self._last
 
@@ -43,6 +48,7 @@ class Meter:
         bounded; over an epoch they add up to the true time.
         """
         now = time.perf_counter()
+        self._num_steps += 1
         if self._to_skip > 0:
             self._to_skip -= 1
         else:
@@ -69,6 +75,13 @@ class Meter:
                 "data_wait_share": sum(self._wait_times_s) / total_s,
             }
         return summary
+
+    def energy_j_per_step(self) -> float | None:
+        """Of this rank's GPU over the epoch so far, warm-up steps too; None where it is not counted."""
+        now_j = self._energy.read_j()
+        if now_j is None or self._energy_before_j is None or not self._num_steps:
+            return None
+        return (now_j - self._energy_before_j) / self._num_steps
 
     def _peak_memory_gib(self) -> float:
         if self._device.type == "cuda":

@@ -1,6 +1,8 @@
 """The parts of training: parameter groups, mixup, the meter, checkpoints, and what a step really does."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from suite.paths import RunPaths
 from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
+from suite.train.energy import EnergyCounter
+from suite.train.logbook import Logbook
 from suite.train.loop import Trainer
 from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
@@ -163,6 +167,61 @@ def test_without_a_timed_step_there_is_no_speed() -> None:
     meter = Meter(warmup_steps=5, device=CPU)
     meter.step_done()
     assert set(meter.summary(8)) == {"epoch_time_s", "peak_memory_gib"}
+
+
+class FakeNvml:
+    """A driver's library with one GPU, whose counter goes up by 3 J a look."""
+
+    def __init__(self, has_counter: bool = True) -> None:
+        self.has_counter, self.total_mj, self.name = has_counter, 7_000, b""
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
+        self.name, handle._obj.value = name, 1
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, total_mj: Any) -> int:
+        self.total_mj += 3_000
+        total_mj._obj.value = self.total_mj
+        return 0 if self.has_counter else 3
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a-b"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_energy_is_read_from_the_counter_of_the_device_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+    counter = EnergyCounter(torch.device("cuda", 0), nvml)
+    assert (counter.read_j(), counter.read_j(), nvml.name) == (10.0, 13.0, b"GPU-a-b")
+    assert EnergyCounter(torch.device("cuda", 0), FakeNvml(has_counter=False)).read_j() is None
+    assert EnergyCounter(CPU, nvml).read_j() is None
+    assert EnergyCounter(torch.device("cuda", 0), object()).read_j() is None  # a library without it
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
+    assert EnergyCounter(torch.device("cuda", 0), nvml).read_j() is None
+
+
+def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(warmup_steps=5, device=CPU)
+    assert meter.energy_j_per_step() is None
+    looks = iter([10.0, 22.0])
+    monkeypatch.setattr(meter._energy, "read_j", lambda: next(looks))
+    meter.restart_epoch()
+    for _ in range(3):
+        meter.step_done()  # a warm-up step takes energy too
+    j = meter.energy_j_per_step()
+    assert j == 4.0
+    noted: list[tuple[str, float, str]] = []
+    logbook = Logbook(Ranks(0, 0, 1, CPU), None)
+    monkeypatch.setattr(logbook, "measure", lambda *what: noted.append(what))
+    logbook.energy(None, 8)
+    logbook.energy(j, 8)
+    assert noted == [("energy_j_per_image", 0.5, "train")]
 
 
 def test_work_of_a_network_by_hand() -> None:
