@@ -58,7 +58,7 @@ class Logbook:
             self.measure(name, value, "train")
 
     def energy(self, j_per_step: float | None, global_batch_size: int) -> None:
-        """What this rank's device took in an epoch of training. On all ranks; noted where each has a counter."""
+        """What this rank's GPU took in an epoch of training. On all ranks; noted where each has a counter."""
         j = torch.tensor(math.nan if j_per_step is None else j_per_step, dtype=torch.float64)
         total_j = float(self.ranks.sum(j))
         if math.isfinite(total_j):
