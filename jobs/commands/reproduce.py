@@ -40,7 +40,7 @@ def reproduce(
     if show_list:
         for letter in letters:
             plan = PLANS[letter]
-            cost = f"about {plan.cost} minutes on two cores, {plan.quick_cost} with --quick (guessed)"
+            cost = f"about {plan.cost} minutes on two cores, {plan.quick_cost} with --quick"
             console.print(f"{letter}  {CLAIMS[letter].says}; {cost}", markup=False)
         return
     found = experiments(letters, quick)

@@ -8,10 +8,10 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import NoiseRecord, read_noise, write_noise
 
-DELTAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-DRAWS = 5
+DELTAS = (0.0, 0.1, 0.3, 0.5, 0.7)
+DRAWS = 3
 SEED = 0
-_IMAGES_PER_BATCH = 250
+_IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
 def measure_missing(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[Run, str | None]]:

@@ -5,11 +5,10 @@ the data plan, mixup and dropout from generators keyed by the step. So a run tha
 resumed ends bit-equal to one that was not.
 """
 
-import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader, val_loader
+from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
 from suite.train.distributed import Ranks
-from suite.train.evaluate import UntilStopped, batch_sums, evaluate
+from suite.train.epoch_end import EpochEnd
+from suite.train.evaluate import batch_sums
 from suite.train.logbook import Logbook
-from suite.train.measure import measure_shift, measure_training_images, measure_work, tid_meter
+from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
-
-log = logging.getLogger("shiftbench")
 
 GO_ON, STOP, STOP_WARNED, DIVERGED = 0, 1, 2, 3
 HEARTBEAT_S = 5.0  # between two words to the status file, and two looks for a newer start
@@ -60,8 +58,8 @@ class Trainer:
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
         self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-        self.best_top1_percent = -1.0
         self.logbook = Logbook(ranks, record)
+        self.epoch_end = EpochEnd(run, ranks, self.model, self.logbook)
         self.to_evaluate = False
         self._spoke_at = time.monotonic()
         self._is_to_leave = False
@@ -229,42 +227,11 @@ class Trainer:
         Raises Preempted after a stop signal: what was measured so far is dropped, and repeated on resuming.
         """
         self.to_evaluate = False
-        is_last = self.step == self.total_steps
-        measure = self.run.measure
-        evaluates = is_last or self.epoch % measure.eval_every_epochs == 0
-        probes = is_last or (measure.probe_every_epochs and self.epoch % measure.probe_every_epochs == 0)
-        if not evaluates and not probes:
+        if not self.epoch_end.evaluates(self.epoch) and not self.epoch_end.probes(self.epoch):
             return
-        self.ranks.share_buffers(self.model)
         self.logbook.turn_to(self.epoch, self.step)
-        size_bytes = self.logbook.size_bytes
-        loader = val_loader(
-            self.run,
-            images_per_batch=self.run.batch.per_gpu,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            device=self.ranks.device,
-        )
-        try:
-            batches = UntilStopped(loader, self._is_asked_to_stop)
-            if evaluates:
-                result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
-                self._stop_evaluation_if_asked(size_bytes)
-                if not math.isfinite(result.loss):
-                    raise Diverged(f"the validation loss is not finite after step {self.step}")
-                self.logbook.evaluation(result)
-                self.logbook.bad_images(loader, "val")
-                self._keep_if_best(result.top1_percent)
-            if evaluates and measure.eval_train:
-                top1 = measure_training_images(self.run, self.model, self.ranks, self._is_asked_to_stop)
-                self._stop_evaluation_if_asked(size_bytes)
-                self.logbook.measure("top1_inference_percent", top1, "train")
-            if probes:
-                profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, is_last)
-                self._stop_evaluation_if_asked(size_bytes)
-                self.logbook.shift(profile, top1_precise)
-        finally:
-            loader.close()
+        stop_if_asked = partial(self._stop_evaluation_if_asked, self.logbook.size_bytes)
+        self.epoch_end.measure(self.epoch, self._is_asked_to_stop, stop_if_asked)
 
     def _stop_evaluation_if_asked(self, size_bytes: int) -> None:
         code = self.ranks.agree(self._wish())
@@ -273,12 +240,6 @@ class Trainer:
         # The state is that of the epoch's end, and the measurements are to be cut back to that.
         self._save(to_evaluate=True, size_bytes=size_bytes)
         raise self._preempted(code)
-
-    def _keep_if_best(self, top1_percent: float) -> None:
-        is_best = top1_percent > self.best_top1_percent
-        self.best_top1_percent = max(self.best_top1_percent, top1_percent)
-        log.info("epoch %d of %d: top-1 %.2f %%", self.epoch, self.run.recipe.epochs, top1_percent)
-        self.logbook.best(top1_percent, self.model.state_dict() if is_best else None)
 
     def _finish(self) -> None:
         if self.record is not None:
@@ -295,7 +256,7 @@ class Trainer:
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
             "tid": None if self.tid is None else self.tid.state(),
-            "best_top1_percent": self.best_top1_percent,
+            "best_top1_percent": self.epoch_end.best_top1_percent,
             "to_evaluate": to_evaluate,
             "measurements_size_bytes": self.logbook.size_bytes if size_bytes is None else size_bytes,
         }
@@ -313,5 +274,5 @@ class Trainer:
             self.epoch_sums.copy_(sums_R4.sum(dim=0))
         if self.tid is not None:
             self.tid.load(state.get("tid"))
-        self.best_top1_percent = state["best_top1_percent"]
+        self.epoch_end.best_top1_percent = state["best_top1_percent"]
         self.to_evaluate = state["to_evaluate"]

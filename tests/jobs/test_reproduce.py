@@ -12,13 +12,14 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.reproduce import noise, plan
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_noise
 
 # Three runs of two epochs on the carried images: seconds.
-TINY = ("data.train_images=64", "data.val_images=20", "recipe.epochs=2")
+TINY = ("seeds=[0, 1, 2]", "data.train_images=64", "data.val_images=20", "recipe.epochs=2")
 TINY_NET = (
     "seeds=[0]",
     "model={arch: small_resnet11, norm: [{kind: bn}]}",
@@ -59,14 +60,26 @@ def test_every_claim_has_a_valid_experiment(quick: bool) -> None:
     found = plan.experiments(plan.chosen([]), quick)
     assert list(found) == list("ABCDEF")
     counts = {letter: len(one.runs) for letter, one in found.items()}
-    assert counts["A"] >= 3  # a verdict needs three seeds
     assert counts["B"] < counts["C"]
 
 
-def test_claims_that_share_runs_run_them_once() -> None:
-    found = plan.experiments(["B", "C"], quick=False)
-    assert {run.run_id for run in found["B"].runs} < {run.run_id for run in found["C"].runs}
-    assert len(plan.runs_of(found)) == len(found["C"].runs)
+def test_every_claim_has_the_seeds_that_a_verdict_takes() -> None:
+    for one in plan.experiments(plan.chosen([]), quick=False).values():
+        assert len({run.seed for run in one.runs}) >= MIN_SEEDS_FOR_A_CLAIM
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("some", "others", "num_shared"), [("B", "C", 5), ("D", "E", 2), ("E", "F", 2)], ids=["BC", "DE", "EF"]
+)
+def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared: int, quick: bool) -> None:
+    found = plan.experiments([some, others], quick)
+    ids = [{run.run_id for run in found[letter].runs} for letter in (some, others)]
+    num_seeds = len({run.seed for run in found[some].runs})
+    if quick and some == "B":
+        num_shared = 2  # sizes
+    assert len(ids[0] & ids[1]) == num_shared * num_seeds
+    assert len(plan.runs_of(found)) == len(ids[0] | ids[1])
 
 
 def test_letters_may_be_small_and_doubled_and_come_in_order() -> None:

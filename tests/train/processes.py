@@ -27,16 +27,16 @@ def train_killed_at_the_probe(run: Run, folder: Path) -> list[int]:
 
 
 def _train_to_the_probe(run: Run, folder: Path) -> None:
-    from suite.train import loop, train_run
+    from suite.train import epoch_end, train_run
 
-    loop.measure_shift = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    epoch_end.measure_shift = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     train_run(run, folder)
 
 
 def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) -> list[int]:
     """Train, stopped by SIGTERM to the last rank as the first evaluation or probe begins.
 
-    `phase`: "evaluate" or "measure_shift", as the training loop calls them.
+    `phase`: "evaluate" or "measure_shift", as the epoch's end calls them.
     """
     port = free_port()
     return in_processes(
@@ -45,16 +45,16 @@ def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) ->
 
 
 def _train_into(phase: str, run: Run, folder: Path, rank: int, world_size: int, port: int) -> None:
-    from suite.train import loop
+    from suite.train import epoch_end
 
-    called = getattr(loop, phase)
+    called = getattr(epoch_end, phase)
 
     def signal_then_call(*args: object) -> object:
         if rank == world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return called(*args)
 
-    setattr(loop, phase, signal_then_call)
+    setattr(epoch_end, phase, signal_then_call)
     _train(run, folder, rank, world_size, port, None, 0)
 
 
