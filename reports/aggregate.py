@@ -54,11 +54,11 @@ def summarise(
 
 def _with(table: pd.DataFrame, missing: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The rows of cells that have not begun, below the others."""
-    counts = dict.fromkeys(("completed", *UNFINISHED), 0) | {"not_started": missing.planned}
-    rows = missing.assign(num_bn_layers=0, mixed_hardware=False, **counts)
-    rows = rows.assign(**{f"{metric}_n": 0 for metric in metrics})
+    counts = dict.fromkeys(["completed", *UNFINISHED, "num_bn_layers", *(f"{m}_n" for m in metrics)], 0)
+    rows = missing.assign(**counts).assign(not_started=missing.planned, mixed_hardware=False)
     whole = pd.concat([table, rows], ignore_index=True)[table.columns]
-    return whole.astype({name: kind for name, kind in table.dtypes.items() if kind.kind in "biu"})
+    whole_numbers = [*GROUP, "has_bn", "planned", "mixed_hardware", *counts]
+    return whole.astype({name: table.dtypes[name] for name in whole_numbers})
 
 
 def cell_numbers(runs: pd.DataFrame, keys: Sequence[str] = GROUP) -> pd.Series:

@@ -55,6 +55,12 @@ class Frames:
         """The runs that results are made of."""
         return self.runs[self.runs.counted & (self.runs.state == "completed")]
 
+    @property
+    def deciding(self) -> list[str]:
+        """For each run what decides its result, as JSON."""
+        texts = self.collection.tables.runs["deciding"]
+        return texts.take(pa.array(self.runs.run.to_numpy())).to_pylist()  # type: ignore[no-any-return]
+
     @cached_property
     def curves(self) -> pd.DataFrame:
         """Every scalar ever measured."""
@@ -106,16 +112,30 @@ def _settings(runs: pd.DataFrame, deciding: Sequence[str]) -> list[str]:
 
     Without it, two learning rates in one folder would pass for two seeds.
     """
-    fields: dict[str, dict[str, str]] = {text: json.loads(text) for text in dict.fromkeys(deciding)}
+    return settings_texts(deciding, varying_fields(runs, deciding))
+
+
+def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
+    """What decides the result and differs between runs that are alike in the axes."""
+    fields = _parsed(deciding)
     axes = runs[[name for name in GROUP if name != "settings"]].assign(deciding=deciding).drop_duplicates()
     varying: set[str] = set()
     for _, texts in axes.groupby(list(axes.columns[:-1]), sort=False).deciding:
         if len(texts) > 1:
             first, *others = (fields[text] for text in texts)
             varying |= {name for name, value in first.items() if any(o.get(name) != value for o in others)}
-    shown = sorted(varying)
+    return varying
+
+
+def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
+    """For each run the values of these fields."""
+    fields, shown = _parsed(deciding), sorted(shown)
     told = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
     return [told[text] for text in deciding]
+
+
+def _parsed(deciding: Sequence[str]) -> dict[str, dict[str, str]]:
+    return {text: json.loads(text) for text in dict.fromkeys(deciding)}
 
 
 def _of_studies(runs: pd.DataFrame) -> list[bool]:
@@ -127,9 +147,8 @@ def _of_studies(runs: pd.DataFrame) -> list[bool]:
 
 def confounds(frames: "Frames") -> list[str]:
     """What runs that stand side by side differ in beside norm, batch and settings, in sentences."""
-    deciding = pd.Series(frames.collection.tables.runs["deciding"].to_pylist())
-    runs = frames.runs[frames.runs.counted]
-    runs = runs.assign(deciding=deciding[runs.run].to_numpy())
+    runs = frames.runs.assign(deciding=frames.deciding)
+    runs = runs[runs.counted]
     found = []
     for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
         texts = here.drop_duplicates(["settings", "deciding"])

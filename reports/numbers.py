@@ -80,7 +80,7 @@ def bracket_text(estimate: Estimate | None) -> str:
         return EMPTY
     places = significant_decimals(estimate.mean)
     if estimate.low is None or estimate.high is None:
-        return f"{number(estimate.mean, places)} (1 seed)"
+        return f"{number(estimate.mean, places)} ({plural(estimate.n, 'seed')})"
     return (
         f"{number(estimate.mean, places)} [{number(estimate.low, places)}, {number(estimate.high, places)}]"
     )

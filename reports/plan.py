@@ -14,8 +14,11 @@ _LAYOUT = [*_FREE_LAYOUT, "norm_batch_size"]
 
 def planned_seeds(runs: pd.DataFrame) -> pd.Series:
     """How many seeds each cell was to have. `runs`: with their `cell`."""
-    seeds = runs[[*_PLAN, "seed"]].drop_duplicates()
-    return runs[["cell", *_PLAN]].drop_duplicates().merge(seeds, on=_PLAN).groupby("cell").seed.nunique()
+    own = runs[["cell", "seed"]]  # of a study's point nothing else is known
+    of_product = runs[~runs.is_of_study]
+    seeds = of_product[[*_PLAN, "seed"]].drop_duplicates()
+    planned = of_product[["cell", *_PLAN]].drop_duplicates().merge(seeds, on=_PLAN)[["cell", "seed"]]
+    return pd.concat([own, planned]).groupby("cell").seed.nunique()
 
 
 def unstarted_cells(runs: pd.DataFrame) -> pd.DataFrame:
@@ -23,16 +26,16 @@ def unstarted_cells(runs: pd.DataFrame) -> pd.DataFrame:
 
     A norm without BN is one run for all norm batches of a layout; its norm batch is its batch per GPU.
     """
-    runs = runs[~runs.is_of_study]
+    everything, runs = runs, runs[~runs.is_of_study]
     norms = runs.assign(has_bn=runs.norm_rank < 2)[[*_WHERE, "norm", "has_bn"]].drop_duplicates()
     with_bn, free = norms[norms.has_bn], norms[~norms.has_bn]
     layouts = runs.loc[runs.norm_rank < 2, [*_WHERE, *_LAYOUT]].drop_duplicates()
     free_layouts = runs[[*_WHERE, *_FREE_LAYOUT]].drop_duplicates()
     free_layouts = free_layouts.assign(norm_batch_size=free_layouts.batch_size_per_gpu)
     wanted = pd.concat([with_bn.merge(layouts, on=_WHERE), free.merge(free_layouts, on=_WHERE)])
-    # Another experiment may have run the cell: then it is there.
+    # Another experiment, or a study, may have run the cell: then it is there.
     cell = [*_WHERE[1:], *_LAYOUT, "norm"]
-    there = runs[cell].drop_duplicates()
+    there = everything[cell].drop_duplicates()
     missing = wanted.merge(there, on=cell, how="left", indicator=True)
     missing = missing[missing["_merge"] == "left_only"].drop_duplicates(cell)
     seeds = runs.groupby(_PLAN, as_index=False).agg(planned=("seed", "nunique"))

@@ -13,7 +13,7 @@ def compare(
     b: Annotated[
         Path,
         typer.Argument(
-            help="What it is compared with; `paper`, where no folder has that name, is the paper's numbers.",
+            help="What it is compared with. Either may be `paper`, if no folder has that name: its numbers.",
             show_default=False,
         ),
     ],
@@ -32,12 +32,14 @@ def compare(
     from reports.write.compare_text import print_comparison, write_comparison
 
     console = Console()
-    if str(b) == "paper" and not b.is_dir():
+    is_paper = [str(side) == "paper" and not side.is_dir() for side in (a, b)]
+    if any(is_paper):
         from reports.write.compare_paper import beside_paper, print_beside_paper, write_beside_paper
 
-        cells = beside_paper(a, cache_folder())
+        runs = b if is_paper[0] else a
+        cells = beside_paper(runs, cache_folder())
         print_beside_paper(console, cells)
-        _tell(console, write_beside_paper(a, cells, out) if out is not None else ())
+        _tell(console, write_beside_paper(runs, cells, out) if out is not None else ())
         return
     comparison = match(a, b, cache_folder())
     print_comparison(console, comparison)
@@ -46,4 +48,4 @@ def compare(
 
 def _tell(console: Console, written: Iterable[Path]) -> None:
     for path in written:
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)

@@ -34,7 +34,7 @@ def report(
     from reports.write.watch import follow
     from suite.errors import UserError
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     is_open = False
 
     def read() -> Collection:
@@ -54,7 +54,7 @@ def report(
         console.print(f"{going_on} of {files.num_runs} runs go on; {files.html} follows every {every_s} s")
 
     def waits(error: UserError) -> None:
-        console.print(f"waiting: {error}", style="yellow", markup=False)
+        console.print(f"waiting: {error}", style="yellow")
 
     files = follow(read, build, every_s, tell, waits) if watch else build(read(), None)
     print_summary(Console(), files.frames)

@@ -38,8 +38,8 @@ def layer_values(frames: Frames, metrics: Sequence[str], common: Mapping[str, Se
 def run_slopes(frames: Frames) -> pd.DataFrame:
     """For each run the least-squares slopes of ESM σ and of the scaled ESM σ, per layer: run and SLOPES.
 
-    Over the run's own BN layers at their places in the network; NaN with fewer than two of them, or when
-    one of the values is not finite.
+    Over the run's own BN layers at their places among those of all norms; NaN with fewer than two of them,
+    or when one of the values is not finite.
     """
     table = frames.runs[["run"]]
     for metric, name in SLOPES.items():
@@ -78,8 +78,8 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
     cells: dict[str, Callable[[pd.Series], str]] = {"Runs": runs_text}
     cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
     notes = [
-        "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places in "
-        "the network, then the mean over seeds: zero where the shift does not accumulate.",
+        "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places among "
+        "those of all norms here, then the mean over seeds: zero where the shift does not accumulate.",
         *_without_slope(frames, table),
         *([cut] if cut else []),
     ]
@@ -108,7 +108,7 @@ def _without_slope(frames: Frames, table: pd.DataFrame) -> list[str]:
     if cells.empty:
         return []
     counts = cells[["completed", *UNFINISHED]].sum()
-    words = {"completed": "completed without a probe of two layers", "not_started": "not started"}
+    words = {"completed": "completed without a finite slope", "not_started": "not started"}
     told = [f"{count} {words.get(str(state), state)}" for state, count in counts.items() if count]
     return [f"{plural(len(cells), 'cell')} with BN not in this table: {', '.join(told)}."]
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
 from reports.findings.accumulation import layer_values
-from reports.frames import BEST_TOP1, GROUP, Frames, build_frames
+from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
 from suite.metrics import METRICS, Direction
@@ -91,7 +91,7 @@ def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
     if a.resolve() == b.resolve():
         raise UserError(f"{a} would be compared with itself; name two different folders")
     found = [collect([root], cache) for root in (a, b)]
-    sides = [build_frames(collection) for collection in found]
+    sides = _alike_in_settings([build_frames(collection) for collection in found])
     common = _common_layers(sides)
     left, right = (_runs(frames, common) for frames in sides)
     by_id = left.merge(right.drop(columns=[*AXES, "seed"]), on="run_id", suffixes=(A, B))
@@ -105,6 +105,20 @@ def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
         )
     only_in = (_unmatched(left, pairs.run_id_a), _unmatched(right, pairs.run_id_b))
     return MatchedRuns((str(a), str(b)), pairs, only_in, (found[0].skipped, found[1].skipped))
+
+
+def _alike_in_settings(sides: Sequence[Frames]) -> list[Frames]:
+    """Settings name what differs within a side, on both: else a sweep on one side would match nothing."""
+    rows = [frames.deciding for frames in sides]
+    fields = {
+        name
+        for frames, deciding in zip(sides, rows, strict=True)
+        for name in varying_fields(frames.runs, deciding)
+    }
+    return [
+        replace(frames, runs=frames.runs.assign(settings=settings_texts(deciding, fields)))
+        for frames, deciding in zip(sides, rows, strict=True)
+    ]
 
 
 def _common_layers(sides: Sequence[Frames]) -> dict[str, list[str]]:

@@ -9,6 +9,8 @@ from reports.findings.compare import Compared, MatchedRuns
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
 Seeds = frozenset[int]
+# Sets of seeds are intersected so often, and so many of them: beyond, a better one might be missed.
+_ROUNDS, _MAX_SETS = 2, 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def shared_seeds(cells: Collection[Seeds]) -> Seeds:
     """
     distinct = sorted(set(cells), key=lambda one: (-len(one), sorted(one)))
     candidates = dict.fromkeys(distinct)
+    for _ in range(_ROUNDS):
+        before = [*candidates][:_MAX_SETS]
+        candidates |= dict.fromkeys(one & other for one in before for other in distinct[:_MAX_SETS])
     common = distinct[0] if distinct else Seeds()
     for one in distinct:
         common &= one

@@ -43,12 +43,13 @@ def _all(pairs: int) -> str:
 def _word(metric: Compared, estimate: Estimate, p: float) -> str:
     neutral = 1.0 if metric.is_ratio else 0.0
     outcome = judge(estimate, p, neutral)
-    if outcome == "too few seeds" or estimate.low is None or estimate.high is None:
+    if outcome == "too few seeds":
         return "too few seeds for a claim"
-    farthest = max(abs(estimate.low - neutral), abs(estimate.high - neutral))
-    if farthest <= metric.margin:
-        shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
-        return f"the same within {shown}"
+    if estimate.low is not None and estimate.high is not None:
+        farthest = max(abs(estimate.low - neutral), abs(estimate.high - neutral))
+        if farthest <= metric.margin:
+            shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
+            return f"the same within {shown}"
     if outcome == "inconclusive":
         return "inconclusive"
     return "B is better" if outcome == metric.direction else "B is worse"

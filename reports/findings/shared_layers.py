@@ -19,9 +19,12 @@ def over_shared_layers(frames: Frames, baseline: str, metric: str, measure: Meas
     runs = frames.completed
     found = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
     found = found.astype({"value": float}).merge(runs[["run", "arch", "norm"]], on="run")
+    by_arch = {str(arch): rows for arch, rows in found.groupby("arch", sort=False)}
     lines = [runs[["run", "norm"]].head(0).assign(value=0.0).rename(columns={"norm": "rival"})]
     for arch, layers, rivals in _shared(frames, baseline):
-        here = found[(found.arch == arch) & found.layer.isin(layers) & found.norm.isin([baseline, *rivals])]
+        rows = by_arch.get(arch, found.head(0))
+        here = rows[rows.norm.isin([baseline, *rivals])]
+        here = here[here.layer.isin(layers)]
         of_run = measure(here).rename("value").rename_axis("run").reset_index()
         of_run = of_run.merge(runs[["run", "norm"]], on="run").rename(columns={"norm": "rival"})
         is_base = of_run.rival == baseline
@@ -40,7 +43,7 @@ def _shared(frames: Frames, baseline: str) -> Iterator[tuple[str, list[str], lis
     """Arch, layers that are shared, and the norms that share just these with the baseline."""
     for arch, variants in frames.bn_layers.items():
         norms: dict[tuple[str, ...], list[str]] = {}
-        for norm in variants.keys() - {baseline}:
+        for norm in (norm for norm in variants if norm != baseline):
             names = set(variants[norm])
             shared = tuple(name for name in variants.get(baseline, ()) if name in names)
             norms.setdefault(shared, []).append(norm)

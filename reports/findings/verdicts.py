@@ -3,7 +3,7 @@
 Every number in them stands in the table of `reports.findings.standing`, over seeds that both sides completed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -23,10 +23,14 @@ _OUTCOMES = ("better", "worse", "inconclusive", "too few seeds", "no pairs")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where it holds (model, data, batch), and a sentence or two for each norm that was run there."""
+    """Where it holds (model, data, batch), and a sentence or two for each norm that was run there.
+
+    `caveats`: what is left out of them.
+    """
 
     where: str
     sentences: list[str]
+    caveats: list[str] = field(default_factory=list)
 
 
 def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verdict]:
@@ -35,7 +39,8 @@ def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verd
     `standing`: of the same frames and baseline. The last one says how many comparisons have no sentence, and
     where they are.
     """
-    cells = summarise(frames, [])
+    cells = _begun(summarise(frames, []))
+    standing = _begun(standing, BASELINE)
     # Where a norm batch was run with several batches per GPU, these are apart.
     apart = bool(standing.duplicated([*CONTEXT, "norm", "norm_batch_size"]).any())
     keys = [*CONTEXT, *(["batch_size_per_gpu"] if apart else [])]
@@ -55,12 +60,21 @@ def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verd
         else:
             sentences = [f"Only {baseline} was run, so there is nothing to compare it with."]
         room -= len(sentences)
-        found.append(Verdict(_where(place, several, apart), [*sentences, *_not_completed(place)]))
+        found.append(Verdict(_where(place, several, apart), sentences, _not_completed(place)))
     if left_out:
         where = f"in the table “Accuracy against {baseline}” and in standing.csv"
         verb = "is" if left_out == 1 else "are"
         found.append(Verdict("Not said here", [f"{plural(left_out, 'more comparison')} {verb} {where}."]))
     return found
+
+
+def _begun(rows: pd.DataFrame, side: str = "") -> pd.DataFrame:
+    """Without the cells that no run has begun: that they were planned at all is read from the others."""
+    is_begun = rows.not_started < rows.planned
+    if side:
+        theirs = rows[f"not_started{side}"]
+        is_begun &= theirs.isna() | (theirs < rows[f"planned{side}"])
+    return rows[is_begun]
 
 
 def _where(place: pd.DataFrame, several_global: bool, apart: bool) -> str:

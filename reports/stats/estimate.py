@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 CONFIDENCE = 0.95
+# Equal values differ by so much, as a share, because numbers are rounded.
+ROUNDING = 1e-9
 # Below this many seeds an interval is shown, but nothing is called a difference.
 MIN_SEEDS_FOR_A_CLAIM = 3
 # From this many values on, intervals are BCa rather than Student's t; beyond the other, the two agree.
@@ -22,7 +24,7 @@ _SEED = 20220619
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds and its interval; `low` and `high` are None when one seed gives none."""
+    """A mean over `n` seeds and its interval; `low` and `high` are None where there is none: of one seed."""
 
     mean: float
     low: float | None
@@ -55,8 +57,14 @@ def mean_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Es
 
 
 def mean_t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate | None:
-    """`mean_interval` with Student's t for any number of values: what a t-test of them goes with."""
-    return _mean_with(t_interval, [v for v in values if math.isfinite(v)], confidence)
+    """`mean_interval` with Student's t for any number of values: what a t-test of them goes with.
+
+    Values that are all the same, and not zero, have no interval: see `paired_p`.
+    """
+    found = _mean_with(t_interval, [v for v in values if math.isfinite(v)], confidence)
+    if found is None or found.high is None or found.high - found.mean > ROUNDING * abs(found.mean):
+        return found
+    return Estimate(found.mean, None, None, found.n) if found.mean else found
 
 
 def _mean_with(

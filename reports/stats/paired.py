@@ -7,7 +7,14 @@ from typing import Literal
 
 from scipy import special
 
-from reports.stats.estimate import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, variance
+from reports.stats.estimate import (
+    CONFIDENCE,
+    MIN_SEEDS_FOR_A_CLAIM,
+    ROUNDING,
+    Estimate,
+    mean_t_interval,
+    variance,
+)
 
 # An adjusted p below this is called a difference.
 SIGNIFICANCE = 0.05
@@ -53,13 +60,14 @@ def paired_p(differences: Sequence[float]) -> float:
     """Two-sided p of Student's paired t-test that the mean difference is zero; NaN below three pairs.
 
     Differences that are all the same have no spread that t could go by, and of counts they may well be the
-    same by chance: the sign test's 2^(1 − n) when they are not zero, 1 when they are.
+    same by chance: there is no interval, and p is the sign test's 2^(1 − n) when they are not zero, 1 when
+    they are.
     """
     n = len(differences)
     if n < MIN_SEEDS_FOR_A_CLAIM:
         return math.nan
     mean, spread = math.fsum(differences) / n, math.sqrt(variance(differences))
-    if spread == 0:
+    if spread <= ROUNDING * abs(mean):
         return 2.0 ** (1 - n) if mean else 1.0
     return float(2 * special.stdtr(n - 1, -abs(mean) / (spread / math.sqrt(n))))
 

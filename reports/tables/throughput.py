@@ -29,18 +29,20 @@ THROUGHPUT_METRICS = [
     "matmul_peak_share",
     "energy_j_per_image",
 ]
-SCALING = "scaling_efficiency"
+SCALING, PER_RANK = "scaling_efficiency", "images_per_s_per_rank"
 
 
 def throughput_display(frames: Frames) -> Table | None:
     """Speed and memory by cell and hardware; None when no run measured any."""
-    table = summarise(_on_each_hardware(frames), [*THROUGHPUT_METRICS, SCALING], HARDWARE)
+    table = summarise(_on_each_hardware(frames), [*THROUGHPUT_METRICS, PER_RANK, SCALING], HARDWARE)
     table = table[table[[f"{m}_n" for m in THROUGHPUT_METRICS]].sum(axis=1) > 0].reset_index(drop=True)
     if table.empty:
         return None
+    has_several = bool((table.world_size.astype(float) > 1).any())
     cells: dict[str, Callable[[pd.Series], str]] = {
         "Seeds": lambda row: str(row.images_per_s_n),
         "Images/s": MetricCell("images_per_s", seeds=False),
+        **({"Images/s per rank": MetricCell(PER_RANK, seeds=False, ranked=False)} if has_several else {}),
         "Step p50 (ms)": MetricCell("step_time_p50_ms", seeds=False),
         "Step p95 (ms)": MetricCell("step_time_p95_ms", seeds=False),
         "Waiting for data (%)": MetricCell("data_wait_share", decimals=1, factor=100, seeds=False),
@@ -72,7 +74,7 @@ def _on_each_hardware(frames: Frames) -> Frames:
     speed = finite(runs, "images_per_s").dropna(subset=HARDWARE)
     speed = speed.assign(value=speed.images_per_s / speed.world_size.astype(int))
     found = scaling_efficiency(speed, [*GROUP, "device"])
-    return replace(frames, runs=runs.assign(**{SCALING: found.astype(float)}))
+    return replace(frames, runs=runs.assign(**{PER_RANK: speed.value, SCALING: found.astype(float)}))
 
 
 def _missing_notes(frames: Frames, metrics: Sequence[str]) -> list[str]:

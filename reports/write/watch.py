@@ -39,12 +39,14 @@ def follow(
             if not (going_on := sum(state in UNFINISHED for state in states)):
                 return build(collection, None)
             now = _what_is_there(collection)
-            if files is None or collection.num_read or now != shown or not files.html.exists():
+            if files is None or now != shown or not files.html.exists():
                 files, shown = build(collection, every_s), now
                 tell(files, going_on)
         time.sleep(every_s)
 
 
 def _what_is_there(collection: Collection) -> tuple[object, ...]:
-    runs = collection.tables.runs
-    return runs["folder"].to_pylist(), runs["state"].to_pylist(), collection.skipped
+    tables = collection.tables
+    runs = tables.runs.select(["folder", "state", "reason", "epoch", "attempts", "job", "nodes", "notes"])
+    # Measurements are only ever added. The time that a run has taken grows without its saying anything.
+    return runs.to_pydict(), len(tables.curves), len(tables.probes), collection.skipped

@@ -107,7 +107,8 @@ def test_what_did_not_complete_is_told(tmp_path: Path) -> None:
     for run in expand_runs():
         if run.model.norm.label == "BN":
             state = "diverged" if run.batch.norm == 4 else "completed"
-            write_run(tmp_path, run, top1_percent=[50.0 + run.batch.norm], layers=["a"], state=state)
+            top1 = 50.0 + run.batch.norm * (1 + run.seed / 100)
+            write_run(tmp_path, run, top1_percent=[top1], layers=["a"], state=state)
     found = answers(tmp_path)
     assert found["left_out", ""].sentence == (
         "Left out of these, since they did not complete: BN at 4: 3 diverged."
@@ -119,7 +120,8 @@ def test_batches_per_gpu_are_kept_apart(tmp_path: Path) -> None:
     for per_gpu, top1 in ((64, 60.0), (16, 50.0)):
         batch = {"global_batch_size": 64, "batch_size_per_gpu": per_gpu, "norm_batch_size": [16, 64]}
         for run in expand_runs(batch=batch, model={"arch": "small_resnet20"}):
-            write_run(tmp_path, run, top1_percent=[top1 + run.batch.norm / 10], layers=["a"])
+            value = top1 + run.batch.norm / 10 * (1 + run.seed / 100)
+            write_run(tmp_path, run, top1_percent=[value], layers=["a"])
     found = norm_batch_answers(build_frames(collect([tmp_path])), 1.0)
     loses = [answer for answer in found if answer.kind == "bn_loses"]
     assert [answer.norm_batch_size for answer in loses] == [64, 64]

@@ -184,9 +184,10 @@ def test_how_far_ours_are_from_the_papers_is_told(tmp_path: Path) -> None:
     write_like_the_papers(tmp_path / "runs")
     cells = beside_paper(tmp_path / "runs")
     assert paper_sentences(cells) == [
-        "BN at norm batch 128: 0.20 points above the paper's top-1 of 76.3 % (figure), over 2 seeds.",
-        "XBN-P2-GN64 at norm batch 128: 0.40 points below the paper's top-1 of 77.4 % (figure), "
-        "over 2 seeds.",
+        "BN at norm batch 128: 76.50 ± 6.35 over 2 seeds, 0.20 points above the paper's top-1 of 76.3 % "
+        "(figure), within its ± 0.3, as far as it can be read.",
+        "XBN-P2-GN64 at norm batch 128: 77.00 ± 6.35 over 2 seeds, 0.40 points below the paper's top-1 of "
+        "77.4 % (figure), beyond its ± 0.3, as far as it can be read.",
         "XBN-IN: no cell beside the paper's top-1 of 75.2 % (figure).",
         NO_TEST,
     ]

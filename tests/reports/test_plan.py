@@ -1,10 +1,13 @@
 """What an experiment was to run, from the runs that there are."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from reports.aggregate import summarise
 from reports.collect import collect
-from reports.frames import Frames, build_frames
+from reports.frames import GROUP, Frames, build_frames
 from reports.plan import unstarted_cells
+from reports.write.build import build_report
 from suite.experiment import Run
 from tests.reports.records import expand_runs, write_run
 
@@ -51,7 +54,37 @@ def test_what_another_experiment_has_run_is_there(tmp_path: Path) -> None:
 
 
 def test_the_points_of_a_study_are_no_product(tmp_path: Path) -> None:
-    book = tmp_path / "studies" / "synthetic-sweep"
+    note_study(tmp_path)
+    frames = frames_without(tmp_path, ("BN", 16, 16))
+    assert cells_that_miss(frames) == []
+    lacking = frames.runs[~((frames.runs.norm == "GN8") & (frames.runs.seed == 1))]
+    table = summarise(replace(frames, runs=lacking), [])
+    assert set(table[table.norm == "GN8"].planned) == {1}
+
+
+def test_a_cell_that_a_study_has_run_is_there(tmp_path: Path) -> None:
+    note_study(tmp_path / "study")
+    for run in expand_runs(batch=BATCH, seeds=[0, 1]):
+        if cell_of(run) == ("BN", 16, 16):
+            write_run(tmp_path / "study", run, layers=["a"])
+    frames_without(tmp_path / "runs", ("BN", 16, 16))
+    frames = build_frames(collect([tmp_path]))
+    assert cells_that_miss(frames) == []
+    assert not summarise(frames, []).duplicated(GROUP).any()
+
+
+def note_study(root: Path) -> None:
+    book = root / "studies" / "synthetic-sweep"
     book.mkdir(parents=True)
     (book / "study.json").write_text("{}")
-    assert cells_that_miss(frames_without(tmp_path, ("BN", 16, 16))) == []
+
+
+def test_a_report_tells_what_was_never_begun_and_no_verdict_of_it(tmp_path: Path) -> None:
+    frames_without(tmp_path / "runs", ("XBN-P2-GN8", 64, 4), ("XBN-P2-GN8", 16, 4))
+    report = build_report([tmp_path / "runs"], tmp_path / "out").markdown.read_text().replace("\u00a0", " ")
+    verdict, _, tables = report.partition("## Summary")
+    assert "not started" not in verdict
+    assert "XBN-P2-GN8" in verdict
+    for title in ("Accuracy against BN", "Estimation shift", "Cost"):
+        assert "| XBN-P2-GN8 | 4 | " in tables.partition(f"# {title}")[2].partition("\n#")[0]
+    assert "0 of 2 (2 not started)" in tables

@@ -139,6 +139,13 @@ def test_p_without_spread_and_with_too_few() -> None:
     # All on one side, by the sign test: 2 of 2³ signs, 2 of 2⁶.
     assert paired_p([0.5, 0.5, 0.5]) == 0.25
     assert paired_p([-0.5] * 6) == 1 / 32
+    # Thirteen more of ten thousand images each time, whatever the floats make of it.
+    rounded = [100 * (n + 13) / 10_000 - 100 * n / 10_000 for n in (6_001, 7_417, 8_889)]
+    assert len(set(rounded)) > 1
+    assert paired_p(rounded) == 0.25
+    found = compare_pairs(rounded, [0.0] * 3)
+    assert found.estimate is not None
+    assert (found.estimate.low, found.estimate.high) == (None, None)
     assert paired_p([0.0, 0.0, 0.0]) == 1.0
     assert math.isnan(paired_p([1.0, 1.1]))
 

@@ -13,7 +13,7 @@ from reports.collect import Collection, collect
 from reports.write.build import ReportFiles, write_report
 from suite.errors import UserError
 from suite.record import RecordWriter
-from tests.reports.records import expand_runs, write_run, write_waiting
+from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 BN, XBN, _ = expand_runs(batch={"global_batch_size": 64, "norm_batch_size": 4}, seeds=[0])
 
@@ -122,13 +122,29 @@ def test_runs_that_vanish_for_a_while_do_not_end_it(watch: Watch) -> None:
         lambda: shutil.rmtree(watch.runs), lambda: write_waiting(watch.runs, XBN), lambda: ends(folder)
     )
     assert watch.waited == [f"{watch.runs}: no such folder; expected one that holds runs"]
-    assert watch.reloads == [7, 7, None]
+    assert watch.reloads == [7, None]  # they came back as they were
 
 
 def test_what_has_not_changed_is_not_written_again(watch: Watch) -> None:
     folder = waits_since_long(watch)
     watch.follow(nothing, nothing, lambda: ends(folder))
     assert watch.reloads == [7, None]
+
+
+def test_a_live_run_is_written_again_when_it_has_measured_something(watch: Watch) -> None:
+    folder = write_waiting(watch.runs, XBN)
+    with RecordWriter(XBN, folder) as live:
+
+        def measures() -> None:
+            live.measure("loss", 2.0, epoch=1, step=10, split="train")
+
+        def ends_itself() -> None:
+            live.status("completed")
+
+        live.start(PROVENANCE)
+        live.status("running")
+        watch.follow(nothing, nothing, measures, nothing, ends_itself)
+    assert watch.reloads == [7, 7, None]
 
 
 def test_a_run_that_is_gone_is_a_change(watch: Watch) -> None:
