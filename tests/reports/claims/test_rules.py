@@ -170,7 +170,7 @@ XBN_IN = {"kind": "xbn", "position": "p2", "bfn": "in"}
 
 
 def write_noisy(root: Path, at_half: Sequence[float], seeds: int = 3) -> list[Run]:
-    """Top-1 80 without noise, 80 with δ = 0.1, and a mean of these over 0.3 and 0.5, for BN, XBN-GN, XBN-IN."""
+    """Top-1 80 without noise and with δ = 0.1; over 0.3 and 0.5 means of these, for BN, XBN-GN and XBN-IN."""
     runs = resnet_runs((BN, XBN_GN, XBN_IN), seeds=seeds)
     for place, run in enumerate(runs):
         noisy = at_half[place // seeds] + run.seed / 10
