@@ -84,7 +84,7 @@ def test_a_filter_acts_on_every_chart_and_table(browser: Browser, large: ReportF
     before = marks(page)
     assert len(before) == page.locator(VISIBLE).count()
     assert shown(page) == "Showing all 5 norms and all 8 norm batches."
-    rows = page.locator(".scroll[aria-label='Summary'] tbody tr:visible")
+    rows = page.locator(".scroll[aria-label='Summary, table'] tbody tr:visible")
     assert rows.count() == 33
     choose(page, lambda: uncheck(page, "norm", "BN"))
     after = marks(page)
@@ -118,10 +118,10 @@ def test_a_norm_batch_that_is_filtered_away_takes_its_panels_along(
     assert page.locator("figure:visible h3").all_inner_texts() == kept
     assert all(counts.keys() <= {"GN8"} for counts in marks(page))
     assert shown(page) == "Showing all 5 norms and no norm batch."
-    rows = page.locator(".scroll[aria-label='Summary'] tbody tr:visible")
+    rows = page.locator(".scroll[aria-label='Summary, table'] tbody tr:visible")
     assert [row.split("\t")[:2] for row in rows.all_inner_texts()] == [["GN8", "—"]]
     # The runs' list has its first 200; what stays of them is GN's, and those that cannot be read.
-    listed = page.locator(".scroll[aria-label='Runs'] tbody th:visible").all_inner_texts()
+    listed = page.locator(".scroll[aria-label='Runs, table'] tbody th:visible").all_inner_texts()
     assert all("GN8" in name for name in listed)
     for size in ("4", "16"):
         box = page.locator(f"fieldset[data-axis=norm_batch_size] input[value='{size}']")
