@@ -34,7 +34,9 @@ def load(split: str, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 train_images, train_labels = load("train", 2000)
 val_images, val_labels = load("val", 1000)
-training_batches = list(zip(train_images.split(64), train_labels.split(64), strict=True))
+# Batches as those of training: what the running averages are of depends on their size.
+NORM_BATCH = 4
+training_batches = list(zip(train_images.split(NORM_BATCH), train_labels.split(NORM_BATCH), strict=True))
 val_batches = list(zip(val_images.split(64), val_labels.split(64), strict=True))
 
 # %% [markdown]
@@ -44,7 +46,7 @@ val_batches = list(zip(val_images.split(64), val_labels.split(64), strict=True))
 # of the batch: what the batch's statistics were follows from how the running ones moved.
 
 # %%
-NORM_BATCH, DEPTH, WIDTH = 4, 8, 64
+DEPTH, WIDTH = 8, 64
 widths = [784, *[WIDTH] * DEPTH]
 blocks = [
     nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())
@@ -92,8 +94,8 @@ attribution.plot("sigma")
 # %% [markdown]
 # ## Which layer starts it?
 #
-# One layer after another gets exact estimates, all others keep theirs: how much of the shift behind
-# it vanishes?
+# One layer after another gets exact estimates, all others keep theirs: how much of the mean shift
+# vanishes?
 
 # %%
 origins = find_origins(model, val_batches, training_batches=training_batches)

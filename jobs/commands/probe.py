@@ -4,11 +4,16 @@ import functools
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suite.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from suite.data import Loader
 
 # Behind PreciseBN's statistics and the replays; as many as a run takes by default.
 TRAINING_IMAGES = 2048
@@ -51,8 +56,13 @@ def probe(
     ] = None,
     split: Annotated[Split, typer.Option(help="Images are resized and centre-cropped.")] = Split.VAL,
     images_per_batch: Annotated[
-        int, typer.Option(min=1, help="Behind the batch statistics of what --attribute and the others show.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Behind the batch statistics of --attribute and the others; default: the run's norm batch, "
+            "else 64.",
+        ),
+    ] = None,
     max_images: Annotated[
         int | None,
         typer.Option(min=1, help="Probe on so many, spread over the split; default: the run's, else all."),
@@ -104,6 +114,9 @@ def probe(
     if checkpoint is not None:
         load_weights(network, checkpoint)
     network = network.to(device)
+    if images_per_batch is None:
+        needs_batches = attribute or origins or remedies
+        images_per_batch = run.batch.norm if run is not None and needs_batches else 64
     num_training = min(TRAINING_IMAGES, split_size(data_spec, "train")) if remedies else 0
     # Shuffled: batches of one class would have the statistics of that class.
     load = functools.partial(
@@ -113,6 +126,8 @@ def probe(
     images = load(split.value, num_images=num_images)
     training = load("train", num_images=num_training) if remedies else None
     try:
+        if remedies or origins:
+            _check_outputs(network, images, data_spec.num_classes)
         profile = shift.probe(network, images)
         attribution = shift.attribute(network, images) if attribute else None
         found = shift.find_origins(network, images) if origins else None
@@ -135,3 +150,16 @@ def probe(
         tables.print_origins(found)
     if table is not None:
         tables.print_remedies(table, num_training)
+
+
+def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int) -> None:
+    """Raises UserError where accuracy on these data would mean nothing."""
+    import torch
+
+    with torch.no_grad():
+        outputs = network.eval()(next(iter(images)).images_NCHW)
+    if outputs.shape[1:] != (num_classes,):
+        raise UserError(
+            f"probe: the network has outputs of shape {tuple(outputs.shape[1:])}, and the data {num_classes} "
+            "classes; leave out --remedies and --origins"
+        )

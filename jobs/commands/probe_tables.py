@@ -61,20 +61,21 @@ def print_profile(profile: "ShiftProfile", title: str) -> None:
 
 def print_attribution(attribution: "Attribution") -> None:
     """ESM of each layer in its two signed shares, each with its sampling error."""
-    names = ["ESM μ", "± error", "own", "inherited", "ESM σ", "± error", "own", "inherited"]
+    names = [name for symbol in "μσ" for name in (f"ESM {symbol}", "±", "own", "±", "inherited", "±")]
     table = _table("Where it comes from: signed shares that add up to ESM", "layer", names)
     for layer in attribution.layers:
         cells = [
             f"{value:.4f}"
             for parts in (layer.mu, layer.sigma)
-            for value in (parts.esm, parts.esm_error, parts.own, parts.inherited)
+            for share in ("esm", "own", "inherited")
+            for value in (getattr(parts, share), getattr(parts, f"{share}_error"))
         ]
         table.add_row(layer.name, *cells)
     Console().print(table)
 
 
 def print_origins(origins: "Origins") -> None:
-    """What vanishes behind each layer when it alone is made exact."""
+    """What vanishes of the mean over all layers when each alone is made exact."""
     table = _table(
         "Which layer starts it: what vanishes when it alone is exact",
         "layer",
@@ -82,9 +83,7 @@ def print_origins(origins: "Origins") -> None:
     )
     for layer in origins.layers:
         gain = "" if layer.top1_gain_percent is None else f"{layer.top1_gain_percent:+.2f}"
-        vanished = ["", ""]
-        if layer.num_layers_behind:
-            vanished = [f"{v:.4f}" for v in (layer.esm_mu_vanished, layer.esm_sigma_vanished)]
+        vanished = [f"{v:.4f}" for v in (layer.esm_mu_vanished, layer.esm_sigma_vanished)]
         is_start = layer.name == origins.starts
         table.add_row(
             layer.name, str(layer.num_layers_behind), *vanished, gain, style="bold" if is_start else ""

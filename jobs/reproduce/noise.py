@@ -10,7 +10,6 @@ from suite.record import NoiseRecord, read_noise, write_noise
 
 DELTAS = (0.0, 0.1, 0.3, 0.5, 0.7)
 DRAWS = 3
-SEED = 0
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
@@ -23,7 +22,7 @@ def measure_missing(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[Run
         paths = RunPaths(output_dir / run.folder_name)
         try:
             step = _last_step(paths)
-            if _is_measured(paths, step):
+            if _is_measured(paths, step, run.seed):
                 continue
             _write(paths, measure(run, paths, step))
         except UserError as error:
@@ -48,14 +47,14 @@ def _last_step(paths: RunPaths) -> int:
     return steps[-1]
 
 
-def _is_measured(paths: RunPaths, step: int) -> bool:
+def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
     try:
         kept = read_noise(paths)
     except UserError:
         return False
     return (
         kept is not None
-        and (kept.step, kept.seed, kept.deltas) == (step, SEED, DELTAS)
+        and (kept.step, kept.seed, kept.deltas) == (step, seed, DELTAS)
         and all(len(draws) == DRAWS for draws in kept.top1_percent)
     )
 
@@ -77,7 +76,8 @@ def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
     load_weights(model, paths.checkpoint(step))
     images = val_loader(run, images_per_batch=_IMAGES_PER_BATCH, rank=0, world_size=1, device=device)
     try:
-        found = perturb(model.to(device), images, DELTAS, draws=DRAWS, seed=SEED)
+        found = perturb(model.to(device), images, DELTAS, draws=DRAWS, seed=run.seed)
     finally:
         images.close()
-    return NoiseRecord(step, SEED, found.num_images, found.deltas, found.top1_percent)
+    # Draws of the run's own: shared ones would be no part of what differs between the seeds.
+    return NoiseRecord(step, run.seed, found.num_images, found.deltas, found.top1_percent)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from reports.numbers import EMPTY, estimate_text, number, plural
 from reports.paper.numbers import Label
-from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_interval
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval
 
 Outcome = Literal["holds", "fails", "inconclusive"]
 
@@ -46,7 +46,7 @@ class Check:
 
     @cached_property
     def estimate(self) -> Estimate | None:
-        return mean_interval(self.values)
+        return mean_t_interval(self.values)
 
     @property
     def num_lacking(self) -> int:
@@ -102,12 +102,12 @@ class Apart(Check):
     @property
     def rule(self) -> str:
         """`below 0.31 ± 0.02`."""
-        return f"{self.side} {estimate_text(mean_interval(self.others), len(self.others), self.decimals)}"
+        return f"{self.side} {estimate_text(mean_t_interval(self.others), len(self.others), self.decimals)}"
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
     """The interval of a mean that may be called something: of three seeds or more, all of them measured."""
-    found = mean_interval(values)
+    found = mean_t_interval(values)
     if (
         found is None
         or found.n < len(values)

@@ -1,8 +1,12 @@
 """Claim D: a network with batch-free norms minds wrong estimates less.
 
-The *loss* of a run is the share of its own accuracy that it loses to noise on the estimates, 1 − top-1(δ) /
-top-1(0), in percent, with top-1 a mean over the draws; its mean over MAGNITUDES, since networks of other
-sizes lose most at other δ. Paired by seed:
+The *loss* of a run is the share of what it knows that it loses to noise on the estimates, in percent,
+
+    1 − (top-1(δ) − chance) / (top-1(0) − chance),      chance = 100 % / classes
+
+with top-1 a mean over the draws; its mean over MAGNITUDES, since networks of other sizes lose most at other
+δ. Chance is taken off, lest of two networks that guess the more accurate one seem to lose more. Paired by
+seed:
 
 - BN's loss less XBN-GN's is above 0;
 - XBN-GN's loss less XBN-IN's is above 0.
@@ -21,6 +25,7 @@ from reports.claims.check import Check, PaperNumber, paired
 from reports.frames import Frames
 from reports.paper.numbers import load_paper
 from suite.errors import UserError
+from suite.experiment import NUM_CLASSES
 from suite.paths import RunPaths
 from suite.record import NoiseRecord, read_noise
 
@@ -37,8 +42,8 @@ def family(norm: str) -> str | None:
 def relative_top1(frames: Frames) -> pd.DataFrame:
     """Of completed runs, by magnitude: seed, norm, delta, value (top-1 in % of that without noise)."""
     rows = [
-        (seed, norm, delta, 100 * _relative(noise, delta))
-        for seed, norm, noise in _perturbed(frames)
+        (seed, norm, delta, 100 * _relative(noise, delta, 0.0))
+        for seed, norm, _, noise in _perturbed(frames)
         if noise is not None
         for delta in noise.deltas
     ]
@@ -47,11 +52,11 @@ def relative_top1(frames: Frames) -> pd.DataFrame:
 
 def checks(frames: Frames) -> Iterator[Check]:
     losses: dict[str, dict[int, float]] = {name: {} for name in FAMILIES}
-    for seed, norm, noise in _perturbed(frames):
+    for seed, norm, chance, noise in _perturbed(frames):
         if (name := family(norm)) is not None:
-            losses[name][seed] = 100 * (1 - fmean(_relative(noise, delta) for delta in MAGNITUDES))
+            losses[name][seed] = 100 * (1 - fmean(_relative(noise, delta, chance) for delta in MAGNITUDES))
     for more, less in (("BN", "XBN-P2-GN"), ("XBN-P2-GN", "XBN-P2-IN")):
-        told = f"top-1 lost to noise of δ = {_listed()}, {_short(more)} less {_short(less)}"
+        told = f"top-1 above chance lost to noise of δ = {_listed()}, {_short(more)} less {_short(less)}"
         yield Check(told, "points", paired(losses[more], losses[less]), "above", 0, 1, _paper(more, less))
 
 
@@ -63,21 +68,22 @@ def _short(name: str) -> str:
     return name.replace("-P2", "")
 
 
-def _perturbed(frames: Frames) -> Iterator[tuple[int, str, NoiseRecord | None]]:
-    """Seed, norm and noise of each completed run."""
+def _perturbed(frames: Frames) -> Iterator[tuple[int, str, float, NoiseRecord | None]]:
+    """Seed, norm, top-1 (%) of guessing, and noise of each completed run."""
     done = frames.completed
-    for seed, norm, folder in zip(done.seed, done.norm, done.folder, strict=True):
+    for seed, norm, data, folder in zip(done.seed, done.norm, done.data, done.folder, strict=True):
         try:
-            yield int(seed), str(norm), read_noise(RunPaths(Path(folder)))
+            noise = read_noise(RunPaths(Path(folder)))
         except UserError:  # as good as none: the rule lacks this seed's value then, and says so
-            yield int(seed), str(norm), None
+            noise = None
+        yield int(seed), str(norm), 100 / NUM_CLASSES[data], noise
 
 
-def _relative(noise: NoiseRecord | None, delta: float) -> float:
-    """Top-1 with noise over that without; NaN where one of them is not known."""
-    if noise is None or not noise.mean_at(0) > 0:
+def _relative(noise: NoiseRecord | None, delta: float, chance: float) -> float:
+    """Top-1 with noise over that without, less chance each; NaN where one of them is not known."""
+    if noise is None or not noise.mean_at(0) > chance:
         return math.nan
-    return noise.mean_at(delta) / noise.mean_at(0)
+    return (noise.mean_at(delta) - chance) / (noise.mean_at(0) - chance)
 
 
 def _paper(more: str, less: str) -> PaperNumber:
@@ -89,6 +95,8 @@ def _paper(more: str, less: str) -> PaperNumber:
 def _papers_loss(name: str) -> tuple[float, float]:
     """The paper's loss (%), and by how much it is off when all of its points are read wrongly."""
     series = load_paper()[FAMILIES[name]]
-    clean, noisy = series.values[0], fmean(series.values[delta] for delta in MAGNITUDES)
+    chance = 100 / NUM_CLASSES[series.data]
+    clean = series.values[0] - chance
+    noisy = fmean(series.values[delta] for delta in MAGNITUDES) - chance
     least = (noisy - series.tolerance) / (clean + series.tolerance)
     return 100 * (1 - noisy / clean), 100 * (noisy / clean - least)

@@ -150,6 +150,16 @@ class _Sample:
         halves_C = (getattr(even, statistic), getattr(odd, statistic))
         return cls(getattr(inputs.whole, statistic), halves_C, even.count / inputs.whole.count)
 
+    @property
+    def error_C(self) -> Tensor:
+        """How far the batches may have the statistic off: NaN where all values lie in one half.
+
+        Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
+        """
+        gap_C = self.halves_C[0] - self.halves_C[1]
+        scale = math.sqrt(self.share * (1 - self.share)) if 0 < self.share < 1 else math.nan
+        return gap_C * scale
+
 
 def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts:
     own_C = population.whole_C - estimated_C
@@ -157,7 +167,7 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
     total_C = own_C + inherited_C
     esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
     # Half against half: the estimates cancel, and in `inherited` what both passes saw of the same images.
-    population_gap_C, expected_gap_C = (s.halves_C[0] - s.halves_C[1] for s in (population, expected))
+    population_error_C, expected_error_C = population.error_C, expected.error_C
     return Parts(
         esm=esm,
         own=float(own_C @ total_C) / esm if esm else 0.0,
@@ -165,9 +175,9 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
         own_norm=own_norm,
         inherited_norm=inherited_norm,
         cosine=_ratio(float(own_C @ inherited_C), own_norm * inherited_norm),
-        esm_error=_sampling_error(expected_gap_C, expected.share),
-        own_error=_sampling_error(population_gap_C, population.share),
-        inherited_error=_sampling_error(expected_gap_C - population_gap_C, expected.share),
+        esm_error=float(expected_error_C.norm()),
+        own_error=float(population_error_C.norm()),
+        inherited_error=float((expected_error_C - population_error_C).norm()),
         own_C=own_C,
         inherited_C=inherited_C,
     )
@@ -175,8 +185,3 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
 
 def _ratio(a: float, b: float) -> float:
     return a / b if b else math.nan
-
-
-def _sampling_error(gap_C: Tensor, share: float) -> float:
-    """Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q) and Var(mean) = s² / n."""
-    return float(gap_C.norm()) * math.sqrt(share * (1 - share)) if 0 < share < 1 else math.nan

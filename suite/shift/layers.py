@@ -7,12 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from suite.errors import UserError
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order."""
+    """Every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order.
+
+    Raises UserError for a lazy one, which has no statistics before the first batch.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
+            raise UserError(
+                f"{name or type(module).__name__} is not initialised: run a batch through it first"
+            )
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 

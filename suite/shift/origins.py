@@ -4,11 +4,12 @@
 tries to be: a layer that only inherits has them already, so mending it mends nothing. (With the expected
 statistics every layer would absorb what comes from before it, and each would seem to start it.)
 
-For layer k, over the layers l behind it, K in number, with ESM as in the probe:
+For layer k, over all L layers l, its own among them, with ESM as in the probe:
 
-    vanished_k  =  (1 / K) Σ_l (ESM_l  −  ESM_l with layer k exact)
+    vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
 
-Negative where mending one layer lays bare an error that another had hidden. The measure is ours.
+Over the same layers for each k, so that a layer at the end is measured as one at the start is. Negative where
+mending one layer lays bare an error that another had hidden. The measure is ours.
 """
 
 import math
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# What takes away less, as a share of the mean ESM, starts nothing; nor does what float32 may have rounded.
+NOTHING, ROUNDING = 0.01, 1e-5
+
+
 @dataclass(frozen=True)
 class Origin:
-    """What making one layer's estimates exact takes away from the mean ESM of the layers behind it.
+    """What making one layer's estimates exact takes away from the mean ESM of all layers.
 
-    NaN for the last layer, which has none behind it. `top1_gain_percent` is in percentage points, None
-    without labels.
+    `top1_gain_percent` is in percentage points, None without labels.
     """
 
     name: str
@@ -45,18 +49,21 @@ class Origin:
 
 @dataclass(frozen=True)
 class Origins:
-    """The tried layers in forward order, beside the network as it is."""
+    """The tried layers in forward order, beside the network as it is: means over its layers, and top-1."""
 
     layers: tuple[Origin, ...]
     esm_mu: float
     esm_sigma: float
+    sigma_norm: float
+    """Of ‖σ̂‖: the scale of ESM_σ."""
     top1_percent: float | None
 
     @property
     def starts(self) -> str | None:
-        """The layer whose exact estimates take away the most ESM_σ; None when there is none behind any."""
-        known = [origin for origin in self.layers if not math.isnan(origin.esm_sigma_vanished)]
-        return max(known, key=lambda origin: origin.esm_sigma_vanished).name if known else None
+        """The layer whose exact estimates take away the most ESM_σ; None where none takes away NOTHING."""
+        most = max(self.layers, key=lambda origin: origin.esm_sigma_vanished, default=None)
+        nothing = max(NOTHING * self.esm_sigma, ROUNDING * self.sigma_norm)
+        return most.name if most is not None and most.esm_sigma_vanished > nothing else None
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each tried layer, with the fields of its Origin."""
@@ -104,13 +111,14 @@ def find_origins(
             after = _inference_pass(model, batches)
             shift_after = _shift(model, after)
         behind = order[order.index(name) + 1 :]
-        vanished = [[shift_before[n][i] - shift_after[n][i] for n in behind] for i in range(2)]
+        vanished = [[shift_before[n][i] - shift_after[n][i] for n in order] for i in range(2)]
         gain = None
         if before.top1_percent is not None and after.top1_percent is not None:
             gain = after.top1_percent - before.top1_percent
         found.append(Origin(name, len(behind), _mean(vanished[0]), _mean(vanished[1]), gain))
     means = [_mean([shift_before[n][i] for n in order]) for i in range(2)]
-    return Origins(tuple(found), means[0], means[1], before.top1_percent)
+    sigma_norm = _mean([float(before.inputs[n].whole.sigma_C.norm()) for n in order])
+    return Origins(tuple(found), means[0], means[1], sigma_norm, before.top1_percent)
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suite.errors import UserError
 from suite.shift.layers import batch_norm_layers, preserved
 from suite.shift.passes import Pass, run_pass
 
@@ -44,7 +45,10 @@ def statistics_of(seen: Pass) -> Statistics:
 
 @contextmanager
 def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """Inside, BN layers normalise with the given statistics in inference; afterwards with their own again."""
+    """Inside, BN layers normalise with the given statistics in inference; afterwards with their own again.
+
+    Raises UserError for what a layer's buffers cannot hold, as of float16.
+    """
     layers = batch_norm_layers(model)
     with preserved(model):
         with torch.no_grad():
@@ -53,4 +57,8 @@ def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
                 if running_mean is not None and running_var is not None:
                     running_mean.copy_(mean_C)
                     running_var.copy_(var_C)
+                    if not (running_mean.isfinite().all() and running_var.isfinite().all()):
+                        raise UserError(
+                            f"{name}: its statistics do not fit {running_var.dtype}; make its buffers float32"
+                        )
         yield

@@ -135,7 +135,7 @@ def test_everything_of_ones_own_network_as_json(
     for row, layer in zip(sigma, plain["layers"], strict=True):
         assert row["own"] + row["inherited"] == pytest.approx(layer["esm_sigma"])
     assert [row["name"] for row in plain["origins"]] == ["1", "4"]
-    assert plain["origins"][-1]["esm_sigma_vanished"] is None
+    assert isinstance(plain["origins"][-1]["esm_sigma_vanished"], float)
     assert [row["name"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
     assert plain["remedies"][0]["esm_sigma"] == pytest.approx(
         sum(layer["esm_sigma"] for layer in plain["layers"]) / 2
@@ -152,6 +152,16 @@ def test_a_function_gets_the_classes_if_it_asks_for_them(
     assert named_model("my_networks:own_network", 5)[-1].out_features == 5
     assert named_model("my_networks:own_network")[-1].out_features == 3
     assert named_model("my_networks:fixed", 5)[-1].out_features == 9
+
+
+def test_accuracy_on_other_classes_than_the_networks_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from tests.jobs.test_probe_command import own_network\ndef fixed():\n    return own_network(9)"
+    here(monkeypatch, tmp_path, source)
+    with pytest.raises(UserError, match=r"outputs of shape \(9,\), and the data 3 classes"):
+        probe_of(photos, "--model", "my_networks:fixed", "--remedies")
+    assert "Estimation shift" in probe_of(photos, "--model", "my_networks:fixed")
 
 
 def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import reports
 from reports.theme import SERIES_HEX, Variant
 from reports.write.build import ReportFiles, build_report
 from suite.metrics import METRICS
+from tests.reports.records import expand_runs, write_run
 
 HEAVY = ("torch", "torchvision", "ray", "nvidia", "submitit")
 
@@ -177,3 +178,18 @@ def test_the_style_sheet_and_the_files_share_their_colours() -> None:
     css = (Path(reports.__file__).parent / "templates" / "report.css").read_text()
     light = css[: css.index("@media")]
     assert tuple(re.findall(r"--series-\d: (#[0-9a-f]{6})", light)) == SERIES_HEX
+
+
+def test_what_is_left_out_of_many_verdicts_is_not_folded_away(tmp_path: Path) -> None:
+    """Five norms beside BN: four sentences are shown, one is folded; a diverged run is told in sight."""
+    kinds = [{"kind": "bn"}, *({"kind": "xbn", "position": f"p{i}"} for i in (1, 2, 3))]
+    norms = [*kinds, {"kind": "gn", "num_groups": 8}, {"kind": "gn", "num_groups": 4}]
+    batch = {"global_batch_size": 64, "norm_batch_size": 4}
+    for run in expand_runs(model={"arch": "small_resnet20", "norm": norms}, batch=batch, seeds=[0, 1]):
+        is_lost = run.model.norm.label == "XBN-P1-GN8" and run.seed == 1
+        write_run(tmp_path / "runs", run, layers=["a"], state="diverged" if is_lost else "completed")
+    page = build_report([tmp_path / "runs"], tmp_path / "out").html.read_text()
+    verdict = page[page.index('<section class="verdict"') : page.index('<h2 id="summary"')]
+    folded, caveat = verdict.index("<summary>1 more</summary>"), verdict.index("Left out, since")
+    assert folded < verdict.index("</details>") < caveat
+    assert "XBN-P1-GN8 at norm batch 4: 1 diverged" in verdict[caveat:]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift import attribute, find_origins, precise_statistics, probe
 from suite.shift.layers import batch_norm_layers
+from suite.shift.origins import Origin, Origins
 
 # Two channels: 1 3 and 0 4. Means 2 and 2, deviations 1 and 2.
 X = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
@@ -95,6 +96,11 @@ def test_sampling_errors_by_hand() -> None:
     assert layer.mu.own_error == pytest.approx(3 * math.sqrt(2 / 9))
     (layer,) = attribute(model, [one]).layers
     assert math.isnan(layer.mu.own_error)
+    # One batch of training and several to evaluate on: of what is inherited the error is not known.
+    (layer,) = attribute(model, [one, one + 1], training_batches=[one]).layers
+    assert math.isnan(layer.mu.own_error)
+    assert math.isnan(layer.mu.inherited_error)
+    assert layer.mu.esm_error > 0
 
 
 def test_the_generalisation_gap_is_inherited_when_training_batches_are_given() -> None:
@@ -114,18 +120,31 @@ def test_no_shift_has_no_direction() -> None:
 
 
 def test_an_origin_by_hand() -> None:
-    """With the first layer exact, the second is given ± 3 and ± 5, and only its own error is left."""
+    """With the first layer exact, the second is given ± 3 and ± 5, and only its own error is left.
+
+    With the second exact, what it inherits is left of it, and all of the first one's.
+    """
     origins = find_origins(by_hand(), [X])
     first, second = origins.layers
     assert (first.name, first.num_layers_behind) == ("0", 1)
-    assert first.esm_mu_vanished == pytest.approx(math.sqrt(2) - math.sqrt(1.25))
-    assert first.esm_sigma_vanished == pytest.approx(0.5 - 1)  # its error had hidden the second's
-    assert math.isnan(second.esm_sigma_vanished)
+    assert first.esm_mu_vanished == pytest.approx((1 + math.sqrt(2) - math.sqrt(1.25)) / 2)
+    assert first.esm_sigma_vanished == pytest.approx((1 + 0.5 - 1) / 2)  # its error had hidden the second's
+    inherited = attribute(by_hand(), [X]).layers[1].sigma.inherited_norm
+    assert second.esm_sigma_vanished == pytest.approx((0.5 - inherited) / 2)
+    assert origins.starts == "0"
     assert (origins.esm_mu, origins.esm_sigma) == pytest.approx(((1 + math.sqrt(2)) / 2, (1 + 0.5) / 2))
     assert first.top1_gain_percent is None
 
 
-@pytest.mark.parametrize("planted", [0, 1, 2])
+def test_where_nothing_vanishes_no_layer_starts_it() -> None:
+    """An exact network has nothing to mend; and where only hiding errors are left, mending makes it worse."""
+    assert find_origins(deep(), [images()]).starts is None
+    worse = Origin("a", 0, 0.0, -0.5, None)
+    assert Origins((worse,), 1.0, 1.0, 1.0, None).starts is None
+    assert Origins((), 1.0, 1.0, 1.0, None).starts is None
+
+
+@pytest.mark.parametrize("planted", [0, 1, 2, 3])
 def test_the_layer_with_a_planted_error_starts_it(planted: int) -> None:
     model, x = deep(), images()
     labels = model.eval()(x).argmax(1)
@@ -137,11 +156,9 @@ def test_the_layer_with_a_planted_error_starts_it(planted: int) -> None:
     origins = find_origins(model, batches)
     assert origins.starts == name
     profile = probe(model, batches)
-    behind = profile.values("esm_sigma")[planted + 1 :]
     for origin in origins.layers:
-        expected = sum(behind) / len(behind) if origin.name == name else 0.0
-        if origin.num_layers_behind:
-            assert origin.esm_sigma_vanished == pytest.approx(expected, abs=1e-5)
+        expected = profile.mean("esm_sigma") if origin.name == name else 0.0
+        assert origin.esm_sigma_vanished == pytest.approx(expected, abs=1e-5)
         gain = 100 - origins.top1_percent if origin.name == name else 0.0
         assert origin.top1_gain_percent == pytest.approx(gain)
     assert origins.top1_percent < 95

@@ -30,6 +30,12 @@ def test_a_network_without_bn(measure: Callable[..., Any]) -> None:
         measure(nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4)), labelled())
 
 
+@pytest.mark.parametrize("measure", [probe, *MEASURES.values()])
+def test_a_lazy_layer_that_never_ran(measure: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="1 is not initialised: run a batch through it first"):
+        measure(nn.Sequential(nn.Linear(4, 4), nn.LazyBatchNorm1d()), labelled())
+
+
 @pytest.mark.parametrize("measure", EVERYTHING)
 def test_a_network_that_keeps_no_statistics(measure: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="none of its 1 BN layers keeps running statistics"):
@@ -178,6 +184,8 @@ def test_half_precision_whose_sums_would_overflow() -> None:
     assert layer.sigma_difference_C.tolist() == pytest.approx([-1, 299])
     mean, var = precise_statistics(model, [x])["0"]
     assert (mean.tolist(), var.tolist()) == (pytest.approx([5000, 0]), pytest.approx([0, 90000]))
+    with pytest.raises(UserError, match=r"0: its statistics do not fit torch\.float16"):
+        find_origins(model, [x])
 
 
 def test_activations_that_overflow_themselves_are_told_and_the_others_measured() -> None:
