@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Behind PreciseBN's statistics and the replays; as many as a run takes by default.
 TRAINING_IMAGES = 2048
+_LEAVE_OUT = "leave out --remedies, --origins and --perturb"
 
 
 class Split(StrEnum):
@@ -77,6 +78,9 @@ def probe(
     remedies: Annotated[
         bool, typer.Option("--remedies", help="Accuracy and shift of what helps without training. 7 passes.")
     ] = False,
+    perturb: Annotated[
+        bool, typer.Option("--perturb", help="Accuracy under noise on the estimates. 41 passes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
@@ -94,9 +98,9 @@ def probe(
     else:
         model_spec, data_spec = choose_specs(run, arch, norm, data, image_size, num_classes, split.value)
         title = f"{model_spec.arch} {model_spec.norm.label}"
-    if (remedies or origins) and num_classes not in (None, data_spec.num_classes):
+    if (remedies or origins or perturb) and num_classes not in (None, data_spec.num_classes):
         classes = f"the data's {data_spec.num_classes} classes, not {num_classes}"
-        raise UserError(f"probe: accuracy needs a network of {classes}; leave out --remedies and --origins")
+        raise UserError(f"probe: accuracy needs a network of {classes}; {_LEAVE_OUT}")
 
     import torch
 
@@ -126,19 +130,21 @@ def probe(
     images = load(split.value, num_images=num_images)
     training = load("train", num_images=num_training) if remedies else None
     try:
-        if remedies or origins:
+        if remedies or origins or perturb:
             _check_outputs(network, images, data_spec.num_classes)
         profile = shift.probe(network, images)
         attribution = shift.attribute(network, images) if attribute else None
         found = shift.find_origins(network, images) if origins else None
         table = shift.remedies(network, images, training) if remedies else None
+        noise = shift.perturb(network, images) if perturb else None
     finally:
         images.close()
         if training is not None:
             training.close()
     if as_json:
         plain = tables.as_plain(profile)
-        for name, result in (("attribution", attribution), ("origins", found), ("remedies", table)):
+        parts = {"attribution": attribution, "origins": found, "remedies": table, "perturbation": noise}
+        for name, result in parts.items():
             if result is not None:
                 plain[name] = tables.rows(result.to_frame())
         typer.echo(json.dumps(plain, indent=1))
@@ -150,6 +156,8 @@ def probe(
         tables.print_origins(found)
     if table is not None:
         tables.print_remedies(table, num_training)
+    if noise is not None:
+        tables.print_perturbation(noise)
 
 
 def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int) -> None:
@@ -161,5 +169,5 @@ def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int) -> 
     if outputs.shape[1:] != (num_classes,):
         raise UserError(
             f"probe: the network has outputs of shape {tuple(outputs.shape[1:])}, and the data {num_classes} "
-            "classes; leave out --remedies and --origins"
+            f"classes; {_LEAVE_OUT}"
         )

@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from suite.shift import Attribution, Origins, Remedies, ShiftProfile
+    from suite.shift import Attribution, Origins, Perturbation, Remedies, ShiftProfile
 
 PROFILE = {
     "esm_mu": "ESM μ",
@@ -104,6 +104,17 @@ def print_remedies(remedies: "Remedies", num_training_images: int) -> None:
         table.add_row(
             row.name, f"{row.top1_percent:.2f}", f"{gain:+.2f}", f"{row.esm_mu:.4f}", f"{row.esm_sigma:.4f}"
         )
+    Console().print(table)
+
+
+def print_perturbation(perturbation: "Perturbation") -> None:
+    """Top-1 under noise of each magnitude: mean over the draws, lowest and highest."""
+    draws = len(perturbation.top1_percent[0])
+    title = f"Noise on the estimates, {perturbation.num_images} images, {draws} draws"
+    table = _table(title, "δ", ["top-1 (%)", "lowest", "highest"])
+    for delta, found in zip(perturbation.deltas, perturbation.top1_percent, strict=True):
+        cells = (math.fsum(found) / draws, min(found), max(found))
+        table.add_row(f"{delta:g}", *(f"{value:.2f}" for value in cells))
     Console().print(table)
 
 

@@ -31,28 +31,31 @@ def profile_chart(frame: pd.DataFrame) -> alt.Chart:
 
 
 def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
-    """Signed shares of a layer's ESM, stacked by depth, and ESM itself as a line."""
-    chosen = frame[frame.statistic == statistic]
+    """Signed shares of a layer's ESM, stacked by depth, and ESM itself as a line with its sampling error."""
+    chosen, title = frame[frame.statistic == statistic], f"Share of ESM {SYMBOLS[statistic]}"
     long = chosen.melt(["depth", "layer"], ["own", "inherited"], "part", "value")
     bars = (
         alt.Chart(long)
         .mark_bar()
         .encode(
             x=_depth("O"),
-            y=alt.Y("value:Q", title=f"Share of ESM {SYMBOLS[statistic]}", stack="zero"),
+            y=alt.Y("value:Q", title=title, stack="zero"),
             color=alt.Color(
                 "part:N", title=None, scale=alt.Scale(domain=["own", "inherited"], range=[OWN, INHERITED])
             ),
             tooltip=["layer:N", "part:N", alt.Tooltip("value:Q", format=".4~g")],
         )
     )
-    line = alt.Chart(chosen).mark_line(point=True, color=GREY).encode(x=_depth("O"), y="esm:Q")
-    return alt.layer(bars, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
+    chosen = chosen.assign(low=chosen.esm - chosen.esm_error, high=chosen.esm + chosen.esm_error)
+    base = alt.Chart(chosen).encode(x=_depth("O"))
+    line = base.mark_line(point=True, color=GREY).encode(y=alt.Y("esm:Q", title=title))
+    error = base.mark_rule(color=GREY).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    return alt.layer(bars, line, error).properties(width=WIDTH_PX, height=HEIGHT_PX)
 
 
 def origins_chart(frame: pd.DataFrame) -> alt.Chart:
-    """The ESM_σ behind each layer that its exact estimates take away."""
-    return _bars(frame, x="esm_sigma_vanished", x_title="Mean ESM σ behind it that vanishes")
+    """What each layer's exact estimates take away of the mean ESM_σ."""
+    return _bars(frame, x="esm_sigma_vanished", x_title="Mean ESM σ that vanishes")
 
 
 def remedies_chart(frame: pd.DataFrame) -> alt.Chart:

@@ -127,7 +127,7 @@ def test_everything_of_ones_own_network_as_json(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network")
-    options = ("--attribute", "--origins", "--remedies", "--json")
+    options = ("--attribute", "--origins", "--remedies", "--perturb", "--json")
     plain = json.loads(probe_of(photos, "--model", "my_networks:own_network", *options))
     assert (plain["num_images"], [layer["name"] for layer in plain["layers"]]) == (12, ["1", "4"])
     assert set(plain["notes"]) == {"1", "4"}  # never trained
@@ -137,6 +137,8 @@ def test_everything_of_ones_own_network_as_json(
     assert [row["name"] for row in plain["origins"]] == ["1", "4"]
     assert isinstance(plain["origins"][-1]["esm_sigma_vanished"], float)
     assert [row["name"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
+    clean = [row["top1_percent"] for row in plain["perturbation"] if row["delta"] == 0]
+    assert clean == [plain["remedies"][0]["top1_percent"]] * 5
     assert plain["remedies"][0]["esm_sigma"] == pytest.approx(
         sum(layer["esm_sigma"] for layer in plain["layers"]) / 2
     )
@@ -167,7 +169,8 @@ def test_accuracy_on_other_classes_than_the_networks_is_refused(
 def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network as net")
     monkeypatch.setenv("COLUMNS", "160")
-    shown = probe_of(photos, "--model", "my_networks:net", "--attribute", "--origins", "--remedies")
+    options = ("--attribute", "--origins", "--remedies", "--perturb")
+    shown = probe_of(photos, "--model", "my_networks:net", *options)
     for expected in (
         "Estimation shift of my_networks:net BN on",
         "note: 2 layers (1 …): its estimates are the initial 0 and 1",
@@ -175,6 +178,7 @@ def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.
         "Which layer starts it",
         "12 images; 12 of training, centre-cropped",
         "prediction-time BN",
+        "Noise on the estimates, 12 images, 5 draws",
     ):
         assert expected in shown
 
