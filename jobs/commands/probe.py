@@ -160,7 +160,7 @@ def probe(
         tables.print_perturbation(noise)
 
 
-def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int) -> None:
+def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int | None) -> None:
     """Raises UserError where accuracy on these data would mean nothing."""
     import torch
 
