@@ -62,7 +62,7 @@ def reproduce(
     if NOISE in found:
         failed = {folder for folder, _ in outcome.failed}
         trained = [run for run in found[NOISE].runs if output_dir / run.folder_name not in failed]
-        code = max(code, _perturb(console, trained, output_dir))
+        code = max(code, _perturb(console, trained, output_dir, jobs))
 
     from reports.tables.cells import print_table
     from reports.write.build import build_report
@@ -81,13 +81,13 @@ def reproduce(
         raise typer.Exit(code)
 
 
-def _perturb(console: Console, runs: Sequence[Run], output_dir: Path) -> int:
+def _perturb(console: Console, runs: Sequence[Run], output_dir: Path, jobs: int) -> int:
     """Put noise on the estimates of these runs where that was not done yet; the exit code."""
     from jobs.exit_codes import DONE, SOME_RUNS_FAILED
     from jobs.reproduce.noise import measure_missing
 
     code = DONE
-    for run, trouble in measure_missing(runs, output_dir):
+    for run, trouble in measure_missing(runs, output_dir, jobs):
         if trouble is not None:
             code = SOME_RUNS_FAILED
         console.print(f"noise     {run.label}" + (f": {trouble}" if trouble else ""), markup=False)

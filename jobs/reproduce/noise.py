@@ -1,6 +1,9 @@
 """Noise on the estimates of trained runs, once for each: what was measured is kept in the run's folder."""
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from suite.errors import UserError
@@ -8,27 +11,53 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import NoiseRecord, read_noise, write_noise
 
-DELTAS = (0.0, 0.1, 0.3, 0.5, 0.7)
+DELTAS = (0.0, 0.1, 0.3, 0.5)
 DRAWS = 3
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
-def measure_missing(runs: Sequence[Run], output_dir: Path) -> Iterator[tuple[Run, str | None]]:
+def measure_missing(runs: Sequence[Run], output_dir: Path, jobs: int = 1) -> Iterator[tuple[Run, str | None]]:
     """Perturb those of the completed `runs` that were not yet. Yields each when done, and what went wrong.
 
-    What was measured of another checkpoint, or with other magnitudes or draws, is measured again.
+    What was measured of another checkpoint, or with other magnitudes or draws, is measured again. With `jobs`
+    above one, so many at a time in processes of one thread: networks as small as these gain nothing by more.
     """
+    waiting = []
     for run in runs:
-        paths = RunPaths(output_dir / run.folder_name)
         try:
-            step = _last_step(paths)
-            if _is_measured(paths, step, run.seed):
-                continue
-            _write(paths, measure(run, paths, step))
+            paths = RunPaths(output_dir / run.folder_name)
+            if not _is_measured(paths, _last_step(paths), run.seed):
+                waiting.append(run)
         except UserError as error:
             yield run, str(error)
-        else:
-            yield run, None
+    if jobs == 1 or len(waiting) < 2:
+        for run in waiting:
+            yield run, _measure_one(run, output_dir)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(waiting)), spawn, _take_one_thread) as pool:
+        futures = {pool.submit(_measure_one, run, output_dir): run for run in waiting}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], "the process that measured it died"
+
+
+def _take_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _measure_one(run: Run, output_dir: Path) -> str | None:
+    """What went wrong, or None."""
+    paths = RunPaths(output_dir / run.folder_name)
+    try:
+        _write(paths, measure(run, paths, _last_step(paths)))
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _write(paths: RunPaths, noise: NoiseRecord) -> None:

@@ -235,6 +235,14 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
         assert read_noise(paths) == first
     monkeypatch.setattr(noise, "DRAWS", 3)
     assert measured() == [None]
+    # Several at a time, in processes that know nothing of what is patched here: the same.
+    monkeypatch.setattr(noise, "DELTAS", (0.0, 0.1, 0.3, 0.5))
+    assert measured() == [None]
+    alone = read_noise(paths)
+    paths.noise.unlink()
+    both = noise.measure_missing([*runs, *runs], tmp_path / "runs", jobs=2)
+    assert [trouble for _, trouble in both] == [None, None]
+    assert read_noise(paths) == alone
     for step in paths.checkpoint_steps():
         paths.checkpoint(step).unlink()
     assert "has no checkpoint left to put noise on" in str(measured()[0])
