@@ -72,4 +72,9 @@ def test_a_check_tells_its_numbers_and_its_rule() -> None:
     )
     assert check(WIDE, "above", 5).sentence == "slope: 2.00 ± 2.48 a layer, not above 5"
     assert "1 of 3 seeds did not measure it" in check((1.0, 2.0, math.nan)).sentence
-    assert check((1.0, 1.0)).sentence == "slope: 1.00 ± 0.00 a layer, of 2 seeds, where 3 are needed"
+    assert check((1.0, 1.0)).sentence == "slope: 1.00 a layer, of 2 seeds, where 3 are needed"
+
+
+def test_values_that_are_all_the_same_decide_nothing() -> None:
+    """One image of 500 more in each of three seeds may be chance: there is no spread to tell by."""
+    assert check((0.2, 0.2, 0.2), "above", 0).outcome == "inconclusive"
