@@ -1,6 +1,6 @@
 """How fast the shift accumulates over depth: the slope of a layer's ESM σ over its place among the layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
@@ -18,21 +18,6 @@ from reports.tables.table import Table
 from suite.metrics import METRICS
 
 SLOPES = {"esm_sigma": "sigma_slope", "esm_sigma_scaled": "scaled_slope"}
-
-
-def layer_values(frames: Frames, metrics: Sequence[str], common: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The newest values of per-layer metrics at the layers given for each arch: run, metric, place, value.
-
-    `place` counts the given layers from 0 in forward order.
-    """
-    places = pd.DataFrame(
-        [(arch, layer, place) for arch, layers in common.items() for place, layer in enumerate(layers)],
-        columns=["arch", "layer", "place"],
-    )
-    found = frames.layers.loc[frames.layers.metric.isin(metrics), ["run", "metric", "layer", "value"]]
-    found = found.merge(frames.runs[["run", "arch"]], on="run")
-    found = found.merge(places, on=["arch", "layer"])[["run", "metric", "place", "value"]]
-    return found.astype({"place": float, "value": float})
 
 
 def run_slopes(frames: Frames) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
-from reports.findings.accumulation import layer_values
+from reports.findings.shared_layers import mean_over_layers
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
@@ -130,12 +130,11 @@ def _common_layers(sides: Sequence[Frames]) -> dict[str, list[str]]:
 def _runs(frames: Frames, common: dict[str, list[str]]) -> pd.DataFrame:
     """The counted runs with what is compared. A layer that is NaN makes the run's mean NaN."""
     runs = frames.runs[frames.runs.counted]
-    layers = layer_values(frames, ["esm_sigma", "esm_mu"], common).groupby(["run", "metric"]).value
-    means = layers.mean().where(layers.count() == layers.size()).unstack()
-    means = means.reindex(index=runs.run, columns=["esm_sigma", "esm_mu"]).set_axis(runs.index)
-    columns = [metric.column for metric in COMPARED if metric.column not in means]
-    runs = runs.assign(has_bn=runs.norm_rank < 2)
-    return runs[[*AXES, "seed", "run_id", "state", *HARDWARE, *columns]].join(means)
+    wanted = pd.DataFrame([(a, n) for a, names in common.items() for n in names], columns=["arch", "layer"])
+    layers = frames.layers.merge(runs[["run", "arch"]], on="run").merge(wanted, on=["arch", "layer"])
+    means = {name: mean_over_layers(layers[layers.metric == name]) for name in ("esm_sigma", "esm_mu")}
+    runs = runs.assign(has_bn=runs.norm_rank < 2, **{n: runs.run.map(mean) for n, mean in means.items()})
+    return runs[[*AXES, "seed", "run_id", "state", *HARDWARE, *(metric.column for metric in COMPARED)]]
 
 
 def _unmatched(runs: pd.DataFrame, matched: pd.Series) -> pd.DataFrame:
