@@ -65,9 +65,14 @@ def test_runs_complete_in_the_background(here: Here) -> None:
     assert "0 submitted, 2 queued already" in here.submit()
     here.wait_for("completed", "completed")
     assert "0 submitted, 2 complete" in here.submit()
-    logs = here.call("logs", here.runs()[0]["run_id"])
-    assert "top-1" in logs.stdout
-    assert "2 completed" in logs.stdout  # the launcher's own
+    run_id = here.runs()[0]["run_id"]
+    logs = here.call("logs", run_id).stdout
+    assert "top-1" in logs
+    deadline = time.monotonic() + 60
+    while "2 completed" not in logs:  # the launcher's own word, after its last run has told of its end
+        assert time.monotonic() < deadline, logs
+        time.sleep(0.5)
+        logs = here.call("logs", run_id).stdout
 
 
 def test_cancel_and_retry(here: Here) -> None:
