@@ -13,11 +13,11 @@ from reports.claims.check import Check, paired
 from reports.frames import Frames
 
 # The label of a cell: XBN-P2-GN8, XBN-P1-LN.
-_POSITIONS = ("P1", "P2", "P3")
-_NORMS = ("GN", "LN", "IN", "GW")
+POSITIONS = ("P1", "P2", "P3")
+NORMS = ("GN", "LN", "IN", "GW")
 
 
-def _top1(frames: Frames) -> dict[tuple[str, str], dict[int, float]]:
+def top1_by_site(frames: Frames) -> dict[tuple[str, str], dict[int, float]]:
     """By norm and position, seed → final top-1 (%)."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     done = frames.completed[frames.completed.norm_rank == 1]
@@ -28,18 +28,18 @@ def _top1(frames: Frames) -> dict[tuple[str, str], dict[int, float]]:
 
 
 def checks(frames: Frames) -> Iterator[Check]:
-    top1 = _top1(frames)
+    top1 = top1_by_site(frames)
     seeds = sorted({seed for by_seed in top1.values() for seed in by_seed})
     for other in ("P1", "P3"):
         values = paired(top1.get(("GN", "P2"), {}), top1.get(("GN", other), {}))
         yield Check(f"top-1, GN at P2 less at {other}", "points", values, "above", 0, 2)
     worst = {
         norm: {
-            seed: _worst([top1.get((norm, p), {}).get(seed, math.nan) for p in _POSITIONS]) for seed in seeds
+            seed: _worst([top1.get((norm, p), {}).get(seed, math.nan) for p in POSITIONS]) for seed in seeds
         }
-        for norm in _NORMS
+        for norm in NORMS
     }
-    for norm in _NORMS[1:]:
+    for norm in NORMS[1:]:
         values = paired(worst["GN"], worst[norm])
         yield Check(f"top-1 at the worst position, GN less {norm}", "points", values, "above", 0, 2)
 

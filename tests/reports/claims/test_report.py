@@ -9,6 +9,7 @@ from reports.claims.figures import ClaimFigure
 from reports.write.build import ReportFiles, build_report
 from tests.reports.claims.folders import GNBN, mlp_runs, resnet_runs, write
 
+XBN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
 TRAINING, INFERENCE = [80.0, 40.0, 20.0], [90.0, 85.0, 30.0]
 
 
@@ -106,6 +107,54 @@ def test_each_set_size_has_a_panel_with_both_norms_and_both_papers_curves(
     assert [panel.title for panel in figure.panels] == ["32 images"]
     ours, papers = figure.file_spec()["datasets"].values()
     assert {row["line"] for row in ours} == {row["line"] for row in papers} == {"BN", "XBN-P2-GN10"}
+
+
+def test_norm_batches_have_a_figure_each_of_top1_and_shift_and_gn_is_a_level_line(tmp_path: Path) -> None:
+    top1 = {("bn", 2): 50.0, ("bn", 32): 70.0, ("xbn", 2): 60.0, ("xbn", 32): 72.0, ("gn", 32): 40.0}
+    runs = resnet_runs(({"kind": "bn"}, XBN, {"kind": "gn", "num_groups": 8}), norm_batches=(2, 32))
+    made = []
+    for run in runs:
+        kind, batch = run.model.norm.kind, run.batch.norm
+        layers = {"bn": ["bn1", "fc"], "xbn": ["fc"], "gn": []}[kind]
+        sigma = [9.0, 4.0 / batch][-len(layers) :] if layers else []
+        value = top1[kind, batch] + run.seed
+        made.append(write(tmp_path, run, layers=layers, esm_sigma=sigma, top1_percent=value))
+    accuracy, shift = figures({"E": made}, "E")
+    assert (accuracy.slug, shift.slug) == ("claim-e-top1-by-norm-batch", "claim-e-esm-by-norm-batch")
+    assert points(accuracy) == {
+        "BN": {2: (51, 50, 52), 32: (71, 70, 72)},
+        "XBN-P2-GN8": {2: (61, 60, 62), 32: (73, 72, 74)},
+        "GN8": {2: (41, 40, 42), 32: (41, 40, 42)},
+    }
+    # The layer that both have alone: BN's own would lie higher.
+    assert points(shift)["BN"] == points(shift)["XBN-P2-GN8"] == {2: (2, 2, 2), 32: (0.125, 0.125, 0.125)}
+    assert "GN8" not in points(shift)
+    assert "Hollow" not in accuracy.caption
+
+
+def test_positions_are_drawn_with_a_line_for_each_norm(tmp_path: Path) -> None:
+    sites = [{**XBN, "position": p} for p in ("p1", "p2", "p3")] + [
+        {"kind": "xbn", "position": p, "bfn": "ln"} for p in ("p1", "p3")
+    ]
+    names = ("XBN-P1-GN8", "XBN-P2-GN8", "XBN-P3-GN8", "XBN-P1-LN", "XBN-P3-LN")
+    made = []
+    for run in resnet_runs(sites):
+        top1 = 60.0 + names.index(run.model.norm.label)
+        made.append(write(tmp_path, run, layers=["fc"], esm_sigma=[1.0], top1_percent=top1))
+    (figure,) = figures({"F": made}, "F")
+    assert points(figure) == {
+        "GN": {1: (60, 60, 60), 2: (61, 61, 61), 3: (62, 62, 62)},
+        "LN": {1: (63, 63, 63), 3: (64, 64, 64)},
+    }
+
+
+def points(figure: ClaimFigure) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """By line and x: mean, lowest, highest."""
+    (rows,) = figure.file_spec()["datasets"].values()
+    found: dict[str, dict[float, tuple[float, float, float]]] = {}
+    for row in rows:
+        found.setdefault(row["line"], {})[row["x"]] = (row["value"], row["low"], row["high"])
+    return found
 
 
 def test_no_filter_of_the_page_acts_on_a_claims_figure(folders: dict[str, list[Path]]) -> None:
