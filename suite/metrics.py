@@ -93,7 +93,7 @@ _ALL = (
         "tid_mu",
         "1",
         "lower",
-        "mean over the epoch's passes and the channels of |μ_run − μ_B| / √(σ_B² + ε), running statistics "
+        "mean over passes and channels of |μ_run − μ_B| / √(σ_B² + ε), running statistics "
         "updated, biased batch variance (Wang et al. 2022); of several groups in a pass: their weighted mean",
         "TID μ",
         True,
@@ -102,7 +102,7 @@ _ALL = (
         "tid_sigma",
         "1",
         "lower",
-        "mean over the epoch's passes and the channels of |√(σ_run² + ε) / √(σ_B² + ε) − 1|, as TID μ",
+        "mean over passes and channels of |√(σ_run² + ε) / √(σ_B² + ε) − 1|, as TID μ",
         "TID σ",
         True,
     ),

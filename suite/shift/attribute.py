@@ -107,6 +107,15 @@ def attribute(
 ) -> Attribution:
     """Split each BN layer's estimation shift into its own part and the inherited one, in two passes.
 
+    For the channels (C,) of a layer's input (N, C, *), and likewise for σ:
+
+        μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
+        total       own          inherited
+
+    with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode (PreciseBN; Wu and
+    Johnson 2021) and μ̂ that in inference mode. The split is ours; ESM = ‖total‖₂ is Huang et al.'s (CVPR
+    2022). A part's share is its projection on the total, so that the two add up to ESM.
+
     `batches` as in `probe`, to be read twice. By default both populations are taken over them, so that
     `inherited` is upstream's doing alone, and what the data differ from those of training is in `own`.
     With `training_batches` the population with upstream in training mode is taken over those instead:

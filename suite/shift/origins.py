@@ -57,6 +57,8 @@ class Origins:
     sigma_norm: float
     """Of ‖σ̂‖: the scale of ESM_σ."""
     top1_percent: float | None
+    notes: dict[str, str]
+    """What one should know of a layer that is there, as in a ShiftProfile."""
 
     @property
     def starts(self) -> str | None:
@@ -88,6 +90,11 @@ def find_origins(
 ) -> Origins:
     """Make the estimates of one BN layer after another exact, and measure shift and accuracy anew.
 
+        vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
+
+    over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). *Exact* are the
+    population's mean and variance (C,) with upstream BN in training mode. The measure is ours.
+
     Costs an inference pass over `batches` for each of `layers` (default: all that keep estimates and are
     called) and two more. `batches` as in `probe`; the exact statistics are taken over `training_batches`,
     or else over `batches` too. Order is that of the forward pass: layers on a parallel branch count as
@@ -118,7 +125,8 @@ def find_origins(
         found.append(Origin(name, len(behind), _mean(vanished[0]), _mean(vanished[1]), gain))
     means = [_mean([shift_before[n][i] for n in order]) for i in range(2)]
     sigma_norm = _mean([float(before.inputs[n].whole.sigma_C.norm()) for n in order])
-    return Origins(tuple(found), means[0], means[1], sigma_norm, before.top1_percent)
+    notes = before.notes({name: estimating[name] for name in order})
+    return Origins(tuple(found), means[0], means[1], sigma_norm, before.top1_percent, notes)
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:

@@ -31,12 +31,13 @@ PURPOSE = "perturb"
 class Perturbation:
     """Top-1 (%) by noise magnitude: `top1_percent[i][j]` is that of `deltas[i]` in draw j.
 
-    δ = 0 has no noise, and every draw the same accuracy.
+    δ = 0 has no noise, and every draw the same accuracy. `notes` as in a ShiftProfile.
     """
 
     deltas: tuple[float, ...]
     top1_percent: tuple[tuple[float, ...], ...]
     num_images: int
+    notes: dict[str, str]
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each magnitude and draw: delta, draw, top1_percent."""
@@ -66,6 +67,11 @@ def perturb(
 ) -> Perturbation:
     """Accuracy with noisy estimates in every BN layer, one inference pass for each δ > 0 and draw.
 
+        μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ (C,) ~ N(0, 1)
+
+    in place of the running averages μ̃, σ̃ (C,). Huang et al. (CVPR 2022) show such curves without a formula;
+    this one is our reading.
+
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
     has a generator of its own: `seed` decides it, whatever the device, and torch's is left alone. The
     model comes back as it was. Raises UserError for a network without estimates, batches without labels,
@@ -80,7 +86,6 @@ def perturb(
         {n: torch.randn(2, layer.num_features, generator=generator) for n, layer in layers.items()}
         for _ in range(draws)
     ]
-    num_images = 0
     rows = []
     for delta in deltas:
         row: list[float] = []
@@ -92,10 +97,10 @@ def perturb(
             with with_statistics(model, perturbed), preserved(model):
                 model.eval()
                 seen = run_pass(model, batches, PURPOSE, with_labels=True)
-            num_images = seen.num_images
             row.append(top1_of(seen, PURPOSE))
         rows.append(tuple(row))
-    return Perturbation(tuple(deltas), tuple(rows), num_images)
+    notes = seen.notes({name: layer for name, layer in layers.items() if name in seen.inputs})
+    return Perturbation(tuple(deltas), tuple(rows), seen.num_images, notes)
 
 
 def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,13 @@ class ShiftProfile:
 def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False) -> ShiftProfile:
     """Measure the estimation shift of `model` in one inference pass over `batches`.
 
+    Of each BN layer, with norms over its d channels (Huang et al., CVPR 2022):
+
+        ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
+
+    μ̃, σ̃² (d,) are its running averages; μ̂, σ̂² (d,) are mean and biased variance of its input (N, d, *),
+    over all images and pixels, with the whole network in inference mode.
+
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
     differences. The model comes back as it was: modes, hooks, buffers. A network without BN gives a

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift.layers import estimates, estimating_layers, preserved
 from suite.shift.moments import ChannelMoments, reduce_over_ranks
-from suite.shift.passes import check_repeatable, run_pass, top1_of
+from suite.shift.passes import Pass, check_repeatable, run_pass, top1_of
 from suite.shift.precise import Statistics, precise_statistics, with_statistics
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Remedies:
-    """The remedies in the order tried, the network as it is first."""
+    """The remedies in the order tried, the network as it is first. `notes` as in a ShiftProfile."""
 
     rows: tuple[Remedy, ...]
     num_images: int
+    notes: dict[str, str]
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each remedy: its fields, and `top1_gain_percent` against the first row, in points."""
@@ -82,18 +83,31 @@ def remedies(
 ) -> Remedies:
     """Try every remedy on a trained network, one inference pass over `batches` each.
 
+    What a BN layer's input (N, C, *) is normalised with, means and variances (C,) alike, r being the running
+    averages and b those of a batch of n:
+
+        frozen               r
+        PreciseBN            the population's, over the training batches (Wu and Johnson 2021)
+        momentum replayed    r ← (1 − m) r + m b over the training batches, for m of `momenta`
+        prediction-time BN   b of each test batch (Nado et al. 2020)
+        α-BN                 N/(N + n) r + n/(N + n) b, for N of `source_images` (Schneider et al. 2020)
+
+    Beside top-1, ESM_μ = (E_B ‖μ̂ − μ_used,B‖²)^½ and likewise for σ, means over the layers: that of `probe`
+    where all batches are normalised alike.
+
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
-    `training_batches` the remedies that need them are left out. `source_images` are α-BN's N. The model
-    comes back as it was. In one process: a replay's running averages are each rank's own. Raises UserError
-    for a network without estimates, batches without labels, empty ones, and values out of range.
+    `training_batches` the remedies that need them are left out. The model comes back as it was. In one
+    process: a replay's running averages are each rank's own. Raises UserError for a network without
+    estimates, batches without labels, empty ones, and values out of range.
     """
     check_repeatable(batches, PURPOSE)
-    estimating_layers(model, PURPOSE)
+    layers = estimating_layers(model, PURPOSE)
     for momentum in momenta:
         _check_momentum(momentum)
     if any(n < 1 for n in source_images):
         raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
-    rows = [_try(model, batches, "frozen")]
+    frozen, as_it_is = _try(model, batches, "frozen")
+    rows = [frozen]
     if training_batches is not None:
         check_repeatable(training_batches, PURPOSE)
         found = {"PreciseBN": precise_statistics(model, training_batches)}
@@ -101,10 +115,11 @@ def remedies(
             found[f"momentum {momentum:g} replayed"] = replayed_statistics(model, training_batches, momentum)
         for name, statistics in found.items():
             with with_statistics(model, statistics):
-                rows.append(_try(model, batches, name))
-    rows.append(_try(model, batches, "prediction-time BN", source_images=0))
-    rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n) for n in source_images]
-    return Remedies(tuple(row for row, _ in rows), rows[0][1])
+                rows.append(_try(model, batches, name)[0])
+    rows.append(_try(model, batches, "prediction-time BN", source_images=0)[0])
+    rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
+    notes = as_it_is.notes({name: layer for name, layer in layers.items() if name in as_it_is.inputs})
+    return Remedies(tuple(rows), as_it_is.num_images, notes)
 
 
 def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
@@ -140,7 +155,7 @@ def _check_momentum(momentum: float) -> None:
 
 def _try(
     model: nn.Module, batches: Iterable[Any], name: str, source_images: int | None = None
-) -> tuple[Remedy, int]:
+) -> tuple[Remedy, Pass]:
     """One inference pass; with `source_images`, each test batch is mixed into the model's statistics."""
     mixture = _Mixture(model, source_images)
     with preserved(model):
@@ -149,7 +164,7 @@ def _try(
         seen = run_pass(model, batches, PURPOSE, with_labels=True, adapt=adapt)
         shift = [mixture.esm(n, seen.inputs[n].whole) for n in mixture.layers if n in seen.inputs]
     means = [math.fsum(esm[i] for esm in shift) / len(shift) if shift else math.nan for i in range(2)]
-    return Remedy(name, top1_of(seen, PURPOSE), means[0], means[1]), seen.num_images
+    return Remedy(name, top1_of(seen, PURPOSE), means[0], means[1]), seen
 
 
 class _Mixture:

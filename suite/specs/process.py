@@ -19,7 +19,10 @@ class MeasureSpec(Spec):
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"
     )
     tid: bool = Field(
-        True, description="the discrepancy between training and inference at every step, as epoch means"
+        True, description="the discrepancy between training and inference at every step, by layer"
+    )
+    tid_every_steps: int | None = Field(
+        None, ge=1, description="steps whose mean is one record of TID, 1: every step; null: an epoch"
     )
     warmup_steps: int = Field(
         10, ge=0, description="steps at the start of a process that the meter leaves out"

@@ -65,7 +65,7 @@ class Logbook:
             self.measure("energy_j_per_image", total_j / global_batch_size, "train")
 
     def tid(self, meter: TidMeter) -> None:
-        """TID of each layer over the epoch's passes. On the first rank, whose estimates are the run's."""
+        """TID of each layer over the passes since the last time. On the first rank: its are the run's."""
         tid_mu, tid_sigma = meter.take_means()
         if self.record is not None and tid_mu:
             self._layers([Layer(name, layer.num_features) for name, layer in meter.layers.items()])

@@ -89,6 +89,8 @@ class Trainer:
                 at_epoch_end = self.step % self.steps_per_epoch == 0
                 if at_epoch_end:
                     self._record_epoch(loader)
+                elif self._tid_is_due():
+                    self._record_tid()
                 if code != GO_ON or self._checkpoint_is_due():
                     self._save(to_evaluate=at_epoch_end)
                 if code != GO_ON:
@@ -216,10 +218,19 @@ class Trainer:
             self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
         )
         self.logbook.energy(self.meter.energy_j_per_step(), self.run.batch.global_batch_size)
-        if self.tid is not None:
-            self.logbook.tid(self.tid)
+        self._record_tid()
         self.logbook.bad_images(loader, "train")
         self.epoch_sums.zero_()
+
+    def _tid_is_due(self) -> bool:
+        """Whether a record of TID ends here, between two ends of epochs."""
+        every = self.run.measure.tid_every_steps
+        return every is not None and self.step % self.steps_per_epoch % every == 0
+
+    def _record_tid(self) -> None:
+        if self.tid is not None:
+            self.logbook.turn_to(self.epoch, self.step)
+            self.logbook.tid(self.tid)
 
     def _evaluate(self) -> None:
         """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable.

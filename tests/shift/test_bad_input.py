@@ -82,9 +82,9 @@ def test_layers_that_never_trained_are_told() -> None:
     fresh, trained = mlp(), mlp()
     trained.train()(labelled()[0][0])
     told = "its estimates are the initial 0 and 1: no training batch has updated them"
-    assert probe(fresh, labelled()).notes == {"1": told}
-    assert attribute(fresh, labelled()).notes == {"1": told}
-    assert probe(trained, labelled()).notes == {}
+    for measure in (probe, *MEASURES.values()):
+        assert measure(fresh, labelled()).notes == {"1": told}, measure  # type: ignore[operator]
+        assert measure(trained, labelled()).notes == {}, measure  # type: ignore[operator]
     # A checkpoint of old, which knows the estimates but not how many batches made them.
     trained[1].num_batches_tracked.zero_()
     assert probe(trained, labelled()).notes == {}

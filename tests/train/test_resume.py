@@ -34,7 +34,7 @@ def tiny_run(**sections: dict[str, Any]) -> Run:
         "data": {"name": "fashion-mnist-7k", "image_size": 32, "train_images": 96, "val_images": 50},
         "batch": {"global_batch_size": 16, "batch_size_per_gpu": 8, "norm_batch_size": 4},
         "recipe": {"epochs": 2, "lr": 0.05, "schedule": "cosine", "mixup_alpha": 0.2},
-        "measure": {"probe_every_epochs": 1, "precise_bn_images": 32},
+        "measure": {"probe_every_epochs": 1, "precise_bn_images": 32, "tid_every_steps": 5},
         "system": {
             "checkpoint_every_steps": 4,
             "torch_threads": 1,
@@ -101,14 +101,29 @@ def test_a_stopped_run_ends_bit_equal(
     assert measured(tmp_path) == measured(undisturbed)
 
 
-def test_tid_is_recorded_every_epoch_for_the_layers_that_are_probed(undisturbed: Path) -> None:
-    record = Record.read(undisturbed)
+def test_tid_is_recorded_by_steps_or_by_epochs_for_the_layers_that_are_probed(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """Of five steps and the one that is left of an epoch, or of its six: the same mean."""
+    assert train(tiny_run(measure={"tid_every_steps": None}), tmp_path) == [0]
+    record = Record.read(tmp_path)
     for metric in ("tid_mu", "tid_sigma"):
         newest = record.last_per_layer(metric, "train")
         assert list(newest) == list(record.last_per_layer("esm_mu", "val"))
         assert all(0 < value < 10 for value in newest.values())
-        epochs = [m.epoch for m in record.measurements() if m.metric == metric]
-        assert sorted(set(epochs)) == [1, 2]
+        by_steps, by_epochs = tid(undisturbed, metric), tid(tmp_path, metric)
+        assert [where for where, _ in by_steps] == [(1, 5), (1, 6), (2, 11), (2, 12)]
+        assert [where for where, _ in by_epochs] == [(1, 6), (2, 12)]
+        for epoch in (0, 1):
+            (_, five), (_, one) = by_steps[2 * epoch : 2 * epoch + 2]
+            weighted = [(5 * a + b) / 6 for a, b in zip(five, one, strict=True)]
+            assert weighted == pytest.approx(by_epochs[epoch][1], rel=1e-4)
+
+
+def tid(folder: Path, metric: str) -> list[tuple[tuple[int, int], list[float]]]:
+    """Epoch and step, and the value of each layer."""
+    lines = [line for line in measured(folder) if line["metric"] == metric]
+    return [((line["epoch"], line["step"]), line["value"]) for line in lines]
 
 
 def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:
