@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, preserved
@@ -46,9 +47,8 @@ class Parts:
     """The shift of one layer's μ or σ in its two parts. `own_C` and `inherited_C` are (C,), float64.
 
     `own` and `inherited` are the signed shares that add up to `esm` (both 0 where that is 0); `cosine` is
-    that between the two parts (NaN where one is 0). `*_error` is the norm of the sampling error that the
-    batches leave in a part, from the difference of the two halves: by the triangle inequality the part's
-    norm is off by no more. NaN with a single batch.
+    that between the two parts (NaN where one is 0). `*_error` is the standard error that the batches leave
+    in `esm` or a share, estimated from the difference of the two halves; NaN with a single batch.
     """
 
     esm: float
@@ -164,6 +164,7 @@ class _Sample:
         """How far the batches may have the statistic off: NaN where all values lie in one half.
 
         Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
+        One draw for each channel, not its expectation. Of σ to first order.
         """
         gap_C = self.halves_C[0] - self.halves_C[1]
         scale = math.sqrt(self.share * (1 - self.share)) if 0 < self.share < 1 else math.nan
@@ -177,16 +178,22 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
     esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
     # Half against half: the estimates cancel, and in `inherited` what both passes saw of the same images.
     population_error_C, expected_error_C = population.error_C, expected.error_C
+    direction_C = total_C / esm if esm else torch.zeros_like(total_C)
+
+    def error(error_C: Tensor) -> float:
+        """Of the projection: Var(e · u) = Σ u² Var(e), channels being independent."""
+        return float((error_C * direction_C).norm())
+
     return Parts(
         esm=esm,
-        own=float(own_C @ total_C) / esm if esm else 0.0,
-        inherited=float(inherited_C @ total_C) / esm if esm else 0.0,
+        own=float(own_C @ direction_C),
+        inherited=float(inherited_C @ direction_C),
         own_norm=own_norm,
         inherited_norm=inherited_norm,
         cosine=_ratio(float(own_C @ inherited_C), own_norm * inherited_norm),
-        esm_error=float(expected_error_C.norm()),
-        own_error=float(population_error_C.norm()),
-        inherited_error=float((expected_error_C - population_error_C).norm()),
+        esm_error=error(expected_error_C),
+        own_error=error(population_error_C),
+        inherited_error=error(expected_error_C - population_error_C),
         own_C=own_C,
         inherited_C=inherited_C,
     )

@@ -54,13 +54,13 @@ def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
 
 
 def origins_chart(frame: pd.DataFrame) -> alt.Chart:
-    """What each layer's exact estimates take away of the mean ESM_σ."""
-    return _bars(frame, x="esm_sigma_vanished", x_title="Mean ESM σ that vanishes")
+    """What each layer's exact estimates take away of the mean ESM."""
+    return _bars(frame, "layer", x="esm_vanished", x_title="Mean ESM (μ and σ) that vanishes")
 
 
 def remedies_chart(frame: pd.DataFrame) -> alt.Chart:
     """Top-1 of each remedy."""
-    return _bars(frame, x="top1_percent", x_title="Top-1 (%)")
+    return _bars(frame, "remedy", x="top1_percent", x_title="Top-1 (%)")
 
 
 def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
@@ -75,12 +75,12 @@ def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
     return alt.layer(points, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
 
 
-def _bars(frame: pd.DataFrame, x: str, x_title: str) -> alt.Chart:
-    order: Any = list(frame["name"])
-    tooltip = ["name:N", alt.Tooltip(f"{x}:Q", format=".4~g")]
+def _bars(frame: pd.DataFrame, y: str, x: str, x_title: str) -> alt.Chart:
+    order: Any = list(frame[y])
+    tooltip = [f"{y}:N", alt.Tooltip(f"{x}:Q", format=".4~g")]
     chart = alt.Chart(frame).mark_bar(color=OWN)
     chart = chart.encode(
-        x=alt.X(f"{x}:Q", title=x_title), y=alt.Y("name:N", title=None, sort=order), tooltip=tooltip
+        x=alt.X(f"{x}:Q", title=x_title), y=alt.Y(f"{y}:N", title=None, sort=order), tooltip=tooltip
     )
     sized: alt.Chart = chart.properties(width=WIDTH_PX)
     return sized

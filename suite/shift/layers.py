@@ -44,6 +44,16 @@ def estimates(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
     return layer.running_mean, layer.running_var
 
 
+@torch.no_grad()
+def put_estimates(name: str, layer: _BatchNorm, mean_C: Tensor, var_C: Tensor) -> None:
+    """Write μ̃ and σ̃² into the buffers of layer `name`. Raises UserError for what float16 cannot hold."""
+    for buffer_C, value_C in zip(estimates(layer), (mean_C, var_C), strict=True):
+        buffer_C.copy_(value_C)
+        # What is not finite to begin with has another cause.
+        if buffer_C.dtype is torch.float16 and bool((value_C.isfinite() & ~buffer_C.isfinite()).any()):
+            raise UserError(f"{name}: its statistics do not fit {buffer_C.dtype}; make its buffers float32")
+
+
 def is_untrained(layer: _BatchNorm) -> bool:
     """Whether the estimates are still the initial 0 and 1.
 

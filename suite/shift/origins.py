@@ -8,40 +8,48 @@ For layer k, over all L layers l, its own among them, with ESM as in the probe:
 
     vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
 
-Over the same layers for each k, so that a layer at the end is measured as one at the start is. Negative where
-mending one layer lays bare an error that another had hidden. The measure is ours.
+for ESM_μ, for ESM_σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance between normal
+channels with the expected and with the estimated statistics. Over the same layers for each k, so that a layer
+at the end is measured as one at the start is. Negative where mending one layer lays bare an error that
+another had hidden. The measure is ours.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
-from suite.shift.layers import estimates, estimating_layers, preserved
+from suite.shift.layers import estimating_layers, preserved
 from suite.shift.passes import Pass, check_repeatable, run_pass
 from suite.shift.precise import precise_statistics, with_statistics
+from suite.shift.probe import differences
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
 
 
-# What takes away less, as a share of the mean ESM, starts nothing; nor does what float32 may have rounded.
-NOTHING, ROUNDING = 0.01, 1e-5
+# A layer that takes away less of the mean ESM than this share starts nothing, nor one that takes away what
+# float32 may have rounded.
+MIN_SHARE, ROUNDING = 0.01, 1e-5
 
 
 @dataclass(frozen=True)
 class Origin:
     """What making one layer's estimates exact takes away from the mean ESM of all layers.
 
+    `depth` is its place in the forward pass, from 0; `esm_vanished` is of both statistics together.
     `top1_gain_percent` is in percentage points, None without labels.
     """
 
     name: str
+    depth: int
     num_layers_behind: int
+    esm_vanished: float
     esm_mu_vanished: float
     esm_sigma_vanished: float
     top1_gain_percent: float | None
@@ -52,30 +60,32 @@ class Origins:
     """The tried layers in forward order, beside the network as it is: means over its layers, and top-1."""
 
     layers: tuple[Origin, ...]
+    esm: float
     esm_mu: float
     esm_sigma: float
-    sigma_norm: float
-    """Of ‖σ̂‖: the scale of ESM_σ."""
+    scale: float
+    """Of √(‖μ̂‖² + ‖σ̂‖²): what ESM is to be seen beside."""
     top1_percent: float | None
     notes: dict[str, str]
     """What one should know of a layer that is there, as in a ShiftProfile."""
 
     @property
     def starts(self) -> str | None:
-        """The layer whose exact estimates take away the most ESM_σ; None where none takes away NOTHING."""
-        most = max(self.layers, key=lambda origin: origin.esm_sigma_vanished, default=None)
-        nothing = max(NOTHING * self.esm_sigma, ROUNDING * self.sigma_norm)
-        return most.name if most is not None and most.esm_sigma_vanished > nothing else None
+        """The layer whose exact estimates take away the most ESM; None where none takes away MIN_SHARE."""
+        most = max(self.layers, key=lambda origin: origin.esm_vanished, default=None)
+        least = max(MIN_SHARE * self.esm, ROUNDING * self.scale)
+        return most.name if most is not None and most.esm_vanished > least else None
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each tried layer, with the fields of its Origin."""
+        """A row for each tried layer: depth (from 0), layer, and the other fields of its Origin."""
         import pandas as pd
 
-        columns = list(Origin.__dataclass_fields__)
-        return pd.DataFrame([[getattr(o, c) for c in columns] for o in self.layers], columns=columns)
+        columns = ["depth", "name", *(c for c in Origin.__dataclass_fields__ if c not in ("depth", "name"))]
+        rows = [[getattr(origin, column) for column in columns] for origin in self.layers]
+        return pd.DataFrame(rows, columns=columns).rename(columns={"name": "layer"})
 
     def plot(self) -> "alt.Chart":
-        """The ESM_σ that vanishes, by layer."""
+        """The ESM that vanishes, by layer."""
         from suite.shift.charts import origins_chart
 
         return origins_chart(self.to_frame())
@@ -111,22 +121,21 @@ def find_origins(
         raise UserError(
             f"find_origins: {unknown[0]!r} is no BN layer that keeps estimates; valid: {', '.join(order)}"
         )
-    shift_before = _shift(model, before)
+    shift_before = _mean_shift(before, estimating)
     found = []
     for name in order if layers is None else sorted(layers, key=order.index):
         with with_statistics(model, {name: exact[name]}):
             after = _inference_pass(model, batches)
-            shift_after = _shift(model, after)
-        behind = order[order.index(name) + 1 :]
-        vanished = [[shift_before[n][i] - shift_after[n][i] for n in order] for i in range(2)]
+            shift_after = _mean_shift(after, estimating)
         gain = None
         if before.top1_percent is not None and after.top1_percent is not None:
             gain = after.top1_percent - before.top1_percent
-        found.append(Origin(name, len(behind), _mean(vanished[0]), _mean(vanished[1]), gain))
-    means = [_mean([shift_before[n][i] for n in order]) for i in range(2)]
-    sigma_norm = _mean([float(before.inputs[n].whole.sigma_C.norm()) for n in order])
+        esm, mu, sigma = (a - b for a, b in zip(shift_before, shift_after, strict=True))
+        depth = order.index(name)
+        found.append(Origin(name, depth, len(order) - 1 - depth, esm, mu, sigma, gain))
+    scale = _mean([_joint(before.inputs[n].whole.mean_C, before.inputs[n].whole.sigma_C) for n in order])
     notes = before.notes({name: estimating[name] for name in order})
-    return Origins(tuple(found), means[0], means[1], sigma_norm, before.top1_percent, notes)
+    return Origins(tuple(found), *shift_before, scale, before.top1_percent, notes)
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
@@ -135,16 +144,18 @@ def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
         return run_pass(model, batches, "find_origins", with_labels=True)
 
 
-def _shift(model: nn.Module, seen: Pass) -> dict[str, tuple[float, float]]:
-    """ESM_μ and ESM_σ of every layer with estimates that the pass called."""
-    shift = {}
-    for name, layer in estimating_layers(model, "find_origins").items():
-        if name in seen.inputs:
-            mean_C, var_C = (estimate.double() for estimate in estimates(layer))
-            expected = seen.inputs[name].whole
-            mu, sigma = expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
-            shift[name] = (float(mu.norm()), float(sigma.norm()))
-    return shift
+def _mean_shift(seen: Pass, estimating: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
+    """ESM, ESM_μ and ESM_σ with the estimates as they are now, means over the layers that the pass called."""
+    pairs = [differences(layer, seen.inputs[n].whole) for n, layer in estimating.items() if n in seen.inputs]
+    return (
+        _mean([_joint(*pair) for pair in pairs]),
+        _mean([float(mu_C.norm()) for mu_C, _ in pairs]),
+        _mean([float(sigma_C.norm()) for _, sigma_C in pairs]),
+    )
+
+
+def _joint(mu_C: Tensor, sigma_C: Tensor) -> float:
+    return math.hypot(float(mu_C.norm()), float(sigma_C.norm()))
 
 
 def _mean(values: Sequence[float]) -> float:

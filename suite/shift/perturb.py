@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift.layers import estimates, estimating_layers, preserved
+from suite.shift.layers import estimates, estimating_layers
 from suite.shift.passes import check_repeatable, run_pass, top1_of
 from suite.shift.precise import with_statistics
 
@@ -94,7 +94,7 @@ def perturb(
                 row.append(row[0])
                 continue
             perturbed = {n: _perturbed(*estimates(layer), delta, noise_of[n]) for n, layer in layers.items()}
-            with with_statistics(model, perturbed), preserved(model):
+            with with_statistics(model, perturbed):
                 model.eval()
                 seen = run_pass(model, batches, PURPOSE, with_labels=True)
             row.append(top1_of(seen, PURPOSE))

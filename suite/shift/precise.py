@@ -9,11 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from suite.errors import UserError
-from suite.shift.layers import batch_norm_layers, preserved
+from suite.shift.layers import batch_norm_layers, preserved, put_estimates
 from suite.shift.passes import Pass, run_pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -51,14 +49,7 @@ def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
     """
     layers = batch_norm_layers(model)
     with preserved(model):
-        with torch.no_grad():
-            for name, (mean_C, var_C) in statistics.items():
-                running_mean, running_var = layers[name].running_mean, layers[name].running_var
-                if running_mean is not None and running_var is not None:
-                    running_mean.copy_(mean_C)
-                    running_var.copy_(var_C)
-                    if not (running_mean.isfinite().all() and running_var.isfinite().all()):
-                        raise UserError(
-                            f"{name}: its statistics do not fit {running_var.dtype}; make its buffers float32"
-                        )
+        for name, (mean_C, var_C) in statistics.items():
+            if layers[name].running_var is not None:
+                put_estimates(name, layers[name], mean_C, var_C)
         yield

@@ -113,10 +113,14 @@ def skipped_layers(layers: Mapping[str, _BatchNorm], *passes: Pass) -> dict[str,
     return untracked | skipped
 
 
+def differences(layer: _BatchNorm, expected: ChannelMoments) -> tuple[Tensor, Tensor]:
+    """μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64: what ESM_μ and ESM_σ are the norms of."""
+    mean_C, var_C = (estimate.double() for estimate in estimates(layer))
+    return expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
+
+
 def _layer_shift(name: str, layer: _BatchNorm, expected: ChannelMoments, per_channel: bool) -> LayerShift:
-    estimated_mean_C, estimated_var_C = (estimate.double() for estimate in estimates(layer))
-    mu_difference_C = expected.mean_C - estimated_mean_C
-    sigma_difference_C = expected.sigma_C - estimated_var_C.sqrt()
+    mu_difference_C, sigma_difference_C = differences(layer, expected)
     # ε keeps a channel that is constant in the data from dividing by zero, as it does in the layer itself.
     unit_C = (expected.var_C + layer.eps).sqrt()
     root_d = math.sqrt(layer.num_features)

@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift.layers import estimates, estimating_layers, preserved
-from suite.shift.moments import ChannelMoments, reduce_over_ranks
+from suite.shift.layers import estimates, estimating_layers, preserved, put_estimates
+from suite.shift.moments import ChannelMoments
 from suite.shift.passes import Pass, check_repeatable, run_pass, top1_of
 from suite.shift.precise import Statistics, precise_statistics, with_statistics
 
@@ -58,13 +59,13 @@ class Remedies:
     notes: dict[str, str]
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each remedy: its fields, and `top1_gain_percent` against the first row, in points."""
+        """A row for each: remedy, its other fields, and `top1_gain_percent` against the first, in points."""
         import pandas as pd
 
         columns = list(Remedy.__dataclass_fields__)
         frame = pd.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
         frame["top1_gain_percent"] = frame.top1_percent - self.rows[0].top1_percent
-        return frame
+        return frame.rename(columns={"name": "remedy"})
 
     def plot(self) -> "alt.Chart":
         """Top-1 by remedy."""
@@ -96,10 +97,14 @@ def remedies(
     where all batches are normalised alike.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
-    `training_batches` the remedies that need them are left out. The model comes back as it was. In one
-    process: a replay's running averages are each rank's own. Raises UserError for a network without
-    estimates, batches without labels, empty ones, and values out of range.
+    `training_batches` the remedies that need them are left out. The model comes back as it was. Raises
+    UserError for a network without estimates, batches without labels, empty ones, values out of range, and
+    under torch.distributed: a replay's running averages would be each rank's own.
     """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError(
+            f"{PURPOSE}: needs all batches in one process; this is one of {dist.get_world_size()}"
+        )
     check_repeatable(batches, PURPOSE)
     layers = estimating_layers(model, PURPOSE)
     for momentum in momenta:
@@ -182,10 +187,11 @@ class _Mixture:
             return
         assert self.source_images is not None
         weight = num_images / (self.source_images + num_images)
-        for estimate_C, source_C, batch_C in zip(
-            estimates(self.layers[name]), self.source[name], (mean_C, var_C), strict=True
-        ):
-            estimate_C.copy_(source_C.lerp(batch_C.to(source_C.dtype), weight))
+        mixed = (
+            source_C.to(batch_C.dtype).lerp(batch_C, weight)
+            for source_C, batch_C in zip(self.source[name], (mean_C, var_C), strict=True)
+        )
+        put_estimates(name, self.layers[name], *mixed)
         running_mean, running_var = estimates(self.layers[name])
         for used, value_C in ((self.used_mu, running_mean), (self.used_sigma, running_var.sqrt())):
             moments = used.setdefault(name, ChannelMoments(len(value_C), value_C.device))
@@ -194,8 +200,7 @@ class _Mixture:
     def esm(self, name: str, expected: ChannelMoments) -> tuple[float, float]:
         """ESM_μ and ESM_σ as in the module's formula."""
         if name in self.used_mu:
-            used = [self.used_mu[name], self.used_sigma[name]]
-            reduce_over_ranks(used)
+            used = (self.used_mu[name], self.used_sigma[name])
             (mu, mu_var), (sigma, sigma_var) = ((m.mean_C, m.var_C.sum()) for m in used)
         else:
             mean_C, var_C = self.source[name]

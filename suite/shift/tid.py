@@ -15,8 +15,13 @@ Where a pass updates the estimates k times (ghost groups, a module called twice)
 the weighted mean of the k statistics, the newest weighing most: TID is that of this mean, and less than the
 mean of the groups' own. With momentum None the running statistics are the mean of all t batches so far, and
 w = k / t.
+
+A pass counts for the layers whose estimates it changed: one that it does not reach, or that is frozen, has
+no batch to differ from.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,59 +59,72 @@ class TidMeter:
             raise UserError(f"TID: {frozen[0]} has momentum 0, so its estimates never see a batch")
         calls = {name: seen.inputs[name].num_calls for name in self.layers}
         values = {n: seen.inputs[n].whole.count / calls[n] / len(example_N) for n in self.layers}
-        self._updates = {name: updates_per_pass * count for name, count in calls.items()}
+        updates = {name: updates_per_pass * count for name, count in calls.items()}
+        momenta = {name: layer.momentum for name, layer in self.layers.items()}
+        device = estimates(next(iter(self.layers.values())))[0].device
+        self._widths_L = torch.tensor([layer.num_features for layer in self.layers.values()], device=device)
+        self._num_channels = sum(layer.num_features for layer in self.layers.values())
+        self._updates_D = self._by_channel(updates)
+        # NaN: the weight depends on how many batches there have been.
+        fixed = {n: math.nan if m is None else 1 - (1 - m) ** updates[n] for n, m in momenta.items()}
+        self._fixed_weight_D = self._by_channel(fixed)
+        self._is_cumulative = None in momenta.values()
         self._biased_D = self._by_channel({n: 1 - 1 / max(2, v * norm_batch_size) for n, v in values.items()})
         self._eps_D = self._by_channel({name: layer.eps for name, layer in self.layers.items()})
-        self._sums_2D = torch.zeros(2, len(self._eps_D), dtype=torch.float64, device=self._eps_D.device)
-        self.num_passes = 0
+        self._sums_2D = torch.zeros(2, len(self._eps_D), dtype=torch.float64, device=device)
+        self.num_passes_L = torch.zeros(len(self.layers), dtype=torch.float64, device=device)
         self.restart()
 
     def restart(self) -> None:
         """Take the estimates as they are for those before the next pass, as after loading a checkpoint."""
         self._mean_D, self._var_D = self._estimates()
-        self._tracked = {
-            name: _tracked(layer) for name, layer in self.layers.items() if layer.momentum is None
-        }
+        self._tracked_D = self._by_channel({name: _tracked(layer) for name, layer in self.layers.items()})
         self._weight_D = self._weights()
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the pass that has just run in training mode."""
-        if self._tracked:
-            self._tracked = {name: t + self._updates[name] for name, t in self._tracked.items()}
-            self._weight_D = self._weights()
         mean_D, var_D = self._estimates()
+        changed_D = (mean_D != self._mean_D) | (var_D != self._var_D)
+        changed_L = torch.segment_reduce(changed_D.float(), "max", lengths=self._widths_L)
+        active_D = self._spread(changed_L)
+        if self._is_cumulative:
+            self._tracked_D = self._tracked_D + self._updates_D * active_D
+            self._weight_D = self._weights()
         weight_D = self._weight_D
         batch_var_D = self._var_D.lerp(var_D, 1 / weight_D).mul_(self._biased_D).clamp_(min=0)
         batch_sigma_D = batch_var_D.add_(self._eps_D).sqrt_()
         # The estimate has gone the share w of its way to the batch's statistic: this is what is left of it.
         left_D = (mean_D - self._mean_D).mul_((1 - weight_D) / weight_D)
-        self._sums_2D[0] += left_D.abs_().div_(batch_sigma_D)
-        self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_()
+        self._sums_2D[0] += left_D.abs_().div_(batch_sigma_D).mul_(active_D)
+        self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_().mul_(active_D)
         self._mean_D, self._var_D = mean_D, var_D
-        self.num_passes += 1
+        self.num_passes_L += changed_L
 
     def take_means(self) -> tuple[list[float], list[float]]:
-        """TID_μ and TID_σ of each layer, means over the passes since the last call; empty without any."""
-        if self.num_passes == 0:
+        """TID_μ and TID_σ of each layer, means over the passes since the last call.
+
+        NaN for a layer that none of them updated; empty where there is no other.
+        """
+        if not self.num_passes_L.any():
             return [], []
-        widths = [layer.num_features for layer in self.layers.values()]
-        parts = torch.split(self._sums_2D / self.num_passes, widths, dim=1)
-        means_2L = torch.stack([part.mean(dim=1) for part in parts], dim=1)
+        parts = torch.split(self._sums_2D, self._widths_L.tolist(), dim=1)
+        means_2L = torch.stack([part.mean(dim=1) for part in parts], dim=1) / self.num_passes_L
         self._sums_2D.zero_()
-        self.num_passes = 0
+        self.num_passes_L.zero_()
         tid_mu, tid_sigma = means_2L.tolist()
         return tid_mu, tid_sigma
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep: the sums since the last means."""
-        return {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes}
+        return {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Go on from `state`, or anew from None, with the estimates that are in the model now."""
         if state is not None:
             self._sums_2D.copy_(state["sums_2D"])
-            self.num_passes = state["num_passes"]
+            # One number for all layers in checkpoints of old.
+            self.num_passes_L.copy_(torch.as_tensor(state["num_passes"]))
         self.restart()
 
     def _estimates(self) -> tuple[Tensor, Tensor]:
@@ -114,22 +132,21 @@ class TidMeter:
         return torch.cat([mean for mean, _ in pairs]), torch.cat([var for _, var in pairs])
 
     def _weights(self) -> Tensor:
-        weights = {}
-        for name, layer in self.layers.items():
-            k = self._updates[name]
-            if layer.momentum is None:
-                weights[name] = k / max(k, self._tracked[name])
-            else:
-                weights[name] = 1 - (1 - layer.momentum) ** k
-        return self._by_channel(weights)
+        if not self._is_cumulative:
+            return self._fixed_weight_D
+        weight_D = self._updates_D / torch.maximum(self._updates_D, self._tracked_D)
+        return torch.where(self._fixed_weight_D.isnan(), weight_D, self._fixed_weight_D)
 
-    def _by_channel(self, values: dict[str, float]) -> Tensor:
-        device = estimates(next(iter(self.layers.values())))[0].device
-        widths = torch.tensor([self.layers[name].num_features for name in values])
-        return torch.tensor(list(values.values())).repeat_interleave(widths).to(device)
+    def _by_channel(self, values: Mapping[str, float]) -> Tensor:
+        """One number for each layer, in the order of `layers`, for each of its channels."""
+        numbers = [float(values[name]) for name in self.layers]
+        return self._spread(torch.tensor(numbers, device=self._widths_L.device))
+
+    def _spread(self, values_L: Tensor) -> Tensor:
+        return values_L.repeat_interleave(self._widths_L, output_size=self._num_channels)
 
 
 def _tracked(layer: nn.Module) -> int:
+    """How many batches its estimates have seen; 0 where it does not count them."""
     count = layer.num_batches_tracked
-    assert isinstance(count, Tensor)
-    return int(count)
+    return int(count) if isinstance(count, Tensor) else 0

@@ -84,6 +84,20 @@ def test_the_parts_add_up_to_the_probes_shift() -> None:
             assert parts.esm == pytest.approx(float(difference_C.norm()) if esm is None else esm, rel=1e-12)
 
 
+def test_the_sampling_error_of_a_share_is_its_standard_error() -> None:
+    """200 draws of eight batches of 25, whose means are off by 1 / √200 in every direction."""
+    torch.manual_seed(0)
+    shares, errors = [], []
+    for _ in range(200):
+        model = nn.Sequential(batch_norm([-0.3, -0.4], [1, 1]))
+        (layer,) = attribute(model, list(torch.randn(8, 25, 2))).layers
+        shares.append(layer.mu.own)
+        errors.append(layer.mu.own_error)
+    deviation = float(torch.tensor(shares).std())
+    assert deviation == pytest.approx(1 / math.sqrt(200), rel=0.2)
+    assert float(torch.tensor(errors).square().mean().sqrt()) == pytest.approx(1 / math.sqrt(200), rel=0.2)
+
+
 def test_sampling_errors_by_hand() -> None:
     """Batches of means 2 and 5, deviations 1 and 2; then the first once more: shares of 2 : 1."""
     one, other = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [7.0]])
@@ -126,12 +140,18 @@ def test_an_origin_by_hand() -> None:
     """
     origins = find_origins(by_hand(), [X])
     first, second = origins.layers
-    assert (first.name, first.num_layers_behind) == ("0", 1)
+    assert (first.name, first.depth, first.num_layers_behind) == ("0", 0, 1)
     assert first.esm_mu_vanished == pytest.approx((1 + math.sqrt(2) - math.sqrt(1.25)) / 2)
     assert first.esm_sigma_vanished == pytest.approx((1 + 0.5 - 1) / 2)  # its error had hidden the second's
     inherited = attribute(by_hand(), [X]).layers[1].sigma.inherited_norm
     assert second.esm_sigma_vanished == pytest.approx((0.5 - inherited) / 2)
     assert origins.starts == "0"
+    # Together: (1, 1) and (√2, ½) before; 0 and (√1.25, 1) with the first exact.
+    both = (math.sqrt(2) + 1.5) / 2
+    assert origins.esm == pytest.approx(both)
+    assert first.esm_vanished == pytest.approx(both - 1.5 / 2)
+    # Given means of 2, 2 and 1.5, 0; deviations of 1, 2 and 1.5, 5.
+    assert origins.scale == pytest.approx((math.sqrt(13) + math.sqrt(29.5)) / 2)
     assert (origins.esm_mu, origins.esm_sigma) == pytest.approx(((1 + math.sqrt(2)) / 2, (1 + 0.5) / 2))
     assert first.top1_gain_percent is None
 
@@ -139,9 +159,23 @@ def test_an_origin_by_hand() -> None:
 def test_where_nothing_vanishes_no_layer_starts_it() -> None:
     """An exact network has nothing to mend; and where only hiding errors are left, mending makes it worse."""
     assert find_origins(deep(), [images()]).starts is None
-    worse = Origin("a", 0, 0.0, -0.5, None)
-    assert Origins((worse,), 1.0, 1.0, 1.0, None).starts is None
-    assert Origins((), 1.0, 1.0, 1.0, None).starts is None
+    worse = Origin("a", 0, 0, -0.5, -0.3, -0.4, None)
+    assert Origins((worse,), 1.0, 0.6, 0.8, 1.0, None, {}).starts is None
+    assert Origins((), 1.0, 0.6, 0.8, 1.0, None, {}).starts is None
+
+
+@pytest.mark.parametrize("planted", [0, 1, 2, 3])
+@pytest.mark.parametrize("statistic", ["mu", "sigma"])
+def test_the_layer_with_one_wrong_statistic_starts_it(planted: int, statistic: str) -> None:
+    model = deep()
+    layer = list(batch_norm_layers(model).values())[planted]
+    if statistic == "mu":
+        layer.running_mean += 0.4 * torch.randn(8, generator=torch.Generator().manual_seed(2))
+    else:
+        layer.running_var *= torch.linspace(0.3, 3, 8)
+    origins = find_origins(model, [images()])
+    assert origins.starts == list(batch_norm_layers(model))[planted]
+    assert origins.layers[planted].esm_vanished == pytest.approx(origins.esm, rel=1e-4)
 
 
 @pytest.mark.parametrize("planted", [0, 1, 2, 3])

@@ -184,8 +184,9 @@ def test_half_precision_whose_sums_would_overflow() -> None:
     assert layer.sigma_difference_C.tolist() == pytest.approx([-1, 299])
     mean, var = precise_statistics(model, [x])["0"]
     assert (mean.tolist(), var.tolist()) == (pytest.approx([5000, 0]), pytest.approx([0, 90000]))
-    with pytest.raises(UserError, match=r"0: its statistics do not fit torch\.float16"):
-        find_origins(model, [x])
+    for measure in (find_origins, remedies):
+        with pytest.raises(UserError, match=r"0: its statistics do not fit torch\.float16"):
+            measure(nn.Sequential(model, nn.Linear(2, 2).half()), [(x, torch.zeros(20).long())])
 
 
 def test_activations_that_overflow_themselves_are_told_and_the_others_measured() -> None:

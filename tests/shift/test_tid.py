@@ -1,5 +1,6 @@
 """TID from the running averages against TID from the batches themselves, in float64."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_tid_agrees_with_the_batches_themselves(momentum: float | None) -> None:
             one.update()
 
     train(model, after_pass)
-    assert (list(meter.layers), meter.num_passes) == (["1", "4"], NUM_STEPS)
+    assert (list(meter.layers), meter.num_passes_L.tolist()) == (["1", "4"], [NUM_STEPS] * 2)
     tid_mu, tid_sigma = meter.take_means()
     # float32 leaves the recovered statistics an error of about 2⁻²⁴ / momentum.
     assert tid_mu == pytest.approx((exact.sums[0] / NUM_STEPS).tolist(), rel=3e-4, abs=1e-6)
@@ -138,7 +139,7 @@ def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
     for part in x:
         undisturbed.train()(part)
         meter.update()
-        if meter.num_passes == 3:
+        if meter.num_passes_L[0] == 3:
             weights = {n: v.clone() for n, v in undisturbed.state_dict().items()}
             state = meter.state()
     other = network(None)
@@ -161,12 +162,39 @@ def test_layers_in_the_order_of_the_forward_pass_whatever_their_norm_batch() -> 
     assert all((model.get_submodule(n).num_batches_tracked == 0) for n in names)
 
 
-def test_a_frozen_layer_has_no_discrepancy_and_a_momentum_of_zero_is_refused() -> None:
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_pass_counts_for_the_layers_that_it_updates(momentum: float | None) -> None:
+    """The second layer is frozen in every second pass: its TID is that of the others alone."""
+    model = network(momentum)
+    meter = TidMeter(model, batches()[0], norm_batch_size=BATCH)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for step, x in enumerate(batches()):
+        model.train()[4].train(step % 2 == 0)
+        direct = Direct([model[4]], 1e-5)
+        model(x)
+        direct.update()
+        meter.update()
+        if step % 2 == 0:
+            sums += direct.sums[:, 0]
+    assert meter.num_passes_L.tolist() == [NUM_STEPS, NUM_STEPS / 2]
+    tid_mu, tid_sigma = meter.take_means()
+    expected = (sums / (NUM_STEPS / 2)).tolist()
+    assert [tid_mu[1], tid_sigma[1]] == pytest.approx(expected, rel=3e-4, abs=1e-6)
+
+
+def test_a_layer_that_is_never_updated_has_no_tid_and_a_momentum_of_zero_is_refused() -> None:
     model = network(0.1)
     meter = TidMeter(model, batches()[0], norm_batch_size=BATCH)
     model.eval()(batches()[0])
     meter.update()
-    assert meter.take_means() == ([0.0, 0.0], [pytest.approx(0.0, abs=0.05)] * 2)
+    assert meter.take_means() == ([], [])
+    model.train()[1].eval()
+    model(batches()[0])
+    meter.update()
+    tid_mu, tid_sigma = meter.take_means()
+    assert math.isnan(tid_mu[0])
+    assert math.isnan(tid_sigma[0])
+    assert tid_mu[1] > 0
     with pytest.raises(UserError, match="1 has momentum 0"):
         TidMeter(network(0.0), batches()[0], norm_batch_size=BATCH)
     with pytest.raises(UserError, match="TID: Linear has no BN layer"):

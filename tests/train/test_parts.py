@@ -116,7 +116,7 @@ def test_a_step_measures_tid_at_each_of_its_passes() -> None:
     images, labels = torch.randn(8, 3, 28, 28), torch.arange(8)
     parts = zip(images.split(4), labels.split(4), strict=True)
     trainer.advance(trainer.forward_module(), iter([Batch(*part) for part in parts]))
-    assert trainer.tid.num_passes == 2
+    assert trainer.tid.num_passes_L.tolist() == [2] * 13
     tid_mu, tid_sigma = trainer.tid.take_means()
     assert len(tid_mu) == len(tid_sigma) == 13
     assert tid_mu[0] == pytest.approx(sum(expected) / 2, rel=1e-4)
