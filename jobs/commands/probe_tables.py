@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jobs.commands.probe_measures import Found
     from suite.shift import Attribution, Origins, Perturbation, Remedies, ShiftProfile
 
 PROFILE = {
@@ -28,15 +29,46 @@ def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     ]
 
 
-def as_plain(profile: "ShiftProfile") -> dict[str, Any]:
-    """A profile as JSON knows it."""
-    layers = rows(profile.to_frame().drop(columns="depth").rename(columns={"layer": "name"}))
-    return {
+def as_plain(found: "Found") -> dict[str, Any]:
+    """All of it as JSON knows it."""
+    profile, origins = found.profile, found.origins
+    plain: dict[str, Any] = {
         "num_images": profile.num_images,
-        "layers": layers,
+        "num_training_images": found.num_training_images,
+        "layers": rows(profile.to_frame()),
         "skipped": profile.skipped,
         "notes": profile.notes,
     }
+    if found.attribution is not None:
+        plain["attribution"] = rows(found.attribution.to_frame())
+    if origins is not None:
+        plain["origins"] = {
+            "starts": origins.starts,
+            "esm": origins.esm,
+            "esm_mu": origins.esm_mu,
+            "esm_sigma": origins.esm_sigma,
+            "top1_percent": origins.top1_percent,
+            "layers": rows(origins.to_frame()),
+        }
+    if found.remedies is not None:
+        plain["remedies"] = rows(found.remedies.to_frame())
+    if found.perturbation is not None:
+        plain["perturbation"] = rows(found.perturbation.to_frame())
+    return plain
+
+
+def print_all(found: "Found", title: str) -> None:
+    """A table for each; `title` names the network and its images."""
+    print_profile(found.profile, title)
+    training = f"{found.num_training_images} training images, centre-cropped"
+    if found.attribution is not None:
+        print_attribution(found.attribution)
+    if found.origins is not None:
+        print_origins(found.origins, training)
+    if found.remedies is not None:
+        print_remedies(found.remedies, training)
+    if found.perturbation is not None:
+        print_perturbation(found.perturbation)
 
 
 def print_profile(profile: "ShiftProfile", title: str) -> None:
@@ -60,9 +92,11 @@ def print_profile(profile: "ShiftProfile", title: str) -> None:
 
 
 def print_attribution(attribution: "Attribution") -> None:
-    """ESM of each layer in its two signed shares, each with its sampling error."""
+    """ESM of each layer in its two signed shares, each with its standard error from the batches."""
     names = [name for symbol in "μσ" for name in (f"ESM {symbol}", "±", "own", "±", "inherited", "±")]
-    table = _table("Where it comes from: signed shares that add up to ESM", "layer", names)
+    table = _table(
+        "Where it comes from: signed shares that add up to ESM (±: standard error)", "layer", names
+    )
     for layer in attribution.layers:
         cells = [
             f"{value:.4f}"
@@ -74,28 +108,32 @@ def print_attribution(attribution: "Attribution") -> None:
     Console().print(table)
 
 
-def print_origins(origins: "Origins") -> None:
-    """What vanishes of the mean over all layers when each alone is made exact."""
+def print_origins(origins: "Origins", training: str) -> None:
+    """What vanishes of the mean over all layers when each alone is made exact; the one that starts it."""
     table = _table(
-        "Which layer starts it: what vanishes when it alone is exact",
+        f"Which layer starts it: what vanishes when it alone is exact, by {training}",
         "layer",
-        ["layers behind", "mean ESM μ", "mean ESM σ", "top-1 gained (points)"],
+        ["layers behind", "mean ESM", "of μ", "of σ", "top-1 gained (points)"],
     )
     for layer in origins.layers:
         gain = "" if layer.top1_gain_percent is None else f"{layer.top1_gain_percent:+.2f}"
-        vanished = [f"{v:.4f}" for v in (layer.esm_mu_vanished, layer.esm_sigma_vanished)]
+        values = (layer.esm_vanished, layer.esm_mu_vanished, layer.esm_sigma_vanished)
+        vanished = [f"{value:.4f}" for value in values]
         is_start = layer.name == origins.starts
         table.add_row(
             layer.name, str(layer.num_layers_behind), *vanished, gain, style="bold" if is_start else ""
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    whole = f"of a mean ESM of {origins.esm:.4f}"
+    told = f"It starts in {origins.starts}" if origins.starts else "No single layer starts it"
+    console.print(f"{told}, {whole}.", markup=False, highlight=False)
 
 
-def print_remedies(remedies: "Remedies", num_training_images: int) -> None:
+def print_remedies(remedies: "Remedies", training: str) -> None:
     """Top-1 and mean ESM of each remedy."""
-    images = f"{remedies.num_images} images; {num_training_images} of training, centre-cropped"
     table = _table(
-        f"Remedies without training, {images}",
+        f"Remedies without training, {remedies.num_images} images; {training}",
         "remedy",
         ["top-1 (%)", "gained (points)", "mean ESM μ", "mean ESM σ"],
     )

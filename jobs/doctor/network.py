@@ -145,6 +145,10 @@ def together(nodes: Sequence[Node]) -> Iterator[Finding]:
         yield unknown("process group", "not tried", "see `first node's port` and `packages`")
         return
     if faults := each(nodes, "together", error_of):
+        if any("EADDRINUSE" in fault for _, fault in faults):
+            listens = "another job or program listens on that port of the first node: see `ss -ltnp` there"
+            yield problem("process group", by_text(faults), f"{listens}; run the doctor again")
+            return
         yield problem(
             "process group",
             by_text(faults),

@@ -34,6 +34,8 @@ HOSTS_MARK = "# shiftbench test cluster"
 DATABASE_PORT, CTLD_PORT, DBD_PORT, FIRST_NODE_PORT = (
     port + 10 * NUMBER for port in (16_803, 16_804, 16_805, 17_001)
 )
+# A job's number decides the port that its ranks meet at, and all clusters' nodes are this host.
+FIRST_JOB = 1 + 1000 * NUMBER
 TIMEOUT_S = 60.0
 
 SLURM_CONF = f"""\
@@ -70,6 +72,7 @@ SlurmdTimeout=10
 MessageTimeout=10
 KillWait=20
 MinJobAge=300
+FirstJobId={FIRST_JOB}
 MaxArraySize=1001
 MaxJobCount=20000
 NodeName=n[1-4] NodeHostname={{host}} NodeAddr=127.0.0.1 Port=[{FIRST_NODE_PORT}-{FIRST_NODE_PORT + 3}] \

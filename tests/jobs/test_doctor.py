@@ -202,6 +202,11 @@ def test_gpus_that_could_not_be_looked_at() -> None:
     assert only(software.gpus([node("n1")], 2)).verdict == "unknown"
     assert only(software.decoding([node("n1")])).verdict == "unknown"
     assert only(network.together([node("n1"), node("n2")])).verdict == "unknown"
+    taken = {"error": "DistNetworkError: port: 20062, code: -98, name: EADDRINUSE"}
+    busy = only(network.together([node("n1", together=taken), node("n2", together={"error": "reset"})]))
+    assert (busy.verdict, busy.found) == ("problem", f"n1: {taken['error']}; n2: reset")
+    assert "listens on that port" in busy.mend
+    assert "GLOO" not in busy.mend
 
 
 def test_a_package_that_is_missing_and_one_that_is_broken() -> None:

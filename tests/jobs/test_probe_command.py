@@ -129,14 +129,18 @@ def test_everything_of_ones_own_network_as_json(
     here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network")
     options = ("--attribute", "--origins", "--remedies", "--perturb", "--json")
     plain = json.loads(probe_of(photos, "--model", "my_networks:own_network", *options))
-    assert (plain["num_images"], [layer["name"] for layer in plain["layers"]]) == (12, ["1", "4"])
+    assert (plain["num_images"], [layer["layer"] for layer in plain["layers"]]) == (12, ["1", "4"])
     assert set(plain["notes"]) == {"1", "4"}  # never trained
     sigma = [row for row in plain["attribution"] if row["statistic"] == "sigma"]
     for row, layer in zip(sigma, plain["layers"], strict=True):
         assert row["own"] + row["inherited"] == pytest.approx(layer["esm_sigma"])
-    assert [row["name"] for row in plain["origins"]] == ["1", "4"]
-    assert isinstance(plain["origins"][-1]["esm_sigma_vanished"], float)
-    assert [row["name"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
+    origins = plain["origins"]
+    assert [row["layer"] for row in origins["layers"]] == ["1", "4"]
+    most = max(origins["layers"], key=lambda row: row["esm_vanished"])
+    assert origins["starts"] == most["layer"]
+    assert origins["top1_percent"] == plain["remedies"][0]["top1_percent"]
+    assert plain["num_training_images"] == 12
+    assert [row["remedy"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
     clean = [row["top1_percent"] for row in plain["perturbation"] if row["delta"] == 0]
     assert clean == [plain["remedies"][0]["top1_percent"]] * 5
     assert plain["remedies"][0]["esm_sigma"] == pytest.approx(
@@ -176,7 +180,9 @@ def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.
         "note: 2 layers (1 …): its estimates are the initial 0 and 1",
         "signed shares that add up to ESM",
         "Which layer starts it",
-        "12 images; 12 of training, centre-cropped",
+        "It starts in ",
+        "of a mean ESM of",
+        "12 images; 12 training images, centre-cropped",
         "prediction-time BN",
         "Noise on the",
     ):
