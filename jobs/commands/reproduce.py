@@ -18,7 +18,9 @@ def reproduce(
     claims: Annotated[
         list[str] | None, typer.Argument(help="Letters, such as A C; default: all.", show_default=False)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: a look, not a proof.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller experiments of one seed: a look, without verdicts.")
+    ] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out/reproduce"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
@@ -40,7 +42,7 @@ def reproduce(
     if show_list:
         for letter in letters:
             plan = PLANS[letter]
-            cost = f"about {plan.cost} minutes on two cores, {plan.quick_cost} with --quick"
+            cost = f"about {plan.cost} minutes on two cores with --jobs 2, {plan.quick_cost} with --quick"
             console.print(f"{letter}  {CLAIMS[letter].says}; {cost}", markup=False)
         return
     found = experiments(letters, quick)
@@ -74,8 +76,11 @@ def reproduce(
     files = build_report(begun, out, claims=planned, command=command)
     assert files.claim_table is not None
     print_table(Console(), files.claim_table)
-    for result in files.claims:
-        console.print(result.evidence, markup=False)
+    # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
+    for note in files.claim_table.notes:
+        console.print(note, markup=False)
+    if quick:
+        console.print("--quick runs one seed: its numbers are a look, and no verdict can come of them.")
     console.print(f"report: {files.html}", markup=False)
     if code != DONE:
         raise typer.Exit(code)

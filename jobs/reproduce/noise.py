@@ -1,5 +1,6 @@
 """Noise on the estimates of trained runs, once for each: what was measured is kept in the run's folder."""
 
+import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,6 +12,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import NoiseRecord, read_noise, write_noise
 
+log = logging.getLogger("shiftbench")
 DELTAS = (0.0, 0.1, 0.3, 0.5)
 DRAWS = 3
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
@@ -57,6 +59,9 @@ def _measure_one(run: Run, output_dir: Path) -> str | None:
         _write(paths, measure(run, paths, _last_step(paths)))
     except UserError as error:
         return str(error)
+    except Exception as error:  # of one network, such as too little memory: the others and the report go on
+        log.exception("noise on %s", run.folder_name)
+        return f"{type(error).__name__}: {error}"
     return None
 
 

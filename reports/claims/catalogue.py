@@ -27,10 +27,15 @@ CLAIMS = {
             "the shift accumulates over depth, the more the smaller the training set",
             depth.accumulation_checks,
         ),
-        Claim("C", "GN in every second layer blocks the accumulation", depth.blocking_checks),
+        Claim(
+            "C",
+            "GN in every second layer blocks the accumulation",
+            depth.blocking_checks,
+            "At the end of training, from above: a shift that falls with depth does not accumulate either.",
+        ),
         Claim(
             "D",
-            "XBN is more robust to noise on the estimates than BN",
+            "XBN is more robust to noise on the estimates than BN, and more so with IN than with GN",
             noise.checks,
             "The paper gives no formula for its noise: ours is a reading of it.",
         ),
@@ -42,7 +47,7 @@ CLAIMS = {
         ),
         Claim(
             "F",
-            "P2 is the best position of a batch-free norm, and GN the most stable one",
+            "P2 is the best position of GN, and GN the best batch-free norm at its worst position",
             positions.checks,
             "The paper gives no numbers by position: only the order is judged.",
         ),

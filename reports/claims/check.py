@@ -2,7 +2,8 @@
 
 **The rule of all checks.** A check holds when the 95 % interval of the mean over seeds lies wholly on the
 claimed side of the bound, and fails when it lies wholly on the other. It is inconclusive when the interval
-includes the bound, below three seeds, and when a seed lacks the value. A claim holds when all of its checks
+includes the bound, below three seeds, and when a seed lacks the value. Values that are the same in all seeds
+have no interval; the sign test decides then, which takes six of them. A claim holds when all of its checks
 hold, fails when one fails, and is inconclusive otherwise, and whenever one of its runs did not complete.
 """
 
@@ -14,7 +15,7 @@ from typing import Literal
 
 from reports.numbers import EMPTY, estimate_text, number, plural
 from reports.paper.numbers import Label
-from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval
+from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
 Outcome = Literal["holds", "fails", "inconclusive"]
 
@@ -49,14 +50,27 @@ class Check:
         return mean_t_interval(self.values)
 
     @property
+    def compared(self) -> tuple[tuple[float, ...], ...]:
+        """All that is compared, each with a value for each seed."""
+        return (self.values,)
+
+    @property
     def num_lacking(self) -> int:
-        """Seeds without a finite value."""
-        return sum(not math.isfinite(value) for value in self.values)
+        """Values that were not measured, or are not finite."""
+        return sum(not math.isfinite(value) for values in self.compared for value in values)
+
+    @property
+    def num_seeds(self) -> int:
+        """The fewest that stand behind what is compared."""
+        return min(map(len, self.compared))
 
     @property
     def outcome(self) -> Outcome:
         found = self.estimate
-        if found is None or self.num_lacking or not found.is_claim or not found.excludes(self.bound):
+        if found is None or self.num_lacking:
+            return "inconclusive"
+        # The interval's test: it excludes the bound where p is below this.
+        if not paired_p([value - self.bound for value in self.values]) < 1 - CONFIDENCE:
             return "inconclusive"
         return "holds" if (found.mean > self.bound) == (self.side == "above") else "fails"
 
@@ -76,12 +90,14 @@ class Check:
     def sentence(self) -> str:
         """What was found, as a part of a sentence."""
         if self.num_lacking:
-            return f"{self.measured}: {self.num_lacking} of {len(self.values)} seeds did not measure it"
-        if len(self.values) < MIN_SEEDS_FOR_A_CLAIM:
-            seeds = f"{plural(len(self.values), 'seed')}, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
+            wanted = sum(map(len, self.compared))
+            return f"{self.measured}: {self.num_lacking} of {wanted} seeds did not measure it"
+        if self.num_seeds < MIN_SEEDS_FOR_A_CLAIM:
+            seeds = f"{plural(self.num_seeds, 'seed')}, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
             return f"{self.measured}: {self.ours}, of {seeds}"
+        same = " in every seed" if self.estimate is not None and self.estimate.low is None else ""
         words = {"holds": "", "fails": "not ", "inconclusive": "which may or may not be "}
-        return f"{self.measured}: {self.ours}, {words[self.outcome]}{self.rule}"
+        return f"{self.measured}: {self.ours}{same}, {words[self.outcome]}{self.rule}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,10 @@ class Apart(Check):
     """Two intervals that do not overlap: that of `values` lies below that of `others`, or the claim fails."""
 
     others: tuple[float, ...] = ()
+
+    @property
+    def compared(self) -> tuple[tuple[float, ...], ...]:
+        return (self.values, self.others)
 
     @property
     def outcome(self) -> Outcome:

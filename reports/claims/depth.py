@@ -158,7 +158,7 @@ def _paper(name: str, less: str | None = None, times: float = 1.0) -> PaperNumbe
     if other is not None:
         subtracted, its_tolerance = _papers_slope(other)
         value, tolerance = value - times * subtracted, tolerance + times * its_tolerance
-    return PaperNumber(value, tolerance, series.label)
+    return PaperNumber(value, tolerance, series.label, _read_at(series))
 
 
 def _less(smaller: int, larger: int) -> PaperNumber | None:
@@ -175,8 +175,15 @@ def _trend(sizes: dict[int, dict[int, float]]) -> PaperNumber | None:
     away = [abs(one - middle) for one in doublings]
     weight = math.fsum(one**2 for one in away)
     tolerance = math.fsum(a * t for a, (_, t) in zip(away, papers, strict=True)) / weight
-    label = next(iter(found.values())).label
-    return PaperNumber(slope(doublings, [value for value, _ in papers]), tolerance, label)
+    one = next(iter(found.values()))
+    trend = slope(doublings, [value for value, _ in papers])
+    return PaperNumber(trend, tolerance, one.label, _read_at(one))
+
+
+def _read_at(series: Series) -> str:
+    """Fewer layers than ours: where the curve bends, their slope is another."""
+    layers = sorted(series.values)
+    return f"of layers {', '.join(f'{layer:g}' for layer in layers)}"
 
 
 def _papers_ratio(size: int) -> PaperNumber | None:

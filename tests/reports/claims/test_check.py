@@ -75,6 +75,20 @@ def test_a_check_tells_its_numbers_and_its_rule() -> None:
     assert check((1.0, 1.0)).sentence == "slope: 1.00 a layer, of 2 seeds, where 3 are needed"
 
 
-def test_values_that_are_all_the_same_decide_nothing() -> None:
-    """One image of 500 more in each of three seeds may be chance: there is no spread to tell by."""
+def test_of_values_that_are_all_the_same_six_decide() -> None:
+    """One image of 500 more in each of three seeds may be chance. The sign test's p is 2 / 2ⁿ: 1/16, 1/32."""
     assert check((0.2, 0.2, 0.2), "above", 0).outcome == "inconclusive"
+    five, six = check((90.0,) * 5, "above", 85), check((90.0,) * 6, "above", 85)
+    assert (five.outcome, six.outcome) == ("inconclusive", "holds")
+    assert five.sentence == "slope: 90.00 a layer in every seed, which may or may not be above 85"
+    assert check((0.0,) * 5, "below", 25).outcome == "inconclusive"
+    assert check((0.0,) * 6, "below", 25).outcome == "holds"
+    assert check((0.0,) * 6, "above", 25).outcome == "fails"
+    assert check((85.0,) * 6, "above", 85).outcome == "inconclusive"
+
+
+def test_what_is_compared_with_too_few_or_unmeasured_seeds_says_so() -> None:
+    few = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1))
+    assert few.sentence == "slope: 2.00 ± 2.48, of 2 seeds, where 3 are needed"
+    lacking = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1, math.nan))
+    assert lacking.sentence == "slope: 1 of 6 seeds did not measure it"
