@@ -100,7 +100,7 @@ attribution.plot("sigma")
 # %%
 origins = find_origins(model, val_batches, training_batches=training_batches)
 print(origins.to_frame().to_string(index=False))
-print(f"It starts in {origins.starts}.")
+print(f"It starts in {origins.starts}." if origins.starts else "No single layer starts it.")
 origins.plot()
 
 # %% [markdown]
