@@ -36,7 +36,7 @@ _QUICK_RESNET = ("seeds=[20]", "data.train_images=256", "data.val_images=300")
 PLANS: Mapping[str, Plan] = {
     "A": Plan(
         "mlp-full-batch.yaml",
-        6,
+        4,
         1,
         (*_QUICK_MLP, "data.train_images=4000", "recipe.epochs=60"),
         is_mlp=True,
