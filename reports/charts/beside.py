@@ -11,11 +11,22 @@ from reports.theme import SHAPES, Variant
 
 @dataclass(frozen=True)
 class Beside:
-    """Axis titles, and the names of the lines in the legend's order."""
+    """Axis titles, and the names of the lines in the legend's order.
+
+    `ticks`: the x to mark where there are few, each as its number with `tick_prefix` before it.
+    """
 
     x_title: str
     y_title: str
     lines: tuple[str, ...]
+    ticks: tuple[float, ...] = ()
+    tick_prefix: str = ""
+
+    @property
+    def x_axis(self) -> alt.Axis:
+        if not self.ticks:
+            return alt.Axis()
+        return alt.Axis(values=list(self.ticks), labelExpr=f"'{self.tick_prefix}' + datum.value")
 
 
 def beside_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: Beside, style: ChartStyle) -> LayeredChart:
@@ -35,7 +46,8 @@ def beside_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: Beside, style: 
     places = pd.concat([ours.x, papers.x]).astype(float)
     heights = pd.concat([ours.low, ours.high, papers.value]).astype(float)
     ends = [float(places.min()), float(places.max())]
-    x = alt.X("x:Q", title=axes.x_title, scale=alt.Scale(domain=ends, zero=False, nice=False, padding=8))
+    along = alt.Scale(domain=ends, zero=False, nice=False, padding=8)
+    x = alt.X("x:Q", title=axes.x_title, scale=along, axis=axes.x_axis)
     scale = linear(float(heights.min()), float(heights.max()), from_zero=True)
     y, low = (
         alt.Y(f"{column}:Q", title=axes.y_title, scale=scale, axis=alt.Axis(tickCount=5))

@@ -1,6 +1,6 @@
 """What is drawn of each claim: our lines, and the paper's points where it has some."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -88,6 +88,28 @@ def _blocking(frames: Frames) -> Drawings:
     if panels:
         title = "ESM σ by layer, BN and GN in every second layer"
         yield Drawing("esm-by-layer", title, f"{_LINE} {_HOLLOW} Each panel has its own scale.", panels)
+        yield from _blocking_by_epoch(frames, sizes)
+
+
+def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> Drawings:
+    """Whether the layers' curves coincide: of the smallest and the largest set, with each norm."""
+    panels = []
+    for size in dict.fromkeys((min(sizes), max(sizes))):
+        done = frames.completed[frames.completed.global_batch_size == size].sort_values("norm_rank")
+        for norm, runs in done.groupby("norm", sort=False):
+            shift = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
+            if shift.epoch.nunique() > 1:
+                places = thinned(sorted(shift.position.unique()), _MAX_LINES)
+                shift = shift[shift.position.isin(places)]
+                ours = shift.assign(
+                    line=shift.position.map(_layer), x=shift.epoch, low=shift.value, high=shift.value
+                )
+                axes = Beside("Epoch", "ESM σ", tuple(map(_layer, places)))
+                title = f"{norm}, {_images(size)}"
+                panels.append(_panel(title, f"ESM σ by epoch, {title}", ours, _NO_POINTS, axes))
+    if panels:
+        caption = "Line: mean over seeds of a layer. Each panel has its own scale. Drawn, not judged."
+        yield Drawing("esm-by-epoch", "ESM σ by epoch and layer", caption, panels)
 
 
 def _noise(frames: Frames) -> Drawings:
@@ -117,7 +139,8 @@ def _norm_batches(frames: Frames) -> Drawings:
     ):
         values = done.rename(columns={column: "value"}).dropna(subset=["value"]).sort_values("norm_rank")
         if not values.empty:
-            axes = Beside("Norm batch (samples)", unit, tuple(values.norm.unique()))
+            lines, ticks = tuple(values.norm.unique()), tuple(sorted(sizes.norm_batch_size))
+            axes = Beside("Norm batch (samples)", unit, lines, ticks)
             ours = _means(values, "norm", "norm_batch_size")
             yield _single(f"{slug}-by-norm-batch", f"{name} by norm batch", ours, axes)
 
@@ -131,7 +154,7 @@ def _positions(frames: Frames) -> Drawings:
     values = pd.DataFrame(rows, columns=["norm", "x", "value"])
     lines = tuple(norm for norm in NORMS if norm in set(values.norm))
     if values.x.nunique() > 1:
-        axes = Beside("Position (1 to 3: P1 to P3)", "Top-1 (%)", lines)
+        axes = Beside("Position", "Top-1 (%)", lines, ticks=(1, 2, 3), tick_prefix="P")
         ours = _means(values, "norm", "x")
         yield _single("top1-by-position", "top-1 by position of the batch-free norm", ours, axes)
 
@@ -144,6 +167,10 @@ DRAWN: Mapping[str, Callable[[Frames], Drawings]] = {
     "E": _norm_batches,
     "F": _positions,
 }
+
+
+def _layer(position: int) -> str:
+    return f"layer {position}"
 
 
 def _images(size: int) -> str:

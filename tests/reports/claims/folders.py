@@ -59,10 +59,12 @@ def write(
     state: str = "completed",
     reason: str | None = None,
     noise: dict[float, float] | None = None,
+    earlier: dict[int, list[float]] | None = None,
 ) -> Path:
     """A run: errors (%) on its training images by epoch, ESM σ by layer at its end, final top-1, and noise.
 
-    `noise`: top-1 by magnitude, the mean of two draws that are a point above it and below.
+    `earlier`: ESM σ by layer at epochs before the end. `noise`: top-1 by magnitude, the mean of two draws that
+    are a point above it and below.
     """
     folder = root / run.folder_name
     names = layer_names(run) if layers is None else list(layers)
@@ -72,6 +74,8 @@ def write(
         for metric, errors in (("top1_percent", training), ("top1_inference_percent", inference)):
             for epoch, error in enumerate(errors, start=1):
                 record.measure(metric, 100 - error, epoch=epoch, step=epoch, split="train")
+        for epoch, values in (earlier or {}).items():
+            record.measure("esm_sigma", values, epoch=epoch, step=epoch, split="val")
         last: dict[str, Any] = {"epoch": run.recipe.epochs, "step": run.recipe.epochs, "split": "val"}
         if esm_sigma:
             record.measure("esm_sigma", list(esm_sigma), **last)

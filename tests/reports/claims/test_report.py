@@ -157,6 +157,23 @@ def points(figure: ClaimFigure) -> dict[str, dict[float, tuple[float, float, flo
     return found
 
 
+def test_the_layers_of_a_blocked_network_are_drawn_by_epoch(tmp_path: Path) -> None:
+    made = []
+    for run in mlp_runs((32,), ({"kind": "bn"}, GNBN)):
+        layers = 20 if run.model.norm.kind == "bn" else 10
+        early = {5: [2.0 + run.seed + layer for layer in range(layers)]}
+        made.append(write(tmp_path, run, esm_sigma=[1.0] * layers, earlier=early))
+    by_layer, by_epoch = figures({"C": made}, "C")
+    assert (by_layer.slug, by_epoch.slug) == ("claim-c-esm-by-layer", "claim-c-esm-by-epoch")
+    assert [panel.title for panel in by_epoch.panels] == ["BN, 32 images", "XBN-P2-GN10, 32 images"]
+    of_bn, of_gnbn = by_epoch.file_spec()["datasets"].values()
+    # GNBN has BN in the first of each pair; of three seeds the middle one is the mean.
+    drawn = {(row["line"], row["x"]): row["value"] for row in of_gnbn}
+    assert (drawn["layer 0", 5], drawn["layer 18", 5], drawn["layer 18", 20]) == (3.0, 12.0, 1.0)
+    assert max(row["value"] for row in of_bn) == 22.0
+    assert len({row["line"] for row in of_bn}) <= 8
+
+
 def test_no_filter_of_the_page_acts_on_a_claims_figure(folders: dict[str, list[Path]]) -> None:
     (figure,) = figures(folders, "C")
     assert figure.holds == {"norm": ["BN", "XBN-P2-GN10"], "norm_batch_size": ["32"]}
