@@ -63,8 +63,8 @@ def write(
 ) -> Path:
     """A run: errors (%) on its training images by epoch, ESM σ by layer at its end, final top-1, and noise.
 
-    `earlier`: ESM σ by layer at epochs before the end. `noise`: top-1 by magnitude, the mean of two draws that
-    are a point above it and below.
+    `earlier`: ESM σ by layer at epochs before the end. `noise`: top-1 by magnitude, the mean of two draws
+    that are a point above it and below.
     """
     folder = root / run.folder_name
     names = layer_names(run) if layers is None else list(layers)
