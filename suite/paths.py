@@ -6,6 +6,7 @@
   provenance.jsonl    a line for each start: code, versions, devices, hosts, scheduler
   measurements.jsonl  a line for each measurement, appended
   layers.json         names and widths behind the per-layer measurements
+  tid.jsonl           TID of every few steps, where that was wanted
   noise.json          accuracy under noise on the estimates, where somebody asked for it
   log.txt             what the process said
   errors/             rank-3.json: what a rank died of in the newest attempt
@@ -49,6 +50,10 @@ class RunPaths:
     @property
     def layers(self) -> Path:
         return self.folder / "layers.json"
+
+    @property
+    def tid(self) -> Path:
+        return self.folder / "tid.jsonl"
 
     @property
     def noise(self) -> Path:

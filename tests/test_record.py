@@ -72,7 +72,7 @@ def test_rewinding_drops_what_came_after_the_checkpoint(run: Run, tmp_path: Path
         record.measure("loss", 2.0, epoch=1, step=1)
         size = record.measurements_size_bytes()
         record.measure("loss", 3.0, epoch=2, step=2)
-        record.rewind(size)
+        record.rewind(size, 0)
         record.measure("loss", 4.0, epoch=2, step=2)
     assert [m.value for m in Record.read(tmp_path).measurements()] == [2.0, 4.0]
 

@@ -63,7 +63,8 @@ def probe(
         typer.Option("--attribute", help="Split each layer's shift: its own, and inherited. Two passes."),
     ] = False,
     origins: Annotated[
-        bool, typer.Option("--origins", help="Which layer starts it. A pass for each BN layer.")
+        bool,
+        typer.Option("--origins", help="Which layer starts it; needs train/ too. A pass for each BN layer."),
     ] = False,
     remedies: Annotated[
         bool, typer.Option("--remedies", help="Accuracy and shift of what helps without training. 7 passes.")
@@ -112,6 +113,6 @@ def probe(
     wanted = Wanted(attribute, origins, remedies, perturb)
     found = measure(network, data_spec, wanted, split.value, num_images, images_per_batch)
     if as_json:
-        typer.echo(json.dumps(tables.as_plain(found), indent=1))
+        typer.echo(json.dumps(tables.as_plain(found), indent=1, allow_nan=False))
     else:
         tables.print_all(found, f"{title} on {data_spec.name} {split.value}")

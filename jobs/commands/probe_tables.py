@@ -23,10 +23,12 @@ PROFILE = {
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """A frame as JSON knows it: what is not finite becomes null."""
-    return [
-        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        for row in frame.astype(object).to_dict("records")
-    ]
+    records = frame.astype(object).to_dict("records")
+    return [{str(name): _plain(value) for name, value in row.items()} for row in records]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_plain(found: "Found") -> dict[str, Any]:
@@ -42,14 +44,9 @@ def as_plain(found: "Found") -> dict[str, Any]:
     if found.attribution is not None:
         plain["attribution"] = rows(found.attribution.to_frame())
     if origins is not None:
-        plain["origins"] = {
-            "starts": origins.starts,
-            "esm": origins.esm,
-            "esm_mu": origins.esm_mu,
-            "esm_sigma": origins.esm_sigma,
-            "top1_percent": origins.top1_percent,
-            "layers": rows(origins.to_frame()),
-        }
+        names = ("starts", "esm", "esm_mu", "esm_sigma", "scale", "top1_percent")
+        whole = {name: _plain(getattr(origins, name)) for name in names}
+        plain["origins"] = {**whole, "layers": rows(origins.to_frame())}
     if found.remedies is not None:
         plain["remedies"] = rows(found.remedies.to_frame())
     if found.perturbation is not None:
@@ -95,7 +92,9 @@ def print_attribution(attribution: "Attribution") -> None:
     """ESM of each layer in its two signed shares, each with its standard error from the batches."""
     names = [name for symbol in "μσ" for name in (f"ESM {symbol}", "±", "own", "±", "inherited", "±")]
     table = _table(
-        "Where it comes from: signed shares that add up to ESM (±: standard error)", "layer", names
+        "Where it comes from, over these images: signed shares that add up to ESM (±: standard error)",
+        "layer",
+        names,
     )
     for layer in attribution.layers:
         cells = [
@@ -125,9 +124,8 @@ def print_origins(origins: "Origins", training: str) -> None:
         )
     console = Console()
     console.print(table)
-    whole = f"of a mean ESM of {origins.esm:.4f}"
-    told = f"It starts in {origins.starts}" if origins.starts else "No single layer starts it"
-    console.print(f"{told}, {whole}.", markup=False, highlight=False)
+    told = f"it starts in {origins.starts}" if origins.starts else "no single layer starts it"
+    console.print(f"Of a mean ESM of {origins.esm:.4f}: {told}.", markup=False, highlight=False)
 
 
 def print_remedies(remedies: "Remedies", training: str) -> None:

@@ -3,8 +3,9 @@
 **The rule of all checks.** A check holds when the 95 % interval of the mean over seeds lies wholly on the
 claimed side of the bound, and fails when it lies wholly on the other. It is inconclusive when the interval
 includes the bound, below three seeds, and when a seed lacks the value. Values that are the same in all seeds
-have no interval; the sign test decides then, which takes six of them. A claim holds when all of its checks
-hold, fails when one fails, and is inconclusive otherwise, and whenever one of its runs did not complete.
+have no interval; the sign test against the bound decides then, which takes six of them. A claim holds when
+all of its checks hold, fails when one fails, and is inconclusive otherwise, and whenever one of its runs did
+not complete.
 """
 
 import math
@@ -91,11 +92,11 @@ class Check:
         """What was found, as a part of a sentence."""
         if self.num_lacking:
             wanted = sum(map(len, self.compared))
-            return f"{self.measured}: {self.num_lacking} of {wanted} seeds did not measure it"
+            return f"{self.measured}: {self.num_lacking} of {plural(wanted, 'value')} were not measured"
         if self.num_seeds < MIN_SEEDS_FOR_A_CLAIM:
-            seeds = f"{plural(self.num_seeds, 'seed')}, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
-            return f"{self.measured}: {self.ours}, of {seeds}"
-        same = " in every seed" if self.estimate is not None and self.estimate.low is None else ""
+            seeds = " and ".join(str(len(values)) for values in self.compared)
+            return f"{self.measured}: {self.ours}, of {seeds} seeds, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
+        same = " in every seed" if len(set(self.values)) == 1 else ""
         words = {"holds": "", "fails": "not ", "inconclusive": "which may or may not be "}
         return f"{self.measured}: {self.ours}{same}, {words[self.outcome]}{self.rule}"
 

@@ -126,12 +126,12 @@ def _noise(frames: Frames) -> Drawings:
 
 def _norm_batches(frames: Frames) -> Drawings:
     done = frames.completed
-    if done.norm_batch_size.nunique() < 2:
-        return
     done = done[["norm", "norm_rank", "norm_batch_size", "top1_percent", "esm_sigma_common"]]
     # What has no statistic over a batch is the same at each: a level line.
     level, moving = done[done.norm_rank >= 2], done[done.norm_rank < 2]
     sizes = moving[["norm_batch_size"]].drop_duplicates()
+    if len(sizes) < 2:
+        return
     done = pd.concat([moving, level.drop(columns="norm_batch_size").merge(sizes, how="cross")])
     for column, slug, name, unit in (
         ("top1_percent", "top1", "top-1", "Top-1 (%)"),

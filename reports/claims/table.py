@@ -35,7 +35,8 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
         *(result.evidence for result in results),
         f"Ours: mean over seeds, ± half of its {100 * CONFIDENCE:g} % interval. A check holds when the "
         "interval lies wholly on the claimed side, and fails when wholly on the other; it is inconclusive "
-        f"otherwise, and below {MIN_SEEDS_FOR_A_CLAIM} seeds. A claim holds when all of its checks do, fails "
+        f"otherwise, and below {MIN_SEEDS_FOR_A_CLAIM} seeds. Values that all seeds share decide from six "
+        "seeds on (sign test). A claim holds when all of its checks do, fails "
         "when one does, and is inconclusive when a run did not complete.",
         f"The paper: {load_paper().title}, {load_paper().address}. "
         + " ".join(f"{label}: {LABELS[label]}." for label in labels)

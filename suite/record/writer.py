@@ -17,7 +17,7 @@ from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
 from suite.record.errors import clear_errors
-from suite.record.files import SCHEMA_VERSION, append_line, read_json, write_atomically
+from suite.record.files import SCHEMA_VERSION, append_line, read_json, read_lines, write_atomically
 from suite.record.reader import Layer
 from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State
@@ -215,8 +215,17 @@ class RecordWriter:
         """Size to hand to `rewind` when training resumes from a checkpoint written now."""
         return self.paths.measurements.stat().st_size if self.paths.measurements.exists() else 0
 
-    def rewind(self, size_bytes: int) -> None:
-        """Drop what was measured after the checkpoint from which training resumes."""
+    def tid(self, tid_mu: Sequence[float], tid_sigma: Sequence[float], *, epoch: int, step: int) -> None:
+        """Append TID of each of `layers` over the steps since the last line, apart from the measurements."""
+        values = {"tid_mu": [_encode(v) for v in tid_mu], "tid_sigma": [_encode(v) for v in tid_sigma]}
+        append_line(self.paths.tid, json.dumps({"epoch": epoch, "step": step, **values}))
+
+    def rewind(self, size_bytes: int, step: int) -> None:
+        """Drop what was measured after the checkpoint, of this step, from which training resumes."""
+        if self.paths.tid.exists():
+            lines, _ = read_lines(self.paths.tid, ("step",))
+            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
+            write_atomically(self.paths.tid, "".join(kept))
         if self.paths.measurements.exists():
             with self.paths.measurements.open("r+b") as file:
                 file.truncate(min(size_bytes, self.measurements_size_bytes()))

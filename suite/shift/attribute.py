@@ -180,20 +180,23 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
     population_error_C, expected_error_C = population.error_C, expected.error_C
     direction_C = total_C / esm if esm else torch.zeros_like(total_C)
 
-    def error(error_C: Tensor) -> float:
-        """Of the projection: Var(e · u) = Σ u² Var(e), channels being independent."""
-        return float((error_C * direction_C).norm())
+    own, inherited = float(own_C @ direction_C), float(inherited_C @ direction_C)
+
+    def error(error_C: Tensor, part_C: Tensor, share: float) -> float:
+        """Of part · u, to first order: u · d(part) + (part − share u) · d(total) / ESM."""
+        across_C = (part_C - share * direction_C) / esm if esm else torch.zeros_like(part_C)
+        return float((error_C * direction_C + expected_error_C * across_C).norm())
 
     return Parts(
         esm=esm,
-        own=float(own_C @ direction_C),
-        inherited=float(inherited_C @ direction_C),
+        own=own,
+        inherited=inherited,
         own_norm=own_norm,
         inherited_norm=inherited_norm,
         cosine=_ratio(float(own_C @ inherited_C), own_norm * inherited_norm),
-        esm_error=error(expected_error_C),
-        own_error=error(population_error_C),
-        inherited_error=error(expected_error_C - population_error_C),
+        esm_error=error(expected_error_C, total_C, esm),
+        own_error=error(population_error_C, own_C, own),
+        inherited_error=error(expected_error_C - population_error_C, inherited_C, inherited),
         own_C=own_C,
         inherited_C=inherited_C,
     )

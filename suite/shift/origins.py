@@ -109,24 +109,28 @@ def find_origins(
     called) and two more. `batches` as in `probe`; the exact statistics are taken over `training_batches`,
     or else over `batches` too. Order is that of the forward pass: layers on a parallel branch count as
     behind, and change nothing. The model comes back as it was. Raises UserError for a network without
-    estimates, an unknown layer, and batches that are empty or cannot be read repeatedly.
+    estimates, an unknown layer, one that is not called any more once another is exact, and batches that are
+    empty or cannot be read repeatedly.
     """
     check_repeatable(batches, "find_origins")
     estimating = estimating_layers(model, "find_origins")
     exact = precise_statistics(model, batches if training_batches is None else training_batches)
     before = _inference_pass(model, batches)
     order = [name for name in before.inputs if name in estimating and name in exact]
+    tried = {name: estimating[name] for name in order}
+    shift_before = _mean_shift(before, tried)
     unknown = [name for name in layers or () if name not in order]
     if unknown:
         raise UserError(
             f"find_origins: {unknown[0]!r} is no BN layer that keeps estimates; valid: {', '.join(order)}"
         )
-    shift_before = _mean_shift(before, estimating)
     found = []
     for name in order if layers is None else sorted(layers, key=order.index):
         with with_statistics(model, {name: exact[name]}):
             after = _inference_pass(model, batches)
-            shift_after = _mean_shift(after, estimating)
+            if missing := [n for n in order if n not in after.inputs]:
+                raise UserError(f"find_origins: {missing[0]} is not called any more with {name} exact")
+            shift_after = _mean_shift(after, tried)
         gain = None
         if before.top1_percent is not None and after.top1_percent is not None:
             gain = after.top1_percent - before.top1_percent
@@ -134,7 +138,7 @@ def find_origins(
         depth = order.index(name)
         found.append(Origin(name, depth, len(order) - 1 - depth, esm, mu, sigma, gain))
     scale = _mean([_joint(before.inputs[n].whole.mean_C, before.inputs[n].whole.sigma_C) for n in order])
-    notes = before.notes({name: estimating[name] for name in order})
+    notes = before.notes(tried)
     return Origins(tuple(found), *shift_before, scale, before.top1_percent, notes)
 
 
@@ -144,9 +148,9 @@ def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
         return run_pass(model, batches, "find_origins", with_labels=True)
 
 
-def _mean_shift(seen: Pass, estimating: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
-    """ESM, ESM_μ and ESM_σ with the estimates as they are now, means over the layers that the pass called."""
-    pairs = [differences(layer, seen.inputs[n].whole) for n, layer in estimating.items() if n in seen.inputs]
+def _mean_shift(seen: Pass, layers: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
+    """ESM, ESM_μ and ESM_σ with the estimates as they are now, means over these layers."""
+    pairs = [differences(layer, seen.inputs[name].whole) for name, layer in layers.items()]
     return (
         _mean([_joint(*pair) for pair in pairs]),
         _mean([float(mu_C.norm()) for mu_C, _ in pairs]),

@@ -98,9 +98,11 @@ def perturb(
                 model.eval()
                 seen = run_pass(model, batches, PURPOSE, with_labels=True)
             row.append(top1_of(seen, PURPOSE))
+            if delta == min(deltas):  # more noise may overflow by itself
+                quietest = seen
         rows.append(tuple(row))
-    notes = seen.notes({name: layer for name, layer in layers.items() if name in seen.inputs})
-    return Perturbation(tuple(deltas), tuple(rows), seen.num_images, notes)
+    notes = quietest.notes({name: layer for name, layer in layers.items() if name in quietest.inputs})
+    return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, notes)
 
 
 def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:

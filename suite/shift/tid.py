@@ -11,17 +11,16 @@ The batch's statistics b are not computed again. The running ones r tell them: r
 b = r + (r' − r) / w, with the momentum for w. float32 costs b an error of about 2⁻²⁴ |r| / w. The running
 variance takes the unbiased batch variance; (n − 1) / n makes it biased, for n values a channel.
 
-Where a pass updates the estimates k times (ghost groups, a module called twice), w = 1 − (1 − m)^k, and b is
-the weighted mean of the k statistics, the newest weighing most: TID is that of this mean, and less than the
-mean of the groups' own. With momentum None the running statistics are the mean of all t batches so far, and
-w = k / t.
+Where a pass updates the estimates k times (ghost groups, a module called twice), as the layer itself counts
+(`num_batches_tracked`), w = 1 − (1 − m)^k, and b is the weighted mean of the k statistics, the newest
+weighing most: TID is that of this mean, and less than the mean of the groups' own. With momentum None the
+running statistics are the mean of all t batches so far, and w = k / t.
 
-A pass counts for the layers whose estimates it changed: one that it does not reach, or that is frozen, has
-no batch to differ from.
+A pass counts for the layers that it updates: one that it does not reach, or that is frozen, has no batch to
+differ from.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,17 +34,15 @@ from suite.shift.passes import run_pass
 class TidMeter:
     """Sums TID over this rank's training passes, by layer in forward order.
 
-    Call `update` after each forward pass in training mode, and `take_means` at the end of an epoch.
+    Call `update` after each forward pass in training mode, which does not wait for a GPU. `take_means` ends
+    an epoch; `newest_means` tells of the passes since it was called last, within one.
     """
 
-    def __init__(
-        self, model: nn.Module, example_N: Tensor, *, norm_batch_size: int, updates_per_pass: int = 1
-    ) -> None:
+    def __init__(self, model: nn.Module, example_N: Tensor, *, norm_batch_size: int) -> None:
         """One inference pass over `example_N`, an input batch, tells the layers' order and their sizes.
 
-        `norm_batch_size` is how many samples stand behind one statistic in training, `updates_per_pass` how
-        often a pass updates a layer's estimates. Layers that keep no estimates or are not called are left
-        out. Raises UserError when none is left, and for a momentum of 0.
+        `norm_batch_size` is how many samples stand behind one statistic in training. Layers that keep no
+        estimates or are not called are left out. Raises UserError when none is left, and for a momentum of 0.
         """
         layers = estimating_layers(model, "TID")
         with preserved(model):
@@ -57,67 +54,75 @@ class TidMeter:
         frozen = [name for name, layer in self.layers.items() if layer.momentum == 0]
         if frozen:
             raise UserError(f"TID: {frozen[0]} has momentum 0, so its estimates never see a batch")
+        device = estimates(next(iter(self.layers.values())))[0].device
+        self._widths = [layer.num_features for layer in self.layers.values()]
+        widths_L = torch.tensor(self._widths)
+        self._layer_D = torch.arange(len(self._widths)).repeat_interleave(widths_L).to(device)
+        momenta = [math.nan if layer.momentum is None else layer.momentum for layer in self.layers.values()]
+        self._left_L = 1 - torch.tensor(momenta, device=device)
         calls = {name: seen.inputs[name].num_calls for name in self.layers}
         values = {n: seen.inputs[n].whole.count / calls[n] / len(example_N) for n in self.layers}
-        updates = {name: updates_per_pass * count for name, count in calls.items()}
-        momenta = {name: layer.momentum for name, layer in self.layers.items()}
-        device = estimates(next(iter(self.layers.values())))[0].device
-        self._widths_L = torch.tensor([layer.num_features for layer in self.layers.values()], device=device)
-        self._num_channels = sum(layer.num_features for layer in self.layers.values())
-        self._updates_D = self._by_channel(updates)
-        # NaN: the weight depends on how many batches there have been.
-        fixed = {n: math.nan if m is None else 1 - (1 - m) ** updates[n] for n, m in momenta.items()}
-        self._fixed_weight_D = self._by_channel(fixed)
-        self._is_cumulative = None in momenta.values()
-        self._biased_D = self._by_channel({n: 1 - 1 / max(2, v * norm_batch_size) for n, v in values.items()})
-        self._eps_D = self._by_channel({name: layer.eps for name, layer in self.layers.items()})
-        self._sums_2D = torch.zeros(2, len(self._eps_D), dtype=torch.float64, device=device)
+        biased = [1 - 1 / max(2, values[name] * norm_batch_size) for name in self.layers]
+        self._biased_D = torch.tensor(biased, device=device)[self._layer_D]
+        eps = [layer.eps for layer in self.layers.values()]
+        self._eps_D = torch.tensor(eps, device=device)[self._layer_D]
+        self._sums_2D = torch.zeros(2, len(self._layer_D), dtype=torch.float64, device=device)
         self.num_passes_L = torch.zeros(len(self.layers), dtype=torch.float64, device=device)
+        self._told = {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
         self.restart()
 
     def restart(self) -> None:
         """Take the estimates as they are for those before the next pass, as after loading a checkpoint."""
-        self._mean_D, self._var_D = self._estimates()
-        self._tracked_D = self._by_channel({name: _tracked(layer) for name, layer in self.layers.items()})
-        self._weight_D = self._weights()
+        self._mean_D, self._var_D, self._updates_L = self._estimates()
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the pass that has just run in training mode."""
-        mean_D, var_D = self._estimates()
-        changed_D = (mean_D != self._mean_D) | (var_D != self._var_D)
-        changed_L = torch.segment_reduce(changed_D.float(), "max", lengths=self._widths_L)
-        active_D = self._spread(changed_L)
-        if self._is_cumulative:
-            self._tracked_D = self._tracked_D + self._updates_D * active_D
-            self._weight_D = self._weights()
-        weight_D = self._weight_D
+        mean_D, var_D, updates_L = self._estimates()
+        new_L = updates_L - self._updates_L
+        active_L = new_L > 0
+        # The share of the newest estimate that the pass's batches make; 1 where there were none, unused.
+        weight_L = torch.where(self._left_L.isnan(), new_L / updates_L.clamp(min=1), 1 - self._left_L**new_L)
+        weight_D = torch.where(active_L, weight_L, 1.0)[self._layer_D]
+        active_D = active_L[self._layer_D]
         batch_var_D = self._var_D.lerp(var_D, 1 / weight_D).mul_(self._biased_D).clamp_(min=0)
         batch_sigma_D = batch_var_D.add_(self._eps_D).sqrt_()
         # The estimate has gone the share w of its way to the batch's statistic: this is what is left of it.
         left_D = (mean_D - self._mean_D).mul_((1 - weight_D) / weight_D)
         self._sums_2D[0] += left_D.abs_().div_(batch_sigma_D).mul_(active_D)
         self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_().mul_(active_D)
-        self._mean_D, self._var_D = mean_D, var_D
-        self.num_passes_L += changed_L
+        self._mean_D, self._var_D, self._updates_L = mean_D, var_D, updates_L
+        self.num_passes_L += active_L
 
     def take_means(self) -> tuple[list[float], list[float]]:
-        """TID_μ and TID_σ of each layer, means over the passes since the last call.
+        """TID_μ and TID_σ of each layer, means over the passes since the last call, which are forgotten.
 
         NaN for a layer that none of them updated; empty where there is no other.
         """
-        if not self.num_passes_L.any():
+        means = self._means(self._sums_2D, self.num_passes_L)
+        for sums in (self._sums_2D, self.num_passes_L, *self._told.values()):
+            sums.zero_()
+        return means
+
+    def newest_means(self) -> tuple[list[float], list[float]]:
+        """As `take_means`, over the passes since the last call of either. Forgets nothing of the epoch."""
+        told, self._told = self._told, self._sums()
+        return self._means(self._sums_2D - told["sums_2D"], self.num_passes_L - told["num_passes"])
+
+    def _means(self, sums_2D: Tensor, num_passes_L: Tensor) -> tuple[list[float], list[float]]:
+        if not num_passes_L.any():
             return [], []
-        parts = torch.split(self._sums_2D, self._widths_L.tolist(), dim=1)
-        means_2L = torch.stack([part.mean(dim=1) for part in parts], dim=1) / self.num_passes_L
-        self._sums_2D.zero_()
-        self.num_passes_L.zero_()
+        parts = torch.split(sums_2D, self._widths, dim=1)
+        means_2L = torch.stack([part.mean(dim=1) for part in parts], dim=1) / num_passes_L
         tid_mu, tid_sigma = means_2L.tolist()
         return tid_mu, tid_sigma
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep: the sums since the last means."""
+    def _sums(self) -> dict[str, Tensor]:
         return {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep: the epoch's sums so far, and those that were told of."""
+        return {**self._sums(), "told": {name: sums.clone() for name, sums in self._told.items()}}
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Go on from `state`, or anew from None, with the estimates that are in the model now."""
@@ -125,28 +130,18 @@ class TidMeter:
             self._sums_2D.copy_(state["sums_2D"])
             # One number for all layers in checkpoints of old.
             self.num_passes_L.copy_(torch.as_tensor(state["num_passes"]))
+            for name, sums in state.get("told", {}).items():
+                self._told[name].copy_(sums)
         self.restart()
 
-    def _estimates(self) -> tuple[Tensor, Tensor]:
+    def _estimates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All layers' estimates, each (D,), and how often each layer's were updated, (L,)."""
         pairs = [estimates(layer) for layer in self.layers.values()]
-        return torch.cat([mean for mean, _ in pairs]), torch.cat([var for _, var in pairs])
-
-    def _weights(self) -> Tensor:
-        if not self._is_cumulative:
-            return self._fixed_weight_D
-        weight_D = self._updates_D / torch.maximum(self._updates_D, self._tracked_D)
-        return torch.where(self._fixed_weight_D.isnan(), weight_D, self._fixed_weight_D)
-
-    def _by_channel(self, values: Mapping[str, float]) -> Tensor:
-        """One number for each layer, in the order of `layers`, for each of its channels."""
-        numbers = [float(values[name]) for name in self.layers]
-        return self._spread(torch.tensor(numbers, device=self._widths_L.device))
-
-    def _spread(self, values_L: Tensor) -> Tensor:
-        return values_L.repeat_interleave(self._widths_L, output_size=self._num_channels)
+        updates_L = torch.stack([_num_updates(layer) for layer in self.layers.values()])
+        return torch.cat([mean for mean, _ in pairs]), torch.cat([var for _, var in pairs]), updates_L
 
 
-def _tracked(layer: nn.Module) -> int:
-    """How many batches its estimates have seen; 0 where it does not count them."""
+def _num_updates(layer: nn.Module) -> Tensor:
     count = layer.num_batches_tracked
-    return int(count) if isinstance(count, Tensor) else 0
+    assert isinstance(count, Tensor)
+    return count

@@ -19,10 +19,10 @@ class MeasureSpec(Spec):
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"
     )
     tid: bool = Field(
-        True, description="the discrepancy between training and inference at every step, by layer"
+        True, description="the discrepancy between training and inference at every step, as epoch means"
     )
     tid_every_steps: int | None = Field(
-        None, ge=1, description="steps whose mean is one record of TID, 1: every step; null: an epoch"
+        None, ge=1, description="besides, means over so many steps in tid.jsonl (1: each step); null: none"
     )
     warmup_steps: int = Field(
         10, ge=0, description="steps at the start of a process that the meter leaves out"

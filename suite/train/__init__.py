@@ -111,8 +111,8 @@ def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str,
         state, passed_over = CheckpointStore(folder_record.paths).newest()
         for sentence in passed_over:
             log.warning("%s", sentence)
-        folder_record.rewind(state["measurements_size_bytes"] if state else 0)
         step = state["step"] if state else 0
+        folder_record.rewind(state["measurements_size_bytes"] if state else 0, step)
         folder_record.resume(step, passed_over)
         if state:
             log.info("resuming after step %d", step)

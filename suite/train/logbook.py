@@ -19,6 +19,10 @@ from suite.train.evaluate import Evaluation
 log = logging.getLogger("shiftbench")
 
 
+def _rounded(values: list[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]  # all the digits that float32 has
+
+
 class Logbook:
     """Measurements of one run, each at the epoch and step that were told last by `turn_to`.
 
@@ -65,13 +69,19 @@ class Logbook:
             self.measure("energy_j_per_image", total_j / global_batch_size, "train")
 
     def tid(self, meter: TidMeter) -> None:
-        """TID of each layer over the passes since the last time. On the first rank: its are the run's."""
-        tid_mu, tid_sigma = meter.take_means()
+        """TID of each layer over the epoch's passes. On the first rank, whose estimates are the run's."""
+        tid_mu, tid_sigma = map(_rounded, meter.take_means())
         if self.record is not None and tid_mu:
             self._layers([Layer(name, layer.num_features) for name, layer in meter.layers.items()])
             for name, values in (("tid_mu", tid_mu), ("tid_sigma", tid_sigma)):
-                rounded = [float(f"{value:.6g}") for value in values]  # all the digits that float32 has
-                self.record.measure(name, rounded, epoch=self.epoch, step=self.step, split="train")
+                self.record.measure(name, values, epoch=self.epoch, step=self.step, split="train")
+
+    def tid_of_steps(self, meter: TidMeter) -> None:
+        """TID of each layer over the passes since the last time. On the first rank."""
+        tid_mu, tid_sigma = map(_rounded, meter.newest_means())
+        if self.record is not None and tid_mu:
+            self._layers([Layer(name, layer.num_features) for name, layer in meter.layers.items()])
+            self.record.tid(tid_mu, tid_sigma, epoch=self.epoch, step=self.step)
 
     def evaluation(self, result: Evaluation) -> None:
         """Of the validation set, in inference mode."""

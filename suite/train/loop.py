@@ -87,10 +87,9 @@ class Trainer:
             while self.step < self.total_steps:
                 code = self.agree(self.advance(forward, batches))
                 at_epoch_end = self.step % self.steps_per_epoch == 0
+                self._record_tid_of_steps()
                 if at_epoch_end:
                     self._record_epoch(loader)
-                elif self._tid_is_due():
-                    self._record_tid()
                 if code != GO_ON or self._checkpoint_is_due():
                     self._save(to_evaluate=at_epoch_end)
                 if code != GO_ON:
@@ -218,19 +217,18 @@ class Trainer:
             self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
         )
         self.logbook.energy(self.meter.energy_j_per_step(), self.run.batch.global_batch_size)
-        self._record_tid()
+        if self.tid is not None:
+            self.logbook.tid(self.tid)
         self.logbook.bad_images(loader, "train")
         self.epoch_sums.zero_()
 
-    def _tid_is_due(self) -> bool:
-        """Whether a record of TID ends here, between two ends of epochs."""
+    def _record_tid_of_steps(self) -> None:
+        """Where that is due: every so many steps, and at an epoch's end the steps that are left of it."""
         every = self.run.measure.tid_every_steps
-        return every is not None and self.step % self.steps_per_epoch % every == 0
-
-    def _record_tid(self) -> None:
-        if self.tid is not None:
+        step_of_epoch = self.step % self.steps_per_epoch
+        if self.tid is not None and every is not None and step_of_epoch % every == 0:
             self.logbook.turn_to(self.epoch, self.step)
-            self.logbook.tid(self.tid)
+            self.logbook.tid_of_steps(self.tid)
 
     def _evaluate(self) -> None:
         """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable.

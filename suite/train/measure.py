@@ -53,8 +53,7 @@ def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None
     if not run.measure.tid or not ranks.is_first or not batch_norm_layers(model):
         return None
     example_NCHW = torch.zeros(1, 3, run.data.image_size, run.data.image_size, device=ranks.device)
-    groups = max(1, run.batch.per_gpu // run.batch.norm)
-    return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm, updates_per_pass=groups)
+    return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm)
 
 
 def measure_training_images(

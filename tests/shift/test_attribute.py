@@ -98,6 +98,28 @@ def test_the_sampling_error_of_a_share_is_its_standard_error() -> None:
     assert float(torch.tensor(errors).square().mean().sqrt()) == pytest.approx(1 / math.sqrt(200), rel=0.2)
 
 
+def test_the_sampling_error_of_shares_whose_parts_are_not_parallel() -> None:
+    """Own (3, 3) and inherited (0, −2.5): the direction that they are projected on errs as well."""
+    torch.manual_seed(0)
+    shares, errors = [], []
+    for _ in range(300):
+        model = nn.Sequential(batch_norm([-3, -3], [1, 1]))
+        training, images = torch.randn(8, 25, 2), torch.randn(8, 25, 2) + torch.tensor([0.0, -2.5])
+        (layer,) = attribute(model, list(images), training_batches=list(training)).layers
+        shares.append([layer.mu.own, layer.mu.inherited, layer.mu.esm])
+        errors.append([layer.mu.own_error, layer.mu.inherited_error, layer.mu.esm_error])
+    deviations = torch.tensor(shares).std(0) * math.sqrt(200)
+    u, own = torch.tensor([3.0, 0.5]) / math.hypot(3, 0.5), torch.tensor([3.0, 3.0])
+    across = (own - (own @ u) * u) / math.hypot(3, 0.5)
+    # Training means err by e₁, evaluation means by e₂: own by e₁, inherited by e₂ − e₁, total by e₂.
+    by_hand = torch.stack(
+        [(u @ u + across @ across).sqrt(), (u @ u + (u - across) @ (u - across)).sqrt(), u.norm()]
+    )
+    torch.testing.assert_close(deviations, by_hand, rtol=0.15, atol=0)
+    found = torch.tensor(errors).square().mean(0).sqrt() * math.sqrt(200)
+    torch.testing.assert_close(found, by_hand, rtol=0.15, atol=0)
+
+
 def test_sampling_errors_by_hand() -> None:
     """Batches of means 2 and 5, deviations 1 and 2; then the first once more: shares of 2 : 1."""
     one, other = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [7.0]])

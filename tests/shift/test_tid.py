@@ -98,7 +98,7 @@ def test_ghost_groups_give_the_tid_of_their_weighted_mean() -> None:
     """Three groups of 4 with momentum 0.1: weights 0.81, 0.9 and 1, the newest weighing most."""
     x = batches()[0]
     model = nn.Sequential(GhostBatchNorm2d(3, 4))
-    meter = TidMeter(model, x[:1], norm_batch_size=4, updates_per_pass=3)
+    meter = TidMeter(model, x[:1], norm_batch_size=4)
     model.train()(x)
     meter.update()
     weights = torch.tensor([0.81, 0.9, 1.0], dtype=torch.float64)
@@ -139,6 +139,8 @@ def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
     for part in x:
         undisturbed.train()(part)
         meter.update()
+        if meter.num_passes_L[0] == 2:
+            meter.newest_means()
         if meter.num_passes_L[0] == 3:
             weights = {n: v.clone() for n, v in undisturbed.state_dict().items()}
             state = meter.state()
@@ -149,13 +151,32 @@ def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
     for part in x[3:]:
         other.train()(part)
         resumed.update()
+    assert resumed.newest_means() == meter.newest_means()
     assert resumed.take_means() == meter.take_means()
+
+
+def test_the_newest_passes_within_an_epoch() -> None:
+    model = network(0.1)
+    meter = TidMeter(model, batches()[0][:1], norm_batch_size=BATCH)
+    means = []
+    for count, x in enumerate(batches(), start=1):
+        model.train()(x)
+        meter.update()
+        if count in (2, 5):
+            means.append(meter.newest_means()[0][0])
+    means.append(meter.newest_means()[0][0])
+    assert meter.newest_means() == ([], [])
+    assert meter.take_means()[0][0] == pytest.approx((2 * means[0] + 3 * means[1] + means[2]) / 6)
+    assert len(set(means)) == 3
+    model(batches()[0])
+    meter.update()
+    assert meter.newest_means() == meter.take_means()
 
 
 def test_layers_in_the_order_of_the_forward_pass_whatever_their_norm_batch() -> None:
     model = torchvision.models.resnet18(num_classes=10)
     set_norm_batch_size(model, 4, 8, torch.device("cpu"))
-    meter = TidMeter(model, torch.zeros(1, 3, 32, 32), norm_batch_size=4, updates_per_pass=2)
+    meter = TidMeter(model, torch.zeros(1, 3, 32, 32), norm_batch_size=4)
     names = list(meter.layers)
     assert names[:3] == ["bn1", "layer1.0.bn1", "layer1.0.bn2"]
     assert names.index("layer2.0.bn2") < names.index("layer2.0.downsample.1")

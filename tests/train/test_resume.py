@@ -99,31 +99,28 @@ def test_a_stopped_run_ends_bit_equal(
     assert Record.read(tmp_path).status["attempts"] == 2
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
+    assert tid_of_steps(tmp_path) == tid_of_steps(undisturbed)
 
 
-def test_tid_is_recorded_by_steps_or_by_epochs_for_the_layers_that_are_probed(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    """Of five steps and the one that is left of an epoch, or of its six: the same mean."""
-    assert train(tiny_run(measure={"tid_every_steps": None}), tmp_path) == [0]
-    record = Record.read(tmp_path)
+def test_tid_is_recorded_by_epochs_and_by_steps_for_the_layers_that_are_probed(undisturbed: Path) -> None:
+    """Of six steps an epoch the first five, and the one that is left."""
+    record = Record.read(undisturbed)
+    by_steps = tid_of_steps(undisturbed)
+    assert [(line["epoch"], line["step"]) for line in by_steps] == [(1, 5), (1, 6), (2, 11), (2, 12)]
     for metric in ("tid_mu", "tid_sigma"):
         newest = record.last_per_layer(metric, "train")
         assert list(newest) == list(record.last_per_layer("esm_mu", "val"))
         assert all(0 < value < 10 for value in newest.values())
-        by_steps, by_epochs = tid(undisturbed, metric), tid(tmp_path, metric)
-        assert [where for where, _ in by_steps] == [(1, 5), (1, 6), (2, 11), (2, 12)]
-        assert [where for where, _ in by_epochs] == [(1, 6), (2, 12)]
-        for epoch in (0, 1):
-            (_, five), (_, one) = by_steps[2 * epoch : 2 * epoch + 2]
+        lines = [line for line in measured(undisturbed) if line["metric"] == metric]
+        assert [line["epoch"] for line in lines] == [1, 2]
+        for epoch, line in enumerate(lines):
+            five, one = (steps[metric] for steps in by_steps[2 * epoch : 2 * epoch + 2])
             weighted = [(5 * a + b) / 6 for a, b in zip(five, one, strict=True)]
-            assert weighted == pytest.approx(by_epochs[epoch][1], rel=1e-4)
+            assert weighted == pytest.approx(line["value"], rel=1e-4)
 
 
-def tid(folder: Path, metric: str) -> list[tuple[tuple[int, int], list[float]]]:
-    """Epoch and step, and the value of each layer."""
-    lines = [line for line in measured(folder) if line["metric"] == metric]
-    return [((line["epoch"], line["step"]), line["value"]) for line in lines]
+def tid_of_steps(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RunPaths(folder).tid.read_text().splitlines()]
 
 
 def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:

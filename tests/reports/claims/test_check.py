@@ -71,7 +71,7 @@ def test_a_check_tells_its_numbers_and_its_rule() -> None:
         == "slope: 2.00 ± 2.48 a layer, which may or may not be above −0.40"
     )
     assert check(WIDE, "above", 5).sentence == "slope: 2.00 ± 2.48 a layer, not above 5"
-    assert "1 of 3 seeds did not measure it" in check((1.0, 2.0, math.nan)).sentence
+    assert "1 of 3 values were not measured" in check((1.0, 2.0, math.nan)).sentence
     assert check((1.0, 1.0)).sentence == "slope: 1.00 a layer, of 2 seeds, where 3 are needed"
 
 
@@ -89,6 +89,6 @@ def test_of_values_that_are_all_the_same_six_decide() -> None:
 
 def test_what_is_compared_with_too_few_or_unmeasured_seeds_says_so() -> None:
     few = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1))
-    assert few.sentence == "slope: 2.00 ± 2.48, of 2 seeds, where 3 are needed"
+    assert few.sentence == "slope: 2.00 ± 2.48, of 3 and 2 seeds, where 3 are needed"
     lacking = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1, math.nan))
-    assert lacking.sentence == "slope: 1 of 6 seeds did not measure it"
+    assert lacking.sentence == "slope: 1 of 6 values were not measured"

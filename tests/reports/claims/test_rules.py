@@ -72,7 +72,7 @@ def test_a_fails_on_each_of_its_parts(
 def test_a_is_open_where_runs_did_not_evaluate_their_training_images(tmp_path: Path) -> None:
     result = judged("A", tmp_path, write_errors(tmp_path, TRAINING, []))
     assert result.verdict == "inconclusive"
-    assert "3 of 3 seeds did not measure it" in result.evidence
+    assert "3 of 3 values were not measured" in result.evidence
 
 
 # ---------------------------------------------------------------- B
@@ -230,7 +230,7 @@ def test_d_is_open_with_a_run_that_was_not_perturbed_or_whose_file_is_damaged(tm
     noise.unlink()
     result = judged("D", tmp_path, runs)
     assert result.verdict == "inconclusive"
-    assert "1 of 3 seeds did not measure it" in result.evidence
+    assert "1 of 3 values were not measured" in result.evidence
 
 
 def test_two_seeds_are_too_few_however_far_apart(tmp_path: Path) -> None:
