@@ -148,7 +148,7 @@ def test_probe_finds_its_model_beside_the_checkpoint(finished: tuple[Path, Path,
     assert (profile["num_images"], len(profile["layers"])) == (40, 13)
     # The run itself probed the same images with the same weights at its end.
     layers = json.loads((folder / "layers.json").read_text())
-    assert [layer["name"] for layer in profile["layers"]] == [layer["name"] for layer in layers]
+    assert [layer["layer"] for layer in profile["layers"]] == [layer["name"] for layer in layers]
     lines = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
     recorded = next(line["value"] for line in reversed(lines) if line["metric"] == "esm_sigma")
     assert [layer["esm_sigma"] for layer in profile["layers"]] == pytest.approx(recorded, rel=1e-4)
