@@ -42,7 +42,7 @@ PLANS: Mapping[str, Plan] = {
         is_mlp=True,
     ),
     "B": Plan("mlp-train-size.yaml", 3, 1, (*_QUICK_MLP, "data.train_images=[32, 256]"), is_mlp=True),
-    "C": Plan("mlp-gnbn.yaml", 6, 1, (*_QUICK_MLP, "data.train_images=[32, 256]"), is_mlp=True),
+    "C": Plan("mlp-gnbn.yaml", 7, 1, (*_QUICK_MLP, "data.train_images=[32, 256]"), is_mlp=True),
     "D": Plan("noise.yaml", 5, 1, _QUICK_RESNET),
     "E": Plan("norm-batch.yaml", 4, 1, _QUICK_RESNET),
     "F": Plan("positions.yaml", 10, 3, _QUICK_RESNET),

@@ -92,21 +92,24 @@ def _blocking(frames: Frames) -> Drawings:
 
 
 def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> Drawings:
-    """Whether the layers' curves coincide: of the smallest and the largest set, with each norm."""
-    panels = []
+    """Whether the curves of the layers that all norms have coincide: of the smallest and the largest set."""
+    found = {}
     for size in dict.fromkeys((min(sizes), max(sizes))):
         done = frames.completed[frames.completed.global_batch_size == size].sort_values("norm_rank")
         for norm, runs in done.groupby("norm", sort=False):
             shift = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
             if shift.epoch.nunique() > 1:
-                places = thinned(sorted(shift.position.unique()), _MAX_LINES)
-                shift = shift[shift.position.isin(places)]
-                ours = shift.assign(
-                    line=shift.position.map(_layer), x=shift.epoch, low=shift.value, high=shift.value
-                )
-                axes = Beside("Epoch", "ESM σ", tuple(map(_layer, places)))
-                title = f"{norm}, {_images(size)}"
-                panels.append(_panel(title, f"ESM σ by epoch, {title}", ours, _NO_POINTS, axes))
+                found[f"{norm}, {_images(size)}"] = shift
+    shared = set.intersection(*(set(shift.position) for shift in found.values())) if found else set()
+    places = thinned(sorted(shared), _MAX_LINES)
+    axes = Beside("Epoch", "ESM σ", tuple(map(_layer, places)))
+    panels = []
+    for title, shift in found.items():
+        chosen = shift[shift.position.isin(places)]
+        ours = chosen.assign(
+            line=chosen.position.map(_layer), x=chosen.epoch, low=chosen.value, high=chosen.value
+        )
+        panels.append(_panel(title, f"ESM σ by epoch, {title}", ours, _NO_POINTS, axes))
     if panels:
         caption = "Line: mean over seeds of a layer. Each panel has its own scale. Drawn, not judged."
         yield Drawing("esm-by-epoch", "ESM σ by epoch and layer", caption, panels)
