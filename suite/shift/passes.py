@@ -51,9 +51,11 @@ class Pass:
     top1_percent: float | None
 
     def notes(self, layers: Mapping[str, _BatchNorm]) -> dict[str, str]:
-        """What one should know of these layers before believing their numbers, by name."""
+        """What one should know of those of these layers that were called, before believing their numbers."""
         found = {}
         for name, layer in layers.items():
+            if name not in self.inputs:
+                continue
             parts, seen = [], self.inputs[name]
             if is_untrained(layer):
                 parts.append("its estimates are the initial 0 and 1: no training batch has updated them")

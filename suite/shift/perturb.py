@@ -101,8 +101,7 @@ def perturb(
             if delta == min(deltas):  # more noise may overflow by itself
                 quietest = seen
         rows.append(tuple(row))
-    notes = quietest.notes({name: layer for name, layer in layers.items() if name in quietest.inputs})
-    return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, notes)
+    return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, quietest.notes(layers))
 
 
 def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,8 +123,7 @@ def remedies(
                 rows.append(_try(model, batches, name)[0])
     rows.append(_try(model, batches, "prediction-time BN", source_images=0)[0])
     rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
-    notes = as_it_is.notes({name: layer for name, layer in layers.items() if name in as_it_is.inputs})
-    return Remedies(tuple(rows), as_it_is.num_images, notes)
+    return Remedies(tuple(rows), as_it_is.num_images, as_it_is.notes(layers))
 
 
 def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
