@@ -18,6 +18,7 @@ from suite.paths import RunPaths
 from suite.record import UNFINISHED, StopRequest, ask_to_stop, read_status
 
 GRACE_S = 30.0
+LAST_WORDS_S = 20.0  # a job whose record has its end leaves by itself, and accounting calls it completed
 HASTE_S = 2.0
 POLL_S = 0.2
 
@@ -49,7 +50,7 @@ def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> Non
 
 
 def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
-    """End every job of this study, and have their records say `preempted`.
+    """End every job of this study, and have the records of those that are not over say `preempted`.
 
     `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs may be left, since Slurm does not
     answer; those that run are asked by their folder all the same.
@@ -67,11 +68,20 @@ def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
     if in_haste:
         with suppress(SlurmError):  # those that wait have nothing to kill
             ask("scancel", "--signal=KILL", *jobs)
-    ask("scancel", *jobs)
-    deadline = time.monotonic() + 2 * GRACE_S
-    while jobs_of(study, output_dir) and time.monotonic() < deadline:
+    leaving = set() if in_haste else {job for job, name in jobs.items() if _is_over(output_dir / name)}
+    if jobs.keys() - leaving:
+        ask("scancel", *(jobs.keys() - leaving))
+    begun_at = time.monotonic()
+    while (left := jobs_of(study, output_dir).keys()) and time.monotonic() < begun_at + 2 * GRACE_S:
+        if leaving & left and time.monotonic() > begun_at + LAST_WORDS_S:
+            ask("scancel", *(leaving & left))
+            leaving.clear()
         time.sleep(1.0)
     overview(output_dir, only=[output_dir / name for name in jobs.values()])  # writes down what never began
+
+
+def _is_over(folder: Path) -> bool:
+    return read_status(RunPaths(folder)).state not in UNFINISHED
 
 
 def end_processes(driver: str, in_haste: bool) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from jobs.slurm.commands import accounting
 from jobs.tune.study import load_study
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -80,7 +81,8 @@ def tuning(cells: Cells) -> Tuning:
 
 def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> None:
     cells = tuning.cells
-    cells.describe(step_s=0.2)
+    # A job is a while in leaving, after its record's last word.
+    cells.describe(step_s=0.2, setup=["trap 'sleep 4' EXIT"])
     tuning.describe()
     first, second, *others = tuning.runs
     driver = tuning.begin()
@@ -94,6 +96,8 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     said = tuning.end(tuning.begin("--resume"))
     assert "4 of 4 runs completed" in said
     assert cells.jobs() == []
+    ids = [str(tuning.record(run).status["job"]) for run in tuning.runs]
+    wait_until("accounting", lambda: {job.state for job in accounting(ids).values()} == {"COMPLETED"}, 60)
     for run in (first, second):
         status = tuning.record(run).status
         assert status["attempts"] == 1  # trained on, and was not started twice
