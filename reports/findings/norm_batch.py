@@ -1,11 +1,12 @@
-"""Answers along the norm batch: how the shift grows as it shrinks, up to where XBN beats BN, where BN loses.
+"""Answers along the norm batch: the shift as it shrinks, whose is smaller, where XBN beats BN and BN loses.
 
 Every comparison is paired by seed; what its interval leaves open is said to be open.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import pandas as pd
 
@@ -41,9 +42,10 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     """For each model, data set and global batch at which BN was run with two or more norm batches.
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
-    least-squares slope of log ESM over log₂ of it, seed by seed. `xbn_beats_bn`: the largest norm batch at
-    which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm batch BN loses more
-    than `margin_points` of top-1 against its own largest one.
+    least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: a variant's mean ESM σ
+    divided by BN's with the same seed, in geometric mean over the norm batches of both. `xbn_beats_bn`: the
+    largest norm batch at which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm
+    batch BN loses more than `margin_points` of top-1 against its own largest one.
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
@@ -61,7 +63,9 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
             continue
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
-        answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
+        esm = {name: _by_batch(part, ESM) for name, part in variants.items()}
+        answers = [a for name, values in esm.items() for a in _grows(name, values)]
+        answers += [a for name in variants if name != "BN" for a in _is_below(name, esm[name], esm["BN"])]
         p_values = _adjusted(standings, dict(zip(axes, key, strict=True)))
         answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
@@ -92,27 +96,54 @@ def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
 
 def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
     sizes = list(esm)
-    seeds = set.intersection(*(set(values) for values in esm.values())) if len(sizes) > 1 else set()
-    slopes = [_log_slope({size: esm[size][seed] for size in sizes}) for seed in sorted(seeds)]
-    logs = mean_interval(-one for one in slopes)
-    if logs is None:
+    seeds = _in_all(list(esm.values())) if len(sizes) > 1 else []
+    factor = _factor(-_log_slope({size: esm[size][seed] for size in sizes}) for seed in seeds)
+    if factor is None:
         return
-    low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
-    factor = Estimate(math.exp(logs.mean), low, high, logs.n)
     text = f"{name}'s mean ESM σ"
     if not factor.is_claim or not factor.excludes(1.0):
         verb = "is not shown to change as the norm batch shrinks"
     else:
         verb = "rises as the norm batch shrinks" if factor.mean > 1 else "falls as the norm batch shrinks"
-    interval = (
-        ""
-        if factor.low is None or factor.high is None
-        else (
-            f" (95\u00a0% interval {short(factor.low)} to {short(factor.high)}, {plural(factor.n, 'seed')})"
-        )
-    )
-    text += f" {verb}: × {short(factor.mean)} for each halving from {sizes[-1]} to {sizes[0]}{interval}"
-    yield Answer("esm_per_halving", name, f"{text}{_too_few(factor.n)}.", None, factor)
+    text += f" {verb}: × {short(factor.mean)} for each halving from {sizes[-1]} to {sizes[0]}"
+    yield Answer("esm_per_halving", name, f"{text}{_within(factor, 'seed')}.", None, factor)
+
+
+def _is_below(name: str, ours: dict[int, BySeed], bn: dict[int, BySeed]) -> Iterator[Answer]:
+    sizes = [size for size in bn if size in ours]
+    seeds = _in_all([values[size] for values in (ours, bn) for size in sizes])
+    factor = _factor(fmean(math.log(ours[s][seed] / bn[s][seed]) for s in sizes) for seed in seeds)
+    if factor is None:
+        return
+    if not factor.is_claim or not factor.excludes(1.0):
+        verb = "is not told apart from BN's"
+    else:
+        verb = "is below BN's" if factor.mean < 1 else "is above BN's"
+    where = f"over norm batches {_list(sizes)}" if len(sizes) > 1 else f"at norm batch {sizes[0]}"
+    text = f"{name}'s mean ESM σ {verb}: × {short(factor.mean)} {where}"
+    yield Answer("esm_against_bn", name, f"{text}{_within(factor, 'paired seed')}.", None, factor)
+
+
+def _in_all(values: Sequence[BySeed]) -> list[int]:
+    """Seeds that all of these have."""
+    return sorted(set.intersection(*map(set, values))) if values else []
+
+
+def _factor(logs: Iterable[float]) -> Estimate | None:
+    """Of logarithms, one for each seed: the factor that they mean."""
+    found = mean_interval(logs)
+    if found is None:
+        return None
+    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
+    return Estimate(math.exp(found.mean), low, high, found.n)
+
+
+def _within(factor: Estimate, what: str) -> str:
+    """Its interval, where it has one, and whether it is enough to claim something."""
+    if factor.low is None or factor.high is None:
+        return _too_few(factor.n)
+    interval = f"{short(factor.low)} to {short(factor.high)}"
+    return f" (95\u00a0% interval {interval}, {plural(factor.n, what)}){_too_few(factor.n)}"
 
 
 def _log_slope(values: dict[int, float]) -> float:

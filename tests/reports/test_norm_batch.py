@@ -55,6 +55,28 @@ def test_the_shift_grows_by_a_factor_for_each_halving(tmp_path: Path) -> None:
     )
 
 
+def test_whose_shift_is_smaller_over_all_norm_batches(tmp_path: Path) -> None:
+    xbn = next(run.model.norm.label for run in expand_runs() if run.model.norm.label.startswith("XBN"))
+    top1 = {(name, size): [50.0, 50.0, 50.0] for name in ("BN", xbn) for size in (4, 16)}
+    esm = {("BN", 4): [4.0, 8.0, 4.0], ("BN", 16): [2.0, 2.0, 4.0]}
+    # A quarter and a half, so × 1/√8 for the first two seeds, and × 1/2 for the third.
+    esm |= {(xbn, 4): [1.0, 2.0, 2.0], (xbn, 16): [1.0, 1.0, 2.0]}
+    write(tmp_path, top1, esm)
+    answer = answers(tmp_path)["esm_against_bn", xbn]
+    # Logs −1.03972 twice and −0.69315: mean −0.92420, sd 0.20010, half 4.302653 × 0.20010 / √3 = 0.49706.
+    assert answer.estimate is not None
+    found = (answer.estimate.mean, answer.estimate.low, answer.estimate.high)
+    assert found == pytest.approx((0.39685, 0.24141, 0.65237), rel=1e-4)
+    assert answer.sentence.replace("\u00a0", " ") == (
+        f"{xbn}'s mean ESM σ is below BN's: × 0.397 over norm batches 4, 16 "
+        "(95 % interval 0.241 to 0.652, 3 paired seeds)."
+    )
+    esm[xbn, 4][2], esm[xbn, 16][2] = 4.0, 4.0
+    other = tmp_path / "other"
+    write(other, top1, esm)
+    assert "is not told apart from BN's" in answers(other)["esm_against_bn", xbn].sentence
+
+
 def test_the_largest_norm_batch_at_which_xbn_wins(tmp_path: Path) -> None:
     top1 = {
         ("BN", 4): [50.0, 51.0, 52.0],
