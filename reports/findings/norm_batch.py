@@ -4,27 +4,39 @@ Every comparison is paired by seed; what its interval leaves open is said to be 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import geometric_mean
 
 import pandas as pd
 
+from reports.findings.shared_layers import mean_over_layers, over_shared_layers
 from reports.findings.standing import standing
 from reports.frames import CONTEXT, Frames
 from reports.numbers import number, plural, short
 from reports.stats import (
     MIN_SEEDS_FOR_A_CLAIM,
     SIGNIFICANCE,
+    Comparison,
     Estimate,
+    Outcome,
+    compare_pairs,
+    holm,
+    judge,
     mean_interval,
     paired_difference,
     slope,
 )
 
 TOP1 = "top1_percent"
-ESM = "esm_sigma_common"
+ESM = "esm_sigma_mean"
 BySeed = dict[int, float]
+_ESM_VERBS: dict[Outcome, str] = {
+    "lower": "is below BN's: × {}",
+    "higher": "is above BN's: × {}",
+    "inconclusive": "is not told apart from BN's: × {}",
+    "too few seeds": "is × {} of BN's",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +55,10 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
     least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: a variant's mean ESM σ
-    divided by BN's with the same seed, in geometric mean over the norm batches of both. `xbn_beats_bn`: the
-    largest norm batch at which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm
-    batch BN loses more than `margin_points` of top-1 against its own largest one.
+    divided by BN's with the same seed, in geometric mean over the norm batches of both; a difference is what
+    the paired t-test calls one, adjusted by Holm over the variants. `xbn_beats_bn`: the largest norm batch at
+    which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm batch BN loses more
+    than `margin_points` of top-1 against its own largest one.
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
@@ -55,6 +68,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     axes = [*CONTEXT, *apart]
     contexts = list(counted.groupby(axes, sort=False))
     standings = standing(frames, "BN")
+    shared = over_shared_layers(frames, "BN", "esm_sigma", mean_over_layers)
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
         top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
@@ -63,9 +77,8 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
             continue
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
-        esm = {name: _by_batch(part, ESM) for name, part in variants.items()}
-        answers = [a for name, values in esm.items() for a in _grows(name, values)]
-        answers += [a for name in variants if name != "BN" for a in _is_below(name, esm[name], esm["BN"])]
+        answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
+        answers += _against_bn(shared, variants)
         p_values = _adjusted(standings, dict(zip(axes, key, strict=True)))
         answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
@@ -77,7 +90,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
 def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
     """Of completed runs, by norm batch, smallest first, and by seed."""
     done = runs[(runs.state == "completed") & runs[metric].map(math.isfinite)]
-    done = done[done[metric] > 0] if metric == ESM else done  # of which the logarithm is taken
+    done = done if metric == TOP1 else done[done[metric] > 0]  # of which the logarithm is taken
     found: dict[int, BySeed] = {}
     for size, seed, value in zip(done.norm_batch_size, done.seed, done[metric], strict=True):
         found.setdefault(int(size), {})[int(seed)] = float(value)
@@ -97,58 +110,56 @@ def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
 def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
     sizes = list(esm)
     seeds = _in_all(list(esm.values())) if len(sizes) > 1 else []
-    factor = _factor(-_log_slope({size: esm[size][seed] for size in sizes}) for seed in seeds)
-    if factor is None:
-        return
-    text = f"{name}'s mean ESM σ"
-    if not factor.is_claim or not factor.excludes(1.0):
-        verb = "is not shown to change as the norm batch shrinks"
-    else:
-        verb = "rises as the norm batch shrinks" if factor.mean > 1 else "falls as the norm batch shrinks"
-    text += f" {verb}: × {short(factor.mean)} for each halving from {sizes[-1]} to {sizes[0]}"
-    yield Answer("esm_per_halving", name, f"{text}{_within(factor, 'seed')}.", None, factor)
-
-
-def _is_below(name: str, ours: dict[int, BySeed], bn: dict[int, BySeed]) -> Iterator[Answer]:
-    sizes = [size for size in bn if size in ours]
-    seeds = _in_all([values[size] for values in (ours, bn) for size in sizes])
-    factor = _factor(fmean(math.log(ours[s][seed] / bn[s][seed]) for s in sizes) for seed in seeds)
-    if factor is None:
-        return
-    if not factor.is_claim or not factor.excludes(1.0):
-        verb = "is not told apart from BN's"
-    else:
-        verb = "is below BN's" if factor.mean < 1 else "is above BN's"
-    where = f"over norm batches {_list(sizes)}" if len(sizes) > 1 else f"at norm batch {sizes[0]}"
-    text = f"{name}'s mean ESM σ {verb}: × {short(factor.mean)} {where}"
-    yield Answer("esm_against_bn", name, f"{text}{_within(factor, 'paired seed')}.", None, factor)
-
-
-def _in_all(values: Sequence[BySeed]) -> list[int]:
-    """Seeds that all of these have."""
-    return sorted(set.intersection(*map(set, values))) if values else []
-
-
-def _factor(logs: Iterable[float]) -> Estimate | None:
-    """Of logarithms, one for each seed: the factor that they mean."""
-    found = mean_interval(logs)
+    found = mean_interval(-_log_slope({size: esm[size][seed] for size in sizes}) for seed in seeds)
     if found is None:
-        return None
-    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
-    return Estimate(math.exp(found.mean), low, high, found.n)
-
-
-def _within(factor: Estimate, what: str) -> str:
-    """Its interval, where it has one, and whether it is enough to claim something."""
-    if factor.low is None or factor.high is None:
-        return _too_few(factor.n)
-    interval = f"{short(factor.low)} to {short(factor.high)}"
-    return f" (95\u00a0% interval {interval}, {plural(factor.n, what)}){_too_few(factor.n)}"
+        return
+    factor = found.exp()
+    verb = ""
+    if factor.is_claim and not factor.excludes(1.0):
+        verb = " is not shown to change"
+    elif factor.is_claim:
+        verb = " rises" if factor.mean > 1 else " falls"
+    text = f"{name}'s mean ESM σ over its BN layers{verb} as the norm batch shrinks: × {short(factor.mean)}"
+    text += f" for each halving from {sizes[-1]} to {sizes[0]}{_within(factor, 'seed')}."
+    yield Answer("esm_per_halving", name, text, None, factor)
 
 
 def _log_slope(values: dict[int, float]) -> float:
     """Of log ESM over log₂ of the norm batch."""
     return slope([math.log2(size) for size in values], [math.log(value) for value in values.values()])
+
+
+def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iterator[Answer]:
+    """`shared`: run, rival and value of `over_shared_layers`."""
+    found: dict[str, tuple[list[int], Comparison]] = {}
+    for name, runs in variants.items():
+        values = shared[shared.rival == name][["run", "value"]]
+        ours, bn = (_by_batch(part.merge(values, on="run"), "value") for part in (runs, variants["BN"]))
+        if sizes := [size for size in bn if size in ours]:
+            seeds = _in_all([side[size] for side in (ours, bn) for size in sizes])
+            means = [[geometric_mean(side[s][seed] for s in sizes) for seed in seeds] for side in (ours, bn)]
+            found[name] = (sizes, compare_pairs(*means, ratio=True))
+    p_values = holm([one.p for _, one in found.values()])
+    for (name, (sizes, one)), p in zip(found.items(), p_values, strict=True):
+        if (ratio := one.estimate) is not None:
+            told = _ESM_VERBS[judge(ratio, p, 1.0)].format(short(ratio.mean))
+            many = f"in geometric mean over norm batches {_list(sizes)}"
+            where = many if len(sizes) > 1 else f"at norm batch {sizes[0]}"
+            text = f"{name}'s mean ESM σ over the layers that both have {told} {where}"
+            yield Answer("esm_against_bn", name, f"{text}{_within(ratio, 'paired seed')}.", None, ratio)
+
+
+def _in_all(values: Sequence[BySeed]) -> list[int]:
+    """Seeds that all of these have."""
+    return sorted(set.intersection(*map(set, values)))
+
+
+def _within(estimate: Estimate, what: str) -> str:
+    """Its interval, where it has one, and whether it is enough to claim something."""
+    if estimate.low is None or estimate.high is None:
+        return _too_few(estimate.n)
+    interval = f"{short(estimate.low)} to {short(estimate.high)}"
+    return f" (95\u00a0% interval {interval}, {plural(estimate.n, what)}){_too_few(estimate.n)}"
 
 
 def _adjusted(standings: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:

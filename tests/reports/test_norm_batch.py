@@ -51,30 +51,62 @@ def test_the_shift_grows_by_a_factor_for_each_halving(tmp_path: Path) -> None:
     write(other, top1, esm)
     sentence = answers(other)["esm_per_halving", "BN"].sentence.replace("\u00a0", " ")
     assert sentence.startswith(
-        "BN's mean ESM σ rises as the norm batch shrinks: × 1.42 for each halving from 64 to 4"
+        "BN's mean ESM σ over its BN layers rises as the norm batch shrinks: × 1.42 for each halving from 64 "
     )
+
+
+def write_shifts(root: Path, esm: dict[tuple[str, int], list[dict[str, float]]]) -> None:
+    """ESM σ by layer: of each norm and norm batch, one for each seed."""
+    norms = [{"kind": "bn"}, *({"kind": "xbn", "position": position} for position in ("p1", "p2", "p3"))]
+    batch = {"global_batch_size": 64, "norm_batch_size": [4, 16]}
+    for run in expand_runs(batch=batch, model={"arch": "small_resnet20", "norm": norms}):
+        of_seeds = esm.get((run.model.norm.label[:6].rstrip("-"), run.batch.norm), [])
+        if run.seed < len(of_seeds):
+            layers = of_seeds[run.seed]
+            write_run(root, run, top1_percent=[50.0], layers=list(layers), esm_sigma=list(layers.values()))
 
 
 def test_whose_shift_is_smaller_over_all_norm_batches(tmp_path: Path) -> None:
-    xbn = next(run.model.norm.label for run in expand_runs() if run.model.norm.label.startswith("XBN"))
-    top1 = {(name, size): [50.0, 50.0, 50.0] for name in ("BN", xbn) for size in (4, 16)}
-    esm = {("BN", 4): [4.0, 8.0, 4.0], ("BN", 16): [2.0, 2.0, 4.0]}
-    # A quarter and a half, so × 1/√8 for the first two seeds, and × 1/2 for the third.
-    esm |= {(xbn, 4): [1.0, 2.0, 2.0], (xbn, 16): [1.0, 1.0, 2.0]}
-    write(tmp_path, top1, esm)
-    answer = answers(tmp_path)["esm_against_bn", xbn]
-    # Logs −1.03972 twice and −0.69315: mean −0.92420, sd 0.20010, half 4.302653 × 0.20010 / √3 = 0.49706.
-    assert answer.estimate is not None
-    found = (answer.estimate.mean, answer.estimate.low, answer.estimate.high)
-    assert found == pytest.approx((0.39685, 0.24141, 0.65237), rel=1e-4)
-    assert answer.sentence.replace("\u00a0", " ") == (
-        f"{xbn}'s mean ESM σ is below BN's: × 0.397 over norm batches 4, 16 "
-        "(95 % interval 0.241 to 0.652, 3 paired seeds)."
+    # BN's other layers are in no comparison, and which are is not P1's business where P2 is compared.
+    bn = {4: [4.0, 8.0, 4.0], 16: [2.0, 2.0, 4.0]}
+    p2 = {4: [1.0, 2.0, 2.0], 16: [1.0, 1.0, 2.0]}
+    esm = {("BN", size): [{"a": v, "b": 9.0, "c": 5.0} for v in values] for size, values in bn.items()}
+    esm |= {("XBN-P2", size): [{"a": v} for v in values] for size, values in p2.items()}
+    esm |= {("XBN-P1", size): [{"b": 9.9}, {"b": 9.0}, {"b": 8.1}] for size in bn}
+    esm |= {("XBN-P3", 4): [{"c": v} for v in (9.0, 10.0, 11.0)]}
+    write_shifts(tmp_path, esm)
+    found = {name: one for (kind, name), one in answers(tmp_path).items() if kind == "esm_against_bn"}
+    p1, ours, p3 = found.values()
+    # A quarter and a half, so 1/√8 for the first two seeds, and 1/2 for the third: logs −1.03972 twice and
+    # −0.69315, mean −0.92420, sd 0.20010, half 4.302653 × 0.20010 / √3 = 0.49706; t = −8.0, p = 0.0153.
+    assert ours.estimate is not None
+    bounds = (ours.estimate.mean, ours.estimate.low, ours.estimate.high)
+    assert bounds == pytest.approx((0.39685, 0.24141, 0.65237), rel=1e-4)
+    assert ours.sentence.replace("\u00a0", " ") == (
+        f"{ours.variant}'s mean ESM σ over the layers that both have is below BN's: × 0.397 in geometric "
+        "mean over norm batches 4, 16 (95 % interval 0.241 to 0.652, 3 paired seeds)."
     )
-    esm[xbn, 4][2], esm[xbn, 16][2] = 4.0, 4.0
+    assert "is not told apart from BN's: × 0.997 in geometric mean" in p1.sentence
+    assert "is above BN's: × 1.99 at norm batch 4 (" in p3.sentence
+    # Logs −1.03972 twice and −0.55432: t = −5.4, p = 0.032. Of one variant a difference, but here of three.
+    esm[("XBN-P2", 16)][2] = {"a": 2.64}
+    esm[("XBN-P3", 4)] = [{"c": v} for v in (4.0, 5.0, 6.0)]
     other = tmp_path / "other"
-    write(other, top1, esm)
-    assert "is not told apart from BN's" in answers(other)["esm_against_bn", xbn].sentence
+    write_shifts(other, esm)
+    ours = answers(other)["esm_against_bn", ours.variant]
+    assert "is not told apart from BN's: × 0.416 in geometric mean" in ours.sentence
+    assert ours.estimate is not None
+    assert ours.estimate.excludes(1.0)
+
+
+def test_of_two_seeds_no_shift_is_called_smaller(tmp_path: Path) -> None:
+    esm = {("BN", 4): [{"a": 4.0}, {"a": 8.0}], ("BN", 16): [{"a": 2.0}, {"a": 2.0}]}
+    esm |= {("XBN-P2", size): [{"a": 1.0}, {"a": 1.0}] for size in (4, 16)}
+    write_shifts(tmp_path, esm)
+    told = next(one for (kind, _), one in answers(tmp_path).items() if kind == "esm_against_bn").sentence
+    # 1/√8 and 1/4.
+    assert "is × 0.297 of BN's in geometric mean over norm batches 4, 16 (" in told
+    assert told.endswith("2 paired seeds); nothing is claimed from 2 seeds.")
 
 
 def test_the_largest_norm_batch_at_which_xbn_wins(tmp_path: Path) -> None:
