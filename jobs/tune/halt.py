@@ -17,7 +17,7 @@ from jobs.tune.engine import DriverOnly
 from jobs.tune.spec import BudgetSpec
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import read_status, write_atomically
+from suite.record import SETTLED, read_status, write_atomically
 from suite.record.costs import costs_of
 from suite.record.files import read_json
 from suite.signals import stop_signals_to
@@ -121,6 +121,6 @@ class Spending:
             return 0.0
         status = read_status(paths)
         rank_s = costs_of(status.content).rank_s
-        if status.state in ("completed", "diverged", "stopped"):  # a failed one may be tried again
+        if status.state in SETTLED:
             self._settled[run.run_id] = rank_s
         return rank_s

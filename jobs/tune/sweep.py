@@ -6,37 +6,28 @@ import signal
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.slurm.commands import SlurmError, ask, queue
 from jobs.status.overview import overview
+from jobs.status.verdicts import WAITING
 from jobs.submissions.ledger import Ledger, Submission
 from jobs.tune.ways import DRIVER_VARIABLE, settle_request
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import UNFINISHED, StopRequest, ask_to_stop, read_status
+from suite.record import SETTLED, UNFINISHED, StopRequest, ask_to_stop, read_status
 
 GRACE_S = 30.0
-LAST_WORDS_S = 20.0  # a job whose record has its end leaves by itself, and accounting calls it completed
+PATIENCE_S = 2 * GRACE_S
+LAST_WORDS_S = 20.0
+SBATCH_S = 10.0
 HASTE_S = 2.0
 POLL_S = 0.2
+QUEUE_POLL_S = 1.0
 
 log = logging.getLogger("shiftbench")
-
-
-def jobs_of(study: str, output_dir: Path) -> dict[str, str]:
-    """Slurm jobs that drivers of this study submitted and that are not over: the run's folder name by job.
-
-    Raises SlurmError.
-    """
-    runs = {one.name: one.folders[0] for one in _driven(study, output_dir)}  # one run each
-    return {job.job: runs[job.name] for job in queue(runs).values() if job.is_active and job.name in runs}
-
-
-def _driven(study: str, output_dir: Path) -> list[Submission]:
-    ledger = Ledger(output_dir)
-    return [one for one in ledger.read() if one.is_slurm and one.driver == study and ledger.is_ours(one)]
 
 
 def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> None:
@@ -44,16 +35,16 @@ def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> Non
 
     Raises SlurmError.
     """
-    jobs = [job for job, name in jobs_of(study, output_dir).items() if name not in wanted]
-    if jobs:
-        ask("scancel", *jobs)
+    driven = _driven(study, output_dir)
+    orphans = [job for job in _active(driven, output_dir) if job.folder.name not in wanted]
+    _cancel(driven, output_dir, [job.id for job in orphans if not job.is_leaving()])
 
 
 def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
     """End every job of this study, and have the records of those that are not over say `preempted`.
 
     `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs may be left, since Slurm does not
-    answer; those that run are asked by their folder all the same.
+    answer or they do not end; those that run are asked by their folder all the same.
     """
     for one in _driven(study, output_dir):
         paths = RunPaths(output_dir / one.folders[0])
@@ -62,26 +53,71 @@ def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
         # So that a later driver takes it for its own to go on with, too.
         if paths.folder.exists() and status.state in UNFINISHED and is_its_job:
             ask_to_stop(paths, StopRequest("preempted", reason, "study"))
-    jobs = jobs_of(study, output_dir)
+    begun_at = time.monotonic()
+    seen: dict[str, Path] = {}
+    told: set[str] = set()
+    while True:
+        driven = _driven(study, output_dir)
+        left = _active(driven, output_dir)
+        if not left and not _is_being_submitted(driven):
+            break
+        waited_s = time.monotonic() - begun_at
+        if waited_s > PATIENCE_S:
+            ids = ", ".join(job.id for job in left)
+            raise SlurmError(f"not gone {PATIENCE_S:.0f} s after they were cancelled: {ids}")
+        seen |= {job.id: job.folder for job in left}
+        is_patient = not in_haste and waited_s < LAST_WORDS_S
+        now = [job.id for job in left if job.id not in told and not (is_patient and job.is_leaving())]
+        if now and in_haste:
+            with suppress(SlurmError):  # those that wait have nothing to kill
+                ask("scancel", "--signal=KILL", *now)
+        _cancel(driven, output_dir, now)
+        told.update(now)
+        time.sleep(QUEUE_POLL_S)
+    if seen:
+        overview(output_dir, only=list(seen.values()))  # writes down what never began
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job that is not over, and the folder of its one run."""
+
+    id: str
+    state: str
+    folder: Path
+
+    def is_leaving(self) -> bool:
+        """Whether its record has its end. It goes by itself then, and accounting calls it completed."""
+        status = read_status(RunPaths(self.folder))
+        is_its_job = status.content.get("job") == self.id
+        return status.state in SETTLED and is_its_job and self.state not in WAITING
+
+
+def _driven(study: str, output_dir: Path) -> list[Submission]:
+    ledger = Ledger(output_dir)
+    return [one for one in ledger.read() if one.is_slurm and one.driver == study and ledger.is_ours(one)]
+
+
+def _active(driven: Sequence[Submission], output_dir: Path) -> list[_Job]:
+    """Jobs of these submissions that are not over. Raises SlurmError."""
+    folders = {one.name: output_dir / one.folders[0] for one in driven}  # one run each
+    jobs = [job for job in queue(folders).values() if job.is_active and job.name in folders]
+    return [_Job(job.job, job.state, folders[job.name]) for job in jobs]
+
+
+def _is_being_submitted(driven: Sequence[Submission]) -> bool:
+    """Whether a call of sbatch may go on whose caller was killed, and a job come of it yet."""
+    return any(one.job_id is None and time.time() - one.submitted_at < SBATCH_S for one in driven)
+
+
+def _cancel(driven: Sequence[Submission], output_dir: Path, jobs: Sequence[str]) -> None:
     if not jobs:
         return
-    if in_haste:
-        with suppress(SlurmError):  # those that wait have nothing to kill
-            ask("scancel", "--signal=KILL", *jobs)
-    leaving = set() if in_haste else {job for job, name in jobs.items() if _is_over(output_dir / name)}
-    if jobs.keys() - leaving:
-        ask("scancel", *(jobs.keys() - leaving))
-    begun_at = time.monotonic()
-    while (left := jobs_of(study, output_dir).keys()) and time.monotonic() < begun_at + 2 * GRACE_S:
-        if leaving & left and time.monotonic() > begun_at + LAST_WORDS_S:
-            ask("scancel", *(leaving & left))
-            leaving.clear()
-        time.sleep(1.0)
-    overview(output_dir, only=[output_dir / name for name in jobs.values()])  # writes down what never began
-
-
-def _is_over(folder: Path) -> bool:
-    return read_status(RunPaths(folder)).state not in UNFINISHED
+    try:
+        ask("scancel", *jobs)
+    except SlurmError:  # said of a job that has just left, too
+        if {job.id for job in _active(driven, output_dir)} & set(jobs):
+            raise
 
 
 def end_processes(driver: str, in_haste: bool) -> None:

@@ -20,7 +20,7 @@ from jobs.submit import AnyCluster, submit
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, State, is_locked, read_request, read_status
+from suite.record import SETTLED, RecordWriter, State, is_locked, read_request, read_status
 
 POLL_S = 0.1
 # A process that lost its driver writes a checkpoint before it ends.
@@ -152,7 +152,7 @@ class SlurmWay:
 
     def is_over(self) -> bool:
         status = read_status(RunPaths(self.folder))
-        if status.state in ("completed", "diverged", "stopped"):
+        if status.state in SETTLED:
             return True
         silent_s = time.time() - float(status.content.get("updated_at", 0.0))
         if status.state == "running" and silent_s < SILENCE_S:

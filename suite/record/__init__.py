@@ -11,12 +11,13 @@ from suite.record.files import SCHEMA_VERSION, is_locked, parse_lines, read_whol
 from suite.record.noise import NoiseRecord, read_noise, write_noise
 from suite.record.reader import MEASUREMENT_KEYS, Layer, Measurement, Record
 from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
-from suite.record.status import STATES, UNFINISHED, State, Status, read_status
+from suite.record.status import SETTLED, STATES, UNFINISHED, State, Status, read_status
 from suite.record.writer import RecordWriter
 
 __all__ = [
     "MEASUREMENT_KEYS",
     "SCHEMA_VERSION",
+    "SETTLED",
     "STATES",
     "UNFINISHED",
     "Costs",

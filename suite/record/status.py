@@ -13,6 +13,8 @@ State = Literal["queued", "running", "completed", "failed", "diverged", "preempt
 STATES: tuple[State, ...] = get_args(State)
 UNFINISHED: tuple[State, ...] = ("queued", "running", "preempted")
 """States from which a run goes on by itself while a launcher or a scheduler has it."""
+SETTLED: tuple[State, ...] = ("completed", "diverged", "stopped")
+"""States that a run does not leave unless somebody asks for it; one that failed may be tried again."""
 
 # Training says where it is every few seconds. A lock is not always seen from another machine.
 SILENCE_S = 120.0

@@ -97,7 +97,8 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     assert "4 of 4 runs completed" in said
     assert cells.jobs() == []
     ids = [str(tuning.record(run).status["job"]) for run in tuning.runs]
-    wait_until("accounting", lambda: {job.state for job in accounting(ids).values()} == {"COMPLETED"}, 60)
+    states = wait_until("accounting", lambda: ended(ids), 60)
+    assert states == ["COMPLETED"] * 4
     for run in (first, second):
         status = tuning.record(run).status
         assert status["attempts"] == 1  # trained on, and was not started twice
@@ -110,6 +111,14 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, check=True, capture_output=True)
     for run in tuning.runs:
         assert_same_results(cells.output_dir / run.folder_name, calm / run.folder_name)
+
+
+def ended(ids: list[str]) -> list[str]:
+    """Accounting's states of these jobs, once it has the end of all of them; else nothing."""
+    found = accounting(ids)
+    return (
+        [] if any(job not in found or found[job].is_active for job in ids) else [found[j].state for j in ids]
+    )
 
 
 def assert_same_results(one: Path, other: Path) -> None:
