@@ -109,6 +109,8 @@ class Run(Spec):
         """Twelve hex digits over model, data (less its path), batch, recipe and seed."""
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         del decides["data"]["path"]
+        if decides["model"]["norm"].get("stages", 0) is None:
+            del decides["model"]["norm"]["stages"]  # a younger field: runs keep their ids
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

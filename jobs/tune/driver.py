@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from jobs import exit_codes
-from jobs.checks import check_batches, check_folders
+from jobs.checks import check_folders
 from jobs.clusters import SlurmCluster
 from jobs.local.child import threads_of_a_rank
 from jobs.local.gpus import share_out, visible_gpus
@@ -29,7 +29,7 @@ from jobs.tune.halt import Halt, Spending
 from jobs.tune.judge import Judge
 from jobs.tune.search import EveryRun, Proposals
 from jobs.tune.spec import NoStopping, OptunaSearch
-from jobs.tune.study import Study
+from jobs.tune.study import Study, check_points
 from jobs.tune.sweep import cancel_orphans, end_jobs, end_processes, settle_requests
 from jobs.tune.telling import Telling
 from jobs.tune.trial import Setting, Trial, is_result
@@ -85,7 +85,7 @@ def drive(
     Raises UserError before the first trial for what can be told then. Whatever happens, no process and no
     job of it is left.
     """
-    check_batches(study.samples, cluster.ranks)
+    check_points(study, cluster.ranks)
     means = _means(study, cluster, wishes)
     check_folders([], output_dir)
     book = Book(study, output_dir)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jobs.checks import check_batches
 from jobs.tune.results import is_due
 from jobs.tune.space import Point, corners, overlap, points
 from jobs.tune.spec import OWN_KEYS, NoStopping, OptunaSearch, StudySpec
@@ -133,13 +134,27 @@ def _expand(base: dict[str, Any], spec: StudySpec) -> list[StudyPoint]:
             expanded.append(StudyPoint(point, _runs(base, point, spec)))
         except UserError as error:
             impossible.append(f"{_told(point)}: {error}")
+    _refuse(impossible, len(all_points))
+    return expanded
+
+
+def _refuse(impossible: Sequence[str], num_points: int) -> None:
     if impossible:
         few, rest = impossible[:MAX_TOLD], len(impossible) - MAX_TOLD
         more = f"; and {rest} more" if rest > 0 else ""
-        raise UserError(
-            f"{len(impossible)} of {len(all_points)} points are impossible: {'; '.join(few)}{more}"
-        )
-    return expanded
+        raise UserError(f"{len(impossible)} of {num_points} points are impossible: {'; '.join(few)}{more}")
+
+
+def check_points(study: Study, ranks: int) -> None:
+    """Raises UserError, with their number, for points whose batches so many ranks cannot make up."""
+    impossible: list[str] = []
+    for point in study.points:
+        try:
+            check_batches(point.runs, ranks)
+        except UserError as error:
+            impossible.append(f"{_told(point.values)}: {error}")
+    _refuse(impossible, len(study.points))
+    check_batches(study.samples, ranks)  # of a space whose points are not known yet, what is known
 
 
 def _check_objectives(study: Study) -> None:

@@ -14,6 +14,7 @@ In a basic block p1 and p2 are one site. In an MLP the layers go in pairs, p1 an
 released code's; see docs/design.md.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -108,7 +109,21 @@ def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
     wanted: set[str] = {norm.position}
     wanted |= {"stem"} if norm.stem else set()
     wanted |= {"downsample"} if norm.downsample else set()
-    return [site.name for site in norm_sites(model) if site.roles & wanted]
+    sites = [site for site in norm_sites(model) if site.roles & wanted]
+    if norm.stages is None:
+        return [site.name for site in sites]
+    stages = {site.name: _stage(site.name) for site in norm_sites(model)}
+    if unknown := set(norm.stages) - set(stages.values()):
+        raise UserError(
+            f"norm.stages: {type(model).__name__} has no stage {min(unknown)} (layer{min(unknown)})"
+        )
+    return [site.name for site in sites if "stem" in site.roles or stages[site.name] in norm.stages]
+
+
+def _stage(name: str) -> int | None:
+    """Of a site of a ResNet, from 1; None for its stem, and in other networks."""
+    found = re.match(r"layer(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def _block_roles(module: nn.Module, is_root: bool) -> Iterator[tuple[str, set[str]]]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from suite.architectures import ARCHITECTURES, Family, default_num_groups
+from suite.architectures import ARCHITECTURES, Family, default_num_groups, norm_channels, num_stages
 from suite.specs.base import Spec
 
 Position = Literal["p1", "p2", "p3"]
@@ -37,11 +37,22 @@ class XbnSpec(Spec):
         description="the stem's norm too; null: as released (ResNets yes, mobile networks no, MLPs none)",
     )
     downsample: bool = Field(False, description="the norms of the shortcut projections too")
+    stages: tuple[int, ...] | None = Field(
+        None, description="of a ResNet: the stages whose blocks have a BFN, such as [3, 4]; null: all"
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _sorted_stages(cls, stages: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if stages is not None and (not stages or len(set(stages)) != len(stages)):
+            raise ValueError(f"expected different stages, such as [3, 4], got {list(stages)}")
+        return None if stages is None else tuple(sorted(stages))
 
     @property
     def label(self) -> str:
         groups = "" if self.num_groups is None else str(self.num_groups)
         extras = ("-nostem" if self.stem is False else "") + ("-ds" if self.downsample else "")
+        extras += "" if self.stages is None else f"-s{''.join(map(str, self.stages))}"
         return f"XBN-{self.position.upper()}-{self.bfn.upper()}{groups}{extras}"
 
 
@@ -95,8 +106,41 @@ class ModelSpec(Spec):
             update["num_groups"] = default_num_groups(self.arch, not isinstance(norm, XbnSpec))
         if isinstance(norm, XbnSpec) and norm.stem is None and family is not Family.MLP:
             update["stem"] = family in (Family.RESNET, Family.SMALL_RESNET)
-        object.__setattr__(self, "norm", norm.model_copy(update=update))
+        if isinstance(norm, XbnSpec) and norm.stages is not None:
+            update["stages"] = self._check_stages(norm.stages)
+        norm = norm.model_copy(update=update)
+        if bfn in ("gn", "gw"):
+            self._check_groups(norm)
+        object.__setattr__(self, "norm", norm)
         return self
+
+    def _check_stages(self, stages: tuple[int, ...]) -> tuple[int, ...] | None:
+        """None where they are all. Raises ValueError for one that the network does not have."""
+        if (count := num_stages(self.arch)) is None:
+            raise ValueError(f"norm.stages is for ResNets; {self.arch} has no stages: remove it")
+        every = tuple(range(1, count + 1))
+        if unknown := set(stages) - set(every):
+            raise ValueError(f"norm.stages: {self.arch} has stages 1 to {count}, there is no {min(unknown)}")
+        return None if stages == every else stages
+
+    def _check_groups(self, norm: XbnSpec | BatchFreeSpec) -> None:
+        """Raise ValueError for groups that do not divide the channels somewhere."""
+        roles, stages = None, None
+        if isinstance(norm, XbnSpec):
+            extras = {"stem": norm.stem, "downsample": norm.downsample}
+            roles, stages = [norm.position, *(role for role, wanted in extras.items() if wanted)], norm.stages
+        channels = norm_channels(self.arch, roles, stages)
+
+        def fits(groups: int) -> bool:
+            return not any(c % min(groups, c) for c in channels)  # clipped, as released
+
+        assert norm.num_groups is not None
+        if not fits(norm.num_groups):
+            valid = ", ".join(str(groups) for groups in range(1, channels[-1] + 1) if fits(groups))
+            raise ValueError(
+                f"norm.num_groups {norm.num_groups} does not divide the {_listed(channels)} channels of "
+                f"{self.arch}'s norms there; valid: {valid}"
+            )
 
     def _check_mlp(self, norm: XbnSpec | BatchFreeSpec, bfn: BatchFreeNorm) -> None:
         """Raise ValueError for what only a network of pixels and shortcuts has."""
@@ -111,3 +155,8 @@ class ModelSpec(Spec):
                 f"norm: {self.arch} has positions p1 and p2, the first and second layer of each pair; "
                 "there is no p3, stem or downsample"
             )
+
+
+def _listed(numbers: list[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from jobs.checks import check_batches
 from jobs.clusters import load_cluster
 from jobs.commands.config import app
-from jobs.tune.study import load_study
+from jobs.tune.study import check_points, load_study
 from suite.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -36,7 +36,7 @@ def write(folder: Path, **keys: Any) -> Path:
         ("small-batch", 4 * 7 + 1),  # GN has no norm batch
         ("small-batch-demo", 2 * 4),
         ("lr-scaling", 2 * (5 + 4)),  # at 256 both rules say 0.1
-        ("placement", 3 * 2 * 3),
+        ("placement", 3 * 2 * 2 * 3),
     ],
 )
 def test_the_studies_that_we_ship(name: str, num_points: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +108,11 @@ def grid(*values: Any) -> dict[str, Any]:
             "4 of 6 points are impossible: batch.norm_batch_size=3: batch: norm_batch_size 3 must divide",
         ),
         ({"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}}, "; and 1 more"),
+        (
+            {"space": {"model.norm": grid(*({"kind": "xbn", "num_groups": groups} for groups in (7, 8, 9)))}},
+            "2 of 3 points are impossible: model.norm={'kind': 'xbn', 'num_groups': 7}: model: "
+            "norm.num_groups 7 does not divide the 16, 32 and 64 channels of small_resnet",
+        ),
         ({"objectives": [{"metric": "top1"}]}, "no run measures 'top1'; measured are loss, top1_percent"),
         ({"objectives": [{"metric": "learning_rate"}]}, "give mode, max or min"),
         ({"num_samples": 3}, "num_samples: no field is drawn"),
@@ -121,6 +126,18 @@ def test_what_is_refused(keys: dict[str, Any], sentence: str, tmp_path: Path) ->
     with pytest.raises(UserError) as refused:
         load_study(write(tmp_path, **keys))
     assert sentence in str(refused.value)
+
+
+def test_batches_that_the_ranks_cannot_make_up_are_counted(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, space={"batch.batch_size_per_gpu": grid(2, 4, 8, 16)}))
+    check_points(study, 1)
+    with pytest.raises(UserError) as refused:
+        check_points(study, 3)
+    assert str(refused.value).startswith("4 of 4 points are impossible: batch.batch_size_per_gpu=2: batch: ")
+    with pytest.raises(
+        UserError, match=r"1 of 4 points are impossible: batch.batch_size_per_gpu=16: batch: "
+    ):
+        check_points(study, 2)
 
 
 def test_a_study_is_shown_before_it_runs(tmp_path: Path) -> None:
