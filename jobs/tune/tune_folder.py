@@ -26,7 +26,8 @@ def tune_folder(study: Study, output_dir: Path) -> Path:
 def make_anew(folder: Path, book: Path) -> None:
     """All that Tune's files tell is told again from the records. Raises UserError."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / MARK).write_text(f"{book}\n", encoding="utf-8")
     except OSError as error:

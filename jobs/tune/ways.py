@@ -111,7 +111,7 @@ class LocalWay:
         ranks = self.place.cluster.ranks
         try:
             self._child = start(self.run, self.folder, ranks, self.place.threads, variables)
-            self._has_begun = True
+            self._has_begun, self._begun_at = True, time.monotonic()
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
 

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from reports.aggregate import summarise
-from reports.collect import Collection, collect_folders
+from reports.collect import Collection, Skipped, collect_folders
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import Frames, build_frames
 from reports.numbers import plural, short
@@ -37,6 +37,7 @@ class StudyAnswers:
     trained_epochs: int
     on_gpus: bool
     frames: Frames
+    skipped: list[Skipped]
 
 
 def study_answers(
@@ -65,6 +66,7 @@ def study_answers(
         trained_epochs=int(runs.epoch.sum()),
         on_gpus=bool((runs.device_type == "cuda").any()),
         frames=frames,
+        skipped=collection.skipped,
     )
 
 
@@ -114,8 +116,10 @@ def _plain(answers: StudyAnswers) -> dict[str, Any]:
 
 
 def print_study(console: Console, answers: StudyAnswers) -> None:
-    """The table of cells, and the answers in sentences."""
+    """The table of cells, the answers in sentences, and what is in neither."""
     print_summary(console, answers.frames)
+    for run in answers.skipped:
+        console.print(f"not read: {run.folder}: {run.reason}", markup=False)
     for answer in answers.norm_batch:
         console.print(answer.sentence, markup=False)
     console.print(cost_sentence(answers), markup=False)

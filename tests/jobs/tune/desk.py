@@ -13,7 +13,7 @@ import yaml
 from jobs.tune.study import Study, load_study
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record, RecordWriter, read_status
+from suite.record import Record, RecordWriter, Status, read_status
 
 ROOT = Path(__file__).parent.parent.parent.parent
 BASE: dict[str, Any] = {
@@ -70,6 +70,9 @@ class Desk:
     def record(self, run: Run) -> Record:
         return Record.read(self.output_dir / run.folder_name)
 
+    def status(self, run: Run) -> Status:
+        return read_status(RunPaths(self.output_dir / run.folder_name))
+
     def wait(self, what: str, is_so: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
         deadline = time.monotonic() + 400
         while not is_so():
@@ -78,7 +81,7 @@ class Desk:
             time.sleep(0.1)
 
     def epoch(self, run: Run) -> int:
-        return int(read_status(RunPaths(self.output_dir / run.folder_name)).content.get("evaluated_epoch", 0))
+        return int(self.status(run).content.get("evaluated_epoch", 0))
 
     def processes(self) -> list[str]:
         """Command lines of whatever still works for this desk."""

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jobs import exit_codes
 from suite.paths import RunPaths
 from tests.jobs.tune.desk import BASE, ROOT, Desk, complete, wait_until_gone
 
@@ -168,9 +169,22 @@ def test_asha_ends_half_of_sixteen_trials_and_the_others_are_as_without_it(desk:
     assert f"{len(stopped)} runs stopped early, which saved {saved} of 64 epochs" in said
 
     calm = desk.folder / "calm"
-    for run in survivors[:3]:
+    for run in survivors:
         folder = calm / run.folder_name
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"run_id": run.run_id, **run.model_dump(mode="json")}))
         subprocess.run([sys.executable, "-m", "jobs.process.worker", str(folder)], cwd=ROOT, check=True)
         assert_same_results(desk.output_dir / run.folder_name, folder)
+
+
+def test_a_spent_budget_ends_the_study(desk: Desk) -> None:
+    desk.describe({**BASE, "recipe": {"epochs": 100_000}}, budget={"rank_hours": 1.0e-6})
+    told = "the budget of 1e-06 rank-hours is spent: --resume goes on once it is raised"
+    assert told in desk.tune(expect=exit_codes.PREEMPTED)
+    assert desk.processes() == []
+    begun = {status.state: status for run in desk.study.runs if (status := desk.status(run)).content}
+    assert list(begun) == ["preempted"]
+    assert "the budget of 1e-06 rank-hours is spent" in str(begun["preempted"].reason)
+    attempts = begun["preempted"].content["attempts"]
+    assert told in desk.tune("--resume", expect=exit_codes.PREEMPTED)
+    assert {desk.status(run).content.get("attempts", attempts) for run in desk.study.runs} == {attempts}
