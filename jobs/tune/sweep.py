@@ -33,11 +33,16 @@ log = logging.getLogger("shiftbench")
 def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> None:
     """Cancel jobs that a former driver of this study left, but for those of the run folders `wanted`.
 
-    Raises SlurmError.
+    Raises SlurmError when the queue does not answer. What cannot be cancelled now is at the driver's end.
     """
-    driven = _driven(study, output_dir)
-    orphans = [job for job in _active(driven, output_dir) if job.folder.name not in wanted]
-    _cancel(driven, output_dir, [job.id for job in orphans if not job.is_leaving()])
+    orphans = [
+        job for job in _active(_driven(study, output_dir), output_dir) if job.folder.name not in wanted
+    ]
+    if ids := [job.id for job in orphans if not job.is_leaving()]:
+        try:
+            ask("scancel", *ids)
+        except SlurmError as error:  # said of a job that has just left, too
+            log.warning("jobs that a former driver left: %s", error)
 
 
 def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
@@ -46,36 +51,50 @@ def end_jobs(study: str, output_dir: Path, reason: str, in_haste: bool) -> None:
     `in_haste`: without waiting for checkpoints. Raises SlurmError when jobs may be left, since Slurm does not
     answer or they do not end; those that run are asked by their folder all the same.
     """
+    request = StopRequest("preempted", reason, "study")
     for one in _driven(study, output_dir):
-        paths = RunPaths(output_dir / one.folders[0])
-        status = read_status(paths)
-        is_its_job = status.content.get("job") in (None, one.job_id)
-        # So that a later driver takes it for its own to go on with, too.
-        if paths.folder.exists() and status.state in UNFINISHED and is_its_job:
-            ask_to_stop(paths, StopRequest("preempted", reason, "study"))
+        _ask_run(output_dir / one.folders[0], one.job_id, request)
     begun_at = time.monotonic()
     seen: dict[str, Path] = {}
     told: set[str] = set()
+    refusal: SlurmError | None = None
     while True:
         driven = _driven(study, output_dir)
         left = _active(driven, output_dir)
-        if not left and not _is_being_submitted(driven):
-            break
         waited_s = time.monotonic() - begun_at
-        if waited_s > PATIENCE_S:
-            ids = ", ".join(job.id for job in left)
-            raise SlurmError(f"not gone {PATIENCE_S:.0f} s after they were cancelled: {ids}")
+        is_over = not left and not _is_being_submitted(driven, seen.values())
+        if is_over or waited_s > PATIENCE_S:
+            break
+        for job in left:
+            if job.id not in seen and not job.is_leaving():
+                _ask_run(job.folder, job.id, request)
         seen |= {job.id: job.folder for job in left}
         is_patient = not in_haste and waited_s < LAST_WORDS_S
         now = [job.id for job in left if job.id not in told and not (is_patient and job.is_leaving())]
-        if now and in_haste:
-            with suppress(SlurmError):  # those that wait have nothing to kill
-                ask("scancel", "--signal=KILL", *now)
-        _cancel(driven, output_dir, now)
-        told.update(now)
+        if now:
+            if in_haste:
+                with suppress(SlurmError):  # those that wait have nothing to kill
+                    ask("scancel", "--signal=KILL", *now)
+            try:
+                ask("scancel", *now)
+                told.update(now)
+                refusal = None
+            except SlurmError as error:  # said of a job that has just left, too: the queue tells
+                refusal = error
         time.sleep(QUEUE_POLL_S)
     if seen:
         overview(output_dir, only=list(seen.values()))  # writes down what never began
+    if left:
+        ids = ", ".join(job.id for job in left)
+        raise refusal or SlurmError(f"not gone after {waited_s:.0f} s, though cancelled: {ids}")
+
+
+def _ask_run(folder: Path, job: str | None, request: StopRequest) -> None:
+    """So that a later driver takes it for its own to go on with, too."""
+    paths = RunPaths(folder)
+    status = read_status(paths)
+    if folder.exists() and status.state in UNFINISHED and status.content.get("job") in (None, job):
+        ask_to_stop(paths, request)
 
 
 @dataclass(frozen=True)
@@ -105,19 +124,11 @@ def _active(driven: Sequence[Submission], output_dir: Path) -> list[_Job]:
     return [_Job(job.job, job.state, folders[job.name]) for job in jobs]
 
 
-def _is_being_submitted(driven: Sequence[Submission]) -> bool:
+def _is_being_submitted(driven: Sequence[Submission], seen: Collection[Path]) -> bool:
     """Whether a call of sbatch may go on whose caller was killed, and a job come of it yet."""
-    return any(one.job_id is None and time.time() - one.submitted_at < SBATCH_S for one in driven)
-
-
-def _cancel(driven: Sequence[Submission], output_dir: Path, jobs: Sequence[str]) -> None:
-    if not jobs:
-        return
-    try:
-        ask("scancel", *jobs)
-    except SlurmError:  # said of a job that has just left, too
-        if {job.id for job in _active(driven, output_dir)} & set(jobs):
-            raise
+    names = {folder.name for folder in seen}
+    waiting = [one for one in driven if one.job_id is None and one.folders[0] not in names]
+    return any(0 <= time.time() - one.submitted_at < SBATCH_S for one in waiting)
 
 
 def end_processes(driver: str, in_haste: bool) -> None:

@@ -193,9 +193,9 @@ def test_a_cluster_that_is_down_is_told_before_the_first_trial(tuning: Tuning) -
 def test_a_trial_on_two_nodes_that_runs_too_long(tuning: Tuning) -> None:
     cells = tuning.cells
     cells.describe(nodes=2, step_s=0.5)  # 40 s for its 80 steps
-    trials = {"cluster": str(cells.folder / "cluster.yaml"), "at_a_time": 1, "timeout_s": 10}
+    trials = {"cluster": str(cells.folder / "cluster.yaml"), "at_a_time": 1, "timeout_s": 40}
     space = {"recipe.epochs": {"kind": "grid", "values": [4, 400]}}
-    tuning.describe(space=space, seeds=[0], trials={**trials, "timeout_s": 15}, overrides=OVERRIDES[:-1])
+    tuning.describe(space=space, seeds=[0], trials=trials, overrides=OVERRIDES[:-1])
     first, late = tuning.runs
     driver = tuning.begin()
     wait_until("steps of it", lambda: tuning.step(first) > 0)
@@ -206,5 +206,5 @@ def test_a_trial_on_two_nodes_that_runs_too_long(tuning: Tuning) -> None:
     assert "1 of 2 runs completed" in said
     assert cells.jobs() == []
     record = tuning.record(late)
-    assert (record.state, record.reason) == ("failed", "ran longer than 15 s (trials.timeout_s)")
+    assert (record.state, record.reason) == ("failed", "ran longer than 40 s (trials.timeout_s)")
     assert record.status["world_size"] == tuning.record(first).status["world_size"] == 2
