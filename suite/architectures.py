@@ -73,7 +73,7 @@ def _shufflenet(first: int, second: int, third: int, last: int) -> Channels:
 
 _BASIC: Channels = {**_resnet(64, outer=1), "downsample": (0, 128, 256, 512)}  # none in its first stage
 _EXPANSIONS = (96, 144, 192, 384, 576, 960)
-# Of the norm sites of each role (`suite.models.xbn`): how many. In a ResNet one number for each stage.
+# Of the norm sites of each role (`suite.models.xbn`); in a ResNet by stage, with 0 where it has none.
 _CHANNELS: dict[str, Channels] = {
     **dict.fromkeys(("resnet18", "resnet34"), _BASIC),
     **dict.fromkeys(("resnet50", "resnet101", "resnet152"), _resnet(64)),
@@ -110,9 +110,12 @@ def norm_channels(
     """
     found: set[int] = set()
     for role, channels in _CHANNELS[arch].items():
-        if roles is None or role in roles:
-            is_all = stages is None or role == "stem"
-            found |= {c for stage, c in enumerate(channels, 1) if is_all or stage in (stages or ())}
+        if roles is not None and role not in roles:
+            continue
+        if stages is None or role == "stem":
+            found |= set(channels)
+        else:
+            found |= {channels[stage - 1] for stage in stages}
     return sorted(found - {0})
 
 

@@ -109,20 +109,19 @@ def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
     wanted: set[str] = {norm.position}
     wanted |= {"stem"} if norm.stem else set()
     wanted |= {"downsample"} if norm.downsample else set()
-    sites = [site for site in norm_sites(model) if site.roles & wanted]
-    if norm.stages is None:
-        return [site.name for site in sites]
-    stages = {site.name: _stage(site.name) for site in norm_sites(model)}
-    if unknown := set(norm.stages) - set(stages.values()):
-        raise UserError(
-            f"norm.stages: {type(model).__name__} has no stage {min(unknown)} (layer{min(unknown)})"
-        )
-    return [site.name for site in sites if "stem" in site.roles or stages[site.name] in norm.stages]
+    sites = norm_sites(model)
+    stages = norm.stages
+    if stages is not None:
+        if unknown := set(stages) - {_stage(site) for site in sites}:
+            first = min(unknown)
+            raise UserError(f"norm.stages: {type(model).__name__} has no stage {first} (layer{first})")
+        sites = [site for site in sites if "stem" in site.roles or _stage(site) in stages]
+    return [site.name for site in sites if site.roles & wanted]
 
 
-def _stage(name: str) -> int | None:
-    """Of a site of a ResNet, from 1; None for its stem, and in other networks."""
-    found = re.match(r"layer(\d+)\.", name)
+def _stage(site: NormSite) -> int | None:
+    """Of a ResNet, from 1; None for its stem, and in other networks."""
+    found = re.match(r"layer(\d+)\.", site.name)
     return int(found[1]) if found else None
 
 

@@ -115,10 +115,8 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
 
 def ended(ids: list[str]) -> list[str]:
     """Accounting's states of these jobs, once it has the end of all of them; else nothing."""
-    found = accounting(ids)
-    return (
-        [] if any(job not in found or found[job].is_active for job in ids) else [found[j].state for j in ids]
-    )
+    found = [job for job in accounting(ids).values() if not job.is_active]
+    return [job.state for job in found] if len(found) == len(ids) else []
 
 
 def assert_same_results(one: Path, other: Path) -> None:

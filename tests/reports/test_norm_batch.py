@@ -1,16 +1,18 @@
 """Answers along the norm batch, against numbers worked out by hand."""
 
+import io
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from reports.collect import collect
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import build_frames
 from reports.stats import slope
-from reports.write.study import cost_sentence, study_answers, write_study
+from reports.write.study import cost_sentence, print_study, study_answers, write_study
 from tests.reports.records import PROVENANCE, expand_runs, write_run
 
 Cells = dict[tuple[str, int], list[float]]
@@ -249,6 +251,9 @@ def test_a_run_that_cannot_be_read_is_left_out_of_a_studys_answers(tmp_path: Pat
         [good, bad, tmp_path / "not-begun"], tmp_path, "synthetic-sweep", ["top1_percent"], 1.0
     )
     assert sum(found.states.values()) == 1
+    console = Console(file=io.StringIO(), width=300)
+    print_study(console, found)
+    assert f"not read: {bad}: " in console.file.getvalue()
 
 
 def test_beating_bn_is_adjusted_over_the_norm_batches(tmp_path: Path) -> None:
