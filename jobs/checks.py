@@ -26,15 +26,6 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: run.json is not a run of this version: {explain(error)}") from None
 
 
-def check_batches(runs: Sequence[Run], ranks: int) -> None:
-    """Raises UserError with the arithmetic when a global batch cannot be made of what the ranks compute."""
-    for run in runs:
-        try:
-            run.batch.accumulation_steps(ranks)
-        except ValueError as error:
-            raise UserError(f"batch: {error}") from None
-
-
 def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
     """Make `output_dir`. Raises UserError when it cannot be written or one of the runs is being trained."""
     for folder in (output_dir / run.folder_name for run in runs):

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from jobs import exit_codes
 from jobs.commands import (
-    bench,
     compare,
     config,
     data,
@@ -49,7 +48,6 @@ app.command("probe")(probe.probe)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
-app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

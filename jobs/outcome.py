@@ -8,7 +8,7 @@ from jobs import exit_codes
 
 
 @dataclass
-class Outcome:
+class LaunchOutcome:
     """How each run of a launch ended, by folder."""
 
     skipped: list[Path] = field(default_factory=list)

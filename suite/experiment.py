@@ -7,11 +7,13 @@ sweeps and each seed; `Run.run_id` is a hash of what decides the run's result. N
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from suite.architectures import ARCHITECTURES, MLP_IMAGE_SIZE, Family
+from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
 from suite.specs.data import NUM_CLASSES, DataSpec
@@ -41,6 +43,7 @@ __all__ = [
     "Run",
     "SystemSpec",
     "XbnSpec",
+    "check_batches",
 ]
 
 
@@ -129,3 +132,12 @@ class Experiment(Spec):
 
     name: str
     runs: tuple[Run, ...]
+
+
+def check_batches(runs: Sequence[Run], ranks: int) -> None:
+    """Raise UserError, with the arithmetic, for a global batch that so many ranks cannot make up."""
+    for run in runs:
+        try:
+            run.batch.accumulation_steps(ranks)
+        except ValueError as error:
+            raise UserError(f"batch: {error}") from None

@@ -17,8 +17,8 @@ def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Print the resolved runs of an experiment or a study as YAML, with their run_ids."""
     import yaml
 
-    from jobs.tune.spec import OptunaSearch
-    from jobs.tune.study import Study, load
+    from suite.studies.spec import OptunaSearch
+    from suite.studies.study import Study, load
 
     found = load(config, overrides or [])
     if isinstance(found, Study):

@@ -47,7 +47,7 @@ def doctor(
     Exit code 0 when there is no problem (warnings allowed), else 1.
     """
     from jobs import exit_codes
-    from jobs.clusters import load_cluster
+    from jobs.cluster.clusters import load_cluster
     from jobs.doctor.examine import examine
 
     where = load_cluster(cluster)
@@ -69,7 +69,7 @@ def doctor(
 
 
 def _data_of(config: Path) -> list[str]:
-    from jobs.tune.study import Study, load
+    from suite.studies.study import Study, load
 
     found = load(config)
     runs = found.samples if isinstance(found, Study) else found.runs

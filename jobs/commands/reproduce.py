@@ -34,7 +34,7 @@ def reproduce(
     Fashion-MNIST; the table says which. Completed runs are not run again, interrupted ones go on.
     Exit code 0 when all runs completed, whatever the verdicts; 3 when some failed.
     """
-    from jobs.reproduce.plan import PLANS, chosen, experiments, runs_of
+    from jobs.reproduce.claim_experiments import PLANS, chosen, experiments, runs_of
     from reports.claims import CLAIMS
 
     console = Console(soft_wrap=True, highlight=False)
@@ -89,7 +89,7 @@ def reproduce(
 def _perturb(console: Console, runs: Sequence[Run], output_dir: Path, jobs: int) -> int:
     """Put noise on the estimates of these runs where that was not done yet; the exit code."""
     from jobs.exit_codes import DONE, SOME_RUNS_FAILED
-    from jobs.reproduce.noise import measure_missing
+    from jobs.reproduce.perturb_trained import measure_missing
 
     code = DONE
     for run, trouble in measure_missing(runs, output_dir, jobs):

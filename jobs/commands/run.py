@@ -33,7 +33,7 @@ def run(
 
     Under torchrun or srun, the processes that it started train the runs one after another.
     """
-    from jobs.tune.study import load
+    from suite.studies.study import load
 
     experiment = load(config, overrides or [])
     group = launch_variables(os.environ)
@@ -50,7 +50,7 @@ def run(
         check_data(one)  # a data set that is missing or too small is refused before anything starts
     console = Console(soft_wrap=True)
     if group:
-        from jobs.process.ranked import train_in_turn
+        from jobs.local.ranked import train_in_turn
 
         outcome = train_in_turn(experiment.runs, output_dir, int(group["WORLD_SIZE"]))
         console.quiet = group["RANK"] != "0"

@@ -23,8 +23,8 @@ def status(
 
     With one run named: all there is to tell of it, the traceback of a rank that died included.
     """
-    from jobs.status.overview import overview
-    from jobs.status.view import as_plain, details, table
+    from jobs.cluster.overview import overview
+    from jobs.commands.status_view import as_plain, details, table
 
     console = Console(highlight=False)
     if as_json:
@@ -61,8 +61,8 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="The last lines of each file.")] = 50,
 ) -> None:
     """Print what a run's processes said: its log, and its job's output and errors."""
-    from jobs.status.log_files import log_files
-    from jobs.status.overview import overview
+    from jobs.cluster.log_files import log_files
+    from jobs.cluster.overview import overview
     from suite.errors import UserError
 
     chosen = overview(output_dir).select([run])
@@ -82,9 +82,9 @@ def cancel(
     output_dir: OutputOption = Path("runs"),
 ) -> None:
     """Cancel runs that are queued or running. What runs writes a checkpoint first; `retry` resumes it."""
-    from jobs.control import cancel as cancel_runs
-    from jobs.status.overview import overview
-    from jobs.submissions.ledger import Ledger
+    from jobs.cluster.control import cancel as cancel_runs
+    from jobs.cluster.ledger import Ledger
+    from jobs.cluster.overview import overview
     from suite.errors import UserError
 
     if not runs and not everything:

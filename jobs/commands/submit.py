@@ -11,7 +11,7 @@ from jobs import exit_codes
 from jobs.commands.run import ConfigArgument, OverridesArgument
 
 if TYPE_CHECKING:
-    from jobs.submit import AnyCluster, Plan, Submitted
+    from jobs.cluster.submit import AnyCluster, SubmitPlan, Submitted
     from suite.experiment import Run
 
 ClusterOption = Annotated[
@@ -37,9 +37,9 @@ def submit(
 
     What is complete, queued or running is left alone: the same command again submits only what is missing.
     """
-    from jobs.clusters import load_cluster
-    from jobs.submit import plan, submit
-    from jobs.tune.study import load
+    from jobs.cluster.clusters import load_cluster
+    from jobs.cluster.submit import plan, submit
+    from suite.studies.study import load
 
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)
@@ -66,10 +66,10 @@ def retry(
     output_dir: OutputOption = Path("runs"),
 ) -> None:
     """Submit runs again that did not complete; they resume from their newest checkpoint."""
-    from jobs.control import resubmissions, to_retry
-    from jobs.status.overview import overview
-    from jobs.submissions.ledger import Ledger
-    from jobs.submit import submit
+    from jobs.cluster.control import resubmissions, to_retry
+    from jobs.cluster.ledger import Ledger
+    from jobs.cluster.overview import overview
+    from jobs.cluster.submit import submit
     from suite.errors import UserError
 
     if not runs and not failed:
@@ -101,9 +101,9 @@ def _warn_of_data(console: Console, runs: "tuple[Run, ...]", cluster: str) -> No
 
 
 def _print_plan(
-    console: Console, planned: "Plan", where: "AnyCluster", output_dir: Path, experiment: str
+    console: Console, planned: "SubmitPlan", where: "AnyCluster", output_dir: Path, experiment: str
 ) -> None:
-    from jobs.submit import scripts, split
+    from jobs.cluster.submit import scripts, split
 
     for name in planned.completed:
         console.print(f"complete  {name}", markup=False)

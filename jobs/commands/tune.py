@@ -37,9 +37,9 @@ def tune(
     A trial is an ordinary run: what is complete is read, not run again, and `status` and `report` know it.
     Ctrl-C lets trials write a checkpoint and ends them, `--resume` goes on; a second one ends them at once.
     """
-    from jobs.clusters import LocalCluster, load_cluster
+    from jobs.cluster.clusters import LocalCluster, load_cluster
     from jobs.local.progress import ProgressView
-    from jobs.tune.study import load_study
+    from suite.studies.study import load_study
 
     found = load_study(study, overrides or [])
     where = load_cluster(cluster or found.spec.trials.cluster)
@@ -52,15 +52,17 @@ def tune(
     from jobs.tune.engine import import_ray
 
     import_ray()
-    from jobs.tune.driver import Wishes, drive
+    from jobs.tune.driver import DriverOptions, drive
     from reports.collect import cache_folder
     from reports.write.study import print_study, write_study
 
     console = Console(soft_wrap=True, highlight=False)
-    end = drive(found, where, output_dir, Wishes(resume, accept, jobs, ray_address), ProgressView(console))
+    end = drive(
+        found, where, output_dir, DriverOptions(resume, accept, jobs, ray_address), ProgressView(console)
+    )
     answers = write_study(
         [output_dir / run.folder_name for run in end.runs],
-        end.book,
+        end.study_folder,
         study=found.name,
         metrics=found.metrics,
         margin_points=found.spec.margin_points,

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from jobs.clusters import SlurmCluster
+from jobs.cluster.clusters import SlurmCluster
+from jobs.cluster.slurm_commands import SlurmError, ask
 from jobs.doctor.finding import Finding, ok, problem, unknown, warning
 from jobs.doctor.settings import enforcement
-from jobs.slurm.commands import SlurmError, ask
 
 TIMEOUT_S = 20.0
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from jobs.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.ledger import jobs_folder
+from jobs.cluster.slurm_commands import SlurmError
+from jobs.cluster.snapshot import snapshot
 from jobs.doctor import belongings, network, partition, software
 from jobs.doctor.finding import Finding, problem, unknown
 from jobs.doctor.meeting import Meeting, meeting
 from jobs.doctor.nodes import Heard, Request, ask_here, ask_slurm, new_token, python_of
 from jobs.doctor.site import site_findings
-from jobs.slurm.commands import SlurmError
-from jobs.submissions.ledger import jobs_folder
-from jobs.submissions.snapshot import snapshot
 from suite.errors import UserError
 
 # A problem of one of these keeps a job from starting, so that waiting for it makes no sense.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "warning", "problem", "unknown"]
+Severity = Literal["ok", "warning", "problem", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Finding:
     """One line of the doctor's. `mend` is empty where all is well."""
 
     check: str
-    verdict: Verdict
+    verdict: Severity
     found: str
     mend: str = ""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.submissions.ledger import FOLDER
+from jobs.cluster.ledger import FOLDER
 from suite.errors import UserError
 
 PATIENCE_S = 5.0  # for a network file system to show a new file

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.clusters import LocalCluster, SlurmCluster, time_s
+from jobs.cluster import sbatch
+from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
+from jobs.cluster.slurm_commands import words
 from jobs.doctor.node import MARK
-from jobs.slurm import sbatch
-from jobs.slurm.commands import words
 
 JOB_TIME_S = 600  # of the job; it takes a minute where nothing hangs
 # Options of sbatch that srun does not know, or that would keep a job waiting for something else.

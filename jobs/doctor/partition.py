@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.clusters import SlurmCluster, time_s
+from jobs.cluster.clusters import SlurmCluster, time_s
+from jobs.cluster.slurm_commands import ask
 from jobs.doctor.finding import Finding, ok, problem
-from jobs.slurm.commands import ask
 
 UNUSABLE = ("down", "drain", "fail", "maint", "unk", "error", "power", "not_resp", "no_respond", "inval")
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from jobs.clusters import SlurmCluster
+from jobs.cluster.clusters import SlurmCluster
 from jobs.doctor.finding import Finding, ok, problem, unknown, warning
 
 Config = Mapping[str, str]

@@ -6,11 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.clusters import SlurmCluster
+from jobs.cluster import sbatch
+from jobs.cluster.clusters import SlurmCluster
+from jobs.cluster.slurm_commands import SlurmError, config, words
 from jobs.doctor import accounts, partition, preemption, settings
 from jobs.doctor.finding import Finding, ok, problem, unknown, warning
-from jobs.slurm import sbatch
-from jobs.slurm.commands import SlurmError, config, words
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 TIMEOUT_S = 60

@@ -1,1 +1,1 @@
-"""Runs as processes of this machine: started, followed, stopped; at once or in the background."""
+"""Runs as processes of this machine, and the code that runs inside a training process."""

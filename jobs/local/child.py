@@ -40,9 +40,9 @@ def start(run: Run, folder: Path, ranks: int, threads: int, variables: dict[str,
     started_at = time.time()
     with RecordWriter(run, folder):  # leaves the run.json that the process reads
         forget_request(RunPaths(folder))
-    command = ["jobs.process.worker", str(folder)]
+    command = ["jobs.local.worker", str(folder)]
     if ranks > 1:
-        command = ["jobs.process.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
+        command = ["jobs.local.torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", *command]
     env = {**os.environ, **variables}
     if run.system.torch_threads is None:
         # Otherwise every process takes every core, and they stand in one another's way.

@@ -10,27 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import exit_codes
-from jobs.checks import check_batches, check_folders, is_completed
+from jobs.checks import check_folders, is_completed
 from jobs.local.child import Child, end, settle, start, threads_of_a_rank
 from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.progress import ProgressView
 from jobs.local.stop import stop_signals
-from jobs.outcome import Outcome
+from jobs.outcome import LaunchOutcome
 from suite.errors import UserError
-from suite.experiment import Run
+from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
 
 POLL_S = 0.2
 
 
-def run_all(runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: ProgressView) -> Outcome:
+def run_all(
+    runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: ProgressView
+) -> LaunchOutcome:
     """Train every run that is not completed, `jobs` at a time with `ranks` processes each.
 
     Raises UserError before anything starts when a folder cannot be written or is being trained in, and
     when the batches do not fit the ranks or the runs not the GPUs. Leaves no process behind.
     """
     waiting = [run for run in runs if not is_completed(output_dir / run.folder_name)]
-    outcome = Outcome(skipped=[output_dir / run.folder_name for run in runs if run not in waiting])
+    outcome = LaunchOutcome(skipped=[output_dir / run.folder_name for run in runs if run not in waiting])
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
@@ -70,7 +72,7 @@ def run_all(runs: Sequence[Run], output_dir: Path, jobs: int, ranks: int, view: 
     return outcome
 
 
-def _settle(child: Child, outcome: Outcome, view: ProgressView) -> None:
+def _settle(child: Child, outcome: LaunchOutcome, view: ProgressView) -> None:
     """File how a run ended."""
     state, reason = settle(child)
     code = child.process.returncode

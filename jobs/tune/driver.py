@@ -1,7 +1,7 @@
 """The driver of a study: one process that hands trials to Ray Tune, and leaves nothing running behind.
 
 Runs are trained elsewhere and tell of themselves in their records. What is here may be killed at any
-moment: the next driver begins from the records, the book and the scheduler's queue.
+moment: the next driver begins from the records, the study_folder and the scheduler's queue.
 """
 
 import os
@@ -17,26 +17,26 @@ from ray import tune
 
 from jobs import exit_codes
 from jobs.checks import check_folders
-from jobs.clusters import SlurmCluster
+from jobs.cluster.clusters import SlurmCluster
+from jobs.cluster.slurm_commands import config
+from jobs.cluster.submit import AnyCluster
 from jobs.local.child import threads_of_a_rank
 from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.progress import ProgressView
-from jobs.slurm.commands import config
-from jobs.submit import AnyCluster
-from jobs.tune.book import Book, halt_file
-from jobs.tune.engine import ray_running, resources
-from jobs.tune.halt import Halt, Spending
-from jobs.tune.judge import Judge
+from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes, settle_requests
+from jobs.tune.engine import ray_running, trial_slots
+from jobs.tune.progress_callback import ProgressCallback
+from jobs.tune.runners import RunContext
+from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import EveryRun, Proposals
-from jobs.tune.spec import NoStopping, OptunaSearch
-from jobs.tune.study import Study, check_points
-from jobs.tune.sweep import cancel_orphans, end_jobs, end_processes, settle_requests
-from jobs.tune.telling import Telling
-from jobs.tune.trial import Setting, Trial, is_result
+from jobs.tune.stop_conditions import Spending, StopConditions
+from jobs.tune.study_folder import StudyFolder, stop_file
+from jobs.tune.trial import Trial, TrialContext, is_result
 from jobs.tune.tune_folder import is_whole, make_anew, note_whole, tune_folder
-from jobs.tune.ways import Place
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.studies.spec import NoStopping, OptunaSearch
+from suite.studies.study import Study, check_points
 
 SLURM_TRIALS_AT_A_TIME = 8
 MAX_FOLLOWERS_LOST = 2  # a worker of Ray's that is killed takes its run up again
@@ -47,7 +47,7 @@ class StudyEnd:
     """What came of a study: its runs so far in their order, and what ended it before the last one."""
 
     runs: Sequence[Run]
-    book: Path
+    study_folder: Path
     tune_folder: Path
     stopped_by: signal.Signals | None = None
     spent: str | None = None
@@ -56,7 +56,7 @@ class StudyEnd:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class DriverOptions:
     """What the command line adds to a study."""
 
     resume: bool = False
@@ -66,7 +66,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Means:
+class TrialResources:
     """What trials are run with. `threads`: of each rank. `num_gpus`: of a Ray of our own."""
 
     at_a_time: int
@@ -78,7 +78,7 @@ class Means:
 
 
 def drive(
-    study: Study, cluster: AnyCluster, output_dir: Path, wishes: Wishes, view: ProgressView
+    study: Study, cluster: AnyCluster, output_dir: Path, options: DriverOptions, view: ProgressView
 ) -> StudyEnd:
     """Run a study's trials, or go on with them, until all have ended. `engine.import_ray` comes before.
 
@@ -86,16 +86,20 @@ def drive(
     job of it is left.
     """
     check_points(study, cluster.ranks)
-    means = _means(study, cluster, wishes)
+    resources = _resources(study, cluster, options)
     check_folders([], output_dir)
-    book = Book(study, output_dir)
-    with book.held():
-        book.compare(accept=wishes.accept)
-        setting = _setting(study, cluster, output_dir, means, book)
-        search = Proposals(setting, book) if isinstance(study.spec.search, OptunaSearch) else EveryRun(study)
+    study_folder = StudyFolder(study, output_dir)
+    with study_folder.held():
+        study_folder.compare(accept=options.accept)
+        setting = _trial_context(study, cluster, output_dir, resources, study_folder)
+        search = (
+            Proposals(setting, study_folder)
+            if isinstance(study.spec.search, OptunaSearch)
+            else EveryRun(study)
+        )
         known = {run.run_id for run in search.runs if is_result(run, setting)}
         is_done = search.is_over and len(known) == len(search.runs)
-        if book.is_begun and not wishes.resume and not is_done:
+        if study_folder.is_begun and not options.resume and not is_done:
             raise UserError(
                 f"{study.name} was begun in {output_dir}, and {len(known)} of {study.num_trials} trials have "
                 "their result: --resume goes on"
@@ -104,83 +108,89 @@ def drive(
         view.start(total=study.num_trials, skipped=len(known))
         if search.left_out:
             view.console.print(f"{search.left_out} proposed points are no part of the study any more")
-        if is_done and not book.is_changed and is_whole(folder):
-            return StudyEnd(search.runs, book.folder, folder)
-        if book.is_begun:
-            cancel_orphans(study.name, output_dir, {r.folder_name for r in search.runs if means.is_slurm})
+        if is_done and not study_folder.is_changed and is_whole(folder):
+            return StudyEnd(search.runs, study_folder.folder, folder)
+        if study_folder.is_begun:
+            cancel_orphans(study.name, output_dir, {r.folder_name for r in search.runs if resources.is_slurm})
         spending = Spending(study.name, output_dir, lambda: search.runs)
-        halt = Halt(study.spec.budget, spending, halt_file(output_dir, study.name))
+        halt = StopConditions(study.spec.budget, spending, stop_file(output_dir, study.name))
         left: list[str] = []
         with halt.hearing_signals(), view:
             try:
                 if not halt.stop_all():
-                    make_anew(folder, book.folder)
-                    telling = Telling(study, output_dir, known, view)
-                    _fit(setting, means, search, book, halt, telling, folder)
+                    make_anew(folder, study_folder.folder)
+                    progress = ProgressCallback(study, output_dir, known, view)
+                    _fit(setting, resources, search, study_folder, halt, progress, folder)
             finally:
-                left = _leave_nothing(setting, search.runs, halt, means.is_slurm)
+                left = _leave_nothing(setting, search.runs, halt, resources.is_slurm)
         if halt.refused is not None:
             raise UserError(f"{halt.refused}; nothing is lost: mend it, and --resume")
-        return StudyEnd(search.runs, book.folder, folder, halt.signal, halt.spent, tuple(left))
+        return StudyEnd(search.runs, study_folder.folder, folder, halt.signal, halt.spent, tuple(left))
 
 
-def _means(study: Study, cluster: AnyCluster, wishes: Wishes) -> Means:
+def _resources(study: Study, cluster: AnyCluster, options: DriverOptions) -> TrialResources:
     """Raises UserError where there are too few GPUs, or Slurm does not answer."""
     is_slurm = isinstance(cluster, SlurmCluster)
     usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if is_slurm else 1)
-    at_a_time = wishes.at_a_time or study.spec.trials.at_a_time or usual
-    address = wishes.ray_address or study.spec.trials.ray_address
+    at_a_time = options.at_a_time or study.spec.trials.at_a_time or usual
+    address = options.ray_address or study.spec.trials.ray_address
     uses_gpus = not is_slurm and any(run.system.device != "cpu" for run in study.samples)
     gpus = visible_gpus(os.environ) if uses_gpus and address is None else []
     share_out(gpus, at_a_time, cluster.ranks)
     if is_slurm:
         config()
     threads = 1 if address is not None else threads_of_a_rank(at_a_time * cluster.ranks)
-    return Means(at_a_time, address, is_slurm, uses_gpus, len(gpus), threads)
+    return TrialResources(at_a_time, address, is_slurm, uses_gpus, len(gpus), threads)
 
 
-def _setting(study: Study, cluster: AnyCluster, output_dir: Path, means: Means, book: Book) -> Setting:
+def _trial_context(
+    study: Study, cluster: AnyCluster, output_dir: Path, resources: TrialResources, study_folder: StudyFolder
+) -> TrialContext:
     omp = os.environ.get("OMP_NUM_THREADS")
-    place = Place(study.name, output_dir.absolute(), cluster, means.threads, omp, secrets.token_hex(8))
-    return Setting(study, place, book.is_begun)
+    place = RunContext(
+        study.name, output_dir.absolute(), cluster, resources.threads, omp, secrets.token_hex(8)
+    )
+    return TrialContext(study, place, study_folder.is_begun)
 
 
 def _fit(
-    setting: Setting,
-    means: Means,
+    setting: TrialContext,
+    resources: TrialResources,
     search: EveryRun | Proposals,
-    book: Book,
-    halt: Halt,
-    telling: Telling,
+    study_folder: StudyFolder,
+    halt: StopConditions,
+    progress: ProgressCallback,
     folder: Path,
 ) -> None:
     """Start Ray, and let Tune run the trials; the study is begun once that is possible."""
 
     def on_death() -> None:
         """Nothing comes of Ray's calls any more, and the thread that called may wait in one."""
-        left = _leave_nothing(setting, search.runs, halt, means.is_slurm)
+        left = _leave_nothing(setting, search.runs, halt, resources.is_slurm)
         why = "Ray has ended" if halt.signal is None else f"stopped by {halt.signal.name}"
         for sentence in (*left, f"{why}: --resume goes on"):
             print(sentence, flush=True)
         os._exit(exit_codes.FAILURE if halt.signal is None else halt.exit_code)
 
     try:
-        at_a_time, num_gpus = means.at_a_time, means.num_gpus
-        with ray_running(means.address, at_a_time, num_gpus, halt.hearing_signals, on_death):
+        at_a_time, num_gpus = resources.at_a_time, resources.num_gpus
+        with ray_running(resources.address, at_a_time, num_gpus, halt.hearing_signals, on_death):
             ranks = setting.place.cluster.ranks
             trial = tune.with_parameters(Trial, setting=setting)
-            trial = tune.with_resources(trial, resources(means.address is not None, ranks, means.uses_gpus))
-            book.write()
+            trial = tune.with_resources(
+                trial, trial_slots(resources.address is not None, ranks, resources.uses_gpus)
+            )
+            study_folder.write()
             tune.Tuner(
                 trial,
-                tune_config=_tune_config(setting, search, book, at_a_time),
-                run_config=_run_config(folder, halt, telling),
+                tune_config=_tune_config(setting, search, study_folder, at_a_time),
+                run_config=_run_config(folder, halt, progress),
             ).fit()
         halt.look()
         as_begun = replace(setting, is_resumed=True)
         if halt.reason is None and all(is_result(run, as_begun) for run in search.runs):
             note_whole(folder)
-    except OSError as error:  # a full disk, where the book or Tune's folder lies
+    except OSError as error:  # a full disk, where the study_folder or Tune's folder lies
         raise UserError(
             f"{error.filename or folder}: cannot be written: {error.strerror or error}"
         ) from error
@@ -191,7 +201,9 @@ def _fit(
             raise
 
 
-def _leave_nothing(setting: Setting, runs: Sequence[Run], halt: Halt, is_slurm: bool) -> list[str]:
+def _leave_nothing(
+    setting: TrialContext, runs: Sequence[Run], halt: StopConditions, is_slurm: bool
+) -> list[str]:
     """No signal ends this: what is left now, nobody else would end. Returns what could not be."""
     halt.is_over = True
     place, left = setting.place, []
@@ -210,19 +222,19 @@ def _leave_nothing(setting: Setting, runs: Sequence[Run], halt: Halt, is_slurm: 
 
 
 def _tune_config(
-    setting: Setting, search: EveryRun | Proposals, book: Book, at_a_time: int
+    setting: TrialContext, search: EveryRun | Proposals, study_folder: StudyFolder, at_a_time: int
 ) -> tune.TuneConfig:
     study, output_dir = setting.study, setting.place.output_dir
     objective, rule = study.spec.objectives[0], study.spec.scheduler
-    judge = None
+    scheduler = None
     if not isinstance(rule, NoStopping):
-        judge = Judge(rule, objective, study.max_epochs, output_dir, book)
-        judge.remember(search.runs)
+        scheduler = StoppingScheduler(rule, objective, study.max_epochs, output_dir, study_folder)
+        scheduler.remember(search.runs)
     return tune.TuneConfig(
         metric=objective.metric,
         mode=objective.mode,
         search_alg=search,
-        scheduler=judge,
+        scheduler=scheduler,
         num_samples=study.num_trials,
         max_concurrent_trials=at_a_time,
         reuse_actors=True,  # a worker takes seconds to start
@@ -235,12 +247,12 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config["folder"])
 
 
-def _run_config(folder: Path, halt: Halt, telling: Telling) -> tune.RunConfig:
+def _run_config(folder: Path, halt: StopConditions, progress: ProgressCallback) -> tune.RunConfig:
     return tune.RunConfig(
         name=folder.name,
         storage_path=str(folder.parent),
         stop=halt,
-        callbacks=[telling],
+        callbacks=[progress],
         verbose=0,
         failure_config=tune.FailureConfig(max_failures=MAX_FOLLOWERS_LOST),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs write their own

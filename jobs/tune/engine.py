@@ -148,7 +148,7 @@ def _check_reachable(address: str) -> None:
         raise UserError(f"Ray could not be joined at {address}: {error}") from None
 
 
-def resources(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
+def trial_slots(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
     """What a trial takes of Ray: a slot of ours, or a core for each rank of a cluster that was joined; and a
     GPU for each rank where there are any. Raises UserError when no node has that.
     """

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
-from jobs.tune.book import Book
 from jobs.tune.engine import DriverOnly
-from jobs.tune.results import read_results
-from jobs.tune.space import Choice, Grid, LogUniform, Point, Scaled, Uniform
-from jobs.tune.study import Study, StudyPoint
-from jobs.tune.trial import Setting, is_result
+from jobs.tune.epoch_results import read_results
+from jobs.tune.study_folder import StudyFolder
+from jobs.tune.trial import TrialContext, is_result
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import read_status
+from suite.studies.space import Choice, Grid, LogUniform, Point, Scaled, Uniform
+from suite.studies.study import Study, StudyPoint
 
 if TYPE_CHECKING:
     from optuna import Trial as Proposal
@@ -74,12 +74,12 @@ def _configs(study: Study) -> list[dict[str, Any]]:
 class Proposals(_InTurn):
     """Optuna's points, each with every seed; told the mean over the seeds that came to a value."""
 
-    def __init__(self, setting: Setting, book: Book) -> None:
+    def __init__(self, setting: TrialContext, study_folder: StudyFolder) -> None:
         study = setting.study
         super().__init__(study.metrics[0], str(study.spec.objectives[0].mode))
         optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.setting, self.study, self.book = setting, study, book
+        self.setting, self.study, self.study_folder = setting, study, study_folder
         several = len(study.metrics) > 1
         seed = study.spec.sampling_seed
         sampler = (
@@ -93,7 +93,7 @@ class Proposals(_InTurn):
         self._open: dict[Key, set[str]] = {}
         self._given: dict[str, str] = {}
         self.left_out = 0
-        for params, values in book.noted_points():
+        for params, values in study_folder.noted_points():
             if self._is_possible(params, values):
                 self._optuna.enqueue_trial(params)
                 self._take(self._optuna.ask())
@@ -105,7 +105,7 @@ class Proposals(_InTurn):
         """Whether no further point is proposed."""
         search = self.study.spec.search
         assert search.kind == "optuna"
-        return self.book.is_search_over or len(self._points) >= search.num_points
+        return self.study_folder.is_search_over or len(self._points) >= search.num_points
 
     def _is_possible(self, params: dict[str, Any], values: Point) -> bool:
         """Whether a point of an earlier driver is one of the study as it is now."""
@@ -146,11 +146,11 @@ class Proposals(_InTurn):
             except UserError:  # between the corners of the space
                 is_new = False
             if is_new:
-                self.book.note_point(trial.params, values)
+                self.study_folder.note_point(trial.params, values)
                 self._take(trial)
                 return True
             self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-        self.book.note_end_of_search()
+        self.study_folder.note_end_of_search()
         return False
 
     def _take(self, trial: "Proposal") -> None:
@@ -185,9 +185,9 @@ class Proposals(_InTurn):
 
     def _tell(self, key: Key) -> None:
         optuna = import_optuna()
-        means = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
-        if all(math.isfinite(mean) for mean in means):
-            self._optuna.tell(self._proposed[key], means)
+        resources = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
+        if all(math.isfinite(mean) for mean in resources):
+            self._optuna.tell(self._proposed[key], resources)
         else:
             self._optuna.tell(self._proposed[key], state=optuna.trial.TrialState.FAIL)
 

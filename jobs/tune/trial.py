@@ -13,21 +13,21 @@ from typing import Any
 
 from ray import tune
 
-from jobs.slurm.commands import SlurmError
-from jobs.slurm.sbatch import NoAnswer
-from jobs.tune.book import halt_file
-from jobs.tune.results import EpochResult, read_results, whole_epochs
-from jobs.tune.study import Study
-from jobs.tune.ways import (
+from jobs.cluster.sbatch import NoAnswer
+from jobs.cluster.slurm_commands import SlurmError
+from jobs.tune.epoch_results import EpochResult, read_results, whole_epochs
+from jobs.tune.runners import (
     PATIENCE_S,
-    Place,
-    Way,
+    RunContext,
+    Runner,
+    runner_for,
     settle_request,
     wait_for_others,
-    way_for,
 )
+from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,
@@ -39,7 +39,7 @@ from suite.record import (
     read_request,
     read_status,
 )
-from suite.record.files import read_json, write_atomically
+from suite.studies.study import Study
 
 Result = dict[str, Any]
 RETRY_S = 10.0  # while Slurm is down, or has its fill of our jobs
@@ -49,15 +49,15 @@ log = logging.getLogger("shiftbench")
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialContext:
     """What the driver gives to every trial."""
 
     study: Study
-    place: Place
+    place: RunContext
     is_resumed: bool
 
 
-def is_result(run: Run, setting: Setting) -> bool:
+def is_result(run: Run, setting: TrialContext) -> bool:
     """Whether a run needs no training any more: it is complete, or this very study has ended it.
 
     A run that failed, diverged or was cancelled is a result of the study that ran it, and is not tried again.
@@ -86,7 +86,7 @@ def is_stop_pending(paths: RunPaths, status: Status) -> bool:
 
 
 def run_of(study: Study, config: dict[str, Any]) -> Run:
-    """The run that a trial's config means."""
+    """The run that a trial's config resources."""
     (run,) = (run for run in study.at(config["point"]).runs if run.seed == config["seed"])
     return run
 
@@ -94,7 +94,7 @@ def run_of(study: Study, config: dict[str, Any]) -> Run:
 class Trial(tune.Trainable):  # type: ignore[misc]
     """Tune's handle of a run. One process of these follows many runs, one after the other."""
 
-    def setup(self, config: dict[str, Any], *, setting: Setting) -> None:
+    def setup(self, config: dict[str, Any], *, setting: TrialContext) -> None:
         """Take up the first run."""
         self.setting = setting
         setting.place.restore_environment()
@@ -118,18 +118,18 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.run = run_of(self.setting.study, config)
         self.folder = self.setting.place.output_dir / self.run.folder_name
         self.paths = RunPaths(self.folder)
-        self.halt = halt_file(self.setting.place.output_dir, self.setting.study.name)
-        self._way: Way | None = None
+        self.halt = stop_file(self.setting.place.output_dir, self.setting.study.name)
+        self._runner: Runner | None = None
         self._results = self._follow()
 
     def _leave(self) -> None:
-        way, self._way = self._way, None
-        if way is None:
+        runner, self._runner = self._runner, None
+        if runner is None:
             return
-        is_ours = way.is_ours()
-        if is_ours and not way.is_over():
+        is_ours = runner.is_ours()
+        if is_ours and not runner.is_over():
             self._pass_on_halt()  # Tune may end a trial between two of its steps
-        way.end()
+        runner.end()
         if is_ours:
             self._settle()
 
@@ -149,9 +149,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             is_followed = True
             # What another process trained and left unfinished is ours to go on with.
             while is_followed and not is_result(self.run, self.setting) and self._begin():
-                assert self._way is not None
+                assert self._runner is not None
                 yield from self._train(told)
-                is_followed = not self._way.is_ours()
+                is_followed = not self._runner.is_ours()
                 self._leave()
                 wait_for_others(self.folder, self.halt)
         yield from self._news(told, self._read()[:-1], is_ours=True)
@@ -159,12 +159,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self) -> bool:
         """Start the run, or find it started; false when it cannot be, or when all are to end."""
-        way = way_for(self.run, self.setting.place)
+        runner = runner_for(self.run, self.setting.place)
         if (request := read_request(self.paths)) is not None and request.state == "preempted":
             forget_request(self.paths)  # a former driver's, which may have gone before it was heard
         while not self.halt.exists():
             try:
-                way.begin()
+                runner.begin()
             except SlurmError as error:
                 if not error.is_passing:
                     # The next one would be refused for the same reason, and so all of them.
@@ -174,31 +174,31 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 time.sleep(NO_ANSWER_S if isinstance(error, NoAnswer) else RETRY_S)
             except UserError as error:
                 if is_locked(self.paths):  # somebody looks, or has just begun to train it
-                    time.sleep(way.poll_s)
+                    time.sleep(runner.poll_s)
                     continue
                 self._note_failure(str(error))
                 return False
             else:
-                self._way = way
+                self._runner = runner
                 return True
         return False
 
     def _train(self, told: set[int]) -> Iterator[Result]:
         """Results until the run is over, or is to end."""
-        assert self._way is not None
+        assert self._runner is not None
         seen_bytes = -1
-        while not self._way.is_over():
+        while not self._runner.is_over():
             if (size := _size(self.paths)) != seen_bytes:
                 seen_bytes = size
                 results = whole_epochs(self.run, self._read(), self._metrics)
-                yield from self._news(told, results, self._way.is_ours())
-            is_halted = self._way.is_ours() and self._pass_on_halt()
+                yield from self._news(told, results, self._runner.is_ours())
+            is_halted = self._runner.is_ours() and self._pass_on_halt()
             if is_halted or self.halt.exists() or read_request(self.paths) is not None:
                 return
             if self._is_late():
                 self._end_late()
                 return
-            time.sleep(self._way.poll_s)
+            time.sleep(self._runner.poll_s)
 
     def _pass_on_halt(self) -> bool:
         """Whether all is to end; the run is asked to, with the reason."""
@@ -231,13 +231,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _is_late(self) -> bool:
         timeout_s = self.setting.study.spec.trials.timeout_s
-        if timeout_s is None or self._way is None:
+        if timeout_s is None or self._runner is None:
             return False
-        return self._way.running_s() > timeout_s and self._way.is_ours()
+        return self._runner.running_s() > timeout_s and self._runner.is_ours()
 
     def _end_late(self) -> None:
-        assert self._way is not None
-        self._way.end()
+        assert self._runner is not None
+        self._runner.end()
         timeout_s = self.setting.study.spec.trials.timeout_s
         self._note_failure(f"ran longer than {timeout_s:g} s (trials.timeout_s)")
 

@@ -5,8 +5,8 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
-from jobs.tune.study import Study
 from suite.errors import UserError
+from suite.studies.study import Study
 
 MARK = ".shiftbench-study"
 WHOLE = "every trial has ended"
@@ -16,20 +16,20 @@ def tune_folder(study: Study, output_dir: Path) -> Path:
     """Where Tune's own files go. Raises UserError when something else lies there."""
     wanted = study.spec.trials.ray_results
     above = Path(os.path.expandvars(wanted or "~/ray_results")).expanduser().absolute()
-    book = str((output_dir / "studies" / study.name).resolve())
-    folder = above / f"{study.name}-{sha256(book.encode()).hexdigest()[:6]}"
+    study_folder = str((output_dir / "studies" / study.name).resolve())
+    folder = above / f"{study.name}-{sha256(study_folder.encode()).hexdigest()[:6]}"
     if folder.exists() and not (folder / MARK).exists():
         raise UserError(f"{folder}: was not made by a study; move it away")
     return folder
 
 
-def make_anew(folder: Path, book: Path) -> None:
+def make_anew(folder: Path, study_folder: Path) -> None:
     """All that Tune's files tell is told again from the records. Raises UserError."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        (folder / MARK).write_text(f"{book}\n", encoding="utf-8")
+        (folder / MARK).write_text(f"{study_folder}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; see trials.ray_results") from None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports.charts.base import ChartStyle, LayeredChart, layered, linear, tips
-from reports.spread import mean_intervals
+from reports.seed_statistics import mean_intervals
 
 # More runs than these hide each other: the mean's interval is drawn instead.
 MAX_RUN_MARKS = 400

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.claims.drawings import DRAWN
+from reports.claims.claim_charts import DRAWN
 from reports.claims.evidence import Evidence
 from reports.figures import Figure
 

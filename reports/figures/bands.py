@@ -9,7 +9,7 @@ from reports.charts import BandAxes, band_chart
 from reports.charts.base import is_wide
 from reports.figures.figure import MAX_PANELS, Panel, is_crossed
 from reports.numbers import plural
-from reports.spread import extremes, thinned
+from reports.seed_statistics import extremes, thinned
 
 MAX_UNFINISHED = 12
 # Of a line: more than a panel has pixels to tell apart.

@@ -11,7 +11,7 @@ from reports.figures.bands import banded
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
-from reports.spread import thinned
+from reports.seed_statistics import thinned
 from reports.theme import Variant
 
 SHIFT, ACCURACY = "esm_sigma_common", "top1_percent"

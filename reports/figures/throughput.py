@@ -11,7 +11,7 @@ from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figu
 from reports.figures.results import described
 from reports.frames import Frames
 from reports.numbers import plural, short
-from reports.spread import pareto_front
+from reports.seed_statistics import pareto_front
 from reports.theme import Variant
 
 SPEED, ACCURACY = "images_per_s", "top1_percent"

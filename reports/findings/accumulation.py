@@ -7,9 +7,9 @@ import pandas as pd
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.findings.baseline import Baseline
+from reports.findings.baseline_comparison import most_different, verdict_word
 from reports.findings.pairing import compared, pair_cells
 from reports.findings.shared_layers import over_shared_layers
-from reports.findings.standing import most_different, verdict_word
 from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, estimate_text, p_text, plural
 from reports.stats import slopes

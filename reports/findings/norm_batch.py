@@ -10,8 +10,8 @@ from statistics import geometric_mean
 
 import pandas as pd
 
+from reports.findings.baseline_comparison import standing
 from reports.findings.shared_layers import mean_over_layers, over_shared_layers
-from reports.findings.standing import standing
 from reports.frames import CONTEXT, Frames
 from reports.numbers import number, plural, short
 from reports.stats import (

@@ -1,6 +1,7 @@
 """The answer in sentences: does a norm beat the baseline, at which norm batches, and does it shift less?
 
-Every number in them stands in the table of `reports.findings.standing`, over seeds that both sides completed.
+Every number in them is in the table of `reports.findings.baseline_comparison`, over seeds that both sides
+completed.
 """
 
 from dataclasses import dataclass, field

@@ -16,8 +16,8 @@ from reports.paper.numbers import LABELS, Series, load_paper
 from reports.tables.cells import MetricCell, by_cell, runs_text
 from reports.tables.table import Table
 from suite.experiment import BatchNormSpec, DataSpec, ModelSpec, RecipeSpec, Run, XbnSpec
+from suite.files import read_json
 from suite.paths import RunPaths
-from suite.record.files import read_json
 
 TOP1 = "top1_percent"
 # A statistic of the released training saw half of the 256 images of a step: two GPUs, and no SyncBN.

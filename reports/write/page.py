@@ -16,8 +16,8 @@ from reports.figures import Figure, build_gallery
 from reports.filters import Facet
 from reports.findings.accumulation import accumulation, accumulation_display
 from reports.findings.baseline import Baseline, resolve_baseline
+from reports.findings.baseline_comparison import standing, standing_display
 from reports.findings.norm_batch import Answer, norm_batch_answers
-from reports.findings.standing import standing, standing_display
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from reports.paper.beside import paper_display

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from suite.architectures import input_channels
-from suite.data.batch import Batch, Loader
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx, spread
+from suite.data.loader import Batch, Loader
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
 from suite.data.sizes import synthetic_images
 from suite.data.sources import dataset_folder, idx_folder, prepare

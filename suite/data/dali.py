@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from suite.data.batch import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.dali_graph import build_pipeline
+from suite.data.loader import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Samples, Share
 from suite.data.vision import decode
 from suite.experiment import DataSpec

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 from torch.nn.functional import interpolate
 
-from suite.data.batch import MEAN, STD
 from suite.data.crops import Int32s, geometry
+from suite.data.loader import MEAN, STD
 from suite.experiment import DataSpec
 
 # A batch of DALI's: one array for each image.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from suite.data.batch import MEAN, STD, Batch, to_device
 from suite.data.idx import read_array, read_shape
+from suite.data.loader import MEAN, STD, Batch, to_device
 from suite.data.plan import Share
 from suite.errors import UserError
 from suite.experiment import DataSpec

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from suite.data.batch import Batch
+from suite.data.loader import Batch
 from suite.experiment import DataSpec
 
 # Enough that no two steps in a row see the same images, few enough to fit beside a model.

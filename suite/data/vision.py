@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from suite.data.batch import MEAN, STD, Batch, decoding_fault, good_image, to_device
 from suite.data.crops import CropDraws, geometry
+from suite.data.loader import MEAN, STD, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Share
 from suite.experiment import DataSpec
 

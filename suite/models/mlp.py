@@ -6,7 +6,7 @@ Shape suffixes: N samples, D inputs or units.
 from torch import Tensor, nn
 
 from suite.architectures import MLP_IMAGE_SIZE
-from suite.data.batch import MEAN, STD
+from suite.data.loader import MEAN, STD
 
 
 class Mlp(nn.Module):

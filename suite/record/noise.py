@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from suite.errors import UserError
+from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
-from suite.record.files import read_json, write_atomically
 
 NOISE_VERSION = 1
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
-from suite.record.files import read_json, write_atomically
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from suite.files import is_locked, read_json
 from suite.paths import RunPaths
-from suite.record.errors import RankError, read_errors
-from suite.record.files import is_locked, read_json
+from suite.record.rank_errors import RankError, read_errors
 
 State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "stopped", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)

@@ -13,11 +13,11 @@ from typing import IO, Any, Literal
 
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.files import SCHEMA_VERSION, append_line, read_json, read_lines, write_atomically
 from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
-from suite.record.errors import clear_errors
-from suite.record.files import SCHEMA_VERSION, append_line, read_json, read_lines, write_atomically
+from suite.record.rank_errors import clear_errors
 from suite.record.reader import Layer
 from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State

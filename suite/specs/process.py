@@ -28,6 +28,15 @@ class MeasureSpec(Spec):
         10, ge=0, description="steps at the start of a process that the meter leaves out"
     )
 
+    def is_evaluated(self, epoch: int, epochs: int) -> bool:
+        """Return whether a run of `epochs` epochs is evaluated at the end of `epoch` (counted from 1)."""
+        return epoch == epochs or epoch % self.eval_every_epochs == 0
+
+    def is_probed(self, epoch: int, epochs: int) -> bool:
+        """Return whether a run of `epochs` epochs is probed at the end of `epoch` (counted from 1)."""
+        every = self.probe_every_epochs
+        return epoch == epochs or (every is not None and epoch % every == 0)
+
 
 class SystemSpec(Spec):
     """How a process uses its machine. Not part of the run_id."""

@@ -13,7 +13,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
-from suite.record.errors import in_one_line
+from suite.record.rank_errors import in_one_line
 from suite.signals import StopFlag, stop_flag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined

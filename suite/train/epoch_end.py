@@ -24,15 +24,15 @@ class EpochEnd:
         self.run, self.ranks, self.model, self.logbook = run, ranks, model, logbook
         self.best_top1_percent = -1.0
 
-    def evaluates(self, epoch: int) -> bool:
-        return self._is_last(epoch) or epoch % self.run.measure.eval_every_epochs == 0
+    def is_due(self, epoch: int) -> bool:
+        """Return whether anything is measured after `epoch`."""
+        return self._is_evaluated(epoch) or self._is_probed(epoch)
 
-    def probes(self, epoch: int) -> bool:
-        every = self.run.measure.probe_every_epochs
-        return self._is_last(epoch) or (every is not None and epoch % every == 0)
+    def _is_evaluated(self, epoch: int) -> bool:
+        return self.run.measure.is_evaluated(epoch, self.run.recipe.epochs)
 
-    def _is_last(self, epoch: int) -> bool:
-        return epoch == self.run.recipe.epochs
+    def _is_probed(self, epoch: int) -> bool:
+        return self.run.measure.is_probed(epoch, self.run.recipe.epochs)
 
     def measure(
         self, epoch: int, is_asked_to_stop: Callable[[], bool], stop_if_asked: Callable[[], None]
@@ -52,7 +52,7 @@ class EpochEnd:
         )
         try:
             batches = UntilStopped(loader, is_asked_to_stop)
-            if self.evaluates(epoch):
+            if self._is_evaluated(epoch):
                 result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
                 stop_if_asked()
                 if not math.isfinite(result.loss):
@@ -64,8 +64,8 @@ class EpochEnd:
                     top1 = measure_training_images(self.run, self.model, self.ranks, is_asked_to_stop)
                     stop_if_asked()
                     self.logbook.measure("top1_inference_percent", top1, "train")
-            if self.probes(epoch):
-                with_precise = self._is_last(epoch)
+            if self._is_probed(epoch):
+                with_precise = epoch == self.run.recipe.epochs
                 profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, with_precise)
                 stop_if_asked()
                 self.logbook.shift(profile, top1_precise)

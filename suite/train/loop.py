@@ -236,7 +236,7 @@ class Trainer:
         Raises Preempted after a stop signal: what was measured so far is dropped, and repeated on resuming.
         """
         self.to_evaluate = False
-        if not self.epoch_end.evaluates(self.epoch) and not self.epoch_end.probes(self.epoch):
+        if not self.epoch_end.is_due(self.epoch):
             return
         self.logbook.turn_to(self.epoch, self.step)
         stop_if_asked = partial(self._stop_evaluation_if_asked, self.logbook.size_bytes)

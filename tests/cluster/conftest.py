@@ -11,7 +11,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("SHIFTBENCH_TEST_CLUSTER", worker.removeprefix("gw"))
 
 from tests.cluster import testcluster
-from tests.cluster.cells import Cells
+from tests.helpers.cells import Cells
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from tests.cluster import testcluster
-from tests.cluster.cells import needs_mounts
 from tests.cluster.testcluster import run, wait_for
+from tests.helpers.cells import needs_mounts
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(900)]

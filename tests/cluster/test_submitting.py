@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from jobs.bench.submit import bench_submit
-from jobs.submissions.ledger import Ledger
+from benchmarks.submit import bench_submit
+from jobs.cluster.ledger import Ledger
 from suite.record import Record
 from tests.cluster import testcluster
-from tests.cluster.cells import QUICK, ROOT, Cells, configured, needs_mounts, slurm, wait_until
+from tests.helpers.cells import QUICK, ROOT, Cells, configured, needs_mounts, slurm, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 

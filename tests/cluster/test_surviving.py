@@ -9,9 +9,9 @@ import pytest
 from suite.experiment import Run
 from suite.record import Record
 from tests.cluster import testcluster
-from tests.cluster.cells import Cells, configured, slurm, wait_until
-from tests.train.processes import train
-from tests.train.test_resume import assert_bit_equal, final_state, measured
+from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
+from tests.helpers.cells import Cells, configured, slurm, wait_until
+from tests.helpers.training_processes import train
 
 pytestmark = pytest.mark.timeout(900)
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")

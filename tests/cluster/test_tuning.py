@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from jobs.slurm.commands import accounting
-from jobs.tune.study import load_study
+from jobs.cluster.slurm_commands import accounting
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
-from tests.cluster.cells import ROOT, Cells, wait_until
+from suite.studies.study import load_study
+from tests.helpers.cells import ROOT, Cells, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 

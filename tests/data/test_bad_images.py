@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from suite.data import Batch, train_loader, val_loader
-from suite.data.batch import decoding_fault
+from suite.data.loader import decoding_fault
 from suite.errors import UserError
 from suite.experiment import Run
 

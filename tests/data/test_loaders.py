@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from suite.data import Batch, folder_loader, steps_per_epoch, train_loader, val_loader
-from suite.data.batch import to_device
+from suite.data.loader import to_device
 from suite.experiment import DataSpec, Run
 
 CPU = torch.device("cpu")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm import commands
-from jobs.status.overview import overview
-from jobs.submissions.ledger import Ledger, new_submission
+from jobs.cluster import slurm_commands
+from jobs.cluster.ledger import Ledger, new_submission
+from jobs.cluster.overview import overview
 from suite.config import expand
 from suite.record import Record, RecordWriter
 
@@ -36,7 +36,7 @@ def test_an_array_that_was_cancelled_before_it_began(
         "squeue": f"12|CANCELLED|JobHeldUser||{entry.name}\n",
         "sacct": f"12|CANCELLED by 0|0:0||{entry.name}\n",
     }
-    monkeypatch.setattr(commands, "ask", lambda name, *_: answers[name] if name == who_knows else "")
+    monkeypatch.setattr(slurm_commands, "ask", lambda name, *_: answers[name] if name == who_knows else "")
     assert [(run.state, run.reason) for run in overview(tmp_path).runs] == [
         ("cancelled", "job 12_0 was cancelled"),
         ("cancelled", "job 12_1 was cancelled"),
@@ -45,8 +45,8 @@ def test_an_array_that_was_cancelled_before_it_began(
 
 
 def test_a_task_with_a_line_of_its_own_keeps_it() -> None:
-    own, whole = commands.JobState("12_0", "COMPLETED"), commands.JobState("12", "CANCELLED")
-    told = commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
+    own, whole = slurm_commands.JobState("12_0", "COMPLETED"), slurm_commands.JobState("12", "CANCELLED")
+    told = slurm_commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
     assert told == {"12_0": own, "12_1": whole, "12": whole}
 
 
@@ -63,5 +63,5 @@ def test_a_task_with_a_line_of_its_own_keeps_it() -> None:
     ],
 )
 def test_a_job_that_is_being_preempted(said: str, is_so: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "ask", lambda *_: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
-    assert commands.is_preempted("1") is is_so
+    monkeypatch.setattr(slurm_commands, "ask", lambda *_: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
+    assert slurm_commands.is_preempted("1") is is_so

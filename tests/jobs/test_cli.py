@@ -267,7 +267,7 @@ def test_a_run_of_another_version_is_one_sentence(config: Path, tmp_path: Path) 
     with RecordWriter(run, tmp_path / "run") as writer:
         path = writer.paths.run
     path.write_text(path.read_text().replace('"seed"', '"sead"'))
-    command = [sys.executable, "-m", "jobs.process.worker", str(path.parent)]
+    command = [sys.executable, "-m", "jobs.local.worker", str(path.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert "run.json is not a run of this version: sead: unknown key; did you mean 'seed'?" in done.stderr

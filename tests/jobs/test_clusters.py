@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobs.checks import check_batches
-from jobs.clusters import LocalCluster, SlurmCluster, load_cluster, parse_cluster, time_s
-from jobs.slurm import sbatch
+from jobs.cluster import sbatch
+from jobs.cluster.clusters import LocalCluster, SlurmCluster, load_cluster, parse_cluster, time_s
 from suite.config import load_experiment
 from suite.errors import UserError
+from suite.experiment import check_batches
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import jobs.local.launcher
-from jobs.clusters import load_cluster
-from jobs.local import detached
-from jobs.submit import submit
+from jobs.cluster import detached
+from jobs.cluster.clusters import load_cluster
+from jobs.cluster.submit import submit
 from suite.config import load_experiment
 from suite.errors import UserError
-from tests.jobs.test_local import CONFIG, ROOT
+from tests.helpers.small_experiment import CONFIG, ROOT
 
 SEEDS = ("batch.norm_batch_size=8", "seeds=[0, 1]")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.clusters import SlurmCluster
+from jobs.cluster.clusters import SlurmCluster
 from jobs.doctor import accounts, belongings, network, partition, preemption, settings, software
 from jobs.doctor.finding import Finding
 from jobs.doctor.meeting import Meeting, meeting

@@ -16,19 +16,10 @@ import jobs.local.child
 from jobs.local.launcher import run_all
 from jobs.local.progress import ProgressView
 from jobs.local.stop import stop_signals
-from jobs.outcome import Outcome
+from jobs.outcome import LaunchOutcome
 from suite.config import load_experiment
 from suite.experiment import Run
-
-ROOT = Path(__file__).parent.parent.parent
-CONFIG = """
-model: {arch: small_resnet11}
-data: {name: fashion-mnist-7k, image_size: 28, train_images: 96, val_images: 41}
-batch: {global_batch_size: 16, batch_size_per_gpu: 8, norm_batch_size: 16}
-recipe: {epochs: 1, lr: 0.05, schedule: constant}
-measure: {precise_bn_images: 16, warmup_steps: 1}
-system: {torch_threads: 1, data_threads: 1}
-"""
+from tests.helpers.small_experiment import CONFIG, ROOT
 
 
 @pytest.mark.parametrize(
@@ -45,7 +36,7 @@ system: {torch_threads: 1, data_threads: 1}
     ],
 )
 def test_exit_codes(codes: list[int], stopped_by: signal.Signals | None, expected: int) -> None:
-    outcome = Outcome(failed=[(Path(), code) for code in codes], stopped_by=stopped_by)
+    outcome = LaunchOutcome(failed=[(Path(), code) for code in codes], stopped_by=stopped_by)
     assert outcome.exit_code == expected
 
 
@@ -111,7 +102,7 @@ def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Sig
             os.kill(os.getpid(), one)
             stop.forward([])
         assert sent == [signal.SIGTERM]
-        assert Outcome(stopped_by=stop.first).exit_code == 75
+        assert LaunchOutcome(stopped_by=stop.first).exit_code == 75
         os.kill(os.getpid(), signal.SIGTERM)
         stop.forward([])
         assert sent == [signal.SIGTERM, signal.SIGKILL]

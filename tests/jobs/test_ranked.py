@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import suite.train
-from jobs.outcome import Outcome
-from jobs.process.ranked import train_in_turn
+from jobs.local.ranked import train_in_turn
+from jobs.outcome import LaunchOutcome
 from suite.config import expand
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
@@ -23,7 +23,7 @@ CONTENT = {
 
 def outcome_of(
     end: Exception, folder: Path, patch: pytest.MonkeyPatch, world_size: int = 1
-) -> tuple[list[int], Outcome | int | str | None]:
+) -> tuple[list[int], LaunchOutcome | int | str | None]:
     """The seeds that were trained when the second one ended so, and what came of it all."""
     trained: list[int] = []
 
@@ -48,7 +48,7 @@ def test_what_all_ranks_meet(
     end: Exception, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, outcome = outcome_of(end, tmp_path, monkeypatch)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, LaunchOutcome)
     assert trained == ([0, 1] if code == 75 else [0, 1, 2])
     assert len(outcome.completed) == len(trained) - 1
     assert outcome.exit_code == code

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.reproduce import noise, plan
+from jobs.reproduce import claim_experiments, perturb_trained
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
 from suite.errors import UserError
 from suite.experiment import Run
@@ -33,18 +33,18 @@ TINY_NET = (
 @pytest.fixture(autouse=True)
 def carried_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No data set on this machine but the carried one."""
-    monkeypatch.setattr(plan, "DEBIAN_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(plan, "default_root", lambda: tmp_path / "data")
+    monkeypatch.setattr(claim_experiments, "DEBIAN_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(claim_experiments, "default_root", lambda: tmp_path / "data")
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick A and D made tiny."""
     small = {
-        "A": dataclasses.replace(plan.PLANS["A"], quick=TINY),
-        "D": dataclasses.replace(plan.PLANS["D"], quick=TINY_NET),
+        "A": dataclasses.replace(claim_experiments.PLANS["A"], quick=TINY),
+        "D": dataclasses.replace(claim_experiments.PLANS["D"], quick=TINY_NET),
     }
-    monkeypatch.setattr(plan, "PLANS", {**plan.PLANS, **small})
+    monkeypatch.setattr(claim_experiments, "PLANS", {**claim_experiments.PLANS, **small})
 
 
 def reproduce(folder: Path, *arguments: str) -> Result:
@@ -57,14 +57,14 @@ def reproduce(folder: Path, *arguments: str) -> Result:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_claim_has_a_valid_experiment(quick: bool) -> None:
-    found = plan.experiments(plan.chosen([]), quick)
+    found = claim_experiments.experiments(claim_experiments.chosen([]), quick)
     assert list(found) == list("ABCDEF")
     counts = {letter: len(one.runs) for letter, one in found.items()}
     assert counts["B"] < counts["C"]
 
 
 def test_every_claim_has_the_seeds_that_a_verdict_takes() -> None:
-    for one in plan.experiments(plan.chosen([]), quick=False).values():
+    for one in claim_experiments.experiments(claim_experiments.chosen([]), quick=False).values():
         assert len({run.seed for run in one.runs}) >= MIN_SEEDS_FOR_A_CLAIM
 
 
@@ -73,38 +73,41 @@ def test_every_claim_has_the_seeds_that_a_verdict_takes() -> None:
     ("some", "others", "num_shared"), [("B", "C", 5), ("D", "E", 2), ("E", "F", 2)], ids=["BC", "DE", "EF"]
 )
 def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared: int, quick: bool) -> None:
-    found = plan.experiments([some, others], quick)
+    found = claim_experiments.experiments([some, others], quick)
     ids = [{run.run_id for run in found[letter].runs} for letter in (some, others)]
     num_seeds = len({run.seed for run in found[some].runs})
     if quick and some == "B":
         num_shared = 2  # sizes
     assert len(ids[0] & ids[1]) == num_shared * num_seeds
-    assert len(plan.runs_of(found)) == len(ids[0] | ids[1])
+    assert len(claim_experiments.runs_of(found)) == len(ids[0] | ids[1])
 
 
 def test_letters_may_be_small_and_doubled_and_come_in_order() -> None:
-    assert plan.chosen(["c", "A", "C"]) == ["A", "C"]
-    assert plan.chosen([]) == list("ABCDEF")
+    assert claim_experiments.chosen(["c", "A", "C"]) == ["A", "C"]
+    assert claim_experiments.chosen([]) == list("ABCDEF")
 
 
 @pytest.mark.parametrize(
-    ("folder", "expected"), [("mnist", "mnist"), ("fashion-mnist-idx", "fashion-mnist"), (None, plan.CARRIED)]
+    ("folder", "expected"),
+    [("mnist", "mnist"), ("fashion-mnist-idx", "fashion-mnist"), (None, claim_experiments.CARRIED)],
 )
 def test_mnist_is_taken_where_it_is_then_fashion_mnist_then_what_is_carried(
     tmp_path: Path, folder: str | None, expected: str
 ) -> None:
     if folder is not None:
         (tmp_path / "data" / folder).mkdir(parents=True)
-    found = plan.experiments(list("AD"), quick=False)
+    found = claim_experiments.experiments(list("AD"), quick=False)
     assert {run.data.name for run in found["A"].runs} == {expected}
     # The small ResNets have enough in the carried images, unless MNIST itself is here.
-    assert {run.data.name for run in found["D"].runs} == {"mnist" if folder == "mnist" else plan.CARRIED}
+    assert {run.data.name for run in found["D"].runs} == {
+        "mnist" if folder == "mnist" else claim_experiments.CARRIED
+    }
 
 
 def test_the_carried_images_are_enough_for_every_claim() -> None:
     from suite.data import check_data
 
-    for run in plan.runs_of(plan.experiments(list("ABCDEF"), quick=False)):
+    for run in claim_experiments.runs_of(claim_experiments.experiments(list("ABCDEF"), quick=False)):
         check_data(run)
 
 
@@ -142,7 +145,7 @@ def test_the_list_names_each_claim_and_its_cost(tmp_path: Path) -> None:
 
 def test_a_claim_is_run_judged_and_reported_and_not_run_again(tmp_path: Path, tiny: None) -> None:
     # A folder that holds the runs of others, and one of ours that was interrupted before it began.
-    runs = plan.runs_of(plan.experiments(["A"], quick=True))
+    runs = claim_experiments.runs_of(claim_experiments.experiments(["A"], quick=True))
     foreign = runs[0].model_copy(update={"seed": 77, "experiment": "another"})
     for run, state in ((foreign, "failed"), (runs[0], "preempted")):
         with RecordWriter(run, tmp_path / "runs" / run.folder_name) as record:
@@ -154,7 +157,7 @@ def test_a_claim_is_run_judged_and_reported_and_not_run_again(tmp_path: Path, ti
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## The paper's claims" in report
     assert "3 of 3 runs" in report
-    assert f"({plan.CARRIED}; 3 of 3 runs)" in report
+    assert f"({claim_experiments.CARRIED}; 3 of 3 runs)" in report
     assert "shiftbench reproduce A --quick" in report
     assert (tmp_path / "out" / "figures" / "claim-a-error-by-epoch.svg").exists()
     assert foreign.run_id not in (tmp_path / "out" / "results.csv").read_text()
@@ -168,7 +171,7 @@ def test_a_claim_is_run_judged_and_reported_and_not_run_again(tmp_path: Path, ti
 def test_a_failed_run_leaves_its_claim_open_and_ends_with_3(
     tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = plan.runs_of(plan.experiments(["A"], quick=True))
+    runs = claim_experiments.runs_of(claim_experiments.experiments(["A"], quick=True))
     _complete_all_but_first(runs, tmp_path / "runs")
 
     def refuse(run: Run, folder: Path, *_: Any) -> None:
@@ -210,13 +213,13 @@ def _complete_all_but_first(runs: list[Run], output_dir: Path) -> None:
 def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noise, "DELTAS", (0.0, 0.5))
-    monkeypatch.setattr(noise, "DRAWS", 2)
+    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.5))
+    monkeypatch.setattr(perturb_trained, "DRAWS", 2)
     done = reproduce(tmp_path, "D", "--quick")
     assert done.exit_code == 0, done.stdout
     assert done.stdout.count("noise  ") == 1
     assert "D: inconclusive" in done.stdout
-    runs = plan.runs_of(plan.experiments(["D"], quick=True))
+    runs = claim_experiments.runs_of(claim_experiments.experiments(["D"], quick=True))
     paths = RunPaths(tmp_path / "runs" / runs[0].folder_name)
     first = read_noise(paths)
     assert first is not None
@@ -226,21 +229,21 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     assert first.num_images == 20
 
     def measured() -> list[str | None]:
-        return [trouble for _, trouble in noise.measure_missing(runs, tmp_path / "runs")]
+        return [trouble for _, trouble in perturb_trained.measure_missing(runs, tmp_path / "runs")]
 
     assert measured() == []
     for damaged in ("{", json.dumps({**json.loads(paths.noise.read_text()), "step": 99})):
         paths.noise.write_text(damaged)
         assert measured() == [None]
         assert read_noise(paths) == first
-    monkeypatch.setattr(noise, "DRAWS", 3)
+    monkeypatch.setattr(perturb_trained, "DRAWS", 3)
     assert measured() == [None]
     # Several at a time, in processes that know nothing of what is patched here: the same.
-    monkeypatch.setattr(noise, "DELTAS", (0.0, 0.1, 0.3, 0.5))
+    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1, 0.3, 0.5))
     assert measured() == [None]
     alone = read_noise(paths)
     paths.noise.unlink()
-    both = noise.measure_missing([*runs, *runs], tmp_path / "runs", jobs=2)
+    both = perturb_trained.measure_missing([*runs, *runs], tmp_path / "runs", jobs=2)
     assert [trouble for _, trouble in both] == [None, None]
     assert read_noise(paths) == alone
     for step in paths.checkpoint_steps():

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import control
-from jobs.status import verdicts
-from jobs.status.overview import RunStatus, active_jobs, overview
-from jobs.submissions.ledger import Ledger, Submission, new_submission
+from jobs.cluster import control, job_verdicts
+from jobs.cluster.ledger import Ledger, Submission, new_submission
+from jobs.cluster.overview import RunStatus, active_jobs, overview
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.record import RecordWriter
-from tests.jobs.test_submissions import SLURM, answers
+from tests.helpers.slurm_answers import SLURM, answers
 
 
 def write_queued(ledger: Ledger, user: str, job_id: str) -> tuple[Run, Submission]:
@@ -137,7 +136,7 @@ def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pyte
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("failed", "connection closed by peer")
     assert [command[0] for command in asked] == ["squeue"]  # and not sacct: how it ended is known
-    monkeypatch.setattr(verdicts, "LONGEST_RETURN_S", 0.0)
+    monkeypatch.setattr(job_verdicts, "LONGEST_RETURN_S", 0.0)
     asked.clear()
     overview(tmp_path)
     assert asked == []

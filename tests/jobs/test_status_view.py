@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.status.overview import RunStatus
-from jobs.status.view import table
+from jobs.cluster.overview import RunStatus
+from jobs.commands.status_view import table
 
 
 def shown(runs: list[RunStatus], width: int, limit: int | None = None) -> list[str]:

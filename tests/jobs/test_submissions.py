@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from jobs.slurm import commands, task
-from jobs.slurm.commands import JobState, SlurmError, accounting, ask, queue
-from jobs.status.verdicts import Verdict, of_job, settle
-from jobs.submissions import snapshot as snapshots
-from jobs.submissions.ledger import Ledger, jobs_folder, new_submission
-from jobs.submissions.private import private_folder, who_else_can_write
-from jobs.submissions.snapshot import snapshot, snapshot_name
+from jobs.cluster import slurm_commands, task
+from jobs.cluster import snapshot as snapshots
+from jobs.cluster.job_verdicts import JobVerdict, of_job, settle
+from jobs.cluster.ledger import Ledger, jobs_folder, new_submission
+from jobs.cluster.private_folder import private_folder, who_else_can_write
+from jobs.cluster.slurm_commands import JobState, SlurmError, accounting, ask, queue
+from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
@@ -28,8 +28,7 @@ from suite.paths import RunPaths
 from suite.provenance import CodeState
 from suite.record import RecordWriter, Status, read_status
 from suite.record.status import is_alive
-
-SLURM = {"scheduler": "slurm", "nodes": 1}
+from tests.helpers.slurm_answers import SLURM, answers
 
 
 def test_the_ledger_keeps_its_order_and_forgets_what_was_refused(tmp_path: Path) -> None:
@@ -117,12 +116,6 @@ def test_a_snapshot_is_what_is_imported_and_knows_its_commit(
     assert origin["patch"] == CodeState(None, None, "a patch\n").patch_name
 
 
-def answers(patch: pytest.MonkeyPatch, text: str) -> list[tuple[str, ...]]:
-    asked: list[tuple[str, ...]] = []
-    patch.setattr(commands, "ask", lambda *command: [asked.append(command), text][1])
-    return asked
-
-
 def test_one_query_for_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "12_0|RUNNING|None|n1|a-1\n12_1|PENDING|Resources||a-1\nnonsense\n13|COMPLETED|None|n2|b-2\n"
     asked = answers(monkeypatch, text)
@@ -192,7 +185,7 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_how_many_tasks_an_array_may_have(site: dict[str, str], size: int) -> None:
-    assert commands.max_array_size(site) == size
+    assert slurm_commands.max_array_size(site) == size
 
 
 @pytest.mark.parametrize(
@@ -220,7 +213,7 @@ def test_a_record_and_its_job_together(
 def test_a_run_that_went_on_elsewhere_is_not_judged_by_its_old_job(tmp_path: Path) -> None:
     one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
     status = Status({"state": "preempted", "reason": "by Ctrl-C", "job": None})
-    assert of_job(status, one, "1", JobState("1", "FAILED")) == Verdict("preempted", "by Ctrl-C")
+    assert of_job(status, one, "1", JobState("1", "FAILED")) == JobVerdict("preempted", "by Ctrl-C")
     queued = Status({"state": "queued"})
     assert of_job(queued, one, None, None).state == "failed"
     assert of_job(queued, one, None, None, is_being_submitted=True).reason == "being submitted"
@@ -233,9 +226,9 @@ def test_an_end_is_written_only_where_the_record_has_not_moved_on(tmp_path: Path
         record.status("running")
         looked = read_status(RunPaths(tmp_path))
         record.status("completed")
-    settle(tmp_path, Verdict("failed", "job 1: COMPLETED"), looked)
+    settle(tmp_path, JobVerdict("failed", "job 1: COMPLETED"), looked)
     assert read_status(RunPaths(tmp_path)).state == "completed"
-    settle(tmp_path, Verdict("failed", "job 1: TIMEOUT"), read_status(RunPaths(tmp_path)))
+    settle(tmp_path, JobVerdict("failed", "job 1: TIMEOUT"), read_status(RunPaths(tmp_path)))
     assert read_status(RunPaths(tmp_path)).state == "failed"
 
 

@@ -18,14 +18,11 @@ from suite.experiment import BatchFreeSpec, ModelSpec, NormSpec, XbnSpec
 from suite.models import build_model, convert, load_weights, norm_sites
 from suite.models.norms import GroupWhitening
 from suite.train.meter import flops_per_image
+from tests.helpers.specs import spec
 
 OURS = (Family.SMALL_RESNET, Family.MLP)
 TORCHVISION = [arch for arch, family in ARCHITECTURES.items() if family not in OURS]
 SMALL = [arch for arch, family in ARCHITECTURES.items() if family is Family.SMALL_RESNET]
-
-
-def spec(arch: str, **norm: object) -> ModelSpec:
-    return ModelSpec.model_validate({"arch": arch, "norm": norm or {"kind": "bn"}, "num_classes": 10})
 
 
 def norm_of(**norm: object) -> NormSpec:

@@ -13,7 +13,7 @@ from suite.models.norms import (
     batch_free_norm,
     set_norm_batch_size,
 )
-from tests.ranks import on_ranks
+from tests.helpers.ranks import on_ranks
 
 
 def test_group_norm_by_hand() -> None:

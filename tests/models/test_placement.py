@@ -11,7 +11,7 @@ from suite.architectures import ARCHITECTURES, norm_channels, num_stages
 from suite.errors import UserError
 from suite.experiment import XbnSpec
 from suite.models import build_model, convert, norm_sites
-from tests.models.test_models import spec
+from tests.helpers.specs import spec
 
 
 @pytest.mark.parametrize(

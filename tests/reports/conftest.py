@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reports.write.build import ReportFiles, build_report
-from tests.reports.records import write_sweep
+from tests.helpers.records import write_sweep
 
 
 @pytest.fixture(scope="session")

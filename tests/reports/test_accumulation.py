@@ -9,7 +9,7 @@ from reports.collect import collect
 from reports.findings.accumulation import accumulation, accumulation_display, run_slopes
 from reports.findings.baseline import Baseline
 from reports.frames import Frames, build_frames
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 LAYERS = {"BN": ["stem", "a", "b", "c"], "XBN-P2-GN8": ["a", "b", "c"], "GN8": []}

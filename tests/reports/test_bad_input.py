@@ -18,9 +18,8 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter
-from tests.reports.records import PROVENANCE, expand_runs, write_run
-
-NASTY = "<script>window.pwned = 1</script>&\"'|*_`"
+from tests.helpers.nasty_text import NASTY
+from tests.helpers.records import PROVENANCE, expand_runs, write_run
 
 
 def runs_of(**changes: Any) -> list[Run]:

@@ -9,7 +9,7 @@ from reports.findings.baseline import Baseline, resolve_baseline
 from reports.frames import Frames, build_frames
 from reports.write.build import build_report
 from suite.errors import UserError
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 

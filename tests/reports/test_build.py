@@ -17,7 +17,7 @@ import reports
 from reports.theme import SERIES_HEX, Variant
 from reports.write.build import ReportFiles, build_report
 from suite.metrics import METRICS
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 HEAVY = ("torch", "torchvision", "ray", "nvidia", "submitit")
 

@@ -14,7 +14,7 @@ from reports.frames import build_frames
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 

@@ -17,7 +17,7 @@ from reports.findings.compare_verdicts import coverage_notes, verdict_sentences
 from reports.write import compare_text
 from reports.write.compare_text import comparison_display, write_comparison
 from suite.errors import UserError
-from tests.reports.records import PROVENANCE, expand_runs, write_run
+from tests.helpers.records import PROVENANCE, expand_runs, write_run
 
 ROOT = Path(__file__).parent.parent.parent
 BATCH = {"global_batch_size": 64, "norm_batch_size": 4}

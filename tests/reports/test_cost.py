@@ -8,7 +8,7 @@ from reports.collect import collect
 from reports.frames import build_frames
 from reports.tables.cost import cost_display
 from reports.tables.table import Table
-from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
+from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 BN = {"arch": "small_resnet20", "norm": {"kind": "bn"}}

@@ -14,7 +14,7 @@ from reports.frames import Frames, build_frames
 from reports.write.build import build_report
 from reports.write.export import COLUMNS, layer_values, results, to_csv, to_parquet
 from suite.metrics import METRICS
-from tests.reports.records import expand_runs, write_run, write_waiting
+from tests.helpers.records import expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 

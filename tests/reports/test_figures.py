@@ -15,7 +15,7 @@ from reports.figures import Figure, Gallery, build_gallery
 from reports.filters import facets
 from reports.frames import build_frames
 from reports.theme import variants
-from tests.reports.records import PROVENANCE, expand_runs, write_run, write_sweep
+from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_sweep
 
 BN = {"arch": "small_resnet20", "norm": {"kind": "bn"}}
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}

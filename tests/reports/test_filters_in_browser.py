@@ -9,8 +9,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from reports.write.build import ReportFiles, build_report
-from tests.reports.records import write_sweep
-from tests.reports.test_page_in_browser import VISIBLE, browser, open_page, overflow_px, wait_for_charts
+from tests.helpers.browser import VISIBLE, browser, open_page, overflow_px, wait_for_charts
+from tests.helpers.records import write_sweep
 
 __all__ = ["browser"]
 

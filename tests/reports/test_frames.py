@@ -9,7 +9,7 @@ import pytest
 from reports.collect import collect
 from reports.frames import Frames, build_frames, merge_orders
 from suite.record import RecordWriter
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 BN = {"arch": "small_resnet20", "norm": {"kind": "bn"}}

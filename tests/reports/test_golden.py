@@ -9,7 +9,7 @@ import pytest
 
 from reports.write.build import build_report
 from reports.write.markdown import escape_markdown
-from tests.reports.records import write_sweep
+from tests.helpers.records import write_sweep
 
 GOLDEN = Path(__file__).parent / "golden"
 BATCH = {"global_batch_size": 64, "norm_batch_size": [4, 64]}

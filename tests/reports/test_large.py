@@ -18,7 +18,7 @@ from reports.tables.throughput import throughput_display
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.markdown import markdown_table
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 VARIANTS, SEEDS = 10_000, 3
 METRICS = ["top1_percent", "esm_sigma_common", "images_per_s"]

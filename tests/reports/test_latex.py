@@ -11,9 +11,9 @@ from reports.write.build import build_report
 from reports.write.latex import PACKAGES, to_latex
 from reports.write.latex_text import escape
 from suite.metrics import METRICS
-from tests.programs import required
-from tests.reports.records import expand_runs, write_run
-from tests.reports.test_bad_input import NASTY
+from tests.helpers.nasty_text import NASTY
+from tests.helpers.programs import required
+from tests.helpers.records import expand_runs, write_run
 
 SPECIAL = "<script>%_&#${}~^\\|\"'`*[ σ μ ± − × ‖x‖₂ σ̂² ≠ é Å ł … – — a--b 100\u00a0% 中 \x07\n"
 

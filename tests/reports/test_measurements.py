@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import reports.collect.measurements as measurements
 from reports.collect.measurements import Chunk, Text, read_texts
 from suite.paths import RunPaths
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 
 def rows(chunk: Chunk) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

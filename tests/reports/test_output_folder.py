@@ -8,7 +8,7 @@ import pytest
 from reports.write.build import MANIFEST, build_report
 from reports.write.slugs import distinct, slug
 from suite.errors import UserError
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 4}
 

@@ -1,60 +1,15 @@
 """The page as a reader meets it, in headless Chromium."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from reports.write.build import ReportFiles, build_report
-from tests.programs import required
-from tests.reports.records import expand_runs, write_run, write_waiting
-from tests.reports.test_bad_input import NASTY
-
-
-def chromium() -> str:
-    return required("chromium", "chromium", "the report page was not opened")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = chromium()
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
-
-
-def open_page(browser: Browser, html: Path, width: int = 1280, dark: bool = False) -> tuple[Page, list[str]]:
-    """The page with all charts drawn, and every complaint and outgoing request on the way."""
-    page = browser.new_page(
-        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-    )
-    trouble: list[str] = []
-    page.on("console", lambda message: trouble.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on(
-        "request",
-        lambda r: None if r.url == html.as_uri() or r.url.startswith("data:") else trouble.append(r.url),
-    )
-    page.goto(html.as_uri())
-    wait_for_charts(page)
-    return page, trouble
-
-
-# Every chart that is not filtered away.
-VISIBLE = ".panel:not([hidden]) .chart"
-
-
-def wait_for_charts(page: Page) -> None:
-    """Until what is to be seen is drawn, by the choice in force."""
-    page.wait_for_function("() => charts.every(({isCurrent, box}) => isCurrent || !box.offsetParent)")
-    page.wait_for_function("() => !isDrawing")
-
-
-def overflow_px(page: Page) -> int:
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+from tests.helpers.browser import chromium, open_page, overflow_px
+from tests.helpers.nasty_text import NASTY
+from tests.helpers.records import expand_runs, write_run, write_waiting
 
 
 @pytest.mark.parametrize("dark", [False, True])

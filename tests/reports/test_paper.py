@@ -17,7 +17,7 @@ from reports.write.compare_paper import beside_paper, paper_sentences, write_bes
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
-from tests.reports.records import write_run
+from tests.helpers.records import write_run
 
 PAPERS: dict[str, Any] = {
     "name": "imagenet",

@@ -9,7 +9,7 @@ from reports.frames import GROUP, Frames, build_frames
 from reports.plan import unstarted_cells
 from reports.write.build import build_report
 from suite.experiment import Run
-from tests.reports.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run
 
 BATCH = {"global_batch_size": 64, "batch_size_per_gpu": [16, 64], "norm_batch_size": [4, 16]}
 Cell = tuple[str, int, int]

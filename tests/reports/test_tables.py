@@ -24,7 +24,7 @@ from reports.tables.inventory import overview
 from reports.tables.run_list import WORST_FIRST, run_list
 from reports.tables.throughput import throughput_display
 from suite.record import STATES, RecordWriter
-from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
+from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from reports.findings import verdicts as module
-from reports.findings.standing import standing
+from reports.findings.baseline_comparison import standing
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
-from tests.reports.records import expand_runs, write_run
-from tests.reports.test_standing import ESM, TOP1, Cells, frames_of, p_of_three
+from tests.helpers.paired_cells import ESM, TOP1, Cells, frames_of, p_of_three
+from tests.helpers.records import expand_runs, write_run
 
 WHERE = "small_resnet20 on fashion-mnist-7k"
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}

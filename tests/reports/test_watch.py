@@ -13,7 +13,7 @@ from reports.collect import Collection, collect
 from reports.write.build import ReportFiles, write_report
 from suite.errors import UserError
 from suite.record import RecordWriter
-from tests.reports.records import PROVENANCE, expand_runs, write_run, write_waiting
+from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 BN, XBN, _ = expand_runs(batch={"global_batch_size": 64, "norm_batch_size": 4}, seeds=[0])
 

@@ -10,16 +10,10 @@ from suite.errors import UserError
 from suite.shift import attribute, find_origins, precise_statistics, probe
 from suite.shift.layers import batch_norm_layers
 from suite.shift.origins import Origin, Origins
+from tests.helpers.layers import batch_norm
 
 # Two channels: 1 3 and 0 4. Means 2 and 2, deviations 1 and 2.
 X = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
-
-
-def batch_norm(mean: list[float], sigma: list[float]) -> nn.BatchNorm1d:
-    layer = nn.BatchNorm1d(len(mean), eps=1e-12, affine=False)
-    layer.running_mean.copy_(torch.tensor(mean))
-    layer.running_var.copy_(torch.tensor(sigma).square())
-    return layer
 
 
 def by_hand() -> nn.Module:

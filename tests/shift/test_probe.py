@@ -14,7 +14,7 @@ from suite.models.norms import GhostBatchNorm2d
 from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.shift.moments import ChannelMoments, batch_moments
-from tests.ranks import on_ranks
+from tests.helpers.ranks import on_ranks
 
 METRICS = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
 

@@ -10,7 +10,7 @@ from suite.errors import UserError
 from suite.shift import perturb, probe, remedies, replayed_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.shift.perturb import _perturbed
-from tests.shift.test_attribute import batch_norm
+from tests.helpers.layers import batch_norm
 
 # Means 2 and 5, biased variances 1 and 4, unbiased ones 2 and 8.
 ONE, OTHER = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [7.0]])

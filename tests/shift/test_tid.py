@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.models.norms import GhostBatchNorm2d, set_norm_batch_size
 from suite.shift import TidMeter
-from tests.ranks import on_ranks
+from tests.helpers.ranks import on_ranks
 
 NUM_STEPS, BATCH = 6, 12
 

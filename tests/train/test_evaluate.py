@@ -15,7 +15,7 @@ from suite.launch import launch_variables
 from suite.models import build_model
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation, batch_sums, evaluate
-from tests.ranks import on_ranks
+from tests.helpers.ranks import on_ranks
 
 NUM_IMAGES = 131  # a prime: neither 2 or 3 ranks nor any batch size divides it
 BATCH_SIZES = (1, 50, 64, 200)

@@ -12,8 +12,8 @@ from suite.data import train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
-from tests.train.processes import train
-from tests.train.test_resume import assert_bit_equal, final_state, measured
+from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
+from tests.helpers.training_processes import train
 
 EPOCHS = 12
 

@@ -12,18 +12,9 @@ from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record, StopRequest, ask_to_stop, forget_request
-from tests.train.processes import train, train_killed_at_the_probe, train_stopped_in
+from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
+from tests.helpers.training_processes import train, train_killed_at_the_probe, train_stopped_in
 
-TIMINGS = {
-    "epoch_time_s",
-    "peak_memory_gib",
-    "images_per_s",
-    "step_time_p50_ms",
-    "step_time_p95_ms",
-    "data_wait_share",
-    "matmul_peak_flops_per_s",
-    "matmul_peak_share",
-}
 # 96 images in steps of 16: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
 STEPS = (2, 6, 9)
 
@@ -45,33 +36,6 @@ def tiny_run(**sections: dict[str, Any]) -> Run:
     for name, section in sections.items():
         content[name] = {**content[name], **section}
     return expand(content, "tiny").runs[0]
-
-
-def final_state(folder: Path) -> dict[str, Any]:
-    paths = RunPaths(folder)
-    state: dict[str, Any] = torch.load(paths.checkpoint(paths.checkpoint_steps()[-1]), weights_only=True)
-    return state
-
-
-def assert_bit_equal(one: Any, other: Any, where: str = "state") -> None:
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype
-        assert one.numpy().tobytes() == other.numpy().tobytes(), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_bit_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_bit_equal(a, b, f"{where}.{i}")
-    elif not where.endswith("measurements_size_bytes"):  # timings have more or fewer digits
-        assert one == other, where
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in RunPaths(folder).measurements.read_text().splitlines()]
-    return [line for line in lines if line["metric"] not in TIMINGS]
 
 
 @pytest.fixture(scope="module")

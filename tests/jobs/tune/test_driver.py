@@ -14,7 +14,7 @@ import pytest
 
 from jobs import exit_codes
 from suite.paths import RunPaths
-from tests.jobs.tune.desk import BASE, ROOT, Desk, complete, wait_until_gone
+from tests.helpers.desk import BASE, ROOT, Desk, complete, wait_until_gone
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -37,7 +37,7 @@ def test_a_study_that_is_complete_is_read_and_answered(desk: Desk) -> None:
     assert "6 runs, 6 of them complete already" in said
     assert "started" not in said
     assert "BN loses more than 1 point of top-1 against norm batch 16 below norm batch 16" in said
-    answers = json.loads((desk.book / "answers.json").read_text())
+    answers = json.loads((desk.study_folder / "answers.json").read_text())
     assert answers["runs"] == {"completed": 6}
     (loses,) = (answer for answer in answers["norm_batch"] if answer["kind"] == "bn_loses")
     assert (loses["kind"], loses["norm_batch_size"]) == ("bn_loses", 16)
@@ -48,7 +48,7 @@ def test_a_study_that_is_complete_is_read_and_answered(desk: Desk) -> None:
     assert by_batch[2]["top1_percent_high"] - by_batch[2]["top1_percent_mean"] == pytest.approx(
         0.496828, 1e-5
     )
-    table = pd.read_parquet(desk.book / "results.parquet")
+    table = pd.read_parquet(desk.study_folder / "results.parquet")
     assert sorted(table.run_id) == sorted(run.run_id for run in desk.study.runs)
     # Where a user of Tune looks, with each epoch once, and logs for TensorBoard.
     (tune_folder,) = (desk.folder / "ray_results").iterdir()
@@ -83,7 +83,7 @@ def test_a_driver_killed_interrupted_and_hurried_ends_as_an_undisturbed_one(desk
     driver.kill()
     driver.wait()
     # Ray's own helpers notice within a minute or two; what trains at once.
-    wait_until_gone(desk, "jobs.process")
+    wait_until_gone(desk, "jobs.local.worker")
     assert desk.record(first).state == "preempted"  # it wrote a checkpoint when its driver was gone
     assert "--resume goes on" in desk.tune(expect=2)
 
@@ -103,7 +103,7 @@ def test_a_driver_killed_interrupted_and_hurried_ends_as_an_undisturbed_one(desk
         said = driver.communicate(timeout=300)[0]
         assert driver.returncode == code, said
         assert f"stopped by {numbers[0].name}: --resume goes on" in said
-        wait_until_gone(desk, "jobs.process")
+        wait_until_gone(desk, "jobs.local.worker")
         assert desk.record(first).state == "preempted"
         assert reason in str(desk.record(first).reason)
 
@@ -164,7 +164,7 @@ def test_asha_ends_half_of_sixteen_trials_and_the_others_are_as_without_it(desk:
         # It trained no epoch more, and its last weights are kept.
         assert epoch <= record.status["step"] / 20 < epoch + 1
         assert RunPaths(desk.output_dir / run.folder_name).checkpoint_steps()[-1] == record.status["step"]
-    saved = json.loads((desk.book / "answers.json").read_text())["cost"]["epochs_saved_by_stopping"]
+    saved = json.loads((desk.study_folder / "answers.json").read_text())["cost"]["epochs_saved_by_stopping"]
     assert saved == sum(4 - desk.record(run).status["stopped_after_epoch"] for run in stopped)
     assert f"{len(stopped)} runs stopped early, which saved {saved} of 64 epochs" in said
 
@@ -173,7 +173,7 @@ def test_asha_ends_half_of_sixteen_trials_and_the_others_are_as_without_it(desk:
         folder = calm / run.folder_name
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"run_id": run.run_id, **run.model_dump(mode="json")}))
-        subprocess.run([sys.executable, "-m", "jobs.process.worker", str(folder)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "jobs.local.worker", str(folder)], cwd=ROOT, check=True)
         assert_same_results(desk.output_dir / run.folder_name, folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from jobs.tune.tune_folder import tune_folder
 from suite.paths import RunPaths
 from suite.record import Record
-from tests.jobs.tune.desk import BASE, ROOT, Desk, complete
+from tests.helpers.desk import BASE, ROOT, Desk, complete
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -56,13 +56,13 @@ def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
     shares: set[str] = set()
 
     def look() -> bool:
-        shares.update(desk.variables("CUDA_VISIBLE_DEVICES", "jobs.process.worker"))
+        shares.update(desk.variables("CUDA_VISIBLE_DEVICES", "jobs.local.worker"))
         return len(shares) == 2
 
     desk.wait("two processes", look, driver)
     assert "2 of 2 runs completed" in driver.communicate(timeout=600)[0]
     assert shares == {"4", "7"}
-    rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.book / "points.jsonl").open()]
+    rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.study_folder / "points.jsonl").open()]
     folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
     assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
 

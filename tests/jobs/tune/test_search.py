@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from jobs.clusters import LocalCluster
-from jobs.tune.book import Book
+from jobs.cluster.clusters import LocalCluster
+from jobs.tune.runners import RunContext
 from jobs.tune.search import EveryRun, Proposals
-from jobs.tune.study import Study, load_study
-from jobs.tune.trial import Setting, is_result, run_of
-from jobs.tune.ways import Place
+from jobs.tune.study_folder import StudyFolder
+from jobs.tune.trial import TrialContext, is_result, run_of
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter, StopRequest, ask_to_stop, read_status
-from tests.jobs.tune.test_study import write
+from suite.studies.study import Study, load_study
+from tests.helpers.study_files import write
 
 SPACE = {
     "model.norm": {"kind": "grid", "values": [{"kind": "bn"}, {"kind": "gn", "num_groups": 8}]},
@@ -24,18 +24,20 @@ SPACE = {
 }
 
 
-def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, Book, Setting]:
+def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, StudyFolder, TrialContext]:
     search = {"kind": "optuna", "num_points": num_points}
     study = load_study(write(folder, **{"space": SPACE, "search": search, "seeds": [0, 1], **keys}))
-    book = Book(study, folder / "runs")
-    with book.held():
-        book.compare(accept=True)
-        book.write()
-    place = Place(study.name, folder / "runs", LocalCluster(name="local"), 1, None, "driver")
-    return study, book, Setting(study, place, is_resumed=book.is_begun)
+    study_folder = StudyFolder(study, folder / "runs")
+    with study_folder.held():
+        study_folder.compare(accept=True)
+        study_folder.write()
+    place = RunContext(study.name, folder / "runs", LocalCluster(name="local"), 1, None, "driver")
+    return study, study_folder, TrialContext(study, place, is_resumed=study_folder.is_begun)
 
 
-def finish(setting: Setting, config: dict[str, Any], top1_percent: float, state: Any = "completed") -> None:
+def finish(
+    setting: TrialContext, config: dict[str, Any], top1_percent: float, state: Any = "completed"
+) -> None:
     run = run_of(setting.study, config)
     with RecordWriter(run, setting.place.output_dir / run.folder_name, durable=False) as record:
         record.measure("top1_percent", top1_percent, epoch=1, step=4, split="val")
@@ -57,8 +59,8 @@ def test_every_run_of_every_point_once(tmp_path: Path) -> None:
 
 
 def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
-    _, book, setting = proposing(tmp_path)
-    search = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path)
+    search = Proposals(setting, study_folder)
     first, second = search.suggest("a"), search.suggest("b")
     assert first["point"] == second["point"]
     assert (first["seed"], second["seed"]) == (0, 1)
@@ -71,15 +73,15 @@ def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
 
 
 def test_a_later_driver_knows_the_points_and_their_values(tmp_path: Path) -> None:
-    _, book, setting = proposing(tmp_path)
-    first = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path)
+    first = Proposals(setting, study_folder)
     configs = [first.suggest(str(n)) for n in range(4)]
     for number, config in enumerate(configs[:3]):
         finish(setting, config, 20.0 + 10 * number)
         first.on_trial_complete(str(number))
-    _, book, setting = proposing(tmp_path)
+    _, study_folder, setting = proposing(tmp_path)
     assert setting.is_resumed
-    later = Proposals(setting, book)
+    later = Proposals(setting, study_folder)
     assert [trial.params for trial in later._optuna.trials] == [
         trial.params for trial in first._optuna.trials
     ]
@@ -92,8 +94,8 @@ def test_a_later_driver_knows_the_points_and_their_values(tmp_path: Path) -> Non
 
 
 def test_conditions_hold_in_proposals(tmp_path: Path) -> None:
-    _, book, setting = proposing(tmp_path, num_points=12, seeds=[0])
-    search = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path, num_points=12, seeds=[0])
+    search = Proposals(setting, study_folder)
     points = [search.suggest(str(n))["point"] for n in range(12)]
     kinds = {point["model.norm"]["kind"] for point in points}
     assert kinds == {"bn", "gn"}
@@ -102,23 +104,23 @@ def test_conditions_hold_in_proposals(tmp_path: Path) -> None:
 
 def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4]}}
-    _, book, setting = proposing(tmp_path, num_points=9, space=space, seeds=[0])
-    search = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path, num_points=9, space=space, seeds=[0])
+    search = Proposals(setting, study_folder)
     configs = [search.suggest(str(n)) for n in range(3)]
     assert configs[2] == Searcher.FINISHED
-    assert Proposals(setting, book).is_over  # also for a driver that comes after
+    assert Proposals(setting, study_folder).is_over  # also for a driver that comes after
     assert {config["point"]["batch.norm_batch_size"] for config in configs[:2]} == {2, 4}
 
 
 def test_points_of_a_space_that_has_changed_are_left_out(tmp_path: Path) -> None:
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 16]}}
-    _, book, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
-    first = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    first = Proposals(setting, study_folder)
     assert len({first.suggest(str(n))["point"]["batch.norm_batch_size"] for n in range(3)}) == 3
     # The same places in the list mean other values now, and one is gone.
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [16, 4]}}
-    _, book, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
-    later = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    later = Proposals(setting, study_folder)
     assert later.left_out == 2
     assert [run.batch.norm for run in later.runs] == [4]
 
@@ -129,16 +131,16 @@ def test_two_proposals_that_are_one_run_are_one_point(tmp_path: Path) -> None:
         "batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 8, 16]},
     }
     keys = {"space": space, "seeds": [0], "objectives": [{"metric": "top1_percent"}]}
-    _, book, setting = proposing(tmp_path, num_points=3, **keys)
-    search = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path, num_points=3, **keys)
+    search = Proposals(setting, study_folder)
     assert search.suggest("a")["point"]["model.norm"]["kind"] == "gn"
     assert search.suggest("b") == Searcher.FINISHED
     assert len(search.runs) == 1
 
 
 def test_a_point_with_a_failed_seed_has_no_value(tmp_path: Path) -> None:
-    _, book, setting = proposing(tmp_path)
-    search = Proposals(setting, book)
+    _, study_folder, setting = proposing(tmp_path)
+    search = Proposals(setting, study_folder)
     first, second = search.suggest("a"), search.suggest("b")
     finish(setting, first, 90.0)
     finish(setting, second, 90.0, "diverged")
@@ -165,8 +167,8 @@ def test_only_tune_runs_a_study_whose_points_come_later(tmp_path: Path) -> None:
     [("completed", True), ("failed", True), ("diverged", True), ("cancelled", True), ("preempted", False)],
 )
 def test_what_is_a_result_already(tmp_path: Path, state: Any, is_one: bool) -> None:
-    _, book, setting = proposing(tmp_path)
-    config = Proposals(setting, book).suggest("a")
+    _, study_folder, setting = proposing(tmp_path)
+    config = Proposals(setting, study_folder).suggest("a")
     _, _, resumed = proposing(tmp_path)
     finish(setting, config, 20.0, state)
     run = run_of(setting.study, config)
@@ -177,9 +179,9 @@ def test_what_is_a_result_already(tmp_path: Path, state: Any, is_one: bool) -> N
 
 def test_what_a_scheduler_has_stopped_stays_so_while_the_study_has_one(tmp_path: Path) -> None:
     keys = {"scheduler": {"kind": "asha"}}
-    _, book, _ = proposing(tmp_path, **keys)
+    _, study_folder, _ = proposing(tmp_path, **keys)
     _, _, setting = proposing(tmp_path, **keys)
-    config = Proposals(setting, book).suggest("a")
+    config = Proposals(setting, study_folder).suggest("a")
     run = run_of(setting.study, config)
     finish(setting, config, 20.0, "preempted")
     folder = setting.place.output_dir / run.folder_name

@@ -7,7 +7,7 @@ import pytest
 from reports.claims import claim_figures, gather
 from reports.claims.figures import ClaimFigure
 from reports.write.build import ReportFiles, build_report
-from tests.reports.claims.folders import GNBN, mlp_runs, resnet_runs, write
+from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 
 XBN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
 TRAINING, INFERENCE = [80.0, 40.0, 20.0], [90.0, 85.0, 30.0]

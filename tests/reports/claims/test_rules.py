@@ -8,7 +8,7 @@ import pytest
 
 from reports.claims import ClaimResult, gather, judge
 from suite.experiment import Run
-from tests.reports.claims.folders import GNBN, mlp_runs, resnet_runs, write
+from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 
 BN, GN = {"kind": "bn"}, {"kind": "gn", "num_groups": 8}
 

@@ -1,0 +1,207 @@
+"""`python -m benchmarks`: how fast the suite is, against the plainest code that does the same."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.pairing import Ratio
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed as paired, interleaved ratios. Let nothing else run beside it.",
+)
+Arch = Annotated[str, typer.Option(help="Architecture.")]
+ImageSize = Annotated[int, typer.Option(min=8, help="Side of the input, pixels.")]
+Rounds = Annotated[int, typer.Option(min=3, help="Pairs of measurements.")]
+
+
+@app.command("loader")
+def loader(
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of JPEGs; default: photographs cropped to 500 × 375."),
+    ] = None,
+    rounds: Rounds = 9,
+) -> None:
+    """DALI's CPU pipeline against the torchvision loader, and against bare decoding."""
+    from benchmarks.loader import bench_loader
+
+    result = bench_loader(images, rounds=rounds)
+    ratios = {"DALI / torchvision": result.vs_torchvision, "DALI / bare decode": result.vs_bare_decode}
+    _show(ratios, {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"})
+    Console().print(
+        f"images/s; {result.num_images} files of {result.mean_file_kb:.0f} kB on average, "
+        f"{result.images_per_batch} a batch, {result.num_cores} cores",
+        highlight=False,
+    )
+
+
+@app.command("train")
+def train(
+    arch: Arch = "resnet18",
+    image_size: ImageSize = 64,
+    images_per_step: Annotated[int, typer.Option(min=2)] = 32,
+    rounds: Rounds = 15,
+    steps_per_round: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """The training step against a bare loop, and what XBN and TID cost it."""
+    from benchmarks.train import bench_train
+
+    ratios = bench_train(arch, image_size, images_per_step, rounds, steps_per_round, _device())
+    _show(ratios, {"training step / bare loop": "≥ 0.97", "TID alone / step (time)": "≤ 0.01"})
+
+
+@app.command("probe")
+def probe(
+    arch: Arch = "resnet18",
+    image_size: ImageSize = 64,
+    images_per_batch: Annotated[int, typer.Option(min=2)] = 32,
+    rounds: Rounds = 15,
+    batches_per_round: Annotated[int, typer.Option(min=1)] = 4,
+) -> None:
+    """The probe against a bare inference pass over the same batches."""
+    from benchmarks.probe import bench_probe
+
+    ratios = bench_probe(arch, image_size, images_per_batch, rounds, batches_per_round, _device())
+    _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
+
+
+@app.command("submit")
+def submit(
+    cluster: Annotated[str, typer.Option("--cluster", "-c", help="A Slurm cluster's name or file.")] = "test",
+    cells: Annotated[int, typer.Option(min=2, help="Runs to submit.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that all of them are submitted.")] = 5,
+    below: Annotated[
+        Path | None,
+        typer.Option(help="Where the runs go for a while; default: the system's temporary folder."),
+    ] = None,
+) -> None:
+    """Submitting many runs and their status, less the time of Slurm's own commands. The jobs are held."""
+    from benchmarks.processes import Spread
+    from benchmarks.submit import bench_submit
+    from suite.provenance import cpu_name
+
+    result = bench_submit(cluster, cells, rounds, below)
+    # The targets are for a thousand cells.
+    own, wall = ("≤ 2", "≤ 1") if cells <= 1000 else ("", "")
+    table = Table(f"{cells} cells", "median", "range", "target", box=None)
+    for name, values, target in (
+        ("submit: own time (s)", [one.own_s for one in result.submit], own),
+        ("submit: CPU time (s)", [one.cpu_s for one in result.submit], ""),
+        ("submit: the same files, bare (s)", result.files_s, ""),
+        ("submit: in Slurm's commands (s)", [one.slurm_s for one in result.submit], ""),
+        ("submit: sbatch calls", [one.count("sbatch") for one in result.submit], result.needed_sbatch_calls),
+        ("status: wall time (s)", [one.wall_s for one in result.status], wall),
+        ("status: CPU time (s)", [one.cpu_s for one in result.status], ""),
+        ("status: in Slurm's commands (s)", [one.slurm_s for one in result.status], ""),
+        ("status: calls of Slurm", [len(one.calls) for one in result.status], "≤ 2"),
+        ("status, all just cancelled: wall time (s)", [one.wall_s for one in result.settle], ""),
+        ("status, all just cancelled: calls of Slurm", [len(one.calls) for one in result.settle], "≤ 2"),
+    ):
+        spread = Spread.of(values)
+        form = "{:.0f}" if name.endswith(("calls", "Slurm")) else "{:.2f}"
+        low, high = form.format(spread.low), form.format(spread.high)
+        bound = f"≤ {target}" if isinstance(target, int) else target
+        table.add_row(name, form.format(spread.median), f"{low} to {high}", bound)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{rounds} rounds; arrays of {result.max_array_size} at most; Slurm {result.slurm_version}",
+        highlight=False,
+    )
+    _print_origin(console, cpu_name())
+
+
+@app.command("tune")
+def tune(
+    trials: Annotated[int, typer.Option(min=2, help="Runs that are trained, both ways.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 3,
+    read_trials: Annotated[int, typer.Option(min=10, help="Trials that are complete and only read.")] = 1000,
+) -> None:
+    """A study by `tune` against the same runs by `run --jobs 2`, and its memory over many trials."""
+    from benchmarks.tune import bench_tune
+    from suite.provenance import cpu_name
+
+    result = bench_tune(trials, rounds, read_trials)
+    ratio = result.overhead
+    table = Table("tune", "measured", "target", box=None)
+    table.add_row(
+        f"tune / run --jobs 2 (time; {trials} trials of {result.trial_s:.1f} s)",
+        f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+        "≤ 1.10",
+    )
+    table.add_row("overhead of a trial (s)", f"{result.overhead_s:.2f}", "≤ 0.5")
+    table.add_row(f"{read_trials} trials that are complete (s)", f"{result.read_s:.1f}", "")
+    for share in (0.1, 0.5, 1.0):
+        name = f"memory after {share * read_trials:.0f} trials, driver and Ray (MiB)"
+        table.add_row(name, f"{result.memory_mib(share):.0f}", "flat" if share == 1.0 else "")
+    console = Console()
+    console.print(table)
+    _print_origin(console, cpu_name())
+
+
+@app.command("report")
+def report(
+    runs: Annotated[int, typer.Option(min=20, help="Made-up runs, 40 kB each.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 5,
+) -> None:
+    """Collecting runs against pyarrow's JSON reader, collecting again, and the page over all of them."""
+    from benchmarks.report import bench_report
+    from suite.provenance import cpu_name
+
+    result = bench_report(runs, rounds)
+    table = Table(f"{runs} runs, {result.lines_mb:.0f} MB", "measured", "target", box=None)
+    for name, ratio, target in (
+        ("first collection / pyarrow's JSON reader (time)", result.first, "≤ 2"),
+        ("with ten changed runs / first collection (time)", result.again, "≤ 0.05"),
+    ):
+        sides = f"{ratio.a_median:.2f} s / {ratio.b_median:.2f} s"
+        table.add_row(name, f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] ({sides})", target)
+    table.add_row("shiftbench report, nothing collected before (s)", f"{result.report_s:.1f}", "")
+    table.add_row("its memory (GiB)", f"{result.memory_gib:.2f}", "≤ 2")
+    table.add_row("the page (MB)", f"{result.page_mb:.2f}", "≤ 5")
+    ready = "no Chromium here" if result.interactive_s is None else f"{result.interactive_s:.2f}"
+    table.add_row("the page in Chromium until a filter is answered (s)", ready, "≤ 2")
+    table.add_row("shiftbench report of 100 runs (s)", f"{result.few_s:.1f}", "≤ 10")
+    console = Console()
+    console.print(table)
+    _print_origin(console, cpu_name())
+
+
+def _device() -> "torch.device":
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_name() -> str:
+    import torch
+
+    from suite.provenance import cpu_name
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
+def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
+    table = Table("a / b", "median", "95 % interval", "target", "a", "b", box=None)
+    for name, ratio in ratios.items():
+        interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+        sides = (f"{ratio.a_median:.4g}", f"{ratio.b_median:.4g}")
+        table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
+    console = Console()
+    console.print(table)
+    _print_origin(console, _device_name())
+
+
+def _print_origin(console: Console, device: str) -> None:
+    from suite.provenance import provenance
+
+    origin = provenance(device, [])
+    versions = ", ".join(f"{package} {version}" for package, version in origin["versions"].items())
+    console.print(f"{origin['device']}, {origin['cpu_count']} CPUs; {versions}", highlight=False)

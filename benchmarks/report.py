@@ -1,0 +1,143 @@
+"""The reporter on many runs: collecting against pyarrow's JSON reader, collecting again, the page."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow.json
+
+from benchmarks.pairing import Ratio, summarize
+from benchmarks.synthetic_runs import write_runs
+from reports.collect import collect
+from suite.errors import UserError
+from suite.paths import RunPaths
+from suite.record import write_atomically
+
+NUM_CHANGED = 10
+FEW_RUNS = 100
+# In the page: whether all charts of the first figure are drawn as the filters say.
+_FIRST_FIGURE_IS_DRAWN = """() => {
+  const figure = document.querySelector("figure");
+  const own = charts.filter(({box}) => figure.contains(box) && box.offsetParent);
+  return own.length && own.every(({isCurrent}) => isCurrent);
+}"""
+
+
+@dataclass(frozen=True)
+class ReportBench:
+    """Times of both sides, and what one whole `shiftbench report` takes."""
+
+    num_runs: int
+    lines_mb: float
+    first: Ratio
+    again: Ratio
+    report_s: float
+    memory_gib: float
+    page_mb: float
+    few_s: float
+    interactive_s: float | None
+
+
+def bench_report(num_runs: int, rounds: int) -> ReportBench:
+    """Time the reporter on `num_runs` made-up runs, the first collection and a second one `rounds` times."""
+    with tempfile.TemporaryDirectory(prefix="shiftbench-report-") as made:
+        folder = Path(made)
+        runs, few, lines = folder / "runs", folder / "few", folder / "lines.jsonl"
+        write_runs(runs, num_runs)
+        write_runs(few, FEW_RUNS)
+        _as_one_file(runs, lines)
+        collect([few], folder / "warm-up")
+        first, again, bare = [], [], []
+        for number in range(rounds):
+            cache = folder / f"cache-{number}"
+            bare.append(_timed(partial(pyarrow.json.read_json, lines)))
+            first.append(_timed(partial(collect, [runs], cache)))
+            _change(runs)
+            again.append(_timed(partial(collect, [runs], cache)))
+            shutil.rmtree(cache)
+        report_s, memory_gib = _report(runs, folder / "out", folder)
+        few_s, _ = _report(few, folder / "few-out", folder)
+        page = folder / "out" / "index.html"
+        return ReportBench(
+            num_runs,
+            lines.stat().st_size / 1e6,
+            summarize(first, bare),
+            summarize(again, first),
+            report_s,
+            memory_gib,
+            page.stat().st_size / 1e6,
+            few_s,
+            _interactive_s(page),
+        )
+
+
+def _as_one_file(runs: Path, into: Path) -> None:
+    """All measurements. Per-layer ones get a key of their own: pyarrow holds no column of two kinds."""
+    with into.open("wb") as file:
+        for path in sorted(runs.glob("*/measurements.jsonl")):
+            file.write(path.read_bytes().replace(b'"value": [', b'"values": ['))
+
+
+def _change(runs: Path) -> None:
+    """A few runs say something new."""
+    for folder in sorted(runs.iterdir())[:NUM_CHANGED]:
+        status = RunPaths(folder).status
+        write_atomically(status, status.read_text() + "\n")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    work()
+    return time.perf_counter() - start_s
+
+
+def _report(runs: Path, out: Path, folder: Path) -> tuple[float, float]:
+    """Wall time and peak memory (GiB) of the command, which has collected nothing before."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / f"cache-of-{out.name}")}
+    command = [sys.executable, "-m", "jobs.cli", "report", str(runs), "--out", str(out)]
+    log = folder / "said.txt"
+    start_s = time.perf_counter()
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+        _, code, used = os.wait4(process.pid, 0)
+    duration_s = time.perf_counter() - start_s
+    process.returncode = os.waitstatus_to_exitcode(code)
+    if process.returncode != 0:
+        raise UserError(f"shiftbench report ended with {process.returncode}: {log.read_text().strip()}")
+    return duration_s, used.ru_maxrss / 2**20
+
+
+def _interactive_s(page: Path) -> float | None:
+    """From opening the page until its first figure has followed a filter, in headless Chromium.
+
+    None where there is no Chromium.
+    """
+    chromium = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    if chromium is None:
+        return None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        window = browser.new_page()
+        start_s = time.perf_counter()
+        window.goto(page.as_uri())
+        figure = window.locator("figure").first
+        figure.evaluate("(figure) => figure.scrollIntoView()")
+        window.wait_for_function(_FIRST_FIGURE_IS_DRAWN)
+        window.locator("#filters input").first.uncheck(force=True)
+        # Rows that go move what is below them.
+        figure.evaluate("(figure) => figure.scrollIntoView()")
+        window.wait_for_function(_FIRST_FIGURE_IS_DRAWN)
+        duration_s = time.perf_counter() - start_s
+        browser.close()
+    return duration_s

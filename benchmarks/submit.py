@@ -1,0 +1,137 @@
+"""What submitting many runs, and looking at them, costs beyond Slurm itself.
+
+The jobs are submitted held: nothing trains. Beside it stands how long the disk takes for as many files of the
+same sizes, which can be most of it.
+"""
+
+import getpass
+import math
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.processes import Timed, environment, time_files, timed
+from jobs.cluster.clusters import SlurmCluster, load_cluster
+from jobs.cluster.ledger import Ledger
+from jobs.cluster.slurm_commands import SlurmError, ask, config, max_array_size
+from suite.errors import UserError
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "bench-submit",
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 64, "val_images": 64},
+    "batch": {"global_batch_size": 32},
+}
+MAX_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class SubmitBench:
+    """What each round measured: submitting, looking at the queue, and looking once all was cancelled."""
+
+    cells: int
+    max_array_size: int
+    slurm_version: str
+    submit: list[Timed] = field(default_factory=list)
+    # The bare files that submitting made, in seconds.
+    files_s: list[float] = field(default_factory=list)
+    status: list[Timed] = field(default_factory=list)
+    # Writes into every record that its job was cancelled.
+    settle: list[Timed] = field(default_factory=list)
+
+    @property
+    def needed_sbatch_calls(self) -> int:
+        return math.ceil(self.cells / self.max_array_size)
+
+
+def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = None) -> SubmitBench:
+    """Submit `cells` runs `rounds` times, each time from nothing, and cancel them.
+
+    `below`: where the runs' folders go for a while; None: the system's temporary folder. Raises UserError for
+    a cluster that is not Slurm's, or one that does not take so many jobs.
+    """
+    where = load_cluster(cluster)
+    if not isinstance(where, SlurmCluster):
+        raise UserError(f"{cluster}: submitting to Slurm is measured; this cluster is local")
+    experiment_of(cells)
+    site = config()
+    result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"))
+    with tempfile.TemporaryDirectory(prefix="shiftbench-submit-", dir=below) as made:
+        bench = _Bench(Path(made), where)
+        bench.round(2, SubmitBench(2, result.max_array_size, result.slurm_version))  # fills Python's caches
+        for _ in range(rounds):
+            bench.round(cells, result)
+    return result
+
+
+def experiment_of(cells: int) -> dict[str, Any]:
+    """An experiment of so many cells: seeds, and above a thousand learning rates too, as a sweep has them.
+
+    Raises UserError for a number that makes no full product.
+    """
+    rates = math.ceil(cells / MAX_SEEDS)
+    if cells % rates:
+        raise UserError(f"--cells {cells}: above {MAX_SEEDS} a multiple of {rates} is expected")
+    # The file cannot simply list more seeds: OmegaConf refuses one of 10,000 values.
+    recipe = {"epochs": 1, "lr": [0.001 * (1 + rate) for rate in range(rates)]}
+    return EXPERIMENT | {"recipe": recipe, "seeds": list(range(cells // rates))}
+
+
+class _Bench:
+    """The temporary folder: shims, the cluster's file, and each round's runs."""
+
+    def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
+        self.folder = folder
+        self.log = folder / "calls.log"
+        self.rounds = 0
+        self.cluster = folder / "cluster.yaml"
+        more = cluster.additional_parameters | {"hold": True}
+        held = cluster.model_copy(update={"additional_parameters": more, "jobs_folder": None})
+        self.cluster.write_text(yaml.safe_dump(held.model_dump(mode="json")))
+        self.env = environment(folder, self.log)
+
+    def round(self, cells: int, result: SubmitBench) -> None:
+        """Measure once, in a folder of its own.
+
+        Nothing is removed between rounds: ext4 looks long for room where many files have just been removed.
+        """
+        self.rounds += 1
+        runs = self.folder / f"runs-{self.rounds}"
+        experiment = self.folder / "experiment.yaml"
+        experiment.write_text(yaml.safe_dump(experiment_of(cells)))
+        target = ("--output-dir", str(runs))
+        try:
+            submitted = self.timed("submit", str(experiment), "--cluster", str(self.cluster), *target)
+            files_s = time_files(runs, self.folder / f"files-{self.rounds}")
+            looked = self.timed("status", *target)
+            expect(looked, f"{cells} runs: {cells} queued")
+            cancel(runs)
+            settled = self.timed("status", *target)
+            expect(settled, f"{cells} runs: {cells} cancelled")
+        finally:
+            with suppress(SlurmError):  # what raised before is the cause
+                cancel(runs)
+        result.submit.append(submitted)
+        result.files_s.append(files_s)
+        result.status.append(looked)
+        result.settle.append(settled)
+
+    def timed(self, *arguments: str) -> Timed:
+        return timed(arguments, self.env, self.log)
+
+
+def expect(status: Timed, said: str) -> None:
+    """Raise UserError when `shiftbench status` does not begin with this: then something else was measured."""
+    first = status.output.partition("\n")[0].strip()
+    if first != said:
+        raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
+
+
+def cancel(runs: Path) -> None:
+    """Take the held jobs back; jobs that are gone already are no error."""
+    for one in Ledger(runs).read():
+        ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")

@@ -1,0 +1,1 @@
+"""Clusters: submitting runs to a scheduler, and following, cancelling and retrying them."""

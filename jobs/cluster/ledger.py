@@ -1,0 +1,220 @@
+"""The ledger of an output folder: which run was submitted as which job. Plain files, one a submission.
+
+<output_dir>/.shiftbench/
+  submissions/<token>.json   who submitted which runs where; the job's id once the scheduler has given it
+  lock                       held while somebody submits into this folder
+  <user>/                    of that user alone: pickles, scripts and logs of jobs, snapshots of the sources
+
+An entry is written before the scheduler is asked, under a job name that holds its token: whatever happens in
+between, the next look at the queue tells whether the job exists.
+"""
+
+import fcntl
+import getpass
+import json
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster.private_folder import private_folder, who_else_can_write
+from suite.errors import UserError
+from suite.files import read_json, write_atomically
+
+FOLDER = ".shiftbench"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of the scheduler: an array of runs, in the order of the array's numbers."""
+
+    token: str
+    name: str
+    cluster: dict[str, Any]
+    user: str
+    host: str
+    submitted_at: float
+    jobs_folder: str
+    snapshot: str
+    folders: tuple[str, ...]
+    job_id: str | None = None
+    driver: str | None = None
+    """The study whose driver submitted it, and may end it."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def is_slurm(self) -> bool:
+        return self.cluster.get("scheduler") == "slurm"
+
+    def jobs(self, job_id: str | None = None) -> dict[str, str]:
+        """The job of each run folder, by name; empty before the scheduler has given an id."""
+        job_id = job_id or self.job_id
+        if job_id is None:
+            return {}
+        if len(self.folders) == 1 or not self.is_slurm:
+            return dict.fromkeys(self.folders, job_id)
+        return {folder: f"{job_id}_{number}" for number, folder in enumerate(self.folders)}
+
+
+def new_submission(
+    experiment: str,
+    cluster: dict[str, Any],
+    jobs_folder: Path,
+    snapshot: Path,
+    folders: Sequence[str],
+    *,
+    is_driven: bool = False,
+) -> Submission:
+    """An entry for runs that are about to be submitted. `is_driven`: by a study's driver, of that name."""
+    token = secrets.token_hex(4)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment)[:40].strip("-") or "shiftbench"
+    return Submission(
+        token=token,
+        name=f"{plain}-{token}",
+        cluster=cluster,
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        submitted_at=time.time(),
+        jobs_folder=str(jobs_folder),
+        snapshot=str(snapshot),
+        folders=tuple(folders),
+        driver=experiment if is_driven else None,
+    )
+
+
+class Ledger:
+    """The submissions of one output folder. Reading it creates nothing."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.folder = output_dir / FOLDER / "submissions"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One submission at a time: the others wait here. Raises UserError when nothing can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.output_dir / FOLDER / "lock").open("a")
+            self._share()
+        except OSError as error:
+            where = error.filename or self.output_dir
+            raise UserError(f"{where}: cannot be written: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(
+                    f"{self.output_dir}: this file system has no locks ({error.strerror}); choose an output "
+                    "folder on one that has (Lustre: mounted with -o flock)"
+                ) from None
+            yield
+
+    def _share(self) -> None:
+        """Let the group of the output folder submit here too, where it may write that.
+
+        Not into .shiftbench itself: folders of jobs lie in it, which nobody else may move away.
+        """
+        shared = self.output_dir.stat()
+        if not shared.st_mode & stat.S_IWGRP:
+            return
+        for path in (self.folder, self.output_dir / FOLDER / "lock"):
+            status = path.stat()
+            if status.st_uid == os.getuid():
+                with suppress(PermissionError):  # a group that is not ours: it has to do without
+                    os.chown(path, -1, shared.st_gid)
+                    path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
+
+    def is_held(self) -> bool:
+        """Whether somebody submits right now."""
+        try:
+            with (self.output_dir / FOLDER / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def is_ours(self, submission: Submission) -> bool:
+        """Whether nobody but this user can have written an entry: what it says may be executed or ended."""
+        try:
+            status = (self.folder / f"{submission.token}.json").stat()
+        except FileNotFoundError:  # taken back meanwhile
+            return False
+        return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    def read(self) -> list[Submission]:
+        """All submissions, oldest first. Raises UserError for one of a newer version."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            content = read_json(path)
+            if not isinstance(content, dict):
+                continue  # dropped between listing and reading
+            if content.get("token") != path.stem:  # whose it is tells the file's owner
+                raise UserError(f"{path}: not an entry of this name; remove it")
+            if content.get("schema_version", 0) > SCHEMA_VERSION:
+                raise UserError(f"{path}: written by a newer shiftbench; upgrade")
+            one = Submission(**{**content, "folders": tuple(content["folders"])})
+            if one.job_id is not None and not re.fullmatch(r"\d+(@\d+)?", one.job_id):
+                raise UserError(f"{path}: job_id {one.job_id!r} is none")  # it reaches command lines
+            found.append(one)
+        return sorted(found, key=lambda submission: submission.submitted_at)
+
+    def write(self, submission: Submission) -> None:
+        """Add or replace an entry."""
+        text = json.dumps(asdict(submission), indent=1) + "\n"
+        path = self.folder / f"{submission.token}.json"
+        former = os.umask(0o022)  # for all to read, and for us alone to write
+        try:
+            write_atomically(path, text)
+            path.chmod(0o644)  # also where the folder's default ACL says more
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        finally:
+            os.umask(former)
+
+    def accepted(self, submission: Submission, job_id: str) -> Submission:
+        """Note the scheduler's answer."""
+        submission = replace(submission, job_id=job_id)
+        self.write(submission)
+        return submission
+
+    def drop(self, submission: Submission) -> None:
+        """Take an entry back that the scheduler refused."""
+        (self.folder / f"{submission.token}.json").unlink(missing_ok=True)
+
+
+def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
+    """Make the folder where a user's pickles, logs and snapshots lie, which only this user can write.
+
+    Raises UserError when others can write there, or replace it.
+    """
+    folder, above = where_jobs_lie(output_dir, wanted)
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{above}: cannot be written: {error.strerror}") from None
+    return private_folder(folder)
+
+
+def where_jobs_lie(output_dir: Path, wanted: str | None) -> tuple[Path, Path]:
+    """That folder and the one above it; makes nothing.
+
+    As `wanted`, else beside the runs where only this user can write, else below the home folder.
+    """
+    if wanted is not None:
+        folder = Path(os.path.expandvars(wanted)).expanduser().resolve()
+        return folder, folder.parent
+    beside = output_dir.resolve() / FOLDER  # a link could be turned elsewhere while jobs wait
+    there = next(path for path in (beside, *beside.parents) if path.exists())
+    if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:
+        return beside / getpass.getuser(), beside
+    return Path.home().resolve() / FOLDER, Path.home().resolve()

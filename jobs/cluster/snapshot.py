@@ -1,0 +1,76 @@
+"""The sources as they are now, copied aside: what jobs import, whatever is edited while they wait."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from jobs.cluster.private_folder import private_folder
+from suite.errors import UserError
+from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
+
+
+def snapshot(into: Path) -> Path:
+    """A folder below `into` with our packages and a note of their commit; one for each state of the sources.
+
+    It is there completely or not at all; one that has lost a file since is filled up. Raises UserError when
+    it cannot be written.
+    """
+    name = snapshot_name()
+    if (folder := into / name).is_dir() and _digest(folder) == name:
+        return folder
+    private_folder(into)
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=into))
+        try:
+            for relative in _files(ROOT):
+                (draft / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / relative, draft / relative)
+            name = _digest(draft)  # what was copied, should somebody have saved a file meanwhile
+            note = asdict(replace(code_state(), snapshot=name))
+            (draft / SNAPSHOT_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+            _publish(draft, into / name)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
+    return into / name
+
+
+def snapshot_name() -> str:
+    """A hash of the sources and their commit."""
+    return _digest(ROOT)
+
+
+def _digest(root: Path) -> str:
+    digest = hashlib.sha256(str(code_state().git_sha).encode())
+    for relative in sorted(_files(root)):
+        digest.update(f"{relative}\0".encode() + hashlib.sha256((root / relative).read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for package in SOURCE_PACKAGES:
+        for folder, subfolders, names in os.walk(root / package):
+            subfolders[:] = [name for name in subfolders if name != "__pycache__"]
+            for name in names:
+                if not name.endswith((".pyc", ".pyo")):
+                    yield (Path(folder) / name).relative_to(root)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        # Another submission was faster with the same sources, or the folder there is damaged: fill it up.
+        for path in draft.rglob("*"):
+            if path.is_file():
+                target = folder / path.relative_to(draft)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)

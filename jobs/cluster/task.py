@@ -1,0 +1,165 @@
+"""What each task of a Slurm job does: train one run as one of its ranks, and come back if time runs out.
+
+Who signals whom is told in docs/slurm.md. No torch before the signals are heard.
+"""
+
+import logging
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.cluster.slurm_commands import SlurmError, ask, is_preempted
+from jobs.local.process_log import also_logged_to, log_to_stderr
+from suite.errors import Preempted, UserError
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.provenance import scheduler_job
+from suite.record import UNFINISHED, RecordWriter, errors_noted, read_request, read_status
+from suite.record.rank_errors import in_one_line
+from suite.signals import StopFlag, stop_flag
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+log = logging.getLogger("shiftbench")
+
+# A node that was given up may train on until it notices that the run was started again elsewhere.
+PATIENCE_S = 180.0
+# Starts in a row that were warned before their first step: the time limit is too short for the start alone.
+MAX_FRUITLESS_STARTS = 3
+REQUEUE_PATIENCE_S, REQUEUE_POLL_S = 60.0, 3.0
+NO_CONTROLLER = ("Unable to contact", "timed out", "did not answer")
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """One run, by its configuration as text: no path of a checkpoint, no object that could grow stale."""
+
+    run_json: str
+    folder: str
+
+    def __call__(self) -> str:
+        """Train. Returns the run's state; raises what ends this rank, so that srun ends the others."""
+        with stop_flag() as stop:
+            log_to_stderr()
+            folder, rank = Path(self.folder), int(os.environ.get("SLURM_PROCID", "0"))
+            run = Run.model_validate_json(self.run_json)
+            paths = RunPaths(folder)
+            if not folder.exists():
+                log.warning("%s was removed while the job waited: the run begins anew", folder)
+            try:
+                with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
+                    _train(run, folder, rank, stop)
+            except Preempted as end:
+                is_asked = read_request(paths) is not None  # then nobody wants it to go on
+                if rank == 0 and not is_asked and (end.is_warned or _is_preempted(_job())):
+                    _requeue(run, folder)
+            except Exception as error:
+                if rank == 0:
+                    _note_failure(run, folder, error)
+                raise
+        return read_status(paths).state
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """For a warning before the signals are heard: Submitit requeues the job as it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _made(folder: Path) -> bool:
+    """Make the folder that the log goes to. Always true."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+    return True
+
+
+def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
+    # Otherwise every rank takes every core of the node.
+    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    with errors_noted(RunPaths(folder), rank):
+        from suite.train import joined, train_on
+
+        claim = f"{scheduler_job(os.environ)} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        is_done = RunPaths(folder).status.exists() and read_status(RunPaths(folder)).state == "completed"
+        with joined(run.system) as ranks:
+            if ranks.agree(int(is_done and ranks.is_first)):  # a file system may show it to some ranks only
+                log.info("%s is complete already", folder)
+                return
+            train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
+
+
+def _job() -> str:
+    """`12_3` in an array: SLURM_JOB_ID alone means the whole array in one of its tasks."""
+    job = scheduler_job(os.environ)
+    assert job is not None
+    return job
+
+
+def _is_preempted(job: str) -> bool:
+    """Without `preempt_send_user_signal` a preempted job hears SIGTERM, and one that ends by that within
+    GraceTime has simply ended: Slurm does not start it again.
+    """
+    try:
+        return is_preempted(job)
+    except SlurmError as error:
+        log.warning("whether %s was preempted is not known: %s", job, error)
+        return False
+
+
+def _requeue(run: Run, folder: Path) -> None:
+    """Have Slurm start this job again. A run that never got to a step is not started for ever."""
+    with RecordWriter(run, folder) as record:
+        is_fruitless = record.detail("step") == record.detail("resumed_from_step")
+        fruitless = (record.detail("fruitless_starts") or 0) + 1 if is_fruitless else 0
+        reason = str(record.detail("reason"))
+        if fruitless >= MAX_FRUITLESS_STARTS:
+            record.status(
+                "failed",
+                fruitless_starts=0,
+                reason=f"the warning came {fruitless} times in a row before a step was done: the time limit "
+                "is too short for a start, or for an evaluation; raise time in the cluster's file, and retry "
+                "with --cluster",
+            )
+            return
+        record.status("preempted", fruitless_starts=fruitless)
+        try:
+            _ask_for_requeue(_job())
+        except SlurmError as error:
+            record.status("preempted", reason=f"{reason}; it could not be requeued: {error}")
+            log.error("not requeued: %s", error)
+        else:
+            log.info("requeued")
+
+
+def _ask_for_requeue(job: str) -> None:
+    """Ask until the controller answers: it may be starting again itself. Raises SlurmError."""
+    deadline = time.monotonic() + REQUEUE_PATIENCE_S
+    while True:
+        try:
+            ask("scontrol", "requeue", job)
+        except SlurmError as error:
+            is_down = any(sign in str(error) for sign in NO_CONTROLLER)
+            if not is_down or time.monotonic() > deadline:
+                raise
+            log.warning("%s; asking again", error)
+            time.sleep(REQUEUE_POLL_S)
+        else:
+            return
+
+
+def _note_failure(run: Run, folder: Path, error: Exception) -> None:
+    """Say why in the record, where training itself did not come to that."""
+    status = read_status(RunPaths(folder))
+    if status.state not in UNFINISHED and not status.died_silently:
+        return
+    try:
+        with RecordWriter(run, folder) as record:
+            record.settle("failed", in_one_line(error))
+    except (OSError, UserError) as failure:
+        log.error("%s: the record could not be written: %s", folder, failure)

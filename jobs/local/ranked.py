@@ -1,0 +1,73 @@
+"""An experiment's runs in turn, trained together by the ranks that torchrun or srun started."""
+
+import logging
+import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import exit_codes
+from jobs.checks import is_completed
+from jobs.local.process_log import also_logged_to, log_to_stderr
+from jobs.outcome import LaunchOutcome
+from suite.errors import Diverged, Preempted, UserError
+from suite.experiment import Run, check_batches
+from suite.paths import RunPaths
+from suite.record import forget_request
+from suite.signals import StopFlag, stop_flag
+
+if TYPE_CHECKING:
+    from suite.train.distributed import Ranks
+
+log = logging.getLogger("shiftbench")
+
+
+def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> LaunchOutcome:
+    """Join the other ranks once, then train every run that is not completed. Every rank calls this.
+
+    A run that diverges or is refused does not end the others; a stop signal does, and so does a failure that
+    this rank may be alone with, while the others wait for it: SystemExit is raised after logging that.
+    Raises UserError before anything starts when the batches do not fit the ranks.
+    """
+    folders = [output_dir / run.folder_name for run in runs]
+    complete = [is_completed(folder) for folder in folders]
+    check_batches([run for run, done in zip(runs, complete, strict=True) if not done], world_size)
+
+    import suite.train
+
+    log_to_stderr()
+    outcome = LaunchOutcome()
+    with stop_flag() as stop, suite.train.joined(runs[0].system) as ranks:
+        for run, folder, done in zip(runs, folders, complete, strict=True):
+            if ranks.agree(int(done)):  # one file system may show it later than another
+                outcome.skipped.append(folder)
+                continue
+            code = _train(run, folder, ranks, stop)
+            if code == exit_codes.DONE:
+                outcome.completed.append(folder)
+            else:
+                outcome.failed.append((folder, code))
+            if code == exit_codes.PREEMPTED:
+                outcome.stopped_by = signal.SIGTERM  # or its like, here or on another rank
+                break
+    return outcome
+
+
+def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:
+    from suite.train import train_on
+
+    if ranks.is_first:
+        forget_request(RunPaths(folder))
+    try:
+        with also_logged_to(RunPaths(folder).log) if ranks.is_first else nullcontext():
+            train_on(run, folder, ranks, stop)
+    except (UserError, Diverged, Preempted) as end:
+        log.error("%s: %s", run.label, end)
+        if isinstance(end.__cause__, OSError):  # a full disk: the first rank alone meets it
+            raise SystemExit(exit_codes.of(end)) from end
+        return exit_codes.of(end)
+    except Exception as error:
+        log.exception("%s: failed", run.label)
+        raise SystemExit(exit_codes.FAILURE) from error
+    return exit_codes.DONE

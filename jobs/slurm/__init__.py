@@ -1,1 +1,0 @@
-"""Slurm: its commands, the sbatch script, and what a job's task does."""

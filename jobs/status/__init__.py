@@ -1,1 +1,0 @@
-"""What became of every run, and how it is told."""

@@ -1,0 +1,126 @@
+"""The end of a study before its last trial: by a signal, a spent budget, or a cluster that refuses."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray import tune
+
+from jobs import exit_codes
+from jobs.local.stop import URGENT
+from jobs.tune.engine import DriverOnly
+from suite.experiment import Run
+from suite.files import read_json
+from suite.paths import RunPaths
+from suite.record import SETTLED, read_status, write_atomically
+from suite.record.costs import costs_of
+from suite.signals import stop_signals_to
+from suite.studies.spec import BudgetSpec
+
+LOOK_EVERY_S = 2.0
+
+
+class Hurried(BaseException):
+    """A second Ctrl-C or SIGTERM: what still runs is ended at once. No Exception, which Ray might keep."""
+
+
+class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
+    """Asked at every turn of Tune's loop whether to go on. Trials then find `file`, and end their runs."""
+
+    def __init__(self, budget: BudgetSpec, spending: "Spending", file: Path) -> None:
+        self.budget, self.spending, self.file = budget, spending, file
+        self.signal: signal.Signals | None = None
+        self.spent: str | None = None
+        self.refused: str | None = None
+        self.is_over = self.in_haste = False
+        self._was_urged = False
+        self._begun_at = time.monotonic()
+        self._looked_at = -LOOK_EVERY_S
+        file.unlink(missing_ok=True)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    @property
+    def reason(self) -> str | None:
+        """Why all is to end, if it is."""
+        if self.signal is not None:
+            return f"the driver of the study: {self.signal.name}"
+        why = self.spent or self.refused
+        return None if why is None else f"the driver of the study: {why}"
+
+    @property
+    def exit_code(self) -> int:
+        """Of a study that was stopped by a signal."""
+        return exit_codes.INTERRUPTED if self.signal is signal.SIGINT else exit_codes.PREEMPTED
+
+    def look(self) -> None:
+        """See what was spent, and whether a trial was refused."""
+        self._looked_at = time.monotonic()
+        self.spent = self.spent or self._what_is_spent()
+        self.refused = self.refused or (read_json(self.file) or {}).get("refused")
+
+    def stop_all(self) -> bool:
+        """Whether all trials are to end; they are told so once."""
+        if time.monotonic() - self._looked_at > LOOK_EVERY_S:
+            self.look()
+        if self.reason is None:
+            return False
+        if "reason" not in (read_json(self.file) or {}):
+            write_atomically(self.file, json.dumps({"reason": self.reason, "refused": self.refused}) + "\n")
+        return True
+
+    def _what_is_spent(self) -> str | None:
+        hours = self.budget.wall_hours
+        if hours is not None and time.monotonic() - self._begun_at > hours * 3600:
+            return f"the budget of {hours:g} hours is spent"
+        hours = self.budget.rank_hours
+        if hours is not None and self.spending.rank_s() > hours * 3600:
+            return f"the budget of {hours:g} rank-hours is spent"
+        return None
+
+    @contextmanager
+    def hearing_signals(self) -> Iterator[None]:
+        """Inside, a stop signal ends the study in good order; a second Ctrl-C or SIGTERM raises Hurried."""
+
+        def handle(number: int, _: FrameType | None) -> None:
+            if self.is_over:
+                return
+            is_urgent = number in URGENT
+            if self.signal is not None and is_urgent and self._was_urged:
+                self.in_haste = True
+                raise Hurried
+            self._was_urged |= is_urgent
+            self.signal = self.signal or signal.Signals(number)
+
+        with stop_signals_to(handle):
+            yield
+
+
+class Spending:
+    """Rank-seconds that a study's own runs took so far; what another experiment trained cost that one."""
+
+    def __init__(self, study: str, output_dir: Path, runs: Callable[[], Sequence[Run]]) -> None:
+        self.study, self.output_dir, self.runs = study, output_dir, runs
+        self._settled: dict[str, float] = {}
+
+    def rank_s(self) -> float:
+        """Of every attempt of every run, those under way included."""
+        return sum(self._of(run) for run in self.runs())
+
+    def _of(self, run: Run) -> float:
+        if run.run_id in self._settled:
+            return self._settled[run.run_id]
+        paths = RunPaths(self.output_dir / run.folder_name)
+        if (read_json(paths.run) or {}).get("experiment") != self.study:
+            return 0.0
+        status = read_status(paths)
+        rank_s = costs_of(status.content).rank_s
+        if status.state in SETTLED:
+            self._settled[run.run_id] = rank_s
+        return rank_s

@@ -1,0 +1,148 @@
+"""A study's own folder: what it was when it began, and the points that were proposed since.
+
+<output_dir>/studies/<name>/
+  study.json      its spec and base as they were when it began; a resumed study must be the same
+  points.jsonl    what Optuna proposed, in order
+  judged.jsonl    which epochs of which runs the scheduler has judged
+  halt.json       why all trials are to end, while they do
+  lock            held by the driver
+  answers.json, results.*   written when the driver ends
+
+The runs themselves lie beside the others in the output folder.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from suite.errors import UserError
+from suite.files import append_line, read_json, read_lines, write_atomically
+from suite.studies.space import Point
+from suite.studies.spec import StudySpec
+from suite.studies.study import Study
+
+SCHEMA_VERSION = 1
+# These say where and how long, and decide no result.
+FREE = {"trials", "budget", "experiment", "overrides"}
+
+
+class StudyFolder:
+    """The folder of one study."""
+
+    def __init__(self, study: Study, output_dir: Path) -> None:
+        self.study = study
+        self.folder = output_dir / "studies" / study.name
+        self.is_begun = self.is_changed = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One driver at a time. Raises UserError when there is one, or nothing can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.folder}: another `shiftbench tune` runs this study now") from None
+            except OSError as error:
+                raise UserError(f"{self.folder}: this file system has no locks: {error.strerror}") from None
+            yield
+
+    def compare(self, accept: bool) -> None:
+        """See whether the study was begun before, and as it is now. Raises UserError with what differs."""
+        path = self.folder / "study.json"
+        former = read_json(path)
+        self.is_begun = isinstance(former, dict)
+        if not isinstance(former, dict):
+            return
+        if former.get("schema_version", 0) > SCHEMA_VERSION:
+            raise UserError(f"{path}: written by a newer shiftbench; upgrade")
+        changes = list(_changes(_upgraded(former), _identity(self.study)))
+        self.is_changed = bool(changes)
+        if changes and not accept:
+            raise UserError(
+                f"the study has changed since it began: {'; '.join(changes)}; --accept goes on with it "
+                "as it is now, or give it another name"
+            )
+
+    def write(self) -> None:
+        """Note the study as it is now; after this it is begun."""
+        if self.is_begun and not self.is_changed:
+            return
+        path = self.folder / "study.json"
+        try:
+            write_atomically(path, json.dumps(_identity(self.study), indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def note_point(self, params: dict[str, Any], values: Point) -> None:
+        """Append what was proposed, before anything of it is run."""
+        append_line(self.folder / "points.jsonl", json.dumps({"params": params, "values": values}))
+
+    def note_end_of_search(self) -> None:
+        """No further point is to be had."""
+        line = {"params": None, "values": self._digest()}
+        append_line(self.folder / "points.jsonl", json.dumps(line))
+
+    def noted_points(self) -> list[tuple[dict[str, Any], Point]]:
+        """Parameters and values of every point that was proposed, oldest first."""
+        return [(line["params"], line["values"]) for line in self._points() if line["params"] is not None]
+
+    @property
+    def is_search_over(self) -> bool:
+        ends = (line["values"] for line in self._points() if line["params"] is None)
+        return self._digest() in ends
+
+    def _digest(self) -> str:
+        """Of the study as it is now: another space may have more points."""
+        return sha256(json.dumps(_identity(self.study), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _points(self) -> list[dict[str, Any]]:
+        return read_lines(self.folder / "points.jsonl", ("params", "values"))[0]
+
+    def note_judged(self, run_id: str, epoch: int) -> None:
+        """The scheduler has had its say on an epoch."""
+        append_line(self.folder / "judged.jsonl", json.dumps({"run_id": run_id, "epoch": epoch}))
+
+    def judged_epochs(self) -> set[tuple[str, int]]:
+        """Runs and epochs that any driver's scheduler has judged."""
+        lines = read_lines(self.folder / "judged.jsonl", ("run_id", "epoch"))[0]
+        return {(line["run_id"], line["epoch"]) for line in lines}
+
+
+def stop_file(output_dir: Path, study: str) -> Path:
+    """Where trials look whether all are to end."""
+    return output_dir / "studies" / study / "halt.json"
+
+
+def _identity(study: Study) -> dict[str, Any]:
+    spec: dict[str, Any] = study.spec.model_dump(mode="json", exclude=FREE)
+    base = json.loads(json.dumps(study.base))
+    return {"schema_version": SCHEMA_VERSION, "spec": spec, "base": base}
+
+
+def _upgraded(former: dict[str, Any]) -> dict[str, Any]:
+    """What was written before a key existed has that key's default."""
+    spec = {**former["spec"], "experiment": "-"}
+    known = StudySpec.model_validate(spec).model_dump(mode="json", exclude=FREE)
+    return {**former, "spec": known}
+
+
+def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
+    """`space.x.values: [2] → [2, 4]` for each leaf that differs."""
+    if isinstance(former, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*former, *now]):
+            yield from _changes(former.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif former != now:
+        yield f"{key.removeprefix('spec.')}: {_shown(former)} → {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)

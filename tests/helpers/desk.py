@@ -1,0 +1,120 @@
+"""A study, an output folder and a home of its own, as a researcher has them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import Record, RecordWriter, Status, read_status
+from suite.studies.study import Study, load_study
+
+ROOT = Path(__file__).parents[2]
+BASE: dict[str, Any] = {
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 320, "val_images": 41},
+    "batch": {"global_batch_size": 16},
+    "recipe": {"epochs": 4, "lr": 0.02},
+    "measure": {"precise_bn_images": 0, "warmup_steps": 1},
+    "system": {"data_threads": 1, "torch_threads": 1},
+}
+NORM_BATCH = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 16]}}
+
+
+class Desk:
+    """What a test of the driver works with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output_dir = folder / "runs"
+        self.file = folder / "mine.yaml"
+        self.describe()
+
+    def describe(self, base: dict[str, Any] | None = None, **keys: Any) -> None:
+        (self.folder / "base.yaml").write_text(yaml.safe_dump(base or BASE))
+        content = {"experiment": "base.yaml", "space": NORM_BATCH, "seeds": [0], "trials": {"at_a_time": 2}}
+        self.file.write_text(yaml.safe_dump(content | keys, sort_keys=False))
+
+    @property
+    def study(self) -> Study:
+        return load_study(self.file)
+
+    @property
+    def study_folder(self) -> Path:
+        return self.output_dir / "studies" / "mine"
+
+    def begin(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "jobs.cli", "tune", str(self.file), *arguments]
+        return subprocess.Popen(
+            [*command, "--output-dir", str(self.output_dir)],
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(self.folder), "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def tune(self, *arguments: str, expect: int = 0, **env: str) -> str:
+        process = self.begin(*arguments, **env)
+        said = process.communicate(timeout=900)[0]
+        assert process.returncode == expect, said
+        return said
+
+    def record(self, run: Run) -> Record:
+        return Record.read(self.output_dir / run.folder_name)
+
+    def status(self, run: Run) -> Status:
+        return read_status(RunPaths(self.output_dir / run.folder_name))
+
+    def wait(self, what: str, is_so: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+        deadline = time.monotonic() + 400
+        while not is_so():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"waited for {what}"
+            time.sleep(0.1)
+
+    def epoch(self, run: Run) -> int:
+        return int(self.status(run).content.get("evaluated_epoch", 0))
+
+    def processes(self) -> list[str]:
+        """Command lines of whatever still works for this desk."""
+        return [line for line, _ in self._working()]
+
+    def variables(self, name: str, of: str) -> list[str]:
+        """The value of an environment variable in each process whose command line holds `of`."""
+        working = [env for line, env in self._working() if of in line]
+        return [entry.partition("=")[2] for env in working for entry in env if entry.startswith(f"{name}=")]
+
+    def _working(self) -> list[tuple[str, list[str]]]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (folder / "cmdline").read_text().replace("\0", " ")
+                env = (folder / "environ").read_text().split("\0")
+            except OSError:
+                continue
+            if f"HOME={self.folder}" in env and int(folder.name) != os.getpid():
+                found.append((line, env))
+        return found
+
+
+def complete(desk: Desk, run: Run, top1_percent: list[float]) -> None:
+    """A record as a completed run leaves it."""
+    with RecordWriter(run, desk.output_dir / run.folder_name, durable=False) as record:
+        for epoch, value in enumerate(top1_percent, start=1):
+            record.measure("top1_percent", value, epoch=epoch, step=20 * epoch, split="val")
+        record.status("completed")
+
+
+def wait_until_gone(desk: Desk, what: str = "") -> None:
+    deadline = time.monotonic() + 60
+    while left := [line for line in desk.processes() if what in line]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)

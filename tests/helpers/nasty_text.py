@@ -1,0 +1,3 @@
+"""Text that formats must escape."""
+
+NASTY = "<script>window.pwned = 1</script>&\"'|*_`"

@@ -1,0 +1,90 @@
+"""Real training processes that stop themselves at a chosen step by a real signal."""
+
+import os
+import signal
+from pathlib import Path
+
+from suite.experiment import Run
+from tests.helpers.ranks import free_port, in_processes, rank_environment
+
+
+def train(
+    run: Run, folder: Path, *, world_size: int = 1, stop_by: signal.Signals | None = None, stop_at: int = 0
+) -> list[int]:
+    """Train on `world_size` ranks, stopped by a signal after step `stop_at` if `stop_by` is given.
+
+    SIGTERM reaches the last rank alone, SIGKILL all of them. Returns the ranks' exit codes: 75 for
+    preempted, minus the signal for killed.
+    """
+    port = free_port()
+    arguments = [(run, folder, rank, world_size, port, stop_by, stop_at) for rank in range(world_size)]
+    return in_processes(_train, arguments)
+
+
+def train_killed_at_the_probe(run: Run, folder: Path) -> list[int]:
+    """Train on one rank, killed after the first evaluation's accuracy is recorded and before its shift."""
+    return in_processes(_train_to_the_probe, [(run, folder)])
+
+
+def _train_to_the_probe(run: Run, folder: Path) -> None:
+    from suite.train import epoch_end, train_run
+
+    epoch_end.measure_shift = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    train_run(run, folder)
+
+
+def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) -> list[int]:
+    """Train, stopped by SIGTERM to the last rank as the first evaluation or probe begins.
+
+    `phase`: "evaluate" or "measure_shift", as the epoch's end calls them.
+    """
+    port = free_port()
+    return in_processes(
+        _train_into, [(phase, run, folder, rank, world_size, port) for rank in range(world_size)]
+    )
+
+
+def _train_into(phase: str, run: Run, folder: Path, rank: int, world_size: int, port: int) -> None:
+    from suite.train import epoch_end
+
+    called = getattr(epoch_end, phase)
+
+    def signal_then_call(*args: object) -> object:
+        if rank == world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return called(*args)
+
+    setattr(epoch_end, phase, signal_then_call)
+    _train(run, folder, rank, world_size, port, None, 0)
+
+
+def _train(
+    run: Run,
+    folder: Path,
+    rank: int,
+    world_size: int,
+    port: int,
+    stop_by: signal.Signals | None,
+    stop_at: int,
+) -> None:
+    from suite.errors import Preempted
+    from suite.train import train_run
+    from suite.train.loop import Trainer
+
+    if world_size > 1:
+        os.environ.update(rank_environment(rank, world_size, port))
+    advance = Trainer.advance
+
+    def advance_then_signal(trainer: Trainer, *args: object) -> object:
+        result = advance(trainer, *args)
+        if trainer.step == stop_at and (rank == world_size - 1 or stop_by is signal.SIGKILL):
+            os.kill(os.getpid(), stop_by)
+        return result
+
+    if stop_by is not None:
+        Trainer.advance = advance_then_signal
+    try:
+        train_run(run, folder)
+    except Preempted:
+        os._exit(75)
+    os._exit(0)

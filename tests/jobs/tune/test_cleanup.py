@@ -1,0 +1,156 @@
+"""The end of a study's jobs, with a queue made up: what is cancelled, when, and what is told of the rest."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import jobs.tune.cleanup
+from jobs.cluster.ledger import Ledger, Submission, new_submission
+from jobs.cluster.slurm_commands import JobState, SlurmError
+from jobs.tune.cleanup import cancel_orphans, end_jobs
+from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import RecordWriter, State, read_request
+from tests.helpers.runs import make_run
+
+
+class Site:
+    """One run of the study `mine`, submitted as job 7. `queue`: its state at each look, the last for ever."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.run = make_run()
+        self.paths = RunPaths(output_dir / self.run.folder_name)
+        self.queue = [""]
+        self.told: list[str] = []
+        self.overviews: list[list[Path]] = []
+        self.refuses = self.leaves_when_told = False
+        self.ledger = Ledger(output_dir)
+        self.entry = self._submitted(self.run, job_id="7")
+
+    def _submitted(self, run: Run, job_id: str | None) -> Submission:
+        folders = [run.folder_name]
+        cluster = {"scheduler": "slurm", "name": "cells"}
+        entry = new_submission("mine", cluster, self.output_dir, self.output_dir, folders, is_driven=True)
+        entry = replace(entry, job_id=job_id)
+        with self.ledger.held():
+            self.ledger.write(entry)
+        return entry
+
+    def record(self, state: State, job: str = "7") -> None:
+        with RecordWriter(self.run, self.paths.folder) as record:
+            record.status(state, job=job)
+
+    def seen(self, names: Iterable[str]) -> dict[str, JobState]:
+        state = self.queue.pop(0) if len(self.queue) > 1 else self.queue[0]
+        state = "" if self.leaves_when_told and self.told else state
+        return {"7": JobState("7", state, name=self.entry.name)} if state else {}
+
+    def ask(self, *command: str) -> str:
+        self.told.append(" ".join(command))
+        if self.refuses:
+            raise SlurmError("scancel: error: Invalid job id 7")
+        return ""
+
+    def end(self, in_haste: bool = False) -> None:
+        end_jobs("mine", self.output_dir, "the end of the driver", in_haste)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    site = Site(tmp_path)
+    for name, value in (("QUEUE_POLL_S", 0.01), ("LAST_WORDS_S", 0.1), ("SBATCH_S", 30.0)):
+        monkeypatch.setattr(jobs.tune.cleanup, name, value)
+    replaced: dict[str, Callable[..., object]] = {"ask": site.ask, "queue": site.seen}
+    for name, function in replaced.items():
+        monkeypatch.setattr(jobs.tune.cleanup, name, function)
+    monkeypatch.setattr(jobs.tune.cleanup, "overview", lambda output_dir, only: site.overviews.append(only))
+    return site
+
+
+def test_a_job_whose_record_is_over_leaves_by_itself(site: Site) -> None:
+    site.record("completed")
+    site.queue = ["RUNNING", "COMPLETING", ""]
+    site.end()
+    assert site.told == []
+    assert read_request(site.paths) is None
+
+
+def test_one_that_does_not_leave_is_cancelled(site: Site) -> None:
+    site.record("completed")
+    site.queue, site.leaves_when_told = ["RUNNING"], True
+    site.end()
+    assert site.told == ["scancel 7"]
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "queued"),
+    [
+        ("running", "7", "RUNNING"),
+        ("failed", "7", "RUNNING"),  # a node's failure may have it started again
+        ("completed", "7", "PENDING"),
+        ("completed", "6", "RUNNING"),  # somebody else trained it meanwhile
+    ],
+)
+def test_one_that_may_go_on_is_cancelled_at_once(site: Site, state: State, job: str, queued: str) -> None:
+    site.record(state, job)
+    site.queue = [queued, ""]
+    site.end()
+    assert site.told == ["scancel 7"]
+
+
+def test_in_haste_nothing_is_waited_for(site: Site) -> None:
+    site.record("completed")
+    site.queue = ["RUNNING", ""]
+    site.end(in_haste=True)
+    assert site.told == ["scancel --signal=KILL 7", "scancel 7"]
+
+
+def test_a_job_that_stays_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.tune.cleanup, "PATIENCE_S", 0.1)
+    site.queue = ["RUNNING"]
+    with pytest.raises(SlurmError, match="not gone after 0 s, though cancelled: 7"):
+        site.end()
+    assert site.told == ["scancel 7"]
+    assert site.overviews == [[site.paths.folder]]
+
+
+def test_a_job_that_has_left_before_it_was_cancelled_is_no_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.refuses = True
+    site.queue = ["RUNNING", ""]
+    site.end()
+    monkeypatch.setattr(jobs.tune.cleanup, "PATIENCE_S", 0.1)
+    site.queue = ["RUNNING"]
+    with pytest.raises(SlurmError, match="Invalid job id"):
+        site.end()
+    assert len(site.told) > 2  # asked for again and again
+
+
+def test_a_job_that_comes_of_a_late_sbatch_is_cancelled_too(site: Site) -> None:
+    site.ledger.write(replace(site.entry, job_id=None, submitted_at=time.time()))
+    site.queue = ["", "", "PENDING", ""]
+    site.end()
+    assert site.told == ["scancel 7"]
+
+
+def test_an_sbatch_that_never_answered_is_not_waited_for_for_ever(site: Site) -> None:
+    for submitted_at in (time.time() - 60, time.time() + 3600):  # another machine's clock
+        site.ledger.write(replace(site.entry, job_id=None, submitted_at=submitted_at))
+        site.end()
+    assert site.told == []
+
+
+def test_orphans_are_cancelled_but_for_what_leaves(site: Site) -> None:
+    site.queue = ["RUNNING"]
+    cancel_orphans("mine", site.output_dir, {site.run.folder_name})
+    assert site.told == []
+    cancel_orphans("mine", site.output_dir, set())
+    assert site.told == ["scancel 7"]
+    site.record("completed")
+    cancel_orphans("mine", site.output_dir, set())
+    assert site.told == ["scancel 7"]

@@ -1,0 +1,52 @@
+"""What charts show of seeds, against hand-computed values and the scalar statistics."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from reports.seed_statistics import extremes, mean_intervals, pareto_front, thinned
+from reports.stats import mean_interval
+
+
+def test_intervals_of_groups_are_those_of_the_groups_one_by_one() -> None:
+    values = {"BN": [1.0, 2.0, 4.0], "GN8": [5.0, 5.5], "XBN": [7.0]}
+    frame = pd.DataFrame([(norm, v) for norm, row in values.items() for v in row], columns=["norm", "value"])
+    found = mean_intervals(frame, ["norm"]).set_index("norm")
+    for norm, row in values.items():
+        expected = mean_interval(row)
+        assert expected is not None
+        assert found.seeds[norm] == expected.n
+        assert found.value[norm] == pytest.approx(expected.mean)
+        if expected.low is None:
+            assert math.isnan(found.low[norm])
+            assert math.isnan(found.high[norm])
+        else:
+            assert (found.low[norm], found.high[norm]) == pytest.approx((expected.low, expected.high))
+    # By hand: mean 7/3, sd √(7/3), t(0.975, 2) = 4.302653.
+    assert found.high["BN"] == pytest.approx(7 / 3 + 4.302653 * math.sqrt(7 / 3) / math.sqrt(3))
+
+
+def test_extremes() -> None:
+    frame = pd.DataFrame({"norm": ["BN", "BN", "GN8"], "value": [1.0, 4.0, 2.0]})
+    found = extremes(frame, ["norm"]).set_index("norm")
+    assert found.loc["BN"].to_dict() == {"value": 2.5, "low": 1.0, "high": 4.0, "seeds": 2}
+    assert found.loc["GN8"].to_dict() == {"value": 2.0, "low": 2.0, "high": 2.0, "seeds": 1}
+
+
+def test_the_pareto_front_is_what_nothing_surpasses() -> None:
+    cells = pd.DataFrame(
+        {
+            "name": ["fast", "dominated", "good", "as fast, worse", "best", "as good, slower"],
+            "speed": [100.0, 80.0, 90.0, 100.0, 10.0, 50.0],
+            "top1": [60.0, 65.0, 70.0, 59.0, 80.0, 70.0],
+        }
+    )
+    assert pareto_front(cells, "speed", "top1").name.tolist() == ["fast", "good", "best"]
+    assert pareto_front(cells.iloc[[1]], "speed", "top1").name.tolist() == ["dominated"]
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thinned([3, 1, 2], 3) == [1, 2, 3]
+    assert thinned(range(1, 101), 4) == [1, 34, 67, 100]
+    assert thinned([1, 2, 3, 4, 5], 2) == [1, 5]
