@@ -201,7 +201,7 @@ RECEIVERS = {
     DataSpec: {"data", "data_spec"},
     BatchSpec: {"batch", "self"},
     RecipeSpec: {"recipe", "self"},
-    MeasureSpec: {"measure"},
+    MeasureSpec: {"measure", "self"},
     SystemSpec: {"system"},
     Run: {"run", "self", "one", "base"},
 }
