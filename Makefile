@@ -8,7 +8,7 @@ SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
 .PHONY: help install demo study test cluster cluster-down lint types format hooks lock clean
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: .venv/.users ## the packages, into .venv; then `source .venv/bin/activate`
 
@@ -28,6 +28,9 @@ cluster: root slurm-packages .venv/.users ## a four-node Slurm on this machine, 
 
 cluster-down: ## end that Slurm again
 	@$(PYTHON) tests/cluster/testcluster.py down
+
+bench-%: .venv/.developers ## measure our own speed: loader, train, probe, submit, tune or report
+	$(BIN)/python -m benchmarks $* $(ARGS)
 
 lint: .venv/.developers ## style, and which room may import which
 	$(BIN)/ruff check .

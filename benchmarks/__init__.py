@@ -1,1 +1,1 @@
-"""Speed, measured: paired, interleaved rounds in one process, as ratios with intervals."""
+"""Benchmarks of the suite's own speed, as paired, interleaved ratios with intervals. Not in the wheel."""

@@ -1,7 +1,7 @@
-"""How fast the loaders are: DALI against torchvision, and against decoding and nothing else.
+"""Measures the loaders: DALI beside torchvision, and beside bare decoding.
 
-Everything runs on the same cores over the same photograph-like JPEG files, in pairs. Each measurement
-starts at the same step of the same epoch, and leaves its first batches out.
+All sides use the same cores and the same photograph-like JPEG files, in pairs. Each measurement starts at the
+same step of the same epoch and skips its first batches.
 """
 
 import itertools
@@ -22,7 +22,7 @@ PHOTOGRAPHS = Path("/usr/share/wallpapers")
 CROP_WIDTH, CROP_HEIGHT, JPEG_QUALITY = 500, 375, 92
 # Before cropping, a photograph is scaled to cover this many crops a side.
 COVER = 1.5
-# ImageNet's files take 110 kB on average; much smoother crops (sky, drawings) would say little about them.
+# ImageNet's files take 110 kB on average; much smoother crops (sky, drawings) would not represent them.
 MIN_CROP_BYTES = 45_000
 NUM_CROPS = 400
 WARMUP_BATCHES = 4
@@ -37,7 +37,7 @@ class LoaderBench:
     num_cores: int
     images_per_batch: int
     vs_torchvision: Ratio
-    # Against the same cores decoding whole files and doing nothing else, one thread for each.
+    # `b`: the same cores decode whole files and do nothing else, one thread each.
     vs_bare_decode: Ratio
 
 
@@ -48,10 +48,10 @@ def bench_loader(
     batches: int = 12,
     rounds: int = 9,
 ) -> LoaderBench:
-    """Measure on the CPU cores that this process may use, one decoding thread or worker for each.
+    """Measure on the CPU cores that this process may use, with one decoding thread or worker per core.
 
     `folder` holds train/CLASS/*.jpg; None: crops of real photographs, made in a temporary folder. One
-    measurement takes `batches` batches. Raises UserError if there are no photographs, or too few images.
+    measurement takes `batches` batches. Raises UserError if there are no photographs or too few images.
     """
     if folder is not None:
         return _bench(folder, images_per_batch, batches, rounds)
@@ -71,7 +71,7 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
     paths_to_decode = list(itertools.islice(itertools.cycle(paths), images_per_batch * batches))
 
     def bare_decode() -> float:
-        # All cores at once rather than one, multiplied: whatever else runs here then slows both alike.
+        # Uses all cores at once: other work on the machine then slows both sides alike.
         def every_nth(first: int) -> None:
             for path in paths_to_decode[first::num_cores]:
                 decode(path)

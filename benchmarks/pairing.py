@@ -1,7 +1,7 @@
-"""Comparing two speeds fairly: in pairs, interleaved, in one process.
+"""Compares two speeds in interleaved pairs.
 
-A machine's speed drifts, by other work and by heat. Measuring a and b close together, many times over, and
-taking the ratio within each pair, lets the drift cancel.
+A machine's speed drifts with other work and heat. The drift cancels when a and b are measured close together,
+many times, and the ratio is taken within each pair.
 """
 
 import random
@@ -33,10 +33,10 @@ class Ratio:
 
 
 def paired_ratio(a: Callable[[], float], b: Callable[[], float], rounds: int) -> Ratio:
-    """Call both once a round, which first being drawn anew each time, and compare what they return.
+    """Call both once a round, in random order, and return the ratio of their results.
 
-    Each returns a positive number, such as images per second. A round before the first warms up and is not
-    counted. The order is drawn from a fixed seed: alternating would meet every rhythm of the machine.
+    Each returns a positive number, such as images per second. One more round at the start warms up and is not
+    counted. The order comes from a fixed seed: strict alternation could lock on to a rhythm of the machine.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, got {rounds}")
@@ -54,7 +54,7 @@ def paired_ratio(a: Callable[[], float], b: Callable[[], float], rounds: int) ->
 
 
 def summarize(a_values: list[float], b_values: list[float]) -> Ratio:
-    """The ratio of paired values. The interval is the percentile bootstrap's, over pairs."""
+    """Return the median ratio of paired values, with a percentile bootstrap interval over pairs."""
     ratios = np.divide(a_values, b_values)
     picks = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])

@@ -1,4 +1,4 @@
-"""The probe against a bare inference pass over the same resident batches."""
+"""Compares the probe with a bare inference pass over the same resident batches."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def bench_probe(
     batches_per_round: int,
     device: torch.device,
 ) -> dict[str, Ratio]:
-    """Ratio of times: the probe over bare inference."""
+    """Return the ratio of times: the probe over bare inference."""
     torch.manual_seed(0)
     model = build_model(ModelSpec(arch=arch, num_classes=1000)).to(device).eval()
     shape = (images_per_batch, 3, image_size, image_size)

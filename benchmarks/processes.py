@@ -1,6 +1,6 @@
-"""Whole processes, timed as a user starts them, with the commands of Slurm that they call taken apart.
+"""Times whole processes as a user starts them, and separately the Slurm commands that they call.
 
-Commands of Slurm are found by runner of a folder of shims, which note when each was called and for how long.
+A folder of shims comes first on the PATH; each shim calls the real command and notes its start and end.
 """
 
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 from suite.errors import UserError
 from suite.provenance import ROOT
 
-# Those that submit and status may call.
+# The commands that submit and status may call.
 SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "srun", "scancel", "sinfo")
 # bash tells the time without starting a process.
 SHIM = """\
@@ -33,7 +33,7 @@ exit $code
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a command of Slurm."""
+    """One call of a Slurm command."""
 
     command: str
     duration_s: float
@@ -41,10 +41,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Timed:
-    """A process, and the commands of Slurm that it called."""
+    """A process that has ended, and the Slurm commands that it called."""
 
     wall_s: float
-    # Of the process and of what it called: the steadier number where other work runs beside it.
+    # Of the process and its children; steadier than the wall time where other work runs beside it.
     cpu_s: float
     calls: tuple[Call, ...]
     output: str = ""
@@ -75,12 +75,12 @@ class Spread:
 
 
 def environment(folder: Path, log: Path) -> dict[str, str]:
-    """For `timed`: shims first on the PATH, made in `folder`."""
+    """Return the environment for `timed`, with shims (made in `folder`) first on the PATH."""
     write_shims(folder / "shims", log)
     environment = os.environ | {
         "PATH": f"{folder / 'shims'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        # Compiled modules are kept, as they are for a user, whatever holds for this process.
+        # Keeps compiled modules, as a user's Python does, even where this process must not write any.
         "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -88,7 +88,7 @@ def environment(folder: Path, log: Path) -> dict[str, str]:
 
 
 def timed(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Timed:
-    """Run `shiftbench` with these arguments to its end. Raises UserError with what it said if it fails."""
+    """Run `shiftbench` with these arguments to its end. Raises UserError with its output if it fails."""
     log.write_text("")
     start_s, start_cpu_s = time.perf_counter(), children_cpu_s()
     done = subprocess.run(
@@ -106,13 +106,13 @@ def timed(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Timed:
 
 
 def children_cpu_s() -> float:
-    """CPU time of this process's children that have ended."""
+    """Return the CPU time of this process's children that have ended, in seconds."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def time_files(like: Path, into: Path) -> float:
-    """Seconds for making folders and files like those below `like`, with nothing thought in between."""
+    """Return the seconds for making folders and files of the sizes below `like`, and nothing else."""
     found = [(into / path.relative_to(like), path) for path in (like, *sorted(like.rglob("*")))]
     content = [(copy, None if path.is_dir() else bytes(path.stat().st_size)) for copy, path in found]
     start_s = time.perf_counter()
@@ -125,7 +125,7 @@ def time_files(like: Path, into: Path) -> float:
 
 
 def write_shims(folder: Path, log: Path) -> None:
-    """Commands of Slurm's names that call the real ones and append `name start end` to `log`."""
+    """Write shims for Slurm's commands; each calls the real one and appends `name start end` to `log`."""
     folder.mkdir()
     for name in SLURM_COMMANDS:
         if (real := shutil.which(name)) is not None:
@@ -135,7 +135,7 @@ def write_shims(folder: Path, log: Path) -> None:
 
 
 def parse_calls(text: str) -> list[Call]:
-    """What the shims wrote: seconds since 1970, with the point or the comma of the user's language."""
+    """Read the shims' log: seconds since 1970, with a decimal point or comma as the locale has it."""
     calls = []
     for line in text.splitlines():
         name, start, end = line.replace(",", ".").split()

@@ -1,4 +1,4 @@
-"""The reporter on many runs: collecting against pyarrow's JSON reader, collecting again, the page."""
+"""Measures the reporter on many runs: collecting beside pyarrow's JSON reader, collecting again, the page."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from suite.record import write_atomically
 
 NUM_CHANGED = 10
 FEW_RUNS = 100
-# In the page: whether all charts of the first figure are drawn as the filters say.
+# Evaluated in the page: whether all charts of the first figure show the current filters.
 _FIRST_FIGURE_IS_DRAWN = """() => {
   const figure = document.querySelector("figure");
   const own = charts.filter(({box}) => figure.contains(box) && box.offsetParent);
@@ -32,7 +32,7 @@ _FIRST_FIGURE_IS_DRAWN = """() => {
 
 @dataclass(frozen=True)
 class ReportBench:
-    """Times of both sides, and what one whole `shiftbench report` takes."""
+    """Times of both sides, and time and memory of one whole `shiftbench report`."""
 
     num_runs: int
     lines_mb: float
@@ -79,14 +79,14 @@ def bench_report(num_runs: int, rounds: int) -> ReportBench:
 
 
 def _as_one_file(runs: Path, into: Path) -> None:
-    """All measurements. Per-layer ones get a key of their own: pyarrow holds no column of two kinds."""
+    """Join all measurements. Per-layer values get a key of their own: a pyarrow column has one type."""
     with into.open("wb") as file:
         for path in sorted(runs.glob("*/measurements.jsonl")):
             file.write(path.read_bytes().replace(b'"value": [', b'"values": ['))
 
 
 def _change(runs: Path) -> None:
-    """A few runs say something new."""
+    """Change the status file of a few runs."""
     for folder in sorted(runs.iterdir())[:NUM_CHANGED]:
         status = RunPaths(folder).status
         write_atomically(status, status.read_text() + "\n")
@@ -99,7 +99,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _report(runs: Path, out: Path, folder: Path) -> tuple[float, float]:
-    """Wall time and peak memory (GiB) of the command, which has collected nothing before."""
+    """Return wall time (s) and peak memory (GiB) of the command, starting with an empty cache."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / f"cache-of-{out.name}")}
     command = [sys.executable, "-m", "jobs.cli", "report", str(runs), "--out", str(out)]
     log = folder / "said.txt"
@@ -115,9 +115,9 @@ def _report(runs: Path, out: Path, folder: Path) -> tuple[float, float]:
 
 
 def _interactive_s(page: Path) -> float | None:
-    """From opening the page until its first figure has followed a filter, in headless Chromium.
+    """Return the seconds from opening the page until its first figure shows a filter, in headless Chromium.
 
-    None where there is no Chromium.
+    None without Chromium.
     """
     chromium = shutil.which("chromium")
     try:
@@ -135,7 +135,7 @@ def _interactive_s(page: Path) -> float | None:
         figure.evaluate("(figure) => figure.scrollIntoView()")
         window.wait_for_function(_FIRST_FIGURE_IS_DRAWN)
         window.locator("#filters input").first.uncheck(force=True)
-        # Rows that go move what is below them.
+        # Hidden rows move what is below them.
         figure.evaluate("(figure) => figure.scrollIntoView()")
         window.wait_for_function(_FIRST_FIGURE_IS_DRAWN)
         duration_s = time.perf_counter() - start_s

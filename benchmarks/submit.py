@@ -1,7 +1,7 @@
-"""What submitting many runs, and looking at them, costs beyond Slurm itself.
+"""Measures what `submit` and `status` of many runs cost beyond Slurm itself.
 
-The jobs are submitted held: nothing trains. Beside it stands how long the disk takes for as many files of the
-same sizes, which can be most of it.
+The jobs are submitted on hold, so nothing trains. The time for writing as many files of the same sizes is
+measured too: it can be most of the cost.
 """
 
 import getpass
@@ -31,16 +31,16 @@ MAX_SEEDS = 1000
 
 @dataclass(frozen=True)
 class SubmitBench:
-    """What each round measured: submitting, looking at the queue, and looking once all was cancelled."""
+    """Per round: submitting, `status` while all are queued, and `status` after all were cancelled."""
 
     cells: int
     max_array_size: int
     slurm_version: str
     submit: list[Timed] = field(default_factory=list)
-    # The bare files that submitting made, in seconds.
+    # Seconds for writing the same files without shiftbench.
     files_s: list[float] = field(default_factory=list)
     status: list[Timed] = field(default_factory=list)
-    # Writes into every record that its job was cancelled.
+    # Here `status` writes into every record that its job was cancelled.
     settle: list[Timed] = field(default_factory=list)
 
     @property
@@ -51,12 +51,12 @@ class SubmitBench:
 def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = None) -> SubmitBench:
     """Submit `cells` runs `rounds` times, each time from nothing, and cancel them.
 
-    `below`: where the runs' folders go for a while; None: the system's temporary folder. Raises UserError for
-    a cluster that is not Slurm's, or one that does not take so many jobs.
+    `below`: the parent of the temporary runs; None: the system's temporary folder. Raises UserError for a
+    cluster without Slurm, or one that does not accept so many jobs.
     """
     where = load_cluster(cluster)
     if not isinstance(where, SlurmCluster):
-        raise UserError(f"{cluster}: submitting to Slurm is measured; this cluster is local")
+        raise UserError(f"{cluster}: this benchmark submits to Slurm, and this cluster is local")
     experiment_of(cells)
     site = config()
     result = SubmitBench(cells, max_array_size(site), site.get("SLURM_VERSION", "unknown"))
@@ -69,9 +69,9 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
 
 
 def experiment_of(cells: int) -> dict[str, Any]:
-    """An experiment of so many cells: seeds, and above a thousand learning rates too, as a sweep has them.
+    """Return an experiment of `cells` runs: seeds and, above a thousand, learning rates too.
 
-    Raises UserError for a number that makes no full product.
+    Raises UserError for a number that is not a full product of the two.
     """
     rates = math.ceil(cells / MAX_SEEDS)
     if cells % rates:
@@ -97,7 +97,7 @@ class _Bench:
     def round(self, cells: int, result: SubmitBench) -> None:
         """Measure once, in a folder of its own.
 
-        Nothing is removed between rounds: ext4 looks long for room where many files have just been removed.
+        Removes nothing between rounds: ext4 allocates slowly where many files have just been removed.
         """
         self.rounds += 1
         runs = self.folder / f"runs-{self.rounds}"
@@ -113,7 +113,7 @@ class _Bench:
             settled = self.timed("status", *target)
             expect(settled, f"{cells} runs: {cells} cancelled")
         finally:
-            with suppress(SlurmError):  # what raised before is the cause
+            with suppress(SlurmError):  # an earlier error is the cause
                 cancel(runs)
         result.submit.append(submitted)
         result.files_s.append(files_s)
@@ -125,13 +125,13 @@ class _Bench:
 
 
 def expect(status: Timed, said: str) -> None:
-    """Raise UserError when `shiftbench status` does not begin with this: then something else was measured."""
+    """Raise UserError unless `shiftbench status` begins with `said`: only then is the time meaningful."""
     first = status.output.partition("\n")[0].strip()
     if first != said:
-        raise UserError(f"nothing is measured: shiftbench status said {first!r} where {said!r} is right")
+        raise UserError(f"nothing was measured: shiftbench status printed {first!r}, expected {said!r}")
 
 
 def cancel(runs: Path) -> None:
-    """Take the held jobs back; jobs that are gone already are no error."""
+    """Cancel the held jobs; jobs that are gone already are no error."""
     for one in Ledger(runs).read():
         ask("scancel", f"--user={getpass.getuser()}", f"--name={one.name}")

@@ -1,4 +1,4 @@
-"""Many run folders at once, as training leaves them, with made-up numbers: what the reporter is timed on."""
+"""Writes many run folders with made-up numbers, as training leaves them, to time the reporter on."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ _SHIFT = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
 
 
 def write_runs(root: Path, count: int) -> None:
-    """Write `count` completed runs of ResNet-50 at rest: five norms × eight norm batches × as many seeds."""
+    """Write `count` completed runs of ResNet-50, an hour old: five norms × eight norm batches × seeds."""
     at_rest_s = time.time() - 3600
     for run in itertools.islice(_runs(count), count):
         paths = RunPaths(root / run.folder_name)
@@ -90,7 +90,7 @@ def _is_bn(run: Run, site: str) -> bool:
 
 
 def _lines(run: Run, width: int) -> Iterator[str]:
-    """What one training measures: scalars at every epoch, each layer at some, speed at the end."""
+    """Yield a training's measurements: scalars at every epoch, per-layer values at some, speed at the end."""
     made = random.Random(run.run_id)
     loss_of_accuracy = (20 if run.model.norm.label == "BN" else 8) / run.batch.norm
     for epoch in range(1, EPOCHS + 1):

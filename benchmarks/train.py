@@ -1,4 +1,4 @@
-"""The training step against a bare loop with the same network and tensors, and what XBN and TID cost it."""
+"""Compares the training step with a bare loop over the same tensors; measures the cost of XBN and TID."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +19,10 @@ from suite.train.loop import Trainer
 def bench_train(
     arch: str, image_size: int, images_per_step: int, rounds: int, steps_per_round: int, device: torch.device
 ) -> dict[str, Ratio]:
-    """Ratios of images/s: the suite's step over the bare loop's, XBN's over BN's, and with TID over without.
+    """Return ratios of images/s: step over bare loop, XBN over BN, with TID over without.
 
-    Every side has its own network from the same seed and reads the same resident tensors. Only the side of
-    that name measures TID. Its cost is far below what steps differ by, so a ratio of times tells it too:
-    that of TID's own work over a step.
+    Every side has its own network from the same seed and reads the same resident tensors. TID costs far less
+    than steps differ by, so its own work is also timed alone, as a share of a step's time.
     """
     bn, xbn, tid = (
         _synthetic_run(arch, image_size, images_per_step, kind, with_tid)
@@ -48,7 +47,7 @@ def bench_train(
 def _tid_share(
     run: Run, device: torch.device, images_per_s: Callable[[], float], images_per_step: int, rounds: int
 ) -> Ratio:
-    """TID's own time over a step's."""
+    """Return TID's own time over a step's."""
     tid = Trainer(run, Ranks(0, 0, 1, device), None, StopFlag()).tid
     assert tid is not None
     updates = 50

@@ -1,19 +1,19 @@
-"""What `shiftbench tune` adds to the same runs trained bare, and whether its memory grows with the trials.
+"""Measures the overhead of `shiftbench tune` over `shiftbench run`, and its memory over many trials.
 
-Both sides are whole processes, as a user starts them; memory is the driver's and that of all that Ray starts.
+Both sides are whole processes, as a user starts them; memory is that of the driver and of all Ray processes.
 """
 
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from benchmarks.pairing import Ratio, summarize
@@ -21,7 +21,7 @@ from suite.errors import UserError
 from suite.record import RecordWriter
 from suite.studies.study import load_study
 
-# Of the size of the small-batch study for CPUs: some twenty seconds on one of two cores.
+# The size of the small-batch study for CPUs: about twenty seconds on one of two cores.
 EXPERIMENT: dict[str, Any] = {
     "model": {"arch": "small_resnet20"},
     "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 1280, "val_images": 500},
@@ -35,7 +35,7 @@ SAMPLE_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class TuneBench:
-    """Wall times of both sides, in seconds; and for trials that are only read, memory as they went by."""
+    """Wall times of both sides (s), and memory (MiB) by the number of trials that were only read."""
 
     trials: int
     overhead: Ratio
@@ -45,47 +45,47 @@ class TuneBench:
 
     @property
     def overhead_s(self) -> float:
-        """Of one trial."""
+        """Overhead of one trial, seconds."""
         return (self.overhead.a_median - self.overhead.b_median) / self.trials
 
     @property
     def trial_s(self) -> float:
-        """How long one of those that are at a time takes, bare."""
+        """Duration of one of the concurrent runs without Tune, seconds."""
         return self.overhead.b_median * AT_A_TIME / self.trials
 
     def memory_mib(self, share: float) -> float:
-        """Once this share of the trials was read."""
+        """Memory (MiB) when this share of the trials had been read."""
         reached = [mib for trials, mib in self.memory if trials >= share * self.read_trials]
         return reached[0] if reached else self.memory[-1][1]
 
 
 def bench_tune(trials: int, rounds: int, read_trials: int) -> TuneBench:
-    """Train `trials` runs both ways, `rounds` times each, and then read `read_trials` complete ones."""
+    """Train `trials` runs with both commands, `rounds` times each, then read `read_trials` completed ones."""
     with tempfile.TemporaryDirectory(prefix="shiftbench-tune-") as made:
         folder = Path(made)
         study = _study(folder, trials)
-        ways = {
+        commands = {
             "tune": lambda runs: ["tune", str(study), "--output-dir", runs],
             "run": lambda runs: ["run", str(study), "--output-dir", runs, "--jobs", str(AT_A_TIME)],
         }
 
-        def timed(runner: str) -> float:
-            runs = tempfile.mkdtemp(prefix=f"{runner}-", dir=folder)
+        def timed(name: str) -> float:
+            runs = tempfile.mkdtemp(prefix=f"{name}-", dir=folder)
             start_s = time.perf_counter()
-            _call(ways[runner](runs), folder)
+            _call(commands[name](runs), folder)
             return time.perf_counter() - start_s
 
-        order, times = random.Random(0), {runner: list[float]() for runner in ways}
+        order, times = random.Random(0), {name: list[float]() for name in commands}
         for _ in range(rounds):
-            for runner in order.sample(sorted(ways), len(ways)):
-                times[runner].append(timed(runner))
+            for name in order.sample(sorted(commands), len(commands)):
+                times[name].append(timed(name))
         overhead = summarize(times["tune"], times["run"])
         memory, read_s = _read(folder, read_trials)
     return TuneBench(trials, overhead, read_trials, read_s, memory)
 
 
 def _study(folder: Path, trials: int) -> Path:
-    """A study of so many runs: learning rates, which change nothing about how long a run takes."""
+    """Write a study over `trials` learning rates, which do not change how long a run takes."""
     (folder / "base.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     rates = [round(0.01 + 1e-5 * number, 6) for number in range(trials)]
     path = folder / f"study-{trials}.yaml"
@@ -110,7 +110,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def _read(folder: Path, trials: int) -> tuple[list[tuple[int, float]], float]:
-    """Memory (MiB) by the number of trials that Tune has on record, and the whole time."""
+    """Return memory (MiB) by the number of trials that Tune has recorded, and the total time (s)."""
     path, runs = _study(folder, trials), folder / "read"
     for run in load_study(path).runs:
         with RecordWriter(run, runs / run.folder_name, durable=False) as record:
@@ -134,25 +134,17 @@ def _read(folder: Path, trials: int) -> tuple[list[tuple[int, float]], float]:
     return found, time.perf_counter() - start_s
 
 
-def _family(pid: int) -> Iterator[int]:
-    """A process and its descendants."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        parents.setdefault(parent, []).append(int(path.parent.name))
-    waiting = [pid]
-    while waiting:
-        yield (one := waiting.pop())
-        waiting += parents.get(one, [])
+def _family(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    return []
 
 
-def _resident_mib(pid: int) -> float:
-    """Of its own: pages that it shares with others, as Ray's object store, would count many times."""
-    try:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
-    except OSError:
-        return 0.0
-    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _resident_mib(process: psutil.Process) -> float:
+    """Return a process's own memory (MiB), without shared pages such as those of Ray's object store."""
+    with suppress(psutil.NoSuchProcess):
+        memory = process.memory_info()
+        return float(memory.rss - memory.shared) / 2**20
+    return 0.0

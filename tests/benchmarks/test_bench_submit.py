@@ -1,4 +1,4 @@
-"""The parts of `shiftbench bench submit` that need no Slurm: what shims note, and what is made of it."""
+"""The parts of the benchmark of `submit` that need no Slurm: the shims' log and its arithmetic."""
 
 import subprocess
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_local_cluster_is_refused() -> None:
 def test_a_status_of_something_else_is_no_measurement() -> None:
     seen = Timed(1.0, 1.0, (), "2 runs: 1 queued, 1 failed\n")
     expect(seen, "2 runs: 1 queued, 1 failed")
-    with pytest.raises(UserError, match="nothing is measured"):
+    with pytest.raises(UserError, match="nothing was measured"):
         expect(seen, "2 runs: 2 queued")
 
 

@@ -1,13 +1,14 @@
-"""What the bench of `tune` counts."""
+"""The arithmetic of the benchmark of `tune`."""
 
 import os
-from pathlib import Path
+import subprocess
 
+import psutil
 import pytest
 
 import benchmarks.tune as bench
 from benchmarks.pairing import summarize
-from benchmarks.tune import TuneBench, bench_tune
+from benchmarks.tune import TuneBench
 
 
 def test_overhead_and_memory_by_hand() -> None:
@@ -19,22 +20,10 @@ def test_overhead_and_memory_by_hand() -> None:
 
 
 def test_a_family_is_a_process_and_its_descendants() -> None:
-    assert os.getpid() in list(bench._family(os.getppid()))
-    assert os.getppid() not in list(bench._family(os.getpid()))
-    assert 1.0 < bench._resident_mib(os.getpid()) < 10_000
-
-
-@pytest.mark.timeout(300)
-def test_both_ways_are_called_and_complete_trials_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[tuple[str, bool]] = []
-
-    def call(arguments: list[str], folder: Path) -> None:
-        called.append((arguments[0], Path(arguments[1]).is_file()))
-
-    monkeypatch.setattr(bench, "_call", call)
-    monkeypatch.setattr(bench, "SAMPLE_EVERY_S", 0.02)
-    result = bench_tune(trials=3, rounds=2, read_trials=12)
-    assert sorted(called) == [("run", True)] * 2 + [("tune", True)] * 2
-    # The driver itself is there, and Ray beside it.
-    assert result.memory_mib(0.1) > 100
-    assert max(trials for trials, _ in result.memory) <= 12
+    with subprocess.Popen(["sleep", "60"]) as child:
+        family = [process.pid for process in bench._family(os.getpid())]
+        assert {os.getpid(), child.pid} <= set(family)
+        assert os.getppid() not in family
+        child.kill()
+    assert 1.0 < bench._resident_mib(psutil.Process()) < 10_000
+    assert bench._family(child.pid) == []
