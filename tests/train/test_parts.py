@@ -255,3 +255,5 @@ def test_two_checkpoints_are_kept_and_the_newest_complete_one_is_found(tmp_path:
     state, passed_over = store.newest()
     assert state["step"] == 20
     assert "step-00000100.pt" in passed_over[0]
+    store.save(300, {"step": 300})
+    assert sorted(p.name for p in newest.parent.iterdir()) == ["step-00000100.pt", "step-00000300.pt"]
