@@ -64,7 +64,7 @@ for epoch in range(2):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     print(f"epoch {epoch + 1}: TID μ {tid_mu[0]:.2f} in the first layer, {tid_mu[-1]:.2f} in the last")
 
 # %% [markdown]

@@ -29,7 +29,7 @@ def read_run(folder: Path) -> Run:
 def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
     """Make `output_dir`. Raises UserError when it cannot be written or one of the runs is being trained."""
     for folder in (output_dir / run.folder_name for run in runs):
-        if is_locked(RunPaths(folder)):
+        if is_locked(RunPaths(folder).lock):
             raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,23 +1,27 @@
-"""Files that are whole or not there: atomic writes, appended lines, the lock."""
+"""Files that are whole or not there: atomic writes, appended lines, published folders, locks."""
 
 import errno
 import fcntl
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
-from suite.paths import RunPaths
 
-SCHEMA_VERSION = 1
+class NoLocks(OSError):
+    """The file system has no locks, or refuses one for another reason than that it is held."""
 
 
-def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview, *, durable: bool = True) -> None:
     """Write to a temporary name beside `path`, flush to disk, rename. Readers see the old or the new file.
 
-    `durable`: false leaves the flushing to the system, for what can be made again.
+    `durable=False` leaves the flushing to the system, for files that can be made again.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,21 +36,24 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 
 
 def append_line(path: Path, line: str) -> None:
-    """One write of one whole line, so that a reader or a crash can cut only the last one."""
+    """Append a line in a single write, so that a crash or a reader can cut only the last line short."""
     with path.open("ab", buffering=0) as file:
         data = (line + "\n").encode()
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+# ------------------------------------------------------------ reading
+
+
 def read_json(path: Path) -> Any:
-    """The content, or None when the file is missing or not JSON."""
+    """Return the content, or None when the file is missing or not JSON."""
     data = read_whole(path)
     return None if data is None else parse_json(data)
 
 
 def read_whole(path: Path) -> bytes | None:
-    """The content, or None when the file is missing."""
+    """Return the content, or None when the file is missing."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - twice as quick for small files
             return file.readall()
@@ -55,27 +62,27 @@ def read_whole(path: Path) -> bytes | None:
 
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
-    """The complete lines of a file that are JSON objects with these keys, and how many others there are."""
+    """Return the lines of a file that are JSON objects with these keys, and the number of all others."""
     data = read_whole(path)
     return ([], 0) if data is None else parse_lines(data, keys)
 
 
 def parse_lines(data: bytes, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]], int]:
-    """`read_lines` of what has been read."""
+    """As `read_lines`, for content that has been read already."""
     texts = [text for text in data.split(b"\n") if text.strip()]
     try:
-        # All at once is several times faster, and nearly always right.
+        # Parsing all lines at once is several times faster, and rarely fails.
         found = orjson.loads(b"[" + b",".join(texts) + b"]")
     except orjson.JSONDecodeError:
         found = [parse_json(text) for text in texts]
-    if len(found) != len(texts):  # a line of two values
+    if len(found) != len(texts):  # a line holds two values
         found = [parse_json(text) for text in texts]
     lines = [line for line in found if isinstance(line, dict) and all(key in line for key in keys)]
     return lines, len(texts) - len(lines)
 
 
 def parse_json(text: bytes) -> Any:
-    """None for what is no JSON. A bare NaN, which JSON has not, is taken as Python writes it."""
+    """Return the value, or None when the text is not JSON. Accepts NaN as Python writes it."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -85,10 +92,59 @@ def parse_json(text: bytes) -> Any:
             return None
 
 
-def is_locked(paths: RunPaths) -> bool | None:
-    """Whether a live process writes this run; None where the file system has no locks to tell by."""
+# ------------------------------------------------------------ folders that appear whole
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder beside `folder` to work in; remove it at the end unless it was published."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with paths.lock.open() as file:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def publish_folder(draft: Path, folder: Path) -> bool:
+    """Rename `draft` to `folder`, so that it appears whole or not at all.
+
+    Returns False, and leaves both as they are, when `folder` exists with something in it: another process
+    was faster. Raises OSError when the file system refuses.
+    """
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
+
+
+# ------------------------------------------------------------ locks
+
+
+def locked(path: Path, *, wait: bool) -> IO[str]:
+    """Take the exclusive lock of `path`, which is created if missing. Use the result with `with`.
+
+    The lock is released when the returned file is closed, or when the process ends in any way. Raises
+    BlockingIOError when another process holds the lock and `wait` is false, NoLocks when the file system
+    has none, and another OSError when the file cannot be opened for writing.
+    """
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+            raise NoLocks(error.errno, error.strerror, str(path)) from None
+        raise
+    return file
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether a live process holds the lock of `path`; None when the file system has no locks."""
+    try:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

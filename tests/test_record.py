@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.metrics import METRICS
 from suite.paths import RunPaths, find_runs
-from suite.record import Costs, Layer, Measurement, Record, RecordWriter, write_atomically
+from suite.record import Costs, Layer, Measurement, Record, RecordWriter
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,18 +121,6 @@ def test_a_newer_schema_and_a_missing_run_are_refused(run: Run, tmp_path: Path) 
         Record.read(tmp_path)
     with pytest.raises(UserError, match="not a readable run"):
         Record.read(tmp_path / "absent")
-
-
-def test_an_atomic_write_leaves_the_old_file_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "status.json"
-    write_atomically(path, "old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 
 
 class Clock:

@@ -87,7 +87,7 @@ def runner_for(run: Run, place: RunContext) -> Runner:
 def wait_for_others(folder: Path, halt: Path) -> None:
     """A former driver's process may be writing its checkpoint still. `halt`: what ends all trials."""
     deadline = time.monotonic() + PATIENCE_S
-    while is_locked(RunPaths(folder)) and time.monotonic() < deadline and not halt.exists():
+    while is_locked(RunPaths(folder).lock) and time.monotonic() < deadline and not halt.exists():
         time.sleep(POLL_S)
 
 
@@ -104,7 +104,7 @@ class LocalRunner:
         self._begun_at = time.monotonic()
 
     def begin(self) -> None:
-        if is_locked(RunPaths(self.folder)):  # by somebody who does not leave: `shiftbench run`, say
+        if is_locked(RunPaths(self.folder).lock):  # by somebody who does not leave: `shiftbench run`, say
             return
         assert isinstance(self.place.cluster, LocalCluster)
         variables = {**self.place.cluster.environment, DRIVER_VARIABLE: self.place.driver}
@@ -117,7 +117,7 @@ class LocalRunner:
 
     def is_over(self) -> bool:
         if self._child is None:
-            return not is_locked(RunPaths(self.folder))
+            return not is_locked(RunPaths(self.folder).lock)
         if self._child.process.poll() is None:
             return False
         settle(self._child)

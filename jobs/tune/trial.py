@@ -173,7 +173,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 log.warning("%s waits: %s", self.run.label, error)
                 time.sleep(NO_ANSWER_S if isinstance(error, NoAnswer) else RETRY_S)
             except UserError as error:
-                if is_locked(self.paths):  # somebody looks, or has just begun to train it
+                if is_locked(self.paths.lock):  # somebody looks, or has just begun to train it
                     time.sleep(runner.poll_s)
                     continue
                 self._note_failure(str(error))

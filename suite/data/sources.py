@@ -4,14 +4,13 @@ There are two kinds: JPEG files in ImageNet's layout, and the IDX files that MNI
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, Bytes, fashion_mnist_folder, read_split
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec
+from suite.files import draft_of, publish_folder
 
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
 # In the order of the labels; the number keeps it when folders are sorted.
@@ -108,11 +107,8 @@ def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
     root, name = folder.parent, folder.name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-        try:
-            _publish(make(draft), folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with draft_of(folder) as draft:
+            publish_folder(make(draft), folder)  # another process may be faster: its folder is as complete
     except OSError as error:
         where = error.filename or root
         raise UserError(f"{where}: {name} cannot be written there: {error.strerror}") from None
@@ -127,12 +123,3 @@ def _write_jpegs(folder: Path, images_NHW: Bytes, labels_N: Bytes) -> None:
     for number, (image_HW, label) in enumerate(zip(images_NHW, labels_N, strict=True)):
         path = folder / FASHION_CLASSES[label] / f"{number:05d}.jpg"
         Image.fromarray(image_HW).save(path, quality=JPEG_QUALITY)
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        # Another process was faster, and its folder is complete: they only appear by renaming.
-        if not folder.is_dir():
-            raise

@@ -8,12 +8,13 @@ from typing import Any
 
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import SCHEMA_VERSION, parse_json, read_json, read_lines, read_whole
+from suite.files import parse_json, read_json, read_lines, read_whole
 from suite.paths import RunPaths
 from suite.record.costs import Costs, costs_of
 from suite.record.rank_errors import RankError
 from suite.record.status import State, read_status
 
+SCHEMA_VERSION = 1
 MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
 
 

@@ -66,7 +66,7 @@ def read_status(paths: RunPaths) -> Status:
 
 def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
     """Whether a process trains this run: it holds the lock here, or spoke lately elsewhere."""
-    locked = is_locked(paths)
+    locked = is_locked(paths.lock)
     if locked:
         return True
     is_elsewhere = locked is None or content.get("host") not in (None, socket.gethostname())

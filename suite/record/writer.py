@@ -1,6 +1,5 @@
 """Writing a run's folder: one process at a time, whatever happens to it."""
 
-import fcntl
 import json
 import math
 import os
@@ -13,12 +12,12 @@ from typing import IO, Any, Literal
 
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import SCHEMA_VERSION, append_line, read_json, read_lines, write_atomically
+from suite.files import append_line, locked, read_json, read_lines, write_atomically
 from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
 from suite.record.rank_errors import clear_errors
-from suite.record.reader import Layer
+from suite.record.reader import SCHEMA_VERSION, Layer
 from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State
 
@@ -54,8 +53,7 @@ class RecordWriter:
         is_new = not self.paths.folder.exists()
         try:
             self.paths.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self.paths.lock.open("a")
-            self._take_lock()
+            self._lock = self._locked()
             # A restart may come with other paths, threads or measurements: run.json says what is in force.
             content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
             content |= self.run.model_dump(mode="json")
@@ -75,12 +73,11 @@ class RecordWriter:
 
     # ------------------------------------------------------------ one writer at a time
 
-    def _take_lock(self) -> None:
-        assert self._lock is not None
+    def _locked(self) -> IO[str]:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = locked(self.paths.lock, wait=False)
             except BlockingIOError:
                 if self._claim is not None:
                     write_atomically(self.paths.claim, self._claim)
@@ -97,7 +94,7 @@ class RecordWriter:
                 ) from None
             if self._claim is not None:
                 self.paths.claim.unlink(missing_ok=True)
-            return
+            return lock
 
     def is_claimed(self) -> bool:
         """Whether a newer start of this run waits for this one to leave.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from suite.metrics import METRICS
 from suite.shift.layers import batch_norm_layers, estimates, preserved
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import Pass, run_pass
@@ -53,8 +54,13 @@ class ShiftProfile:
     skipped: dict[str, str]
     notes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the numbers that a LayerShift has: those of its fields that suite.metrics knows."""
+        return tuple(name for name in LayerShift.__dataclass_fields__ if name in METRICS)
+
     def values(self, metric: str) -> list[float]:
-        """One number a layer: metric is esm_mu, esm_sigma, esm_mu_scaled or esm_sigma_scaled."""
+        """One number for each layer; `metric` is one of `metrics`."""
         return [getattr(layer, metric) for layer in self.layers]
 
     def mean(self, metric: str) -> float:
@@ -66,7 +72,7 @@ class ShiftProfile:
         """A row for each layer: depth (from 0), layer, num_channels and the four measures."""
         import pandas as pd
 
-        columns = ["num_channels", "esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"]
+        columns = ["num_channels", *self.metrics]
         rows = [[i, layer.name, *(getattr(layer, c) for c in columns)] for i, layer in enumerate(self.layers)]
         return pd.DataFrame(rows, columns=["depth", "layer", *columns])
 

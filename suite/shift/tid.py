@@ -34,8 +34,8 @@ from suite.shift.passes import run_pass
 class TidMeter:
     """Sums TID over this rank's training passes, by layer in forward order.
 
-    Call `update` after each forward pass in training mode, which does not wait for a GPU. `take_means` ends
-    an epoch; `newest_means` tells of the passes since it was called last, within one.
+    Call `update` after each forward pass in training mode, which does not wait for a GPU. `pop_epoch_means` ends
+    an epoch; `pop_interval_means` tells of the passes since it was called last, within one.
     """
 
     def __init__(self, model: nn.Module, example_N: Tensor, *, norm_batch_size: int) -> None:
@@ -94,7 +94,7 @@ class TidMeter:
         self._mean_D, self._var_D, self._updates_L = mean_D, var_D, updates_L
         self.num_passes_L += active_L
 
-    def take_means(self) -> tuple[list[float], list[float]]:
+    def pop_epoch_means(self) -> tuple[list[float], list[float]]:
         """TID_μ and TID_σ of each layer, means over the passes since the last call, which are forgotten.
 
         NaN for a layer that none of them updated; empty where there is no other.
@@ -104,8 +104,8 @@ class TidMeter:
             sums.zero_()
         return means
 
-    def newest_means(self) -> tuple[list[float], list[float]]:
-        """As `take_means`, over the passes since the last call of either. Forgets nothing of the epoch."""
+    def pop_interval_means(self) -> tuple[list[float], list[float]]:
+        """As `pop_epoch_means`, over the passes since the last call of either. Forgets nothing of the epoch."""
         told, self._told = self._told, self._sums()
         return self._means(self._sums_2D - told["sums_2D"], self.num_passes_L - told["num_passes"])
 

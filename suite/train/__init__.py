@@ -1,7 +1,8 @@
-"""Training one run to its record: the entry that every launcher calls."""
+"""Training one run to its record: the entry point that every launcher calls."""
 
 import errno
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ log = logging.getLogger("shiftbench")
 def train_run(run: Run, folder: Path) -> None:
     """Train `run` to completion in `folder`, from its newest complete checkpoint if there is one.
 
-    Every rank calls this; the first one writes. The record ends with a status whatever happens. Raises
-    UserError (nothing was trained), Diverged, Preempted (a checkpoint was written), or what went wrong.
+    Every rank calls this; the first one writes the record, which ends with a status in any case. Raises
+    UserError (nothing was trained), Diverged, Preempted (a checkpoint was written), or any other error that
+    ended the training.
     """
     with stop_flag() as stop, joined(run.system) as ranks:
         train_on(run, folder, ranks, stop)
@@ -43,32 +45,29 @@ def train_on(
     claim: str | None = None,
     patience_s: float = 1.0,
 ) -> None:
-    """`train_run` for ranks that have joined already, as when they train several runs in turn.
+    """As `train_run`, on ranks that have joined already: they may train several runs one after another.
 
-    With a `claim`, a process that trains this run already is asked to leave, and has `patience_s` for it.
+    With a `claim`, a process that trains this run already is asked to leave within `patience_s`.
     """
     try:
         run.batch.accumulation_steps(ranks.world_size)
     except ValueError as error:
         raise UserError(f"batch: {error}") from None
-    record = RecordWriter(run, folder, claim=claim, patience_s=patience_s) if ranks.is_first else None
-    refused = None
-    try:
-        if record is not None:
-            record.__enter__()
-            record.forget_errors()
-    except UserError as error:
-        refused = error
-    if ranks.agree(int(refused is not None)):
-        refused = refused or UserError(f"{folder}: the first rank could not take it")
-        refused.is_noted = True  # the folder is another process's: nothing of ours goes there
-        raise refused
-    try:
+    record, refused = None, None
+    with ExitStack() as stack:
+        if ranks.is_first:
+            try:
+                writer = RecordWriter(run, folder, claim=claim, patience_s=patience_s)
+                record = stack.enter_context(writer)
+                record.forget_errors()
+            except UserError as error:
+                refused = error
+        if ranks.agree(int(refused is not None)):
+            refused = refused or UserError(f"{folder}: the first rank could not open the run folder")
+            refused.is_noted = True  # the folder is another process's: write no error into it
+            raise refused
         with errors_noted(RunPaths(folder), ranks.rank):
             _train(run, ranks, record, stop)
-    finally:
-        if record is not None:
-            record.__exit__()
 
 
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
@@ -80,11 +79,11 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)
         trainer = Trainer(run, ranks, record, stop)
-        trainer.train(_newest_state(folder_record=record, ranks=ranks))
+        trainer.train(_newest_state(record, ranks))
     except Preempted as preempted:
         request = record.stop_request() if record is not None else None
         state = "preempted" if request is None else request.state
-        by = _asked_by(record, stop) if request is None else request.reason
+        by = _stopped_by(record, stop) if request is None else request.reason
         log.warning("%s, by %s", preempted, by)
         details = {} if request is None else {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
         _end(record, state, f"{preempted}, by {by}", **details)
@@ -104,16 +103,16 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     _end(record, "completed", None)
 
 
-def _newest_state(folder_record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:
-    """The newest complete checkpoint's state, the same on every rank: the first one reads and hands it on."""
+def _newest_state(record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:
+    """Return the newest complete checkpoint's state, which the first rank reads and sends to the others."""
     state: dict[str, Any] | None = None
-    if folder_record is not None:
-        state, passed_over = CheckpointStore(folder_record.paths).newest()
+    if record is not None:
+        state, passed_over = CheckpointStore(record.paths).newest()
         for sentence in passed_over:
             log.warning("%s", sentence)
         step = state["step"] if state else 0
-        folder_record.rewind(state["measurements_size_bytes"] if state else 0, step)
-        folder_record.resume(step, passed_over)
+        record.rewind(state["measurements_size_bytes"] if state else 0, step)
+        record.resume(step, passed_over)
         if state:
             log.info("resuming after step %d", step)
     if ranks.world_size > 1:
@@ -128,11 +127,13 @@ def _end(record: RecordWriter | None, state: State, reason: str | None, **detail
         return
     try:
         record.status(state, reason=reason, **details)
-    except OSError as error:  # a full disk: what made the run end matters more, and is raised behind this
+    except (
+        OSError
+    ) as error:  # a full disk: the error that ended the run matters more, and is raised after this
         log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
 
 
-def _asked_by(record: RecordWriter | None, stop: StopFlag) -> str:
+def _stopped_by(record: RecordWriter | None, stop: StopFlag) -> str:
     if stop.signal is not None:
         return stop.signal.name
     return "a newer start of this run" if record is not None and record.is_claimed() else "another rank"

@@ -5,13 +5,13 @@ mixup and dropout are functions of seed and step, so there is no generator state
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from suite.errors import UserError
+from suite.files import write_atomically
 from suite.models import load_tensors
 from suite.paths import RunPaths
 
@@ -53,12 +53,6 @@ def _save_atomically(path: Path, state: dict[str, Any]) -> None:
     # Through memory: torch's own file writer hides a full disk behind an error about positions.
     content = io.BytesIO()
     torch.save(state, content)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for left_over in path.parent.glob(".*.tmp"):  # by a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    write_atomically(path, content.getbuffer())

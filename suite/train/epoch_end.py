@@ -1,47 +1,64 @@
-"""What is measured of a network at the end of an epoch: its accuracy, and the shift of its estimates."""
+"""What is measured at the end of an epoch: the network's accuracy, and the shift of its estimates."""
 
 import logging
 import math
-from collections.abc import Callable
 
 from torch import nn
 
 from suite.data import val_loader
 from suite.errors import Diverged
 from suite.experiment import Run
+from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
-from suite.train.logbook import Logbook
+from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_shift, measure_training_images
+from suite.train.metric_logger import MetricLogger
 
 log = logging.getLogger("shiftbench")
 
 
-class EpochEnd:
-    """Evaluates and probes `model` after the epochs that are due by `run.measure`, into the logbook."""
+class StopRequested(Exception):
+    """The ranks have agreed to stop in the middle of an epoch's end. `decision` says how."""
 
-    def __init__(self, run: Run, ranks: Ranks, model: nn.Module, logbook: Logbook) -> None:
-        self.run, self.ranks, self.model, self.logbook = run, ranks, model, logbook
+    def __init__(self, decision: Next) -> None:
+        super().__init__(decision.name)
+        self.decision = decision
+
+
+class EpochEnd:
+    """Evaluates and probes `model` after the epochs that `run.measure` names, and logs the results.
+
+    Keeps the weights of the best epoch in `checkpoints`, which is None on every rank but the first.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        ranks: Ranks,
+        model: nn.Module,
+        metrics: MetricLogger,
+        checkpoints: CheckpointStore | None,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.run, self.ranks, self.model = run, ranks, model
+        self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
         self.best_top1_percent = -1.0
 
-    def is_due(self, epoch: int) -> bool:
-        """Return whether anything is measured after `epoch`."""
-        return self._is_evaluated(epoch) or self._is_probed(epoch)
+    def measure(self, epoch: int, step: int) -> None:
+        """Measure what is due after `epoch` (from 1) and `step` optimizer steps, on all ranks.
 
-    def _is_evaluated(self, epoch: int) -> bool:
-        return self.run.measure.is_evaluated(epoch, self.run.recipe.epochs)
-
-    def _is_probed(self, epoch: int) -> bool:
-        return self.run.measure.is_probed(epoch, self.run.recipe.epochs)
-
-    def measure(
-        self, epoch: int, is_asked_to_stop: Callable[[], bool], stop_if_asked: Callable[[], None]
-    ) -> None:
-        """Measure what is due after `epoch`, on all ranks. Raises Diverged on a loss that is not finite.
-
-        `is_asked_to_stop` is heard between two batches, which ends a pass early. So `stop_if_asked` is called
-        after each pass, before its result is noted: where it raises, nothing of the pass remains.
+        A stop request ends a pass over the images early. Raises StopRequested then, before the pass's result
+        is logged, and Diverged on a validation loss that is not finite.
         """
+        is_evaluated = self.run.measure.is_evaluated(epoch, self.run.recipe.epochs)
+        is_probed = self.run.measure.is_probed(epoch, self.run.recipe.epochs)
+        if not is_evaluated and not is_probed:
+            return
+
+        def is_stop_requested() -> bool:
+            return self.heartbeat.wish(step) is not Next.CONTINUE
+
         self.ranks.share_buffers(self.model)
         loader = val_loader(
             self.run,
@@ -51,29 +68,36 @@ class EpochEnd:
             device=self.ranks.device,
         )
         try:
-            batches = UntilStopped(loader, is_asked_to_stop)
-            if self._is_evaluated(epoch):
+            batches = UntilStopped(loader, is_stop_requested)
+            if is_evaluated:
                 result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
-                stop_if_asked()
+                self._raise_if_stopped(step)
                 if not math.isfinite(result.loss):
-                    raise Diverged(f"the validation loss is not finite after step {self.logbook.step}")
-                self.logbook.evaluation(result)
-                self.logbook.bad_images(loader, "val")
+                    raise Diverged(f"the validation loss is not finite after step {step}")
+                self.metrics.evaluation(result, epoch=epoch, step=step)
+                self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
                 self._keep_if_best(epoch, result.top1_percent)
                 if self.run.measure.eval_train:
-                    top1 = measure_training_images(self.run, self.model, self.ranks, is_asked_to_stop)
-                    stop_if_asked()
-                    self.logbook.measure("top1_inference_percent", top1, "train")
-            if self._is_probed(epoch):
+                    top1 = measure_training_images(self.run, self.model, self.ranks, is_stop_requested)
+                    self._raise_if_stopped(step)
+                    self.metrics.measure("top1_inference_percent", top1, "train", epoch=epoch, step=step)
+            if is_probed:
                 with_precise = epoch == self.run.recipe.epochs
                 profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, with_precise)
-                stop_if_asked()
-                self.logbook.shift(profile, top1_precise)
+                self._raise_if_stopped(step)
+                self.metrics.shift(profile, top1_precise, epoch=epoch, step=step)
         finally:
             loader.close()
 
+    def _raise_if_stopped(self, step: int) -> None:
+        decision = Next(self.ranks.agree(self.heartbeat.wish(step)))
+        if decision is not Next.CONTINUE:
+            raise StopRequested(decision)
+
     def _keep_if_best(self, epoch: int, top1_percent: float) -> None:
-        is_best = top1_percent > self.best_top1_percent
-        self.best_top1_percent = max(self.best_top1_percent, top1_percent)
         log.info("epoch %d of %d: top-1 %.2f %%", epoch, self.run.recipe.epochs, top1_percent)
-        self.logbook.best(top1_percent, self.model.state_dict() if is_best else None)
+        if top1_percent > self.best_top1_percent:
+            self.best_top1_percent = top1_percent
+            if self.checkpoints is not None:
+                self.checkpoints.save_best({"model": self.model.state_dict(), "epoch": epoch})
+        self.metrics.progress(evaluated_epoch=epoch, top1_percent=top1_percent)

@@ -8,7 +8,6 @@ resumed ends bit-equal to one that was not.
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,16 +21,16 @@ from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
+from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
-from suite.train.epoch_end import EpochEnd
+from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.evaluate import batch_sums
-from suite.train.logbook import Logbook
+from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
+from suite.train.metric_logger import MetricLogger
 from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
 
-GO_ON, STOP, STOP_WARNED, DIVERGED = 0, 1, 2, 3
-HEARTBEAT_S = 5.0  # between two words to the status file, and two looks for a newer start
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
 
@@ -39,9 +38,9 @@ class Trainer:
     """One rank of one run. `record` is None on every rank but the first."""
 
     def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
-        self.run, self.ranks, self.record, self.stop = run, ranks, record, stop
+        self.run, self.ranks = run, ranks
         self.accumulation_steps = run.batch.accumulation_steps(ranks.world_size)
-        check_data(run)  # a missing val/ is no surprise to keep for the epoch's end
+        check_data(run)  # now, so that a missing val/ does not end the run after its first epoch
         self.steps_per_epoch = steps_per_epoch(run)
         self.total_steps = run.recipe.epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
@@ -53,24 +52,34 @@ class Trainer:
             model, run.batch.norm, run.batch.per_gpu, ranks.device, run.system.collective_timeout_s
         )
         self.optimizer = build_optimizer(self.model, run.recipe)
-        self.meter = Meter(run.measure.warmup_steps, ranks.device)
-        self.tid = tid_meter(run, self.model, ranks)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
-        self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-        self.logbook = Logbook(ranks, record)
-        self.epoch_end = EpochEnd(run, ranks, self.model, self.logbook)
         self.to_evaluate = False
-        self._spoke_at = time.monotonic()
-        self._is_to_leave = False
+        """Whether an epoch has ended whose evaluation is still missing."""
+        self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        self.meter = Meter(run.measure.warmup_steps, ranks.device)
+        self.tid = tid_meter(run, self.model, ranks)
+        self.metrics = MetricLogger(ranks, record)
+        self.checkpoints = None if record is None else CheckpointStore(record.paths)
+        self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
+        self.epoch_end = EpochEnd(run, ranks, self.model, self.metrics, self.checkpoints, self.heartbeat)
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, counted from 1; at an epoch's end the one that has ended."""
+        return -(-self.step // self.steps_per_epoch)
 
     # ------------------------------------------------------------ the run
 
     def train(self, state: dict[str, Any] | None) -> None:
-        """Train to the end. Raises Preempted after a stop signal, Diverged on a loss that is not finite."""
+        """Train to the end, from a checkpoint's `state` or from the first step.
+
+        Raises Preempted after a stop request, with a checkpoint written, and Diverged on a loss that is not
+        finite.
+        """
         if state is not None:
             self._load(state)
-        self._speak()
+        self.heartbeat.beat(self.step)
         forward = self.forward_module()
         loader = train_loader(
             self.run,
@@ -85,24 +94,24 @@ class Trainer:
             batches = iter(loader)
             self.meter.restart_epoch()
             while self.step < self.total_steps:
-                code = self.agree(self.advance(forward, batches))
+                decision = self.agree(self.advance(forward, batches))
                 at_epoch_end = self.step % self.steps_per_epoch == 0
-                self._record_tid_of_steps()
+                self._log_tid_of_steps()
                 if at_epoch_end:
-                    self._record_epoch(loader)
-                if code != GO_ON or self._checkpoint_is_due():
-                    self._save(to_evaluate=at_epoch_end)
-                if code != GO_ON:
-                    raise self._preempted(code)
+                    self._log_epoch(loader)
+                if decision is not Next.CONTINUE or self._checkpoint_is_due():
+                    self._save(at_epoch_end, self.metrics.size_bytes)
+                if decision is not Next.CONTINUE:
+                    raise self._preempted(decision)
                 if at_epoch_end:
                     self._evaluate()
                     self.meter.restart_epoch()
-            self._finish()
+            self._log_work()
         finally:
             loader.close()
 
     def forward_module(self) -> nn.Module:
-        """What a step calls: the model, within DDP and compiled as the run asks."""
+        """Return the module that a step calls: the model, within DDP and compiled if the run says so."""
         if self.ranks.world_size > 1:
             ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
             # Estimates are shared before evaluating: training does not read them.
@@ -111,10 +120,10 @@ class Trainer:
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
     def advance(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
-        """One optimizer step over the global batch; returns this rank's share of the loss."""
+        """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
         recipe = self.run.recipe
         set_learning_rate(self.optimizer, recipe.lr_at(self.step / self.steps_per_epoch))
-        torch.manual_seed(seed_for(self.run.seed, self.step, self.ranks.rank))  # dropout's
+        torch.manual_seed(seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         self.model.train()
         total = torch.zeros((), device=self.ranks.device)
         for micro in range(self.accumulation_steps):
@@ -152,48 +161,65 @@ class Trainer:
         other = F.cross_entropy(logits_NK, others_N, label_smoothing=recipe.label_smoothing)
         return weight * loss + (1 - weight) * other
 
-    def agree(self, loss: Tensor) -> int:
-        """Agree with the other ranks, at this step's boundary, to go on or to stop. Raises Diverged."""
-        if time.monotonic() - self._spoke_at > HEARTBEAT_S:
-            self._speak()
-        code = self._wish()
-        looks = code != GO_ON or self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
-        if looks and not torch.isfinite(loss):  # a checkpoint of it would push out a good one
-            code = DIVERGED
-        code = self.ranks.agree(code)
-        if code == DIVERGED:
+    def agree(self, loss: Tensor) -> Next:
+        """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged."""
+        wish = self.heartbeat.wish(self.step)
+        is_checked = self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
+        # Checked before each checkpoint too: one with weights that are not finite would replace a good one.
+        if (is_checked or wish is not Next.CONTINUE) and not torch.isfinite(loss):
+            wish = Next.FAIL
+        decision = Next(self.ranks.agree(wish))
+        if decision is Next.FAIL:
             raise Diverged(f"the loss is not finite at step {self.step} (epoch {self.epoch})")
-        return code
+        return decision
 
-    def _wish(self) -> int:
-        """What this rank alone would do now."""
-        if self.stop.warned:
-            return STOP_WARNED
-        return STOP if self.stop.signal or self._is_to_leave else GO_ON
-
-    def _is_asked_to_stop(self) -> bool:
-        """Between two batches of an evaluation, which may take many minutes."""
-        if time.monotonic() - self._spoke_at > HEARTBEAT_S:
-            self._speak()
-        return self._wish() != GO_ON
-
-    def _speak(self) -> None:
-        """Say in the status file how far training is, and look whether this process is asked to leave."""
-        self._spoke_at = time.monotonic()
-        if self.record is not None:
-            self._is_to_leave = self.record.is_claimed() or self.record.stop_request() is not None
-            speed = self.meter.images_per_s(self.run.batch.global_batch_size)
-            self.record.status(
-                "running",
-                step=self.step,
-                total_steps=self.total_steps,
-                **({} if speed is None else {"images_per_s": speed}),
-            )
-
-    def _preempted(self, code: int) -> Preempted:
+    def _preempted(self, decision: Next) -> Preempted:
         return Preempted(
-            f"stopped after step {self.step} of {self.total_steps}", is_warned=code == STOP_WARNED
+            f"stopped after step {self.step} of {self.total_steps}",
+            is_warned=decision is Next.STOP_WARNED,
         )
+
+    # ------------------------------------------------------------ measuring
+
+    def _log_tid_of_steps(self) -> None:
+        """Log TID every `tid_every_steps` steps, and of the remaining steps at an epoch's end."""
+        every = self.run.measure.tid_every_steps
+        step_of_epoch = self.step % self.steps_per_epoch
+        if self.tid is not None and every is not None and step_of_epoch % every == 0:
+            self.metrics.tid_of_steps(self.tid, epoch=self.epoch, step=self.step)
+
+    def _log_epoch(self, loader: Loader) -> None:
+        """Log what was measured in the epoch of training that has just ended."""
+        epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        summary = self.meter.summary(images_per_step)
+        self.metrics.training(self.epoch_sums, learning_rate, summary, epoch=epoch, step=step)
+        self.metrics.energy(self.meter.energy_j_per_step(), images_per_step, epoch=epoch, step=step)
+        if self.tid is not None:
+            self.metrics.tid(self.tid, epoch=epoch, step=step)
+        self.metrics.bad_images(loader, "train", epoch=epoch, step=step)
+        self.epoch_sums.zero_()
+
+    def _evaluate(self) -> None:
+        """Measure the end of an epoch. The checkpoint before it makes that repeatable.
+
+        Raises Preempted after a stop request. The checkpoint is that of the epoch's end: resuming from it
+        drops what has been measured since, and measures all of it again.
+        """
+        self.to_evaluate = False
+        size_bytes = self.metrics.size_bytes
+        try:
+            self.epoch_end.measure(self.epoch, self.step)
+        except StopRequested as request:
+            self._save(True, size_bytes)
+            raise self._preempted(request.decision) from None
+
+    def _log_work(self) -> None:
+        if self.metrics.record is not None:
+            for name, value in measure_work(self.run, self.ranks, self.metrics.images_per_s).items():
+                self.metrics.measure(name, value, "train", epoch=self.epoch, step=self.step)
+
+    # ------------------------------------------------------------ checkpoints
 
     def _checkpoint_is_due(self) -> bool:
         system = self.run.system
@@ -202,63 +228,8 @@ class Trainer:
             return True
         return system.checkpoint_every_steps is not None and self.step % system.checkpoint_every_steps == 0
 
-    # ------------------------------------------------------------ the end of an epoch
-
-    @property
-    def epoch(self) -> int:
-        """Epochs completed, for records made at an epoch's end; the running epoch counts once begun."""
-        return -(-self.step // self.steps_per_epoch)
-
-    def _record_epoch(self, loader: Loader) -> None:
-        """Measure the training of the epoch that has just ended."""
-        self.logbook.turn_to(self.epoch, self.step)
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        self.logbook.training(
-            self.epoch_sums, learning_rate, self.meter.summary(self.run.batch.global_batch_size)
-        )
-        self.logbook.energy(self.meter.energy_j_per_step(), self.run.batch.global_batch_size)
-        if self.tid is not None:
-            self.logbook.tid(self.tid)
-        self.logbook.bad_images(loader, "train")
-        self.epoch_sums.zero_()
-
-    def _record_tid_of_steps(self) -> None:
-        """Where that is due: every so many steps, and at an epoch's end the steps that are left of it."""
-        every = self.run.measure.tid_every_steps
-        step_of_epoch = self.step % self.steps_per_epoch
-        if self.tid is not None and every is not None and step_of_epoch % every == 0:
-            self.logbook.turn_to(self.epoch, self.step)
-            self.logbook.tid_of_steps(self.tid)
-
-    def _evaluate(self) -> None:
-        """Evaluate and probe where this epoch is due; the checkpoint before it makes that repeatable.
-
-        Raises Preempted after a stop signal: what was measured so far is dropped, and repeated on resuming.
-        """
-        self.to_evaluate = False
-        if not self.epoch_end.is_due(self.epoch):
-            return
-        self.logbook.turn_to(self.epoch, self.step)
-        stop_if_asked = partial(self._stop_evaluation_if_asked, self.logbook.size_bytes)
-        self.epoch_end.measure(self.epoch, self._is_asked_to_stop, stop_if_asked)
-
-    def _stop_evaluation_if_asked(self, size_bytes: int) -> None:
-        code = self.ranks.agree(self._wish())
-        if code == GO_ON:
-            return
-        # The state is that of the epoch's end, and the measurements are to be cut back to that.
-        self._save(to_evaluate=True, size_bytes=size_bytes)
-        raise self._preempted(code)
-
-    def _finish(self) -> None:
-        if self.record is not None:
-            self.logbook.turn_to(self.epoch, self.step)
-            for name, value in measure_work(self.run, self.ranks, self.logbook.images_per_s).items():
-                self.logbook.measure(name, value, "train")
-
-    # ------------------------------------------------------------ checkpoints
-
-    def _save(self, to_evaluate: bool, size_bytes: int | None = None) -> None:
+    def _save(self, to_evaluate: bool, size_bytes: int) -> None:
+        """Write a checkpoint of this step. Resuming from it cuts the measurements back to `size_bytes`."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -267,10 +238,13 @@ class Trainer:
             "tid": None if self.tid is None else self.tid.state(),
             "best_top1_percent": self.epoch_end.best_top1_percent,
             "to_evaluate": to_evaluate,
-            "measurements_size_bytes": self.logbook.size_bytes if size_bytes is None else size_bytes,
+            "measurements_size_bytes": size_bytes,
         }
-        self.logbook.turn_to(self.epoch, self.step)
-        self.logbook.checkpoint(state)
+        if self.checkpoints is not None:
+            start = time.monotonic()
+            self.checkpoints.save(self.step, state)
+            duration_s = time.monotonic() - start
+            self.metrics.progress(epoch=self.epoch, step=self.step, checkpoint_s=duration_s)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

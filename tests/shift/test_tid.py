@@ -76,12 +76,12 @@ def test_tid_agrees_with_the_batches_themselves(momentum: float | None) -> None:
 
     train(model, after_pass)
     assert (list(meter.layers), meter.num_passes_L.tolist()) == (["1", "4"], [NUM_STEPS] * 2)
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     # float32 leaves the recovered statistics an error of about 2⁻²⁴ / momentum.
     assert tid_mu == pytest.approx((exact.sums[0] / NUM_STEPS).tolist(), rel=3e-4, abs=1e-6)
     assert tid_sigma == pytest.approx((exact.sums[1] / NUM_STEPS).tolist(), rel=3e-4, abs=1e-6)
     assert tid_mu == pytest.approx((released.sums[0] / NUM_STEPS).tolist(), rel=1e-3, abs=1e-6)
-    assert meter.take_means() == ([], [])
+    assert meter.pop_epoch_means() == ([], [])
 
 
 def test_one_step_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_one_step_by_hand() -> None:
     meter = TidMeter(model, torch.zeros(2, 1), norm_batch_size=2)
     model.train()(torch.tensor([[1.0], [3.0]]))
     meter.update()
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     assert (tid_mu[0], tid_sigma[0]) == pytest.approx((1.0, 1.5**0.5 - 1))
 
 
@@ -105,7 +105,7 @@ def test_ghost_groups_give_the_tid_of_their_weighted_mean() -> None:
     groups = [part.double().transpose(0, 1).flatten(1) for part in x.split(4)]
     mean = sum(w * g.mean(1) for w, g in zip(weights, groups, strict=True)) / weights.sum()
     var = sum(w * g.var(1, correction=0) for w, g in zip(weights, groups, strict=True)) / weights.sum()
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     expected = ((model[0].running_mean - mean).abs() / (var + 1e-5).sqrt()).mean()
     assert tid_mu == [pytest.approx(float(expected), rel=1e-4)]
     run_sigma = (model[0].running_var.double() + 1e-5).sqrt()
@@ -129,7 +129,7 @@ def test_a_module_called_twice_is_updated_twice() -> None:
     mean = (0.9 * x.double().mean(0) + second.mean(0)) / 1.9
     var = (0.9 * x.double().var(0, correction=0) + second.var(0, correction=0)) / 1.9
     expected = ((model.bn.running_mean - mean).abs() / (var + 1e-5).sqrt()).mean()
-    assert meter.take_means()[0] == [pytest.approx(float(expected), rel=1e-4)]
+    assert meter.pop_epoch_means()[0] == [pytest.approx(float(expected), rel=1e-4)]
 
 
 def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
@@ -140,7 +140,7 @@ def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
         undisturbed.train()(part)
         meter.update()
         if meter.num_passes_L[0] == 2:
-            meter.newest_means()
+            meter.pop_interval_means()
         if meter.num_passes_L[0] == 3:
             weights = {n: v.clone() for n, v in undisturbed.state_dict().items()}
             state = meter.state()
@@ -151,8 +151,8 @@ def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
     for part in x[3:]:
         other.train()(part)
         resumed.update()
-    assert resumed.newest_means() == meter.newest_means()
-    assert resumed.take_means() == meter.take_means()
+    assert resumed.pop_interval_means() == meter.pop_interval_means()
+    assert resumed.pop_epoch_means() == meter.pop_epoch_means()
 
 
 def test_the_newest_passes_within_an_epoch() -> None:
@@ -163,14 +163,14 @@ def test_the_newest_passes_within_an_epoch() -> None:
         model.train()(x)
         meter.update()
         if count in (2, 5):
-            means.append(meter.newest_means()[0][0])
-    means.append(meter.newest_means()[0][0])
-    assert meter.newest_means() == ([], [])
-    assert meter.take_means()[0][0] == pytest.approx((2 * means[0] + 3 * means[1] + means[2]) / 6)
+            means.append(meter.pop_interval_means()[0][0])
+    means.append(meter.pop_interval_means()[0][0])
+    assert meter.pop_interval_means() == ([], [])
+    assert meter.pop_epoch_means()[0][0] == pytest.approx((2 * means[0] + 3 * means[1] + means[2]) / 6)
     assert len(set(means)) == 3
     model(batches()[0])
     meter.update()
-    assert meter.newest_means() == meter.take_means()
+    assert meter.pop_interval_means() == meter.pop_epoch_means()
 
 
 def test_layers_in_the_order_of_the_forward_pass_whatever_their_norm_batch() -> None:
@@ -198,7 +198,7 @@ def test_a_pass_counts_for_the_layers_that_it_updates(momentum: float | None) ->
         if step % 2 == 0:
             sums += direct.sums[:, 0]
     assert meter.num_passes_L.tolist() == [NUM_STEPS, NUM_STEPS / 2]
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     expected = (sums / (NUM_STEPS / 2)).tolist()
     assert [tid_mu[1], tid_sigma[1]] == pytest.approx(expected, rel=3e-4, abs=1e-6)
 
@@ -208,11 +208,11 @@ def test_a_layer_that_is_never_updated_has_no_tid_and_a_momentum_of_zero_is_refu
     meter = TidMeter(model, batches()[0], norm_batch_size=BATCH)
     model.eval()(batches()[0])
     meter.update()
-    assert meter.take_means() == ([], [])
+    assert meter.pop_epoch_means() == ([], [])
     model.train()[1].eval()
     model(batches()[0])
     meter.update()
-    tid_mu, tid_sigma = meter.take_means()
+    tid_mu, tid_sigma = meter.pop_epoch_means()
     assert math.isnan(tid_mu[0])
     assert math.isnan(tid_sigma[0])
     assert tid_mu[1] > 0
@@ -229,7 +229,7 @@ def tid_of_the_first_rank_alone(rank: int, world_size: int) -> list[float]:
     model = network(0.1)
     meter = TidMeter(model, batches()[0][:1], norm_batch_size=BATCH)
     train(model, meter.update)
-    return meter.take_means()[0]
+    return meter.pop_epoch_means()[0]
 
 
 def test_one_rank_among_others(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.energy import EnergyCounter
-from suite.train.logbook import Logbook
 from suite.train.loop import Trainer
 from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
+from suite.train.metric_logger import MetricLogger
 from suite.train.optim import build_optimizer, mixup, seed_for
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_a_step_measures_tid_at_each_of_its_passes() -> None:
     parts = zip(images.split(4), labels.split(4), strict=True)
     trainer.advance(trainer.forward_module(), iter([Batch(*part) for part in parts]))
     assert trainer.tid.num_passes_L.tolist() == [2] * 13
-    tid_mu, tid_sigma = trainer.tid.take_means()
+    tid_mu, tid_sigma = trainer.tid.pop_epoch_means()
     assert len(tid_mu) == len(tid_sigma) == 13
     assert tid_mu[0] == pytest.approx(sum(expected) / 2, rel=1e-4)
 
@@ -216,12 +216,12 @@ def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch)
         meter.step_done()  # a warm-up step takes energy too
     j = meter.energy_j_per_step()
     assert j == 4.0
-    noted: list[tuple[str, float, str]] = []
-    logbook = Logbook(Ranks(0, 0, 1, CPU), None)
-    monkeypatch.setattr(logbook, "measure", lambda *what: noted.append(what))
-    logbook.energy(None, 8)
-    logbook.energy(j, 8)
-    assert noted == [("energy_j_per_image", 0.5, "train")]
+    written: list[tuple[str, float, str]] = []
+    metrics = MetricLogger(Ranks(0, 0, 1, CPU), None)
+    monkeypatch.setattr(metrics, "measure", lambda *what, **_: written.append(what))
+    metrics.energy(None, 8, epoch=1, step=3)
+    metrics.energy(j, 8, epoch=1, step=3)
+    assert written == [("energy_j_per_image", 0.5, "train")]
 
 
 def test_work_of_a_network_by_hand() -> None:
@@ -255,3 +255,5 @@ def test_two_checkpoints_are_kept_and_the_newest_complete_one_is_found(tmp_path:
     state, passed_over = store.newest()
     assert state["step"] == 20
     assert "step-00000100.pt" in passed_over[0]
+    store.save(300, {"step": 300})
+    assert sorted(p.name for p in newest.parent.iterdir()) == ["step-00000100.pt", "step-00000300.pt"]

@@ -1,0 +1,59 @@
+"""A rank's progress, written to the status file, and the requests to stop that it has received."""
+
+import time
+from enum import IntEnum
+
+from suite.record import RecordWriter
+from suite.signals import StopFlag
+from suite.train.meter import Meter
+
+EVERY_S = 5.0  # between two writes of the status file, and between two checks for a stop request
+
+
+class Next(IntEnum):
+    """What a rank wants to do next. The ranks agree on the largest."""
+
+    CONTINUE = 0
+    STOP = 1
+    STOP_WARNED = 2
+    """Stop because a scheduler's warning has come: the job will be queued again."""
+    FAIL = 3
+    """Stop because the loss is not finite."""
+
+
+class Heartbeat:
+    """Writes progress and checks for stop requests. `record` is None on every rank but the first."""
+
+    def __init__(
+        self,
+        record: RecordWriter | None,
+        stop: StopFlag,
+        meter: Meter,
+        total_steps: int,
+        images_per_step: int,
+    ) -> None:
+        self._record, self._stop, self._meter = record, stop, meter
+        self._total_steps, self._images_per_step = total_steps, images_per_step
+        self._beat_at = time.monotonic()
+        self._must_leave = False
+
+    def beat(self, step: int) -> None:
+        """Write progress after `step` steps to the status file, and check the run folder for a stop request.
+
+        The request is a newer start of this run, which waits for this process to leave, or that of a study.
+        """
+        self._beat_at = time.monotonic()
+        if self._record is None:
+            return
+        self._must_leave = self._record.is_claimed() or self._record.stop_request() is not None
+        images_per_s = self._meter.images_per_s(self._images_per_step)
+        speed = {} if images_per_s is None else {"images_per_s": images_per_s}
+        self._record.status("running", step=step, total_steps=self._total_steps, **speed)
+
+    def wish(self, step: int) -> Next:
+        """Return what this rank alone would do now. Beats first when the last time is long ago."""
+        if time.monotonic() - self._beat_at > EVERY_S:
+            self.beat(step)
+        if self._stop.warned:
+            return Next.STOP_WARNED
+        return Next.STOP if self._stop.signal or self._must_leave else Next.CONTINUE

@@ -1,0 +1,134 @@
+"""A rank's measurements: written to the record on the first rank, and to the log."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suite.data import Loader
+from suite.record import Layer, Record, RecordWriter
+from suite.record.writer import Split
+from suite.shift import ShiftProfile, TidMeter
+from suite.train.distributed import Ranks
+from suite.train.evaluate import Evaluation
+
+log = logging.getLogger("shiftbench")
+
+
+class MetricLogger:
+    """Writes one run's measurements, each with its `epoch` (counted from 1) and optimizer `step`.
+
+    `record` is None on every rank but the first. Call each method on all ranks: some of them sum over ranks.
+    """
+
+    def __init__(self, ranks: Ranks, record: RecordWriter | None) -> None:
+        self.ranks, self.record = ranks, record
+        self._known_bad: set[str] = set()
+        self._known_layers: list[Layer] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """The current size of the measurements' file; 0 on ranks that write none."""
+        return self.record.measurements_size_bytes() if self.record is not None else 0
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The newest epoch's throughput; None before the first one, and on all ranks but the first."""
+        return Record.read(self.record.paths.folder).last("images_per_s") if self.record is not None else None
+
+    def measure(self, metric: str, value: float, split: Split, *, epoch: int, step: int) -> None:
+        """Write one number, in the unit of the metric's registry entry."""
+        if self.record is not None:
+            self.record.measure(metric, value, epoch=epoch, step=step, split=split)
+
+    def training(
+        self, sums_4: Tensor, learning_rate: float, summary: dict[str, float], *, epoch: int, step: int
+    ) -> None:
+        """Write an epoch of training: this rank's `batch_sums` over it, and the meter's summary."""
+        loss, top1, _, images = self.ranks.sum(sums_4.clone()).tolist()
+        values = {"loss": loss / images, "top1_percent": 100 * top1 / images, "learning_rate": learning_rate}
+        for name, value in {**values, **summary}.items():
+            self.measure(name, value, "train", epoch=epoch, step=step)
+
+    def energy(self, j_per_step: float | None, global_batch_size: int, *, epoch: int, step: int) -> None:
+        """Write the energy per image, summed over all ranks' GPUs; nothing unless each has a counter."""
+        j = torch.tensor(math.nan if j_per_step is None else j_per_step, dtype=torch.float64)
+        total_j = float(self.ranks.sum(j))
+        if math.isfinite(total_j):
+            value = total_j / global_batch_size
+            self.measure("energy_j_per_image", value, "train", epoch=epoch, step=step)
+
+    def tid(self, meter: TidMeter, *, epoch: int, step: int) -> None:
+        """Write each layer's TID over the epoch's passes, by the first rank, whose estimates are the run's."""
+        tid_mu, tid_sigma = meter.pop_epoch_means()
+        if tid_mu:
+            values = {"tid_mu": _rounded(tid_mu), "tid_sigma": _rounded(tid_sigma)}
+            self._per_layer(_layers_of(meter), values, "train", epoch=epoch, step=step)
+
+    def tid_of_steps(self, meter: TidMeter, *, epoch: int, step: int) -> None:
+        """Write each layer's TID over the passes since the last time, by the first rank."""
+        tid_mu, tid_sigma = map(_rounded, meter.pop_interval_means())
+        if self.record is not None and tid_mu:
+            self._layers(_layers_of(meter))
+            self.record.tid(tid_mu, tid_sigma, epoch=epoch, step=step)
+
+    def evaluation(self, result: Evaluation, *, epoch: int, step: int) -> None:
+        """Write loss and accuracy on the validation set, in inference mode."""
+        for name, value in asdict(result).items():
+            self.measure(name, value, "val", epoch=epoch, step=step)
+
+    def shift(
+        self, profile: ShiftProfile, top1_precise_percent: float | None, *, epoch: int, step: int
+    ) -> None:
+        """Write each layer's shift, and top-1 (%) with PreciseBN's statistics if that was evaluated."""
+        if profile.layers:
+            layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
+            values = {name: profile.values(name) for name in profile.metrics}
+            self._per_layer(layers, values, "val", epoch=epoch, step=step)
+        if top1_precise_percent is not None:
+            self.measure("top1_precise_percent", top1_precise_percent, "val", epoch=epoch, step=step)
+
+    def bad_images(self, loader: Loader, split: Split, *, epoch: int, step: int) -> None:
+        """Write how many files no loader of any rank could read so far, and log each of them once."""
+        bad_images = self.ranks.union(loader.bad_images)
+        for path in bad_images.keys() - self._known_bad:
+            log.warning("bad image, left out or replaced: %s: %s", path, bad_images[path])
+        self._known_bad |= bad_images.keys()
+        self.measure("bad_images", len(bad_images), split, epoch=epoch, step=step)
+
+    def progress(self, **details: Any) -> None:
+        """Add details to the status of the running run."""
+        if self.record is not None:
+            self.record.status("running", **details)
+
+    def _per_layer(
+        self,
+        layers: list[Layer],
+        values: Mapping[str, Sequence[float]],
+        split: Split,
+        *,
+        epoch: int,
+        step: int,
+    ) -> None:
+        self._layers(layers)
+        if self.record is not None:
+            for name, numbers in values.items():
+                self.record.measure(name, numbers, epoch=epoch, step=step, split=split)
+
+    def _layers(self, layers: list[Layer]) -> None:
+        # TID and the probe list the same layers in the same order: the first of them writes the list.
+        if self.record is not None and layers != self._known_layers:
+            self.record.layers(layers)
+            self._known_layers = layers
+
+
+def _layers_of(meter: TidMeter) -> list[Layer]:
+    return [Layer(name, layer.num_features) for name, layer in meter.layers.items()]
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]  # float32 has no more digits
