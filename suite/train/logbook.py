@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from suite.data import Loader
+from suite.metrics import PROBED
 from suite.record import Layer, Record, RecordWriter
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.checkpoint import CheckpointStore
@@ -108,7 +109,7 @@ class Logbook:
         """ESM of each layer; and top-1 (%) with exact statistics, where that was evaluated."""
         if self.record is not None and profile.layers:
             self._layers([Layer(layer.name, layer.num_channels) for layer in profile.layers])
-            for name in ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled"):
+            for name in PROBED:
                 self.record.measure(name, profile.values(name), epoch=self.epoch, step=self.step, split="val")
         if top1_precise_percent is not None:
             self.measure("top1_precise_percent", top1_precise_percent, "val")
