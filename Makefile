@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test cluster cluster-down lint types format hooks lock clean
+.PHONY: help install demo study test cluster cluster-down lint types format hooks architectures lock clean
 help: ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -46,6 +46,9 @@ format: .venv/.developers ## format the sources
 
 hooks: ## check style and types before each commit in this checkout
 	git config core.hooksPath .githooks
+
+architectures: .venv/.users ## measure the channels of all networks, after a family was added or changed
+	$(BIN)/python -m suite.models.generate_architectures
 
 lock: .venv/.users ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -1,24 +1,24 @@
-"""What can go wrong because of what the user gave us, as opposed to a fault of ours."""
+"""The exceptions with which a run or a command ends on purpose."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong, where, and what would be right.
+    """An error that the user can fix. The message says what is wrong, where, and what would be right.
 
-    The command line prints it on one line and exits with 2; a traceback would only bury it.
-    `is_noted`: it need not be written beside the record any more.
+    The command line prints it on one line, without a traceback, and exits with 2.
+    `is_noted`: it is already written beside the record.
     """
 
     is_noted = False
 
 
 class Diverged(Exception):
-    """The loss stopped being a finite number. The run ends with status `diverged`."""
+    """The loss is no longer finite. The run ends with status `diverged`."""
 
 
 class Preempted(Exception):
-    """A stop signal was agreed on at a step boundary, and a complete checkpoint was written.
+    """The ranks agreed on a stop at a step boundary and wrote a complete checkpoint.
 
-    `is_warned`: a scheduler warned that the time is nearly up, so that the run should be started again.
+    `is_warned`: the scheduler warned of the time limit, so the run should be started again.
     """
 
     def __init__(self, message: str, *, is_warned: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 An `Experiment` is science and names no machine. It expands into `Run`s, one for each cell of its
 sweeps and each seed; `Run.run_id` is a hash of what decides the run's result. No torch here or in
-`suite.specs`: they open in milliseconds, so that `config` and refusals answer at once.
+`suite.specs`: they are imported in milliseconds, so that `config` and refusals answer at once.
 """
 
 import hashlib
@@ -12,25 +12,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from suite.architectures import ARCHITECTURES, MLP_IMAGE_SIZE, Family
+from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
-from suite.specs.data import NUM_CLASSES, DataSpec
-from suite.specs.model import (
-    BatchFreeNorm,
-    BatchFreeSpec,
-    BatchNormSpec,
-    ModelSpec,
-    NormSpec,
-    XbnSpec,
-)
+from suite.specs.data import DataSpec
+from suite.specs.model import BatchFreeSpec, BatchNormSpec, ModelSpec, NormSpec, XbnSpec
 from suite.specs.process import MeasureSpec, SystemSpec
 from suite.specs.recipe import RecipeSpec
+from suite.specs.source_table import NUM_CLASSES
 
 __all__ = [
     "NUM_CLASSES",
-    "BatchFreeNorm",
     "BatchFreeSpec",
     "BatchNormSpec",
     "BatchSpec",
@@ -62,7 +55,7 @@ class Run(Spec):
     @model_validator(mode="before")
     @classmethod
     def _full_batch(cls, values: Any) -> Any:
-        """`global_batch_size: all` becomes the number itself, which is what the hash sees."""
+        """Replace `global_batch_size: all` by the number, so that the hash covers the number."""
         batch = values.get("batch") if isinstance(values, dict) else None
         if not isinstance(batch, dict) or batch.get("global_batch_size") != "all":
             return values
@@ -85,22 +78,20 @@ class Run(Spec):
 
     @model_validator(mode="after")
     def _norm_batch(self) -> "Run":
-        # Without BN there is no statistic over a batch: what the config says of one decides nothing.
+        # Without BN there is no statistic over a batch, so the configured number has no effect.
         if isinstance(self.model.norm, BatchFreeSpec):
             plain = {"norm_batch_size": self.batch.per_gpu}
             object.__setattr__(self, "batch", self.batch.model_copy(update=plain))
         return self
 
     @model_validator(mode="after")
-    def _mlp(self) -> "Run":
+    def _architecture(self) -> "Run":
         arch, size = self.model.arch, self.data.image_size
-        if ARCHITECTURES[arch] is not Family.MLP:
-            return self
-        if size != MLP_IMAGE_SIZE:
-            raise ValueError(
-                f"data.image_size is {size}, but {arch} takes images of {MLP_IMAGE_SIZE} × {MLP_IMAGE_SIZE}"
-            )
-        if self.batch.norm != self.batch.per_gpu:
+        family = ARCHITECTURES[arch].family
+        if family.image_size not in (None, size):
+            side = family.image_size
+            raise ValueError(f"data.image_size is {size}, but {arch} takes images of {side} × {side}")
+        if family.takes_vectors and self.batch.norm != self.batch.per_gpu:
             raise ValueError(
                 f"batch.norm_batch_size is {self.batch.norm}, but the norms of {arch} see the whole "
                 f"batch_size_per_gpu of {self.batch.per_gpu}: leave it out"
@@ -109,17 +100,20 @@ class Run(Spec):
 
     @property
     def run_id(self) -> str:
-        """Twelve hex digits over model, data (less its path), batch, recipe and seed."""
+        """Twelve hex digits over model, data (without its path), batch, recipe and seed.
+
+        Computed on every access.
+        """
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         del decides["data"]["path"]
         if decides["model"]["norm"].get("stages", 0) is None:
-            del decides["model"]["norm"]["stages"]  # a younger field: runs keep their ids
+            del decides["model"]["norm"]["stages"]  # added later: older runs keep their ids
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def label(self) -> str:
-        """For people: `resnet50 XBN-P2-GN64 nb32 seed 0`."""
+        """A readable name, such as `resnet50 XBN-P2-GN64 nb32 seed 0`."""
         return f"{self.model.arch} {self.model.norm.label} nb{self.batch.norm} seed {self.seed}"
 
     @property
@@ -135,7 +129,7 @@ class Experiment(Spec):
 
 
 def check_batches(runs: Sequence[Run], ranks: int) -> None:
-    """Raise UserError, with the arithmetic, for a global batch that so many ranks cannot make up."""
+    """Raise UserError, with the arithmetic, for a global batch that `ranks` ranks cannot divide."""
     for run in runs:
         try:
             run.batch.accumulation_steps(ranks)

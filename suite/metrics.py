@@ -1,4 +1,8 @@
-"""Every metric, once: name, unit, direction, formula. Records and reports know no others."""
+"""The metrics: name, unit, direction, formula. Records and reports hold no others.
+
+To add a metric that the probe measures for each layer, add an entry and a field of
+`suite.shift.probe.LayerShift`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,9 +13,9 @@ MeasuredIn = Literal["train", "val", "both"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means. `per_layer`: one value for each norm layer, in forward order.
+    """What a number means. `per_layer`: one value for each BN layer, in forward order.
 
-    `measured_in`: training, evaluation, or both; of what both have, the evaluation's is the result.
+    `measured_in`: training, evaluation, or both; of both, the evaluation's value is the result.
     """
 
     name: str
@@ -170,3 +174,5 @@ _ALL = (
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+# What the probe measures of each BN layer.
+PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")

@@ -5,15 +5,18 @@ from typing import Annotated
 
 import typer
 
+from suite.specs.source_table import PREPARABLE, SOURCES
+
+_NAMES = ", ".join(f"{name} (licence: {SOURCES[name].licence})" for name in PREPARABLE)
 app = typer.Typer(no_args_is_help=True, help="Get data sets onto the disk.")
 
 
 @app.command("prepare")
 def prepare(
-    name: Annotated[str, typer.Argument(help="fashion-mnist or fashion-mnist-7k.")],
-    root: Annotated[Path | None, typer.Option(help="Where to; default: $SHIFTBENCH_DATA_DIR.")] = None,
+    name: Annotated[str, typer.Argument(help=f"{_NAMES}.")],
+    root: Annotated[Path | None, typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR.")] = None,
 ) -> None:
-    """Write a known data set as JPEG files in ImageFolder layout; nothing happens when it is there."""
+    """Write a known data set as JPEG files in ImageFolder layout. Does nothing if it is there."""
     from suite.data.sources import prepare as prepare_source
 
     typer.echo(prepare_source(name, root))

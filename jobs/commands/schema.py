@@ -11,6 +11,7 @@ from rich.table import Table
 
 from suite.config import FIXED, SWEEPING
 from suite.experiment import BatchFreeSpec, Experiment, Run, XbnSpec
+from suite.specs.norm_table import BATCH_FREE_NORMS
 
 
 def schema_table(experiment: Experiment | None) -> Table:
@@ -20,7 +21,7 @@ def schema_table(experiment: Experiment | None) -> Table:
     sections: dict[str, type[BaseModel]] = {
         **SWEEPING,
         "model.norm (xbn)": XbnSpec,
-        "model.norm (gn, ln, in, gw)": BatchFreeSpec,
+        f"model.norm ({', '.join(BATCH_FREE_NORMS)})": BatchFreeSpec,
         **FIXED,
     }
     for section, spec in sections.items():

@@ -1,20 +1,24 @@
-"""Images: a plan that says which, in what order and cropped how, and the loaders that carry it out.
+"""Images: the plan of which images come in which order and crop, and the loaders that carry it out.
 
-Torch and DALI are imported by the functions that make loaders, so that all others answer at once.
+Torch and DALI are imported only by the functions that make loaders.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from suite.architectures import input_channels
-from suite.data.index import ImageIndex, check_classes, scan, scan_idx, spread
+from suite.architectures import ARCHITECTURES
+from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
 from suite.data.sizes import synthetic_images
 from suite.data.sources import dataset_folder, idx_folder, prepare
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
+from suite.specs.choice import resolve
+from suite.specs.loader_table import LOADERS
+from suite.specs.source_table import SOURCES
 
 if TYPE_CHECKING:
     import torch
@@ -38,51 +42,49 @@ __all__ = [
 def check_data(run: Run) -> None:
     """Refuse, before training starts, data that training or validation would refuse later.
 
-    Opens no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
+    Reads no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
     empty class folder, other classes than the other split or another number of them, or fewer images
     than `val_images`.
     """
     steps_per_epoch(run)
-    if run.data.name != "synthetic":
+    if _has_files(run.data):
         _index(run.data, "val", run.data.val_images)
 
 
 def steps_per_epoch(run: Run) -> int:
-    """Optimizer steps in one pass over the training images; what is left over is dropped.
+    """Return the optimizer steps of one pass over the training images; an incomplete last one is dropped.
 
     Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
     """
-    if run.data.name == "synthetic":
+    if not _has_files(run.data):
         return max(1, synthetic_images(run.data, "train") // run.batch.global_batch_size)
     return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
 
 
 def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, device: "torch.device") -> Loader:
-    """This rank's micro-batches of `batch_size_per_gpu` images, without end, across epochs.
+    """Return this rank's micro-batches of `batch_size_per_gpu` images, without end, across epochs.
 
-    They come step by step from optimizer step `start_step` (counted over all epochs) on, and within a step
-    by micro-batch. What a step sees depends on the run's seed alone: not on where the run was resumed, the
+    They start at optimizer step `start_step` (counted over all epochs), ordered by step and then by
+    micro-batch. The images of a step depend on the run's seed alone, not on where the run was resumed, the
     number of ranks, or the loader. Raises UserError as `steps_per_epoch` does.
     """
     per_gpu = run.batch.per_gpu
-    if run.data.name == "synthetic":
-        from suite.data.synthetic import SyntheticLoader
-
+    if generator := _generator(run.data):
         first = start_step * run.batch.accumulation_steps(world_size)
-        return SyntheticLoader(
-            run.data, seed=run.seed + rank, images_per_batch=per_gpu, device=device, first=first
-        )
+        return generator(run.data, seed=run.seed + rank, images_per_batch=per_gpu, device=device, first=first)
     plan = TrainPlan(_index(run.data, "train"), run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
-    return _loader(share, run.data, run.system.data_threads, device, input_channels(run.model.arch))
+    return _loader(
+        share, run.data, run.system.data_threads, device, ARCHITECTURES[run.model.arch].family.input_channels
+    )
 
 
 def val_loader(
     run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
 ) -> Loader:
-    """This rank's share of the validation images, centrally cropped: over all ranks, each exactly once.
+    """Return this rank's share of the validation images, centrally cropped, each once over all ranks.
 
-    Shares differ by at most one image, so some ranks may have a batch less, or none at all.
+    Shares differ by at most one image, so some ranks may have a batch less, or none.
     """
     return folder_loader(
         run.data,
@@ -93,15 +95,15 @@ def val_loader(
         data_threads=run.system.data_threads,
         rank=rank,
         world_size=world_size,
-        num_channels=input_channels(run.model.arch),
+        num_channels=ARCHITECTURES[run.model.arch].family.input_channels,
     )
 
 
 def train_images_loader(
     run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
 ) -> Loader:
-    """This rank's share of the images that the run trains on, centrally cropped, each once over all ranks."""
-    if run.data.name == "synthetic":
+    """Return this rank's share of the run's training images, centrally cropped, each once over all ranks."""
+    if not _has_files(run.data):
         return folder_loader(
             run.data,
             "train",
@@ -112,7 +114,9 @@ def train_images_loader(
         )
     index = TrainPlan(_index(run.data, "train"), run).index
     share = EvalShare(index, images_per_batch, rank, world_size)
-    return _loader(share, run.data, run.system.data_threads, device, input_channels(run.model.arch))
+    return _loader(
+        share, run.data, run.system.data_threads, device, ARCHITECTURES[run.model.arch].family.input_channels
+    )
 
 
 def folder_loader(
@@ -128,18 +132,16 @@ def folder_loader(
     num_channels: int = 3,
     shuffle_seed: int | None = None,
 ) -> Loader:
-    """One pass over a split, centrally cropped, each image once over all ranks.
+    """Return one pass over a split, centrally cropped, each image once over all ranks.
 
-    `num_images`: only so many, at equal distances, so that each class keeps its share; None: all. They come
-    class by class, or with a `shuffle_seed` in an order drawn from it, as batch statistics need.
-    `num_channels`: 1 lets the loader spare itself what a network does not read; see `Batch`.
+    `num_images`: only this many, evenly spaced, so that each class keeps its share; None: all. They are
+    ordered by class, or shuffled with `shuffle_seed`, as batch statistics need. `num_channels`: 1 if the
+    network reads the first channel only, so that the loader may leave out the others; see `Batch`.
     """
-    if data.name == "synthetic":
-        from suite.data.synthetic import SyntheticLoader
-
+    if generator := _generator(data):
         total = num_images or synthetic_images(data, split)
         share_size = total * (rank + 1) // world_size - total * rank // world_size
-        return SyntheticLoader(
+        return generator(
             data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
         )
     index = _index(data, split, num_images)
@@ -150,45 +152,37 @@ def folder_loader(
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
-    """How many images a split has. Raises UserError as `folder_loader` does."""
-    return synthetic_images(data, split) if data.name == "synthetic" else len(_index(data, split))
+    """Return the number of images of a split. Raises UserError as `folder_loader` does."""
+    return len(_index(data, split)) if _has_files(data) else synthetic_images(data, split)
 
 
 def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
-    if data.loader == "memory":
-        index = scan_idx(idx_folder(data), split)
-        if len(index.classes) != data.num_classes:
-            raise UserError(
-                f"{index.folder}: has the labels 0 to {len(index.classes) - 1}, "
-                f"but data.num_classes is {data.num_classes}"
-            )
-        return index if num_images is None else spread(index, num_images)
-    folder = dataset_folder(data)
-    index = scan(folder, split)
-    if len(index.classes) != data.num_classes:
-        raise UserError(
-            f"{folder / split}: has {len(index.classes)} class folders, "
-            f"but data.num_classes is {data.num_classes}"
-        )
-    check_classes(index, other_split="val" if split == "train" else "train")
+    index: ImageIndex = resolve(LOADERS[data.loader].index)(data, split)
     return index if num_images is None else spread(index, num_images)
 
 
 def _loader(
     share: Share, data: DataSpec, data_threads: int, device: "torch.device", num_channels: int
 ) -> Loader:
-    if data.loader == "memory":
-        from suite.data.memory import MemoryLoader
-
-        return MemoryLoader(share, data, num_channels=num_channels, device=device)
-    if data.loader == "torchvision":
-        from suite.data.vision import VisionLoader
-
-        return VisionLoader(share, data, num_workers=data_threads, device=device)
+    entry = LOADERS[data.loader]
     try:
-        from suite.data.dali import DaliLoader
+        make = resolve(entry.loader)
     except ImportError as error:
-        raise UserError(
-            f"DALI cannot be imported ({error}): install nvidia-dali-cuda130, or set data.loader=torchvision"
-        ) from None
-    return DaliLoader(share, data, num_threads=data_threads, device=device)
+        raise UserError(f"the loader {data.loader} cannot be imported ({error}): {entry.install}") from None
+    settings = {"data_threads": data_threads, "num_channels": num_channels}
+    options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
+    loader: Loader = make(share, data, device=device, **options)
+    return loader
+
+
+def _generator(data: DataSpec) -> Callable[..., Loader] | None:
+    """Return the loader that makes the batches of a source without files; None for a source with files."""
+    source = SOURCES.get(data.name)
+    if source is None or not source.generator:
+        return None
+    generator: Callable[..., Loader] = resolve(source.generator)
+    return generator
+
+
+def _has_files(data: DataSpec) -> bool:
+    return data.name not in SOURCES or not SOURCES[data.name].generator

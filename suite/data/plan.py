@@ -18,6 +18,7 @@ from suite.data.crops import BLOCKS_PER_IMAGE, WORDS_PER_IMAGE, CropDraws, crop_
 from suite.data.index import ImageIndex, Int64s, balanced_subset
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.specs.loader_table import LOADERS
 
 # Separate streams of one key.
 ORDER, CROPS, SUBSET = range(3)
@@ -98,7 +99,7 @@ class TrainPlan:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         position = step_of_epoch * self.global_batch_size + first
         images_B = self.order(epoch)[position : position + count]
-        if self.data.loader == "memory":  # whole images: for 60,000 of them the draws alone take a while
+        if not LOADERS[self.data.loader].crops:  # for 60,000 small images the draws alone would take a while
             return Samples(images_B, None)
         words = random_words(
             self.seed, epoch, CROPS, count * WORDS_PER_IMAGE, first_block=position * BLOCKS_PER_IMAGE

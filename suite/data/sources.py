@@ -1,6 +1,6 @@
-"""Where a data set's files are, and getting them onto disk. No torch here.
+"""Finds a data set's files, and prepares those of the known sources. No torch here.
 
-There are two kinds: JPEG files in ImageNet's layout, and the IDX files that MNIST comes in.
+There are two kinds: JPEG files in ImageNet's layout, and IDX files, the format of MNIST.
 """
 
 import os
@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, Bytes, fashion_mnist_folder, read_split
+from suite.data.index import ImageIndex, check_classes, scan, scan_idx
 from suite.errors import UserError
-from suite.experiment import NUM_CLASSES, DataSpec
+from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
+from suite.specs.choice import resolve
+from suite.specs.source_table import SOURCES
 
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
-# In the order of the labels; the number keeps it when folders are sorted.
+# In the order of the labels; the number keeps that order when folders are sorted.
 FASHION_CLASSES = (
     "0-t-shirt",
     "1-trouser",
@@ -30,13 +33,37 @@ JPEG_QUALITY = 95
 
 
 def default_root() -> Path:
-    """Where prepared data sets lie: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."""
+    """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."""
     root = os.environ.get("SHIFTBENCH_DATA_DIR")
     return Path(root).expanduser() if root else Path.home() / ".cache" / "shiftbench" / "data"
 
 
+def folder_index(data: DataSpec, split: str) -> ImageIndex:
+    """List a split's image files. Raises UserError if it is missing or has other classes."""
+    folder = dataset_folder(data)
+    index = scan(folder, split)
+    if len(index.classes) != data.num_classes:
+        raise UserError(
+            f"{folder / split}: has {len(index.classes)} class folders, "
+            f"but data.num_classes is {data.num_classes}"
+        )
+    check_classes(index, other_split="val" if split == "train" else "train")
+    return index
+
+
+def idx_index(data: DataSpec, split: str) -> ImageIndex:
+    """List the images of a split's IDX files. Raises UserError if it is missing or has other classes."""
+    index = scan_idx(idx_folder(data), split)
+    if len(index.classes) != data.num_classes:
+        raise UserError(
+            f"{index.folder}: has the labels 0 to {len(index.classes) - 1}, "
+            f"but data.num_classes is {data.num_classes}"
+        )
+    return index
+
+
 def dataset_folder(data: DataSpec) -> Path:
-    """The folder that holds train/ and val/; a known source is prepared if it is not there yet."""
+    """Return the folder that holds train/ and val/; a known source is prepared if it is missing."""
     if data.path is None:
         return prepare(data.name)
     folder = Path(data.path).expanduser()
@@ -46,24 +73,61 @@ def dataset_folder(data: DataSpec) -> Path:
 
 
 def idx_folder(data: DataSpec) -> Path:
-    """The folder of a data set's IDX files: `path`, or where a known source has them.
+    """Return the folder of a data set's IDX files: `path`, or that of a known source.
 
-    MNIST must lie in the data folder already, Fashion-MNIST is downloaded into it unless Debian's package
-    is installed. Raises UserError for a source that has none, or that is not to be had.
+    Raises UserError for a source that has none, or whose files are missing and cannot be downloaded.
     """
     if data.path is not None:
         return Path(data.path).expanduser()
-    if data.name == "fashion-mnist-7k":
-        return SUBSET_FOLDER
-    if data.name == "fashion-mnist":
-        if DEBIAN_FOLDER.is_dir():
-            return DEBIAN_FOLDER
-        return _made(default_root() / "fashion-mnist-idx", fashion_mnist_folder)
-    if data.name != "mnist":
+    source = SOURCES.get(data.name)
+    if source is None or not source.idx:
+        known = ", ".join(name for name, one in SOURCES.items() if one.idx)
         raise UserError(
-            f"data.loader: memory reads IDX files, which {data.name} has not: it is for mnist, "
-            "fashion-mnist, fashion-mnist-7k, or files of your own in data.path"
+            f"data.loader: {data.loader} reads IDX files, which {data.name} does not have: it is for {known}"
+            ", or your own files in data.path"
         )
+    folder: Path = resolve(source.idx)()
+    return folder
+
+
+def prepare(name: str, root: Path | None = None) -> Path:
+    """Write a known source below `root`, unless it is there, and return its folder.
+
+    The folder appears complete or not at all, even when several processes prepare it at once.
+    Raises UserError for a source that cannot be prepared, and for a root that cannot be written.
+    """
+    source = SOURCES.get(name)
+    if source is None:
+        raise UserError(f"unknown data set {name!r}; known are {', '.join(SOURCES)}")
+    if not source.jpegs:
+        raise UserError(f"{name} {source.not_prepared}")
+    return _made((default_root() if root is None else root) / name, resolve(source.jpegs))
+
+
+def fashion_mnist_jpegs(draft: Path) -> Path:
+    """Write Fashion-MNIST as JPEG files, downloaded unless Debian's package is installed."""
+    return _write_fashion(fashion_mnist_folder(draft), draft / "images")
+
+
+def fashion_mnist_idx() -> Path:
+    """Return the folder of Fashion-MNIST's files, downloaded unless Debian's package is installed."""
+    if DEBIAN_FOLDER.is_dir():
+        return DEBIAN_FOLDER
+    return _made(default_root() / "fashion-mnist-idx", fashion_mnist_folder)
+
+
+def fashion_mnist_7k_jpegs(draft: Path) -> Path:
+    """Write the subset of Fashion-MNIST in this repository as JPEG files."""
+    return _write_fashion(SUBSET_FOLDER, draft / "images")
+
+
+def fashion_mnist_7k_idx() -> Path:
+    """Return the folder of the subset of Fashion-MNIST in this repository."""
+    return SUBSET_FOLDER
+
+
+def mnist_idx() -> Path:
+    """Return the folder of MNIST's files. Raises UserError if it is missing."""
     folder = default_root() / "mnist"
     if not folder.is_dir():
         raise UserError(
@@ -72,36 +136,14 @@ def idx_folder(data: DataSpec) -> Path:
     return folder
 
 
-def prepare(name: str, root: Path | None = None) -> Path:
-    """Write a known source below `root`, unless it is there, and return its folder.
-
-    A folder is there completely or not at all, also when several processes prepare it at once.
-    Raises UserError for a source that cannot be prepared, and for a root that cannot be written.
-    """
-    if name == "imagenet":
-        raise UserError(
-            "imagenet cannot be downloaded: set data.path to the folder that holds "
-            "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …"
-        )
-    if name == "mnist":
-        raise UserError("mnist needs no preparation: data.loader: memory reads its four IDX files")
-    if name == "synthetic":
-        raise UserError("synthetic needs no preparation: its tensors are made on the device")
-    if name not in NUM_CLASSES:
-        raise UserError(f"unknown data set {name!r}; known are {', '.join(NUM_CLASSES)}")
-
-    def write(draft: Path) -> Path:
-        source = SUBSET_FOLDER if name == "fashion-mnist-7k" else fashion_mnist_folder(draft)
-        images = draft / name
-        for split in PREFIXES:
-            _write_jpegs(images / split, *read_split(source, split))
-        return images
-
-    return _made((default_root() if root is None else root) / name, write)
+def _write_fashion(source: Path, images: Path) -> Path:
+    for split in PREFIXES:
+        _write_jpegs(images / split, *read_split(source, split))
+    return images
 
 
 def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
-    """`folder`; unless it is there, `make` is given a draft to work in and says where in it the result is."""
+    """Return `folder`; if missing, it is what `make` writes in a draft folder and returns the place of."""
     if folder.is_dir():
         return folder
     root, name = folder.parent, folder.name

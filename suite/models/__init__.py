@@ -1,7 +1,7 @@
-"""Networks: torchvision's, small ones of ours, and XBN as a transformation of their norm sites."""
+"""Networks by name or from a spec, and XBN as a transformation of their norm sites."""
 
+from suite.models.batch_norm import set_norm_batch_size
 from suite.models.build import build_model, load_tensors, load_weights
-from suite.models.norms import set_norm_batch_size
 from suite.models.xbn import NormSite, convert, norm_sites
 from suite.models.zoo import named_model
 

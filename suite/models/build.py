@@ -6,33 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.architectures import ARCHITECTURES, Family
+from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.experiment import ModelSpec
-from suite.models.mlp import Mlp
-from suite.models.small_resnet import SmallResNet
 from suite.models.xbn import convert
+from suite.specs.choice import resolve
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
-    """The network with freshly initialised weights, on the CPU. Seed torch first to fix them.
+    """Return the network with freshly initialised weights, on the CPU. Seed torch first to fix them.
 
     Raises UserError when the spec's groups do not fit the channels at some site.
     """
     assert spec.num_classes is not None, "Run fills num_classes from its data"
-    family = ARCHITECTURES[spec.arch]
-    model: nn.Module
-    if family is Family.SMALL_RESNET:
-        depth = int(spec.arch.removeprefix("small_resnet"))
-        model = SmallResNet((depth - 2) // 9, spec.num_classes)
-    elif family is Family.MLP:
-        model = Mlp(int(spec.arch.removeprefix("mlp")), spec.num_classes)
-    else:
-        model = torchvision.models.get_model(spec.arch, weights=None, num_classes=spec.num_classes)
+    build = resolve(ARCHITECTURES[spec.arch].family.builder)
+    model: nn.Module = build(spec.arch, spec.num_classes)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = spec.bn_momentum
@@ -67,9 +58,9 @@ def _first_sentence(error: Exception) -> str:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Load a released checkpoint (a bare state dict) or one of this suite's into `model`.
 
-    A state dict may also lie under `model` or `state_dict`, and all of its names may begin with what
-    DataParallel (`module.`) or compile (`_orig_mod.`) put in front. Raises UserError when names or shapes do
-    not fit, with the first that differ, or the two numbers of classes.
+    The state dict may also lie under `model` or `state_dict`, and all of its names may carry the prefix of
+    DataParallel (`module.`) or compile (`_orig_mod.`). Raises UserError for names or shapes that do not
+    fit, with the first one that differs, or the two numbers of classes.
     """
     content = load_tensors(path)
     state = content

@@ -23,7 +23,7 @@ from torch import nn
 
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
-from suite.models.norms import batch_free_norm
+from suite.models.batch_free import batch_free_norm
 
 
 @dataclass(frozen=True)

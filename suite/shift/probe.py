@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.metrics import METRICS
+from suite.metrics import PROBED
 from suite.shift.layers import batch_norm_layers, estimates, preserved
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import Pass, run_pass
@@ -54,13 +54,8 @@ class ShiftProfile:
     skipped: dict[str, str]
     notes: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of the numbers that a LayerShift has: those of its fields that suite.metrics knows."""
-        return tuple(name for name in LayerShift.__dataclass_fields__ if name in METRICS)
-
     def values(self, metric: str) -> list[float]:
-        """One number for each layer; `metric` is one of `metrics`."""
+        """Return one number for each layer, of a metric of `suite.metrics.PROBED`."""
         return [getattr(layer, metric) for layer in self.layers]
 
     def mean(self, metric: str) -> float:
@@ -69,10 +64,10 @@ class ShiftProfile:
         return sum(values) / len(values) if values else math.nan
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each layer: depth (from 0), layer, num_channels and the four measures."""
+        """Return a row for each layer: depth (from 0), layer, num_channels and the metrics of `PROBED`."""
         import pandas as pd
 
-        columns = ["num_channels", *self.metrics]
+        columns = ["num_channels", *PROBED]
         rows = [[i, layer.name, *(getattr(layer, c) for c in columns)] for i, layer in enumerate(self.layers)]
         return pd.DataFrame(rows, columns=["depth", "layer", *columns])
 

@@ -1,14 +1,19 @@
 """A network and the norms at its sites."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from suite.architectures import ARCHITECTURES, Family, default_num_groups, norm_channels, num_stages
+from suite.architectures import ARCHITECTURES
 from suite.specs.base import Spec
+from suite.specs.choice import listed
+from suite.specs.norm_table import BATCH_FREE_NORMS, GROUPED
 
 Position = Literal["p1", "p2", "p3"]
-BatchFreeNorm = Literal["gn", "ln", "in", "gw"]
+if TYPE_CHECKING:
+    BatchFreeNorm = str
+else:
+    BatchFreeNorm = Literal[tuple(BATCH_FREE_NORMS)]
 
 
 class BatchNormSpec(Spec):
@@ -26,11 +31,13 @@ class XbnSpec(Spec):
 
     kind: Literal["xbn"]
     position: Position = Field("p2", description="which norm of a block becomes the BFN")
-    bfn: BatchFreeNorm = Field("gn", description="group, layer or instance norm, or group whitening")
+    bfn: BatchFreeNorm = Field(
+        "gn", description=", ".join(f"{name}: {entry.meaning}" for name, entry in BATCH_FREE_NORMS.items())
+    )
     num_groups: int | None = Field(
         None,
         ge=1,
-        description="groups of gn and gw, clipped to the channel count; null: as released for the arch",
+        description=f"groups of {listed(GROUPED)}, clipped to the channels; null: as released for the arch",
     )
     stem: bool | None = Field(
         None,
@@ -53,7 +60,7 @@ class XbnSpec(Spec):
         groups = "" if self.num_groups is None else str(self.num_groups)
         extras = ("-nostem" if self.stem is False else "") + ("-ds" if self.downsample else "")
         extras += "" if self.stages is None else f"-s{''.join(map(str, self.stages))}"
-        return f"XBN-{self.position.upper()}-{self.bfn.upper()}{groups}{extras}"
+        return f"XBN-{self.position.upper()}-{BATCH_FREE_NORMS[self.bfn].label}{groups}{extras}"
 
 
 class BatchFreeSpec(Spec):
@@ -61,12 +68,14 @@ class BatchFreeSpec(Spec):
 
     kind: BatchFreeNorm
     num_groups: int | None = Field(
-        None, ge=1, description="groups of gn and gw; null: 32, or fewer where channels ask it"
+        None,
+        ge=1,
+        description=f"groups of {listed(GROUPED)}; null: 32, or fewer if that does not divide the channels",
     )
 
     @property
     def label(self) -> str:
-        return self.kind.upper() + ("" if self.num_groups is None else str(self.num_groups))
+        return BATCH_FREE_NORMS[self.kind].label + ("" if self.num_groups is None else str(self.num_groups))
 
 
 NormSpec = Annotated[BatchNormSpec | XbnSpec | BatchFreeSpec, Field(discriminator="kind")]
@@ -75,10 +84,10 @@ NormSpec = Annotated[BatchNormSpec | XbnSpec | BatchFreeSpec, Field(discriminato
 class ModelSpec(Spec):
     """A network and the norms at its sites."""
 
-    arch: str = Field(
-        description="a torchvision name, one of the small ones for 28-64 px, or an MLP for 28 px"
+    arch: str = Field(description=f"one of {', '.join(ARCHITECTURES)}")
+    norm: NormSpec = Field(
+        BatchNormSpec(), description=f"kind: {' | '.join(('bn', 'xbn', *BATCH_FREE_NORMS))}"
     )
-    norm: NormSpec = Field(BatchNormSpec(), description="kind: bn | xbn | gn | ln | in | gw")
     num_classes: int | None = Field(None, ge=2, description="null: the data set's")
     bn_momentum: float = Field(0.1, gt=0, le=1, description="weight of the newest batch in the estimates")
 
@@ -91,32 +100,36 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _as_released(self) -> "ModelSpec":
-        """Fill the defaults that hang on the architecture, so that the hash sees what is built."""
+        """Fill the defaults that depend on the architecture, so that the hash covers what is built."""
         norm = self.norm
         if isinstance(norm, BatchNormSpec):
             return self
         bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
-        if bfn in ("ln", "in") and norm.num_groups is not None:
-            raise ValueError(f"norm.num_groups has no meaning for {bfn}; remove it, or use gn or gw")
-        family = ARCHITECTURES[self.arch]
-        if family is Family.MLP:
-            self._check_mlp(norm, bfn)
+        if bfn not in GROUPED and norm.num_groups is not None:
+            raise ValueError(
+                f"norm.num_groups has no meaning for {bfn}; remove it, or use {listed(GROUPED, 'or')}"
+            )
+        architecture = ARCHITECTURES[self.arch]
+        if architecture.family.takes_vectors and (reason := BATCH_FREE_NORMS[bfn].not_for_vectors):
+            raise ValueError(f"norm: {bfn} has no meaning for {self.arch}: {reason}")
         update: dict[str, Any] = {}
-        if norm.num_groups is None and bfn in ("gn", "gw"):
-            update["num_groups"] = default_num_groups(self.arch, not isinstance(norm, XbnSpec))
-        if isinstance(norm, XbnSpec) and norm.stem is None and family is not Family.MLP:
-            update["stem"] = family in (Family.RESNET, Family.SMALL_RESNET)
-        if isinstance(norm, XbnSpec) and norm.stages is not None:
-            update["stages"] = self._check_stages(norm.stages)
+        if norm.num_groups is None and bfn in GROUPED:
+            update["num_groups"] = architecture.default_num_groups(not isinstance(norm, XbnSpec))
+        if isinstance(norm, XbnSpec):
+            self._check_positions(norm)
+            if norm.stem is None:
+                update["stem"] = architecture.family.is_stem_converted
+            if norm.stages is not None:
+                update["stages"] = self._check_stages(norm.stages)
         norm = norm.model_copy(update=update)
-        if bfn in ("gn", "gw"):
+        if bfn in GROUPED:
             self._check_groups(norm)
         object.__setattr__(self, "norm", norm)
         return self
 
     def _check_stages(self, stages: tuple[int, ...]) -> tuple[int, ...] | None:
-        """None where they are all. Raises ValueError for one that the network does not have."""
-        if (count := num_stages(self.arch)) is None:
+        """Return the stages, or None if they are all. Raises ValueError for one that the network lacks."""
+        if (count := ARCHITECTURES[self.arch].num_stages) is None:
             raise ValueError(f"norm.stages is for ResNets; {self.arch} has no stages: remove it")
         every = tuple(range(1, count + 1))
         if unknown := set(stages) - set(every):
@@ -124,12 +137,12 @@ class ModelSpec(Spec):
         return None if stages == every else stages
 
     def _check_groups(self, norm: XbnSpec | BatchFreeSpec) -> None:
-        """Raise ValueError for groups that do not divide the channels somewhere."""
+        """Raise ValueError for groups that do not divide the channels at some site."""
         roles, stages = None, None
         if isinstance(norm, XbnSpec):
             extras = {"stem": norm.stem, "downsample": norm.downsample}
             roles, stages = [norm.position, *(role for role, wanted in extras.items() if wanted)], norm.stages
-        channels = norm_channels(self.arch, roles, stages)
+        channels = ARCHITECTURES[self.arch].norm_channels(roles, stages)
 
         def fits(groups: int) -> bool:
             return not any(c % min(groups, c) for c in channels)  # clipped, as released
@@ -138,25 +151,20 @@ class ModelSpec(Spec):
         if not fits(norm.num_groups):
             valid = ", ".join(str(groups) for groups in range(1, channels[-1] + 1) if fits(groups))
             raise ValueError(
-                f"norm.num_groups {norm.num_groups} does not divide the {_listed(channels)} channels of "
+                f"norm.num_groups {norm.num_groups} does not divide the {listed(channels)} channels of "
                 f"{self.arch}'s norms there; valid: {valid}"
             )
 
-    def _check_mlp(self, norm: XbnSpec | BatchFreeSpec, bfn: BatchFreeNorm) -> None:
-        """Raise ValueError for what only a network of pixels and shortcuts has."""
-        if bfn == "in":
+    def _check_positions(self, norm: XbnSpec) -> None:
+        """Raise ValueError for a position, or an option, that the network has no norm site for."""
+        architecture = ARCHITECTURES[self.arch]
+        present = architecture.channels.keys()
+        lacks_stem = norm.stem is not None and architecture.family.is_stem_converted is None
+        lacks_shortcut = norm.downsample and architecture.family.takes_vectors
+        if norm.position not in present or lacks_stem or lacks_shortcut:
+            roles = ("p1", "p2", "p3", "stem", "downsample")
+            note = architecture.family.positions_note
             raise ValueError(
-                f"norm: in has no meaning for {self.arch}: a unit of one sample is a single number"
+                f"norm: {self.arch} has positions {listed(r for r in roles if r in present)}"
+                f"{note and f', {note}'}; there is no {listed((r for r in roles if r not in present), 'or')}"
             )
-        if not isinstance(norm, XbnSpec):
-            return
-        if norm.position == "p3" or norm.stem is not None or norm.downsample:
-            raise ValueError(
-                f"norm: {self.arch} has positions p1 and p2, the first and second layer of each pair; "
-                "there is no p3, stem or downsample"
-            )
-
-
-def _listed(numbers: list[int]) -> str:
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} and {last}" if most else last

@@ -1,14 +1,18 @@
-"""What does not decide a run's result: what is measured, and how a process uses its machine."""
+"""What a run measures and how its processes use the machine. Neither affects the result."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from suite.specs.base import Spec
+from suite.specs.choice import listed
+from suite.specs.loader_table import LOADERS
+
+_THREADS = listed((f"{entry.threads} ({name})" for name, entry in LOADERS.items() if entry.threads), "or")
 
 
 class MeasureSpec(Spec):
-    """What is measured beside accuracy. Not part of the run_id."""
+    """What is measured besides accuracy. Not part of the run_id."""
 
     eval_every_epochs: int = Field(1, ge=1, description="the last epoch is always evaluated")
     eval_train: bool = Field(
@@ -19,13 +23,15 @@ class MeasureSpec(Spec):
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"
     )
     tid: bool = Field(
-        True, description="the discrepancy between training and inference at every step, as epoch means"
+        True, description="measure the training-inference discrepancy at every step, recorded as epoch means"
     )
     tid_every_steps: int | None = Field(
-        None, ge=1, description="besides, means over so many steps in tid.jsonl (1: each step); null: none"
+        None,
+        ge=1,
+        description="also write means over this many steps to tid.jsonl (1: each step); null: do not",
     )
     warmup_steps: int = Field(
-        10, ge=0, description="steps at the start of a process that the meter leaves out"
+        10, ge=0, description="steps at the start of a process that time and throughput leave out"
     )
 
     def is_evaluated(self, epoch: int, epochs: int) -> bool:
@@ -41,17 +47,15 @@ class MeasureSpec(Spec):
 class SystemSpec(Spec):
     """How a process uses its machine. Not part of the run_id."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    data_threads: int = Field(
-        2, ge=1, description="decoder threads (dali) or worker processes (torchvision) per rank"
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")
+    data_threads: int = Field(2, ge=1, description=f"per rank: {_THREADS}")
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"
     )
-    checkpoint_every_epochs: int = Field(1, ge=1)
+    checkpoint_every_epochs: int = Field(1, ge=1, description="the last epoch always writes one")
     checkpoint_every_steps: int | None = Field(
-        None, ge=1, description="besides the epochs' ends; null: never"
+        None, ge=1, description="also within an epoch; null: only at its end"
     )
     collective_timeout_s: float = Field(
-        600.0, gt=0, description="a rank waiting this long for the others fails"
+        600.0, gt=0, description="a rank that waits this long for the others fails"
     )

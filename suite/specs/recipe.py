@@ -1,36 +1,87 @@
-"""Optimisation."""
+"""The optimisation, with the learning rate's schedules and the precisions by name."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
 
 
-class RecipeSpec(Spec):
-    """Optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule; `lr` is the learning rate after the warm-up, from the recipe and the (fractional) epoch."""
 
-    epochs: int = Field(100, ge=1)
-    lr: float = Field(0.1, gt=0, description="for this global batch; nothing rescales it")
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    meaning: str
+    lr: "Callable[[RecipeSpec, float], float]"
+
+
+def _step(recipe: "RecipeSpec", epoch: float) -> float:
+    return recipe.lr * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
+
+
+def _cosine(recipe: "RecipeSpec", epoch: float) -> float:
+    progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+SCHEDULES = {
+    "step": Schedule("multiplied by gamma at each of the milestones", _step),
+    "cosine": Schedule("half a cosine from lr to final_lr", _cosine),
+    "constant": Schedule("always lr", lambda recipe, epoch: recipe.lr),
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision. `autocast`: the torch dtype that forward passes are cast to; None: they are not."""
+
+    meaning: str
+    autocast: str | None
+
+
+PRECISIONS = {
+    "fp32": Precision("float32", None),
+    "bf16": Precision("autocast to bfloat16, weights stay float32", "bfloat16"),
+}
+if TYPE_CHECKING:
+    ScheduleName = str
+    PrecisionName = str
+else:
+    ScheduleName, PrecisionName = Literal[tuple(SCHEDULES)], Literal[tuple(PRECISIONS)]
+
+
+def _described(table: dict[str, Schedule] | dict[str, Precision]) -> str:
+    return "; ".join(f"{name}: {entry.meaning}" for name, entry in table.items())
+
+
+class RecipeSpec(Spec):
+    """The optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
+
+    epochs: int = Field(100, ge=1, description="passes over the training images")
+    lr: float = Field(
+        0.1, gt=0, description="peak learning rate for the given global batch; it is never rescaled"
+    )
+    schedule: ScheduleName = Field("step", description=_described(SCHEDULES))
     milestones: tuple[float, ...] = Field(
-        (30, 60, 90), description="epochs at which `step` multiplies the lr by gamma"
+        (30, 60, 90), description="epochs at which `step` multiplies the lr by gamma, ascending"
     )
-    gamma: float = Field(0.1, gt=0, le=1)
-    final_lr: float = Field(0.0, ge=0, description="where `cosine` ends")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear from 0 to lr")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of `step` at each milestone")
+    final_lr: float = Field(0.0, ge=0, description="learning rate at which `cosine` ends")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the lr rises linearly from 0")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; 0: none")
+    nesterov: bool = Field(False, description="Nesterov's momentum")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the weights of layers")
     norm_weight_decay: float | None = Field(
-        None, ge=0, description="for norm parameters and biases; null: weight_decay, as the paper's code does"
+        None, ge=0, description="for norm parameters and biases; null: weight_decay, as in the paper's code"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    mixup_alpha: float = Field(0.0, ge=0, description="0: no mixup")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, weights stay fp32")
-    channels_last: bool = False
-    compile: bool = Field(False, description="torch.compile")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="0: none")
+    mixup_alpha: float = Field(0.0, ge=0, description="λ ~ Beta(α, α); 0: no mixup")
+    precision: PrecisionName = Field("fp32", description=_described(PRECISIONS))
+    channels_last: bool = Field(False, description="lay out images and weights as NHWC")
+    compile: bool = Field(False, description="train with torch.compile")
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
@@ -45,12 +96,7 @@ class RecipeSpec(Spec):
         return self
 
     def lr_at(self, epoch: float) -> float:
-        """Learning rate at a (fractional) epoch: a pure function of progress, so resuming needs no state."""
+        """Return the learning rate at a (fractional) epoch. It depends on nothing else, as resuming needs."""
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs
-        if self.schedule == "step":
-            return self.lr * self.gamma ** sum(epoch >= m for m in self.milestones)
-        if self.schedule == "cosine":
-            progress = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
-            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
-        return self.lr
+        return SCHEDULES[self.schedule].lr(self, epoch)

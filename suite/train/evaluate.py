@@ -11,6 +11,7 @@ from suite.data import Batch
 from suite.errors import UserError
 from suite.shift.layers import preserved
 from suite.train.distributed import Ranks
+from suite.train.optim import autocast
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision
     with preserved(model):
         model.eval()
         for batch in batches:
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(ranks.device, precision):
                 logits_NK = model(batch.images_NCHW)
             sums += batch_sums(logits_NK.float(), batch.labels_N)
     loss, top1, top5, images = ranks.sum(sums).tolist()

@@ -29,7 +29,7 @@ from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
-from suite.train.optim import build_optimizer, mixup, seed_for, set_learning_rate
+from suite.train.optim import autocast, build_optimizer, mixup, seed_for, set_learning_rate
 
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
@@ -151,7 +151,7 @@ class Trainer:
         if recipe.mixup_alpha:
             key = (self.run.seed, self.step, micro, self.ranks.rank)
             images_NCHW, others_N, weight = mixup(images_NCHW, labels_N, recipe.mixup_alpha, key)
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(self.ranks.device, recipe.precision):
             logits_NK = forward(images_NCHW)
         logits_NK = logits_NK.float()
         self.epoch_sums += batch_sums(logits_NK.detach(), labels_N)

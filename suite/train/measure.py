@@ -13,6 +13,7 @@ from suite.shift.layers import batch_norm_layers
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
+from suite.train.optim import autocast
 
 
 def measure_shift(
@@ -20,8 +21,7 @@ def measure_shift(
 ) -> tuple[ShiftProfile, float | None]:
     """The shift over the validation set; `with_precise` also the top-1 (%) with PreciseBN's statistics."""
     # In the run's own precision: otherwise arithmetic would pass for estimation shift.
-    autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=run.recipe.precision == "bf16")
-    with autocast:
+    with autocast(ranks.device, run.recipe.precision):
         profile = probe(model, val_batches)
     images_wanted = run.measure.precise_bn_images
     if not with_precise or not images_wanted or not profile.layers:
@@ -36,7 +36,7 @@ def measure_shift(
     )
     try:
         passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
-        with autocast:
+        with autocast(ranks.device, run.recipe.precision):
             statistics = precise_statistics(model, islice(loader, passes))
     finally:
         loader.close()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from suite.specs.recipe import PRECISIONS
 from suite.train.energy import EnergyCounter
 
 
@@ -103,7 +104,7 @@ def flops_per_image(meta_model: nn.Module, image_size: int) -> float:
 def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     """The fastest of several square matrix products here, in FLOP/s: a peak that was measured."""
     size = 8192 if device.type == "cuda" else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = getattr(torch, PRECISIONS[precision].autocast or "float32")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")
     # cuDNN's convolutions may use TF32 where matrix products do not: the peak is that of the former. The

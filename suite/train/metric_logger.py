@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from suite.data import Loader
+from suite.metrics import PROBED
 from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
@@ -87,7 +88,7 @@ class MetricLogger:
         """Write each layer's shift, and top-1 (%) with PreciseBN's statistics if that was evaluated."""
         if profile.layers:
             layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
-            values = {name: profile.values(name) for name in profile.metrics}
+            values = {name: profile.values(name) for name in PROBED}
             self._per_layer(layers, values, "val", epoch=epoch, step=step)
         if top1_precise_percent is not None:
             self.measure("top1_precise_percent", top1_precise_percent, "val", epoch=epoch, step=step)

@@ -1,32 +1,32 @@
-"""The optimizer, its parameter groups by module type, and mixup."""
+"""What a training step is made of: the optimizer and its parameter groups, precision, seeds, and mixup."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from suite.experiment import RecipeSpec
-from suite.models.norms import GroupWhitening
-
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, GroupWhitening)
+from suite.models.batch_free import NORM_MODULES
+from suite.specs.recipe import PRECISIONS
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
-    """SGD with two groups: weights of layers, and parameters of norms with all biases.
+    """Return SGD with two groups: weights of layers, and parameters of norms together with all vectors.
 
-    The second group's decay is `norm_weight_decay`, which by default is the first's.
+    A parameter belongs to the second group if a norm module owns it or if it has one axis or none, such as
+    a bias. That group's decay is `norm_weight_decay`, by default that of the first.
     """
-    decayed: dict[int, nn.Parameter] = {}
-    others: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            is_other = isinstance(module, _NORMS) or name == "bias"
-            (others if is_other else decayed).setdefault(id(parameter), parameter)
+    norms = (module for module in model.modules() if isinstance(module, NORM_MODULES))
+    of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        is_other = parameter.ndim <= 1 or id(parameter) in of_norms
+        (others if is_other else decayed).append(parameter)
     norm_decay = recipe.weight_decay if recipe.norm_weight_decay is None else recipe.norm_weight_decay
     return torch.optim.SGD(
         [
-            {"params": list(decayed.values()), "weight_decay": recipe.weight_decay},
-            {"params": list(others.values()), "weight_decay": norm_decay},
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": norm_decay},
         ],
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -34,14 +34,20 @@ def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
     )
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a forward pass has this precision. Raises KeyError for an unknown one."""
+    name = PRECISIONS[precision].autocast
+    return torch.autocast(device.type, getattr(torch, name or "bfloat16"), enabled=name is not None)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """One learning rate for all groups."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def seed_for(*key: int) -> int:
-    """A seed that is a function of the key alone: the same in every process and after every restart."""
+    """Return a seed that depends on the key alone, so that every process and every restart has the same."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
@@ -50,8 +56,8 @@ def mixup(
 ) -> tuple[Tensor, Tensor, float]:
     """Mix each image with another of the batch (Zhang et al. 2018).
 
-    Returns the mixed images, the other labels, and the weight λ ~ Beta(α, α) of the first ones. `key`
-    decides λ and the pairs, so that a resumed run draws what it would have drawn.
+    Returns the mixed images, the other labels, and the weight λ ~ Beta(α, α) of `labels_N`. `key` decides λ
+    and the pairs, so that a resumed run draws the same ones.
     """
     rng = np.random.default_rng(key)
     weight = float(rng.beta(alpha, alpha))

@@ -9,7 +9,7 @@ from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import ModelSpec
 from suite.models import build_model, convert, norm_sites
-from suite.models.norms import GroupWhitening
+from suite.models.batch_free import GroupWhitening
 from suite.shift.layers import batch_norm_layers
 from suite.train.meter import flops_per_image
 

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from suite.architectures import ARCHITECTURES, Family
+from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, ModelSpec, NormSpec, XbnSpec
 from suite.models import build_model, convert, load_weights, norm_sites
-from suite.models.norms import GroupWhitening
+from suite.models.batch_free import GroupWhitening
 from suite.train.meter import flops_per_image
 from tests.helpers.specs import spec
 
-OURS = (Family.SMALL_RESNET, Family.MLP)
-TORCHVISION = [arch for arch, family in ARCHITECTURES.items() if family not in OURS]
-SMALL = [arch for arch, family in ARCHITECTURES.items() if family is Family.SMALL_RESNET]
+TORCHVISION = [arch for arch, a in ARCHITECTURES.items() if "torchvision" in a.family.builder]
+SMALL = [arch for arch, a in ARCHITECTURES.items() if a.family.name == "small_resnet"]
 
 
 def norm_of(**norm: object) -> NormSpec:
@@ -42,7 +41,7 @@ def test_names_counts_and_norms_are_those_torchvision_implies(arch: str) -> None
     with torch.device("meta"):
         original = torchvision.models.get_model(arch, weights=None, num_classes=10)
         models = {kind: build_model(spec(arch, kind=kind)) for kind in ("bn", "xbn", "gn")}
-    if ARCHITECTURES[arch] is Family.RESNET:
+    if ARCHITECTURES[arch].family.name == "resnet":
         replaced = count(original, Bottleneck) + count(original, BasicBlock) + 1
     else:  # one norm behind each depthwise convolution
         replaced = sum(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in original.modules())

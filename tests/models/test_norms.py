@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from suite.models.norms import (
-    CrossRankBatchNorm2d,
-    GhostBatchNorm2d,
-    GroupWhitening,
-    batch_free_norm,
-    set_norm_batch_size,
-)
+from suite.models.batch_free import GroupWhitening, batch_free_norm
+from suite.models.batch_norm import CrossRankBatchNorm2d, GhostBatchNorm2d, set_norm_batch_size
 from tests.helpers.ranks import on_ranks
 
 

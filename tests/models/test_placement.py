@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from suite.architectures import ARCHITECTURES, norm_channels, num_stages
+from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.experiment import XbnSpec
 from suite.models import build_model, convert, norm_sites
@@ -46,12 +46,14 @@ def test_the_table_of_channels_is_what_the_networks_have(arch: str) -> None:
         sites = norm_sites(build_model(spec(arch)))
     roles = {role for site in sites for role in site.roles}
     for role in roles:
-        assert norm_channels(arch, [role]) == sorted({s.num_channels for s in sites if role in s.roles})
-    assert norm_channels(arch) == sorted({site.num_channels for site in sites})
-    for stage in range(1, (num_stages(arch) or 0) + 1):
+        assert ARCHITECTURES[arch].norm_channels([role]) == sorted(
+            {s.num_channels for s in sites if role in s.roles}
+        )
+    assert ARCHITECTURES[arch].norm_channels() == sorted({site.num_channels for site in sites})
+    for stage in range(1, (ARCHITECTURES[arch].num_stages or 0) + 1):
         here = [site for site in sites if site.name.startswith(f"layer{stage}.")]
         for role in roles - {"stem"}:
-            assert norm_channels(arch, [role], [stage]) == sorted(
+            assert ARCHITECTURES[arch].norm_channels([role], [stage]) == sorted(
                 {site.num_channels for site in here if role in site.roles}
             )
 

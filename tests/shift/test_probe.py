@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.models.norms import GhostBatchNorm2d
+from suite.models.batch_norm import GhostBatchNorm2d
 from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.shift.moments import ChannelMoments, batch_moments

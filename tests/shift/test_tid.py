@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.models.norms import GhostBatchNorm2d, set_norm_batch_size
+from suite.models.batch_norm import GhostBatchNorm2d, set_norm_batch_size
 from suite.shift import TidMeter
 from tests.helpers.ranks import on_ranks
 

@@ -14,7 +14,7 @@ from suite.config import expand
 from suite.data import Batch
 from suite.experiment import RecipeSpec, Run
 from suite.models import build_model
-from suite.models.norms import GroupWhitening
+from suite.models.batch_free import GroupWhitening
 from suite.paths import RunPaths
 from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore

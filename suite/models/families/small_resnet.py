@@ -3,12 +3,14 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, conv1x1
 
+from suite.architectures import Family
+
 
 class SmallResNet(nn.Module):
     """A 3×3 stem and three stages of torchvision's Bottleneck at full, half and quarter resolution.
 
-    Depth is 9n + 2 for n blocks a stage; a block is `4 × width`, then twice and four times as wide.
-    Module names are torchvision's, so whatever knows a ResNet's norm sites knows these.
+    The depth is 9n + 2 for n blocks per stage. A block of the first stage gives 4 × `width` channels, one of
+    the second and third twice and four times as many. Module names are torchvision's.
     Input (N, 3, H, W), output (N, num_classes).
     """
 
@@ -38,3 +40,20 @@ def _stage(in_channels: int, planes: int, blocks: int, stride: int) -> nn.Sequen
     downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
     rest = [Bottleneck(out_channels, planes) for _ in range(blocks - 1)]
     return nn.Sequential(Bottleneck(in_channels, planes, stride, downsample), *rest)
+
+
+def build(arch: str, num_classes: int) -> nn.Module:
+    """Return the network whose name ends with its depth."""
+    return SmallResNet((int(arch.removeprefix("small_resnet")) - 2) // 9, num_classes)
+
+
+# The blocks are 16 to 64 channels wide: 64 groups, as for ResNets, would make every GN an instance norm.
+FAMILIES = (
+    Family(
+        "small_resnet",
+        f"{__name__}:build",
+        dict.fromkeys(("small_resnet11", "small_resnet20", "small_resnet29"), (8, 8)),
+        is_stem_converted=True,
+        has_stages=True,
+    ),
+)

@@ -1,9 +1,8 @@
-"""The norms: batch-free ones (BFN), and batch normalisation whose statistics see a chosen number of samples.
+"""Batch normalisation whose statistics see a chosen number of samples.
 
-Shape suffixes: N samples, C channels, H×W pixels, G groups, M = (C/G)·H·W elements of a group.
+Shape suffixes: N samples, C channels, H×W pixels.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -11,87 +10,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
-from suite.experiment import BatchFreeNorm
-
-
-def batch_free_norm(
-    bfn: BatchFreeNorm, num_channels: int, num_groups: int | None, affine: bool = True
-) -> nn.Module:
-    """A BFN for `num_channels` channels. GN and GW clip their groups to the channels, as released.
-
-    LN on a feature map is GN with one group; IN has no affine parameters, the others have unless `affine`
-    is false. Raises ValueError when the (clipped) groups do not divide the channels, listing those that do.
-    """
-    if bfn == "in":
-        return nn.InstanceNorm2d(num_channels)
-    if bfn == "ln":
-        num_groups = 1
-    if num_groups is None:
-        raise ValueError(f"{bfn} needs num_groups")
-    groups = min(num_groups, num_channels)
-    if num_channels % groups:
-        valid = [g for g in range(1, num_channels + 1) if num_channels % g == 0]
-        raise ValueError(f"num_groups {groups} does not divide {num_channels} channels; valid: {valid}")
-    kind = GroupWhitening if bfn == "gw" else nn.GroupNorm
-    return kind(groups, num_channels, affine=affine)
-
-
-class GroupWhitening(nn.Module):
-    """Group whitening: decorrelates the groups of each sample (Huang et al., CVPR 2021).
-
-    A sample's channels are split into G groups; each group's M elements are one row of X ∈ ℝ^{G×M}.
-    The rows are centred and multiplied by Σ^{-1/2}, Σ = XXᵀ/M + εI, whose inverse root comes from
-    T Newton iterations on the trace-normalised Σ. Input and output: (N, C, *).
-    """
-
-    def __init__(
-        self,
-        num_groups: int,
-        num_channels: int,
-        eps: float = 1e-5,
-        iterations: int = 5,
-        affine: bool = True,
-    ) -> None:
-        super().__init__()
-        self.num_groups, self.num_channels, self.eps, self.iterations = (
-            num_groups,
-            num_channels,
-            eps,
-            iterations,
-        )
-        self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        # Covariances in half precision lose what whitening is about.
-        with _full_precision(x_NCHW.device):
-            x_NGM = _at_least_float(x_NCHW).reshape(x_NCHW.shape[0], self.num_groups, -1)
-            x_NGM = x_NGM - x_NGM.mean(dim=2, keepdim=True)
-            eye_GG = torch.eye(self.num_groups, device=x_NGM.device, dtype=x_NGM.dtype)
-            cov_NGG = x_NGM @ x_NGM.mT / x_NGM.shape[2] + self.eps * eye_GG
-            trace_N = cov_NGG.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
-            cov_NGG = cov_NGG / trace_N
-            root_NGG = eye_GG.expand_as(cov_NGG)
-            for _ in range(self.iterations):
-                root_NGG = 1.5 * root_NGG - 0.5 * (root_NGG @ root_NGG @ root_NGG) @ cov_NGG
-            white_NCHW = (root_NGG @ x_NGM / trace_N.sqrt()).reshape(x_NCHW.shape)
-            if self.weight is not None and self.bias is not None:
-                shape = (1, -1, *[1] * (x_NCHW.dim() - 2))
-                white_NCHW = white_NCHW * self.weight.view(shape) + self.bias.view(shape)
-        return white_NCHW.to(x_NCHW.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, iterations={self.iterations}"
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    # Some devices, such as meta, know no autocast.
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+from suite.models.batch_free import at_least_float, full_precision
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
@@ -132,8 +51,8 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_NCHW)
-        with _full_precision(x_NCHW.device):
-            x_float = _at_least_float(x_NCHW)
+        with full_precision(x_NCHW.device):
+            x_float = at_least_float(x_NCHW)
             mean_C = self._mean_over_ranks(x_float.mean(dim=(0, 2, 3)))
             centred_NCHW = x_float - mean_C[:, None, None]
             var_C = self._mean_over_ranks(centred_NCHW.square().mean(dim=(0, 2, 3)))

@@ -5,27 +5,29 @@ Shape suffixes: N samples, D inputs or units.
 
 from torch import Tensor, nn
 
-from suite.architectures import MLP_IMAGE_SIZE
+from suite.architectures import Family
 from suite.data.loader import MEAN, STD
+
+IMAGE_SIZE = 28
 
 
 class Mlp(nn.Module):
     """`depth` × (Linear → BN → ReLU), then Linear to the classes; BN without affine parameters.
 
-    Source: Huang et al. 2022, who took 20 layers on MNIST. They tell neither how weights begin nor how
-    pixels are scaled: here weights are normal with variance 1 / inputs (LeCun et al. 1998), and pixels lie
-    in [0, 1]. The former decides how far the first estimates (variance 1) are from the layers' own; scaling
-    the pixels scales the first layer's shift, and no other.
+    Source: Huang et al. 2022, who took 20 layers on MNIST. They state neither the initial weights nor
+    the scale of the pixels: here weights are normal with variance 1 / inputs (LeCun et al. 1998), and pixels
+    lie in [0, 1]. The variance decides how far the first estimates (variance 1) are from the layers' own; the
+    scale of the pixels scales the first layer's shift and no other.
 
-    Layers go in pairs, so that a batch-free norm at P2 is the paper's "GNBN": BN in the layers 0, 2, 4, …,
-    the other norm in the layers 1, 3, 5, …. Input (N, C, 28, 28), normalised as the loaders do; the first
+    Layers come in pairs, so that a batch-free norm at P2 is the paper's "GNBN": BN in the layers 0, 2, 4, …,
+    the other norm in the layers 1, 3, 5, …. Input (N, C, 28, 28), normalised by a loader; only the first
     channel is read, since grey images have three equal ones. Output (N, num_classes).
     """
 
     def __init__(self, depth: int, num_classes: int, width: int = 100) -> None:
         super().__init__()
-        assert depth % 2 == 0, "layers go in pairs"
-        inputs = [MLP_IMAGE_SIZE**2] + [width] * (depth // 2 - 1)
+        assert depth % 2 == 0, "layers come in pairs"
+        inputs = [IMAGE_SIZE**2] + [width] * (depth // 2 - 1)
         self.pairs = nn.Sequential(*[Pair(num_inputs, width) for num_inputs in inputs])
         self.fc = nn.Linear(width, num_classes)
 
@@ -52,3 +54,23 @@ class Pair(nn.Module):
         x_ND = self.relu(self.bn1(self.linear1(x_ND)))
         out_ND: Tensor = self.relu(self.bn2(self.linear2(x_ND)))
         return out_ND
+
+
+def build(arch: str, num_classes: int) -> nn.Module:
+    """Return the network whose name ends with its number of layers."""
+    return Mlp(int(arch.removeprefix("mlp")), num_classes)
+
+
+# The paper does not state GN's groups: ours have ten units each.
+FAMILIES = (
+    Family(
+        "mlp",
+        f"{__name__}:build",
+        dict.fromkeys(("mlp10", "mlp20"), (10, 10)),
+        is_stem_converted=None,
+        takes_vectors=True,
+        image_size=IMAGE_SIZE,
+        input_channels=1,
+        positions_note="the first and second layer of each pair",
+    ),
+)

@@ -1,0 +1,52 @@
+"""The loaders by name.
+
+To add one, add an entry and a module in `suite.data` with a class that satisfies
+`suite.data.loader.Loader`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderEntry:
+    """A loader.
+
+    `loader`: "module:class", called with (share, data, device=...) and `options`: keyword arguments of the
+    class, each with the name of the setting that it takes (data_threads or num_channels).
+    `index`: "module:function" that lists a split's images, called with (data, split). `crops`: whether it
+    crops and mirrors; otherwise a config that asks for it is refused. `threads`: what `system.data_threads`
+    counts. `install`: what to do if the module cannot be imported.
+    """
+
+    loader: str
+    meaning: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    index: str = "suite.data.sources:folder_index"
+    crops: bool = True
+    threads: str = ""
+    install: str = "install the extra `train`"
+
+
+LOADERS = {
+    "dali": LoaderEntry(
+        loader="suite.data.dali:DaliLoader",
+        meaning="NVIDIA DALI decodes and crops, on the CPU or the GPU",
+        options={"num_threads": "data_threads"},
+        threads="decoder threads",
+        install="install nvidia-dali-cuda130, or set data.loader=torchvision",
+    ),
+    "torchvision": LoaderEntry(
+        loader="suite.data.vision:VisionLoader",
+        meaning="torchvision does in worker processes",
+        options={"num_workers": "data_threads"},
+        threads="worker processes",
+    ),
+    "memory": LoaderEntry(
+        loader="suite.data.memory:MemoryLoader",
+        meaning="IDX files, held in memory and given as they are",
+        options={"num_channels": "num_channels"},
+        index="suite.data.sources:idx_index",
+        crops=False,
+    ),
+}
