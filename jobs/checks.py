@@ -1,4 +1,4 @@
-"""What is looked at before the first run starts, and in a folder that holds a run already."""
+"""Checks before the first run starts, and of folders that hold a run already."""
 
 import tempfile
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from suite.record import Record, is_locked
 
 
 def is_completed(folder: Path) -> bool:
-    """Whether a run has been trained to its end there. Raises UserError when its record is not readable."""
+    """Return whether the run in `folder` is completed. Raises UserError when its record is not readable."""
     return (folder / "run.json").exists() and Record.read(folder).state == "completed"
 
 
 def read_run(folder: Path) -> Run:
-    """The run of a folder. Raises UserError when its run.json is not one of this version."""
+    """Return the run of a folder. Raises UserError when its run.json is not of this version."""
     try:
         return Record.read(folder).run
     except ValidationError as error:
@@ -27,7 +27,7 @@ def read_run(folder: Path) -> Run:
 
 
 def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
-    """Make `output_dir`. Raises UserError when it cannot be written or one of the runs is being trained."""
+    """Create `output_dir`. Raises UserError when it cannot be written or one of the runs is being trained."""
     for folder in (output_dir / run.folder_name for run in runs):
         if is_locked(RunPaths(folder).lock):
             raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")

@@ -1,4 +1,4 @@
-"""The command `shiftbench`. Nothing heavy is imported before a command needs it."""
+"""The command `shiftbench`. A command imports what it needs only when it is called."""
 
 import signal
 import sys
@@ -9,13 +9,16 @@ from rich.console import Console
 
 from jobs import exit_codes
 from jobs.commands import (
+    cancel,
     compare,
     config,
     data,
     doctor,
+    logs,
     probe,
     report,
     reproduce,
+    retry,
     run,
     status,
     submit,
@@ -38,9 +41,9 @@ app.command("run")(run.run)
 app.command("submit")(submit.submit)
 app.command("tune")(tune.tune)
 app.command("status")(status.status)
-app.command("logs")(status.logs)
-app.command("cancel")(status.cancel)
-app.command("retry")(submit.retry)
+app.command("logs")(logs.logs)
+app.command("cancel")(cancel.cancel)
+app.command("retry")(retry.retry)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
@@ -60,16 +63,14 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    """Run the command line. A UserError is printed as one line on stderr and exits with 2."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(exit_codes.INTERRUPTED))
     try:
         app(prog_name="shiftbench")

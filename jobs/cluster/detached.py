@@ -1,97 +1,36 @@
-"""The cluster `local`: a launcher in the background that trains a submission's runs on this machine.
+"""The launcher of a submission to the cluster `local`: trains its runs on this machine, in the background.
 
 python -m jobs.cluster.detached OUTPUT_DIR TOKEN
 """
 
-import os
-import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs.cluster.ledger import Ledger, Submission
-from jobs.cluster.private_folder import private_folder
+from jobs.checks import read_run
+from jobs.cluster.clusters import LocalCluster, parse_cluster
+from jobs.cluster.ledger import Ledger
+from jobs.local.launcher import run_all
+from jobs.local.progress import ProgressView
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
 
-LOG = "launcher.log"
-
-
-def start(entry: Submission, ledger: Ledger) -> str:
-    """Start the launcher, detached from this terminal; its id, `pid@start`. Raises UserError."""
-    folder = private_folder(Path(entry.jobs_folder) / entry.name)
-    env = os.environ | {str(k): str(v) for k, v in entry.cluster["environment"].items()}
-    path = [entry.snapshot, *filter(None, [env.get("PYTHONPATH")])]
-    env |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
-    try:
-        with (folder / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                command(entry, ledger.output_dir),
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise UserError(f"the launcher could not be started: {error}") from None
-    return f"{process.pid}@{_started(process.pid)}"
-
-
-def command(entry: Submission, output_dir: Path) -> list[str]:
-    """The launcher's command line."""
-    return [sys.executable, "-m", "jobs.cluster.detached", str(output_dir.absolute()), entry.token]
-
-
-def is_alive(one: Submission) -> bool | None:
-    """Whether a submission's launcher runs; None when it is on another machine, which cannot be told."""
-    if one.job_id is None:
-        return False
-    if one.host != socket.gethostname():
-        return None
-    pid, _, started = one.job_id.partition("@")
-    return _started(int(pid)) == started
-
-
-def stop(one: Submission) -> None:
-    """Ask a submission's launcher to end: its runs write a checkpoint first."""
-    if is_alive(one) and one.job_id is not None:
-        os.kill(int(one.job_id.partition("@")[0]), signal.SIGTERM)
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks: with its id that names it for good."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
 
 def main() -> int:
-    """Train the submission's runs that are still queued."""
-    # Only here: `status` asks this module whether a launcher lives, and need not wait for YAML's.
-    from jobs.cluster.clusters import LocalCluster, parse_cluster
-
+    """Train the submission's runs that were not cancelled, and return the exit code."""
     output_dir, token = Path(sys.argv[1]), sys.argv[2]
     (one,) = (s for s in Ledger(output_dir).read() if s.token == token)
     cluster = parse_cluster(one.cluster, token)
-    assert isinstance(cluster, LocalCluster)
-
-    from jobs.checks import read_run
-    from jobs.local.launcher import run_all
-    from jobs.local.progress import ProgressView
-
+    if not isinstance(cluster, LocalCluster):
+        raise UserError(f"submission {one.name}: expected scheduler local, got {one.scheduler}")
     folders = [output_dir / name for name in one.folders]
     runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]
     view = ProgressView(Console(force_terminal=False, width=200))
     try:
         outcome = run_all(runs, output_dir, cluster.array_parallelism or 1, cluster.ranks, view)
-    except UserError as error:  # too few GPUs, say: nobody is there to read it, but the records are
+    except UserError as error:  # such as too few GPUs: `status` shows it from the records
         for run in runs:
             with RecordWriter(run, output_dir / run.folder_name) as record:
                 record.status("failed", reason=str(error))

@@ -1,11 +1,10 @@
-"""What a run's record and its job say together, and an end that only the scheduler knew of, written down."""
+"""A run's state by its record and its Slurm job together; writes into the record how a job ended."""
 
 import getpass
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cluster import detached
 from jobs.cluster.ledger import Submission
 from jobs.cluster.slurm_commands import JobState
 from suite.errors import UserError
@@ -17,7 +16,7 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 @dataclass(frozen=True)
 class JobVerdict:
-    """A run's state and its reason. `is_final`: the scheduler alone knew, and it is over."""
+    """A run's state and its reason. `is_final`: it has ended, and only the scheduler knows how."""
 
     state: State
     reason: str
@@ -25,13 +24,15 @@ class JobVerdict:
 
 
 def is_unsettled(status: Status) -> bool:
-    """Whether the record leaves open how the run ended, so that its job is to be asked."""
+    """Return whether the record does not say how the run ended, so that its scheduler must be asked."""
     return status.state in UNFINISHED or status.died_silently or status.is_missing
 
 
 def may_come_back(status: Status, job: str | None) -> bool:
-    """Whether a failed run's own job may be in the queue again: where a node fails, the first rank can only
-    tell of a lost connection, and Slurm starts the job elsewhere. Not asked for ever.
+    """Return whether a failed run's own job may be in the queue again.
+
+    When a node fails, the first rank records a lost connection, and Slurm may start the job elsewhere. After
+    LONGEST_RETURN_S this is no longer asked.
     """
     if status.state != "failed" or job is None or status.content.get("job") != job:
         return False
@@ -39,7 +40,7 @@ def may_come_back(status: Status, job: str | None) -> bool:
 
 
 def of_requeued(status: Status, seen: JobState | None) -> JobVerdict:
-    """A record that says `failed`, and what Slurm says of the job that failed."""
+    """Judge a record that says `failed` by what Slurm says of the job that failed."""
     if seen is not None and seen.state in WAITING:
         return JobVerdict("queued", f"{seen.reason or seen.state}; {status.reason}")
     return JobVerdict("failed", status.reason or "")
@@ -53,54 +54,44 @@ def of_job(
     *,
     is_being_submitted: bool = False,
 ) -> JobVerdict:
-    """A record that is not settled, and what Slurm says of its job."""
+    """Judge a record that does not say how the run ended by what Slurm says of its job."""
     if status.state in ("running", "preempted") and status.content.get("job") != job:
-        return JobVerdict(status.state, status.reason or "")  # somebody went on with it elsewhere
+        return JobVerdict(status.state, status.reason or "")  # it was continued by another process
     if job is None and is_being_submitted:
         return JobVerdict("queued", "being submitted")
     if job is None:
         return JobVerdict("failed", "its submission was interrupted before Slurm took it: submit again")
     if seen is None:
         if status.state in UNFINISHED and one.user != getpass.getuser():
-            return JobVerdict(status.state, f"by {one.user}, and Slurm shows you nothing of job {job}")
+            return JobVerdict(status.state, f"submitted by {one.user}; Slurm does not show you job {job}")
         if status.state == "preempted":
             return JobVerdict("preempted", status.reason or "")
-        return JobVerdict("failed", f"job {job} has left the queue without a word, and why is not known")
-    said = "" if status.died_silently or status.is_missing or not status.reason else f"; {status.reason}"
+        return JobVerdict(
+            "failed", f"job {job} is no longer in the queue and Slurm gives no reason; see `shiftbench logs`"
+        )
+    recorded = "" if status.died_silently or status.is_missing or not status.reason else f"; {status.reason}"
     if seen.state in WAITING:
-        return JobVerdict("queued", f"{seen.reason or seen.state}{said}")
+        return JobVerdict("queued", f"{seen.reason or seen.state}{recorded}")
     if seen.is_active:
         is_up = status.state == "running"
         return JobVerdict("running", "" if is_up else "its processes are starting, or ending")
     if seen.state == "CANCELLED":
-        return JobVerdict("cancelled", f"job {job} was cancelled{said}", is_final=True)
+        return JobVerdict("cancelled", f"job {job} was cancelled{recorded}", is_final=True)
     if seen.state == "COMPLETED" and status.state in ("running", "preempted"):
-        return JobVerdict(status.state, status.reason or "")  # its last word is on its way, or was that
+        return JobVerdict(status.state, status.reason or "")  # its final record may not be visible yet
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
-    return JobVerdict("failed", f"job {job}: {seen.end}{said or _last_word(one, job)}", is_final=True)
+    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or _last_error(one, job)}", is_final=True)
 
 
-def of_launcher(status: Status, one: Submission, *, is_being_submitted: bool = False) -> JobVerdict:
-    """A record that is not settled, and whether its launcher lives, as far as this machine can tell."""
-    is_alive = detached.is_alive(one)
-    if status.state == "queued" and one.job_id is None and is_being_submitted:
-        return JobVerdict("queued", "being submitted")
-    if status.state == "queued" and is_alive is None:
-        return JobVerdict("queued", f"by a launcher on {one.host}")
-    if status.state == "queued" and not is_alive:
-        return JobVerdict("failed", "its launcher ended before the run began", is_final=True)
-    return JobVerdict(status.state, status.reason or "")
-
-
-def _last_word(one: Submission, job: str) -> str:
-    """What the job's errors end with: srun's own word on a task that was killed, if there is one."""
-    path = Path(one.jobs_folder) / one.name / f"{job}_0_log.err"
+def _last_error(one: Submission, job: str) -> str:
+    """Return the last line of the job's errors, or srun's own on a task that was killed."""
+    path = one.folder / f"{job}_0_log.err"
     try:
         lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    # That a task ended with an exit code, and srun with it, is known already.
+    # The verdict names the exit code already.
     known = ("Exited with exit code", "Terminating StepId", "Job step aborted")
     lines = [line for line in lines[-20:] if not any(words in line for words in known)]
     own = [line for line in lines if line.startswith("srun: error")]
@@ -108,14 +99,14 @@ def _last_word(one: Submission, job: str) -> str:
 
 
 def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
-    """Write into the record what only the scheduler knew, unless the record has moved on since `status`.
+    """Write a verdict into the record, unless the record has changed since `status` was read.
 
-    Whoever may not write there just looks.
+    Does nothing without write permission.
     """
     if not (folder / "run.json").exists():
         return
     try:
-        # Not waiting for the disk, for each of thousands: what Slurm knows can be asked again.
+        # Not durable: there may be thousands, and Slurm can be asked again.
         with RecordWriter(Record.read(folder).run, folder, durable=False) as record:
             if record.detail("updated_at") != status.content.get("updated_at"):
                 return

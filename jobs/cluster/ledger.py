@@ -1,12 +1,12 @@
-"""The ledger of an output folder: which run was submitted as which job. Plain files, one a submission.
+"""The ledger of an output folder: which run was submitted as which job. One JSON file for each submission.
 
 <output_dir>/.shiftbench/
   submissions/<token>.json   who submitted which runs where; the job's id once the scheduler has given it
-  lock                       held while somebody submits into this folder
-  <user>/                    of that user alone: pickles, scripts and logs of jobs, snapshots of the sources
+  lock                       held during a submission into this folder
+  <user>/                    private to that user: pickles, scripts and logs of jobs, snapshots of the sources
 
-An entry is written before the scheduler is asked, under a job name that holds its token: whatever happens in
-between, the next look at the queue tells whether the job exists.
+An entry is written before the scheduler is called, and the job's name holds its token: if the call is
+interrupted, the queue shows whether the job exists.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Submission:
-    """One call of the scheduler: an array of runs, in the order of the array's numbers."""
+    """One call of a scheduler: the runs of one job or array, in the order of the array's numbers."""
 
     token: str
     name: str
@@ -47,21 +47,18 @@ class Submission:
     folders: tuple[str, ...]
     job_id: str | None = None
     driver: str | None = None
-    """The study whose driver submitted it, and may end it."""
+    """The study whose driver submitted it and may cancel it."""
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def is_slurm(self) -> bool:
-        return self.cluster.get("scheduler") == "slurm"
+    def scheduler(self) -> str:
+        """The name of its backend."""
+        return str(self.cluster.get("scheduler"))
 
-    def jobs(self, job_id: str | None = None) -> dict[str, str]:
-        """The job of each run folder, by name; empty before the scheduler has given an id."""
-        job_id = job_id or self.job_id
-        if job_id is None:
-            return {}
-        if len(self.folders) == 1 or not self.is_slurm:
-            return dict.fromkeys(self.folders, job_id)
-        return {folder: f"{job_id}_{number}" for number, folder in enumerate(self.folders)}
+    @property
+    def folder(self) -> Path:
+        """Where the scripts, pickles and logs of its jobs are."""
+        return Path(self.jobs_folder) / self.name
 
 
 def new_submission(
@@ -73,7 +70,10 @@ def new_submission(
     *,
     is_driven: bool = False,
 ) -> Submission:
-    """An entry for runs that are about to be submitted. `is_driven`: by a study's driver, of that name."""
+    """Return an entry for runs that are about to be submitted.
+
+    `is_driven`: by the driver of the study `experiment`.
+    """
     token = secrets.token_hex(4)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment)[:40].strip("-") or "shiftbench"
     return Submission(
@@ -91,7 +91,7 @@ def new_submission(
 
 
 class Ledger:
-    """The submissions of one output folder. Reading it creates nothing."""
+    """The submissions of one output folder. Reading creates nothing."""
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
@@ -99,7 +99,7 @@ class Ledger:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """One submission at a time: the others wait here. Raises UserError when nothing can be written."""
+        """Hold the folder's lock, after waiting for it. Raises UserError if it cannot be locked."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.output_dir / FOLDER / "lock").open("a")
@@ -118,9 +118,9 @@ class Ledger:
             yield
 
     def _share(self) -> None:
-        """Let the group of the output folder submit here too, where it may write that.
+        """Let the group of the output folder submit too, if it can write to that folder.
 
-        Not into .shiftbench itself: folders of jobs lie in it, which nobody else may move away.
+        .shiftbench itself stays private: another user could replace the folders of jobs in it.
         """
         shared = self.output_dir.stat()
         if not shared.st_mode & stat.S_IWGRP:
@@ -128,12 +128,12 @@ class Ledger:
         for path in (self.folder, self.output_dir / FOLDER / "lock"):
             status = path.stat()
             if status.st_uid == os.getuid():
-                with suppress(PermissionError):  # a group that is not ours: it has to do without
+                with suppress(PermissionError):  # this user is not in that group
                     os.chown(path, -1, shared.st_gid)
                     path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
 
     def is_held(self) -> bool:
-        """Whether somebody submits right now."""
+        """Return whether a submission into this folder is under way."""
         try:
             with (self.output_dir / FOLDER / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -144,27 +144,29 @@ class Ledger:
         return False
 
     def is_ours(self, submission: Submission) -> bool:
-        """Whether nobody but this user can have written an entry: what it says may be executed or ended."""
+        """Return whether only this user can have written an entry, so that it may be executed."""
         try:
             status = (self.folder / f"{submission.token}.json").stat()
-        except FileNotFoundError:  # taken back meanwhile
+        except FileNotFoundError:  # removed meanwhile
             return False
         return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def read(self) -> list[Submission]:
-        """All submissions, oldest first. Raises UserError for one of a newer version."""
+        """Return all submissions, oldest first. Raises UserError for an entry that is invalid or newer."""
         found = []
         for path in self.folder.glob("*.json"):
             content = read_json(path)
             if not isinstance(content, dict):
-                continue  # dropped between listing and reading
-            if content.get("token") != path.stem:  # whose it is tells the file's owner
+                continue  # removed between listing and reading
+            if content.get("token") != path.stem:  # a copy would pass for an entry of the file's owner
                 raise UserError(f"{path}: not an entry of this name; remove it")
             if content.get("schema_version", 0) > SCHEMA_VERSION:
                 raise UserError(f"{path}: written by a newer shiftbench; upgrade")
             one = Submission(**{**content, "folders": tuple(content["folders"])})
             if one.job_id is not None and not re.fullmatch(r"\d+(@\d+)?", one.job_id):
-                raise UserError(f"{path}: job_id {one.job_id!r} is none")  # it reaches command lines
+                raise UserError(
+                    f"{path}: job_id {one.job_id!r} is not a job's id"
+                )  # it reaches command lines
             found.append(one)
         return sorted(found, key=lambda submission: submission.submitted_at)
 
@@ -172,30 +174,30 @@ class Ledger:
         """Add or replace an entry."""
         text = json.dumps(asdict(submission), indent=1) + "\n"
         path = self.folder / f"{submission.token}.json"
-        former = os.umask(0o022)  # for all to read, and for us alone to write
+        former = os.umask(0o022)  # everyone may read it, only this user may write it
         try:
             write_atomically(path, text)
-            path.chmod(0o644)  # also where the folder's default ACL says more
+            path.chmod(0o644)  # also where the folder's default ACL allows more
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
         finally:
             os.umask(former)
 
     def accepted(self, submission: Submission, job_id: str) -> Submission:
-        """Note the scheduler's answer."""
+        """Enter the id that the scheduler gave, and return the new entry."""
         submission = replace(submission, job_id=job_id)
         self.write(submission)
         return submission
 
     def drop(self, submission: Submission) -> None:
-        """Take an entry back that the scheduler refused."""
+        """Remove an entry that the scheduler refused."""
         (self.folder / f"{submission.token}.json").unlink(missing_ok=True)
 
 
 def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
-    """Make the folder where a user's pickles, logs and snapshots lie, which only this user can write.
+    """Create the private folder for a user's pickles, logs and snapshots, and return it.
 
-    Raises UserError when others can write there, or replace it.
+    Raises UserError when others can write to it or replace it.
     """
     folder, above = where_jobs_lie(output_dir, wanted)
     try:
@@ -206,14 +208,14 @@ def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
 
 
 def where_jobs_lie(output_dir: Path, wanted: str | None) -> tuple[Path, Path]:
-    """That folder and the one above it; makes nothing.
+    """Return that folder and its parent. Creates nothing.
 
-    As `wanted`, else beside the runs where only this user can write, else below the home folder.
+    It is `wanted` if given, else beside the runs if only this user can write there, else in the home folder.
     """
     if wanted is not None:
         folder = Path(os.path.expandvars(wanted)).expanduser().resolve()
         return folder, folder.parent
-    beside = output_dir.resolve() / FOLDER  # a link could be turned elsewhere while jobs wait
+    beside = output_dir.resolve() / FOLDER  # a link could be changed while jobs wait
     there = next(path for path in (beside, *beside.parents) if path.exists())
     if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:
         return beside / getpass.getuser(), beside

@@ -1,4 +1,4 @@
-"""Folders that only their owner can write: what lies there is executed by jobs."""
+"""Folders that only their owner can write to, because jobs execute what is in them."""
 
 import os
 import stat
@@ -8,9 +8,9 @@ from suite.errors import UserError
 
 
 def private_folder(path: Path) -> Path:
-    """Make `path`, if it is missing, for its owner alone, and see that nobody else can put files there.
+    """Create `path` if it is missing, private to its owner, and return it resolved.
 
-    Raises UserError when others could write it, or replace it by way of a folder above.
+    Raises UserError when others can write to it, or replace it through a folder above.
     """
     try:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -26,9 +26,10 @@ def private_folder(path: Path) -> Path:
 
 
 def who_else_can_write(path: Path, *, makes_in_it: bool = False) -> str | None:
-    """A sentence about the first folder, of `path` and those above, where others can replace files.
+    """Return a sentence about the first folder, of `path` and its parents, where others can replace files.
 
-    A sticky folder, such as /tmp, lets nobody replace what is another's, so one may make folders in it.
+    In a sticky folder, such as /tmp, users cannot replace each other's files. `makes_in_it`: whether `path`
+    itself may be sticky because a new folder will be made in it.
     """
     resolved = path.resolve(strict=True)
     for folder in (resolved, *resolved.parents):

@@ -1,4 +1,4 @@
-"""A cluster and its runs to an sbatch script, by Submitit."""
+"""Turns a cluster and its runs into an sbatch script by Submitit, and submits it."""
 
 import math
 import os
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
+from jobs.cluster.backend import Cluster
 from jobs.cluster.private_folder import private_folder
-from jobs.cluster.slurm_commands import SlurmError, ask, no_slurm, words
+from jobs.cluster.slurm_cluster import SlurmCluster, time_s
+from jobs.cluster.slurm_commands import SlurmError, ask, current_job, no_slurm, words
 from jobs.cluster.task import TrainTask
 from suite.errors import UserError
 
@@ -22,15 +23,13 @@ if TYPE_CHECKING:
 
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TASK_PICKLE = "task-{}.pkl"
-# Submitit's own requeueing serves only until a task hears its signals: see TrainTask.checkpoint.
+# Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
 MAX_EARLY_WARNINGS = 3
-# What sbatch says when the answer was lost: the job may exist all the same.
-_NO_ANSWER = ("did not answer", "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint")
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a submission's files lie."""
+    """Where a submission's files are."""
 
     name: str
     jobs_folder: Path
@@ -38,19 +37,16 @@ class Target:
 
     @property
     def folder(self) -> Path:
-        """Of this submission's pickles, script and logs."""
+        """The folder of this submission's pickles, script and logs."""
         return self.jobs_folder / self.name
 
 
-class NoAnswer(SlurmError):
-    """Slurm's answer was lost: nobody knows yet whether the job exists."""
-
-
 def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, after: str | None) -> str:
-    """One call of sbatch; the job's id. `after`: begin when this job has ended.
+    """Submit the tasks as one job by a single call of sbatch, and return the job's id.
 
-    Script and pickles are Submitit's, and all written before: once sbatch is called the job needs nothing
-    more of us. Raises NoAnswer, or SlurmError with sbatch's own words, in which case no job exists.
+    `after`: the id of a job that must end first. Submitit's script and pickles are written before the call,
+    so that the job needs nothing else. Raises SlurmError with sbatch's own message; if its kind is
+    `answer_lost`, the job may exist.
     """
     from submitit.core.utils import DelayedSubmission
 
@@ -62,21 +58,16 @@ def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, af
         submission = DelayedSubmission(task)
         submission.set_timeout(minutes, MAX_EARLY_WARNINGS)
         submission.dump(target.folder / TASK_PICKLE.format(number))
-    try:
-        with outside_any_job():
-            said = ask("sbatch", str(path))
-    except SlurmError as error:
-        if any(sign in str(error) for sign in _NO_ANSWER):
-            raise NoAnswer(str(error)) from None
-        raise
-    found = re.search(r"batch job (\d+)", said)
+    with outside_any_job():
+        answer = ask("sbatch", str(path))
+    found = re.search(r"batch job (\d+)", answer)
     if found is None:
-        raise NoAnswer(f"sbatch said {words(said)!r}")
+        raise SlurmError(f"sbatch printed {words(answer)!r} and no job's id", "answer_lost")
     return found[1]
 
 
 def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | None = None) -> str:
-    """The very script that `submit` hands to sbatch."""
+    """Return the script that `submit` passes to sbatch."""
     executor = _executor(cluster, target, after)
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
@@ -85,11 +76,11 @@ def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | No
 
 @contextmanager
 def outside_any_job() -> Iterator[None]:
-    """Without the variables of a job or a group of ranks that we are in, which sbatch would hand on, and
-    without sbatch's own, which would overrule the cluster's file.
+    """Hide the variables of the job or group of ranks around this process, which sbatch would pass on, and
+    sbatch's own variables, which would overrule the cluster's file.
     """
     hidden = set(DISTRIBUTED) | {name for name in os.environ if name.startswith("SBATCH_")}
-    if "SLURM_JOB_ID" in os.environ:
+    if current_job() is not None:
         hidden |= {name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))} - {"SLURM_CONF"}
     former = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
     try:
@@ -105,7 +96,7 @@ def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "Slur
         raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
     for path in (target.folder, target.snapshot):
         if "%" in str(path) or "\n" in str(path):
-            raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without")
+            raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without one")
     try:
         python = cluster.python or sys.executable
         executor = SlurmExecutor(target.folder, python=shlex.quote(python))
@@ -116,11 +107,11 @@ def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "Slur
 
 
 def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dict[str, Any]:
-    """Submitit's parameters. What it has no name for goes by additional_parameters."""
-    # A rank that dies ends the others, who would wait for it; one that writes a checkpoint has time for it.
+    """Return Submitit's parameters; options that it has no name for go into additional_parameters."""
+    # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
     srun_args = ["--kill-on-bad-exit=1", "--wait=0"]
     if cluster.cpus_per_task:
-        srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun no longer takes sbatch's
+        srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun does not inherit sbatch's
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
@@ -134,7 +125,7 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
         "signal_delay_s": cluster.signal_delay_s,
         "setup": [*set_up(cluster, target), _own_pickle(target)],
         "srun_args": srun_args,
-        "wckey": None,  # Submitit's own would be refused where keys are tracked
+        "wckey": None,  # Submitit's default is refused where wckeys are tracked
         "additional_parameters": more,
     }
     for key in ("partition", "account", "qos", "gpus_per_node", "cpus_per_task", "constraint", "exclude"):
@@ -143,20 +134,20 @@ def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dic
     if cluster.array_parallelism is not None:
         parameters["array_parallelism"] = cluster.array_parallelism
     else:
-        parameters["array_parallelism"] = 1_000_000  # Submitit takes the number of tasks if that is less
+        parameters["array_parallelism"] = 1_000_000  # Submitit uses the number of tasks if that is less
     return parameters
 
 
 def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Options by the names that sbatch and srun have for them."""
+    """Return options by the names that sbatch and srun use."""
     return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
-def set_up(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
-    """The cluster's variables and lines, and then, whatever those did, the snapshot as what jobs import."""
+def set_up(cluster: Cluster, target: Target) -> list[str]:
+    """Return a job's lines of shell: the cluster's variables and set-up, then the path of the snapshot."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        *(cluster.setup if isinstance(cluster, SlurmCluster) else ()),
+        *cluster.setup_lines,
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
@@ -164,9 +155,9 @@ def set_up(cluster: SlurmCluster | LocalCluster, target: Target) -> list[str]:
 
 
 def _own_pickle(target: Target) -> str:
-    """Give this task's pickle the name by which Submitit looks for it: one with the job's id.
+    """Return a line of shell that links this task's pickle to the name that Submitit expects.
 
-    Once: after an early warning Submitit has put one there that counts them.
+    A link that exists is kept: after an early warning Submitit has written a pickle that counts them.
     """
     folder = shlex.quote(str(target.folder))
     job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
@@ -175,5 +166,5 @@ def _own_pickle(target: Target) -> str:
 
 
 def task_for(run_json: str, folder: Path) -> TrainTask:
-    """What a job does for a run."""
+    """Return the task that trains a run in `folder`."""
     return TrainTask(run_json, os.fspath(folder.absolute()))

@@ -1,4 +1,4 @@
-"""Slurm's commands, asked in batches, and their answers. What Slurm says in refusing is passed on."""
+"""Slurm's commands and their answers. An error holds Slurm's own message, and its kind."""
 
 import os
 import re
@@ -6,40 +6,62 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from suite.errors import UserError
+from suite.provenance import scheduler_job
 
 TIMEOUT_S = 60.0
 MAX_NAMES = 1000
-# What users set for their own eyes would hide jobs from ours.
+# Variables by which users filter their own queries; here they would hide jobs.
 FILTERS = ("SQUEUE_", "SACCT_", "SLURM_TIME_FORMAT")
-# squeue's words for a job that will still do something.
+# squeue's states of a job that is not over.
 ACTIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
     "REVOKED",  # another cluster of the federation has it
 }
 
-
-# What Slurm says while it is down, or while somebody's jobs are as many as they may be.
-_PASSING = (
-    *("Unable to contact", "timed out", "did not answer", "Zero Bytes", "Transport endpoint"),
-    *("SubmitJob", "temporarily", "Connection refused"),  # as in QOSMaxSubmitJobPerUserLimit
-)
+SlurmFailure = Literal["unreachable", "answer_lost", "limit", "not_installed", "refused"]
+# What Slurm's messages mean; the first phrase that occurs decides. Any other message is a refusal.
+PHRASES: dict[str, SlurmFailure] = {
+    "is not on the PATH": "not_installed",
+    "is not installed": "not_installed",
+    # The request was sent: what it asked for may have been done.
+    "did not answer": "answer_lost",
+    "Socket timed out": "answer_lost",
+    "Zero Bytes": "answer_lost",
+    "Transport endpoint": "answer_lost",
+    "Unable to contact": "unreachable",
+    "Connection refused": "unreachable",
+    "timed out": "unreachable",
+    "SubmitJob": "limit",  # as in QOSMaxSubmitJobPerUserLimit
+    "temporarily": "limit",  # MaxJobCount: "temporarily unable to accept job"
+}
 
 
 class SlurmError(UserError):
-    """Slurm refused, or did not answer; the message holds its own words."""
+    """A command of Slurm failed. The message is Slurm's own.
+
+    `kind`: "unreachable" (the controller is down), "answer_lost" (whether the request was carried out is not
+    known), "limit" (no more jobs of this user for now), "not_installed", or "refused". It follows from the
+    message unless it is given.
+    """
+
+    def __init__(self, message: str, kind: SlurmFailure | None = None) -> None:
+        super().__init__(message)
+        found = [meaning for phrase, meaning in PHRASES.items() if phrase in message]
+        self.kind: SlurmFailure = kind or (found[0] if found else "refused")
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the same command may do later."""
-        return any(sign in str(self) for sign in _PASSING)
+    def is_temporary(self) -> bool:
+        """Whether the same command may succeed later."""
+        return self.kind in ("unreachable", "answer_lost", "limit")
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job, or one task of an array, as Slurm sees it."""
+    """A job, or one task of an array, as Slurm reports it."""
 
     job: str
     state: str
@@ -54,7 +76,7 @@ class JobState:
 
     @property
     def end(self) -> str:
-        """How it ended, in a few words: `TIMEOUT`, `FAILED, exit code 127`, `FAILED, killed by signal 9`."""
+        """How it ended: `TIMEOUT`, `FAILED, exit code 127`, `FAILED, killed by signal 9`."""
         code, _, number = self.exit_code.partition(":")
         if number not in ("", "0"):
             return f"{self.state}, killed by signal {number}"
@@ -62,7 +84,7 @@ class JobState:
 
 
 def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
-    """A command's output. Raises SlurmError with what it said."""
+    """Return a command's output. Raises SlurmError with its message."""
     if shutil.which(command[0]) is None:
         raise no_slurm(command[0])
     try:
@@ -82,28 +104,28 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def no_slurm(command: str) -> SlurmError:
-    """What to say where Slurm's commands are missing."""
+    """Return the error for a command of Slurm that is missing."""
     if command == "sacct" and shutil.which("squeue") is not None:
         return SlurmError("sacct is not installed here")
     return SlurmError(
-        f"{command} is not on the PATH: this is no machine of a Slurm cluster; log in to one, or leave out "
-        "--cluster to train on this machine"
+        f"{command} is not on the PATH, so this machine does not belong to a Slurm cluster; log in to one, "
+        "or leave out --cluster to train on this machine"
     )
 
 
 def words(text: str) -> str:
-    """What a command of Slurm said, in one line: `sbatch: error: …`."""
+    """Join the lines that a command of Slurm printed into one: `sbatch: error: …`."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def config() -> dict[str, str]:
-    """The site's configuration, as `scontrol show config` tells it."""
+    """Return the site's configuration by `scontrol show config`. Raises SlurmError."""
     lines = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
     return {key.strip(): value.strip() for key, separator, value in lines if separator}
 
 
 def max_array_size(site: dict[str, str]) -> int:
-    """How many tasks an array may have, by MaxArraySize (one more than the highest number) and more."""
+    """Return how many tasks an array may have, by MaxArraySize and max_array_tasks."""
     limit = re.search(r"max_array_tasks=(\d+)", site.get("SchedulerParameters", ""))
     sizes = [int(site.get("MaxArraySize", "1001")), *([int(limit[1])] if limit else [])]
     return max(1, min(sizes))
@@ -113,14 +135,14 @@ _FIELDS = "%i|%T|%r|%N|%j"
 
 
 def queue(names: Iterable[str]) -> dict[str, JobState]:
-    """Jobs of these names by id, each task of an array for itself; also those that ended a moment ago.
+    """Return the jobs of these names by id, every task of an array by its own; recently ended ones too.
 
-    One query. Raises SlurmError when Slurm does not answer.
+    Makes one query. Raises SlurmError when Slurm does not answer.
     """
     wanted = set(names)
     if not wanted:
         return {}
-    # A command line has its limit: with very many names it is cheaper to leave out what is not ours here.
+    # The length of a command line is limited: with very many names every job is listed instead.
     named = [f"--name={','.join(sorted(wanted))}"] if len(wanted) <= MAX_NAMES else []
     text = ask("squeue", "--noheader", "--all", "--array", "--states=all", *named, f"--format={_FIELDS}")
     rows = (line.split("|") for line in text.splitlines())
@@ -128,7 +150,7 @@ def queue(names: Iterable[str]) -> dict[str, JobState]:
 
 
 def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """What sacct keeps of these jobs, each task of an array for itself. One query. Raises SlurmError."""
+    """Return what sacct has of these jobs, each task of an array by its id. One query. Raises SlurmError."""
     if not job_ids:
         return {}
     fields = "JobID,State,ExitCode,NodeList,JobName"
@@ -136,37 +158,45 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     found: dict[str, JobState] = {}
     for line in text.splitlines():
         job, state, exit_code, nodes, name = (line.split("|", 4) + [""] * 5)[:5]
-        # `CANCELLED by 0`: who it was is another column's business.
+        # `CANCELLED by 0` names the user too.
         one = JobState(job, state.split(" ")[0], nodes=nodes, name=name, exit_code=exit_code)
-        for single in _spread(job):
+        for single in _task_ids(job):
             found[single] = one
     return found
 
 
 def is_preempted(job: str) -> bool:
-    """Whether this running job has been told to leave for a more important one, since it was started.
+    """Return whether Slurm has asked this running job to make room for another since its last start.
 
     Raises SlurmError when Slurm does not answer.
     """
     words = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
-    told = {key: value for key, _, value in words}
-    times = [told.get("StartTime", ""), told.get("PreemptTime", "")]
-    # ISO 8601 orders as text; `None`, or nothing, where nobody preempts it.
+    shown = {key: value for key, _, value in words}
+    times = [shown.get("StartTime", ""), shown.get("PreemptTime", "")]
+    # ISO 8601 orders as text; the field is `None` or missing where the job is not preempted.
     are_times = all(time[:1].isdigit() for time in times)
-    return told.get("JobState") == "RUNNING" and are_times and times[0] <= times[1]
+    return shown.get("JobState") == "RUNNING" and are_times and times[0] <= times[1]
 
 
-def for_each(jobs: Iterable[str], told: dict[str, JobState]) -> dict[str, JobState]:
-    """What was told, with a line for each of these jobs where one for its whole array must do.
+def current_job() -> str | None:
+    """Return the job that this process belongs to: `12`, or `12_3` in an array. None outside a job.
 
-    An array that ended before any task began is listed under its own id alone.
+    In a task of an array SLURM_JOB_ID alone would stand for the whole array.
+    """
+    return scheduler_job(os.environ)
+
+
+def for_each(jobs: Iterable[str], listed: dict[str, JobState]) -> dict[str, JobState]:
+    """Return `listed` with an entry for each of these jobs whose array alone is listed.
+
+    Slurm lists an array that ended before any task began under the array's id only.
     """
     arrays = {job: job.partition("_")[0] for job in jobs}
-    return {job: told[array] for job, array in arrays.items() if array in told} | told
+    return {job: listed[array] for job, array in arrays.items() if array in listed} | listed
 
 
-def _spread(job: str) -> list[str]:
-    """`12_[3-5,9%2]` is how tasks that have not begun are listed together."""
+def _task_ids(job: str) -> list[str]:
+    """Return the ids that `12_[3-5,9%2]` stands for: Slurm lists tasks that have not begun together."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]

@@ -1,4 +1,4 @@
-"""The sources as they are now, copied aside: what jobs import, whatever is edited while they wait."""
+"""Copies of the sources for jobs to import, so that edits while they wait change nothing."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
 
 
 def snapshot(into: Path) -> Path:
-    """A folder below `into` with our packages and a note of their commit; one for each state of the sources.
+    """Copy the packages and a note of their commit into a folder below `into`, and return it.
 
-    It is there completely or not at all; one that has lost a file since is filled up. Raises UserError when
-    it cannot be written.
+    Each state of the sources has one folder, which appears complete or not at all; one that has lost files
+    is completed. Raises UserError when it cannot be written.
     """
     name = snapshot_name()
     if (folder := into / name).is_dir() and _digest(folder) == name:
@@ -30,7 +30,7 @@ def snapshot(into: Path) -> Path:
             for relative in _files(ROOT):
                 (draft / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / relative, draft / relative)
-            name = _digest(draft)  # what was copied, should somebody have saved a file meanwhile
+            name = _digest(draft)  # of the copies: a file may have been saved meanwhile
             note = asdict(replace(code_state(), snapshot=name))
             (draft / SNAPSHOT_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
             _publish(draft, into / name)
@@ -42,7 +42,7 @@ def snapshot(into: Path) -> Path:
 
 
 def snapshot_name() -> str:
-    """A hash of the sources and their commit."""
+    """Return a hash of the sources and their commit."""
     return _digest(ROOT)
 
 
@@ -68,7 +68,7 @@ def _publish(draft: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
-        # Another submission was faster with the same sources, or the folder there is damaged: fill it up.
+        # Another submission published the same sources first, or the folder is damaged: complete it.
         for path in draft.rglob("*"):
             if path.is_file():
                 target = folder / path.relative_to(draft)

@@ -1,32 +1,34 @@
-"""From an experiment's runs to jobs: what is done or under way is left alone, the rest is submitted.
+"""Submits an experiment's runs, except those that are completed, queued or running.
 
-Written in this order, so that a crash or a refusal at any point loses nothing and doubles nothing: the
-ledger's entry, `queued` in the records, the scheduler's call, the job's id in the entry.
+The order of writing is the ledger's entry, `queued` in the records, the scheduler's call, the job's id in the
+entry: after a crash or a refusal at any point no run is lost and none is submitted twice.
 """
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.cluster import detached, sbatch
-from jobs.cluster.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.backend import NewJob
+from jobs.cluster.backends import BACKENDS, AnyCluster
 from jobs.cluster.ledger import Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
 from jobs.cluster.overview import active_jobs
-from jobs.cluster.slurm_commands import SlurmError, config, max_array_size
+from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.errors import UserError
 from suite.experiment import Run, check_batches
+from suite.files import write_atomically
 from suite.paths import RunPaths
-from suite.record import RecordWriter, read_status, write_atomically
-
-AnyCluster = LocalCluster | SlurmCluster
+from suite.record import RecordWriter, read_status
 
 
 @dataclass
 class Submitted:
-    """What came of a submission, by run folder."""
+    """The outcome of a submission, by names of run folders.
+
+    `queued` maps runs that were under way already to their job. `refused` is the scheduler's message when it
+    refused the runs `left`.
+    """
 
     completed: list[str] = field(default_factory=list)
     queued: dict[str, str] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class SubmitPlan:
-    """What a submission would do: nothing is touched yet."""
+    """What a submission would do."""
 
     to_submit: list[Run]
     completed: list[str]
@@ -49,7 +51,7 @@ class SubmitPlan:
 
 
 def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> SubmitPlan:
-    """Sort runs into completed, queued (with their job, or the process that trains them) and to be submitted.
+    """Sort runs into completed ones, queued or running ones with their job or host, and those to submit.
 
     Raises UserError when batches do not fit the cluster's ranks.
     """
@@ -57,7 +59,7 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> SubmitPl
     queued = active_jobs(Ledger(output_dir))
     result = SubmitPlan([], [], {})
     for run in runs:
-        name = run.folder_name  # a hash of the run: not for nothing
+        name = run.folder_name  # computed on every access
         paths = RunPaths(output_dir / name)
         status = read_status(paths) if paths.status.exists() else None
         state = status.state if status is not None else None
@@ -75,9 +77,9 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> SubmitPl
 def submit(
     runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str, *, is_driven: bool = False
 ) -> Submitted:
-    """Submit what is neither completed nor queued, and return without waiting for it.
+    """Submit the runs that are neither completed nor queued, and return at once.
 
-    `is_driven`: by the driver of the study `experiment`, which follows these jobs and may end them.
+    `is_driven`: by the driver of the study `experiment`, which follows these jobs and may cancel them.
 
     Raises UserError when nothing was submitted; when only a part was, `refused` says why.
     """
@@ -95,8 +97,11 @@ def submit(
             folders = [run.folder_name for run in chunk]
             spec = cluster.model_dump(mode="json")
             entry = new_submission(experiment, spec, home, sources, folders, is_driven=is_driven)
+            # %N limits one array: a limit over several is kept by making each wait for the one before.
+            is_limited = cluster.array_parallelism is not None and done.jobs
+            job = NewJob(entry, chunk, output_dir, done.jobs[-1].job_id if is_limited else None)
             try:
-                done.jobs.append(_submit_one(entry, chunk, cluster, ledger, _after(cluster, done.jobs)))
+                done.jobs.append(_submit_one(job, cluster, ledger))
             except UserError as error:
                 if not done.jobs:
                     raise
@@ -107,64 +112,46 @@ def submit(
 
 
 def split(runs: Sequence[Run], cluster: AnyCluster) -> list[list[Run]]:
-    """Arrays no larger than the site takes."""
-    size = len(runs) if isinstance(cluster, LocalCluster) else max_array_size(config())
+    """Split runs into chunks that the scheduler takes in one call."""
+    size = BACKENDS[cluster.scheduler].max_runs() or max(1, len(runs))
     return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
 
 
 def scripts(
     chunks: Sequence[Sequence[Run]], cluster: AnyCluster, output_dir: Path, experiment: str
 ) -> list[str]:
-    """What each array would be submitted as; nothing is written."""
+    """Return the script or command line of each chunk. Writes nothing."""
     home, _ = where_jobs_lie(output_dir, cluster.jobs_folder)
     sources = home / "code" / snapshot_name()
     found: list[str] = []
     for chunk in chunks:
         folders = [run.folder_name for run in chunk]
         entry = new_submission(experiment, cluster.model_dump(mode="json"), home, sources, folders)
-        if isinstance(cluster, LocalCluster):
-            found.append(shlex.join(detached.command(entry, output_dir)))
-        else:
-            after = "ID-OF-THE-FORMER" if found and cluster.array_parallelism is not None else None
-            target = sbatch.Target(entry.name, home, sources)
-            found.append(sbatch.script(len(chunk), cluster, target, after))
+        after = "ID-OF-THE-FORMER" if found and cluster.array_parallelism is not None else None
+        found.append(BACKENDS[cluster.scheduler].preview(NewJob(entry, chunk, output_dir, after), cluster))
     return found
 
 
-def _after(cluster: AnyCluster, jobs: Sequence[Submission]) -> str | None:
-    """%N holds within one array: a limit over several is kept by having them wait for one another."""
-    if isinstance(cluster, LocalCluster) or cluster.array_parallelism is None or not jobs:
-        return None
-    return jobs[-1].job_id
-
-
-def _submit_one(
-    entry: Submission, runs: Sequence[Run], cluster: AnyCluster, ledger: Ledger, after: str | None
-) -> Submission:
+def _submit_one(job: NewJob, cluster: AnyCluster, ledger: Ledger) -> Submission:
+    entry = job.submission
     ledger.write(entry)
-    target = sbatch.Target(entry.name, Path(entry.jobs_folder), Path(entry.snapshot))
     former: dict[Path, str | None] = {}
-    made = [folder for name in entry.folders if not (folder := ledger.output_dir / name).exists()]
     folders = [ledger.output_dir / name for name in entry.folders]
+    made = [folder for folder in folders if not folder.exists()]
     try:
-        for run, folder in zip(runs, folders, strict=True):
+        for run, folder in zip(job.runs, folders, strict=True):
             _queue(run, folder, entry, former)
-        if isinstance(cluster, LocalCluster):
-            job_id = detached.start(entry, ledger)
-        else:
-            tasks = [
-                sbatch.task_for(run.model_dump_json(), folder)
-                for run, folder in zip(runs, folders, strict=True)
-            ]
-            job_id = sbatch.submit(tasks, cluster, target, after)
-    except sbatch.NoAnswer as error:
-        raise SlurmError(
-            f"{error}; whether Slurm took the job is not known yet: run the same command again in a minute"
-        ) from None
+        job_id = BACKENDS[cluster.scheduler].submit(job, cluster)
     except (UserError, OSError) as error:
+        if isinstance(error, SlurmError) and error.kind == "answer_lost":
+            raise SlurmError(
+                f"{error}; whether Slurm took the job is not known yet: run the same command again in a "
+                "minute",
+                error.kind,
+            ) from None
         ledger.drop(entry)
-        _take_back(former, made)
-        shutil.rmtree(target.folder, ignore_errors=True)
+        _restore(former, made)
+        shutil.rmtree(entry.folder, ignore_errors=True)
         if isinstance(error, OSError):
             where = error.filename or ledger.output_dir
             raise UserError(f"{where}: cannot be written: {error.strerror}") from None
@@ -173,7 +160,7 @@ def _submit_one(
 
 
 def _queue(run: Run, folder: Path, entry: Submission, former: dict[Path, str | None]) -> None:
-    """Have the record say `queued`; what it said before goes to `former`, to be taken back."""
+    """Write `queued` into the record; its former status goes into `former` so that it can be restored."""
     status = RunPaths(folder).status
     text = status.read_text(encoding="utf-8") if status.exists() else None
     with RecordWriter(run, folder, durable=False) as record:
@@ -181,8 +168,8 @@ def _queue(run: Run, folder: Path, entry: Submission, former: dict[Path, str | N
         record.queue(submission=entry.token)
 
 
-def _take_back(former: dict[Path, str | None], made: Sequence[Path]) -> None:
-    """Remove the folders that were made, and give the other records back their word."""
+def _restore(former: dict[Path, str | None], made: Sequence[Path]) -> None:
+    """Remove the folders that were created, and restore the status of the other records."""
     for folder in made:
         shutil.rmtree(folder, ignore_errors=True)
     for folder, text in former.items():

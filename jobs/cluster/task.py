@@ -1,6 +1,6 @@
-"""What each task of a Slurm job does: train one run as one of its ranks, and come back if time runs out.
+"""The program of a Slurm job's task: trains one run as one of its ranks, and requeues the job when warned.
 
-Who signals whom is told in docs/slurm.md. No torch before the signals are heard.
+docs/slurm.md describes the signals. torch is imported only after their handlers are installed.
 """
 
 import logging
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cluster.slurm_commands import SlurmError, ask, is_preempted
+from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted
 from jobs.local.process_log import also_logged_to, log_to_stderr
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.provenance import scheduler_job
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_request, read_status
 from suite.record.rank_errors import in_one_line
 from suite.signals import StopFlag, stop_flag
@@ -26,36 +25,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shiftbench")
 
-# A node that was given up may train on until it notices that the run was started again elsewhere.
+# A node that Slurm has given up may keep training until it notices that the run was restarted elsewhere.
 PATIENCE_S = 180.0
-# Starts in a row that were warned before their first step: the time limit is too short for the start alone.
+# Consecutive starts that were warned before their first step: the time limit is too short for a start.
 MAX_FRUITLESS_STARTS = 3
 REQUEUE_PATIENCE_S, REQUEUE_POLL_S = 60.0, 3.0
-NO_CONTROLLER = ("Unable to contact", "timed out", "did not answer")
 
 
 @dataclass(frozen=True)
 class TrainTask:
-    """One run, by its configuration as text: no path of a checkpoint, no object that could grow stale."""
+    """One run, as the JSON of its configuration: a pickle of it cannot go out of date."""
 
     run_json: str
     folder: str
 
     def __call__(self) -> str:
-        """Train. Returns the run's state; raises what ends this rank, so that srun ends the others."""
+        """Train, and return the run's state. Raises what ends this rank, so that srun ends the others."""
         with stop_flag() as stop:
             log_to_stderr()
             folder, rank = Path(self.folder), int(os.environ.get("SLURM_PROCID", "0"))
             run = Run.model_validate_json(self.run_json)
             paths = RunPaths(folder)
             if not folder.exists():
-                log.warning("%s was removed while the job waited: the run begins anew", folder)
+                log.warning("%s was removed while the job waited: the run starts from step 0", folder)
             try:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                is_asked = read_request(paths) is not None  # then nobody wants it to go on
-                if rank == 0 and not is_asked and (end.is_warned or _is_preempted(_job())):
+                is_asked = read_request(paths) is not None  # the study does not want it to continue
+                if rank == 0 and not is_asked and (end.is_warned or _is_preempted()):
                     _requeue(run, folder)
             except Exception as error:
                 if rank == 0:
@@ -64,14 +62,14 @@ class TrainTask:
         return read_status(paths).state
 
     def checkpoint(self) -> "DelayedSubmission":
-        """For a warning before the signals are heard: Submitit requeues the job as it is."""
+        """Return what Submitit requeues after a warning that comes before the handlers are installed."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _made(folder: Path) -> bool:
-    """Make the folder that the log goes to. Always true."""
+    """Create the folder of the log. Always returns True."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,31 +78,33 @@ def _made(folder: Path) -> bool:
 
 
 def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
-    # Otherwise every rank takes every core of the node.
+    # By default every rank would use every core of the node.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     with errors_noted(RunPaths(folder), rank):
         from suite.train import joined, train_on
 
-        claim = f"{scheduler_job(os.environ)} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        claim = f"{current_job()} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
         is_done = RunPaths(folder).status.exists() and read_status(RunPaths(folder)).state == "completed"
         with joined(run.system) as ranks:
-            if ranks.agree(int(is_done and ranks.is_first)):  # a file system may show it to some ranks only
+            if ranks.agree(int(is_done and ranks.is_first)):  # a file system may show it to only some ranks
                 log.info("%s is complete already", folder)
                 return
             train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
 def _job() -> str:
-    """`12_3` in an array: SLURM_JOB_ID alone means the whole array in one of its tasks."""
-    job = scheduler_job(os.environ)
+    job = current_job()
     assert job is not None
     return job
 
 
-def _is_preempted(job: str) -> bool:
-    """Without `preempt_send_user_signal` a preempted job hears SIGTERM, and one that ends by that within
-    GraceTime has simply ended: Slurm does not start it again.
+def _is_preempted() -> bool:
+    """Return whether this job is being preempted; False where that is not known.
+
+    Without `preempt_send_user_signal` a preempted job receives SIGTERM, and if it ends within GraceTime,
+    Slurm does not start it again.
     """
+    job = _job()
     try:
         return is_preempted(job)
     except SlurmError as error:
@@ -113,7 +113,7 @@ def _is_preempted(job: str) -> bool:
 
 
 def _requeue(run: Run, folder: Path) -> None:
-    """Have Slurm start this job again. A run that never got to a step is not started for ever."""
+    """Ask Slurm to start this job again, unless several starts in a row have not reached a step."""
     with RecordWriter(run, folder) as record:
         is_fruitless = record.detail("step") == record.detail("resumed_from_step")
         fruitless = (record.detail("fruitless_starts") or 0) + 1 if is_fruitless else 0
@@ -138,14 +138,14 @@ def _requeue(run: Run, folder: Path) -> None:
 
 
 def _ask_for_requeue(job: str) -> None:
-    """Ask until the controller answers: it may be starting again itself. Raises SlurmError."""
+    """Ask until the controller answers: it may be restarting. Raises SlurmError."""
     deadline = time.monotonic() + REQUEUE_PATIENCE_S
     while True:
         try:
             ask("scontrol", "requeue", job)
         except SlurmError as error:
-            is_down = any(sign in str(error) for sign in NO_CONTROLLER)
-            if not is_down or time.monotonic() > deadline:
+            is_silent = error.kind in ("unreachable", "answer_lost")
+            if not is_silent or time.monotonic() > deadline:
                 raise
             log.warning("%s; asking again", error)
             time.sleep(REQUEUE_POLL_S)
@@ -154,7 +154,7 @@ def _ask_for_requeue(job: str) -> None:
 
 
 def _note_failure(run: Run, folder: Path, error: Exception) -> None:
-    """Say why in the record, where training itself did not come to that."""
+    """Write the error into the record, unless training itself has written how it ended."""
     status = read_status(RunPaths(folder))
     if status.state not in UNFINISHED and not status.died_silently:
         return

@@ -1,4 +1,4 @@
-"""`shiftbench config`: look at an experiment before it runs."""
+"""`shiftbench config`: shows an experiment before it runs."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jobs.commands.run import ConfigArgument, OverridesArgument
 
-app = typer.Typer(no_args_is_help=True, help="Look at an experiment before it runs.")
+app = typer.Typer(no_args_is_help=True, help="Show an experiment before it runs.")
 
 
 @app.command("show")
@@ -38,10 +38,14 @@ def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 
 @app.command("schema")
 def schema(
-    config: Annotated[Path | None, typer.Argument(help="Show its values beside the defaults.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The JSON schema of one resolved run.")] = False,
+    config: Annotated[
+        Path | None, typer.Argument(help="An experiment whose values to show beside the defaults.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON schema of one resolved run.")
+    ] = False,
 ) -> None:
-    """List every key of an experiment: type, default, meaning, and what CONFIG makes of it."""
+    """List every key of an experiment: type, default, meaning, and its values in CONFIG."""
     from jobs.commands.schema import schema_table
     from suite.config import load_experiment
     from suite.experiment import Run

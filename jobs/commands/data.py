@@ -1,4 +1,4 @@
-"""`shiftbench data`: get data sets onto the disk."""
+"""`shiftbench data`: prepares data sets on disk."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from suite.specs.source_table import PREPARABLE, SOURCES
 
 _NAMES = ", ".join(f"{name} (licence: {SOURCES[name].licence})" for name in PREPARABLE)
-app = typer.Typer(no_args_is_help=True, help="Get data sets onto the disk.")
+app = typer.Typer(no_args_is_help=True, help="Prepare data sets on disk.")
 
 
 @app.command("prepare")
@@ -16,7 +16,7 @@ def prepare(
     name: Annotated[str, typer.Argument(help=f"{_NAMES}.")],
     root: Annotated[Path | None, typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR.")] = None,
 ) -> None:
-    """Write a known data set as JPEG files in ImageFolder layout. Does nothing if it is there."""
+    """Write a known data set as JPEG files in ImageFolder layout, unless it exists."""
     from suite.data.sources import prepare as prepare_source
 
     typer.echo(prepare_source(name, root))
@@ -24,4 +24,4 @@ def prepare(
 
 @app.callback()
 def _group() -> None:
-    """Get data sets onto the disk."""
+    """Prepare data sets on disk."""

@@ -1,4 +1,4 @@
-"""The keys of an experiment as a table."""
+"""Shows the keys of an experiment as a table."""
 
 import json
 import typing
@@ -15,7 +15,7 @@ from suite.specs.norm_table import BATCH_FREE_NORMS
 
 
 def schema_table(experiment: Experiment | None) -> Table:
-    """Key, type, default and meaning of every field, and the values that an experiment gives it."""
+    """Return a table of every field: key, type, default, the values in `experiment`, meaning."""
     runs = experiment.runs if experiment else ()
     table = Table("key", "type", "default", *[experiment.name] if experiment else [], "meaning", box=None)
     sections: dict[str, type[BaseModel]] = {
@@ -31,12 +31,12 @@ def schema_table(experiment: Experiment | None) -> Table:
             row = (f"{section}.{name}", _type_name(field.annotation), default, *here, field.description or "")
             table.add_row(*map(escape, row))
     seeds = [", ".join(sorted({str(run.seed) for run in runs}))] if experiment else []
-    table.add_row("seeds", escape("list[int]"), escape("[0]"), *seeds, "every cell is run with each")
+    table.add_row("seeds", escape("list[int]"), escape("[0]"), *seeds, "every cell is trained with each seed")
     return table
 
 
 def _values(runs: tuple[Run, ...], section: str, name: str) -> str:
-    """The different values that a key takes over the runs."""
+    """Return the different values of a key over the runs."""
     parts = [getattr(run, section, None) for run in runs]
     values = dict.fromkeys(json.dumps(_plain(getattr(part, name))) for part in parts if part is not None)
     return ", ".join(values)

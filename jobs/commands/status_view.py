@@ -1,4 +1,4 @@
-"""How runs are shown on a terminal: a table of many, everything about one."""
+"""Shows runs on a terminal: a table of many runs, or all details of one."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.cluster.log_files import log_files
-from jobs.cluster.overview import RunStatus
+from jobs.cluster.overview import log_files
+from jobs.cluster.run_status import RunStatus
 
 STYLES = {
     "completed": "green",
@@ -24,14 +24,15 @@ STYLES = {
 GAP = 2  # between two columns
 LEAST_NAME = 12
 MAX_WAITING_REASONS = 5
-# What wants a look comes first.
+# Runs that need attention come first.
 ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
 
 
 def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, width: int) -> RenderableType:
-    """Counts by state, a row a run, and the reasons: at most `limit` rows, those that want a look first.
+    """Return counts by state, a row for each run, and the reasons.
 
-    `width`: characters of the terminal. A column in which no run has a word is left out.
+    Shows at most `limit` rows, starting with the runs that need attention, in `width` characters. A column
+    without an entry is left out.
     """
     ordered = sorted(runs, key=lambda run: ORDER.index(run.state))
     shown = ordered[:limit]
@@ -39,7 +40,7 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
     cells = {header: [form(run) for run in shown] for header, form in COLUMNS.items()}
     filled = {header: column for header, column in cells.items() if any(column)}
     widths = {header: max(map(len, [header, *column])) for header, column in filled.items()}
-    # What a name abbreviates stands in other places too: it is what a narrow terminal cuts.
+    # A narrow terminal shortens the names, because the ids identify the runs too.
     room = width - sum(widths.values()) + widths.get("run", 0) - GAP * (len(widths) - 1)
     for header in filled:
         justify: Literal["left", "right"] = "right" if header in NUMBERS else "left"
@@ -55,7 +56,7 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
         parts.append(Text("and ").append(_counts(ordered[len(shown) :])).append("; --all shows them", "dim"))
     reasons = [run for run in shown if run.reason and run.state not in ("completed", "queued")]
     parts += [Text(f"{run.run_id[:8]}  ", STYLES[run.state]).append(run.reason, "default") for run in reasons]
-    # Slurm's word for it: what the record adds to that is each run's own.
+    # Up to the first semicolon is the scheduler's reason; the rest differs from run to run.
     waiting = Counter(run.reason.partition(";")[0] for run in runs if run.reason and run.state == "queued")
     parts += [
         Text(f"{count} queued  ", STYLES["queued"]).append(why, "default")
@@ -97,7 +98,7 @@ NUMBERS = ("epoch", "top-1", "img/s", "left", "restarts")
 
 
 def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
-    """All there is to tell of one run."""
+    """Return all details of one run."""
     content = run.content
     rows = Table(box=None, show_header=False, pad_edge=False)
     lines = {
@@ -135,7 +136,7 @@ def _progress(run: RunStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
+    """Format seconds as `42 s`, `12 min` or `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -143,7 +144,7 @@ def duration(seconds: float) -> str:
 
 
 def as_plain(run: RunStatus) -> dict[str, Any]:
-    """For scripts."""
+    """Return a run as the JSON object of `status --json`."""
     names = ("step", "total_steps", "evaluated_epoch", "top1_percent", "images_per_s", "lost_steps")
     return {
         "run_id": run.run_id,

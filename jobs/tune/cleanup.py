@@ -114,7 +114,11 @@ class _Job:
 
 def _driven(study: str, output_dir: Path) -> list[Submission]:
     ledger = Ledger(output_dir)
-    return [one for one in ledger.read() if one.is_slurm and one.driver == study and ledger.is_ours(one)]
+    return [
+        one
+        for one in ledger.read()
+        if one.scheduler == "slurm" and one.driver == study and ledger.is_ours(one)
+    ]
 
 
 def _active(driven: Sequence[Submission], output_dir: Path) -> list[_Job]:

@@ -17,9 +17,8 @@ from ray import tune
 
 from jobs import exit_codes
 from jobs.checks import check_folders
-from jobs.cluster.clusters import SlurmCluster
+from jobs.cluster.clusters import AnyCluster, SlurmCluster
 from jobs.cluster.slurm_commands import config
-from jobs.cluster.submit import AnyCluster
 from jobs.local.child import threads_of_a_rank
 from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.progress import ProgressView

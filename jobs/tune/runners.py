@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.cluster.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.backends import job_ids
+from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.overview import active_jobs, overview
 from jobs.cluster.slurm_commands import SlurmError, ask
-from jobs.cluster.submit import AnyCluster, submit
+from jobs.cluster.submit import submit
 from jobs.local.child import WAS_KILLED, Child, end, settle, start
 from suite.errors import UserError
 from suite.experiment import Run
@@ -192,7 +193,9 @@ class SlurmRunner:
         if not mine or mine[0].driver != self.place.study or not ledger.is_ours(mine[0]):
             return False
         status = read_status(RunPaths(self.folder))  # somebody may have gone on with it elsewhere
-        return status.state != "running" or status.content.get("job") == mine[0].jobs().get(self.folder.name)
+        return status.state != "running" or status.content.get("job") == job_ids(mine[0]).get(
+            self.folder.name
+        )
 
     def end(self) -> None:
         if not self.is_ours():

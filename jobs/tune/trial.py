@@ -13,7 +13,6 @@ from typing import Any
 
 from ray import tune
 
-from jobs.cluster.sbatch import NoAnswer
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.tune.epoch_results import EpochResult, read_results, whole_epochs
 from jobs.tune.runners import (
@@ -166,12 +165,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             try:
                 runner.begin()
             except SlurmError as error:
-                if not error.is_passing:
+                if not error.is_temporary:
                     # The next one would be refused for the same reason, and so all of them.
                     write_atomically(self.halt, json.dumps({"refused": str(error)}))
                     return False
                 log.warning("%s waits: %s", self.run.label, error)
-                time.sleep(NO_ANSWER_S if isinstance(error, NoAnswer) else RETRY_S)
+                time.sleep(NO_ANSWER_S if error.kind == "answer_lost" else RETRY_S)
             except UserError as error:
                 if is_locked(self.paths.lock):  # somebody looks, or has just begun to train it
                     time.sleep(runner.poll_s)

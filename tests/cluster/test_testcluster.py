@@ -1,4 +1,4 @@
-"""The test cluster itself: comes up once, and goes without taking anything else along."""
+"""The test cluster itself: it starts once, and ends without ending anything else."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ import pytest
 
 from tests.cluster import testcluster
 
-NUMBER = "9"  # one of its own, beside those of the other tests
+# A cluster of its own for each worker, beside those of the other tests.
+NUMBER = str(50 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 FOLDER = Path(f"/var/lib/shiftbench-cluster-{NUMBER}")
 
 
@@ -56,7 +57,7 @@ def test_up_twice_and_down(own: None) -> None:
     assert started() == first
     assert call("status").stdout == "up\n"
 
-    # A process that has got a daemon's number since is not that daemon.
+    # A process that has reused a daemon's id is not that daemon.
     (FOLDER / "slurmd-n4.started").write_text(str(os.getpid()))
     assert call("status").stdout == "down\n"
     with subprocess.Popen(["sleep", "60"]) as decoy:
@@ -74,6 +75,6 @@ def test_up_twice_and_down(own: None) -> None:
     assert others_hosts() == hosts
 
 
-def test_words_that_it_does_not_know() -> None:
+def test_an_unknown_action_is_refused() -> None:
     done = call("upp")
     assert (done.returncode, done.stderr) == (2, "usage: testcluster.py up | down | status\n")

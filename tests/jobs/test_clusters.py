@@ -62,7 +62,7 @@ def test_time_is_read_as_sbatch_reads_it(text: str, seconds: int) -> None:
         ({"environment": {"A B": "1"}}, "'A B' is not the name of an environment variable"),
         ({"additional_parameters": {"array": "0-3"}}, "array is set by shiftbench itself"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "is a key of the cluster itself"),
-        ({"additional_parameters": {"test_only": True}}, "shiftbench would lose sight of its jobs"),
+        ({"additional_parameters": {"test_only": True}}, "shiftbench could not follow its jobs"),
         ({"additional_parameters": {"clusters": "other"}}, "clusters cannot be used"),
         ({"additional_parameters": {"x y": 2}}, "is not the long name of an option"),
     ],

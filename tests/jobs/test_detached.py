@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-import jobs.local.launcher
 from jobs.cluster import detached
+from jobs.cluster.backends import BACKENDS
 from jobs.cluster.clusters import load_cluster
+from jobs.cluster.local_backend import start_ticks
 from jobs.cluster.submit import submit
 from suite.config import load_experiment
 from suite.errors import UserError
@@ -99,15 +100,15 @@ def test_what_is_not_there(here: Here) -> None:
     (here.folder / "runs").mkdir()
     assert here.call("status").stdout.startswith("0 runs")
     assert "no run 'abcd' here" in here.call("logs", "abcd").stderr
-    assert "say which runs, or --failed" in here.call("retry").stderr
-    assert "say which runs, or --all" in here.call("cancel").stderr
+    assert "name runs, or use --failed" in here.call("retry").stderr
+    assert "name runs, or use --all" in here.call("cancel").stderr
 
 
 def test_a_launcher_that_cannot_begin_says_so_in_the_records(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    me = f"{os.getpid()}@{detached._started(os.getpid())}"
-    monkeypatch.setattr(detached, "start", lambda *_: me)
+    me = f"{os.getpid()}@{start_ticks(os.getpid())}"
+    monkeypatch.setattr(BACKENDS["local"], "submit", lambda *_: me)
     runs = load_experiment(here.folder / "tiny.yaml", SEEDS).runs
     done = submit(runs, load_cluster("local"), here.folder / "runs", "tiny")
     monkeypatch.undo()
@@ -115,7 +116,7 @@ def test_a_launcher_that_cannot_begin_says_so_in_the_records(
     def too_few(*_: object) -> None:
         raise UserError("2 jobs × 1 ranks need 2 GPUs, but there is 1")
 
-    monkeypatch.setattr(jobs.local.launcher, "run_all", too_few)
+    monkeypatch.setattr(detached, "run_all", too_few)
     monkeypatch.setattr(sys, "argv", ["", str(here.folder / "runs"), done.jobs[0].token])
     with pytest.raises(UserError, match="need 2 GPUs"):
         detached.main()

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.cluster import control, job_verdicts
 from jobs.cluster.ledger import Ledger, Submission, new_submission
-from jobs.cluster.overview import RunStatus, active_jobs, overview
+from jobs.cluster.overview import active_jobs, overview
+from jobs.cluster.run_status import RunStatus
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
@@ -52,17 +53,16 @@ def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest
     _, theirs = write_queued(ledger, "alice", "12")
     (ledger.folder / f"{theirs.token}.json").chmod(0o664)
     asked = answers(monkeypatch, f"12|RUNNING|None|n1|{theirs.name}\n")
-    monkeypatch.setattr(control, "ask", lambda *command: asked.append(command))
     seen = overview(tmp_path).runs
-    assert control.cancel(seen, seen, ledger, named=False) == []
-    with pytest.raises(UserError, match="was submitted by alice: ask there"):
-        control.cancel(seen, seen, ledger, named=True)
+    assert control.cancel_runs(seen, seen, ledger, named=False) == []
+    with pytest.raises(UserError, match="was submitted by alice, who can cancel it"):
+        control.cancel_runs(seen, seen, ledger, named=True)
     assert not [command for command in asked if command[0] == "scancel"]
     failed = [replace(run, state="failed") for run in seen]
     assert control.to_retry(failed, None, ledger, named=False) == ([], [])
     chosen, obstacles = control.to_retry(failed, None, ledger, named=True)
     assert (chosen, len(obstacles)) == ([], 1)
-    assert "was submitted by alice: say where" in obstacles[0]
+    assert "was submitted by alice; choose a cluster" in obstacles[0]
     assert control.to_retry(failed, "gpu", ledger, named=True) == (failed, [])
 
 
@@ -88,8 +88,8 @@ def test_a_launcher_elsewhere_is_not_said_to_be_cancelled(tmp_path: Path) -> Non
         ledger.write(one)
     run = RunStatus(tmp_path / "x", "running", "", "12@345", one)
     with pytest.raises(UserError, match="runs on login1: cancel there"):
-        control.cancel([run], [run], ledger, named=True)
-    assert control.cancel([run], [run], ledger, named=False) == []
+        control.cancel_runs([run], [run], ledger, named=True)
+    assert control.cancel_runs([run], [run], ledger, named=False) == []
 
 
 def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
@@ -163,5 +163,5 @@ def test_only_ones_own_entries_are_executed_again(tmp_path: Path) -> None:
     path.chmod(0o664)
     assert not ledger.is_ours(one)
     path.write_text(path.read_text().replace("null", '"--user=alice"'))
-    with pytest.raises(UserError, match="is none"):
+    with pytest.raises(UserError, match="is not a job's id"):
         ledger.read()

@@ -1,0 +1,35 @@
+"""`shiftbench retry`: submits runs again that did not complete."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.commands.submit import OutputOption, RunsArgument, print_submitted
+from suite.errors import UserError
+
+
+def retry(
+    runs: RunsArgument = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All runs that failed, were cancelled or were preempted.")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="Another cluster; default: each run's last one.")
+    ] = None,
+    output_dir: OutputOption = Path("runs"),
+) -> None:
+    """Submit runs again that did not complete; they resume from their newest checkpoint."""
+    from jobs.cluster.control import retry as retry_runs
+
+    if not runs and not failed:
+        raise UserError("name runs, or use --failed for all that failed, were cancelled or were preempted")
+    result = retry_runs(output_dir, runs or [], cluster)
+    console = Console(soft_wrap=True, highlight=False)
+    if not result.submitted and not result.refused:
+        console.print("nothing to retry")
+    for done in result.submitted:
+        print_submitted(console, done, output_dir)
+    if result.refused:
+        raise UserError("; ".join(result.refused))

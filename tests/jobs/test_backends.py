@@ -1,0 +1,166 @@
+"""The table of schedulers: an entry is found by every command, and an unknown scheduler is refused."""
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from jobs.cluster.backend import Answer, Backend, Cluster, NewJob, SubmittedRun
+from jobs.cluster.backends import BACKENDS, AnyCluster, job_ids
+from jobs.cluster.clusters import parse_cluster
+from jobs.cluster.control import cancel, retry
+from jobs.cluster.job_verdicts import JobVerdict
+from jobs.cluster.ledger import Ledger, Submission, new_submission
+from jobs.cluster.overview import active_jobs, log_files, overview
+from jobs.cluster.run_status import RunStatus
+from jobs.cluster.submit import plan, scripts, split, submit
+from suite.config import expand
+from suite.errors import UserError
+from suite.experiment import Run
+
+EXPERIMENT = {
+    "model": {"arch": "small_resnet11"},
+    "data": {"name": "fashion-mnist-7k", "image_size": 28},
+    "seeds": [0, 1, 2],
+}
+
+
+class PbsCluster(Cluster):
+    scheduler: Literal["pbs"]
+
+    @property
+    def ranks(self) -> int:
+        return 1
+
+
+class PbsBackend:
+    """A scheduler that takes two runs a call, and runs what it has until that is cancelled."""
+
+    cluster_type = PbsCluster
+    job_noun = "request"
+    ends_together = False
+
+    def __init__(self) -> None:
+        self.jobs: list[NewJob] = []
+        self.cancelled: set[str] = set()
+
+    def max_runs(self) -> int | None:
+        return 2
+
+    def preview(self, job: NewJob, cluster: PbsCluster) -> str:
+        return f"qsub {len(job.runs)} after {job.after}"
+
+    def submit(self, job: NewJob, cluster: PbsCluster) -> str:
+        self.jobs.append(job)
+        return str(100 + len(self.jobs))
+
+    def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
+        job_id = job_id or submission.job_id or ""
+        return {folder: f"{job_id}.{number}" for number, folder in enumerate(submission.folders)}
+
+    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
+        jobs = {f: job for one in submissions for f, job in self.job_ids(one).items()}
+        return {folder: job for folder, job in jobs.items() if job not in self.cancelled}
+
+    def query(
+        self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
+    ) -> tuple[dict[Path, Answer], list[str]]:
+        answers = {}
+        for run in runs:
+            job = self.job_ids(run.submission)[run.folder.name]
+            state: Any = "cancelled" if job in self.cancelled else "running"
+            answers[run.folder] = Answer(job, "pbs1", JobVerdict(state, "by PBS"))
+        return answers, ["PBS is slow today"]
+
+    def out_of_reach(self, submission: Submission) -> str | None:
+        return None
+
+    def cancel(self, runs: Sequence[RunStatus]) -> None:
+        self.cancelled |= {str(run.job) for run in runs}
+
+    def log_files(self, submission: Submission, job: str, rank: int) -> list[Path]:
+        submission.folder.mkdir(parents=True, exist_ok=True)
+        (submission.folder / "pbs.log").touch()
+        return [submission.folder / "pbs.log"]
+
+    def current_job(self) -> str | None:
+        return None
+
+
+@pytest.fixture
+def pbs(monkeypatch: pytest.MonkeyPatch) -> PbsBackend:
+    backend = PbsBackend()
+    monkeypatch.setitem(BACKENDS, "pbs", backend)
+    return backend
+
+
+def three_runs() -> Sequence[Run]:
+    return expand(EXPERIMENT, "x").runs
+
+
+def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBackend, tmp_path: Path) -> None:
+    cluster: Any = parse_cluster({"scheduler": "pbs", "name": "site", "array_parallelism": 1}, "site.yaml")
+    assert isinstance(cluster, PbsCluster)
+    runs = three_runs()
+    chunks = split(runs, cluster)
+    assert scripts(chunks, cluster, tmp_path, "x") == ["qsub 2 after None", "qsub 1 after ID-OF-THE-FORMER"]
+    done = submit(runs, cluster, tmp_path, "x")
+    assert [one.job_id for one in done.jobs] == ["101", "102"]
+    assert [job.after for job in pbs.jobs] == [None, "101"]
+    names = [run.folder_name for run in runs]
+    jobs = dict(zip(names, ["101.0", "101.1", "102.0"], strict=True))
+    assert job_ids(done.jobs[0]) | job_ids(done.jobs[1]) == jobs
+    assert active_jobs(Ledger(tmp_path)) == plan(runs, cluster, tmp_path).queued == jobs
+    seen = overview(tmp_path)
+    assert seen.notes == ["PBS is slow today"]
+    shown = {(run.folder.name, run.state, run.reason, run.job, run.node) for run in seen.runs}
+    assert shown == {(name, "running", "by PBS", job, "pbs1") for name, job in jobs.items()}
+    assert [path.name for path in log_files(seen.runs[0], 0)] == ["pbs.log"]
+    cancelled, left = cancel(tmp_path, ["101.1"])
+    assert pbs.cancelled == {"101.1"}
+    assert ([run.job for run in cancelled], len(left)) == (["101.1"], 2)
+    assert [one.num_submitted for one in retry(tmp_path, [], None).submitted] == [1]
+    assert len(pbs.jobs) == 3
+
+
+def test_runs_that_end_together_are_not_cancelled_singly(pbs: PbsBackend, tmp_path: Path) -> None:
+    pbs.ends_together = True
+    cluster: Any = parse_cluster({"scheduler": "pbs"}, "site.yaml")
+    submit(three_runs(), cluster, tmp_path, "x")
+    with pytest.raises(UserError, match="1 other run of the same pbs submission would end too: its request"):
+        cancel(tmp_path, ["101.1"])
+    assert not pbs.cancelled
+    assert len(cancel(tmp_path, [])[0]) == 3
+
+
+def test_a_refusal_lists_the_schedulers_of_the_table(pbs: PbsBackend) -> None:
+    with pytest.raises(UserError, match=r"site\.yaml: scheduler: expected local or pbs or slurm, got 'lsf'"):
+        parse_cluster({"scheduler": "lsf"}, "site.yaml")
+    with pytest.raises(UserError, match=r"site\.yaml: queue: unknown key"):
+        parse_cluster({"scheduler": "pbs", "queue": "long"}, "site.yaml")
+
+
+def test_a_submission_to_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        one = new_submission("x", {"scheduler": "lsf"}, tmp_path, tmp_path, ["x"])
+        ledger.write(one)
+    for ask in (overview, lambda folder: active_jobs(Ledger(folder)), lambda folder: cancel(folder, [])):
+        with pytest.raises(UserError, match=rf"submission {one.name}: scheduler: expected local or slurm"):
+            ask(tmp_path)
+
+
+def test_the_type_of_clusters_and_the_literals_follow_the_table() -> None:
+    types = {backend.cluster_type for backend in BACKENDS.values()}
+    assert types == set(typing.get_args(AnyCluster))
+    for name, backend in BACKENDS.items():
+        annotation = backend.cluster_type.model_fields["scheduler"].annotation
+        assert typing.get_args(annotation) == (name,)
+
+
+def test_a_backend_has_every_member_of_the_protocol() -> None:
+    members = {name for name in {*vars(Backend), *Backend.__annotations__} if not name.startswith("_")}
+    for backend in BACKENDS.values():
+        assert not [name for name in members if not hasattr(backend, name)]
