@@ -1,6 +1,10 @@
-"""What the exit codes of `shiftbench` and of a training process mean."""
+"""What the exit codes of `shiftbench` and of a training process mean, and which end gives which code."""
+
+import signal
+from collections.abc import Collection
 
 from suite.errors import Diverged, Preempted, UserError
+from suite.record import State
 
 DONE = 0
 FAILURE = 1
@@ -10,8 +14,44 @@ PREEMPTED = 75
 INTERRUPTED = 130
 
 
-def of(error: UserError | Diverged | Preempted) -> int:
-    """The code of a training process that ends in this way."""
+def of(error: BaseException) -> int:
+    """Return the code of a process, or of a run, that ends with this error."""
     if isinstance(error, UserError):
         return BAD_USAGE
-    return PREEMPTED if isinstance(error, Preempted) else SOME_RUNS_FAILED
+    if isinstance(error, Preempted):
+        return PREEMPTED
+    return SOME_RUNS_FAILED if isinstance(error, Diverged) else FAILURE
+
+
+def of_run(state: State, returncode: int) -> int:
+    """Return the code of a run that ended in this state, its process with this code or minus a signal."""
+    by_state: dict[State, int] = {
+        "completed": DONE,
+        "preempted": PREEMPTED,
+        "diverged": SOME_RUNS_FAILED,
+    }
+    return by_state.get(state, returncode if returncode > 0 else FAILURE)
+
+
+def of_stop(number: signal.Signals) -> int:
+    """Return the code of a command that a signal has stopped."""
+    return INTERRUPTED if number is signal.SIGINT else PREEMPTED
+
+
+def of_study(has_all: bool, stopped_by: signal.Signals | None, is_spent: bool) -> int:
+    """Return the code of a study: whether it has all its results, what stopped it, whether its budget is spent."""
+    if stopped_by is not None:
+        return of_stop(stopped_by)
+    if is_spent:
+        return PREEMPTED
+    return DONE if has_all else SOME_RUNS_FAILED
+
+
+def of_runs(failed: Collection[int], stopped_by: signal.Signals | None = None) -> int:
+    """Return the code of a command from the codes of those of its runs that did not complete."""
+    if stopped_by is not None:
+        return of_stop(stopped_by)
+    for shared in (PREEMPTED, BAD_USAGE):
+        if set(failed) == {shared}:
+            return shared
+    return SOME_RUNS_FAILED if failed else DONE

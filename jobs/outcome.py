@@ -9,24 +9,23 @@ from jobs import exit_codes
 
 @dataclass
 class LaunchOutcome:
-    """How each run of a launch ended, by folder."""
+    """How each run of a launch ended, by folder. `failed` has an exit code for each run."""
 
     skipped: list[Path] = field(default_factory=list)
     completed: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, int]] = field(default_factory=list)
     stopped_by: signal.Signals | None = None
 
+    def add(self, folder: Path, code: int) -> None:
+        """Note how a run ended."""
+        if code == exit_codes.DONE:
+            self.completed.append(folder)
+        else:
+            self.failed.append((folder, code))
+
     @property
     def exit_code(self) -> int:
-        """Of the launch as a whole."""
-        if self.stopped_by is signal.SIGINT:
-            return exit_codes.INTERRUPTED
-        codes = {code for _, code in self.failed}
-        if self.stopped_by is not None or codes == {exit_codes.PREEMPTED}:
-            return exit_codes.PREEMPTED
-        if codes == {exit_codes.BAD_USAGE}:
-            return exit_codes.BAD_USAGE
-        return exit_codes.SOME_RUNS_FAILED if codes else exit_codes.DONE
+        return exit_codes.of_runs([code for _, code in self.failed], self.stopped_by)
 
     def __str__(self) -> str:
         return (

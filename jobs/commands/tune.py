@@ -1,6 +1,5 @@
 """`shiftbench tune`: a study's trials by Ray Tune, and its answers."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +76,7 @@ def tune(
     for sentence in end.left:
         Console(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red", markup=False)
     ended_well = answers.states.get("completed", 0) + answers.states.get("stopped", 0)
-    code = exit_codes.DONE if ended_well == len(end.runs) and not end.left else exit_codes.SOME_RUNS_FAILED
-    if end.stopped_by is not None or end.spent is not None:
-        code = exit_codes.INTERRUPTED if end.stopped_by is signal.SIGINT else exit_codes.PREEMPTED
+    has_all = ended_well == len(end.runs) and not end.left
+    code = exit_codes.of_study(has_all, end.stopped_by, is_spent=end.spent is not None)
     if code != exit_codes.DONE:
         raise typer.Exit(code)

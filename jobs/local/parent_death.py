@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, also when that is killed. Linux only."""
+"""Ties a process to the one that started it, so that it also ends when that one is killed. Linux only."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def signal_when_parent_ends(number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent is gone. Raises OSError.
+    """Have the kernel send `number` to this process when its parent ends. Raises OSError.
 
     Does nothing on other systems, where a killed launcher leaves its runs training.
     """

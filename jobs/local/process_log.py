@@ -1,4 +1,4 @@
-"""What a training process says: to stderr, and into the log.txt of the run at hand."""
+"""Where a training process logs: to stderr, and to the log.txt of the run that it trains."""
 
 import logging
 import sys
@@ -10,13 +10,13 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def log_to_stderr() -> None:
-    """Let every logger speak on stderr from here on."""
+    """Write what every logger says to stderr from here on."""
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
 
 
 @contextmanager
 def also_logged_to(path: Path) -> Iterator[None]:
-    """Append what is logged inside to a file too, which is opened with the first line and not before."""
+    """Append what is logged inside to a file too, which the first line opens."""
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger().addHandler(handler)

@@ -1,4 +1,4 @@
-"""What a launch shows: bars on a terminal, plain lines elsewhere."""
+"""Shows the progress of runs: bars on a terminal, plain lines elsewhere."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ class ProgressView:
             )
 
     def start(self, total: int, skipped: int) -> None:
-        """Say what is ahead."""
+        """Print how many runs there are, and how many of them are complete."""
         done = f", {skipped} of them complete already" if skipped else ""
         self.console.print(f"{total} run{'s'[: total != 1]}{done}", highlight=False)
 
@@ -52,7 +52,7 @@ class ProgressView:
             self._bars.stop()
 
     def started(self, folder: Path, run: Run, label: str | None = None) -> None:
-        """A run's process is up. `label`: where the run's own does not tell it from the others."""
+        """Show a run whose process was started. `label` replaces the run's own."""
         label = label or run.label
         self._labels[folder] = (label, run.recipe.epochs)
         if self._bars is not None:
@@ -61,15 +61,15 @@ class ProgressView:
             self.console.print(f"started   {label}", highlight=False, markup=False)
 
     def refused(self, run: Run, reason: str) -> None:
-        """A run could not be started."""
+        """Print why a run could not be started."""
         self.console.print(f"{'failed':<9} {run.label}: {reason}", highlight=False, markup=False)
 
     def update(self, folder: Path, paths: RunPaths) -> None:
-        """Look at a run's status file; a terminal's bar moves, elsewhere each new epoch is a line."""
+        """Read a run's status file; move the bar on a terminal, print a line for each new epoch elsewhere."""
         try:
             status = json.loads(paths.status.read_text())
         except (OSError, json.JSONDecodeError):
-            return  # not there yet: the process is still importing
+            return  # not written yet: the process is still importing
         epoch, top1 = status.get("evaluated_epoch"), status.get("top1_percent")
         if epoch is None or top1 is None or self._epochs.get(folder) == epoch:
             return
@@ -81,7 +81,7 @@ class ProgressView:
             self.console.print(f"epoch {epoch}/{epochs}  {label}  top-1 {top1:.1f} %", highlight=False)
 
     def ended(self, folder: Path, state: str, reason: str | None) -> None:
-        """A run's process is gone; say how it ended."""
+        """Print how a run ended."""
         label, _ = self._labels[folder]
         if self._bars is not None:
             self._bars.remove_task(self._tasks.pop(folder))

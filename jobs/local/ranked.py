@@ -1,4 +1,4 @@
-"""An experiment's runs in turn, trained together by the ranks that torchrun or srun started."""
+"""Trains an experiment's runs in turn, on the ranks that torchrun or srun started."""
 
 import logging
 import signal
@@ -26,8 +26,8 @@ log = logging.getLogger("shiftbench")
 def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> LaunchOutcome:
     """Join the other ranks once, then train every run that is not completed. Every rank calls this.
 
-    A run that diverges or is refused does not end the others; a stop signal does, and so does a failure that
-    this rank may be alone with, while the others wait for it: SystemExit is raised after logging that.
+    A run that diverges or is refused is followed by the next one. A stop signal ends all of them. So does an error
+    that only this rank may have met, since the other ranks wait for it: it is logged, and SystemExit is raised.
     Raises UserError before anything starts when the batches do not fit the ranks.
     """
     folders = [output_dir / run.folder_name for run in runs]
@@ -44,12 +44,9 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Lau
                 outcome.skipped.append(folder)
                 continue
             code = _train(run, folder, ranks, stop)
-            if code == exit_codes.DONE:
-                outcome.completed.append(folder)
-            else:
-                outcome.failed.append((folder, code))
+            outcome.add(folder, code)
             if code == exit_codes.PREEMPTED:
-                outcome.stopped_by = signal.SIGTERM  # or its like, here or on another rank
+                outcome.stopped_by = signal.SIGTERM  # or another stop signal, here or on another rank
                 break
     return outcome
 
@@ -64,7 +61,7 @@ def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:
             train_on(run, folder, ranks, stop)
     except (UserError, Diverged, Preempted) as end:
         log.error("%s: %s", run.label, end)
-        if isinstance(end.__cause__, OSError):  # a full disk: the first rank alone meets it
+        if isinstance(end.__cause__, OSError):  # a full disk, which only the first rank meets
             raise SystemExit(exit_codes.of(end)) from end
         return exit_codes.of(end)
     except Exception as error:

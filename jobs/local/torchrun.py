@@ -1,4 +1,4 @@
-"""torchrun, ending with the launcher that started it: `python -m jobs.local.torchrun ARGUMENTS`."""
+"""torchrun that ends with the launcher that started it: `python -m jobs.local.torchrun ARGUMENTS`."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ from jobs.local.parent_death import signal_when_parent_ends
 
 
 def main() -> None:
-    """As torchrun. On SIGTERM it hands the signal on to its workers, and waits until they have ended."""
+    """Run torchrun, which forwards SIGTERM to its workers and waits until they have ended."""
     signal_when_parent_ends(signal.SIGTERM)
     from torch.distributed.run import main as torchrun
 

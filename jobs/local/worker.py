@@ -1,7 +1,6 @@
-"""A process that trains one run: `python -m jobs.local.worker FOLDER`, alone or as one of torchrun's ranks.
+"""A process that trains one run: `python -m jobs.local.worker FOLDER`, alone or as one of several ranks.
 
-FOLDER holds the run.json that the launcher wrote. What the process says goes to stderr, which the
-launcher keeps in the run's log.txt.
+FOLDER holds the run.json that the launcher wrote. Messages go to stderr, which is the run's log.txt.
 """
 
 import logging
@@ -19,9 +18,9 @@ from suite.launch import launch_variables
 
 
 def main() -> int:
-    """Train, and say with the exit code how it ended."""
-    # Without its launcher a run writes a checkpoint and ends. torchrun lets its workers do that
-    # while it lives; where it is gone it was killed, and nobody waits for them.
+    """Train the run. Returns the exit code."""
+    # Without its launcher a run writes a checkpoint and ends. A leader of ranks lets them do that while it
+    # lives; when it is gone it was killed, and no process waits for them.
     signal_when_parent_ends(signal.SIGKILL if launch_variables(os.environ) else signal.SIGTERM)
     log_to_stderr()
     folder = Path(sys.argv[1])

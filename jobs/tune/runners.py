@@ -17,7 +17,9 @@ from jobs.cluster.ledger import Ledger
 from jobs.cluster.overview import active_jobs, overview
 from jobs.cluster.slurm_commands import SlurmError, ask
 from jobs.cluster.submit import submit
-from jobs.local.child import WAS_KILLED, Child, end, settle, start
+from jobs.local.child import WAS_KILLED, Child, settle, start
+from jobs.local.fork_client import starter_of
+from jobs.local.process import end
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -42,6 +44,7 @@ class RunContext:
     """What every trial of a study has in common: where its records go, and where it is trained.
 
     `threads`: CPU threads of a rank, unless the driver was given `omp_num_threads`. `driver`: its token.
+    `fork_server`: the socket of the driver's; None for plain processes.
     """
 
     study: str
@@ -50,6 +53,7 @@ class RunContext:
     threads: int
     omp_num_threads: str | None
     driver: str
+    fork_server: Path | None = None
 
     def restore_environment(self) -> None:
         """Ray sets this for its workers, and processes and jobs that they start would keep it."""
@@ -111,7 +115,8 @@ class LocalRunner:
         variables = {**self.place.cluster.environment, DRIVER_VARIABLE: self.place.driver}
         ranks = self.place.cluster.ranks
         try:
-            self._child = start(self.run, self.folder, ranks, self.place.threads, variables)
+            start_process = starter_of(self.place.fork_server)
+            self._child = start(self.run, self.folder, ranks, self.place.threads, variables, start_process)
             self._has_begun, self._begun_at = True, time.monotonic()
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
