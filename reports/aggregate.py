@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports.frames import GROUP, Frames
-from reports.plan import planned_seeds, unstarted_cells
+from reports.planned_runs import planned_seeds, unstarted_cells
 from reports.stats import Estimate, mean_interval
 
 UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "stopped", "running", "queued", "not_started"]
@@ -30,7 +30,7 @@ def summarise(
     runs = runs.assign(cell=cell_numbers(runs, keys))
     cells = runs.groupby("cell")
     table = runs.drop_duplicates("cell").set_index("cell")[keys].sort_index()
-    table["has_bn"] = cells.norm_rank.max() < 2
+    table["has_bn"] = cells.has_bn.all()
     table["num_bn_layers"] = cells.num_bn_layers.max()
     table["planned"] = planned_seeds(runs)
     states = runs.groupby(["cell", "state"]).size().unstack(fill_value=0)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.frames import CONTEXT
-from reports.tables.cells import AXIS_HEADERS
+from reports.frames import AXIS_HEADERS, CONTEXT
 from reports.theme import Variant
 
 # Of the values of one axis: as many as a reader can look over.
@@ -53,7 +52,7 @@ def facets(runs: pd.DataFrame, palette: list[Variant]) -> list[Facet]:
     """The axes along which these runs differ. Of norms, those of the palette can be chosen."""
     found = [Facet("norm", [variant.label for variant in palette], int(runs.norm.nunique()))]
     for axis in ("norm_batch_size", *CONTEXT):
-        having = runs[runs.norm_rank < 2] if axis == "norm_batch_size" else runs
+        having = runs[runs.has_bn] if axis == "norm_batch_size" else runs
         weight = having[axis].value_counts()  # the most frequent first
         chosen = weight.index[:MAX_VALUES]
         ordered = (

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
-from reports.collect.results import BEST_TOP1, SCALAR_METRICS
+from reports.collect.newest_values import BEST_TOP1, SCALAR_METRICS
+from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
 
 __all__ = ["BEST_TOP1", "CONTEXT", "GROUP", "SCALAR_METRICS", "SHIFT_METRICS", "Frames", "build_frames"]
@@ -25,6 +26,20 @@ __all__ = ["BEST_TOP1", "CONTEXT", "GROUP", "SCALAR_METRICS", "SHIFT_METRICS", "
 # What makes two runs seeds of the same thing; `settings` is whatever else decides the result and varies.
 CONTEXT = ["arch", "data", "settings", "global_batch_size"]
 GROUP = [*CONTEXT, "batch_size_per_gpu", "norm_batch_size", "norm"]
+AXIS_HEADERS = {
+    "norm": "Norm",
+    "norm_batch_size": "Norm batch",
+    "arch": "Model",
+    "data": "Data",
+    "settings": "Settings",
+    "global_batch_size": "Global batch",
+    "batch_size_per_gpu": "Batch per GPU",
+    "device": "Device",
+    "world_size": "Ranks",
+}
+# In the order of tables and legends.
+NORM_FAMILIES = ("bn", "xbn", "batch_free")
+BN = BatchNormSpec().label
 SHIFT_METRICS = [m.name for m in METRICS.values() if m.per_layer]
 
 
@@ -90,6 +105,9 @@ def build_frames(collection: Collection) -> Frames:
     tables = collection.tables
     runs: pd.DataFrame = tables.runs.drop_columns(["deciding", "layers"]).to_pandas()
     runs.insert(0, "run", np.arange(len(runs)))
+    runs["norm_family"] = pd.Categorical(runs.norm_family, NORM_FAMILIES, ordered=True)
+    runs[["position", "bfn"]] = runs[["position", "bfn"]].fillna("")
+    runs["has_bn"] = runs.norm_family < "batch_free"
     runs["settings"] = _settings(runs, tables.runs["deciding"].to_pylist())
     runs["counted"] = _counted(runs)
     runs["is_of_study"] = _of_studies(runs)
@@ -103,7 +121,7 @@ def build_frames(collection: Collection) -> Frames:
     _place(layers, runs, common, positions)
     runs = _with_shift_means(runs, layers)
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
-    runs = runs.sort_values([*order, "norm_rank", "norm", "seed"], ignore_index=True, kind="stable")
+    runs = runs.sort_values([*order, "norm_family", "norm", "seed"], ignore_index=True, kind="stable")
     return Frames(runs, tables.starts.to_pandas(), layers, bn_layers, common, collection, positions)
 
 

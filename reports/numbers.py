@@ -1,96 +1,111 @@
-"""Numbers to text, the same everywhere."""
+"""Numbers with the digits that are printed, and their text."""
 
 import math
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.stats import Estimate
 
 EMPTY = "—"
-_NUMBER = r"[−+]?\d[\d,]*(?:\.\d+)?(?:e[−+]\d+)?"
-_PRINTED = re.compile(
-    rf"(?P<mean>{_NUMBER})"
-    rf"(?: ± (?P<half>{_NUMBER})| \[(?P<low>{_NUMBER}), (?P<high>{_NUMBER})\])?"
-    r"(?: \((?P<remark>[^()]+)\))?"
-)
+MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
-class Printed:
-    """A number as it is printed, taken apart: `−1.20 ± 0.81 (2 seeds)`, or `1.20 [0.90, 1.30]`.
+class Number:
+    """A number as every format prints it: `−1.20 ± 0.81 (2 seeds)`, `1.20 [0.90, 1.30]` or `× 0.35`.
 
-    Numbers are plain ASCII, as `float` and LaTeX read them; what is not there is empty.
+    `half`: half the width of a symmetric interval. `bounds`: low and high of any other interval. `remark`:
+    follows in parentheses. `signed`: with a plus. `grouped`: with commas between thousands.
     """
 
-    mean: str
-    half: str = ""
-    low: str = ""
-    high: str = ""
+    value: float
+    decimals: int = 0
+    half: float | None = None
+    bounds: tuple[float, float] | None = None
     remark: str = ""
+    unit: str = ""
+    prefix: str = ""
+    signed: bool = False
+    grouped: bool = True
+
+    def __str__(self) -> str:
+        shown = self._sign + number(self.value, self.decimals) if self.grouped else self.mean
+        text = self.prefix + shown
+        if self.half is not None:
+            text += f" ± {number(self.half, self.decimals)}"
+        if self.bounds is not None:
+            text += f" [{', '.join(number(bound, self.decimals) for bound in self.bounds)}]"
+        text += f" ({self.remark})" if self.remark else ""
+        return f"{text} {self.unit}" if self.unit else text
 
     @property
-    def value(self) -> float:
-        return float(self.mean)
+    def _sign(self) -> str:
+        return "+" if self.signed and self.value > 0 else ""
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
+    def mean(self) -> str:
+        """The value alone in ASCII, as `float` and LaTeX read it."""
+        return self._sign + ascii_number(self.value, self.decimals)
 
 
-def take_apart(text: str) -> Printed | None:
-    """The parts of what `estimate_text`, `number` and `short` write; None for any other text."""
-    found = _PRINTED.fullmatch(text.replace("\u00a0", " "))
-    if found is None:
-        return None
-    numbers = {part: _ascii(found[part] or "") for part in ("mean", "half", "low", "high")}
-    return Printed(**numbers, remark=found["remark"] or "")
-
-
-def _ascii(text: str) -> str:
-    return text.replace(",", "").replace("−", "-").replace("e+", "e")
-
-
-def estimate_text(
+def estimate_cell(
     estimate: Estimate | None,
     expected_n: int,
     decimals: int | None = None,
     factor: float = 1.0,
     say_one: bool = True,
     signed: bool = False,
-) -> str:
+) -> Number | str:
     """`71.20 ± 0.81`; an interval that is not symmetric as `71.20 [70.10, 71.90]`.
 
-    The seeds are added where one gives no interval, or where some lack the value. `signed`: with a plus.
+    `expected_n`: the remark names the seeds where fewer have the value, or where one gives no interval.
     """
     if estimate is None:
         return EMPTY
-    mean = estimate.mean * factor
-    places = significant_decimals(mean) if decimals is None else decimals
-    text = ("+" if signed and mean > 0 else "") + number(mean, places)
+    mean, half, bounds = estimate.mean * factor, None, None
     if estimate.low is not None and estimate.high is not None:
         up, down = estimate.high - estimate.mean, estimate.mean - estimate.low
         if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-9 * abs(estimate.mean)):
-            text += f" ± {number(up * factor, places)}"
+            half = up * factor
         else:
-            text += f" [{number(estimate.low * factor, places)}, {number(estimate.high * factor, places)}]"
-    if (say_one and estimate.n == 1) or estimate.n < expected_n:
-        text += f" ({plural(estimate.n, 'seed')})"
-    return text
+            bounds = estimate.low * factor, estimate.high * factor
+    is_short = (say_one and estimate.n == 1) or estimate.n < expected_n
+    places = significant_decimals(mean) if decimals is None else decimals
+    return Number(mean, places, half, bounds, plural(estimate.n, "seed") if is_short else "", signed=signed)
 
 
-def bracket_text(estimate: Estimate | None) -> str:
+def bracket_cell(estimate: Estimate | None, prefix: str = "") -> Number | str:
     """`0.350 [0.310, 0.390]`, for what has no symmetric interval."""
     if estimate is None:
         return EMPTY
     places = significant_decimals(estimate.mean)
     if estimate.low is None or estimate.high is None:
-        return f"{number(estimate.mean, places)} ({plural(estimate.n, 'seed')})"
-    return (
-        f"{number(estimate.mean, places)} [{number(estimate.low, places)}, {number(estimate.high, places)}]"
-    )
+        return Number(estimate.mean, places, remark=plural(estimate.n, "seed"), prefix=prefix)
+    return Number(estimate.mean, places, bounds=(estimate.low, estimate.high), prefix=prefix)
 
 
-def p_text(p: float) -> str:
+def p_cell(p: float) -> Number | str:
     """`0.012`, or `< 0.001`."""
     if math.isnan(p):
         return EMPTY
-    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.001:
+        return "< 0.001"
+    # Two significant digits without trailing zeros, but never more than two decimals from 0.1 on.
+    return Number(p, len(f"{p:.2g}".partition(".")[2]) if p < 0.1 else 2)
+
+
+def short_cell(value: float) -> Number | str:
+    """Three significant digits; empty for NaN."""
+    return EMPTY if math.isnan(value) else Number(value, significant_decimals(value))
+
+
+def count_cell(value: int) -> Number:
+    """A whole number without commas."""
+    return Number(value, grouped=False)
 
 
 def significant_decimals(value: float, digits: int = 3) -> int:
@@ -101,10 +116,21 @@ def significant_decimals(value: float, digits: int = 3) -> int:
 
 
 def number(value: float, decimals: int) -> str:
-    """With thousands apart and a true minus; tiny and huge numbers in powers of ten."""
-    if value != 0 and (decimals > 6 or abs(value) >= 1e9):
+    """With commas between thousands and a true minus; tiny and huge numbers in powers of ten."""
+    if _has_exponent(value, decimals):
         return f"{value:.2e}".replace("-", "−")
     return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def ascii_number(value: float, decimals: int) -> str:
+    """The digits of `number` without commas: `-1234.5`, `4.10e13`."""
+    if _has_exponent(value, decimals):
+        return f"{value:.2e}".replace("e+", "e")
+    return f"{value:.{decimals}f}"
+
+
+def _has_exponent(value: float, decimals: int) -> bool:
+    return value != 0 and not isinstance(value, int) and (decimals > 6 or abs(value) >= 1e9)
 
 
 def short(value: float) -> str:
@@ -114,3 +140,9 @@ def short(value: float) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
+    """Names in a sentence, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

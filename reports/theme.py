@@ -113,13 +113,13 @@ def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
     whether or not it was run.
     """
     done = runs.assign(done=runs.state == "completed")
-    norms = done.groupby(["norm_rank", "norm"], as_index=False, observed=True).done.sum()
-    by_weight = norms.assign(is_bn=norms.norm_rank == 0).sort_values(
+    norms = done.groupby(["norm_family", "norm"], as_index=False, observed=True).done.sum()
+    by_weight = norms.assign(is_bn=norms.norm_family == "bn").sort_values(
         ["is_bn", "done"], ascending=False, kind="stable"
     )
     labels = norms.loc[sorted(by_weight.index[:limit]), "norm"].astype(str).tolist()
     others = [label for label in labels if label != "BN"]
-    free = set(norms.norm[norms.norm_rank == 2])
+    free = set(norms.norm[norms.norm_family == "batch_free"])
     return [
         *([Variant("BN", 0)] if "BN" in labels else []),
         *(Variant(v, i + 1, v not in free) for i, v in enumerate(others)),

@@ -28,7 +28,7 @@ def compare(
     Verdicts are over seeds. `compare RUNS paper` sets runs beside the paper's numbers, and tests nothing.
     """
     from reports.collect import cache_folder
-    from reports.findings.compare import compare as match
+    from reports.findings.two_sides import compare as match
     from reports.write.compare_text import print_comparison, write_comparison
 
     console = Console()

@@ -29,8 +29,8 @@ def report(
     Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
     """
     from reports.collect import Collection, cache_folder, collect
-    from reports.tables.cells import print_summary
-    from reports.write.build import ReportFiles, write_report
+    from reports.tables.cell_tables import print_summary
+    from reports.write.report_folder import ReportFiles, write_report
     from reports.write.watch import follow
     from suite.errors import UserError
 

@@ -66,8 +66,8 @@ def reproduce(
         trained = [run for run in found[NOISE].runs if output_dir / run.folder_name not in failed]
         code = max(code, _perturb(console, trained, output_dir, jobs))
 
-    from reports.tables.cells import print_table
-    from reports.write.build import build_report
+    from reports.tables.cell_tables import print_table
+    from reports.write.report_folder import build_report
 
     planned = {letter: [output_dir / run.folder_name for run in one.runs] for letter, one in found.items()}
     begun = [folder for run in runs if ((folder := output_dir / run.folder_name) / "run.json").exists()]

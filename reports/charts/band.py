@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from reports.charts.base import ChartStyle, LayeredChart, layered, linear, log_scale, log_ticks, tips
+from reports.charts.style import ChartStyle, LayeredChart, layered, linear, log_scale, log_ticks, tips
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.base import ChartStyle, LayeredChart, is_wide, layered, log_scale, log_ticks, tips
+from reports.charts.style import ChartStyle, LayeredChart, is_wide, layered, log_scale, log_ticks, tips
 
 # Perceptually uniform, and told apart by colour-blind eyes and on light and dark ground alike.
 _SCHEME = "viridis"

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from reports.charts.base import (
+from reports.charts.style import (
     ChartStyle,
     LayeredChart,
     is_wide,

@@ -1,4 +1,4 @@
-"""One comparison of a claim: a mean over seeds against a bound.
+"""One comparison of a claim: a mean over seeds against a bound, or two means against each other.
 
 **The rule of all checks.** A check holds when the 95 % interval of the mean over seeds lies wholly on the
 claimed side of the bound, and fails when it lies wholly on the other. It is inconclusive when the interval
@@ -9,23 +9,31 @@ not complete.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, assert_never
 
-from reports.numbers import EMPTY, estimate_text, number, plural
-from reports.paper.numbers import Label
+from reports.frames import Frames
+from reports.numbers import Number, estimate_cell, number, plural
+from reports.paper.published import Label
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
-Outcome = Literal["holds", "fails", "inconclusive"]
+CheckOutcome = Literal["holds", "fails", "inconclusive"]
+Side = Literal["above", "below"]
+_WORDS: dict[CheckOutcome, str] = {
+    "holds": "",
+    "fails": "not ",
+    "inconclusive": "which may or may not be ",
+}
 
 
 @dataclass(frozen=True)
 class PaperNumber:
     """What the paper measured, how far off its reading may be, and how it was read.
 
-    `of`: where it is of something else than ours, as far as the check's words do not say so.
+    `of`: what it was measured on, where that differs from ours and the check's text does not say so.
     """
 
     value: float
@@ -35,16 +43,24 @@ class PaperNumber:
 
 
 @dataclass(frozen=True)
-class Check:
-    """`values` of `measured`, one for each seed (NaN: not measured), claimed to be on one side of `bound`."""
+class Check(ABC):
+    """`values` of `measured`, one for each seed (NaN: not measured), in `unit`."""
 
     measured: str
     unit: str
     values: tuple[float, ...]
-    side: Literal["above", "below"]
-    bound: float
     decimals: int
     paper: PaperNumber | None = None
+
+    @property
+    @abstractmethod
+    def outcome(self) -> CheckOutcome:
+        """What the rule of all checks makes of the values."""
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """What the values have to be, such as `above 85`, in the unit of `ours`."""
 
     @cached_property
     def estimate(self) -> Estimate | None:
@@ -57,35 +73,19 @@ class Check:
 
     @property
     def num_lacking(self) -> int:
-        """Values that were not measured, or are not finite."""
+        """How many values were not measured, or are not finite."""
         return sum(not math.isfinite(value) for values in self.compared for value in values)
 
     @property
     def num_seeds(self) -> int:
-        """The fewest that stand behind what is compared."""
+        """The smallest number of seeds of what is compared."""
         return min(map(len, self.compared))
 
     @property
-    def outcome(self) -> Outcome:
-        found = self.estimate
-        if found is None or self.num_lacking:
-            return "inconclusive"
-        # The interval's test: it excludes the bound where p is below this.
-        if not paired_p([value - self.bound for value in self.values]) < 1 - CONFIDENCE:
-            return "inconclusive"
-        return "holds" if (found.mean > self.bound) == (self.side == "above") else "fails"
-
-    @property
-    def ours(self) -> str:
+    def ours(self) -> Number | str:
         """`90.1 ± 0.2 %`."""
-        text = estimate_text(self.estimate, len(self.values), self.decimals)
-        return text if text == EMPTY or not self.unit else f"{text} {self.unit}"
-
-    @property
-    def rule(self) -> str:
-        """`above 85`, in the unit of `ours`."""
-        places = 0 if self.bound == round(self.bound) else self.decimals
-        return f"{self.side} {number(self.bound, places)}"
+        cell = estimate_cell(self.estimate, len(self.values), self.decimals)
+        return replace(cell, unit=self.unit) if isinstance(cell, Number) else cell
 
     @property
     def sentence(self) -> str:
@@ -97,13 +97,35 @@ class Check:
             seeds = " and ".join(str(len(values)) for values in self.compared)
             return f"{self.measured}: {self.ours}, of {seeds} seeds, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
         same = " in every seed" if len(set(self.values)) == 1 else ""
-        words = {"holds": "", "fails": "not ", "inconclusive": "which may or may not be "}
-        return f"{self.measured}: {self.ours}{same}, {words[self.outcome]}{self.rule}"
+        return f"{self.measured}: {self.ours}{same}, {_WORDS[self.outcome]}{self.rule}"
 
 
 @dataclass(frozen=True)
-class Apart(Check):
-    """Two intervals that do not overlap: that of `values` lies below that of `others`, or the claim fails."""
+class AgainstBound(Check):
+    """A mean that is claimed to lie on one side of a bound."""
+
+    side: Side = "above"
+    bound: float = 0.0
+
+    @property
+    def outcome(self) -> CheckOutcome:
+        found = self.estimate
+        if found is None or self.num_lacking:
+            return "inconclusive"
+        # The interval's test: it excludes the bound where p is below this.
+        if not paired_p([value - self.bound for value in self.values]) < 1 - CONFIDENCE:
+            return "inconclusive"
+        return "holds" if (found.mean > self.bound) == (self.side == "above") else "fails"
+
+    @property
+    def rule(self) -> str:
+        places = 0 if self.bound == round(self.bound) else self.decimals
+        return f"{self.side} {number(self.bound, places)}"
+
+
+@dataclass(frozen=True)
+class DisjointIntervals(Check):
+    """Two intervals: that of `values` is claimed to lie below that of `others`, without overlap."""
 
     others: tuple[float, ...] = ()
 
@@ -112,7 +134,7 @@ class Apart(Check):
         return (self.values, self.others)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CheckOutcome:
         ours, theirs = _ends(self.values), _ends(self.others)
         if ours is None or theirs is None:
             return "inconclusive"
@@ -122,33 +144,78 @@ class Apart(Check):
 
     @property
     def rule(self) -> str:
-        """`below 0.31 ± 0.02`."""
-        return f"{self.side} {estimate_text(mean_t_interval(self.others), len(self.others), self.decimals)}"
+        return f"below {estimate_cell(mean_t_interval(self.others), len(self.others), self.decimals)}"
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
-    """The interval of a mean that may be called something: of three seeds or more, all of them measured."""
+    """The interval of a mean of three seeds or more, all of them measured; None for any other."""
     found = mean_t_interval(values)
-    if (
-        found is None
-        or found.n < len(values)
-        or not found.is_claim
-        or found.low is None
-        or found.high is None
-    ):
+    if found is None or found.n < len(values) or not found.is_claim:
         return None
-    return found.low, found.high
+    return None if found.low is None or found.high is None else (found.low, found.high)
 
 
-def paired(ours: dict[int, float], others: dict[int, float]) -> tuple[float, ...]:
-    """`ours − others` by seed; NaN where only one of them has the seed."""
-    seeds = sorted(ours.keys() | others.keys())
-    return tuple(ours.get(seed, math.nan) - others.get(seed, math.nan) for seed in seeds)
+# ---------------------------------------------------------------- rules
 
 
-def together(checks: Sequence[Check]) -> Outcome:
-    """What all checks of a claim come to. No check is no conclusion."""
+@dataclass(frozen=True)
+class Measured:
+    """A rule's values, one for each seed, in one `subset` of the runs, such as one size of training set.
+
+    `others`: what a rule of disjoint intervals compares them with.
+    """
+
+    values: tuple[float, ...]
+    subset: Mapping[str, object] = field(default_factory=dict)
+    others: tuple[float, ...] = ()
+    paper: PaperNumber | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check as it was written down before any run.
+
+    `measured`: what is measured, with the names of the subset in braces. `metric`: measures it in each
+    subset. `comparison`: the claimed side of `margin`; `disjoint` has no margin.
+    """
+
+    measured: str
+    unit: str
+    decimals: int
+    metric: Callable[[Frames], Iterable[Measured]]
+    comparison: Literal["above", "below", "disjoint"]
+    margin: float = 0.0
+
+    def check(self, found: Measured) -> Check:
+        """The check of one subset."""
+        told = (self.measured.format(**found.subset), self.unit, found.values, self.decimals, found.paper)
+        match self.comparison:
+            case "above" | "below":
+                return AgainstBound(*told, self.comparison, self.margin)
+            case "disjoint":
+                return DisjointIntervals(*told, found.others)
+        assert_never(self.comparison)
+
+
+def evaluate(blocks: Iterable[Sequence[Rule]], frames: Frames) -> list[Check]:
+    """Apply rules to runs. The rules of a block have the same subsets and are applied subset by subset."""
+    return [
+        rule.check(found)
+        for block in blocks
+        for subset in zip(*(rule.metric(frames) for rule in block), strict=True)
+        for rule, found in zip(block, subset, strict=True)
+    ]
+
+
+def together(checks: Sequence[Check]) -> CheckOutcome:
+    """What all checks of a claim come to; inconclusive without any check."""
     outcomes = {check.outcome for check in checks}
     if "fails" in outcomes:
         return "fails"
     return "holds" if outcomes == {"holds"} else "inconclusive"
+
+
+def paired(ours: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, ...]:
+    """`ours − others` by seed; NaN where only one of them has the seed."""
+    seeds = sorted(ours.keys() | others.keys())
+    return tuple(ours.get(seed, math.nan) - others.get(seed, math.nan) for seed in seeds)

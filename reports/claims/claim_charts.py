@@ -6,19 +6,19 @@ from functools import partial
 
 import pandas as pd
 
-from reports.charts.beside import Beside, beside_chart
+from reports.charts.paper_points import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
 from reports.claims.inference import errors
-from reports.claims.noise import FAMILIES, family, relative_top1
-from reports.claims.positions import NORMS, POSITIONS, top1_by_site
+from reports.claims.noise_loss import relative_top1
+from reports.claims.positions import BATCH_FREE_NORMS, POSITIONS, top1_by_site
 from reports.figures import Panel
 from reports.figures.figure import MAX_PANELS
 from reports.frames import Frames
 from reports.numbers import short
-from reports.paper.numbers import Series, load_paper
+from reports.paper.published import Series, load_paper
 from reports.seed_statistics import extremes, thinned
 
-# Lines that are told apart in one chart.
+# As many lines as can be distinguished in one chart.
 _MAX_LINES = 8
 _LINE = "Line: mean over seeds; band: lowest to highest."
 _HOLLOW = "Hollow marks: read off the paper's plot."
@@ -26,8 +26,8 @@ _NO_POINTS = pd.DataFrame(columns=["line", "x", "value"])
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure to be: `slug` ends its file's name."""
+class ClaimChart:
+    """The panels of a figure; `slug` ends its file's name."""
 
     slug: str
     title: str
@@ -35,17 +35,17 @@ class Drawing:
     panels: list[Panel]
 
 
-Drawings = Iterator[Drawing]
+ClaimCharts = Iterator[ClaimChart]
 
 
-def _inference(frames: Frames) -> Drawings:
+def _inference(frames: Frames) -> ClaimCharts:
     values = errors(frames)
     if not values.empty:
         ours = _means(values, "series", "epoch")
         papers = _papers(
             {"Training": "inaccurate-estimates/train", "Inference mode": "inaccurate-estimates/inference"}
         )
-        axes = Beside("Epoch", "Error (%)", ("Training", "Inference mode"))
+        axes = LineAxes("Epoch", "Error (%)", ("Training", "Inference mode"))
         yield _single("error-by-epoch", "error on the training images", ours, axes, papers)
     shift = frames.shift_by_epoch(frames.completed.run.tolist(), "esm_sigma")
     if shift.epoch.nunique() > 1:
@@ -54,55 +54,55 @@ def _inference(frames: Frames) -> Drawings:
         ours = shift.assign(
             line="epoch " + shift.epoch.astype(str), x=shift.position, low=shift.value, high=shift.value
         )
-        axes = Beside("Layer", "ESM σ", tuple(f"epoch {epoch}" for epoch in epochs))
+        axes = LineAxes("Layer", "ESM σ", tuple(f"epoch {epoch}" for epoch in epochs))
         title = "ESM σ by layer and epoch"
         panel = _panel("", title, ours, _NO_POINTS, axes)
-        yield Drawing("esm-by-layer", title, "Line: mean over seeds at an epoch.", [panel])
+        yield ClaimChart("esm-by-layer", title, "Line: mean over seeds at an epoch.", [panel])
 
 
-def _accumulation(frames: Frames) -> Drawings:
+def _accumulation(frames: Frames) -> ClaimCharts:
     values = profiles(frames)
-    values = values[values.norm_rank == 0]
+    values = values[values.norm_family == "bn"]
     if values.empty:
         return
     sizes = thinned(values.images.unique().tolist(), _MAX_LINES)
     values = values[values.images.isin(sizes)]
     ours = _means(values.assign(line=values.images.map(_images)), "line", "position")
     papers = _papers({_images(size): f"small-training-sets/{size}" for size in sizes})
-    axes = Beside("Layer", "ESM σ", tuple(_images(size) for size in sizes))
+    axes = LineAxes("Layer", "ESM σ", tuple(_images(size) for size in sizes))
     yield _single("esm-by-layer", "ESM σ by layer and size of the training set", ours, axes, papers)
 
 
-def _blocking(frames: Frames) -> Drawings:
+def _blocking(frames: Frames) -> ClaimCharts:
     values = profiles(frames)
     sizes = thinned(values.images.unique().tolist(), MAX_PANELS)
-    lines = tuple(values.sort_values("norm_rank").norm.unique())
-    axes = Beside("Layer", "ESM σ", lines)
+    lines = tuple(values.sort_values("norm_family").norm.unique())
+    axes = LineAxes("Layer", "ESM σ", lines)
     panels = []
     for size in sizes:
-        names = {0: f"small-training-sets/{size}", 1: f"blocking/{size}"}
-        ranks = values[values.images == size].drop_duplicates("norm").set_index("norm").norm_rank
-        papers = _papers({str(norm): names[int(rank)] for norm, rank in ranks.items()})
+        names = {"bn": f"small-training-sets/{size}", "xbn": f"blocking/{size}"}
+        families = values[values.images == size].drop_duplicates("norm").set_index("norm").norm_family
+        papers = _papers({str(norm): names[family] for norm, family in families.items()})
         ours = _means(values[values.images == size], "norm", "position")
         panels.append(_panel(_images(size), f"ESM σ by layer, {_images(size)}", ours, papers, axes))
     if panels:
         title = "ESM σ by layer, BN and GN in every second layer"
-        yield Drawing("esm-by-layer", title, f"{_LINE} {_HOLLOW} Each panel has its own scale.", panels)
+        yield ClaimChart("esm-by-layer", title, f"{_LINE} {_HOLLOW} Each panel has its own scale.", panels)
         yield from _blocking_by_epoch(frames, sizes)
 
 
-def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> Drawings:
+def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> ClaimCharts:
     """Whether the curves of the layers that all norms have coincide: of the smallest and the largest set."""
     found = {}
     for size in dict.fromkeys((min(sizes), max(sizes))):
-        done = frames.completed[frames.completed.global_batch_size == size].sort_values("norm_rank")
+        done = frames.completed[frames.completed.global_batch_size == size].sort_values("norm_family")
         for norm, runs in done.groupby("norm", sort=False):
             shift = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
             if shift.epoch.nunique() > 1:
                 found[f"{norm}, {_images(size)}"] = shift
     shared = set.intersection(*(set(shift.position) for shift in found.values())) if found else set()
     places = thinned(sorted(shared), _MAX_LINES)
-    axes = Beside("Epoch", "ESM σ", tuple(map(_layer, places)))
+    axes = LineAxes("Epoch", "ESM σ", tuple(map(_layer, places)))
     panels = []
     for title, shift in found.items():
         chosen = shift[shift.position.isin(places)]
@@ -112,26 +112,27 @@ def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> Drawings:
         panels.append(_panel(title, f"ESM σ by epoch, {title}", ours, _NO_POINTS, axes))
     if panels:
         caption = "Line: mean over seeds of a layer. Each panel has its own scale. Drawn, not judged."
-        yield Drawing("esm-by-epoch", "ESM σ by epoch and layer", caption, panels)
+        yield ClaimChart("esm-by-epoch", "ESM σ by epoch and layer", caption, panels)
 
 
-def _noise(frames: Frames) -> Drawings:
+def _noise(frames: Frames) -> ClaimCharts:
     values = relative_top1(frames)
     if values.empty:
         return
     lines = tuple(str(norm) for norm in values.norm.unique())
-    papers = _papers({n: FAMILIES[f] for n in lines if (f := family(n)) is not None}, relative=True)
-    axes = Beside("Noise magnitude δ", "Top-1 (% of that without noise)", lines)
+    curves = values[values.series != ""].drop_duplicates("norm")
+    papers = _papers(dict(zip(curves.norm, curves.series, strict=True)), relative=True)
+    axes = LineAxes("Noise magnitude δ", "Top-1 (% of that without noise)", lines)
     more = "A seed's value is the mean over its draws; the paper's are of ImageNet."
     ours = _means(values, "norm", "delta")
     yield _single("top1-by-noise", "top-1 by noise on the estimates", ours, axes, papers, more)
 
 
-def _norm_batches(frames: Frames) -> Drawings:
+def _norm_batches(frames: Frames) -> ClaimCharts:
     done = frames.completed
-    done = done[["norm", "norm_rank", "norm_batch_size", "top1_percent", "esm_sigma_common"]]
+    done = done[["norm", "norm_family", "has_bn", "norm_batch_size", "top1_percent", "esm_sigma_common"]]
     # What has no statistic over a batch is the same at each: a level line.
-    level, moving = done[done.norm_rank >= 2], done[done.norm_rank < 2]
+    level, moving = done[~done.has_bn], done[done.has_bn]
     sizes = moving[["norm_batch_size"]].drop_duplicates()
     if len(sizes) < 2:
         return
@@ -140,29 +141,29 @@ def _norm_batches(frames: Frames) -> Drawings:
         ("top1_percent", "top1", "top-1", "Top-1 (%)"),
         ("esm_sigma_common", "esm", "mean ESM σ of the layers that all have", "Mean ESM σ"),
     ):
-        values = done.rename(columns={column: "value"}).dropna(subset=["value"]).sort_values("norm_rank")
+        values = done.rename(columns={column: "value"}).dropna(subset=["value"]).sort_values("norm_family")
         if not values.empty:
             lines, ticks = tuple(values.norm.unique()), tuple(sorted(sizes.norm_batch_size))
-            axes = Beside("Norm batch (samples)", unit, lines, ticks)
+            axes = LineAxes("Norm batch (samples)", unit, lines, ticks)
             ours = _means(values, "norm", "norm_batch_size")
             yield _single(f"{slug}-by-norm-batch", f"{name} by norm batch", ours, axes)
 
 
-def _positions(frames: Frames) -> Drawings:
+def _positions(frames: Frames) -> ClaimCharts:
     rows = [
-        (norm, POSITIONS.index(position) + 1, top1)
-        for (norm, position), by_seed in top1_by_site(frames).items()
+        (bfn.upper(), POSITIONS.index(position) + 1, top1)
+        for (bfn, position), by_seed in top1_by_site(frames).items()
         for top1 in by_seed.values()
     ]
     values = pd.DataFrame(rows, columns=["norm", "x", "value"])
-    lines = tuple(norm for norm in NORMS if norm in set(values.norm))
+    lines = tuple(norm for norm in map(str.upper, BATCH_FREE_NORMS) if norm in set(values.norm))
     if values.x.nunique() > 1:
-        axes = Beside("Position", "Top-1 (%)", lines, ticks=(1, 2, 3), tick_prefix="P")
+        axes = LineAxes("Position", "Top-1 (%)", lines, ticks=(1, 2, 3), tick_prefix="P")
         ours = _means(values, "norm", "x")
         yield _single("top1-by-position", "top-1 by position of the batch-free norm", ours, axes)
 
 
-DRAWN: Mapping[str, Callable[[Frames], Drawings]] = {
+CLAIM_CHARTS: Mapping[str, Callable[[Frames], ClaimCharts]] = {
     "A": _inference,
     "B": _accumulation,
     "C": _blocking,
@@ -204,19 +205,19 @@ def _single(
     slug: str,
     title: str,
     ours: pd.DataFrame,
-    axes: Beside,
+    axes: LineAxes,
     papers: pd.DataFrame = _NO_POINTS,
     more: str = "",
-) -> Drawing:
+) -> ClaimChart:
     """A figure of one panel; its caption ends with `more`."""
     caption = " ".join([_LINE, *([] if papers.empty else [_HOLLOW]), *filter(None, [more])])
-    return Drawing(slug, title, caption, [_panel("", title, ours, papers, axes)])
+    return ClaimChart(slug, title, caption, [_panel("", title, ours, papers, axes)])
 
 
-def _panel(title: str, what: str, ours: pd.DataFrame, papers: pd.DataFrame, axes: Beside) -> Panel:
-    """Its description tells where each line begins and ends."""
+def _panel(title: str, what: str, ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes) -> Panel:
+    """Its description says where each line begins and ends."""
     told = []
     for line, points in ours.groupby("line", sort=False):
         first, last = points.sort_values("x").value.iloc[[0, -1]]
         told.append(f"{line} from {short(first)} to {short(last)}")
-    return Panel(title, f"{what}: {'; '.join(told)}", partial(beside_chart, ours, papers, axes))
+    return Panel(title, f"{what}: {'; '.join(told)}", partial(paper_points_chart, ours, papers, axes))

@@ -13,7 +13,7 @@ B, BN alone:
 C, GNBN (GN in every second layer) beside BN, at each size, over the layers that both have:
 
 - GNBN's slope less a quarter of BN's, paired by seed, is below 0;
-- the interval of GNBN's slope lies below that of BN's: the two are apart;
+- the interval of GNBN's slope lies below that of BN's, without overlap;
 - behind the first layer, whose input is the image, the highest ESM σ of GNBN's layers is less than twice the
   lowest: the layers' curves coincide. (The paper's: 1.1 times with 32 images, 1.5 with 1,024.)
 """
@@ -25,9 +25,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from reports.claims.check import Apart, Check, PaperNumber, paired
+from reports.claims.check import Measured, PaperNumber, Rule, paired
 from reports.frames import Frames
-from reports.paper.numbers import Series, load_paper
+from reports.paper.published import Series, load_paper
 from reports.stats import slope, slopes
 
 SMALL_SET_IMAGES = 256
@@ -36,92 +36,96 @@ COINCIDE_RATIO = 2.0
 
 
 def profiles(frames: Frames) -> pd.DataFrame:
-    """ESM σ of completed runs at common layers: run, seed, norm, norm_rank, images, position, value."""
-    runs = frames.completed[["run", "seed", "norm", "norm_rank", "global_batch_size"]]
+    """ESM σ of completed runs at common layers: run, seed, norm, norm_family, images, position, value."""
+    runs = frames.completed[["run", "seed", "norm", "norm_family", "global_batch_size"]]
     layers = frames.layers[(frames.layers.metric == "esm_sigma") & frames.layers.common]
     found = layers[["run", "position", "value"]].merge(runs, on="run")
     return found.rename(columns={"global_batch_size": "images"})
 
 
-def _slopes(frames: Frames) -> dict[tuple[int, int], dict[int, float]]:
-    """By norm_rank (0 BN, 1 XBN) and training set size, seed → slope; NaN for a run that was not probed."""
+def _slopes(frames: Frames, family: str) -> dict[int, dict[int, float]]:
+    """By training set size, seed → slope of this family's runs; NaN for a run that was not probed."""
     values = profiles(frames)
     of_run = slopes(values.position.astype(float), values.value, values.run)
-    found: dict[tuple[int, int], dict[int, float]] = {}
-    done = frames.completed
-    for run, rank, size, seed in zip(
-        done.run, done.norm_rank, done.global_batch_size, done.seed, strict=True
-    ):
-        found.setdefault((int(rank), int(size)), {})[int(seed)] = float(of_run.get(run, math.nan))
+    done = frames.completed[frames.completed.norm_family == family].sort_values(
+        "global_batch_size", kind="stable"
+    )
+    found: dict[int, dict[int, float]] = {}
+    for run, size, seed in zip(done.run, done.global_batch_size, done.seed, strict=True):
+        found.setdefault(int(size), {})[int(seed)] = float(of_run.get(run, math.nan))
     return found
 
 
-def accumulation_checks(frames: Frames) -> Iterator[Check]:
-    """Claim B."""
-    of_size = {size: by_seed for (rank, size), by_seed in sorted(_slopes(frames).items()) if rank == 0}
-    unit = "a layer"
-    for size, by_seed in of_size.items():
+def _of_small_sets(frames: Frames) -> Iterator[Measured]:
+    for size, by_seed in _slopes(frames, "bn").items():
         if size <= SMALL_SET_IMAGES:
-            told = f"{size:,} images: slope of ESM σ"
-            yield Check(
-                told, unit, tuple(by_seed.values()), "above", 0, 3, _paper(f"small-training-sets/{size}")
-            )
+            yield Measured(tuple(by_seed.values()), {"images": size}, paper=_paper(_small(size)))
+
+
+def _by_doubling(frames: Frames) -> Iterator[Measured]:
+    of_size = _slopes(frames, "bn")
     if len(of_size) < 2:
         return
     seeds = sorted({seed for by_seed in of_size.values() for seed in by_seed})
     doublings = [math.log2(size) for size in of_size]
     trends = [slope(doublings, [one.get(seed, math.nan) for one in of_size.values()]) for seed in seeds]
-    yield Check(
-        "change of the slope with each doubling",
-        unit,
-        tuple(trends),
-        "below",
-        0,
-        3,
-        _trend(of_size),
-    )
+    yield Measured(tuple(trends), paper=_trend(of_size))
+
+
+def _of_neighbours(frames: Frames) -> Iterator[Measured]:
+    of_size = _slopes(frames, "bn")
     for smaller, larger in pairwise(of_size):
-        told = f"{smaller:,} less {larger:,} images: slope"
-        yield Check(
-            told, unit, paired(of_size[smaller], of_size[larger]), "above", 0, 3, _less(smaller, larger)
-        )
+        values = paired(of_size[smaller], of_size[larger])
+        subset = {"smaller": smaller, "larger": larger}
+        yield Measured(values, subset, paper=_paper(_small(smaller), _small(larger)))
 
 
-def blocking_checks(frames: Frames) -> Iterator[Check]:
-    """Claim C."""
-    cells = _slopes(frames)
+ACCUMULATION = (
+    (Rule("{images:,} images: slope of ESM σ", "a layer", 3, _of_small_sets, "above"),),
+    (Rule("change of the slope with each doubling", "a layer", 3, _by_doubling, "below"),),
+    (Rule("{smaller:,} less {larger:,} images: slope", "a layer", 3, _of_neighbours, "above"),),
+)
+
+
+def _of_both(frames: Frames) -> Iterator[tuple[int, dict[int, float], dict[int, float]]]:
+    """Training set size, and the slopes of GNBN and of BN by seed."""
+    bn, gnbn = (_slopes(frames, family) for family in ("bn", "xbn"))
+    yield from ((size, gnbn.get(size, {}), bn.get(size, {})) for size in sorted({*bn, *gnbn}))
+
+
+def _less_quarter(frames: Frames) -> Iterator[Measured]:
+    for size, gnbn, bn in _of_both(frames):
+        values = paired(gnbn, {seed: QUARTER * value for seed, value in bn.items()})
+        yield Measured(values, {"images": size}, paper=_paper(f"blocking/{size}", _small(size), QUARTER))
+
+
+def _beside(frames: Frames) -> Iterator[Measured]:
+    for size, gnbn, bn in _of_both(frames):
+        paper = _paper(f"blocking/{size}")
+        yield Measured(tuple(gnbn.values()), {"images": size}, tuple(bn.values()), paper)
+
+
+def _over_lowest(frames: Frames) -> Iterator[Measured]:
     ratios = _highest_over_lowest(frames)
-    for size in sorted({size for _, size in cells}):
-        bn, gnbn = cells.get((0, size), {}), cells.get((1, size), {})
-        quarter = {seed: QUARTER * value for seed, value in bn.items()}
-        yield Check(
-            f"{size:,} images: GNBN's slope less ¼ of BN's",
-            "a layer",
-            paired(gnbn, quarter),
-            "below",
-            0,
-            3,
-            _paper(f"blocking/{size}", f"small-training-sets/{size}", QUARTER),
-        )
-        yield Apart(
-            f"{size:,} images: GNBN's slope, beside BN's",
-            "a layer",
-            tuple(gnbn.values()),
-            "below",
-            0,
-            3,
-            _paper(f"blocking/{size}"),
-            tuple(bn.values()),
-        )
-        told = f"{size:,} images: GNBN's highest ESM σ over its lowest"
+    for size, gnbn, _ in _of_both(frames):
         values = tuple(ratios.get((size, seed), math.nan) for seed in gnbn)
-        yield Check(told, "times", values, "below", COINCIDE_RATIO, 2, _papers_ratio(size))
+        yield Measured(values, {"images": size}, paper=_papers_ratio(size))
+
+
+_IMAGES = "{images:,} images: GNBN's"
+BLOCKING = (
+    (
+        Rule(f"{_IMAGES} slope less ¼ of BN's", "a layer", 3, _less_quarter, "below"),
+        Rule(f"{_IMAGES} slope, beside BN's", "a layer", 3, _beside, "disjoint"),
+        Rule(f"{_IMAGES} highest ESM σ over its lowest", "times", 2, _over_lowest, "below", COINCIDE_RATIO),
+    ),
+)
 
 
 def _highest_over_lowest(frames: Frames) -> dict[tuple[int, int], float]:
     """By training set size and seed, over GNBN's layers behind the first; NaN where a value is not finite."""
     values = profiles(frames)
-    values = values[(values.norm_rank == 1) & (values.position > 0)]
+    values = values[(values.norm_family == "xbn") & (values.position > 0)]
     found: dict[tuple[int, int], float] = {}
     for _, layers in values.groupby("run"):
         first, heights = layers.iloc[0], layers.value.to_numpy(dtype=float)
@@ -132,6 +136,10 @@ def _highest_over_lowest(frames: Frames) -> dict[tuple[int, int], float]:
 
 
 # ---------------------------------------------------------------- the paper's
+
+
+def _small(size: int) -> str:
+    return f"small-training-sets/{size}"
 
 
 def _series(name: str) -> Series | None:
@@ -161,12 +169,8 @@ def _paper(name: str, less: str | None = None, times: float = 1.0) -> PaperNumbe
     return PaperNumber(value, tolerance, series.label, _read_at(series))
 
 
-def _less(smaller: int, larger: int) -> PaperNumber | None:
-    return _paper(f"small-training-sets/{smaller}", f"small-training-sets/{larger}")
-
-
 def _trend(sizes: dict[int, dict[int, float]]) -> PaperNumber | None:
-    found = {size: one for size in sizes if (one := _series(f"small-training-sets/{size}")) is not None}
+    found = {size: one for size in sizes if (one := _series(_small(size))) is not None}
     if len(found) < len(sizes):
         return None
     papers = [_papers_slope(one) for one in found.values()]

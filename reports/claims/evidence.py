@@ -6,8 +6,7 @@ from pathlib import Path
 
 from reports.collect import collect
 from reports.frames import Frames, build_frames
-from reports.numbers import plural
-from reports.tables.table import listed
+from reports.numbers import listed, plural
 from suite.errors import UserError
 
 

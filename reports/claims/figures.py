@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.claims.claim_charts import DRAWN
+from reports.claims.claim_charts import CLAIM_CHARTS
 from reports.claims.evidence import Evidence
 from reports.figures import Figure
 
@@ -31,10 +31,10 @@ def claim_figures(evidence: Sequence[Evidence], runs: pd.DataFrame) -> list[Figu
     for one in evidence:
         if one.frames is None or one.frames.completed.empty:
             continue
-        for drawing in DRAWN[one.letter](one.frames):
-            slug = f"claim-{one.letter.lower()}-{drawing.slug}"
-            title = f"{one.letter}: {drawing.title}"
+        for chart in CLAIM_CHARTS[one.letter](one.frames):
+            slug = f"claim-{one.letter.lower()}-{chart.slug}"
+            title = f"{one.letter}: {chart.title}"
             found.append(
-                ClaimFigure(slug, SECTION, title, drawing.caption, drawing.panels, [], [], {}, batches, norms)
+                ClaimFigure(slug, SECTION, title, chart.caption, chart.panels, [], [], {}, batches, norms)
             )
     return found

@@ -12,15 +12,15 @@ after it. Both are of the same images.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 
-from reports.claims.check import Check, PaperNumber
+from reports.claims.check import Measured, PaperNumber, Rule
 from reports.frames import Frames
-from reports.paper.numbers import Series, load_paper
+from reports.paper.published import load_paper
 
 EARLY_EPOCHS = 10
-GUESSING_PERCENT, LEARNING_PERCENT, LEARNT_PERCENT = 85.0, 60.0, 25.0
 # Of the paper's points, the one nearest to EARLY_EPOCHS, and its last.
 _PAPERS_EARLY, _PAPERS_LAST = 11, 41
 
@@ -36,53 +36,38 @@ def errors(frames: Frames) -> pd.DataFrame:
     )
 
 
-def checks(frames: Frames) -> Iterator[Check]:
-    found = errors(frames)
-    inference, training = (found[found.series == name] for name in ("Inference mode", "Training"))
-    in_mode, of_training = (load_paper()[f"inaccurate-estimates/{name}"] for name in ("inference", "train"))
-    early = f"lowest at epochs 1 to {EARLY_EPOCHS}"
-    yield Check(
-        f"error in inference mode, {early}",
-        "%",
-        _by_run(frames, inference, early=True),
-        "above",
-        GUESSING_PERCENT,
-        1,
-        _paper(in_mode, _PAPERS_EARLY),
-    )
-    yield Check(
-        f"training error, {early}",
-        "%",
-        _by_run(frames, training, early=True),
-        "below",
-        LEARNING_PERCENT,
-        1,
-        _paper(of_training, _PAPERS_EARLY),
-    )
-    for name, values, series in (
-        ("error in inference mode", inference, in_mode),
-        ("training error", training, of_training),
-    ):
-        yield Check(
-            f"{name}, last epoch",
-            "%",
-            _by_run(frames, values, early=False),
-            "below",
-            LEARNT_PERCENT,
-            1,
-            _paper(series, _PAPERS_LAST),
-        )
+def _lowest_early(name: str, series: str, frames: Frames) -> Iterator[Measured]:
+    """The lowest error of the early epochs, by run."""
+    values = errors(frames)
+    values = values[(values.series == name) & (values.epoch <= EARLY_EPOCHS)]
+    yield Measured(_by_run(frames, values.groupby("run").value.min()), paper=_paper(series, _PAPERS_EARLY))
 
 
-def _paper(series: Series, epoch: int) -> PaperNumber:
+def _last(name: str, series: str, frames: Frames) -> Iterator[Measured]:
+    """The error of the run's last epoch, by run."""
+    values = errors(frames)
+    is_last = values.epoch == values.run.map(frames.runs.set_index("run").epochs)
+    last = values[(values.series == name) & is_last].set_index("run").value
+    yield Measured(_by_run(frames, last), paper=_paper(series, _PAPERS_LAST))
+
+
+def _by_run(frames: Frames, values: pd.Series) -> tuple[float, ...]:
+    """Of each completed run; NaN: not measured."""
+    return tuple(float(values.get(run, math.nan)) for run in frames.completed.run)
+
+
+def _paper(series_id: str, epoch: int) -> PaperNumber:
+    series = load_paper()[f"inaccurate-estimates/{series_id}"]
     return PaperNumber(series.values[epoch], series.tolerance, series.label, f"epoch {epoch}")
 
 
-def _by_run(frames: Frames, values: pd.DataFrame, early: bool) -> tuple[float, ...]:
-    """The lowest of the early epochs, or that of the run's last epoch, by run; NaN: not measured."""
-    if early:
-        found = values[values.epoch <= EARLY_EPOCHS].groupby("run").value.min()
-    else:
-        last = values.epoch == values.run.map(frames.runs.set_index("run").epochs)
-        found = values[last].set_index("run").value
-    return tuple(float(found.get(run, math.nan)) for run in frames.completed.run)
+_EARLY = f"lowest at epochs 1 to {EARLY_EPOCHS}"
+_IN_MODE, _OF_TRAINING = ("Inference mode", "inference"), ("Training", "train")
+RULES = (
+    (
+        Rule(f"error in inference mode, {_EARLY}", "%", 1, partial(_lowest_early, *_IN_MODE), "above", 85),
+        Rule(f"training error, {_EARLY}", "%", 1, partial(_lowest_early, *_OF_TRAINING), "below", 60),
+        Rule("error in inference mode, last epoch", "%", 1, partial(_last, *_IN_MODE), "below", 25),
+        Rule("training error, last epoch", "%", 1, partial(_last, *_OF_TRAINING), "below", 25),
+    ),
+)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reports.claims.catalogue import CLAIMS, Claim
-from reports.claims.check import Check, Outcome, together
+from reports.claims.check import Check, CheckOutcome, evaluate, together
 from reports.claims.evidence import Evidence
 
 
@@ -15,14 +15,14 @@ class ClaimResult:
     data: str
     runs: str
     checks: list[Check]
-    verdict: Outcome
+    verdict: CheckOutcome
     evidence: str
 
 
 def judge(evidence: Evidence) -> ClaimResult:
     """Apply the claim's rule to its runs; one that did not complete makes it inconclusive."""
     claim = CLAIMS[evidence.letter]
-    checks = [] if evidence.frames is None else list(claim.checks(evidence.frames))
+    checks = [] if evidence.frames is None else evaluate(claim.rules, evidence.frames)
     verdict = "inconclusive" if evidence.trouble else together(checks)
     runs = f"{evidence.num_completed} of {evidence.num_planned}"
     told = evidence.trouble or _deciding(checks, verdict)
@@ -31,7 +31,7 @@ def judge(evidence: Evidence) -> ClaimResult:
     return ClaimResult(claim, evidence.data, runs, checks, verdict, text)
 
 
-def _deciding(checks: list[Check], verdict: Outcome) -> str:
+def _deciding(checks: list[Check], verdict: CheckOutcome) -> str:
     """The checks that made the verdict what it is."""
     if not checks:
         return "the runs have nothing that the rule could be applied to"

@@ -3,11 +3,11 @@
 import json
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
-from suite.experiment import BatchNormSpec, Run, XbnSpec
+from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, Run, XbnSpec
 from suite.record import Record
 
 _SHOWN_ELSEWHERE = (
@@ -71,13 +71,26 @@ def _science(text: bytes) -> dict[str, Any]:
         "arch": run.model.arch,
         "data": run.data.name,
         "norm": norm.label,
-        "norm_rank": 0 if isinstance(norm, BatchNormSpec) else 1 if isinstance(norm, XbnSpec) else 2,
+        **_norm_columns(norm),
         "global_batch_size": run.batch.global_batch_size,
         "batch_size_per_gpu": run.batch.per_gpu,
         "norm_batch_size": run.batch.norm,
         "epochs": run.recipe.epochs,
         "deciding": json.dumps(_deciding_fields(run)),
     }
+
+
+def _norm_columns(norm: NormSpec) -> dict[str, Any]:
+    """The parts of a norm; what it does not have is missing."""
+    match norm:
+        case BatchNormSpec():
+            return {"norm_family": "bn"}
+        case XbnSpec():
+            parts = {name: getattr(norm, name) for name in ("position", "bfn", "num_groups", "stem")}
+            return {"norm_family": "xbn", **parts, "downsample": norm.downsample, "stages": norm.stages}
+        case BatchFreeSpec():
+            return {"norm_family": "batch_free", "bfn": norm.kind, "num_groups": norm.num_groups}
+    assert_never(norm)
 
 
 def _deciding_fields(run: Run) -> dict[str, str]:

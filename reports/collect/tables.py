@@ -9,17 +9,32 @@ import numpy as np
 import pyarrow as pa
 
 from reports.collect.measurements import Chunk, Text, read_texts
-from reports.collect.results import BEST_TOP1, SCALAR_METRICS, results
+from reports.collect.newest_values import BEST_TOP1, SCALAR_METRICS, results
 
-_TEXT = ["run_id", "experiment", "arch", "data", "norm", "deciding", "state", "reason", "job", "nodes"]
+_TEXT = [
+    "run_id",
+    "experiment",
+    "arch",
+    "data",
+    "norm",
+    "norm_family",
+    "position",
+    "bfn",
+    "deciding",
+    "state",
+    "reason",
+    "job",
+    "nodes",
+]
 _TEXT += ["folder", "notes", "layers", "device", "device_type"]
-_WHOLE = ["norm_rank", "global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
+_WHOLE = ["num_groups", "global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
 _WHOLE += ["attempts", "restarts", "lost_steps", "epoch", "world_size"]
 _REAL = ["rank_s", "queue_wait_s", *SCALAR_METRICS, BEST_TOP1]
 RUNS = pa.schema(
     [(name, pa.string()) for name in _TEXT]
     + [(name, pa.int64()) for name in _WHOLE]
     + [(name, pa.float64()) for name in _REAL]
+    + [("stem", pa.bool_()), ("downsample", pa.bool_()), ("stages", pa.list_(pa.int64()))]
 )
 STARTS = pa.schema(
     [

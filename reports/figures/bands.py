@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from reports.charts import BandAxes, band_chart
-from reports.charts.base import is_wide
+from reports.charts.style import is_wide
 from reports.figures.figure import MAX_PANELS, Panel, is_crossed
 from reports.numbers import plural
 from reports.seed_statistics import extremes, thinned

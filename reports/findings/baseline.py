@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from reports.frames import Frames
+from reports.frames import BN, Frames
 from suite.errors import UserError
 
-DEFAULT = "BN"
 _LABELS_SHOWN = 12
 
 
@@ -22,16 +21,16 @@ def resolve_baseline(frames: Frames, wanted: str | None = None) -> Baseline:
 
     Raises UserError, which lists the labels, when no run has the wanted one.
     """
-    labels = frames.runs.sort_values(["norm_rank", "norm"]).norm.drop_duplicates().tolist()
+    labels = frames.runs.sort_values(["norm_family", "norm"]).norm.drop_duplicates().tolist()
     by_name = {label.casefold(): label for label in reversed(labels)}
     if wanted is not None:
         label = wanted if wanted in labels else by_name.get(wanted.strip().casefold())
         if label is None:
             raise UserError(f"--baseline {wanted}: no run has this norm; there are {_listed(labels)}")
         return Baseline(label)
-    if DEFAULT in labels:
-        return Baseline(DEFAULT)
-    note = f"{DEFAULT} was not run, so nothing is compared"
+    if BN in labels:
+        return Baseline(BN)
+    note = f"{BN} was not run, so nothing is compared"
     if len(labels) > 1:
         note += f"; --baseline compares with one of {_listed(labels)}"
     return Baseline(None, f"{note}.")

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from reports.aggregate import cell_numbers
-from reports.findings.compare import Compared, MatchedRuns
+from reports.findings.two_sides import Compared, MatchedRuns
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
 Seeds = frozenset[int]

@@ -5,10 +5,10 @@ import math
 import pandas as pd
 
 from reports.aggregate import HARDWARE
-from reports.findings.compare import COMPARED, Compared, MatchedRuns
 from reports.findings.compare_seeds import OverSeeds, compare_over_seeds
+from reports.findings.two_sides import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
-from reports.numbers import number, p_text, plural, short
+from reports.numbers import number, p_cell, plural, short
 from reports.stats import CONFIDENCE, Estimate, holm, judge
 
 _MAX_NAMED = 3
@@ -73,7 +73,7 @@ def _amount(metric: Compared, estimate: Estimate, over: str, p: float) -> str:
         text = short if metric.is_ratio else lambda bound: number(bound, 2)
         parts.insert(0, f"{100 * CONFIDENCE:g}\u00a0% interval {text(estimate.low)} to {text(estimate.high)}")
     if not math.isnan(p):
-        shown = p_text(p)
+        shown = str(p_cell(p))
         parts.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
     return f"{value} ({', '.join(parts)})"
 

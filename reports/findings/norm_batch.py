@@ -10,9 +10,9 @@ from statistics import geometric_mean
 
 import pandas as pd
 
-from reports.findings.baseline_comparison import standing
+from reports.findings.baseline_comparison import against_baseline
 from reports.findings.shared_layers import mean_over_layers, over_shared_layers
-from reports.frames import CONTEXT, Frames
+from reports.frames import BN, CONTEXT, Frames
 from reports.numbers import number, plural, short
 from reports.stats import (
     MIN_SEEDS_FOR_A_CLAIM,
@@ -57,30 +57,30 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: a variant's mean ESM σ
     divided by BN's with the same seed, in geometric mean over the norm batches of both; a difference is what
     the paired t-test calls one, adjusted by Holm over the variants. `xbn_beats_bn`: the largest norm batch at
-    which XBN's top-1 is above BN's, as `standing` has it. `bn_loses`: below which norm batch BN loses more
+    which XBN's top-1 is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
     than `margin_points` of top-1 against its own largest one.
     """
     found: list[Answer] = []
-    counted = frames.runs[frames.runs.counted & (frames.runs.norm_rank < 2)]
+    counted = frames.runs[frames.runs.counted & frames.runs.has_bn]
     # Where a norm batch was run with several batches per GPU, these are apart.
     cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
     axes = [*CONTEXT, *apart]
     contexts = list(counted.groupby(axes, sort=False))
-    standings = standing(frames, "BN")
-    shared = over_shared_layers(frames, "BN", "esm_sigma", mean_over_layers)
+    comparisons = against_baseline(frames, BN)
+    shared = over_shared_layers(frames, BN, "esm_sigma", mean_over_layers)
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
         top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
-        bn = top1.get("BN", {})
+        bn = top1.get(BN, {})
         if len(bn) < 2:
             continue
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
         answers += _against_bn(shared, variants)
-        p_values = _adjusted(standings, dict(zip(axes, key, strict=True)))
-        answers += [a for name in variants if name != "BN" for a in _beats(name, top1[name], bn, p_values)]
+        p_values = _adjusted(comparisons, dict(zip(axes, key, strict=True)))
+        answers += [a for name in variants if name != BN for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
         answers += _left_out(runs)
         found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
@@ -134,7 +134,7 @@ def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iter
     found: dict[str, tuple[list[int], Comparison]] = {}
     for name, runs in variants.items():
         values = shared[shared.rival == name][["run", "value"]]
-        ours, bn = (_by_batch(part.merge(values, on="run"), "value") for part in (runs, variants["BN"]))
+        ours, bn = (_by_batch(part.merge(values, on="run"), "value") for part in (runs, variants[BN]))
         if sizes := [size for size in bn if size in ours]:
             seeds = _in_all([side[size] for side in (ours, bn) for size in sizes])
             means = [[geometric_mean(side[s][seed] for s in sizes) for seed in seeds] for side in (ours, bn)]
@@ -162,9 +162,9 @@ def _within(estimate: Estimate, what: str) -> str:
     return f" (95\u00a0% interval {interval}, {plural(estimate.n, what)}){_too_few(estimate.n)}"
 
 
-def _adjusted(standings: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
+def _adjusted(comparisons: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
     """Of each variant and norm batch at this place, the p with which it stands against BN."""
-    here = standings[(standings[list(place)] == pd.Series(place)).all(axis=1)].sort_values("top1_n")
+    here = comparisons[(comparisons[list(place)] == pd.Series(place)).all(axis=1)].sort_values("top1_n")
     return dict(
         zip(zip(here.norm, here.norm_batch_size.astype(int), strict=True), here.top1_p_holm, strict=True)
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.findings.pairing import BASELINE
+from reports.findings.baseline_pairs import BASELINE
 from reports.frames import CONTEXT, Frames
-from reports.numbers import EMPTY, estimate_text, number, p_text, plural, short
+from reports.numbers import EMPTY, estimate_cell, number, p_cell, plural, short
 from reports.stats import Estimate
 
 MAX_SENTENCES = 20
@@ -34,20 +34,20 @@ class Verdict:
     caveats: list[str] = field(default_factory=list)
 
 
-def verdicts(frames: Frames, standing: pd.DataFrame, baseline: str) -> list[Verdict]:
+def verdicts(frames: Frames, comparison: pd.DataFrame, baseline: str) -> list[Verdict]:
     """For each model, data set and batch layout: what beats the baseline first, then what loses to it.
 
-    `standing`: of the same frames and baseline. The last one says how many comparisons have no sentence, and
-    where they are.
+    `comparison`: what `against_baseline` gives for the same frames and baseline. The last verdict says how
+    many comparisons have no sentence, and where they are.
     """
     cells = _begun(summarise(frames, []))
-    standing = _begun(standing, BASELINE)
+    comparison = _begun(comparison, BASELINE)
     # Where a norm batch was run with several batches per GPU, these are apart.
-    apart = bool(standing.duplicated([*CONTEXT, "norm", "norm_batch_size"]).any())
+    apart = bool(comparison.duplicated([*CONTEXT, "norm", "norm_batch_size"]).any())
     keys = [*CONTEXT, *(["batch_size_per_gpu"] if apart else [])]
     several = cells.global_batch_size.nunique() > 1
-    compared = dict(iter(standing.groupby(keys, sort=False)))
-    left_out = standing.groupby([*keys, "norm"]).ngroups
+    compared = dict(iter(comparison.groupby(keys, sort=False)))
+    left_out = comparison.groupby([*keys, "norm"]).ngroups
     found: list[Verdict] = []
     room = MAX_SENTENCES
     for key, place in cells.groupby(keys, sort=False):
@@ -176,7 +176,8 @@ def _amount(row: pd.Series, metric: str, outcome: str) -> str:
     if outcome == "worse":
         low, high = (None if bound is None else -bound for bound in (estimate.high, estimate.low))
         estimate = Estimate(-estimate.mean, low, high, estimate.n)
-    return estimate_text(estimate, 0, 2, say_one=False, signed=outcome in ("inconclusive", "too few seeds"))
+    is_open = outcome in ("inconclusive", "too few seeds")
+    return str(estimate_cell(estimate, 0, 2, say_one=False, signed=is_open))
 
 
 def _number(value: float, metric: str) -> str:
@@ -194,7 +195,7 @@ def _evidence(rows: pd.DataFrame, metric: str) -> str:
     adjusted = rows[f"{metric}_p_holm"]
     # Of several, the one that comes nearest to saying otherwise.
     is_claim = rows[f"{metric}_verdict"].isin(["better", "worse"]).all()
-    p = p_text(adjusted.max() if is_claim else adjusted.min())
+    p = str(p_cell(adjusted.max() if is_claim else adjusted.min()))
     if p == EMPTY:
         parts.append("so no interval and no claim" if most == 1 else "so no claim")
     else:

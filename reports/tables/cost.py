@@ -1,14 +1,13 @@
 """The table of what the runs took of their cluster, whatever became of them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
 
 from reports.aggregate import summarise
 from reports.frames import Frames
-from reports.numbers import EMPTY, short
-from reports.tables.cells import by_cell, runs_text
+from reports.numbers import EMPTY, Number, short_cell
+from reports.tables.cell_tables import MakeCell, by_cell, runs_text
 from reports.tables.table import Table
 
 # Names of hardware by which records that do not note its kind are told apart.
@@ -25,14 +24,14 @@ def cost_display(frames: Frames) -> Table | None:
         return None
     hours = {"gpu_h": "GPU-hours", "cpu_rank_h": "Rank-hours" if not total.gpu_h else "Rank-hours, CPU"}
     shown = {name: title for name, title in hours.items() if total[name]}
-    cells: dict[str, Callable[[pd.Series], str]] = {"Runs": runs_text}
+    cells: dict[str, MakeCell] = {"Runs": runs_text}
     cells |= {title: _sum(name) for name, title in shown.items()}
     cells |= {"Restarts": _sum("restarts"), "Steps lost": _sum("lost_steps")}
     wait_title, wait_s = _wait_unit(float(table.queue_wait_s.max()))
     if total.queue_wait_s:
         cells[wait_title] = _sum("queue_wait_s", wait_s)
-    together = [f"{title} {_text(total[name])}" for name, title in shown.items()]
-    together += [f"restarts {_text(total.restarts)}", f"steps lost {_text(total.lost_steps)}"]
+    together = [f"{title} {_amount(total[name])}" for name, title in shown.items()]
+    together += [f"restarts {_amount(total.restarts)}", f"steps lost {_amount(total.lost_steps)}"]
     notes = [
         "Sums over all runs of a cell and all their attempts, failed and cancelled ones too. An hour is "
         "counted once for each rank, from an attempt's start to its last word.",
@@ -61,10 +60,10 @@ def _wait_unit(longest_s: float) -> tuple[str, float]:
     return "Waited in queue (h)", 3600.0
 
 
-def _sum(name: str, unit: float = 1.0) -> Callable[[pd.Series], str]:
-    return lambda row: EMPTY if pd.isna(row[name]) else _text(row[name] / unit)
+def _sum(name: str, unit: float = 1.0) -> MakeCell:
+    return lambda row: EMPTY if pd.isna(row[name]) else _amount(row[name] / unit)
 
 
-def _text(value: float) -> str:
-    """Counts as they are; hours and minutes with three significant digits."""
-    return f"{value:,.0f}" if float(value).is_integer() else short(float(value))
+def _amount(value: float) -> Number | str:
+    """Counts in full; hours and minutes with three significant digits."""
+    return Number(int(value)) if float(value).is_integer() else short_cell(float(value))

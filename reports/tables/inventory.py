@@ -11,14 +11,14 @@ import pandas as pd
 
 from reports.collect import Collection
 from reports.frames import Frames, confounds
-from reports.numbers import EMPTY, plural
+from reports.numbers import EMPTY, MAX_NAMES, Number, count_cell, listed, plural
 from reports.tables.run_list import WORST_FIRST
-from reports.tables.table import MAX_NAMES, MAX_ROWS, Column, Table, listed
+from reports.tables.table import MAX_ROWS, Cell, Column, Table
 from suite.metrics import METRICS
 
 
 @dataclass(frozen=True)
-class Overview:
+class ReportHeader:
     """The header of a report."""
 
     title: str
@@ -29,7 +29,7 @@ class Overview:
 BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]
 
 
-def overview(collection: Collection, frames: Frames) -> Overview:
+def report_header(collection: Collection, frames: Frames) -> ReportHeader:
     """Names of the experiments, runs by state, and when they ran (UTC)."""
     counted = frames.runs[frames.runs.counted]
     states = counted.state.value_counts()
@@ -38,7 +38,7 @@ def overview(collection: Collection, frames: Frames) -> Overview:
         counts.append(("unreadable", len(collection.skipped)))
     times = sorted(_date(t) for t in frames.starts.started_at.dropna().unique())
     period = "" if not times else times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
-    return Overview(listed(sorted(counted.experiment.unique())), counts, period)
+    return ReportHeader(listed(sorted(counted.experiment.unique())), counts, period)
 
 
 def _date(seconds: float) -> str:
@@ -57,14 +57,17 @@ def provenance_tables(frames: Frames) -> list[Table]:
     """Code, hardware and package versions, each with the number of runs behind it."""
     starts = frames.starts
     code = _counted(_code(starts))
-    columns = {"device": starts.device, "ranks": _whole(starts.world_size), "hosts": starts.hosts}
-    hardware = _counted(pd.DataFrame(columns | {"run": starts.run}).fillna(EMPTY))
+    ranks = starts.world_size.astype("Int64")
+    columns = {"device": starts.device.fillna(EMPTY), "ranks": ranks, "hosts": starts.hosts.fillna(EMPTY)}
+    hardware = _counted(pd.DataFrame(columns | {"run": starts.run}))
     versions = _counted(_versions(starts))
     runs = Column("Runs")
     tables = [
-        Table("Code", [Column("Git SHA", False), Column("Working tree", False), runs], code),
-        Table("Hardware", [Column("Device", False), Column("Ranks"), Column("Hosts", False), runs], hardware),
-        Table("Versions", [Column("Package", False), Column("Version", False), runs], versions),
+        Table("Code", [Column("Git SHA", "text"), Column("Working tree", "text"), runs], code),
+        Table(
+            "Hardware", [Column("Device", "text"), Column("Ranks"), Column("Hosts", "text"), runs], hardware
+        ),
+        Table("Versions", [Column("Package", "text"), Column("Version", "text"), runs], versions),
     ]
     return [_most_common(table) for table in tables if table.rows]
 
@@ -73,9 +76,14 @@ def _most_common(table: Table) -> Table:
     """A table of counts without those that few runs stand behind, where there are too many."""
     if len(table.rows) <= MAX_ROWS:
         return table
-    rows = sorted(table.rows, key=lambda row: -int(row[-1]))[:MAX_ROWS]
+    rows = sorted(table.rows, key=_num_runs, reverse=True)[:MAX_ROWS]
     caption = f"The {MAX_ROWS} of {len(table.rows):,} rows with the most runs behind them."
     return replace(table, rows=rows, caption=caption)
+
+
+def _num_runs(row: Sequence[Cell]) -> float:
+    assert isinstance(row[-1], Number)
+    return row[-1].value
 
 
 def warnings(collection: Collection, frames: Frames) -> list[str]:
@@ -112,23 +120,27 @@ def metric_table() -> Table:
     """The metric registry."""
     rows = [[m.title, m.name, m.unit, m.direction, m.formula] for m in METRICS.values()]
     headers = ("Metric", "Name", "Unit", "Better", "Formula")
-    return Table("Metrics", [Column(header, False, wide=header == "Formula") for header in headers], rows)
+    return Table(
+        "Metrics", [Column(header, "sentence" if header == "Formula" else "text") for header in headers], rows
+    )
 
 
-def _counted(values: pd.DataFrame) -> list[list[str]]:
+def _counted(values: pd.DataFrame) -> list[list[Cell]]:
     """Each combination of the columns beside `run`, with the number of runs that have it."""
     keys = [name for name in values.columns if name != "run"]
-    counts = values.drop_duplicates().groupby(keys, sort=True).size()
-    return [[*map(str, row[:-1]), str(row[-1])] for row in counts.reset_index().to_numpy().tolist()]
+    counts = values.drop_duplicates().groupby(keys, sort=True, dropna=False).size().reset_index()
+    return [[_cell(value) for value in row] for row in counts.astype(object).to_numpy().tolist()]
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, int):
+        return count_cell(value)
+    return EMPTY if pd.isna(value) else str(value)  # type: ignore[call-overload]
 
 
 def _code(starts: pd.DataFrame) -> pd.DataFrame:
     tree = starts.git_dirty.map({True: "modified", False: "clean"}).fillna("unknown")
     return pd.DataFrame({"sha": starts.git_sha.fillna("unknown").str[:12], "tree": tree, "run": starts.run})
-
-
-def _whole(numbers: pd.Series) -> pd.Series:
-    return numbers.astype("Int64").astype(object).map(lambda v: EMPTY if pd.isna(v) else str(v))
 
 
 def _versions(starts: pd.DataFrame) -> pd.DataFrame:

@@ -9,14 +9,15 @@ from urllib.parse import quote
 
 from reports.collect import Skipped
 from reports.frames import GROUP, Frames
-from reports.numbers import EMPTY, plural
-from reports.tables.table import MAX_ROWS, Column, Table, cut_short
+from reports.numbers import EMPTY, count_cell, plural
+from reports.tables.table import MAX_ROWS, Cell, Column, Link, State, Table, cut_short
 from suite.paths import RunPaths
 
 # What wants a look first.
 WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
 # What the run list says of where a run ran.
 PLACES = {"job": "Job", "nodes": "Nodes"}
+_LINKS = ("log", "config")
 
 
 def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None) -> Table:
@@ -28,8 +29,8 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
     base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
     places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}
     nowhere = [EMPTY] * len(places)
-    rows = [
-        [EMPTY, EMPTY, "unreadable", EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
+    rows: list[list[Cell]] = [
+        [EMPTY, EMPTY, State("unreadable"), EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
         for s in skipped[:MAX_ROWS]
     ]
     folders = [s.folder for s in skipped[:MAX_ROWS]]
@@ -41,8 +42,8 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
         rows.append(
             [
                 " ".join(filter(None, axes)),
-                str(run["seed"]),
-                run["state"],
+                count_cell(run["seed"]),
+                State(run["state"]),
                 f"{run['epoch']} of {run['epochs']}",
                 *(run[name] or EMPTY for name in places),
                 "; ".join(_notes(run)),
@@ -52,17 +53,17 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
         folders.append(Path(run["folder"]))
     belongs = [dict[str, str]()] * (len(rows) - len(shown))
     belongs += [
-        {axis: str(row[axis]) for axis in GROUP if axis != "norm_batch_size" or row["norm_rank"] < 2}
+        {axis: str(row[axis]) for axis in GROUP if axis != "norm_batch_size" or row["has_bn"]}
         for row in shown.to_dict("records")
     ]
     columns = [
-        Column("Run", False),
+        Column("Run", "text"),
         Column("Seed"),
-        Column("State", False),
+        Column("State", "text"),
         Column("Last epoch"),
-        *(Column(title, False) for title in places.values()),
-        Column("Reason and notes", False, wide=True),
-        Column("Folder", False),
+        *(Column(title, "text") for title in places.values()),
+        Column("Reason and notes", "sentence"),
+        Column("Folder", "path"),
     ]
     caption = [f"Folders are below {base}." if out is None else f"Folders are below {_seen(base, out)}."]
     if places:
@@ -84,23 +85,19 @@ def _notes(run: dict[str, Any]) -> list[str]:
 
 
 def _with_links(table: Table, folders: Sequence[Path], out: Path) -> Table:
-    """Two more columns that lead to what each run said and how it was configured, where these files are."""
-    first = len(table.columns)
-    links = {
-        (row, first + i): quote(_seen(path, out))
-        for row, folder in enumerate(folders)
-        for i, path in enumerate((RunPaths(folder).log, RunPaths(folder).run))
-        if path.is_file()
-    }
-    titles = ("Log", "Config")
+    """Add two columns that lead to each run's log and configuration, where these files exist."""
+    files = [(RunPaths(folder).log, RunPaths(folder).run) for folder in folders]
+    links = [
+        [
+            Link(text, quote(_seen(path, out))) if path.is_file() else EMPTY
+            for text, path in zip(_LINKS, paths, strict=True)
+        ]
+        for paths in files
+    ]
     return replace(
         table,
-        columns=[*table.columns, *(Column(title, False) for title in titles)],
-        rows=[
-            [*cells, *(t.lower() if (row, first + i) in links else EMPTY for i, t in enumerate(titles))]
-            for row, cells in enumerate(table.rows)
-        ],
-        links=links,
+        columns=[*table.columns, *(Column(text.capitalize(), "text") for text in _LINKS)],
+        rows=[[*cells, *more] for cells, more in zip(table.rows, links, strict=True)],
     )
 
 

@@ -1,54 +1,81 @@
-"""A table as text, as every format prints it: its columns, rows, best cells and links."""
+"""A table of values: columns, rows of cells, and which cells are the best of their block."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal
 
-from reports.numbers import take_apart
+from reports.numbers import Number
 from suite.metrics import Direction
 
-# More rows nobody reads, and a page of them is slow.
+# More rows are not read, and a page of them is slow.
 MAX_ROWS = 200
-MAX_NAMES = 8
+
+
+@dataclass(frozen=True)
+class Link:
+    """A text that leads to `address`, which is relative and percent-encoded."""
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a run, such as completed."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Cell = str | Number | Link | State
 
 
 @dataclass(frozen=True)
 class Column:
-    """A header; whether its cells are numbers (and stand to the right), or sentences (and need room).
+    """A header and what its cells are: numbers stand to the right, sentences need room, paths break anywhere.
 
     `better`: which of the numbers in a block is the best one, if they compare at all.
     """
 
     header: str
-    numeric: bool = True
-    wide: bool = False
+    kind: Literal["number", "text", "sentence", "path"] = "number"
     better: Direction = "neither"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text. The cells of `row_header` name their rows; `breaks` are rows that open a new block.
+    """Cells in rows. The cells of `row_header` name their rows; `breaks` are rows that open a new block.
 
-    `links`: where a cell, given by row and column, leads to: a relative address, percent-encoded. `belongs`:
-    for each row its values of the axes that readers filter by; an axis that it lacks fits every choice.
+    `belongs`: for each row its values of the axes that readers filter by; a row without an axis fits every
+    choice of it.
     """
 
     title: str
-    columns: list[Column]
-    rows: list[list[str]]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
     row_header: int = 0
     caption: str = ""
     notes: list[str] = field(default_factory=list)
     breaks: frozenset[int] = frozenset()
-    links: Mapping[tuple[int, int], str] = field(default_factory=dict)
     belongs: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows as plain text."""
+        return [[str(cell) for cell in row] for row in self.rows]
 
     @cached_property
     def best(self) -> frozenset[tuple[int, int]]:
         """Row and column of the best number of each block, several where they print alike.
 
-        Of two numbers or more: one alone is the best of nothing, and of equal ones none is.
+        A single number is not the best of anything, nor is one of several that are all equal.
         """
         starts = [0, *sorted(self.breaks), len(self.rows)]
         blocks = [range(start, end) for start, end in pairwise(starts)]
@@ -61,8 +88,8 @@ class Table:
         )
 
     def _best_of(self, block: range, column: int, better: Direction) -> Iterator[int]:
-        printed = {row: take_apart(self.rows[row][column]) for row in block}
-        values = {row: number.value for row, number in printed.items() if number is not None}
+        cells = {row: self.rows[row][column] for row in block}
+        values = {row: float(c.mean) for row, c in cells.items() if isinstance(c, Number) and c.is_finite}
         if len(set(values.values())) > 1:
             wanted = (max if better == "higher" else min)(values.values())
             yield from (row for row, value in values.items() if value == wanted)
@@ -73,9 +100,3 @@ def cut_short(rows: int, order: str = "") -> list[str]:
     if rows <= MAX_ROWS:
         return []
     return [f"The first {MAX_ROWS} of {rows:,} rows{order}; results.csv and results.parquet have every run."]
-
-
-def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
-    """Names in a sentence, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -8,10 +8,11 @@ from rich.console import Console
 from reports.aggregate import estimate_of
 from reports.collect import collect
 from reports.frames import GROUP, build_frames
-from reports.numbers import estimate_text, number, plural
-from reports.paper.beside import TOP1, paper_cells, paper_table
-from reports.paper.numbers import load_paper
-from reports.tables.cells import print_table
+from reports.numbers import estimate_cell, number, plural
+from reports.paper.matching_cells import TOP1, paper_cells
+from reports.paper.published import load_paper
+from reports.tables.cell_tables import print_table
+from reports.tables.paper_table import paper_table
 from reports.write.compare_text import write_files
 from reports.write.markdown import escape_markdown, markdown_table
 from suite.errors import UserError
@@ -56,7 +57,7 @@ def _difference(row: pd.Series) -> str:
     is_near = abs(less) <= row.tolerance + 1e-9
     seeds = plural(ours.n, "seed")
     return (
-        f"{head}: {estimate_text(ours, ours.n, 2, say_one=False)} over {seeds}, {where} the paper's top-1 of "
+        f"{head}: {estimate_cell(ours, ours.n, 2, say_one=False)} over {seeds}, {where} the paper's top-1 of "
         f"{paper}, {'within' if is_near else 'beyond'} its {read}."
     )
 

@@ -1,10 +1,9 @@
 """A Table to a LaTeX file that a paper can \\input: booktabs rules, siunitx numbers, the best in bold."""
 
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from reports.numbers import Printed, take_apart
+from reports.numbers import Number, ascii_number
 from reports.tables.table import Column, Table
 from reports.write.latex_text import escape
 
@@ -91,10 +90,9 @@ _SETUP = (
 
 def _marks(table: Table) -> dict[str, str]:
     """A letter for each remark that stands behind a number, in the order of the rows."""
-    cells = (
-        take_apart(row[i]) for row in table.rows for i, column in enumerate(table.columns) if column.numeric
-    )
-    remarks = list(dict.fromkeys(cell.remark for cell in cells if cell is not None and cell.remark))
+    of_numbers = [i for i, column in enumerate(table.columns) if column.kind == "number"]
+    cells = (row[i] for row in table.rows for i in of_numbers)
+    remarks = dict.fromkeys(cell.remark for cell in cells if isinstance(cell, Number) and cell.remark)
     return {remark: _letters(i) for i, remark in enumerate(remarks)}
 
 
@@ -109,18 +107,21 @@ class _Cells:
 
     def __init__(self, table: Table, index: int, marks: dict[str, str]) -> None:
         self._column: Column = table.columns[index]
-        self._texts = [row[index] for row in table.rows]
+        self._cells = [row[index] for row in table.rows]
         self._bold = {row for row, column in table.best if column == index}
         self._marks = marks
-        printed = [take_apart(text) for text in self._texts] if self._column.numeric else []
-        self._numbers = {i: p for i, p in enumerate(printed) if p is not None and _is_aligned(p)}
+        self._numbers = {
+            i: cell
+            for i, cell in enumerate(self._cells)
+            if self._column.kind == "number" and isinstance(cell, Number) and _is_aligned(cell)
+        }
 
     def layout(self) -> str:
-        """Its letter in the tabular's argument."""
-        if self._column.wide:
+        """The column's letter in the argument of the tabular."""
+        if self._column.kind == "sentence":
             return _WIDE
         if not self._numbers:
-            return "r" if self._column.numeric else "l"
+            return "r" if self._column.kind == "number" else "l"
         longest = max((self._behind(number) for number in self._numbers.values()), key=len)
         return f"S[table-format={{{_format(list(self._numbers.values()))}{longest}}}]"
 
@@ -128,7 +129,7 @@ class _Cells:
         lines = [escape(line) for line in textwrap.wrap(self._column.header, HEADER_WIDTH)]
         if len(lines) == 1:
             return f"{{{lines[0]}}}"
-        place = "l" if not self._column.numeric else "c" if self._numbers else "r"
+        place = "l" if self._column.kind != "number" else "c" if self._numbers else "r"
         stack = r"\\".join(lines)
         return rf"{{\shortstack[{place}]{{{stack}}}}}"
 
@@ -136,33 +137,36 @@ class _Cells:
         bold = r"\bfseries " if row in self._bold else ""
         number = self._numbers.get(row)
         if number is None:
-            text = bold + escape(self._texts[row])
+            text = bold + escape(str(self._cells[row]))
             return f"{{{text}}}" if self._numbers else text
-        half = f" +- {number.half}" if number.half else ""
+        half = "" if number.half is None else f" +- {ascii_number(number.half, number.decimals)}"
         behind = self._behind(number)
         return f"{bold}{number.mean}{half}{' ' if behind else ''}{behind}"
 
-    def _behind(self, number: Printed) -> str:
-        """What follows a number: an interval that no ± can say, and the mark of its remark."""
-        interval = rf"{{ [\num{{{number.low}}}, \num{{{number.high}}}]}}" if number.low else ""
+    def _behind(self, number: Number) -> str:
+        """What follows a number: an interval that is not symmetric, and the mark of its remark."""
+        bounds = [rf"\num{{{ascii_number(bound, number.decimals)}}}" for bound in number.bounds or ()]
+        interval = f"{{ [{', '.join(bounds)}]}}" if bounds else ""
         return interval + (rf"\textsuperscript{{{self._marks[number.remark]}}}" if number.remark else "")
 
 
-def _is_aligned(number: Printed) -> bool:
-    """Whether siunitx takes it as one number: an uncertainty has no exponent of its own."""
-    return not (number.half and "e" in number.mean + number.half)
+def _is_aligned(number: Number) -> bool:
+    """Whether siunitx takes it as one number: it takes no exponent beside an uncertainty, and no prefix."""
+    parts = [number.mean, "" if number.half is None else ascii_number(number.half, number.decimals)]
+    return number.is_finite and not number.prefix and not (number.half is not None and "e" in "".join(parts))
 
 
-def _format(numbers: Sequence[Printed]) -> str:
+def _format(numbers: Sequence[Number]) -> str:
     """siunitx's table-format: as many digits before and behind the point as any of the numbers has."""
-    parts = [re.fullmatch(r"([-+]?)(\d+)(?:\.(\d+))?(?:e(-?)(\d+))?", n.mean) for n in numbers]
-    found = [part for part in parts if part is not None]
-    decimals = max(len(part[3] or "") for part in found)
-    text = "-" if any(part[1] for part in found) else ""
-    text += f"{max(len(part[2]) for part in found)}.{decimals}"
-    if halves := [n.half.partition(".")[0] for n in numbers if n.half]:
+    parts = [number.mean.partition("e") for number in numbers]
+    wholes = [mantissa.partition(".")[0] for mantissa, _, _ in parts]
+    decimals = max(len(mantissa.partition(".")[2]) for mantissa, _, _ in parts)
+    text = "-" if any(whole[0] in "+-" for whole in wholes) else ""
+    text += f"{max(len(whole.lstrip('+-')) for whole in wholes)}.{decimals}"
+    halves = [ascii_number(n.half, n.decimals).partition(".")[0] for n in numbers if n.half is not None]
+    if halves:
         text += f"({max(map(len, halves)) + decimals})"
-    if exponents := [part for part in found if part[5]]:
-        sign = "-" if any(part[4] for part in exponents) else ""
-        text += f"e{sign}{max(len(part[5]) for part in exponents)}"
+    if exponents := [exponent for _, _, exponent in parts if exponent]:
+        sign = "-" if any(exponent.startswith("-") for exponent in exponents) else ""
+        text += f"e{sign}{max(len(exponent.lstrip('-')) for exponent in exponents)}"
     return text

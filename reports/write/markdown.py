@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from reports.tables.table import Table
+from reports.tables.table import Link, Table
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, in a paragraph or in a table's cell."""
+    """Text that Markdown shows as it is, in a paragraph or in a table's cell."""
     flat = " ".join(str(text).split())
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -16,17 +16,17 @@ def escape_markdown(text: str) -> str:
 def markdown_table(table: Table) -> str:
     """A pipe table."""
     lines = [[escape_markdown(column.header) for column in table.columns]]
-    lines.append(["---:" if column.numeric else "---" for column in table.columns])
+    lines.append(["---:" if column.kind == "number" else "---" for column in table.columns])
     lines += [[_cell(table, i, j) for j in range(len(row))] for i, row in enumerate(table.rows)]
     return "\n".join(_row(cells) for cells in lines)
 
 
 def _cell(table: Table, row: int, column: int) -> str:
-    text = escape_markdown(table.rows[row][column])
+    cell = table.rows[row][column]
+    text = escape_markdown(str(cell))
     if (row, column) in table.best:
         return f"**{text}**"
-    link = table.links.get((row, column))
-    return text if link is None else f"[{text}]({link})"
+    return f"[{text}]({cell.address})" if isinstance(cell, Link) else text
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -14,26 +14,28 @@ from reports.claims import ClaimResult, claim_figures, claim_table, gather, judg
 from reports.collect import Collection
 from reports.figures import Figure, build_gallery
 from reports.filters import Facet
-from reports.findings.accumulation import accumulation, accumulation_display
+from reports.findings.accumulation import accumulation
 from reports.findings.baseline import Baseline, resolve_baseline
-from reports.findings.baseline_comparison import standing, standing_display
+from reports.findings.baseline_comparison import against_baseline
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
-from reports.paper.beside import paper_display
-from reports.tables.cells import shift_display, summary_display
+from reports.tables.accumulation_table import accumulation_display
+from reports.tables.baseline_table import baseline_display
+from reports.tables.cell_tables import shift_display, summary_display
 from reports.tables.cost import cost_display
 from reports.tables.inventory import (
-    Overview,
+    ReportHeader,
     command_line,
     metric_table,
-    overview,
     provenance_tables,
+    report_header,
     warnings,
 )
+from reports.tables.paper_table import paper_display
 from reports.tables.run_list import run_list
-from reports.tables.table import Table
-from reports.tables.throughput import throughput_display
+from reports.tables.speed_table import throughput_display
+from reports.tables.table import Link, State, Table
 from reports.write.export import to_csv
 from reports.write.markdown import escape_markdown, markdown_table
 from reports.write.method import statistics_method
@@ -53,7 +55,7 @@ class Report:
     frames: Frames
     command: str
     made: str
-    overview: Overview
+    header: ReportHeader
     baseline: Baseline
     verdicts: list[Verdict]
     norm_batch: list[Answer]
@@ -61,7 +63,7 @@ class Report:
     claims: list[ClaimResult]
     claim_table: Table | None
     summary: Table
-    standing: Table | None
+    against_baseline: Table | None
     shift: Table | None
     accumulation: Table | None
     throughput: Table | None
@@ -108,10 +110,10 @@ def compose(
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
     csv_files = {"accumulation.csv": to_csv(slopes)}
-    stand, found = None, []
+    compared, found = None, []
     if against.label is not None:
-        rows = standing(frames, against.label)
-        stand, found = standing_display(frames, rows, against.label), verdicts(frames, rows, against.label)
+        rows = against_baseline(frames, against.label)
+        compared, found = baseline_display(rows, against.label), verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
     gallery = build_gallery(frames)
     evidence = [gather(letter, folders) for letter, folders in (claims or {}).items()]
@@ -122,7 +124,7 @@ def compose(
         frames,
         command_line(roots, out, baseline) if command is None else command,
         f"{f'in {place}, ' if place else ''}with shiftbench {__version__}",
-        overview(collection, frames),
+        report_header(collection, frames),
         against,
         found,
         norm_batch_answers(frames, MARGIN_POINTS),
@@ -130,7 +132,7 @@ def compose(
         results,
         claim_table(results) if results else None,
         summary_display(frames),
-        stand,
+        compared,
         shift_display(frames),
         accumulation_display(frames, slopes, against),
         throughput_display(frames),
@@ -224,4 +226,6 @@ def _environment(escape: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"md": escape_markdown, "md_table": markdown_table, "filtered": _filtered}
+    environment.tests["link"] = lambda cell: isinstance(cell, Link)
+    environment.tests["state"] = lambda cell: isinstance(cell, State)
     return environment

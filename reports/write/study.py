@@ -15,7 +15,7 @@ from reports.collect import Collection, Skipped, collect_folders
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import Frames, build_frames
 from reports.numbers import plural, short
-from reports.tables.cells import print_summary
+from reports.tables.cell_tables import print_summary
 from reports.write.export import results, to_csv, to_parquet
 from suite.errors import UserError
 from suite.record import STATES, write_atomically

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reports.collect import Collection
-from reports.write.build import ReportFiles
+from reports.write.report_folder import ReportFiles
 from suite.errors import UserError
 from suite.record import UNFINISHED
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.write.build import ReportFiles, build_report
+from reports.write.report_folder import ReportFiles, build_report
 from tests.helpers.records import write_sweep
 
 

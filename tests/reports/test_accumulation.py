@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from reports.collect import collect
-from reports.findings.accumulation import accumulation, accumulation_display, run_slopes
+from reports.findings.accumulation import accumulation, run_slopes
 from reports.findings.baseline import Baseline
 from reports.frames import Frames, build_frames
+from reports.tables.accumulation_table import accumulation_display
 from tests.helpers.records import expand_runs, write_run
 
 BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
@@ -81,7 +82,7 @@ def test_the_table_in_words(tmp_path: Path) -> None:
     display = accumulation_display(frames, accumulation(frames, Baseline("BN")), Baseline("BN"))
     assert display is not None
     headers = [column.header for column in display.columns]
-    rows = {row[0]: dict(zip(headers, row, strict=True)) for row in display.rows}
+    rows = {row[0]: dict(zip(headers, row, strict=True)) for row in display.texts}
     assert rows["BN"]["ESM σ per layer"] == "+0.853 ± 0.747"
     assert rows["BN"]["ESM σ per layer, less BN's"] == rows["BN"]["Against BN"] == "—"
     assert rows["XBN-P2-GN8"]["ESM σ per layer, less BN's"] == "−1.07 ± 0.63"

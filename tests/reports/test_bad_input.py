@@ -12,8 +12,8 @@ import pytest
 
 from reports.collect import collect
 from reports.frames import build_frames
-from reports.write.build import build_report
 from reports.write.page import compose, render_markdown
+from reports.write.report_folder import build_report
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

@@ -7,7 +7,7 @@ import pytest
 from reports.collect import collect
 from reports.findings.baseline import Baseline, resolve_baseline
 from reports.frames import Frames, build_frames
-from reports.write.build import build_report
+from reports.write.report_folder import build_report
 from suite.errors import UserError
 from tests.helpers.records import expand_runs, write_run
 

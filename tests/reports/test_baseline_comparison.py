@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from reports.collect import collect
-from reports.findings import baseline_comparison as module
-from reports.findings.baseline_comparison import standing, standing_display
+from reports.tables import baseline_table as module
+from reports.findings.baseline_comparison import against_baseline
 from reports.frames import build_frames
+from reports.tables.baseline_table import baseline_display
 from tests.helpers.paired_cells import ESM, TOP1, Cells, frames_of, p_of_three
 from tests.helpers.records import expand_runs, write_run
 
@@ -20,7 +21,7 @@ def by_cell(table: pd.DataFrame) -> dict[tuple[str, int], pd.Series]:
 
 
 def test_differences_are_paired_by_seed_and_adjusted_over_the_table(tmp_path: Path) -> None:
-    table = standing(frames_of(tmp_path, TOP1, ESM), "BN")
+    table = against_baseline(frames_of(tmp_path, TOP1, ESM), "BN")
     order = list(zip(table.norm, table.norm_batch_size, strict=True))
     assert order == [("XBN-P2-GN8", 4), ("GN8", 4), ("XBN-P2-GN8", 64), ("GN8", 64)]
     rows = by_cell(table)
@@ -41,7 +42,7 @@ def test_differences_are_paired_by_seed_and_adjusted_over_the_table(tmp_path: Pa
 
 
 def test_the_ratio_of_shift_is_geometric_and_lower_is_better(tmp_path: Path) -> None:
-    rows = by_cell(standing(frames_of(tmp_path, TOP1, ESM), "BN"))
+    rows = by_cell(against_baseline(frames_of(tmp_path, TOP1, ESM), "BN"))
     small, large, free = (rows[cell] for cell in (("XBN-P2-GN8", 4), ("XBN-P2-GN8", 64), ("GN8", 4)))
     logs = [-math.log(v) for v in (2.0, 2.2, 1.8)]
     mean = sum(logs) / 3
@@ -55,10 +56,10 @@ def test_the_ratio_of_shift_is_geometric_and_lower_is_better(tmp_path: Path) -> 
 
 
 def test_a_norm_without_bn_is_compared_at_each_norm_batch(tmp_path: Path) -> None:
-    rows = by_cell(standing(frames_of(tmp_path, TOP1, ESM), "BN"))
+    rows = by_cell(against_baseline(frames_of(tmp_path, TOP1, ESM), "BN"))
     assert rows["GN8", 4].top1_mean == pytest.approx(31 / 6)
     assert rows["GN8", 64].top1_mean == pytest.approx(-29 / 6)
-    turned = by_cell(standing(frames_of(tmp_path, TOP1, ESM), "GN8"))
+    turned = by_cell(against_baseline(frames_of(tmp_path, TOP1, ESM), "GN8"))
     assert turned["BN", 4].top1_mean == pytest.approx(-31 / 6)
     assert turned["BN", 64].top1_mean == pytest.approx(29 / 6)
     assert set(turned) == {("BN", 4), ("BN", 64), ("XBN-P2-GN8", 4), ("XBN-P2-GN8", 64)}
@@ -68,7 +69,7 @@ def test_only_the_same_batch_per_gpu_is_compared(tmp_path: Path) -> None:
     batch = {"global_batch_size": 64, "batch_size_per_gpu": [16, 64], "norm_batch_size": 16}
     top1: Cells = {("BN", 16): [60.0], ("XBN-P2-GN8", 16): [61.0], ("GN8", 64): [70.0]}
     frames = frames_of(tmp_path, top1, batch=batch)
-    table = standing(frames, "BN")
+    table = against_baseline(frames, "BN")
     found = list(zip(table.norm, table.batch_size_per_gpu, table.top1_n, strict=True))
     # The experiment's GN8 at a batch of 16 per GPU was never begun.
     assert found == [("XBN-P2-GN8", 16, 1), ("GN8", 16, 0), ("XBN-P2-GN8", 64, 1), ("GN8", 64, 1)]
@@ -77,11 +78,11 @@ def test_only_the_same_batch_per_gpu_is_compared(tmp_path: Path) -> None:
 def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_path: Path) -> None:
     top1 = {("BN", 4): [60.0, -1.0, 62.0], ("XBN-P2-GN8", 4): [64.0, 65.0, 66.0], ("GN8", 64): [1.0]}
     frames = frames_of(tmp_path, top1)
-    table = standing(frames, "BN")
-    display = standing_display(frames, table, "BN")
+    table = against_baseline(frames, "BN")
+    display = baseline_display(table, "BN")
     assert display is not None
     headers = [column.header for column in display.columns]
-    rows = [dict(zip(headers, [c.replace("\u00a0", " ") for c in row], strict=True)) for row in display.rows]
+    rows = [dict(zip(headers, [c.replace("\u00a0", " ") for c in row], strict=True)) for row in display.texts]
     assert rows[0]["Runs"] == "3 of 3"
     assert rows[0]["BN runs"] == "2 of 3 (1 diverged)"
     assert (rows[0]["Pairs"], rows[0]["Against BN"], rows[0]["p"]) == ("2", "too few seeds", "—")
@@ -93,21 +94,21 @@ def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_pa
 def test_a_baseline_that_was_not_run_there_leaves_a_row_without_pairs(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, {("BN", 4): [60.0] * 3, ("XBN-P2-GN8", 64): [64.0] * 3})
     frames = replace(frames, runs=frames.runs.assign(is_of_study=True))  # else BN was to be run there
-    table = standing(frames, "BN")
+    table = against_baseline(frames, "BN")
     assert (table.top1_n.item(), table.top1_verdict.item()) == (0, "no pairs")
-    display = standing_display(frames, table, "BN")
+    display = baseline_display(table, "BN")
     assert display is not None
-    assert "—" in display.rows[0]
+    assert "—" in display.texts[0]
 
 
 def test_cells_that_were_never_begun_are_counted(tmp_path: Path) -> None:
     """Two norms at two norm batches are four cells, of which two have no run at all."""
     frames = frames_of(tmp_path, {("BN", 4): [60.0] * 3, ("XBN-P2-GN8", 64): [64.0] * 3})
-    table = standing(frames, "BN")
-    display = standing_display(frames, table, "BN")
+    table = against_baseline(frames, "BN")
+    display = baseline_display(table, "BN")
     assert display is not None
     headers = [column.header for column in display.columns]
-    rows = [dict(zip(headers, [c.replace("\u00a0", " ") for c in row], strict=True)) for row in display.rows]
+    rows = [dict(zip(headers, [c.replace("\u00a0", " ") for c in row], strict=True)) for row in display.texts]
     assert [(row["Norm batch"], row["Runs"], row["BN runs"]) for row in rows] == [
         ("4", "0 of 3 (3 not started)", "3 of 3"),
         ("64", "3 of 3", "0 of 3 (3 not started)"),
@@ -131,7 +132,7 @@ def test_what_else_was_run_does_not_change_a_comparison(tmp_path: Path) -> None:
         ):
             layers, values = sigma[run.model.norm.label]
             write_run(tmp_path / str(count), run, layers=layers, esm_sigma=values)
-        table = standing(build_frames(collect([tmp_path / str(count)])), "BN").set_index("norm")
+        table = against_baseline(build_frames(collect([tmp_path / str(count)])), "BN").set_index("norm")
         ratios.append(table.esm_mean.to_dict())
     assert ratios[0] == pytest.approx({"XBN-P2-GN8": 1 / 2})
     assert ratios[1] == pytest.approx({"XBN-P2-GN8": 1 / 2, "XBN-P1-GN8": 2 / 8})
@@ -139,7 +140,7 @@ def test_what_else_was_run_does_not_change_a_comparison(tmp_path: Path) -> None:
 
 def test_the_baseline_alone_makes_no_table(tmp_path: Path) -> None:
     frames = frames_of(tmp_path, {("BN", 4): [60.0] * 3})
-    assert standing_display(frames, standing(frames, "BN"), "BN") is None
+    assert baseline_display(against_baseline(frames, "BN"), "BN") is None
 
 
 def test_a_long_table_shows_the_largest_differences_and_says_so(
@@ -147,9 +148,9 @@ def test_a_long_table_shows_the_largest_differences_and_says_so(
 ) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 2)
     frames = frames_of(tmp_path, TOP1, ESM)
-    display = standing_display(frames, standing(frames, "BN"), "BN")
+    display = baseline_display(against_baseline(frames, "BN"), "BN")
     assert display is not None
-    differences = [row[5] for row in display.rows]
+    differences = [row[5] for row in display.texts]
     assert differences == ["+5.17 ± 0.72", "−4.83 ± 0.72"]
     assert display.notes[-1].endswith("2 more are in standing.csv beside this report.")
     assert any("over all 4 rows" in note for note in display.notes)

@@ -15,7 +15,7 @@ from pypdf import PdfReader
 
 import reports
 from reports.theme import SERIES_HEX, Variant
-from reports.write.build import ReportFiles, build_report
+from reports.write.report_folder import ReportFiles, build_report
 from suite.metrics import METRICS
 from tests.helpers.records import expand_runs, write_run
 

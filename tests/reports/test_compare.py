@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.findings.compare import MatchedRuns, compare, comparison_table
 from reports.findings.compare_seeds import shared_seeds
 from reports.findings.compare_verdicts import coverage_notes, verdict_sentences
+from reports.findings.two_sides import MatchedRuns, compare, comparison_table
+from reports.tables.two_sides_table import two_sides_display
 from reports.write import compare_text
-from reports.write.compare_text import comparison_display, write_comparison
+from reports.write.compare_text import write_comparison
 from suite.errors import UserError
 from tests.helpers.records import PROVENANCE, expand_runs, write_run
 
@@ -215,7 +216,7 @@ def test_nothing_completed_on_both_sides_is_said(tmp_path: Path) -> None:
     write(tmp_path / "a", [-1.0])
     write(tmp_path / "b", [60.0])
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    assert comparison_display(comparison, comparison_table(comparison)) is None
+    assert two_sides_display(comparison_table(comparison)) is None
     assert verdict(comparison, "Images/s") == "Images/s: no pair of runs measured it on both sides."
 
 
@@ -297,9 +298,9 @@ def test_many_cells_are_cut_short_and_the_csv_has_all(
         for kind in ("bn", "xbn"):
             write(tmp_path / side, [60.0], model={"arch": "small_resnet20", "norm": {"kind": kind}})
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    display = comparison_display(comparison, comparison_table(comparison))
+    display = two_sides_display(comparison_table(comparison))
     assert display is not None
-    assert {row[0] for row in display.rows} == {"BN"}
+    assert {row[0] for row in display.texts} == {"BN"}
     assert display.notes[-1] == "1 more cell not shown; with --out, compare.csv has all."
     _, csv = write_comparison(comparison, tmp_path / "out")
     assert set(pd.read_csv(csv).norm) == {"BN", "XBN-P2-GN8"}

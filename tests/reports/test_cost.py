@@ -22,7 +22,7 @@ def cost_of(root: Path) -> Table | None:
 def rows_of(table: Table | None) -> list[dict[str, str]]:
     assert table is not None
     headers = [column.header for column in table.columns]
-    plain = ([cell.replace("\u00a0", " ") for cell in row] for row in table.rows)
+    plain = ([cell.replace("\u00a0", " ") for cell in row] for row in table.texts)
     return [dict(zip(headers, row, strict=True)) for row in plain]
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from reports.collect import collect
 from reports.frames import Frames, build_frames
-from reports.write.build import build_report
 from reports.write.export import COLUMNS, layer_values, results, to_csv, to_parquet
+from reports.write.report_folder import build_report
 from suite.metrics import METRICS
 from tests.helpers.records import expand_runs, write_run, write_waiting
 

@@ -189,11 +189,17 @@ def test_more_norm_batches_than_panels_are_told(tmp_path: Path) -> None:
     assert "Drawn for 6 of 8 norm batches." in figure.caption
 
 
-def runs_frame(norms: Sequence[tuple[int, str, int]]) -> pd.DataFrame:
-    """(rank, norm, completed runs), and one failed run of each."""
+def runs_frame(norms: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
+    """Runs of (family, norm, completed runs), and one failed run of each."""
     rows = [
-        {"norm_rank": rank, "norm": norm, "state": "completed" if i < done else "failed", "seed": i}
-        for rank, norm, done in norms
+        {
+            "norm_family": family,
+            "norm": norm,
+            "state": "completed" if i < done else "failed",
+            "seed": i,
+            "has_bn": family != "batch_free",
+        }
+        for family, norm, done in norms
         for i in range(done + 1)
     ]
     axes = {"norm_batch_size": 4, "arch": "net", "data": "set", "settings": "", "global_batch_size": 4}
@@ -201,7 +207,12 @@ def runs_frame(norms: Sequence[tuple[int, str, int]]) -> pd.DataFrame:
 
 
 def test_of_many_norms_charts_draw_bn_and_those_with_most_runs() -> None:
-    runs = runs_frame([(0, "BN", 0), (1, "XBN-a", 2), (1, "XBN-b", 9), (2, "GN8", 5), (2, "IN", 1)])
+    runs = runs_frame(
+        [
+            *(("bn", "BN", 0), ("xbn", "XBN-a", 2), ("xbn", "XBN-b", 9)),
+            *(("batch_free", "GN8", 5), ("batch_free", "IN", 1)),
+        ]
+    )
     palette = variants(runs, limit=3)
     assert [(v.label, v.index) for v in palette] == [("BN", 0), ("XBN-b", 1), ("GN8", 2)]
     (facet,) = facets(runs, palette)
@@ -214,7 +225,7 @@ def test_ten_thousand_norms_give_charts_and_say_what_they_leave_out(tmp_path: Pa
     frames = build_frames(collect([tmp_path]))
     names = ["BN", *(f"XBN-{i}" for i in range(1, 10_000))]
     many = frames.runs.loc[frames.runs.index.repeat(len(names))].reset_index(drop=True)
-    many = many.assign(norm=names, run=range(len(names)), run_id=names, norm_rank=[0] + [1] * 9_999)
+    many = many.assign(norm=names, run=range(len(names)), run_id=names, norm_family=["bn"] + ["xbn"] * 9_999)
     gallery = build_gallery(replace(frames, runs=many))
     assert gallery.notes[0] == (
         "Charts and filters have 24 of 10000 norms: BN, and those with the most completed runs."

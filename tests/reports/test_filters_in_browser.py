@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from reports.write.build import ReportFiles, build_report
+from reports.write.report_folder import ReportFiles, build_report
 from tests.helpers.browser import VISIBLE, browser, open_page, overflow_px, wait_for_charts
 from tests.helpers.records import write_sweep
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.write.build import build_report
 from reports.write.markdown import escape_markdown
+from reports.write.report_folder import build_report
 from tests.helpers.records import write_sweep
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,11 +10,11 @@ from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.collect import Skipped, collect
 from reports.frames import GROUP, Frames, build_frames
 from reports.stats import mean_interval
-from reports.tables.cells import shift_display, summary_display
+from reports.tables.cell_tables import shift_display, summary_display
 from reports.tables.cost import cost_display
 from reports.tables.run_list import run_list
+from reports.tables.speed_table import throughput_display
 from reports.tables.table import MAX_ROWS
-from reports.tables.throughput import throughput_display
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.markdown import markdown_table
@@ -86,7 +86,7 @@ def test_tables_are_short_and_say_so(many: Frames) -> None:
     ]
     for table, rows in [*made, (throughput_display(many), measured)]:
         assert table is not None
-        assert len(table.rows) == MAX_ROWS
+        assert len(table.texts) == MAX_ROWS
         said = f"The first 200 of {rows:,} rows; results.csv and results.parquet have every run."
         assert said in table.caption
         for text in (markdown_table(table), to_latex(table, "tab:x")):
@@ -97,10 +97,10 @@ def test_tables_are_short_and_say_so(many: Frames) -> None:
 
 def test_the_run_list_has_what_went_wrong_first(many: Frames, tmp_path: Path) -> None:
     table = run_list(many, [Skipped(tmp_path / f"x{i}", "why") for i in range(50)], tmp_path)
-    assert len(table.rows) == MAX_ROWS
-    assert [row[2] for row in table.rows] == ["unreadable"] * 50 + ["failed"] * 150
+    assert len(table.texts) == MAX_ROWS
+    assert [row[2] for row in table.texts] == ["unreadable"] * 50 + ["failed"] * 150
     assert "The first 200 of 30,050 rows, what went wrong first;" in table.caption
-    assert len(run_list(many, [Skipped(tmp_path / f"x{i}", "why") for i in range(999)]).rows) == MAX_ROWS
+    assert len(run_list(many, [Skipped(tmp_path / f"x{i}", "why") for i in range(999)]).texts) == MAX_ROWS
 
 
 def test_the_data_has_them_all(many: Frames, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.tables.table import Column, Table
-from reports.write.build import build_report
+from reports.numbers import EMPTY, Number
+from reports.tables.table import Cell, Column, Table
 from reports.write.latex import PACKAGES, to_latex
 from reports.write.latex_text import escape
+from reports.write.report_folder import build_report
 from suite.metrics import METRICS
 from tests.helpers.nasty_text import NASTY
 from tests.helpers.programs import required
@@ -75,13 +76,13 @@ def test_every_formula_has_its_signs() -> None:
 
 
 def example() -> Table:
-    columns = [Column("Norm", False), Column("Top-1, final (%)", better="higher"), Column("Batch")]
-    rows = [
-        ["BN", "62.00 ± 4.97", "4"],
-        ["XBN_%", "166.50 (2 seeds)", "16"],
-        ["GN", "—", "4"],
-        ["LN", "−1.00 ± 12.50 (2 seeds)", "4"],
-        ["IN", "5.00 (1 seed)", "4"],
+    columns = [Column("Norm", "text"), Column("Top-1, final (%)", better="higher"), Column("Batch")]
+    rows: list[list[Cell]] = [
+        ["BN", Number(62, 2, half=4.97), Number(4)],
+        ["XBN_%", Number(166.5, 2, remark="2 seeds"), Number(16)],
+        ["GN", EMPTY, Number(4)],
+        ["LN", Number(-1, 2, half=12.5, remark="2 seeds"), Number(4)],
+        ["IN", Number(5, 2, remark="1 seed"), Number(4)],
     ]
     return Table("Summary & more", columns, rows, 0, "All rows: x.", ["100% of 3."], frozenset({3}))
 
@@ -118,7 +119,9 @@ def test_a_table_golden() -> None:
 
 
 def test_many_rows_break_over_pages() -> None:
-    table = Table("Long", [Column("Run", False), Column("Value")], [[f"r{i}", f"{i}.5"] for i in range(90)])
+    table = Table(
+        "Long", [Column("Run", "text"), Column("Value")], [[f"r{i}", Number(i + 0.5, 1)] for i in range(90)]
+    )
     text = to_latex(table, "tab:long")
     assert r"\begin{longtable}{lS[table-format={2.1}]}" in text
     assert r"\begin{table}" not in text
@@ -145,9 +148,10 @@ def test_pdflatex_sets_names_that_hold_anything(tmp_path: Path) -> None:
 
 
 def test_pdflatex_sets_numbers_of_every_kind_and_long_tables(tmp_path: Path) -> None:
-    cells = ["1.20e−08 ± 3.00e−09", "4.10e+13", "1,234 ± 5", "−0.5 (1 seed)", "< 0.001", "[x]", "*"]
-    cells += ["71.2 [−70.1, 72.3] (3 seeds)", "mixed hardware"]
-    few = Table("Few", [Column("N", False), Column("Value", better="lower")], [[c, c] for c in cells])
+    cells: list[Cell] = [Number(1.2e-8, 10, half=3e-9), Number(4.1e13), Number(1234, half=5)]
+    cells += [Number(-0.5, 1, remark="1 seed"), "< 0.001", "[x]", "*", Number(0.4, 1, prefix="× ")]
+    cells += [Number(71.2, 1, bounds=(-70.1, 72.3), remark="3 seeds"), "mixed hardware"]
+    few = Table("Few", [Column("N", "text"), Column("Value", better="lower")], [[c, c] for c in cells])
     many = Table("Many", few.columns, [[SPECIAL, c] for c in cells * 30], notes=[SPECIAL])
     for name, table in (("few", few), ("many", many)):
         (tmp_path / f"{name}.tex").write_text(to_latex(table, f"tab:{name}"))

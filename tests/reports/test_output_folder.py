@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.write.build import MANIFEST, build_report
+from reports.write.report_folder import MANIFEST, build_report
 from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from tests.helpers.records import expand_runs, write_run

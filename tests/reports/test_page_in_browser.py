@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from reports.write.build import ReportFiles, build_report
+from reports.write.report_folder import ReportFiles, build_report
 from tests.helpers.browser import chromium, open_page, overflow_px
 from tests.helpers.nasty_text import NASTY
 from tests.helpers.records import expand_runs, write_run, write_waiting

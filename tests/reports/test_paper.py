@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from reports.collect import collect
 from reports.frames import build_frames
-from reports.paper.beside import paper_display
-from reports.paper.numbers import load_paper, parse_paper
+from reports.paper.published import load_paper, parse_paper
+from reports.tables.paper_table import paper_display
 from reports.tables.table import Table
 from reports.write.compare_paper import beside_paper, paper_sentences, write_beside_paper
 from suite.config import expand
@@ -105,7 +105,7 @@ def test_the_papers_top1_stands_beside_runs_like_its_own(tmp_path: Path) -> None
     table = beside(tmp_path)
     assert table is not None
     headers = [column.header for column in table.columns]
-    rows = {row[0]: dict(zip(headers, row, strict=True)) for row in table.rows}
+    rows = {row[0]: dict(zip(headers, row, strict=True)) for row in table.texts}
     assert set(rows) == {"BN", "XBN-P2-GN64"}
     bn, xbn = rows["BN"], rows["XBN-P2-GN64"]
     assert bn["Top-1, paper (%)"] == "76.3 (figure)"
@@ -125,7 +125,7 @@ def test_what_did_not_complete_is_counted_beside_the_paper(tmp_path: Path) -> No
     write_run(tmp_path, second, state="diverged", top1_percent=[1.0])
     table = beside(tmp_path)
     assert table is not None
-    assert [cell.replace("\u00a0", " ") for cell in table.rows[0]][2] == "1 of 2 (1 diverged)"
+    assert [cell.replace("\u00a0", " ") for cell in table.texts[0]][2] == "1 of 2 (1 diverged)"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_how_a_machine_goes_about_it_does_not_matter(tmp_path: Path) -> None:
         write_run(tmp_path, run)
     table = beside(tmp_path)
     assert table is not None
-    assert table.rows[0][3] == "75.2 (figure)"
+    assert table.texts[0][3] == "75.2 (figure)"
 
 
 def test_without_a_completed_run_there_is_no_section(tmp_path: Path) -> None:

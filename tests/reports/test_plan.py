@@ -6,8 +6,8 @@ from pathlib import Path
 from reports.aggregate import summarise
 from reports.collect import collect
 from reports.frames import GROUP, Frames, build_frames
-from reports.plan import unstarted_cells
-from reports.write.build import build_report
+from reports.planned_runs import unstarted_cells
+from reports.write.report_folder import build_report
 from suite.experiment import Run
 from tests.helpers.records import expand_runs, write_run
 

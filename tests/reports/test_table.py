@@ -1,66 +1,82 @@
-"""Printed numbers taken apart again, and the best of them."""
+"""Numbers as cells print them, and the best of a table."""
 
 import pytest
 
-from reports.numbers import Printed, estimate_text, number, take_apart
+from reports.numbers import EMPTY, Number, ascii_number, estimate_cell, listed, number, p_cell
 from reports.stats import Estimate
-from reports.tables.table import MAX_ROWS, Column, Table, cut_short, listed
+from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("cell", "text", "mean"),
     [
-        ("71.20 ± 1.20", Printed("71.20", "1.20")),
-        ("71.2 ± 1.2 (2 seeds)", Printed("71.2", "1.2", remark="2 seeds")),
-        ("58.00 (1 seed)", Printed("58.00", remark="1 seed")),
-        ("71.2 [−70.1, 1,072.3]", Printed("71.2", low="-70.1", high="1072.3")),
-        ("0.50 [0.40, 0.70] (9 seeds)", Printed("0.50", low="0.40", high="0.70", remark="9 seeds")),
-        ("1,234", Printed("1234")),
-        ("−3.25", Printed("-3.25")),
-        ("+0.12", Printed("+0.12")),
-        ("4.10e+13", Printed("4.10e13")),
-        ("1.20e−08 ± 3.00e−09", Printed("1.20e-08", "3.00e-09")),
-        ("—", None),
-        ("mixed hardware", None),
-        ("2 of 3 (1 diverged)", None),
-        ("nan", None),
-        ("3 or 4", None),
+        (Number(71.2, 2, half=1.2), "71.20 ± 1.20", "71.20"),
+        (Number(71.2, 1, half=1.2, remark="2 seeds"), "71.2 ± 1.2 (2 seeds)", "71.2"),
+        (Number(71.2, 1, bounds=(-70.1, 1072.3)), "71.2 [−70.1, 1,072.3]", "71.2"),
+        (Number(1234), "1,234", "1234"),
+        (Number(1234, grouped=False), "1234", "1234"),
+        (Number(-3.25, 2, signed=True), "−3.25", "-3.25"),
+        (Number(0.12, 2, signed=True), "+0.12", "+0.12"),
+        (Number(4.1e13, 0), "4.10e+13", "4.10e13"),
+        (Number(41 * 10**12), "41,000,000,000,000", "41000000000000"),
+        (Number(1.2e-8, 10, half=3e-9), "1.20e−08 ± 3.00e−09", "1.20e-08"),
+        (Number(0.35, 2, bounds=(0.3, 0.4), prefix="× "), "× 0.35 [0.30, 0.40]", "0.35"),
+        (Number(90.1, 1, half=0.2, unit="%"), "90.1 ± 0.2 %", "90.1"),
     ],
 )
-def test_numbers_are_taken_apart(text: str, parts: Printed | None) -> None:
-    assert take_apart(text) == parts
+def test_a_number_prints_all_of_its_parts(cell: Number, text: str, mean: str) -> None:
+    assert (str(cell), cell.mean) == (text, mean)
 
 
 @pytest.mark.parametrize("value", [0.0, 71.204, -3.25, 123456.7, 4.1e13, 1.2e-8, -1.2e-8])
-def test_what_is_written_is_read_again(value: float) -> None:
-    printed = take_apart(number(value, 2 if abs(value) > 1e-3 else 9))
-    assert printed is not None
-    assert printed.value == pytest.approx(value, rel=1e-2)
-    estimate = take_apart(estimate_text(Estimate(value, value - 2, value + 2, 2), 3, decimals=2))
-    assert estimate is not None
-    assert estimate.remark == "2 seeds"
+def test_ascii_and_printed_numbers_have_the_same_digits(value: float) -> None:
+    decimals = 2 if abs(value) > 1e-3 else 9
+    printed = number(value, decimals).replace(",", "").replace("−", "-").replace("e+", "e")
+    assert ascii_number(value, decimals) == printed
 
 
-def table_of(*cells: str, better: str = "higher", breaks: frozenset[int] = frozenset()) -> Table:
-    columns = [Column("Norm", False), Column("Value", better=better)]  # type: ignore[arg-type]
+def test_the_remark_names_the_seeds_that_are_there() -> None:
+    cell = estimate_cell(Estimate(71.204, 69.204, 73.204, 2), 3, decimals=2)
+    assert isinstance(cell, Number)
+    assert (cell.half, cell.remark) == (pytest.approx(2.0), "2 seeds")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0004, "< 0.001"),
+        (0.0012, "0.0012"),
+        (0.0101, "0.01"),
+        (0.0999, "0.1"),
+        (0.384, "0.38"),
+        (1.0, "1.00"),
+    ],
+)
+def test_p_values(p: float, text: str) -> None:
+    assert str(p_cell(p)) == text
+
+
+def table_of(*cells: Cell, better: str = "higher", breaks: frozenset[int] = frozenset()) -> Table:
+    columns = [Column("Norm", "text"), Column("Value", better=better)]  # type: ignore[arg-type]
     return Table("T", columns, [["x", cell] for cell in cells], breaks=breaks)
 
 
 def test_the_best_is_by_direction_and_block() -> None:
-    cells = ("1.0", "3.0 ± 9.9", "2.0", "−5.0", "—", "−4.0 (1 seed)")
+    few = Number(-4.0, 1, remark="1 seed")
+    cells = (Number(1, 1), Number(3, 1, half=9.9), Number(2, 1), Number(-5, 1), EMPTY, few)
     assert table_of(*cells, breaks=frozenset({3})).best == {(1, 1), (5, 1)}
     assert table_of(*cells, breaks=frozenset({3}), better="lower").best == {(0, 1), (3, 1)}
     assert table_of(*cells, better="neither").best == frozenset()
 
 
 def test_what_prints_alike_is_equally_good() -> None:
-    assert table_of("1.0", "3.0", "3.0").best == {(1, 1), (2, 1)}
-    assert table_of("3.0", "3.0").best == frozenset()
+    assert table_of(Number(1.0, 1), Number(3.0, 1), Number(3.04, 1)).best == {(1, 1), (2, 1)}
+    assert table_of(Number(3.0, 1), Number(2.96, 1)).best == frozenset()
 
 
-def test_one_alone_is_the_best_of_nothing() -> None:
-    assert table_of("3.0", "—").best == frozenset()
-    assert table_of("3.0", "2.0", breaks=frozenset({1})).best == frozenset()
+def test_a_single_number_is_not_the_best() -> None:
+    assert table_of(Number(3.0, 1), EMPTY).best == frozenset()
+    assert table_of(Number(3.0, 1), Number(2.0, 1), breaks=frozenset({1})).best == frozenset()
 
 
 def test_a_table_cut_short_says_what_is_missing() -> None:

@@ -11,18 +11,18 @@ import reports
 from reports.aggregate import UNFINISHED, summarise
 from reports.collect import Skipped, collect
 from reports.frames import Frames, build_frames
-from reports.numbers import estimate_text, number, short
+from reports.numbers import estimate_cell, number, short
 from reports.stats import Estimate
-from reports.tables.cells import (
+from reports.tables.cell_tables import (
     print_summary,
     shift_display,
     summary_display,
     summary_table,
 )
 from reports.tables.cost import cost_display
-from reports.tables.inventory import overview
+from reports.tables.inventory import report_header
 from reports.tables.run_list import WORST_FIRST, run_list
-from reports.tables.throughput import throughput_display
+from reports.tables.speed_table import throughput_display
 from suite.record import STATES, RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
@@ -67,7 +67,7 @@ def test_summary_golden(tmp_path: Path) -> None:
 
 def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
     table = summary_display(golden(tmp_path))
-    rows = {row[0]: [cell.replace("\u00a0", " ") for cell in row] for row in table.rows}
+    rows = {row[0]: [cell.replace("\u00a0", " ") for cell in row] for row in table.texts}
     assert rows["BN"][2:4] == ["3 of 3", "62.00 ± 4.97"]
     assert rows["XBN-P2-GN8"][2] == "2 of 3 (1 diverged)"
     assert rows["GN8"][2:4] == ["1 of 3 (2 not started)", "58.00 (1 seed)"]
@@ -87,7 +87,7 @@ def test_shift_table_keeps_both_means_apart(tmp_path: Path) -> None:
     table = shift_display(golden(tmp_path))
     assert table is not None
     headers = [column.header for column in table.columns]
-    bn = dict(zip(headers, table.rows[0], strict=True))
+    bn = dict(zip(headers, table.texts[0], strict=True))
     assert bn["BN layers"] == "3"
     assert bn["ESM σ, common layers"].startswith("3.50 ± ")
     assert bn["ESM σ, all its BN layers"].startswith("2.67 ± ")  # (1 + 3 + 4) / 3, the middle seed
@@ -102,14 +102,14 @@ def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path:
     table = throughput_display(frames)
     assert table is not None
     headers = [column.header for column in table.columns]
-    rows = [dict(zip(headers, row, strict=True)) for row in table.rows]
+    rows = [dict(zip(headers, row, strict=True)) for row in table.texts]
     assert [(r["Device"], r["Ranks"], r["Seeds"]) for r in rows] == [
         ("NVIDIA H200", "1", "2"),
         ("NVIDIA L4", "2", "1"),
     ]
     assert rows[1]["Waiting for data (%)"] == "6.0"
     assert rows[1]["GFLOP per image"] == "0.240"
-    assert summary_display(frames).rows[0][-1] == "mixed hardware"
+    assert summary_display(frames).texts[0][-1] == "mixed hardware"
 
 
 def test_the_same_run_on_more_ranks_shows_how_it_scales(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_same_run_on_more_ranks_shows_how_it_scales(tmp_path: Path) -> None:
     table = throughput_display(frames_below(tmp_path))
     assert table is not None
     at = [column.header for column in table.columns].index("Scaling efficiency (%)")
-    assert [row[at] for row in table.rows] == ["100.0", "75.0"]
+    assert [row[at] for row in table.texts] == ["100.0", "75.0"]
     write_run(tmp_path / "alone", other)
     assert "Scaling" not in str(throughput_display(frames_below(tmp_path / "alone")))
 
@@ -130,7 +130,7 @@ def test_a_norm_without_bn_has_no_norm_batch(tmp_path: Path) -> None:
     for run in expand_runs(batch={"global_batch_size": 64, "norm_batch_size": [4, 64]}, seeds=[0]):
         write_run(tmp_path, run, layers=[] if run.model.norm.label == "GN8" else ["a", "b"])
     table = summary_display(frames_below(tmp_path))
-    cells = [(row[0], row[1]) for row in table.rows]
+    cells = [(row[0], row[1]) for row in table.texts]
     assert cells == [("BN", "4"), ("XBN-P2-GN8", "4"), ("BN", "64"), ("XBN-P2-GN8", "64"), ("GN8", "—")]
     assert [one.get("norm_batch_size") for one in table.belongs] == ["4", "4", "64", "64", None]
 
@@ -150,7 +150,7 @@ def test_states_are_counted_in_the_table_they_are_missing_from(tmp_path: Path) -
     for table in (summary_display(frames), shift_display(frames), cost_display(frames)):
         assert table is not None
         assert [c.header for c in table.columns][2] == "Runs"
-        assert table.rows[0][2].replace("\u00a0", " ") == said
+        assert table.texts[0][2].replace("\u00a0", " ") == said
     throughput = throughput_display(frames)
     assert throughput is not None
     assert throughput.caption.endswith("device NVIDIA H200, ranks 1.")  # though some runs have none
@@ -174,14 +174,14 @@ def test_the_run_list_begins_with_what_wants_a_look(tmp_path: Path) -> None:
     collection = collect([tmp_path])
     table = run_list(build_frames(collection), [])
     headers = [column.header for column in table.columns]
-    rows = [dict(zip(headers, row, strict=True)) for row in table.rows]
+    rows = [dict(zip(headers, row, strict=True)) for row in table.texts]
     assert [(r["State"], r["Job"], r["Nodes"]) for r in rows] == [
         ("failed", "12_3", "n4"),
         ("cancelled", "—", "—"),
         ("queued", "—", "—"),
         ("completed", "12_0", "n[1-2]"),
     ]
-    assert overview(collection, build_frames(collection)).counts == [
+    assert report_header(collection, build_frames(collection)).counts == [
         ("completed", 1),
         ("queued", 1),
         ("cancelled", 1),
@@ -194,7 +194,7 @@ def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
     write_run(tmp_path, run)
     table = run_list(frames_below(tmp_path), [Skipped(tmp_path / "x", "why")])
     assert not {"Job", "Nodes"} & {column.header for column in table.columns}
-    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert {len(row) for row in table.texts} == {len(table.columns)}
 
 
 def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -
 
 
 def test_numbers() -> None:
-    assert estimate_text(Estimate(71.204, 70.0, 72.408, 3), 3, decimals=2) == "71.20 ± 1.20"
-    assert estimate_text(Estimate(71.2, 70.0, 72.4, 2), 3, decimals=1) == "71.2 ± 1.2 (2 seeds)"
-    assert estimate_text(None, 3) == "—"
+    assert str(estimate_cell(Estimate(71.204, 70.0, 72.408, 3), 3, decimals=2)) == "71.20 ± 1.20"
+    assert str(estimate_cell(Estimate(71.2, 70.0, 72.4, 2), 3, decimals=1)) == "71.2 ± 1.2 (2 seeds)"
+    assert estimate_cell(None, 3) == "—"
     assert short(0.012345) == "0.0123"
     assert short(1234.5) == "1,234"
     assert number(-3.25, 2) == "−3.25"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from reports.findings import verdicts as module
-from reports.findings.baseline_comparison import standing
+from reports.findings.baseline_comparison import against_baseline
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from tests.helpers.paired_cells import ESM, TOP1, Cells, frames_of, p_of_three
@@ -19,7 +19,7 @@ ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
 def said(frames: Frames, baseline: str = "BN") -> list[Verdict]:
     return [
         Verdict(v.where, [sentence.replace("\u00a0", " ") for sentence in (*v.sentences, *v.caveats)])
-        for v in verdicts(frames, standing(frames, baseline), baseline)
+        for v in verdicts(frames, against_baseline(frames, baseline), baseline)
     ]
 
 

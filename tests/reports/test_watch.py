@@ -10,7 +10,7 @@ import pytest
 
 import reports.write.watch as watching
 from reports.collect import Collection, collect
-from reports.write.build import ReportFiles, write_report
+from reports.write.report_folder import ReportFiles, write_report
 from suite.errors import UserError
 from suite.record import RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting

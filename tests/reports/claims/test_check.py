@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from reports.claims.check import Apart, Check, Outcome, paired, together
+from reports.claims.check import AgainstBound, Check, CheckOutcome, DisjointIntervals, paired, together
 
 
 def check(values: tuple[float, ...], side: str = "above", bound: float = 0.0) -> Check:
-    return Check("slope", "a layer", values, side, bound, 2)  # type: ignore[arg-type]
+    return AgainstBound("slope", "a layer", values, 2, side=side, bound=bound)  # type: ignore[arg-type]
 
 
 # Mean 2, deviation 1: Student's half width is 4.3027 / √3 = 2.484, so the interval is [−0.484, 4.484].
@@ -31,7 +31,7 @@ WIDE = (1.0, 2.0, 3.0)
     ],
 )
 def test_a_check_holds_where_the_whole_interval_does(
-    values: tuple[float, ...], side: str, bound: float, expected: Outcome
+    values: tuple[float, ...], side: str, bound: float, expected: CheckOutcome
 ) -> None:
     assert check(values, side, bound).outcome == expected
 
@@ -46,8 +46,8 @@ def test_a_check_holds_where_the_whole_interval_does(
         ((5.0, 5.1, math.nan), "inconclusive"),
     ],
 )
-def test_two_intervals_are_apart_or_not(others: tuple[float, ...], expected: Outcome) -> None:
-    assert Apart("slope", "", WIDE, "below", 0, 2, None, others).outcome == expected
+def test_disjoint_intervals_hold_fail_or_overlap(others: tuple[float, ...], expected: CheckOutcome) -> None:
+    assert DisjointIntervals("slope", "", WIDE, 2, None, others).outcome == expected
 
 
 def test_a_claim_holds_when_all_checks_do_and_fails_when_one_does() -> None:
@@ -65,7 +65,7 @@ def test_pairs_are_by_seed_and_a_lonely_seed_has_no_difference() -> None:
     assert math.isnan(third)
 
 
-def test_a_check_tells_its_numbers_and_its_rule() -> None:
+def test_a_check_states_its_numbers_and_its_rule() -> None:
     assert (
         check(WIDE, "above", -0.4).sentence
         == "slope: 2.00 ± 2.48 a layer, which may or may not be above −0.40"
@@ -88,7 +88,7 @@ def test_of_values_that_are_all_the_same_six_decide() -> None:
 
 
 def test_what_is_compared_with_too_few_or_unmeasured_seeds_says_so() -> None:
-    few = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1))
+    few = DisjointIntervals("slope", "", WIDE, 2, None, (5.0, 5.1))
     assert few.sentence == "slope: 2.00 ± 2.48, of 3 and 2 seeds, where 3 are needed"
-    lacking = Apart("slope", "", WIDE, "below", 0, 2, None, (5.0, 5.1, math.nan))
+    lacking = DisjointIntervals("slope", "", WIDE, 2, None, (5.0, 5.1, math.nan))
     assert lacking.sentence == "slope: 1 of 6 values were not measured"

@@ -6,7 +6,7 @@ import pytest
 
 from reports.claims import claim_figures, gather
 from reports.claims.figures import ClaimFigure
-from reports.write.build import ReportFiles, build_report
+from reports.write.report_folder import ReportFiles, build_report
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 
 XBN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
@@ -59,12 +59,12 @@ def test_the_report_has_a_section_on_the_claims(report: ReportFiles) -> None:
 def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(report: ReportFiles) -> None:
     table = report.claim_table
     assert table is not None
-    headlines = [row for row in table.rows if not row[3]]
+    headlines = [row for row in table.texts if not row[3]]
     assert [(row[0], row[-1]) for row in headlines] == [
         (result.claim.letter, result.verdict) for result in report.claims
     ]
-    assert len(table.rows) == sum(1 + len(result.checks) for result in report.claims)
-    assert table.breaks == {table.rows.index(row) for row in headlines[1:]}
+    assert len(table.texts) == sum(1 + len(result.checks) for result in report.claims)
+    assert table.breaks == {table.texts.index(row) for row in headlines[1:]}
     assert all(result.evidence in table.notes for result in report.claims)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports.aggregate import finite
 from reports.charts import Steps, steps_chart
-from reports.charts.batches import MAX_RUN_MARKS
+from reports.charts.steps import MAX_RUN_MARKS
 from reports.figures.figure import Context, Figure, Panel, cells_of, is_crossed, make_figure
 from reports.frames import Frames
 from reports.numbers import short
@@ -40,7 +40,7 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
         caption = "Each mark is a mean over seeds, with its 95 % t interval."
     if several and crossed:
         caption += " Each batch per GPU has its own line."
-    if (done.norm_rank == 2).any():
+    if not done.has_bn.all():
         caption += " A norm without BN has no estimated statistics, hence no ESM."
     title = "Accuracy and shift by norm batch"
     yield from make_figure(context, "by-norm-batch", "summary", title, caption, panels, done, palette)

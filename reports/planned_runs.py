@@ -27,9 +27,9 @@ def unstarted_cells(runs: pd.DataFrame) -> pd.DataFrame:
     A norm without BN is one run for all norm batches of a layout; its norm batch is its batch per GPU.
     """
     everything, runs = runs, runs[~runs.is_of_study]
-    norms = runs.assign(has_bn=runs.norm_rank < 2)[[*_WHERE, "norm", "has_bn"]].drop_duplicates()
+    norms = runs[[*_WHERE, "norm", "has_bn"]].drop_duplicates()
     with_bn, free = norms[norms.has_bn], norms[~norms.has_bn]
-    layouts = runs.loc[runs.norm_rank < 2, [*_WHERE, *_LAYOUT]].drop_duplicates()
+    layouts = runs.loc[runs.has_bn, [*_WHERE, *_LAYOUT]].drop_duplicates()
     free_layouts = runs[[*_WHERE, *_FREE_LAYOUT]].drop_duplicates()
     free_layouts = free_layouts.assign(norm_batch_size=free_layouts.batch_size_per_gpu)
     wanted = pd.concat([with_bn.merge(layouts, on=_WHERE), free.merge(free_layouts, on=_WHERE)])

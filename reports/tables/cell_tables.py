@@ -1,4 +1,4 @@
-"""Frames to tables: numbers first (`summary_table`), then the same as text that every format prints."""
+"""Tables with a row for each cell of an experiment: the summary and the mean estimation shift."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,10 +10,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.frames import BEST_TOP1, GROUP, Frames
-from reports.numbers import EMPTY, estimate_text, plural
+from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
+from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.stats import BCA_FROM
-from reports.tables.table import MAX_ROWS, Column, Table, cut_short, listed
+from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 from suite.metrics import METRICS, Direction
 
 SUMMARY_METRICS = [
@@ -26,17 +26,7 @@ SUMMARY_METRICS = [
 ]
 SHIFT_COLUMNS = [f"{metric}_{mean}" for metric in ("esm_sigma", "esm_mu") for mean in ("common", "mean")]
 SHIFT_COLUMNS += ["esm_sigma_scaled_common", "esm_mu_scaled_common"]
-AXIS_HEADERS = {
-    "norm": "Norm",
-    "norm_batch_size": "Norm batch",
-    "arch": "Model",
-    "data": "Data",
-    "settings": "Settings",
-    "global_batch_size": "Global batch",
-    "batch_size_per_gpu": "Batch per GPU",
-    "device": "Device",
-    "world_size": "Ranks",
-}
+MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
 _BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."
 _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no estimated statistics to shift."
@@ -51,13 +41,10 @@ def summary_table(frames: Frames) -> pd.DataFrame:
     return summarise(frames, SUMMARY_METRICS)
 
 
-# ---------------------------------------------------------------- as text
-
-
 def summary_display(frames: Frames) -> Table:
     """The headline: accuracy, shift and throughput by model and batch."""
     table = summarise(frames, SUMMARY_METRICS)
-    cells: dict[str, Callable[[pd.Series], str]] = {
+    cells: dict[str, MakeCell] = {
         "Runs": runs_text,
         "Top-1, final (%)": MetricCell("top1_percent", decimals=2),
         "Top-1, best epoch (%)": MetricCell(BEST_TOP1, decimals=2),
@@ -84,9 +71,9 @@ def shift_display(frames: Frames) -> Table | None:
     table = summarise(frames, SHIFT_COLUMNS)
     if not any(table[f"{c}_n"].sum() for c in SHIFT_COLUMNS):
         return None
-    cells: dict[str, Callable[[pd.Series], str]] = {
+    cells: dict[str, MakeCell] = {
         "Runs": runs_text,
-        "BN layers": lambda row: str(row.num_bn_layers) if row.num_bn_layers else EMPTY,
+        "BN layers": lambda row: count_cell(row.num_bn_layers) if row.num_bn_layers else EMPTY,
         "ESM σ, common layers": MetricCell("esm_sigma_common"),
         "ESM σ, all its BN layers": MetricCell("esm_sigma_mean", ranked=False),
         "ESM μ, common layers": MetricCell("esm_mu_common"),
@@ -105,11 +92,11 @@ def shift_display(frames: Frames) -> Table | None:
 
 
 def common_layer_notes(frames: Frames) -> list[str]:
-    """For each arch, which layers its common mean is over."""
+    """Name for each arch the layers that its common mean is over."""
     notes = []
     for arch, common in frames.common_layers.items():
         labels = frames.runs[(frames.runs.arch == arch) & (frames.runs.num_bn_layers > 0)]
-        names = list(dict.fromkeys(labels.sort_values(["norm_rank", "norm"]).norm))
+        names = list(dict.fromkeys(labels.sort_values(["norm_family", "norm"]).norm))
         if names and not common:
             notes.append(
                 f"{arch}: {listed(names)} have no BN layer in common, so there is no common-layer mean."
@@ -127,10 +114,10 @@ def common_layer_notes(frames: Frames) -> list[str]:
 
 @dataclass(frozen=True)
 class MetricCell:
-    """The text of a metric's mean and interval in a row of `summarise`.
+    """A metric's mean and interval in a row of `summarise`.
 
-    `seeds`: whether to say how many there are where some lack a value. `ranked`: whether the rows of a
-    block compare, so that one is the best.
+    `seeds`: whether to name their number where some lack a value. `ranked`: whether the rows of a block
+    compare, so that one is the best.
     """
 
     metric: str
@@ -139,10 +126,10 @@ class MetricCell:
     seeds: bool = True
     ranked: bool = True
 
-    def __call__(self, row: pd.Series) -> str:
+    def __call__(self, row: pd.Series) -> Number | str:
         expected = row.completed if self.seeds else row[f"{self.metric}_n"]
         estimate = estimate_of(row, self.metric)
-        return estimate_text(estimate, int(expected), self.decimals, self.factor, say_one=self.seeds)
+        return estimate_cell(estimate, int(expected), self.decimals, self.factor, say_one=self.seeds)
 
     @property
     def better(self) -> Direction:
@@ -166,13 +153,13 @@ def runs_text(row: pd.Series, side: str = "") -> str:
 def by_cell(
     title: str,
     table: pd.DataFrame,
-    cells: Mapping[str, Callable[[pd.Series], str]],
+    cells: Mapping[str, MakeCell],
     notes: list[str],
     extra_keys: Sequence[str] = (),
     texts: Collection[str] = ("Runs",),
     at_each: bool = False,
 ) -> Table:
-    """The rows of `summarise` as text, a column for each of `cells` behind the axes; `texts` are not numbers.
+    """The rows of `summarise` with a column for each of `cells` behind the axes; `texts` are not numbers.
 
     A norm without BN has no norm batch, unless with `at_each` its row is about one that others have.
 
@@ -183,7 +170,7 @@ def by_cell(
     columns = [a for a in axes if a in _ALWAYS or table[a].astype(str).nunique() > 1]
     constant = [a for a in axes if a not in columns and str(table[a].iloc[0]) not in ("", "None", "nan")]
     alike = ", ".join(
-        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {_axis_text(table[a].iloc[0])}" for a in constant
+        f"{AXIS_HEADERS[a][0].lower()}{AXIS_HEADERS[a][1:]} {_axis_cell(table[a].iloc[0])}" for a in constant
     )
     same = [*(a for a in GROUP if a not in ("norm", "batch_size_per_gpu")), *extra_keys]
     block = table.groupby(same, sort=False, dropna=False).ngroup()
@@ -192,13 +179,17 @@ def by_cell(
     if not at_each:
         shown["norm_batch_size"] = shown.norm_batch_size.where(shown.has_bn.astype(bool), None)
     rows = [
-        [*(_axis_text(row[a]) for a in columns), *(text(row) for text in cells.values())]
+        [*(_axis_cell(row[a]) for a in columns), *(make(row) for make in cells.values())]
         for _, row in shown.iterrows()
     ]
-    headers = [Column(AXIS_HEADERS[a], "batch" in a or a == "world_size") for a in columns]
+    headers = [Column(AXIS_HEADERS[a], "number" if _is_number(a) else "text") for a in columns]
     headers += [
-        Column(name, name not in texts, better=text.better if isinstance(text, MetricCell) else "neither")
-        for name, text in cells.items()
+        Column(
+            name,
+            "text" if name in texts else "number",
+            better=make.better if isinstance(make, MetricCell) else "neither",
+        )
+        for name, make in cells.items()
     ]
     caption = [f"All rows: {alike}."] if alike else []
     caption += cut_short(len(table))
@@ -211,10 +202,14 @@ def by_cell(
     return replace(made, notes=[*notes, _BEST]) if made.best else made
 
 
-def _axis_text(value: object) -> str:
+def _is_number(axis: str) -> bool:
+    return "batch" in axis or axis == "world_size"
+
+
+def _axis_cell(value: object) -> Cell:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return EMPTY
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value) if isinstance(value, str) else count_cell(int(value))  # type: ignore[call-overload]
 
 
 def print_summary(console: Console, frames: Frames) -> None:
@@ -239,7 +234,9 @@ def print_table(console: Console, table: Table, left_out: Collection[str] = ()) 
     rich = RichTable(header_style="bold")
     for i in shown:
         column = table.columns[i]
-        rich.add_column(column.header, justify="right" if column.numeric else "left", overflow="fold")
+        rich.add_column(
+            column.header, justify="right" if column.kind == "number" else "left", overflow="fold"
+        )
     for number, row in enumerate(table.rows):
-        rich.add_row(*(Text(row[i]) for i in shown), end_section=number + 1 in table.breaks)
+        rich.add_row(*(Text(str(row[i])) for i in shown), end_section=number + 1 in table.breaks)
     console.print(rich)

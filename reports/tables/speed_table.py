@@ -1,9 +1,7 @@
 """The table of speed and memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import pandas as pd
 
 from reports.aggregate import (
     HARDWARE,
@@ -14,8 +12,8 @@ from reports.aggregate import (
     summarise,
 )
 from reports.frames import GROUP, Frames
-from reports.numbers import plural
-from reports.tables.cells import MetricCell, by_cell
+from reports.numbers import count_cell, plural
+from reports.tables.cell_tables import MakeCell, MetricCell, by_cell
 from reports.tables.table import Table
 
 THROUGHPUT_METRICS = [
@@ -39,8 +37,8 @@ def throughput_display(frames: Frames) -> Table | None:
     if table.empty:
         return None
     has_several = bool((table.world_size.astype(float) > 1).any())
-    cells: dict[str, Callable[[pd.Series], str]] = {
-        "Seeds": lambda row: str(row.images_per_s_n),
+    cells: dict[str, MakeCell] = {
+        "Seeds": lambda row: count_cell(row.images_per_s_n),
         "Images/s": MetricCell("images_per_s", seeds=False),
         **({"Images/s per rank": MetricCell(PER_RANK, seeds=False, ranked=False)} if has_several else {}),
         "Step p50 (ms)": MetricCell("step_time_p50_ms", seeds=False),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from reports.charts.base import ChartStyle, LayeredChart, layered, linear, tips
+from reports.charts.style import ChartStyle, LayeredChart, layered, linear, tips
 from reports.theme import SHAPES, Variant
 
 
 @dataclass(frozen=True)
-class Beside:
+class LineAxes:
     """Axis titles, and the names of the lines in the legend's order.
 
     `ticks`: the x to mark where there are few, each as its number with `tick_prefix` before it.
@@ -29,7 +29,9 @@ class Beside:
         return alt.Axis(values=list(self.ticks), labelExpr=f"'{self.tick_prefix}' + datum.value")
 
 
-def beside_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: Beside, style: ChartStyle) -> LayeredChart:
+def paper_points_chart(
+    ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes, style: ChartStyle
+) -> LayeredChart:
     """Mean over seeds with a band from the lowest to the highest, and hollow marks for the paper.
 
     `ours`: line, x, value, low, high, seeds. `papers`: line, x, value; may be empty. The legend is the

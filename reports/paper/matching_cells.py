@@ -3,18 +3,14 @@
 Alike means the same quantity on the same network and data by the same recipe; anything else is not shown.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from reports.aggregate import estimate_of, summarise
+from reports.aggregate import summarise
 from reports.frames import BEST_TOP1, GROUP, Frames
-from reports.numbers import EMPTY, number
-from reports.paper.numbers import LABELS, Series, load_paper
-from reports.tables.cells import MetricCell, by_cell, runs_text
-from reports.tables.table import Table
+from reports.paper.published import Series, load_paper
 from suite.experiment import BatchNormSpec, DataSpec, ModelSpec, RecipeSpec, Run, XbnSpec
 from suite.files import read_json
 from suite.paths import RunPaths
@@ -33,12 +29,6 @@ NORMS = {
 _FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": {"path", "loader"}}
 
 
-def paper_display(frames: Frames) -> Table | None:
-    """Top-1 of ResNet-50 on ImageNet by norm; None when no completed run was trained as the paper's were."""
-    found = paper_cells(frames)
-    return None if found.empty else paper_table(found)
-
-
 def paper_cells(frames: Frames) -> pd.DataFrame:
     """The cells with a run that was trained as the paper's were, of norms of which one completed.
 
@@ -55,35 +45,6 @@ def paper_cells(frames: Frames) -> pd.DataFrame:
     ]
     is_known = any(table.completed.any() for table in tables)
     return pd.concat(tables, ignore_index=True) if is_known else pd.DataFrame()
-
-
-def paper_table(found: pd.DataFrame) -> Table:
-    """What `paper_cells` found, as text."""
-    cells: dict[str, Callable[[pd.Series], str]] = {
-        "Runs": runs_text,
-        "Top-1, paper (%)": lambda row: f"{row.paper:.1f} ({row.label})",
-        "Ours, final (%)": MetricCell(TOP1, decimals=2, ranked=False),
-        "Ours, best epoch (%)": MetricCell(BEST_TOP1, decimals=2, ranked=False),
-        "Final less the paper's": _difference,
-    }
-    shown = [load_paper()[series] for series in found.series.unique()]
-    notes = [
-        f"The paper: {load_paper().title}, {load_paper().address}. It tells no seeds.",
-        *sorted({f"{s.label}: {LABELS[s.label]}, ± {s.tolerance:g} points." for s in shown}),
-        f"Ours: the paper's recipe over {EPOCHS[0]} to {EPOCHS[-1]} epochs, global batch {GLOBAL_BATCH}, "
-        f"norm batch {NORM_BATCH}; ± is half of a 95 % t interval over seeds.",
-    ]
-    if any(series.network_inferred for series in shown):
-        notes.append("The paper's plot does not name its network: that it is ResNet-50 is inferred.")
-    return by_cell("Beside the paper", found, cells, notes)
-
-
-def _difference(row: pd.Series) -> str:
-    ours = estimate_of(row, TOP1)
-    if ours is None:
-        return EMPTY
-    difference = ours.mean - row.paper
-    return ("+" if difference > 0 else "") + number(difference, 2)
 
 
 def _alike(frames: Frames, series: Series) -> pd.DataFrame:

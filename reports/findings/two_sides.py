@@ -133,7 +133,7 @@ def _runs(frames: Frames, common: dict[str, list[str]]) -> pd.DataFrame:
     wanted = pd.DataFrame([(a, n) for a, names in common.items() for n in names], columns=["arch", "layer"])
     layers = frames.layers.merge(runs[["run", "arch"]], on="run").merge(wanted, on=["arch", "layer"])
     means = {name: mean_over_layers(layers[layers.metric == name]) for name in ("esm_sigma", "esm_mu")}
-    runs = runs.assign(has_bn=runs.norm_rank < 2, **{n: runs.run.map(mean) for n, mean in means.items()})
+    runs = runs.assign(**{n: runs.run.map(mean) for n, mean in means.items()})
     return runs[[*AXES, "seed", "run_id", "state", *HARDWARE, *(metric.column for metric in COMPARED)]]
 
 

@@ -5,24 +5,24 @@ from collections.abc import Sequence
 from reports.claims.check import Check, PaperNumber
 from reports.claims.result import ClaimResult
 from reports.numbers import EMPTY, number
-from reports.paper.numbers import LABELS, load_paper
+from reports.paper.published import LABELS, load_paper
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM
-from reports.tables.table import Column, Table
+from reports.tables.table import Cell, Column, Table
 
 _COLUMNS = [
-    Column("Claim", False),
-    Column("Measured", False, wide=True),
-    Column("Ours", False),
-    Column("Rule", False),
-    Column("The paper's", False),
-    Column("Tolerance", False),
-    Column("Verdict", False),
+    Column("Claim", "text"),
+    Column("Measured", "sentence"),
+    Column("Ours", "text"),
+    Column("Rule", "text"),
+    Column("The paper's", "text"),
+    Column("Tolerance", "text"),
+    Column("Verdict", "text"),
 ]
 
 
 def claim_table(results: Sequence[ClaimResult]) -> Table:
     """A block for each claim. Its evidence in words stands in the notes."""
-    rows: list[list[str]] = []
+    rows: list[list[Cell]] = []
     breaks = []
     for result in results:
         if rows:
@@ -46,7 +46,7 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
     return Table("The paper's claims", _COLUMNS, rows, notes=notes, breaks=frozenset(breaks))
 
 
-def _row(letter: str, check: Check) -> list[str]:
+def _row(letter: str, check: Check) -> list[Cell]:
     measured = check.measured[:1].upper() + check.measured[1:]
     return [letter, measured, check.ours, check.rule, *_paper(check.paper, check.decimals), check.outcome]
 

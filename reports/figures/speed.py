@@ -8,7 +8,7 @@ import pandas as pd
 from reports.aggregate import HARDWARE, finite, once_for_each_hardware, scaling_efficiency
 from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
-from reports.figures.results import described
+from reports.figures.norm_batch_axis import described
 from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.seed_statistics import pareto_front

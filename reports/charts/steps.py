@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.base import ChartStyle, LayeredChart, layered, linear, tips
+from reports.charts.style import ChartStyle, LayeredChart, layered, linear, tips
 from reports.seed_statistics import mean_intervals
 
 # More runs than these hide each other: the mean's interval is drawn instead.

@@ -1,0 +1,115 @@
+"""Claim D: a network with batch-free norms minds wrong estimates less.
+
+The *loss* of a run is the share of what it knows that it loses to noise on the estimates, in percent,
+
+    1 − (top-1(δ) − chance) / (top-1(0) − chance),      chance = 100 % / classes
+
+with top-1 a mean over the draws; its mean over MAGNITUDES, since networks of other sizes lose most at other
+δ. Chance is taken off, lest of two networks that guess the more accurate one seem to lose more. Paired by
+seed:
+
+- BN's loss less XBN-GN's is above 0;
+- XBN-GN's loss less XBN-IN's is above 0.
+
+The paper gives no formula for its noise; ours is in suite.shift.perturb.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from reports.claims.check import Measured, PaperNumber, Rule, paired
+from reports.frames import Frames
+from reports.paper.published import load_paper
+from suite.errors import UserError
+from suite.experiment import NUM_CLASSES
+from suite.paths import RunPaths
+from suite.record import NoiseRecord, read_noise
+
+MAGNITUDES = (0.1, 0.3, 0.5)
+# The paper's series of a norm, by family, position and batch-free norm.
+_SERIES = {
+    ("bn", "", ""): "noise/bn",
+    ("xbn", "p2", "gn"): "noise/xbn-gn",
+    ("xbn", "p2", "in"): "noise/xbn-in",
+}
+_NAMES = {"noise/bn": "BN", "noise/xbn-gn": "XBN-GN", "noise/xbn-in": "XBN-IN"}
+
+
+def relative_top1(frames: Frames) -> pd.DataFrame:
+    """Completed runs by magnitude: seed, norm, series, delta, value (top-1 in % of that without noise).
+
+    `series`: the id of the paper's curve of such a norm, or empty.
+    """
+    rows = [
+        (run.seed, run.norm, _series(run), delta, 100 * _relative(noise, delta, 0.0))
+        for run, _, noise in _perturbed(frames)
+        if noise is not None
+        for delta in noise.deltas
+    ]
+    return pd.DataFrame(rows, columns=["seed", "norm", "series", "delta", "value"])
+
+
+def _series(run: Any) -> str:
+    return _SERIES.get((run.norm_family, run.position, run.bfn), "")
+
+
+def _loss_difference(more: str, less: str, frames: Frames) -> Iterator[Measured]:
+    losses: dict[str, dict[int, float]] = {}
+    for run, chance, noise in _perturbed(frames):
+        loss = 100 * (1 - fmean(_relative(noise, delta, chance) for delta in MAGNITUDES))
+        losses.setdefault(_series(run), {})[int(run.seed)] = loss
+    yield Measured(paired(losses.get(more, {}), losses.get(less, {})), paper=_paper(more, less))
+
+
+def _perturbed(frames: Frames) -> Iterator[tuple[Any, float, NoiseRecord | None]]:
+    """Each completed run as a named tuple, top-1 (%) of guessing, and its noise."""
+    for run in frames.completed.itertuples():
+        try:
+            noise = read_noise(RunPaths(Path(str(run.folder))))
+        except UserError:  # then the rule lacks this seed's value, and says so
+            noise = None
+        yield run, 100 / NUM_CLASSES[str(run.data)], noise
+
+
+def _relative(noise: NoiseRecord | None, delta: float, chance: float) -> float:
+    """Top-1 with noise over that without, less chance each; NaN where one of them is not known."""
+    if noise is None or not noise.mean_at(0) > chance:
+        return math.nan
+    return (noise.mean_at(delta) - chance) / (noise.mean_at(0) - chance)
+
+
+def _paper(more: str, less: str) -> PaperNumber:
+    (a, its), (b, others) = _papers_loss(more), _papers_loss(less)
+    return PaperNumber(a - b, its + others, load_paper()[more].label, "ImageNet, ResNet-50 (inferred)")
+
+
+def _papers_loss(series_id: str) -> tuple[float, float]:
+    """The paper's loss (%), and by how much it is off when all of its points are read wrongly."""
+    series = load_paper()[series_id]
+    chance = 100 / NUM_CLASSES[series.data]
+    clean = series.values[0] - chance
+    noisy = fmean(series.values[delta] for delta in MAGNITUDES) - chance
+    least = (noisy - series.tolerance) / (clean + series.tolerance)
+    return 100 * (1 - noisy / clean), 100 * (noisy / clean - least)
+
+
+_DELTAS = f"{', '.join(f'{delta:g}' for delta in MAGNITUDES[:-1])} and {MAGNITUDES[-1]:g}"
+RULES = (
+    tuple(
+        Rule(
+            f"top-1 above chance lost to noise of δ = {_DELTAS}, {_NAMES[more]} less {_NAMES[less]}",
+            "points",
+            1,
+            partial(_loss_difference, more, less),
+            "above",
+        )
+        for more, less in pairwise(_NAMES)
+    ),
+)
