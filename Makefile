@@ -1,4 +1,4 @@
-# Three commands matter: `make demo`, `make study` and `make test`. They do their own set-up.
+# Three commands matter: `make demo`, `make study` and `make test`. They install what they need.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -7,37 +7,37 @@ SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-scie
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
 .PHONY: help install demo study test cluster cluster-down lint types format hooks architectures lock clean
-help: ## list the targets
+help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: .venv/.users ## the packages, into .venv; then `source .venv/bin/activate`
+install: .venv/.users ## install the packages into .venv; then `source .venv/bin/activate`
 
-demo: .venv/.users ## BN against XBN on real images in five minutes, with a report
+demo: .venv/.users ## train BN and XBN on real images in five minutes, and write a report
 	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2
 	$(BIN)/shiftbench report runs/demo --out out/demo
 
-study: .venv/.users ## how small may the norm batch be? A study by Ray Tune in ten minutes, with a report
+study: .venv/.users ## how small may the norm batch be? Run a study with Ray Tune in ten minutes, and write a report
 	$(BIN)/shiftbench tune configs/studies/small-batch-demo.yaml --output-dir runs/study --resume
 	$(BIN)/shiftbench report runs/study --out out/study
 
-test: .venv/.developers system-packages slurm-packages ## the test suite
+test: .venv/.developers system-packages slurm-packages ## run the test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-cluster: root slurm-packages .venv/.users ## a four-node Slurm on this machine, to try submitting on (root, Debian)
+cluster: root slurm-packages .venv/.users ## start a four-node Slurm on this machine, to try submitting (root, Debian)
 	@$(PYTHON) tests/cluster/testcluster.py up
 
-cluster-down: ## end that Slurm again
+cluster-down: ## end that Slurm
 	@$(PYTHON) tests/cluster/testcluster.py down
 
-bench-%: .venv/.developers ## measure our own speed: loader, train, probe, submit, tune or report
+bench-%: .venv/.developers ## measure the speed of shiftbench: loader, train, probe, submit, tune or report
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
-lint: .venv/.developers ## style, and which room may import which
+lint: .venv/.developers ## check style, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: .venv/.developers ## mypy, strict
+types: .venv/.developers ## check types with mypy, strict
 	$(BIN)/mypy
 
 format: .venv/.developers ## format the sources
@@ -47,17 +47,17 @@ format: .venv/.developers ## format the sources
 hooks: ## check style and types before each commit in this checkout
 	git config core.hooksPath .githooks
 
-architectures: .venv/.users ## measure the channels of all networks, after a family was added or changed
+architectures: .venv/.users ## regenerate the table of channels after a family of networks was added or changed
 	$(BIN)/python -m suite.models.generate_architectures
 
-lock: .venv/.users ## resolve the dependencies anew
+lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra train --extra slurm --extra tune --extra optuna --extra build pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra train --extra slurm --extra tune --extra optuna --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
-clean: ## remove the virtual environment and caches; runs stay
+clean: ## remove the virtual environment and caches; keep runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/uv:

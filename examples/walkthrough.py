@@ -1,12 +1,12 @@
 # %% [markdown]
 # # The estimation shift of a small network, from end to end
 #
-# Batch normalisation normalises with batch statistics in training and with *estimated* ones in
-# inference. Here a small network is trained with few samples behind each statistic; then we look at
-# the shift: where it is, where it comes from, what would help, and what it costs. Under a minute on
-# two CPU cores, on images that the suite carries.
+# Batch normalisation (BN) normalises with batch statistics in training and with *estimated* statistics
+# in inference. This example trains a small network with few samples per statistic. Then it measures
+# the shift: where it is, where it comes from, what reduces it, and what it costs. It takes under a
+# minute on two CPU cores, on images that are bundled with the suite.
 #
-# Open it as a notebook (Jupyter's and most editors' `# %%` cells), or run `python
+# Open it as a notebook (Jupyter and most editors know `# %%` cells), or run `python
 # examples/walkthrough.py`.
 
 # %%
@@ -34,16 +34,16 @@ def load(split: str, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 train_images, train_labels = load("train", 2000)
 val_images, val_labels = load("val", 1000)
-# Batches as those of training: what the running averages are of depends on their size.
+# Batches of the size used in training, because the running averages depend on it.
 NORM_BATCH = 4
 training_batches = list(zip(train_images.split(NORM_BATCH), train_labels.split(NORM_BATCH), strict=True))
 val_batches = list(zip(val_images.split(64), val_labels.split(64), strict=True))
 
 # %% [markdown]
-# ## Training with four samples behind each statistic
+# ## Training with four samples per statistic
 #
-# `TidMeter` watches how far the running statistics are from those of each batch. It computes nothing
-# of the batch: what the batch's statistics were follows from how the running ones moved.
+# `TidMeter` measures how far the running statistics are from those of each batch (TID, the
+# training/inference discrepancy). It derives the batch statistics from the change of the running ones.
 
 # %%
 DEPTH, WIDTH = 8, 64
@@ -70,7 +70,7 @@ for epoch in range(2):
 # %% [markdown]
 # ## Where is the shift?
 #
-# One inference pass. `esm_mu` and `esm_sigma` are the paper's measure, layer by layer.
+# This takes one inference pass. `esm_mu` and `esm_sigma` are the paper's measure (ESM) for each layer.
 
 # %%
 profile = probe(model, val_batches)
@@ -80,10 +80,10 @@ profile.plot()
 # %% [markdown]
 # ## Where does it come from?
 #
-# Each layer's shift has two parts: what its own running average got wrong, and what it inherits from
+# Each layer's shift has two parts: the error of its own running average, and what it inherits from
 # the layers before it, which normalise with estimates too. The signed shares add up to ESM. The
-# populations are over training images for the first and over validation images for the second part,
-# so the gap between the two is inherited.
+# population statistics are those of training images and the expected ones those of validation images,
+# so the gap between the two data sets is inherited.
 
 # %%
 attribution = attribute(model, val_batches, training_batches=training_batches)
@@ -94,8 +94,8 @@ attribution.plot("sigma")
 # %% [markdown]
 # ## Which layer starts it?
 #
-# One layer after another gets exact estimates, all others keep theirs: how much of the mean shift
-# vanishes?
+# One layer at a time gets exact statistics, and all others keep their estimates. How much of the mean
+# shift vanishes?
 
 # %%
 origins = find_origins(model, val_batches, training_batches=training_batches)
@@ -104,7 +104,7 @@ print(f"It starts in {origins.starts}." if origins.starts else "No single layer 
 origins.plot()
 
 # %% [markdown]
-# ## What helps, without training?
+# ## What reduces it without training?
 
 # %%
 table = remedies(model, val_batches, training_batches)
@@ -112,9 +112,9 @@ print(table.to_frame().to_string(index=False))
 table.plot()
 
 # %% [markdown]
-# ## How much does the network mind?
+# ## How much does noise cost?
 #
-# Accuracy under noise on the estimates; three draws for each magnitude.
+# The accuracy under noise on the estimates, from three draws for each magnitude.
 
 # %%
 noise = perturb(model, val_batches, deltas=(0.0, 0.2, 0.4, 0.6, 0.8), draws=3)
