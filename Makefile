@@ -45,7 +45,7 @@ hooks: ## check style and types before each commit in this checkout
 	git config core.hooksPath .githooks
 
 architectures: .venv/.users ## measure the channels of all networks, after a family was added or changed
-	$(BIN)/python -m suite.models.generate_architectures
+	$(BIN)/python -m tests.helpers.generate_architectures
 
 lock: .venv/.users ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
