@@ -8,4 +8,4 @@ NUM_IMAGES = {"train": 1_281_167, "val": 50_000}
 
 def synthetic_images(data: DataSpec, split: str) -> int:
     """Return the number of images of a split: the experiment's, else ImageNet's."""
-    return (data.train_images if split == "train" else data.val_images) or NUM_IMAGES[split]
+    return {"train": data.train_images, "val": data.val_images}[split] or NUM_IMAGES[split]
