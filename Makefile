@@ -47,8 +47,8 @@ format: .venv/.developers ## format the sources
 hooks: ## check style and types before each commit in this checkout
 	git config core.hooksPath .githooks
 
-architectures: .venv/.users ## regenerate the table of channels after a family of networks was added or changed
-	$(BIN)/python -m suite.models.generate_architectures
+architectures: .venv/.users ## measure the channels of all networks, after a family was added or changed
+	$(BIN)/python -m tests.helpers.generate_architectures
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

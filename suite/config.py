@@ -1,8 +1,8 @@
-"""YAML and `key=value` overrides to an Experiment, and every refusal in one clear sentence.
+"""Reads YAML and `key=value` overrides into an Experiment, and explains each refusal in one sentence.
 
-Lists sweep: a field of model, data, batch or recipe that is given a list takes each value in turn, and
-the cells are the product of all such lists, times the seeds. A field that is a list by nature
-(crop_area, milestones) sweeps when it is given a list of lists.
+Lists sweep: a field of model, data, batch or recipe with a list of values takes each in turn. The cells
+are the product of all such lists and the seeds. A field whose value is a list (crop_area, milestones)
+sweeps over a list of lists.
 """
 
 import difflib
@@ -44,13 +44,13 @@ TOP_LEVEL = ("name", *SWEEPING, *FIXED, "seeds")
 def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment. `overrides` are `key=value` with dotted keys, `value` being YAML.
 
-    Raises UserError for everything that is wrong with the file or the overrides.
+    Raises UserError for any error in the file or the overrides.
     """
     return expand(read_yaml(Path(path), overrides), name=Path(path).stem)
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The file with overrides applied and interpolations (`${oc.env:HOME}`) resolved, not yet validated."""
+    """Return the file's content with overrides and interpolations (`${oc.env:HOME}`), not yet validated."""
     try:
         config = OmegaConf.load(path)
         if not OmegaConf.is_dict(config):
@@ -106,7 +106,7 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
             raise UserError(explain(error)) from None
         run_id = run.run_id
         if run_id in runs and isinstance(run.model.norm, BatchFreeSpec):
-            continue  # a sweep of norm_batch_size, which a network without BN does not have
+            continue  # swept over norm_batch_size, which does not affect a network without BN
         if run_id in runs:
             raise UserError(f"two cells of the sweep are the same run: {run.label}")
         runs[run_id] = run
@@ -114,7 +114,7 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
 
 
 def _options(value: Any, annotation: Any, where: str) -> Iterator[Any]:
-    """Every value that a (nested) sweep stands for."""
+    """Yield every value of a (nested) sweep."""
     if isinstance(value, list) and not _is_single_list(value, annotation):
         if not value:
             raise UserError(f"{where}: an empty list sweeps nothing; give a value, or remove the key")
@@ -130,13 +130,13 @@ def _options(value: Any, annotation: Any, where: str) -> Iterator[Any]:
 
 
 def _is_single_list(value: list[Any], annotation: Any) -> bool:
-    """Whether a list is one value of a field that is a list by nature."""
+    """Return whether a list is one value of a field whose values are lists."""
     parts = [annotation, *typing.get_args(annotation)]
     return any(typing.get_origin(p) is tuple for p in parts) and not any(isinstance(v, list) for v in value)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models that an annotation (a union, an Annotated) may hold."""
+    """Return the pydantic models in an annotation (a union, an Annotated)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType):
@@ -157,9 +157,9 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
 
 
 def explain(error: ValidationError, root: type[BaseModel] = Run, skip: int = 0) -> str:
-    """The first error of pydantic's list, in one sentence with the dotted key below `root`.
+    """Return pydantic's first error as one sentence with the dotted key below `root`.
 
-    `skip`: so many first parts of the location lead to `root` and are left out.
+    `skip`: how many first parts of the error's location lead to `root`.
     """
     first = error.errors(include_url=False)[0]
     key, fields = _locate(first["loc"][skip:], root)
@@ -179,7 +179,7 @@ def explain(error: ValidationError, root: type[BaseModel] = Run, skip: int = 0) 
 
 
 def _locate(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, list[str]]:
-    """Dotted key of an error without the union's tags, and the field names valid beside it."""
+    """Return the dotted key of an error, without tags of unions, and the valid names at its level."""
     keys: list[str] = []
     candidates: list[type[BaseModel]] = [root]
     beside: list[str] = []

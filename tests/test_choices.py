@@ -17,7 +17,6 @@ from suite.experiment import DataSpec, RecipeSpec
 from suite.metrics import PROBED
 from suite.models import build_model
 from suite.models.batch_free import NORM_MODULES, Norm, batch_free_norm
-from suite.models.generate_architectures import generate
 from suite.shift.probe import LayerShift
 from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
@@ -26,6 +25,7 @@ from suite.specs.recipe import PRECISIONS, SCHEDULES, Precision
 from suite.specs.source_table import SOURCES, Source
 from suite.studies.study import Study, load
 from suite.train.optim import autocast, build_optimizer
+from tests.helpers.generate_architectures import generate
 from tests.helpers.specs import spec
 
 ROOT = Path(__file__).parent.parent

@@ -2,8 +2,8 @@
 
 Shape suffixes: B images, A attempts. The random window is torchvision's RandomResizedCrop: ten attempts
 at an area share and a log-uniform aspect ratio; the first that fits the image wins, else the largest
-central window within the ratio's bounds. Draws do not know the image's size, so that a plan is made
-without opening files: their widths and heights are in units of √(image height × image width).
+central window within the ratio's bounds. Draws do not depend on the image's size, so that a plan needs no
+files: their widths and heights are in units of √(image height × image width).
 """
 
 import math
@@ -23,7 +23,7 @@ Int32s = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class CropDraws:
-    """What chance decides about the crops of B images.
+    """The random part of the crops of B images.
 
     `attempts_B4A`: width and height in units of √(height × width), then the top and left edge as shares of
     the room that the window leaves. `mirror_B`: 0 or 1.
@@ -38,7 +38,7 @@ class CropDraws:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What becomes of B images: decode a window, resize it, keep a square of `image_size` at an offset.
+    """How B images are cropped: decode a window, resize it, keep a square of `image_size` at an offset.
 
     All in pixels, rows before columns. The offset is zero for random crops.
     """
@@ -50,7 +50,7 @@ class Geometry:
 
 
 def crop_draws(words_BW: NDArray[np.uint64], data: DataSpec) -> CropDraws:
-    """Turn 44 random words for each image into draws."""
+    """Return the draws of 44 random words for each image."""
     uniform_BW = (words_BW >> np.uint64(11)) * 2.0**-53
     share_BA, aspect_BA, top_BA, left_BA = (
         uniform_BW[:, : 4 * ATTEMPTS].reshape(-1, ATTEMPTS, 4).transpose(2, 0, 1)
@@ -65,7 +65,7 @@ def crop_draws(words_BW: NDArray[np.uint64], data: DataSpec) -> CropDraws:
 
 
 def geometry(shapes_B2: Int32s, attempts_B4A: NDArray[np.float64] | None, data: DataSpec) -> Geometry:
-    """Where the crops lie in images of these heights and widths. No attempts: the central crops."""
+    """Return where the crops lie in images of these heights and widths; central without attempts."""
     if attempts_B4A is None:
         return _central(shapes_B2, data)
     start_B2, shape_B2 = _random_window(shapes_B2, attempts_B4A, data.crop_ratio)

@@ -1,7 +1,7 @@
 """The loader on NVIDIA DALI, for CPU and GPU. Order, crops and mirrors come from the plan.
 
-A file that cannot be decoded ends a DALI pipeline. The loader then looks for the bad files among the
-batches in flight, and goes on at the same batch with a new pipeline.
+A file that cannot be decoded ends a DALI pipeline. The loader then searches the batches in flight for bad
+files and continues at the same batch with a new pipeline.
 """
 
 from collections import deque
@@ -27,9 +27,9 @@ PREFETCHED_BATCHES = 2
 class DaliLoader:
     """The batches of `share`. See `Loader`.
 
-    `device` is the rank's own CUDA device, or the CPU. Iterating raises RuntimeError, with DALI's own
-    message, for a failure that no file explains: DALI reads each file by itself, or none in flight although
-    torchvision does.
+    `device` is the rank's own CUDA device, or the CPU. Iterating raises RuntimeError, with DALI's
+    message, for a failure that no file explains: DALI decodes each file alone, or none of those in flight
+    although torchvision does.
     """
 
     def __init__(self, share: Share, data: DataSpec, *, num_threads: int, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class DaliLoader:
     def __iter__(self) -> Iterator[Batch]:
         number = found_good = 0
         while True:
-            # What the pipeline was given and has not given back.
+            # Batches that the pipeline has taken and not yet returned.
             in_flight: deque[tuple[int, Samples]] = deque()
             pipeline = self._pipeline(
                 self._inputs(number, in_flight), self._share.images_per_batch, PREFETCHED_BATCHES
@@ -72,9 +72,9 @@ class DaliLoader:
         return Batch(self._own(from_dlpack(images.as_tensor())), to_device(labels_N, self._device))
 
     def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        # DALI leaves a buffer alone for as long as a tensor refers to it: enough on a CPU. On a GPU the
-        # tensor may be gone while kernels that read it still wait in the queue, so the batch is copied,
-        # on a stream of its own that only the copy has to wait for.
+        # DALI keeps a buffer as long as a tensor refers to it, which is enough on a CPU. On a GPU the tensor
+        # may be freed while queued kernels still read it, so the batch is copied, on a separate stream so
+        # that only the copy is waited for.
         if self._copy_stream is None:
             return images_NCHW
         with torch.cuda.stream(self._copy_stream):
@@ -83,10 +83,10 @@ class DaliLoader:
         own_NCHW.record_stream(torch.cuda.current_stream(self._device))
         return own_NCHW
 
-    # ------------------------------------------------------------ what goes in
+    # ------------------------------------------------------------ inputs
 
     def _inputs(self, number: int, in_flight: deque[tuple[int, Samples]]) -> Iterator[tuple[Any, ...]]:
-        """Batches from `number` on as the pipeline takes them, each noted as in flight."""
+        """Yield the batches from `number` on in the pipeline's form, and add each to `in_flight`."""
         while self._share.num_batches is None or number < self._share.num_batches:
             samples = self._without_bad(self._share.batch(number))
             if len(samples):
@@ -115,24 +115,24 @@ class DaliLoader:
 
     def _suspect_fault(self, sample: Samples, image: int) -> str | None:
         reason = self._bad.get(image)
-        # A broken JPEG may hold this window all the same, and who has not met it yet would use it:
-        # trying again keeps a batch the same whatever was met before.
+        # A broken JPEG may still hold this window, and a loader that has not met it yet would use it: trying
+        # again makes a batch independent of what was met before.
         if reason is None or not reason.startswith(BROKEN_JPEG):
             return reason
         return self._fault(Samples(np.array([image]), sample.crops))
 
     def _complaint(self, samples: Samples) -> str | None:
-        """What DALI says to these as one batch, by themselves."""
+        """Return DALI's error message for these samples as one batch, or None."""
         try:
             self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1).run()
         except RuntimeError as error:
-            # Its text only: the error would keep the pipeline alive, and a worker that the process forks
-            # later would crash when it clears that away.
+            # Its text only: the error would keep the pipeline alive, and a worker forked later would crash
+            # when it destroys that.
             return str(error)
         return None
 
     def _fault(self, samples: Samples) -> str | None:
-        """Why these cannot be decoded as one batch."""
+        """Return why these samples cannot be decoded as one batch, or None."""
         complaint = self._complaint(samples)
         first = int(samples.images_B[0])
         return None if complaint is None else decoding_fault(self._share.index.path(first), complaint)
@@ -158,7 +158,7 @@ class DaliLoader:
         self.bad_images |= {path(image): reason for image, reason in bad.items()}
 
     def _find_bad(self, samples: Samples) -> dict[int, str]:
-        """Halve the batch until the bad ones stand alone."""
+        """Return the bad images of a batch and why, by halving it."""
         reason = self._fault(samples)
         if reason is None:
             return {}

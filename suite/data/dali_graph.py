@@ -1,8 +1,8 @@
 """DALI's graph: from file names to normalised crops.
 
-Its threads read the files and decode no more than the crop's window. On a GPU it also resizes there; on
-a CPU torch's vectorised resize does that, called from DALI's pipeline, because it takes a fifth of the
-time of DALI's own (and is the one that the torchvision loader uses).
+DALI's threads read the files and decode only the window of the crop. On a GPU it also resizes; on a CPU
+the pipeline calls torch's vectorised resize, which takes a fifth of the time of DALI's own and is the
+one that the torchvision loader uses.
 """
 
 from collections.abc import Iterator
@@ -35,10 +35,10 @@ def build_pipeline(
     num_threads: int,
     device: torch.device,
 ) -> Pipeline:
-    """A pipeline that ends with its source, and gives float32 NCHW batches on `device`.
+    """Return a pipeline that ends with its source and yields float32 NCHW batches on `device`.
 
-    `source` gives batches of file names as arrays of bytes and, with random crops, the attempts and mirrors
-    of `CropDraws`. `threads` resize on a CPU. `images_per_batch` is the most that a batch may hold.
+    `source` yields batches of file names as arrays of bytes and, with random crops, the attempts and mirrors
+    of `CropDraws`. `threads` resize on a CPU. `images_per_batch` is the maximum of a batch.
     """
     on_gpu = device.type == "cuda"
     pipeline = Pipeline(
@@ -50,15 +50,11 @@ def build_pipeline(
     with pipeline:
         names, *chance = fn.external_source(source=source, num_outputs=3 if random_crops else 1, batch=True)
         attempts, mirror = (chance[:1], chance[1]) if random_crops else ([], 0)
-        # Mapping files of 100 kB costs more in page faults than it saves, and suits network disks ill.
+        # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
         files = fn.io.file.read(names, dont_use_mmap=True)
         shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
         crops: Any = fn.python_function(
-            shapes,
-            *attempts,
-            function=partial(_geometry, data=data),
-            num_outputs=4,
-            batch_processing=True,
+            shapes, *attempts, function=partial(_geometry, data=data), num_outputs=4, batch_processing=True
         )
         start, shape, resized, offset = crops
         images = fn.decoders.image_slice(
@@ -95,7 +91,7 @@ def build_pipeline(
 
 
 def resize_and_slice(images: Any, resized: Any, offset: Any, size: int) -> Any:
-    """DALI's own resize, then a square of `size` pixels. HWC; `resized` and `offset`: int32, 2 an image."""
+    """DALI's resize, then a square of `size` pixels. HWC; `resized` and `offset`: int32, two per image."""
     # fn.resize takes fractions of pixels, and sizes as floats only.
     resized = fn.cast(resized, dtype=types.FLOAT)
     images = fn.resize(images, size=resized, interp_type=types.INTERP_LINEAR, antialias=True)
@@ -118,7 +114,7 @@ def _resize_batch(
     threads: ThreadPoolExecutor,
     num_threads: int,
 ) -> Arrays:
-    # One task a thread: one for each image would cost a tenth more.
+    # One task per thread: one per image would take a tenth longer.
     def every_nth(first: int) -> Arrays:
         mine = slice(first, None, num_threads)
         return [_resize(*one, size) for one in zip(images[mine], resized[mine], offsets[mine], strict=True)]
@@ -133,7 +129,7 @@ def _resize(image_HWC: NDArray[np.uint8], resized: Int32s, offset: Int32s, size:
     height, width = resized.tolist()
     top, left = offset.tolist()
     with torch.inference_mode():
-        # Channels last, which is how it lies in memory and what torch's fast kernel wants.
+        # Channels last, as in memory and as torch's fast kernel needs it.
         image_1CHW = torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2)
         resized_1CHW = interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
         crop_HWC = resized_1CHW[0, :, top : top + size, left : left + size].permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and Fashion-MNIST. No torch unless the latter must be downloaded."""
+"""IDX files, the format of MNIST and Fashion-MNIST. Imports torchvision only to download the latter."""
 
 import gzip
 import math
@@ -18,21 +18,21 @@ PREFIXES = {"train": "train", "val": "t10k"}
 
 
 def read_split(folder: Path, split: str) -> tuple[Bytes, Bytes]:
-    """Images (N × 28 × 28) and labels (N) of a split."""
+    """Return the images (N × 28 × 28) and labels (N) of a split."""
     return read_array(idx_file(folder, split, "images")), read_array(idx_file(folder, split, "labels"))
 
 
 def idx_file(folder: Path, split: str, kind: Literal["images", "labels"]) -> Path:
-    """The file of a split's images or labels, gzipped or not. Raises UserError when there is neither."""
+    """Return the file of a split's images or labels, gzipped or not. Raises UserError if both are missing."""
     name = f"{PREFIXES[split]}-{kind}-idx{3 if kind == 'images' else 1}-ubyte"
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path
-    raise UserError(f"{folder}: has no {name}.gz, nor the same without .gz")
+    raise UserError(f"{folder}: has neither {name}.gz nor {name}")
 
 
 def write_split(folder: Path, split: str, images_NHW: Bytes, labels_N: Bytes) -> None:
-    """Write gzipped IDX files, with no time in their headers."""
+    """Write gzipped IDX files, without a time stamp in their headers."""
     for array, kind in ((images_NHW, "images"), (labels_N, "labels")):
         header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
         path = folder / f"{PREFIXES[split]}-{kind}-idx{array.ndim}-ubyte.gz"
@@ -40,7 +40,7 @@ def write_split(folder: Path, split: str, images_NHW: Bytes, labels_N: Bytes) ->
 
 
 def fashion_mnist_folder(download_to: Path) -> Path:
-    """Where the whole set's files are: Debian's package, or else torchvision's download."""
+    """Return the folder of the whole set: Debian's package, or else torchvision's download."""
     if DEBIAN_FOLDER.is_dir():
         return DEBIAN_FOLDER
     from torchvision.datasets import FashionMNIST
@@ -57,7 +57,7 @@ def fashion_mnist_folder(download_to: Path) -> Path:
 
 
 def read_array(path: Path) -> Bytes:
-    """The bytes of an IDX file, gzipped or not, in its shape. Raises UserError for any other file."""
+    """Return the bytes of an IDX file, gzipped or not, in its shape. Raises UserError for any other file."""
     shape = read_shape(path)
     content = _content(path)[4 + 4 * len(shape) :]
     if len(content) != math.prod(shape):
@@ -68,7 +68,7 @@ def read_array(path: Path) -> Bytes:
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """The shape that an IDX file of bytes has by its header. Raises UserError for any other file."""
+    """Return the shape in the header of an IDX file of bytes. Raises UserError for any other file."""
     header = _content(path, 4)
     num_axes = header[3] if header[:3] == b"\0\0\x08" and len(header) == 4 else 0
     sizes = _content(path, 4 + 4 * num_axes)[4:]
@@ -78,7 +78,7 @@ def read_shape(path: Path) -> tuple[int, ...]:
 
 
 def _content(path: Path, num_bytes: int = -1) -> bytes:
-    """The first bytes of a file, or all of it, unpacked."""
+    """Return the first bytes of a file, or all of them, unpacked."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(num_bytes)

@@ -1,4 +1,4 @@
-"""Which image files a split has, and of which class. Numpy only."""
+"""The image files of a split and their classes. Numpy only."""
 
 import functools
 import os
@@ -42,13 +42,13 @@ class ImageIndex:
         return os.path.join(os.fsencode(self.folder), bytes(self.names_N[image]))  # noqa: PTH118
 
     def take(self, images_K: Int64s) -> "ImageIndex":
-        """Only these images, in this order."""
+        """Return the index of these images only, in this order."""
         return ImageIndex(self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes)
 
 
 @functools.lru_cache(maxsize=4)
 def scan(folder: Path, split: str) -> ImageIndex:
-    """List the images of `folder/split/CLASS/`. Remembered for the life of the process.
+    """List the images of `folder/split/CLASS/`. Cached until the process ends.
 
     Raises UserError for a missing or empty folder, and for a class folder without images.
     """
@@ -77,7 +77,7 @@ def scan_idx(folder: Path, split: str) -> ImageIndex:
     """List the images of a split's IDX files, in the order of `scan`: by class, then as in the file.
 
     Here `folder` of the index is the file of the images, and an image's name is its number in it. Reads the
-    labels alone. Remembered for the life of the process. Raises UserError for files that are missing or
+    labels alone. Cached until the process ends. Raises UserError for files that are missing or
     broken, and for a class without images.
     """
     labels_N = read_array(idx_file(folder, split, "labels"))
@@ -96,7 +96,7 @@ def scan_idx(folder: Path, split: str) -> ImageIndex:
 
 
 def class_names(root: Path) -> list[str]:
-    """Sub-folders of a split, in the order of their labels; hidden ones are no classes."""
+    """Return the sub-folders of a split in the order of their labels, without hidden ones."""
     return _list(root, lambda entry: entry.name if entry.is_dir() and entry.name[0] != "." else None)
 
 
@@ -117,13 +117,13 @@ def _list(folder: Path, pick: Callable[["os.DirEntry[str]"], Name | None]) -> li
 
 
 def spread(index: ImageIndex, num_images: int) -> ImageIndex:
-    """This many images at equal distances, so that every class keeps its share."""
+    """Return this many images, evenly spaced, so that every class keeps its share."""
     _check_enough(index, num_images, "val_images")
     return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
 
 
 def balanced_subset(index: ImageIndex, num_images: int, keys_N: NDArray[np.uint64]) -> ImageIndex:
-    """This many images with class counts as equal as can be, those with the smallest keys of each class."""
+    """Return this many images, balanced over the classes, with the smallest keys of each class."""
     _check_enough(index, num_images, "train_images")
     by_class_N = np.lexsort((keys_N, index.labels_N))
     first_of_class_C = np.searchsorted(index.labels_N, np.arange(len(index.classes)))
@@ -140,7 +140,7 @@ def _check_enough(index: ImageIndex, num_images: int, field: str) -> None:
 
 
 def check_classes(index: ImageIndex, other_split: str) -> None:
-    """Raise UserError if the other split, where there is one, has other classes: labels would not match."""
+    """Raise UserError if the other split exists and has other classes, so that labels would not match."""
     other = index.folder / other_split
     different = set(index.classes) ^ set(class_names(other)) if other.is_dir() else set()
     if different:

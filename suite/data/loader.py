@@ -1,4 +1,4 @@
-"""What a loader gives: batches on the device, and the names of the files that it could not read."""
+"""What all loaders share: their interface, the batches, and the handling of files that cannot be decoded."""
 
 import re
 import textwrap
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 # ImageNet's channel means and standard deviations, of images in [0, 1]; used for every data set.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# More unreadable files in a row than this are no bad files, but a mount that went away.
+# More unreadable files in a row than this mean that a mount is gone, not that files are bad.
 MAX_BAD_IN_A_ROW = 1000
-# The one fault that may spare a part of the image.
+# The only fault after which a part of the image may still be decoded.
 BROKEN_JPEG = "truncated or broken JPEG"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Both on the loader's device: `images_NCHW` float32 and normalised, `labels_N` int64.
+    """A batch on the loader's device: `images_NCHW` float32 and normalised, `labels_N` int64.
 
-    Three channels; the memory loader leaves out those that the network does not read.
+    Images have three channels; the memory loader leaves out those that the network does not read.
     """
 
     images_NCHW: "Tensor"
@@ -35,11 +35,11 @@ class Batch:
 
 
 class Loader(Protocol):
-    """Batches, the same each time that it is iterated.
+    """Yields the same batches on every iteration.
 
     `bad_images` grows while iterating: the path of each file that could not be decoded, and why. In
-    training the next good image of the index stands in; in evaluation it is left out. Iterating raises
-    UserError when no image is good.
+    training the next good image of the index replaces it; in evaluation it is left out. Iterating raises
+    UserError if no image can be decoded.
     """
 
     bad_images: dict[str, str]
@@ -47,19 +47,19 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
     def close(self) -> None:
-        """Stop threads and worker processes. The loader is of no use afterwards."""
+        """Stop threads and worker processes. The loader cannot be used afterwards."""
 
 
 def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
-    """Copy from the CPU without making the host wait for a GPU."""
+    """Copy from the CPU without blocking the host."""
     if device.type != "cuda":
         return tensor.to(device)
-    # From pageable memory the copy would wait until the GPU has done all that was queued before it.
+    # From pageable memory the copy would wait for everything queued on the GPU before it.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]) -> int:
-    """The first image from `image` on (and round to the start) in which `fault` finds nothing.
+    """Return the first image from `image` on, cyclically, in which `fault` finds nothing.
 
     Raises UserError if there is none.
     """
@@ -75,9 +75,9 @@ def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]
 
 
 def decoding_fault(path: str, complaint: str) -> str:
-    """Why a file could not be decoded, for people: decoders do not say whether it is even there.
+    """Return in one line why a file could not be decoded: decoders do not say whether it even exists.
 
-    One line that ends with the essence of the decoder's own complaint, where it can tell more.
+    It ends with the essence of the decoder's own `complaint`, unless the file is unreadable or empty.
     """
     try:
         with Path(path).open("rb") as file:
@@ -91,7 +91,7 @@ def decoding_fault(path: str, complaint: str) -> str:
 
 
 def _essence(complaint: str) -> str:
-    """One short line of what a decoder says: without DALI's traceback and torchvision's place in C++."""
+    """Return a decoder's message as one short line, without traceback and C++ location."""
     message = complaint.rpartition("encountered:")[2].strip()
     line = re.sub(r"^.*\.cpp:\d+, ", "", message.partition("\n")[0]).rstrip(" :")
     return textwrap.shorten(line, 100, placeholder=" …")

@@ -1,4 +1,4 @@
-"""Remake the subset of Fashion-MNIST that the repository carries: python -m suite.data.make_subset"""
+"""Writes the subset of Fashion-MNIST in this repository: python -m suite.data.make_subset"""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ IMAGES_PER_CLASS = {"train": 600, "val": 100}
 
 
 def main() -> None:
-    """The first images of each class, in the order of the whole set."""
+    """Write the first images of each class, in the order of the whole set."""
     with tempfile.TemporaryDirectory() as download:
         source = fashion_mnist_folder(Path(download))
         for split, count in IMAGES_PER_CLASS.items():

@@ -1,4 +1,4 @@
-"""The loader for small grey images: a split's IDX file in memory, and nothing to decode or crop."""
+"""The loader for small grey images: it holds a split's IDX file in memory, and decodes and crops nothing."""
 
 import functools
 import math
@@ -23,19 +23,19 @@ MEMINFO = Path("/proc/meminfo")
 class MemoryLoader:
     """The batches of `share`, bit-equal to the torchvision loader's on the same pixels. See `Loader`.
 
-    `num_channels`: 1 leaves the second and third channel out: they are the first one, normalised otherwise.
-    The share's index is `scan_idx`'s. Raises UserError for a file of other images than the labels and
-    `data.image_size` say, or that does not fit into the device's memory.
+    `num_channels`: 1 leaves out the second and third channel, which are the first one normalised differently.
+    The share's index is that of `scan_idx`. Raises UserError for a file whose images do not match the labels
+    or `data.image_size`, or that does not fit into the device's memory.
     """
 
     def __init__(self, share: Share, data: DataSpec, *, num_channels: int, device: torch.device) -> None:
-        self.bad_images: dict[str, str] = {}  # IDX files are whole, or refused
+        self.bad_images: dict[str, str] = {}  # an IDX file is complete or refused
         self._share = share
         self._num_channels = num_channels
         self._device = device
         side = data.image_size
         self._pixels_NHW = _pixels(share.index.folder, device)
-        # The number in the file of each image of the index.
+        # The position in the file of each image of the index.
         self._numbers_N = share.index.names_N.astype(np.int64)
         count, *shape = self._pixels_NHW.shape
         if shape != [side, side]:
@@ -69,7 +69,7 @@ class MemoryLoader:
 
 @functools.lru_cache(maxsize=4)
 def _pixels(path: Path, device: torch.device) -> Tensor:
-    """(N, H, W) uint8 on the device. Remembered for the life of the process."""
+    """Return (N, H, W) uint8 on the device. Cached until the process ends."""
     num_bytes, free_bytes = math.prod(read_shape(path)), _free_bytes(device)
     if free_bytes is not None and num_bytes > free_bytes:
         raise UserError(
@@ -80,7 +80,7 @@ def _pixels(path: Path, device: torch.device) -> Tensor:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """What can be allocated there; None where the system does not say."""
+    """Return how many bytes can be allocated there; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not MEMINFO.is_file():

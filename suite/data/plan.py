@@ -1,11 +1,11 @@
-"""What every rank sees at every step: a pure function, so that nothing has to be remembered. Numpy only.
+"""Which images every rank sees at every step: a pure function, so that resuming needs no state. Numpy only.
 
 Position p of epoch e is one image with one random crop, decided by (seed, e, p) alone. Optimizer step s of
 an epoch covers the positions [sG, (s + 1)G), and micro-batch m of rank r of W, with b images, is the block
 at sG + (mW + r)b. Resuming is starting at a later step, and neither W nor b changes what one step sees.
 
-Only raw words of the counter-based generator Philox are used: numpy keeps those the same for ever,
-its distributions not.
+Only raw words of the counter-based generator Philox are used: numpy guarantees those for all versions, but
+not its distributions.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ ORDER, CROPS, SUBSET = range(3)
 
 @dataclass(frozen=True)
 class Samples:
-    """One batch, as planned: images of the index, and their random crops (None: central crops)."""
+    """A planned batch: images of the index, and their random crops (None: central crops)."""
 
     images_B: Int64s
     crops: CropDraws | None
@@ -58,7 +58,7 @@ class Share(Protocol):
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, first_block: int = 0) -> NDArray[np.uint64]:
-    """`count` words of a stream, from its block number `first_block` (of four words) on."""
+    """Return `count` words of a stream, from block `first_block` (of four words) on."""
     counter = np.array([first_block, 0, 0, stream], dtype=np.uint64)
     return np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64), counter=counter).random_raw(count)
 
@@ -77,7 +77,7 @@ class TrainPlan:
         self.data = run.data
         self.seed = run.seed
         self.global_batch_size = run.batch.global_batch_size
-        # What is left over at the end of an epoch, less than one step's worth, is dropped.
+        # The rest of an epoch, less than one step's images, is dropped.
         self.steps_per_epoch = len(index) // self.global_batch_size
         if not self.steps_per_epoch:
             raise UserError(
@@ -87,14 +87,14 @@ class TrainPlan:
         self._order: tuple[int, Int64s] | None = None
 
     def order(self, epoch: int) -> Int64s:
-        """The image at each position of an epoch."""
+        """Return the image at each position of an epoch."""
         if self._order is None or self._order[0] != epoch:
             words_N = random_words(self.seed, epoch, ORDER, len(self.index))
             self._order = epoch, np.argsort(words_N, kind="stable")
         return self._order[1]
 
     def samples(self, step: int, first: int, count: int) -> Samples:
-        """`count` samples of optimizer step `step` (counted over all epochs), from its sample `first` on."""
+        """Return `count` samples of optimizer step `step` (over all epochs), from its sample `first` on."""
         assert first + count <= self.global_batch_size
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         position = step_of_epoch * self.global_batch_size + first

@@ -1,4 +1,4 @@
-"""Batches that already lie on the device: what training does when data cost nothing."""
+"""Batches that already lie on the device, to measure training without the cost of data."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,9 @@ RESIDENT_BATCHES = 4
 
 
 class SyntheticLoader:
-    """Normal noise with random labels, `RESIDENT_BATCHES` batches in turn from batch number `first` on.
+    """Cycles through `RESIDENT_BATCHES` batches of normal noise with random labels, from number `first` on.
 
-    The tensors are given out again and again: they must not be written to. `num_images` ends the
-    iteration; None: endless.
+    The tensors are reused and must not be written to. The iteration ends after `num_images`; None: never.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The loader on torchvision: for machines without DALI, and the check that both see the same.
+"""The loader on torchvision, for machines without DALI and as a reference for DALI's batches.
 
 Worker processes decode whole files and apply torchvision's v2 functions, one batch at a time.
 """
@@ -18,7 +18,7 @@ from suite.data.loader import MEAN, STD, Batch, decoding_fault, good_image, to_d
 from suite.data.plan import Share
 from suite.experiment import DataSpec
 
-# Images, labels, and the bad files that were met.
+# Images, labels, and the bad files found.
 WorkerBatch = tuple[Tensor, Tensor, dict[str, str]]
 
 
@@ -50,11 +50,11 @@ class VisionLoader:
             good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
 
     def close(self) -> None:
-        """Workers end with the iteration; nothing outlives it."""
+        """Do nothing: the workers end with the iteration."""
 
 
 class _Numbers:
-    """0, 1, 2, … up to `count`, or without end."""
+    """Yields 0, 1, 2, … below `count`, or without end."""
 
     def __init__(self, count: int | None) -> None:
         self._count = count
@@ -67,7 +67,7 @@ class _Numbers:
 
 
 class PlannedBatches(Dataset[WorkerBatch]):
-    """A share's batches by number, decoded and cropped. Lives in the workers."""
+    """A share's batches by number, decoded and cropped by the workers."""
 
     def __init__(self, share: Share, data: DataSpec) -> None:
         self.share = share
@@ -115,7 +115,7 @@ class PlannedBatches(Dataset[WorkerBatch]):
 
 
 def decode(path: str) -> Tensor | str:
-    """The image in RGB, uint8, CHW; or why there is none."""
+    """Return the image in RGB, uint8, CHW; or why it cannot be decoded."""
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))

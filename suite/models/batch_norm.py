@@ -16,8 +16,8 @@ from suite.models.batch_free import at_least_float, full_precision
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """BN whose statistics see `norm_batch_size` samples: the batch is normalised group by group.
 
-    Each group updates the estimates in turn, as if it had come as a batch of its own, so ghost groups
-    and gradient accumulation give one and the same result.
+    Each group updates the estimates in turn, as a batch of its own would, so that ghost groups and gradient
+    accumulation give the same result.
     """
 
     def __init__(self, num_features: int, norm_batch_size: int, **batch_norm: object) -> None:
@@ -37,9 +37,8 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 class CrossRankBatchNorm2d(nn.BatchNorm2d):
     """BN whose statistics span the ranks of a process group, on any device.
 
-    torch's SyncBatchNorm exists for GPUs alone; on a CPU (gloo) this takes its place. Two passes, the
-    second about the mean, so that a large mean does not eat the variance. Every rank must hold batches
-    of one size, as training does.
+    It replaces torch's SyncBatchNorm, which needs GPUs, on CPUs (gloo). The variance is taken about the mean
+    in a second pass, so that a large mean costs no precision. All ranks must have the same batch size.
     """
 
     def __init__(
@@ -86,11 +85,11 @@ def set_norm_batch_size(
     device: torch.device,
     collective_timeout_s: float | None = None,
 ) -> nn.Module:
-    """Make every BatchNorm2d of `model` draw its statistics from `norm_batch_size` samples.
+    """Replace every BatchNorm2d of `model` by one whose statistics see `norm_batch_size` samples.
 
-    Equal to the batch per GPU: nothing changes. Smaller: ghost groups within the rank. Larger: the
-    statistics span norm_batch_size / batch_size_per_gpu neighbouring ranks. Parameters, buffers and
-    their names stay. The process group must exist in the last case; `BatchSpec` has checked the arithmetic.
+    If equal to the batch per GPU, nothing changes; if smaller, ghost groups within the rank; if larger, the
+    statistics span norm_batch_size / batch_size_per_gpu neighbouring ranks, which needs a process group.
+    Parameters, buffers and their names stay. `BatchSpec` has checked the arithmetic.
 
     `collective_timeout_s`: how long ranks wait for their neighbours' statistics; None: torch's default.
     """
@@ -119,8 +118,8 @@ def set_norm_batch_size(
 
 
 def _neighbours(ranks_per_statistic: int, timeout_s: float | None) -> dist.ProcessGroup | None:
-    """The group of neighbouring ranks that this rank shares statistics with."""
-    # A new group does not take the time-out of the one that it is a part of.
+    """Return the group of neighbouring ranks that this rank shares statistics with."""
+    # A new group does not inherit the time-out of its parent.
     timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
     group: dist.ProcessGroup | None
     group, _ = dist.new_subgroups(ranks_per_statistic, timeout=timeout)

@@ -1,6 +1,6 @@
-"""XBN as a transformation: which norm sites of a network become which norm.
+"""XBN as a transformation: replaces chosen norm sites of a network.
 
-torchvision's models stay the models. A *site* is a batch norm with a role in its block:
+The models are torchvision's. A *site* is a batch norm with a role in its block:
 
     role         ResNet, ResNeXt                MobileNetV2            ShuffleNetV2
     stem         bn1                            features.0             conv1
@@ -10,8 +10,8 @@ torchvision's models stay the models. A *site* is a batch norm with a role in it
     downsample   downsample                     -                      last 1×1 of the projection
     other        -                              last 1×1               conv5
 
-In a basic block p1 and p2 are one site. In an MLP the layers go in pairs, p1 and then p2. The table is the
-released code's; see docs/design.md.
+In a basic block p1 and p2 are one site. In an MLP the layers come in pairs of p1 and p2. The table follows
+the released code; see docs/design.md.
 """
 
 import re
@@ -36,7 +36,7 @@ class NormSite:
 
 
 def norm_sites(model: nn.Module) -> list[NormSite]:
-    """Every batch norm of a torchvision or timm residual network, in definition order, with its roles.
+    """Return every batch norm of a torchvision or timm residual network, in definition order, with its roles.
 
     Raises UserError when the network's blocks are of no known layout.
     """
@@ -54,12 +54,12 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
 
 
 def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) -> nn.Module:
-    """Replace, in place, the norms that `norm` says, and return the model.
+    """Replace norms in place, as `norm` specifies, and return the model.
 
-    Works on any torchvision or timm residual network; for another one, name the modules in `sites`. Null
-    `num_groups` and `stem` mean as released for ResNets: 64 groups (32 everywhere), and a ResNet's stem too.
-    New norms start at their own initial values on the old one's device, without affine parameters where the
-    old one had none; untouched modules keep theirs. Raises UserError for an unknown layout, an unknown site,
+    Works on any torchvision or timm residual network; for another one, name the modules in `sites`. If
+    `num_groups` and `stem` are null, they are as released for ResNets: 64 groups (32 everywhere), and only a
+    ResNet's stem. New norms have fresh parameters on the old norm's device, and none where the old norm had
+    none. Raises UserError for an unknown layout, an unknown site,
     or groups that do not divide the channels.
     """
     if isinstance(norm, BatchNormSpec):
@@ -77,7 +77,7 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
             raise UserError(f"norm.num_groups at {name}: {error}") from None
         parent, _, child = name.rpartition(".")
         device = next((t.device for t in old.state_dict().values()), torch.device("cpu"))
-        # timm's BatchNormAct2d is a BatchNorm2d that also drops and activates; those two stay.
+        # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
         rest = [m for name, m in old.named_children() if name in ("drop", "act")]
         setattr(
             model.get_submodule(parent),
@@ -88,7 +88,7 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
 
 
 def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | BatchFreeSpec:
-    """The spec with its nulls filled, for a network whose name is not known."""
+    """Return the spec with its nulls filled, for a network whose name is unknown."""
     update: dict[str, object] = {}
     if norm.num_groups is None:
         update["num_groups"] = 64 if isinstance(norm, XbnSpec) else 32
@@ -120,13 +120,13 @@ def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
 
 
 def _stage(site: NormSite) -> int | None:
-    """Of a ResNet, from 1; None for its stem, and in other networks."""
+    """Return the stage of a site in a ResNet, from 1; None for the stem and in other networks."""
     found = re.match(r"layer(\d+)\.", site.name)
     return int(found[1]) if found else None
 
 
 def _block_roles(module: nn.Module, is_root: bool) -> Iterator[tuple[str, set[str]]]:
-    """Names (relative to `module`) and roles of the norms that its own layout explains."""
+    """Yield names (relative to `module`) and roles of the norms that a known layout defines."""
     children = dict(module.named_children())
     if is_root:
         stems = ("bn1" if "bn1" in children else "conv1.1", "features.0.1", "stem.1", "stem.bn")
@@ -164,7 +164,7 @@ def _has_depthwise(module: nn.Module) -> bool:
 def _inverted_bottleneck_roles(
     branch: nn.Module, prefix: str, shortcut: bool
 ) -> Iterator[tuple[str, set[str]]]:
-    """Norms before, right after, and behind the depthwise convolution are p1, p2 and p3."""
+    """Yield p1, p2, p3: norms before, directly after, and further behind the depthwise convolution."""
     seen_depthwise, last_is_depthwise = False, False
     for name, module in branch.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Any network by a name: torchvision's, timm's, or one's own by its import path."""
+"""Any network by name: torchvision's, timm's, or the user's by its import path."""
 
 import difflib
 import importlib
@@ -17,12 +17,12 @@ FORMS = "torchvision:NAME, timm:NAME or module:function"
 
 
 def named_model(name: str, num_classes: int | None = None) -> nn.Module:
-    """The network with its initial weights, on the CPU. Seed torch first to fix them.
+    """Return the network with its initial weights, on the CPU. Seed torch first to fix them.
 
     `name` is torchvision:NAME or timm:NAME, built with `num_classes` outputs (None: its own number), or
     module:function, importable from the current directory too. The function is called with
-    `num_classes` if it has a parameter of that name, else with nothing; instead of a function it may be a
-    network. What it raises itself is passed on. Raises UserError for a name that leads to no network.
+    `num_classes` if it has a parameter of that name, else without arguments; it may also be a network itself.
+    Its own exceptions pass through. Raises UserError for a name that leads to no network.
     """
     source, colon, rest = name.partition(":")
     if not colon or not source or not rest:
@@ -61,7 +61,7 @@ def _own_model(module_name: str, attribute: str, num_classes: int | None) -> nn.
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A package that the module itself misses is another matter, and its traceback tells it better.
+        # A package that the module itself lacks is a different error, which its traceback explains.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"--model: no module {module_name!r}, neither installed nor below {here}") from None

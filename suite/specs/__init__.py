@@ -1,1 +1,1 @@
-"""The parts of a run, each with its fields, their meaning, and what is refused."""
+"""The parts of a run: their fields, what each means, and which values are refused. No torch here."""

@@ -1,4 +1,4 @@
-"""What all parts share."""
+"""The base class of all configuration parts."""
 
 from typing import Any
 

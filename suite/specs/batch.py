@@ -6,16 +6,16 @@ from suite.specs.base import Spec
 
 
 class BatchSpec(Spec):
-    """The three batch axes, in samples. They are never one: see docs/design.md."""
+    """The three batch axes, in samples; see docs/design.md for how they differ."""
 
     global_batch_size: int = Field(
-        256, ge=1, description="samples behind one optimizer step; all: data.train_images, one step an epoch"
+        256, ge=1, description="samples of one optimizer step; all: data.train_images, one step per epoch"
     )
     batch_size_per_gpu: int | None = Field(
-        None, ge=1, description="samples in one forward pass of one rank; null: global_batch_size"
+        None, ge=1, description="samples of one forward pass of one rank; null: global_batch_size"
     )
     norm_batch_size: int | None = Field(
-        None, ge=2, description="samples behind one BN statistic; null: batch_size_per_gpu"
+        None, ge=2, description="samples of one BN statistic; null: batch_size_per_gpu"
     )
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class BatchSpec(Spec):
         return self.norm_batch_size
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Forward passes of a rank behind one optimizer step. Raises ValueError with the arithmetic."""
+        """Return a rank's forward passes per optimizer step. Raises ValueError if that is no whole number."""
         ranks_per_statistic = max(1, self.norm // self.per_gpu)
         if self.global_batch_size % (self.per_gpu * world_size):
             raise ValueError(

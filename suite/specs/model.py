@@ -30,7 +30,7 @@ class XbnSpec(Spec):
     """One batch-free norm (BFN) per block, the rest BN (Huang et al. 2022)."""
 
     kind: Literal["xbn"]
-    position: Position = Field("p2", description="which norm of a block becomes the BFN")
+    position: Position = Field("p2", description="which norm of a block is the BFN")
     bfn: BatchFreeNorm = Field(
         "gn", description=", ".join(f"{name}: {entry.meaning}" for name, entry in BATCH_FREE_NORMS.items())
     )
@@ -41,11 +41,11 @@ class XbnSpec(Spec):
     )
     stem: bool | None = Field(
         None,
-        description="the stem's norm too; null: as released (ResNets yes, mobile networks no, MLPs none)",
+        description="also the stem's norm; null: as released (ResNets yes, mobile networks no)",
     )
-    downsample: bool = Field(False, description="the norms of the shortcut projections too")
+    downsample: bool = Field(False, description="also the norms of the shortcut projections")
     stages: tuple[int, ...] | None = Field(
-        None, description="of a ResNet: the stages whose blocks have a BFN, such as [3, 4]; null: all"
+        None, description="stages of a ResNet whose blocks have a BFN, such as [3, 4]; null: all"
     )
 
     @field_validator("stages")
@@ -88,8 +88,10 @@ class ModelSpec(Spec):
     norm: NormSpec = Field(
         BatchNormSpec(), description=f"kind: {' | '.join(('bn', 'xbn', *BATCH_FREE_NORMS))}"
     )
-    num_classes: int | None = Field(None, ge=2, description="null: the data set's")
-    bn_momentum: float = Field(0.1, gt=0, le=1, description="weight of the newest batch in the estimates")
+    num_classes: int | None = Field(None, ge=2, description="number of classes; null: that of the data set")
+    bn_momentum: float = Field(
+        0.1, gt=0, le=1, description="weight of the newest batch in BN's running statistics"
+    )
 
     @field_validator("arch")
     @classmethod

@@ -1,1 +1,1 @@
-"""The model families, declared in each module's `FAMILIES`; see `suite.models.generate_architectures`."""
+"""The model families, declared in each module's `FAMILIES`; see `tests.helpers.generate_architectures`."""
