@@ -1,8 +1,8 @@
-"""Record: what a run leaves behind, as plain files that merge by copying.
+"""The record of a run: plain files, which can be merged by copying.
 
-Writing is for one process at a time (`RecordWriter` holds a lock); small files are replaced
-atomically, measurements are appended a whole line at a time. Reading trusts nothing: a line cut
-short is left out, and a run that says `running` while nobody holds its lock is shown as failed.
+One process at a time writes (`RecordWriter` holds a lock); small files are replaced atomically,
+measurements are appended one whole line at a time. Readers skip a line that was cut short, and show a
+run that says `running` while no process holds its lock as failed.
 """
 
 from suite.files import is_locked, parse_lines, read_whole, write_atomically

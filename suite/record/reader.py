@@ -1,4 +1,4 @@
-"""Reading a run's folder, however its process ended."""
+"""Reads a run's folder, however its process ended."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,13 +40,13 @@ class Layer:
 
 @lru_cache(maxsize=256)
 def _layers(text: bytes) -> tuple[Layer, ...]:
-    """Of one network, which many runs train."""
+    """Parse layers.json; cached, since many runs train the same network."""
     return tuple(Layer(**layer) for layer in parse_json(text) or [])
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run folder, read. `lines`: its measurements as they stand in the file, in the order written."""
+    """The content of a run folder. `lines` are its measurements as in the file, in the order written."""
 
     paths: RunPaths
     run_id: str
@@ -62,9 +62,9 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path, with_measurements: bool = True) -> "Record":
-        """Raises UserError when the folder holds no readable run.json or one of a newer schema.
+        """Read a run folder. Raises UserError when run.json is not readable or of a newer schema.
 
-        Without measurements, `lines` is empty: who reads thousands of them has a faster way.
+        Without measurements, `lines` is empty: reports read those of thousands of runs in a faster way.
         """
         paths = RunPaths(folder)
         config = read_json(paths.run)
@@ -113,7 +113,7 @@ class Record:
         return costs_of(self.status)
 
     def measurements(self) -> Iterator[Measurement]:
-        """All of them in the order written, per-layer ones spread over their layers."""
+        """Yield all measurements in the order written; a per-layer line gives one for each layer."""
         for line in self.lines:
             where = {
                 "metric": line["metric"],
@@ -128,7 +128,7 @@ class Record:
                 yield Measurement(**where, value=float(line["value"]))
 
     def last(self, metric: str, split: str | None = None) -> float | None:
-        """The newest value of a scalar metric, or None."""
+        """Return the newest value of a scalar metric, or None."""
         for line in reversed(self.lines):
             if (
                 line["metric"] == metric
@@ -139,7 +139,7 @@ class Record:
         return None
 
     def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
-        """The newest values of a per-layer metric by layer name, in forward order; may be empty."""
+        """Return the newest values of a per-layer metric by layer name, in forward order; may be empty."""
         for line in reversed(self.lines):
             if (
                 line["metric"] == metric

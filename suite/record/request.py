@@ -1,6 +1,6 @@
-"""A request that a run end: of a study whose scheduler has judged it, or that is stopped itself.
+"""A study's request that a run stop, as a file in the run's folder.
 
-It lies in the run's folder, so it is heard on any machine and outlives whoever made it.
+A file reaches the run on any machine, and outlives the process that wrote it.
 """
 
 import json
@@ -13,7 +13,7 @@ from suite.paths import RunPaths
 
 @dataclass(frozen=True)
 class StopRequest:
-    """`stopped`: for good, by `by`, on what was measured at `epoch`; `preempted`: to be resumed."""
+    """`stopped` ends the run for good, by `by` after `epoch`; a run that is `preempted` may be resumed."""
 
     state: Literal["stopped", "preempted"]
     reason: str
@@ -22,17 +22,17 @@ class StopRequest:
 
 
 def ask_to_stop(paths: RunPaths, request: StopRequest) -> None:
-    """Have a run write a checkpoint and end, within seconds. A request that is there already stands."""
+    """Ask a run to write a checkpoint and end within seconds. Does not replace an earlier request."""
     if read_request(paths) is None:
         write_atomically(paths.stop, json.dumps(asdict(request), indent=1) + "\n")
 
 
 def read_request(paths: RunPaths) -> StopRequest | None:
-    """The request that stands, or None."""
+    """Return the pending request, or None."""
     content = read_json(paths.stop)
     return StopRequest(**content) if isinstance(content, dict) else None
 
 
 def forget_request(paths: RunPaths) -> None:
-    """Whoever starts a run on purpose wants it to go on."""
+    """Delete the request, as when a user starts the run again."""
     paths.stop.unlink(missing_ok=True)

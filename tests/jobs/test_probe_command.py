@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.commands.probe_tables import rows
-from jobs.commands.probing import choose_specs
+from jobs.commands.probe_target import choose_specs
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -79,7 +79,7 @@ def test_without_a_run(tmp_path: Path) -> None:
 
 
 def test_an_option_that_would_go_unread(run: Run) -> None:
-    with pytest.raises(UserError, match="--norm: the run tells its own norms"):
+    with pytest.raises(UserError, match="--norm: the checkpoint's run has its own norms"):
         specs(run, norm="{kind: bn}")
     with pytest.raises(UserError, match="num_classes is 7, but fashion-mnist-7k has 10"):
         specs(run, num_classes=7)

@@ -63,7 +63,7 @@ def test_an_empty_loader(measure: Callable[..., Any], batches: list[Any]) -> Non
 def test_a_batch_of_one(measure: Callable[..., Any]) -> None:
     batches = labelled(sizes=(6, 1))
     with pytest.raises(
-        UserError, match=r"1 is to normalise with its batch, .* one value a channel .* drop the last"
+        UserError, match=r"1 normalises with its batch, .* one value per channel .* drop the last"
     ):
         measure(mlp(), batches)
     assert probe(mlp(), batches).num_images == 7  # inference needs no batch
@@ -149,7 +149,7 @@ def test_shared_rare_and_idle_layers_are_told() -> None:
         assert result.skipped == {"idle": "not called in the forward pass"}
         assert result.notes == {
             "shared": "called 6 times in 3 batches: its statistics are over all calls",
-            "rare": "called in 2 of 3 batches: it stands for those",
+            "rare": "called in 2 of 3 batches: its numbers are over those",
         }
     # The shared one is given x and x + 3 (its estimates are 0 and 1): on average 1.5 more than x.
     profile = probe(Twice(), x, per_channel=True)
