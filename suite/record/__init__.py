@@ -5,13 +5,12 @@ measurements are appended one whole line at a time. Readers skip a line that was
 run that says `running` while no process holds its lock as failed.
 """
 
-from suite.files import is_locked, parse_lines, read_whole, write_atomically
 from suite.record.costs import Costs
 from suite.record.noise import NoiseRecord, read_noise, write_noise
 from suite.record.rank_errors import RankError, errors_noted
 from suite.record.reader import MEASUREMENT_KEYS, SCHEMA_VERSION, Layer, Measurement, Record
-from suite.record.request import StopRequest, ask_to_stop, forget_request, read_request
 from suite.record.status import SETTLED, STATES, UNFINISHED, State, Status, read_status
+from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request, request_stop
 from suite.record.writer import RecordWriter
 
 __all__ = [
@@ -30,15 +29,11 @@ __all__ = [
     "State",
     "Status",
     "StopRequest",
-    "ask_to_stop",
+    "clear_stop_request",
     "errors_noted",
-    "forget_request",
-    "is_locked",
-    "parse_lines",
     "read_noise",
-    "read_request",
     "read_status",
-    "read_whole",
-    "write_atomically",
+    "read_stop_request",
+    "request_stop",
     "write_noise",
 ]

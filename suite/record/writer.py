@@ -18,8 +18,8 @@ from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
 from suite.record.rank_errors import clear_errors
 from suite.record.reader import SCHEMA_VERSION, Layer
-from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State
+from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request
 
 Split = Literal["train", "val"]
 POLL_S = 0.2
@@ -104,7 +104,7 @@ class RecordWriter:
 
     def stop_request(self) -> StopRequest | None:
         """Return a study's request that this run stop, or None."""
-        return read_request(self.paths)
+        return read_stop_request(self.paths)
 
     # ------------------------------------------------------------ status
 
@@ -115,7 +115,7 @@ class RecordWriter:
     def queue(self, **details: Any) -> None:
         """Set the state `queued`. The costs of former attempts are kept."""
         self.forget_errors()
-        forget_request(self.paths)
+        clear_stop_request(self.paths)
         details["rank_s"] = self._status.get("rank_s", 0.0) + attempt_rank_s(self._status)
         self._status.pop("started_at", None)
         self.status("queued", reason=None, nodes=None, **details)
@@ -168,7 +168,7 @@ class RecordWriter:
         }
         write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
 
-    def settle(self, state: State, reason: str) -> None:
+    def mark_ended(self, state: State, reason: str) -> None:
         """Set the final state of a process that could not write it; `updated_at` is kept."""
         self.status(state, reason=reason, updated_at=self._status.get("updated_at", time.time()))
 

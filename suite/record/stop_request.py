@@ -21,18 +21,18 @@ class StopRequest:
     epoch: int | None = None
 
 
-def ask_to_stop(paths: RunPaths, request: StopRequest) -> None:
+def request_stop(paths: RunPaths, request: StopRequest) -> None:
     """Ask a run to write a checkpoint and end within seconds. Does not replace an earlier request."""
-    if read_request(paths) is None:
+    if read_stop_request(paths) is None:
         write_atomically(paths.stop, json.dumps(asdict(request), indent=1) + "\n")
 
 
-def read_request(paths: RunPaths) -> StopRequest | None:
+def read_stop_request(paths: RunPaths) -> StopRequest | None:
     """Return the pending request, or None."""
     content = read_json(paths.stop)
     return StopRequest(**content) if isinstance(content, dict) else None
 
 
-def forget_request(paths: RunPaths) -> None:
+def clear_stop_request(paths: RunPaths) -> None:
     """Delete the request, as when a user starts the run again."""
     paths.stop.unlink(missing_ok=True)
