@@ -2,9 +2,9 @@
 # # The estimation shift of a small network, from end to end
 #
 # Batch normalisation normalises with batch statistics in training and with *estimated* ones in
-# inference. Here a small network is trained with few samples behind each statistic; then we look at
-# the shift: where it is, where it comes from, what would help, and what it costs. Under a minute on
-# two CPU cores, on images that the suite carries.
+# inference. Here a small network is trained with few samples behind each statistic. Then we measure
+# the shift: where it is, where it comes from, what reduces it, and what it costs. It takes less than a
+# minute on two CPU cores, with images that are part of the suite.
 #
 # Open it as a notebook (Jupyter's and most editors' `# %%` cells), or run `python
 # examples/walkthrough.py`.
@@ -25,7 +25,7 @@ torch.manual_seed(0)
 
 
 def load(split: str, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of Fashion-MNIST as vectors (N, 784), and labels (N,), in a mixed order."""
+    """Images of Fashion-MNIST as vectors (N, 784), and labels (N,), in random order."""
     images_NHW, labels_N = read_split(SUBSET_FOLDER, split)
     order_N = torch.randperm(len(labels_N))[:num_images]
     images_ND = torch.from_numpy(images_NHW.copy()).flatten(1).float() / 255
@@ -34,7 +34,7 @@ def load(split: str, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 train_images, train_labels = load("train", 2000)
 val_images, val_labels = load("val", 1000)
-# Batches as those of training: what the running averages are of depends on their size.
+# Batches as in training: the running averages depend on their size.
 NORM_BATCH = 4
 training_batches = list(zip(train_images.split(NORM_BATCH), train_labels.split(NORM_BATCH), strict=True))
 val_batches = list(zip(val_images.split(64), val_labels.split(64), strict=True))
@@ -42,8 +42,8 @@ val_batches = list(zip(val_images.split(64), val_labels.split(64), strict=True))
 # %% [markdown]
 # ## Training with four samples behind each statistic
 #
-# `TidMeter` watches how far the running statistics are from those of each batch. It computes nothing
-# of the batch: what the batch's statistics were follows from how the running ones moved.
+# `TidMeter` measures the distance of the running statistics from those of each batch. It does not
+# compute the batch's statistics again: they follow from the change of the running ones.
 
 # %%
 DEPTH, WIDTH = 8, 64
@@ -80,10 +80,10 @@ profile.plot()
 # %% [markdown]
 # ## Where does it come from?
 #
-# Each layer's shift has two parts: what its own running average got wrong, and what it inherits from
-# the layers before it, which normalise with estimates too. The signed shares add up to ESM. The
+# Each layer's shift has two parts: the error of its own running average, and the shift that it inherits
+# from the layers before it, which normalise with estimates too. The signed shares add up to ESM. The
 # populations are over training images for the first and over validation images for the second part,
-# so the gap between the two is inherited.
+# so the generalisation gap of the statistics counts as inherited.
 
 # %%
 attribution = attribute(model, val_batches, training_batches=training_batches)
@@ -94,7 +94,7 @@ attribution.plot("sigma")
 # %% [markdown]
 # ## Which layer starts it?
 #
-# One layer after another gets exact estimates, all others keep theirs: how much of the mean shift
+# One layer at a time gets exact estimates, and all others keep theirs. How much of the mean shift
 # vanishes?
 
 # %%
@@ -104,7 +104,7 @@ print(f"It starts in {origins.starts}." if origins.starts else "No single layer 
 origins.plot()
 
 # %% [markdown]
-# ## What helps, without training?
+# ## What reduces it, without training?
 
 # %%
 table = remedies(model, val_batches, training_batches)
@@ -112,7 +112,7 @@ print(table.to_frame().to_string(index=False))
 table.plot()
 
 # %% [markdown]
-# ## How much does the network mind?
+# ## How sensitive is the network?
 #
 # Accuracy under noise on the estimates; three draws for each magnitude.
 

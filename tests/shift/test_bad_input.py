@@ -78,7 +78,7 @@ def test_one_image_of_many_pixels_is_a_batch() -> None:
     torch.testing.assert_close(var.float(), images.var((0, 2, 3), correction=0))
 
 
-def test_layers_that_never_trained_are_told() -> None:
+def test_layers_that_never_trained_are_reported() -> None:
     fresh, trained = mlp(), mlp()
     trained.train()(labelled()[0][0])
     told = "its estimates are the initial 0 and 1: no training batch has updated them"
@@ -142,7 +142,7 @@ def test_shared_rare_and_idle_layers(measure: Callable[..., Any]) -> None:
     measure(Twice(), labelled(sizes=(6, 4, 6)))
 
 
-def test_shared_rare_and_idle_layers_are_told() -> None:
+def test_shared_rare_and_idle_layers_are_reported() -> None:
     x = labelled(sizes=(6, 4, 6))
     for result in (probe(Twice(), x, per_channel=True), attribute(Twice(), x)):
         assert [layer.name for layer in result.layers] == ["shared", "rare"]
@@ -189,7 +189,7 @@ def test_half_precision_whose_sums_would_overflow() -> None:
             measure(nn.Sequential(model, nn.Linear(2, 2).half()), [(x, torch.zeros(20).long())])
 
 
-def test_activations_that_overflow_themselves_are_told_and_the_others_measured() -> None:
+def test_activations_that_overflow_are_reported_and_the_others_measured() -> None:
     model = nn.Sequential(mlp(), mlp())
     with torch.no_grad():
         model[0][2].weight.fill_(3e38)

@@ -87,7 +87,9 @@ def tid_of_steps(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in RunPaths(folder).tid.read_text().splitlines()]
 
 
-def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_asked_to_stop_records_who_asked_and_can_resume(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     paths = RunPaths(tmp_path)
     request_stop(paths, StopRequest("stopped", "asha after epoch 1 of 3: top1_percent 12", "asha", 1))
     assert train(tiny_run(), tmp_path) == [75]
