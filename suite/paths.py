@@ -23,69 +23,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
+class _Below:
+    """A path in a run's folder, made on access: making all of them for thousands of runs is slow."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, paths: "RunPaths", owner: type) -> Path:
+        return paths.folder / self.name
+
+
 class RunPaths:
     """The files of one run folder. Creates nothing."""
 
-    # Properties, because making all paths for thousands of runs is slow, and most callers need one.
+    run = _Below("run.json")
+    status = _Below("status.json")
+    provenance = _Below("provenance.jsonl")
+    measurements = _Below("measurements.jsonl")
+    layers = _Below("layers.json")
+    tid = _Below("tid.jsonl")
+    noise = _Below("noise.json")
+    log = _Below("log.txt")
+    lock = _Below("lock")
+    claim = _Below("claim")
+    stop = _Below("stop.json")
+    errors = _Below("errors")
+    checkpoints = _Below("checkpoints")
+    best = _Below("checkpoints/best.pt")
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run.json"
-
-    @property
-    def status(self) -> Path:
-        return self.folder / "status.json"
-
-    @property
-    def provenance(self) -> Path:
-        return self.folder / "provenance.jsonl"
-
-    @property
-    def measurements(self) -> Path:
-        return self.folder / "measurements.jsonl"
-
-    @property
-    def layers(self) -> Path:
-        return self.folder / "layers.json"
-
-    @property
-    def tid(self) -> Path:
-        return self.folder / "tid.jsonl"
-
-    @property
-    def noise(self) -> Path:
-        return self.folder / "noise.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "lock"
-
-    @property
-    def claim(self) -> Path:
-        return self.folder / "claim"
-
-    @property
-    def stop(self) -> Path:
-        return self.folder / "stop.json"
-
-    @property
-    def errors(self) -> Path:
-        return self.folder / "errors"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.checkpoints / "best.pt"
 
     def error(self, rank: int) -> Path:
         """The error that ended this rank."""

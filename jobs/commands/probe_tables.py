@@ -111,7 +111,8 @@ def print_frame(
     table = Table(title=title, box=None)
     for heading, spec in columns.values():
         table.add_column(heading, justify="right" if spec else "left")
-    for row in [*frame.astype(object).to_dict("records"), *([] if last is None else [last])]:
+    rows_shown: list[Mapping[Any, Any]] = [*frame.astype(object).to_dict("records")]
+    for row in rows_shown + ([] if last is None else [last]):
         if row is last:
             table.add_section()
         values = [(row.get(name), spec) for name, (_, spec) in columns.items()]

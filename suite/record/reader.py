@@ -129,22 +129,15 @@ class Record:
 
     def last(self, metric: str, split: str | None = None) -> float | None:
         """Return the newest value of a scalar metric, or None."""
-        for line in reversed(self.lines):
-            if (
-                line["metric"] == metric
-                and split in (None, line.get("split"))
-                and not isinstance(line["value"], list)
-            ):
-                return float(line["value"])
-        return None
+        values = self._newest_first(metric, split)
+        return next((float(value) for value in values if not isinstance(value, list)), None)
 
     def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
         """Return the newest values of a per-layer metric by layer name, in forward order; may be empty."""
+        values = (value for value in self._newest_first(metric, split) if isinstance(value, list))
+        return {layer.name: float(v) for layer, v in zip(self.layers, next(values, []), strict=False)}
+
+    def _newest_first(self, metric: str, split: str | None) -> Iterator[Any]:
         for line in reversed(self.lines):
-            if (
-                line["metric"] == metric
-                and split in (None, line.get("split"))
-                and isinstance(line["value"], list)
-            ):
-                return {layer.name: float(v) for layer, v in zip(self.layers, line["value"], strict=False)}
-        return {}
+            if line["metric"] == metric and split in (None, line.get("split")):
+                yield line["value"]

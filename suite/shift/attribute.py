@@ -1,24 +1,12 @@
-"""Where a layer's shift comes from: its own running average, or the layers before it.
+"""Splits a layer's shift into the error of its own running average and the part inherited from upstream.
 
-Three sets of statistics of a BN layer's input, each (C,), with the weights fixed:
-
-    estimated    μ̃, σ̃   the running averages
-    population   μᵗ, σᵗ  with upstream BN in training mode: what the running average estimates (PreciseBN)
-    expected     μ̂, σ̂   with upstream BN in inference mode: those of the layer's input when it is used
-
-They split the shift, exactly and channel by channel (and likewise for σ):
-
-    μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
-    total       own          inherited
-
-*Own* is the error of the layer's running average: too few or too old batches. *Inherited* exists only
-because upstream layers normalise with estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. For a
-stacked depth profile each part is therefore also given as its signed share, the projection on the total,
+*Own* comes from too few or too old batches. *Inherited* exists only because upstream layers normalise with
+estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. For a stacked depth profile each part is therefore
+also given as its signed share, the projection on the total,
 
     own · u,  inherited · u,   u = total / ‖total‖,   and   own · u + inherited · u = ‖total‖ = ESM,
 
-negative where a part points against the total. The split is ours; ESM is Huang et al.'s (CVPR 2022), the
-population statistics Wu and Johnson's (2021).
+negative where a part points against the total. See `attribute` for the formulas and sources.
 """
 
 import math
@@ -112,9 +100,10 @@ def attribute(
         μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
         total       own          inherited
 
-    with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode (PreciseBN; Wu and
-    Johnson 2021) and μ̂ that in inference mode. The split is ours; ESM = ‖total‖₂ is Huang et al.'s (CVPR
-    2022). A part's share is its projection on the total, so that the two add up to ESM.
+    with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode, which the running
+    average estimates (PreciseBN; Wu and Johnson 2021), and μ̂ that in inference mode. The split is ours; ESM =
+    ‖total‖₂ is Huang et al.'s (CVPR 2022). A part's share is its projection on the total, so that the two add
+    up to ESM.
 
     `batches` as in `probe`; they are read twice. By default both populations are taken over them, so that
     `inherited` comes from upstream layers alone, and the data's difference from training is in `own`.

@@ -4,14 +4,9 @@
 A layer that only inherits its shift has them already, so correcting it changes nothing. (With the expected
 statistics each layer would absorb its inherited shift too, and every layer would seem to start it.)
 
-For layer k, over all L layers l, k among them, with ESM as in the probe:
-
-    vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
-
-for ESM_μ, for ESM_σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance between normal
-channels with the expected and with the estimated statistics. The mean is over the same layers for each k, so
-that late and early layers are measured alike. It is negative where correcting one layer uncovers an error
-that it had cancelled. The measure is ours.
+ESM is measured for μ, for σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance
+between normal channels with the expected and with the estimated statistics. The mean is over the same layers
+for each corrected layer, so that late and early layers are measured alike. Formula: `find_origins`.
 """
 
 import math
@@ -102,7 +97,8 @@ def find_origins(
 
         vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
 
-    over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). *Exact* are the
+    over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). Negative where
+    correcting one layer uncovers an error that it had cancelled. *Exact* are the
     population's mean and variance (C,) with upstream BN in training mode. The measure is ours.
 
     Costs an inference pass over `batches` for each of `layers` (default: all that keep estimates and are

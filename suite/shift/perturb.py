@@ -1,10 +1,5 @@
 """Measures how sensitive a network is to wrong estimates: its accuracy under noise on them.
 
-    μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ ~ N(0, 1), drawn for each channel of each BN layer
-
-The paper shows such curves (Huang et al., CVPR 2022) without a formula: this one is our reading. The absolute
-value keeps σ̃ positive by reflection; clamping it to a small value would make a channel's output huge.
-
 One draw is one set of ε, scaled by every δ: along a draw's curve only the magnitude of the noise changes.
 """
 
@@ -70,7 +65,8 @@ def perturb(
         μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ (C,) ~ N(0, 1)
 
     in place of the running averages μ̃, σ̃ (C,). Huang et al. (CVPR 2022) show such curves without a formula;
-    this one is our reading.
+    this one is our reading. The absolute value keeps σ̃ positive by reflection; clamping it to a small value
+    would make a channel's output huge.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
     depends on `seed` alone, not on the device or on torch's global generator, which is not changed. The

@@ -1,14 +1,4 @@
-"""The estimation shift of a network: estimated against expected population statistics, layer by layer.
-
-Source: Huang et al., CVPR 2022. The *estimated* statistics μ̃, σ̃² are the running averages that BN
-normalises with in inference; the *expected* ones μ̂, σ̂² are those of the layer's input over the
-evaluation set, with the whole network in inference mode (biased variance). Then
-
-    ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
-
-over a layer's d channels, without division by d. Layers differ in width and scale, so each has a
-scale-free companion: the root mean square over the channels of the difference in units of √(σ̂² + ε).
-"""
+"""The estimation shift of a network: estimated against expected population statistics, layer by layer."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -86,7 +76,9 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
         ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
 
     μ̃, σ̃² (d,) are its running averages; μ̂, σ̂² (d,) are mean and biased variance of its input (N, d, *),
-    over all images and pixels, with the whole network in inference mode.
+    over all images and pixels, with the whole network in inference mode. The norms are not divided by d. The
+    scaled ones do not depend on a layer's width and scale: they are the root mean square over the channels of
+    the difference in units of √(σ̂² + ε).
 
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed

@@ -1,14 +1,4 @@
-"""Compares remedies for the shift of a trained network that need no training.
-
-    frozen             the unchanged estimates: the baseline
-    PreciseBN          population statistics of training batches (Wu and Johnson 2021; `precise`)
-    momentum replayed  the running averages, continued over training batches with another momentum m:
-                       r ← (1 − m) r + m b
-    prediction-time BN each test batch's own statistics (Nado et al. 2020)
-    α-BN               source and test batch mixed, mean and variance alike, for N pseudo-images of the source
-                       and a batch of n: N/(N + n) source + n/(N + n) batch (Schneider et al. 2020)
-
-The last two use other test images: accuracy then depends on the batch size and on a batch's other images.
+"""Compares remedies for the shift of a trained network that need no training. See `remedies` for the list.
 
 ESM compares the expected statistics (μ̂, σ̂ over all batches, in the network as the remedy runs it)
 with those that a batch was normalised with, as the root mean square over the n-weighted batches,
