@@ -17,8 +17,8 @@ from benchmarks.pairing import Ratio, summarize
 from benchmarks.synthetic_runs import write_runs
 from reports.collect import collect
 from suite.errors import UserError
+from suite.files import write_atomically
 from suite.paths import RunPaths
-from suite.record import write_atomically
 
 NUM_CHANGED = 10
 FEW_RUNS = 100

@@ -25,7 +25,7 @@ torch.manual_seed(0)
 
 
 def load(split: str, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of Fashion-MNIST as vectors (N, 784), and labels (N,), in a mixed order."""
+    """Images of Fashion-MNIST as vectors (N, 784), and labels (N,), in random order."""
     images_NHW, labels_N = read_split(SUBSET_FOLDER, split)
     order_N = torch.randperm(len(labels_N))[:num_images]
     images_ND = torch.from_numpy(images_NHW.copy()).flatten(1).float() / 255

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from suite.config import explain
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.files import is_locked
 from suite.paths import RunPaths
-from suite.record import Record, is_locked
+from suite.record import Record
 
 
 def is_completed(folder: Path) -> bool:

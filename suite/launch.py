@@ -1,4 +1,4 @@
-"""Whether this process is one of several ranks, told by what started it. No torch here."""
+"""Reads from the environment whether this process is one of several ranks. No torch here."""
 
 import subprocess
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ FIRST_PORT, NUM_PORTS = 20_000, 12_000
 
 
 def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's five variables, from torchrun itself or from a Slurm step; empty for a single process."""
+    """Return torchrun's five variables, from torchrun or from a Slurm step; empty for a single process."""
     if int(env.get("WORLD_SIZE", "1")) > 1:
         return {k: env[k] for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) <= 1:
@@ -23,8 +23,10 @@ def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _port(job: int, restart: int) -> int:
-    """The same on every rank; another one after each restart, which must not meet its former self's sockets,
-    and for each job of an array, which may share a node. Below the ports that the kernel hands out itself.
+    """Return a port that is the same on every rank, below those that the kernel assigns.
+
+    It changes with each restart, when the former sockets may still be open, and with each job of an array,
+    which may share a node.
     """
     return FIRST_PORT + (job * 31 + restart * 4_001) % NUM_PORTS
 

@@ -1,4 +1,4 @@
-"""Every file name of a run, once.
+"""The name of every file of a run.
 
 <output_dir>/<folder_name>/
   run.json            the resolved Run, and the schema's version
@@ -6,14 +6,14 @@
   provenance.jsonl    a line for each start: code, versions, devices, hosts, scheduler
   measurements.jsonl  a line for each measurement, appended
   layers.json         names and widths behind the per-layer measurements
-  tid.jsonl           TID of every few steps, where that was wanted
-  noise.json          accuracy under noise on the estimates, where somebody asked for it
-  log.txt             what the process said
-  errors/             rank-3.json: what a rank died of in the newest attempt
-  patches/            how the sources differed from their commit, if they did
+  tid.jsonl           TID every few steps, if the run asks for it
+  noise.json          accuracy under noise on the estimates, if it was measured
+  log.txt             output of the process
+  errors/             rank-3.json: the error that ended a rank in the newest attempt
+  patches/            differences of the sources from their commit
   lock                held by the process that writes here
-  claim               a newer start asks that process to leave
-  stop.json           a study asks that process to end, and why
+  claim               a newer start's request that this process leave
+  stop.json           a study's request that this process stop, with its reason
   checkpoints/        step-00000123.pt, best.pt
 """
 
@@ -23,72 +23,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
+class _Below:
+    """A path in a run's folder, made on access: making all of them for thousands of runs is slow."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, paths: "RunPaths", owner: type) -> Path:
+        return paths.folder / self.name
+
+
 class RunPaths:
     """The files of one run folder. Creates nothing."""
 
-    # Properties: to make all of these for thousands of runs takes a while, and most uses need one.
+    run = _Below("run.json")
+    status = _Below("status.json")
+    provenance = _Below("provenance.jsonl")
+    measurements = _Below("measurements.jsonl")
+    layers = _Below("layers.json")
+    tid = _Below("tid.jsonl")
+    noise = _Below("noise.json")
+    log = _Below("log.txt")
+    lock = _Below("lock")
+    claim = _Below("claim")
+    stop = _Below("stop.json")
+    errors = _Below("errors")
+    checkpoints = _Below("checkpoints")
+    best = _Below("checkpoints/best.pt")
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
-    @property
-    def run(self) -> Path:
-        return self.folder / "run.json"
-
-    @property
-    def status(self) -> Path:
-        return self.folder / "status.json"
-
-    @property
-    def provenance(self) -> Path:
-        return self.folder / "provenance.jsonl"
-
-    @property
-    def measurements(self) -> Path:
-        return self.folder / "measurements.jsonl"
-
-    @property
-    def layers(self) -> Path:
-        return self.folder / "layers.json"
-
-    @property
-    def tid(self) -> Path:
-        return self.folder / "tid.jsonl"
-
-    @property
-    def noise(self) -> Path:
-        return self.folder / "noise.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "lock"
-
-    @property
-    def claim(self) -> Path:
-        return self.folder / "claim"
-
-    @property
-    def stop(self) -> Path:
-        return self.folder / "stop.json"
-
-    @property
-    def errors(self) -> Path:
-        return self.folder / "errors"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.checkpoints / "best.pt"
-
     def error(self, rank: int) -> Path:
-        """What this rank died of."""
+        """The error that ended this rank."""
         return self.errors / f"rank-{rank}.json"
 
     def patch(self, name: str) -> Path:
@@ -100,13 +67,13 @@ class RunPaths:
         return self.checkpoints / f"step-{step:08d}.pt"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps that have a checkpoint, oldest first."""
+        """Return the steps that have a checkpoint, oldest first."""
         found = (re.fullmatch(r"step-(\d{8})\.pt", p.name) for p in self.checkpoints.glob("step-*.pt"))
         return sorted(int(match[1]) for match in found if match)
 
 
 def find_runs(roots: list[Path]) -> list[RunPaths]:
-    """Run folders at or below the given folders, each real one once, in a stable order."""
+    """Return the run folders at or below the given ones, each real folder once, in a stable order."""
     seen: set[str] = set()
     found = [root / below for root in roots for below in walk_runs(os.path.realpath(root), seen)]
     return [RunPaths(folder) for folder in sorted(found)]
@@ -118,11 +85,11 @@ def walk_runs(
     is_known: Callable[[str], bool] = lambda below: False,
     failed: Callable[[str, OSError], None] = lambda folder, error: None,
 ) -> Iterator[str]:
-    """Paths below `root`, a real path, of the folders that hold a run; "" for itself.
+    """Yield the paths of run folders relative to `root`, which is a real path; "" for `root` itself.
 
-    Nothing below a run is one. Links to folders are followed, after all that needs none; no real folder is
-    looked at that is in `seen`, where each is put. A folder that `is_known` to hold a run is not listed. What
-    cannot be listed goes to `failed`, and what is removed meanwhile is left out.
+    Folders below a run are not searched. Links to folders are followed last. Every real folder is added to
+    `seen`, and skipped if it is there already. A folder that `is_known` to hold a run is not listed. `failed`
+    receives each folder that cannot be listed; one that is removed meanwhile is left out.
     """
     waiting, links = [("", root)], list[str]()
     while waiting or links:
@@ -154,7 +121,7 @@ def walk_runs(
 
 
 def _folders_in(folder: str) -> tuple[list[str] | None, list[str]]:
-    """Names of the folders in a folder, and of the links to folders; None if it holds a run."""
+    """Return the names of a folder's folders, or None if it holds a run, and of its links to folders."""
     names, links = [], []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, machine, scheduler."""
+"""The provenance of a result: code, versions, machine, scheduler."""
 
 import hashlib
 import importlib.metadata
@@ -25,7 +25,7 @@ log = logging.getLogger("shiftbench")
 
 
 def provenance(device: str, hosts: list[str], device_type: str = "cpu") -> dict[str, Any]:
-    """A plain dict for the record. `device` names what computed, `device_type` is torch's word for its kind.
+    """Return the provenance for the record. `device` is a device's name, `device_type` torch's type of it.
 
     `hosts` has one entry for each rank.
     """
@@ -49,7 +49,7 @@ def provenance(device: str, hosts: list[str], device_type: str = "cpu") -> dict[
 
 
 def scheduler_job(env: Mapping[str, str]) -> str | None:
-    """This process's Slurm job, as Slurm's commands name it: `12` or, in an array, `12_3`."""
+    """Return this process's Slurm job as Slurm's commands name it: `12` or, in an array, `12_3`."""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env.get("SLURM_JOB_ID")
@@ -57,7 +57,7 @@ def scheduler_job(env: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class CodeState:
-    """Which sources these are: their commit, and what they differ by from it."""
+    """The version of the sources: their commit, and their difference from it."""
 
     git_sha: str | None
     git_dirty: bool | None
@@ -66,13 +66,13 @@ class CodeState:
 
     @property
     def patch_name(self) -> str | None:
-        """A name that is a hash of the patch."""
+        """The first 12 digits of the patch's SHA-256."""
         return None if self.patch is None else hashlib.sha256(self.patch.encode()).hexdigest()[:12]
 
 
 @cache
 def code_state() -> CodeState:
-    """Of the sources that this process imports: from git, or as the snapshot of a submission noted them."""
+    """Return the state of the imported sources, from git or from the note in a submission's snapshot."""
     if (ROOT / SNAPSHOT_NOTE).exists():
         return CodeState(**json.loads((ROOT / SNAPSHOT_NOTE).read_text(encoding="utf-8")))
     changes = _git("status", "--porcelain", "--", *SOURCES)
@@ -82,22 +82,24 @@ def code_state() -> CodeState:
 
 
 def _patch() -> str | None:
-    """All that differs from the commit, new files included; None when it is too large to keep."""
+    """Return the difference from the commit, with new files; None when it is too large to keep."""
     with tempfile.TemporaryDirectory() as folder:
-        # An index of our own: `add --intent-to-add` lets diff see new files, and the user's index is left be.
+        # A temporary index, so that `add --intent-to-add`, by which diff sees new files, spares the user's.
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         if _git("read-tree", "HEAD", env=index) is None:
             return None
         _git("add", "--intent-to-add", "--all", "--", *SOURCES, env=index)
         patch = _git("diff", "--binary", "HEAD", "--", *SOURCES, env=index)
     if patch and len(patch) > MAX_PATCH_BYTES:
-        log.warning("the sources differ from their commit by %d bytes: too much to keep", len(patch))
+        log.warning(
+            "the sources differ from their commit by %d bytes, which is too large to record", len(patch)
+        )
         return None
     return patch or None
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where /proc tells it."""
+    """Return the processor's model name from /proc, or the machine type."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -117,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*arguments: str, env: Mapping[str, str] | None = None) -> str | None:
-    """git's answer about the source tree, or None when it is not a checkout (an installed wheel)."""
+    """Return git's output about the source tree, or None when it is not a checkout (an installed wheel)."""
     if not (ROOT / ".git").exists():
         return None
     try:

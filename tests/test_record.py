@@ -160,7 +160,7 @@ def test_costs_are_summed_over_attempts(run: Run, tmp_path: Path, monkeypatch: p
         assert Record.read(tmp_path).costs == costs
 
 
-def test_a_process_that_died_cost_what_it_took_up_to_its_last_word(run: Run, tmp_path: Path) -> None:
+def test_a_killed_process_costs_its_time_up_to_its_last_status(run: Run, tmp_path: Path) -> None:
     with RecordWriter(run, tmp_path) as record:
         record.start({"world_size": 8})
         record.status("running", started_at=1000.0, updated_at=1090.0)

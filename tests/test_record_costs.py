@@ -129,7 +129,7 @@ def test_a_lost_rank_is_named_as_such() -> None:
 @pytest.mark.parametrize(
     ("host", "age_s", "state"), [("elsewhere", 5, "running"), ("elsewhere", 500, "failed")]
 )
-def test_a_run_elsewhere_lives_while_it_speaks(
+def test_a_run_on_another_machine_is_alive_while_it_updates_its_status(
     run: Run, tmp_path: Path, host: str, age_s: float, state: str
 ) -> None:
     """A lock is not always seen from another machine."""

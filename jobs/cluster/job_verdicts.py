@@ -110,6 +110,6 @@ def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
         with RecordWriter(Record.read(folder).run, folder, durable=False) as record:
             if record.detail("updated_at") != status.content.get("updated_at"):
                 return
-            record.settle(verdict.state, verdict.reason)
+            record.mark_ended(verdict.state, verdict.reason)
     except (OSError, UserError, ValueError):
         return

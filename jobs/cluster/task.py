@@ -16,7 +16,7 @@ from jobs.local.process_log import also_logged_to, log_to_stderr
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import UNFINISHED, RecordWriter, errors_noted, read_request, read_status
+from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
 from suite.record.rank_errors import in_one_line
 from suite.signals import StopFlag, stop_flag
 
@@ -52,7 +52,7 @@ class TrainTask:
                 with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
-                is_asked = read_request(paths) is not None  # the study does not want it to continue
+                is_asked = read_stop_request(paths) is not None  # the study does not want it to continue
                 if rank == 0 and not is_asked and (end.is_warned or _is_preempted()):
                     _requeue(run, folder)
             except Exception as error:
@@ -160,6 +160,6 @@ def _note_failure(run: Run, folder: Path, error: Exception) -> None:
         return
     try:
         with RecordWriter(run, folder) as record:
-            record.settle("failed", in_one_line(error))
+            record.mark_ended("failed", in_one_line(error))
     except (OSError, UserError) as failure:
         log.error("%s: the record could not be written: %s", folder, failure)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, echo
 
 from suite.errors import UserError
 
@@ -17,67 +17,49 @@ class Split(StrEnum):
     VAL = "val"
 
 
+CHECKPOINT = Option(help="A state dict, or a checkpoint of a run, whose network and data are the defaults.")
+MODEL = Option(help="Any network: torchvision:NAME, timm:NAME, or module:function, also from this folder.")
+ARCH = Option(help="An architecture of the suite; without a checkpoint it has its initial weights.")
+NORM = Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'; default: BN.")
+DATA = Option(help="A known data set, or a folder that holds train/ and val/; default: the run's.")
+IMAGE_SIZE = Option(help="Side of the network's input, pixels; default: the run's, else 224.")
+NUM_CLASSES = Option(min=1, help="Outputs of the network; default: the classes of the data.")
+SPLIT = Option(help="The images to probe on; they are resized and centre-cropped.")
+PER_BATCH = Option(
+    min=1,
+    help="Images behind the batch statistics of --attribute and the others; default: the run's, or 64.",
+)
+MAX_IMAGES = Option(
+    min=1, help="Probe on this many images, spread over the split; default: the run's, else all."
+)
+ATTRIBUTE = Option("--attribute", help="Split each layer's shift into its own and the inherited. Two passes.")
+ORIGINS = Option("--origins", help="Find the layer that starts it; needs train/. One pass for each BN layer.")
+REMEDIES = Option("--remedies", help="Measure what helps without training: accuracy and shift. 7 passes.")
+PERTURB = Option("--perturb", help="Measure accuracy under noise on the estimates. 41 passes.")
+AS_JSON = Option("--json", help="Print the results as JSON.")
+
+
 def probe(
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="A state dict, or a checkpoint of a run (its folder tells the rest).")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Any network: torchvision:NAME, timm:NAME, or your own as module:function, from here too."
-        ),
-    ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="Architecture; without a checkpoint its initial weights.")
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'; default: BN.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="A known data set, or an ImageFolder that holds train/ and val/; default: the run's."
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the network's input, pixels; default: the run's, else 224.")
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Outputs of the network; default: the classes of the data.")
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Images are resized and centre-cropped.")] = Split.VAL,
-    images_per_batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Behind the batch statistics of --attribute and the others; default: the run's norm batch, "
-            "else 64.",
-        ),
-    ] = None,
-    max_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Probe on so many, spread over the split; default: the run's, else all."),
-    ] = None,
-    attribute: Annotated[
-        bool,
-        typer.Option("--attribute", help="Split each layer's shift: its own, and inherited. Two passes."),
-    ] = False,
-    origins: Annotated[
-        bool,
-        typer.Option("--origins", help="Which layer starts it; needs train/ too. A pass for each BN layer."),
-    ] = False,
-    remedies: Annotated[
-        bool, typer.Option("--remedies", help="Accuracy and shift of what helps without training. 7 passes.")
-    ] = False,
-    perturb: Annotated[
-        bool, typer.Option("--perturb", help="Accuracy under noise on the estimates. 41 passes.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
+    checkpoint: Annotated[Path | None, CHECKPOINT] = None,
+    model: Annotated[str | None, MODEL] = None,
+    arch: Annotated[str | None, ARCH] = None,
+    norm: Annotated[str | None, NORM] = None,
+    data: Annotated[str | None, DATA] = None,
+    image_size: Annotated[int | None, IMAGE_SIZE] = None,
+    num_classes: Annotated[int | None, NUM_CLASSES] = None,
+    split: Annotated[Split, SPLIT] = Split.VAL,
+    images_per_batch: Annotated[int | None, PER_BATCH] = None,
+    max_images: Annotated[int | None, MAX_IMAGES] = None,
+    attribute: Annotated[bool, ATTRIBUTE] = False,
+    origins: Annotated[bool, ORIGINS] = False,
+    remedies: Annotated[bool, REMEDIES] = False,
+    perturb: Annotated[bool, PERTURB] = False,
+    as_json: Annotated[bool, AS_JSON] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
     from jobs.commands import probe_tables as tables
-    from jobs.commands.probe_measures import LEAVE_OUT, Wanted, measure
-    from jobs.commands.probing import choose_data, choose_specs, read_norm, run_of
+    from jobs.commands.probe_measures import LEAVE_OUT, measure
+    from jobs.commands.probe_target import choose_data, choose_specs, read_norm, run_of
     from suite.experiment import BatchNormSpec
 
     if model is not None and arch is not None:
@@ -110,9 +92,18 @@ def probe(
         needs_batches = attribute or origins or remedies
         images_per_batch = run.batch.norm if run is not None and needs_batches else 64
     num_images = max_images or (data_spec.val_images if split is Split.VAL else None)
-    wanted = Wanted(attribute, origins, remedies, perturb)
-    found = measure(network, data_spec, wanted, split.value, num_images, images_per_batch)
+    found = measure(
+        network,
+        data_spec,
+        split.value,
+        num_images,
+        images_per_batch,
+        attribute=attribute,
+        origins=origins,
+        remedies=remedies,
+        perturb=perturb,
+    )
     if as_json:
-        typer.echo(json.dumps(tables.as_plain(found), indent=1, allow_nan=False))
+        echo(json.dumps(tables.as_plain(found), indent=1, allow_nan=False))
     else:
         tables.print_all(found, f"{title} on {data_spec.name} {split.value}")

@@ -1,65 +1,58 @@
-"""What `shiftbench probe` measures, all of it over the same images. torch only where it measures."""
+"""Measures what `shiftbench probe` prints, all of it over the same images. Imports torch when it measures."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from suite.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
-    from suite.data import Loader
     from suite.experiment import DataSpec
-    from suite.shift import Attribution, Origins, Perturbation, Remedies, ShiftProfile
+    from suite.shift import Origins, ShiftProfile
 
-# Behind exact statistics and the replays; as many as a run takes by default.
-TRAINING_IMAGES = 2048
+TRAINING_IMAGES = 2048  # for exact statistics and replays; a run takes as many by default
 LEAVE_OUT = "leave out --remedies, --origins and --perturb"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be measured beside the shift itself."""
+class Result(Protocol):
+    """A result of `suite.shift`."""
 
-    attribute: bool
-    origins: bool
-    remedies: bool
-    perturb: bool
-
-    @property
-    def needs_labels(self) -> bool:
-        return self.origins or self.remedies or self.perturb
-
-    @property
-    def needs_training_images(self) -> bool:
-        return self.origins or self.remedies
+    def to_frame(self) -> "pd.DataFrame": ...
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured; None what was not wanted.
+class ProbeResults:
+    """The shift, and `others` by name: attribution, origins, remedies, perturbation, if asked for.
 
-    `num_training_images`: so many, centre-cropped, are behind exact statistics.
+    The exact statistics are those of `num_training_images`, centre-cropped.
     """
 
     profile: "ShiftProfile"
-    attribution: "Attribution | None"
+    others: Mapping[str, Result]
     origins: "Origins | None"
-    remedies: "Remedies | None"
-    perturbation: "Perturbation | None"
     num_training_images: int
 
 
 def measure(
     network: "nn.Module",
     data: "DataSpec",
-    wanted: Wanted,
     split: Literal["train", "val"],
     num_images: int | None,
     images_per_batch: int,
-) -> Found:
-    """Measure `network` over a split, on a GPU where there is one. Raises UserError as `suite.shift` does."""
+    *,
+    attribute: bool,
+    origins: bool,
+    remedies: bool,
+    perturb: bool,
+) -> ProbeResults:
+    """Measure `network` over a split, on a GPU if there is one.
+
+    Raises UserError as `suite.shift` does, and for accuracy on other classes than the network's.
+    """
     import torch
 
     from suite import shift
@@ -67,38 +60,35 @@ def measure(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
-    # Shuffled: batches of one class would have the statistics of that class.
+    # Shuffled: a batch of a single class would have the statistics of that class.
     load = functools.partial(
         folder_loader, data, images_per_batch=images_per_batch, device=device, shuffle_seed=0
     )
-    num_training = min(TRAINING_IMAGES, split_size(data, "train")) if wanted.needs_training_images else 0
+    num_training = min(TRAINING_IMAGES, split_size(data, "train")) if origins or remedies else 0
     images = load(split, num_images=num_images)
     training = load("train", num_images=num_training) if num_training else None
     try:
-        if wanted.needs_labels:
-            _check_outputs(network, images, data.num_classes)
-        return Found(
-            shift.probe(network, images),
-            shift.attribute(network, images) if wanted.attribute else None,
-            shift.find_origins(network, images, training_batches=training) if wanted.origins else None,
-            shift.remedies(network, images, training) if wanted.remedies else None,
-            shift.perturb(network, images) if wanted.perturb else None,
-            num_training,
-        )
+        if origins or remedies or perturb:
+            with torch.no_grad():
+                outputs = tuple(network.eval()(next(iter(images)).images_NCHW).shape[1:])
+            if outputs != (data.num_classes,):
+                classes = f"the data {data.num_classes} classes"
+                raise UserError(
+                    f"probe: the network has outputs of shape {outputs}, and {classes}; {LEAVE_OUT}"
+                )
+        profile = shift.probe(network, images)
+        found: dict[str, Result] = {}
+        if attribute:
+            found["attribution"] = shift.attribute(network, images)
+        begun = shift.find_origins(network, images, training_batches=training) if origins else None
+        if begun is not None:
+            found["origins"] = begun
+        if remedies:
+            found["remedies"] = shift.remedies(network, images, training)
+        if perturb:
+            found["perturbation"] = shift.perturb(network, images)
+        return ProbeResults(profile, found, begun, num_training)
     finally:
         images.close()
         if training is not None:
             training.close()
-
-
-def _check_outputs(network: "nn.Module", images: "Loader", num_classes: int | None) -> None:
-    """Raises UserError where accuracy on these data would mean nothing."""
-    import torch
-
-    with torch.no_grad():
-        outputs = network.eval()(next(iter(images)).images_NCHW)
-    if outputs.shape[1:] != (num_classes,):
-        raise UserError(
-            f"probe: the network has outputs of shape {tuple(outputs.shape[1:])}, and the data {num_classes} "
-            f"classes; {LEAVE_OUT}"
-        )

@@ -12,7 +12,7 @@ from jobs.local.process import ProcessSpec, RunProcess, StartProcess
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record, RecordWriter, State, forget_request
+from suite.record import Record, RecordWriter, State, clear_stop_request
 
 WAS_KILLED = "was killed by"
 
@@ -50,7 +50,7 @@ def start(
     """Start training. Raises UserError when the folder cannot be written or another process trains there."""
     started_at = time.time()
     with RecordWriter(run, folder):  # writes the run.json that the process reads
-        forget_request(RunPaths(folder))
+        clear_stop_request(RunPaths(folder))
     environment, log = environment_of([run], threads, variables), RunPaths(folder).log
     process = start_process(ProcessSpec("jobs.local.worker", (str(folder),), environment, log, ranks))
     return Child(run, folder, process, variables, started_at)

@@ -14,7 +14,7 @@ from jobs.outcome import LaunchOutcome
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
-from suite.record import forget_request
+from suite.record import clear_stop_request
 from suite.signals import StopFlag, stop_flag
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:
     from suite.train import train_on
 
     if ranks.is_first:
-        forget_request(RunPaths(folder))
+        clear_stop_request(RunPaths(folder))
     try:
         with also_logged_to(RunPaths(folder).log) if ranks.is_first else nullcontext():
             train_on(run, folder, ranks, stop)

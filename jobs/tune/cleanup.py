@@ -17,7 +17,7 @@ from jobs.tune.runners import DRIVER_VARIABLE, settle_request
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import SETTLED, UNFINISHED, StopRequest, ask_to_stop, read_status
+from suite.record import SETTLED, UNFINISHED, StopRequest, read_status, request_stop
 
 GRACE_S = 30.0
 PATIENCE_S = 2 * GRACE_S
@@ -94,7 +94,7 @@ def _ask_run(folder: Path, job: str | None, request: StopRequest) -> None:
     paths = RunPaths(folder)
     status = read_status(paths)
     if folder.exists() and status.state in UNFINISHED and status.content.get("job") in (None, job):
-        ask_to_stop(paths, request)
+        request_stop(paths, request)
 
 
 @dataclass(frozen=True)

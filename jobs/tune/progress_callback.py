@@ -10,7 +10,7 @@ from jobs.tune.engine import DriverOnly
 from jobs.tune.trial import run_of
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import UNFINISHED, read_request, read_status
+from suite.record import UNFINISHED, read_status, read_stop_request
 from suite.studies.space import Point
 from suite.studies.study import Study
 
@@ -46,7 +46,7 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
         if folder not in self._under_way:
             return
         self._under_way.discard(folder)
-        request, status = read_request(RunPaths(folder)), read_status(RunPaths(folder))
+        request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
         is_ending = request is not None and status.state in UNFINISHED
         if status.is_missing:  # all was halted before it began
             return

@@ -22,8 +22,9 @@ from jobs.local.fork_client import starter_of
 from jobs.local.process import end
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.files import is_locked
 from suite.paths import RunPaths
-from suite.record import SETTLED, RecordWriter, State, is_locked, read_request, read_status
+from suite.record import SETTLED, RecordWriter, State, read_status, read_stop_request
 
 POLL_S = 0.1
 # A process that lost its driver writes a checkpoint before it ends.
@@ -211,7 +212,7 @@ class SlurmRunner:
             log.warning("%s: its job could not be ended: %s", self.run.label, error)
 
     def _end(self) -> None:
-        deadline = time.monotonic() + (OBEDIENCE_S if read_request(RunPaths(self.folder)) else 0.0)
+        deadline = time.monotonic() + (OBEDIENCE_S if read_stop_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -233,7 +234,7 @@ def settle_request(run: Run, folder: Path) -> None:
 
     A failure of its own stays one. Raises UserError when the record cannot be written.
     """
-    request, status = read_request(RunPaths(folder)), read_status(RunPaths(folder))
+    request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
     if request is None or not has_been_ended(status.state, status.died_silently, status.reason):
         return
     with RecordWriter(run, folder) as record:

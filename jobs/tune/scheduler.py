@@ -17,7 +17,7 @@ from jobs.tune.epoch_results import EpochResult, read_results
 from jobs.tune.study_folder import StudyFolder
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import StopRequest, ask_to_stop, read_status
+from suite.record import StopRequest, read_status, request_stop
 from suite.studies.spec import Asha, MedianStopping, Objective
 
 
@@ -104,7 +104,7 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
             by = self.spec.kind
             says = f"{by} after epoch {epoch}: {self.objective.metric} {float(value):.4g}"
             request = StopRequest("stopped", says, by, epoch)
-            ask_to_stop(RunPaths(self.output_dir / trial.config["folder"]), request)
+            request_stop(RunPaths(self.output_dir / trial.config["folder"]), request)
         self.study_folder.note_judged(run_id, epoch)
         return str(TrialScheduler.STOP if is_to_stop else TrialScheduler.CONTINUE)
 

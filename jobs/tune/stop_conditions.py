@@ -15,9 +15,9 @@ from jobs import exit_codes
 from jobs.local.stop import URGENT
 from jobs.tune.engine import DriverOnly
 from suite.experiment import Run
-from suite.files import read_json
+from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
-from suite.record import SETTLED, read_status, write_atomically
+from suite.record import SETTLED, read_status
 from suite.record.costs import costs_of
 from suite.signals import stop_signals_to
 from suite.studies.spec import BudgetSpec

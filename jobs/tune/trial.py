@@ -26,17 +26,16 @@ from jobs.tune.runners import (
 from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import read_json, write_atomically
+from suite.files import is_locked, read_json, write_atomically
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,
     Status,
     StopRequest,
-    ask_to_stop,
-    forget_request,
-    is_locked,
-    read_request,
+    clear_stop_request,
     read_status,
+    read_stop_request,
+    request_stop,
 )
 from suite.studies.study import Study
 
@@ -79,7 +78,7 @@ def is_result(run: Run, setting: TrialContext) -> bool:
 
 def is_stop_pending(paths: RunPaths, status: Status) -> bool:
     """Whether a scheduler's word has not come to the record: the driver, or the run, was killed before."""
-    request = read_request(paths)
+    request = read_stop_request(paths)
     is_dead = status.died_silently or status.state == "preempted"
     return request is not None and request.state == "stopped" and is_dead
 
@@ -159,8 +158,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _begin(self) -> bool:
         """Start the run, or find it started; false when it cannot be, or when all are to end."""
         runner = runner_for(self.run, self.setting.place)
-        if (request := read_request(self.paths)) is not None and request.state == "preempted":
-            forget_request(self.paths)  # a former driver's, which may have gone before it was heard
+        if (request := read_stop_request(self.paths)) is not None and request.state == "preempted":
+            clear_stop_request(self.paths)  # a former driver's, which may have gone before it was heard
         while not self.halt.exists():
             try:
                 runner.begin()
@@ -192,7 +191,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 results = whole_epochs(self.run, self._read(), self._metrics)
                 yield from self._news(told, results, self._runner.is_ours())
             is_halted = self._runner.is_ours() and self._pass_on_halt()
-            if is_halted or self.halt.exists() or read_request(self.paths) is not None:
+            if is_halted or self.halt.exists() or read_stop_request(self.paths) is not None:
                 return
             if self._is_late():
                 self._end_late()
@@ -204,7 +203,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if (halt := read_json(self.halt)) is None:
             return False
         reason = halt.get("reason") or f"the driver of the study: {halt.get('refused')}"
-        ask_to_stop(self.paths, StopRequest("preempted", reason, "study"))
+        request_stop(self.paths, StopRequest("preempted", reason, "study"))
         return True
 
     @property

@@ -18,7 +18,8 @@ from reports.collect.digest import digest
 from reports.collect.finder import Signature, find, signature
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
-from suite.record import STATES, Record, read_whole
+from suite.files import read_whole
+from suite.record import STATES, Record
 
 __all__ = ["Collection", "Skipped", "cache_folder", "collect", "collect_folders"]
 

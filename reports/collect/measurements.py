@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from suite.record import MEASUREMENT_KEYS, parse_lines
+from suite.files import parse_lines
+from suite.record import MEASUREMENT_KEYS
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 CURVES = pa.schema(

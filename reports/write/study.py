@@ -18,7 +18,8 @@ from reports.numbers import plural, short
 from reports.tables.cell_tables import print_summary
 from reports.write.export import results, to_csv, to_parquet
 from suite.errors import UserError
-from suite.record import STATES, write_atomically
+from suite.files import write_atomically
+from suite.record import STATES
 
 SCHEMA_VERSION = 1
 

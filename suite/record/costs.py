@@ -1,4 +1,4 @@
-"""What a run took of its cluster, from what its status says."""
+"""What a run cost, from its status."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Costs:
-    """Over all attempts of a run, whatever became of it."""
+    """Sums over all attempts of a run, however they ended."""
 
     rank_s: float
-    """Time × ranks: GPU-seconds where a rank has a GPU. A run under way is counted up to its last word."""
+    """Time × ranks: GPU-seconds when each rank has a GPU; up to the last status of a run in progress."""
     restarts: int
     lost_steps: int
-    """Steps done again, since the checkpoint that an attempt resumed from was older."""
+    """Steps that were repeated, because an attempt resumed from an older checkpoint."""
     queue_wait_s: float | None
-    """Waits that have ended; None when no scheduler has started the run."""
+    """Completed waits in a queue; None when no scheduler has started the run."""
 
 
 def costs_of(status: dict[str, Any]) -> Costs:
-    """The costs that the content of a status.json tells. Raises TypeError or ValueError for a foreign one."""
+    """Return the costs from a status.json's content. Raises TypeError or ValueError if it is malformed."""
     wait_s = status.get("queue_wait_s")
     return Costs(
         rank_s=float(status.get("rank_s", 0.0)) + attempt_rank_s(status),
@@ -29,7 +29,7 @@ def costs_of(status: dict[str, Any]) -> Costs:
 
 
 def attempt_rank_s(status: dict[str, Any]) -> float:
-    """Time × ranks of the newest attempt, up to its last word; 0 before one has begun."""
+    """Return time × ranks of the newest attempt, up to its last status; 0 before the first one."""
     started_at = status.get("started_at")
     if started_at is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Accuracy under noise on the estimates, kept beside a run: `noise.json`, whole or not there."""
+"""Accuracy under noise on the estimates: a run's `noise.json`."""
 
 import json
 import math
@@ -23,7 +23,7 @@ class NoiseRecord:
     top1_percent: tuple[tuple[float, ...], ...]
 
     def mean_at(self, delta: float) -> float:
-        """Mean over the draws (%); NaN for a magnitude that was not measured."""
+        """Return the mean over the draws (%); NaN for a magnitude that was not measured."""
         for one, draws in zip(self.deltas, self.top1_percent, strict=True):
             if math.isclose(one, delta, abs_tol=1e-9):
                 return math.fsum(draws) / len(draws)
@@ -31,13 +31,13 @@ class NoiseRecord:
 
 
 def write_noise(paths: RunPaths, noise: NoiseRecord) -> None:
-    """Replace the run's noise.json. OSError when it cannot be written."""
+    """Replace the run's noise.json. Raises OSError when it cannot be written."""
     content = {"schema_version": NOISE_VERSION, **asdict(noise)}
     write_atomically(paths.noise, json.dumps(content, indent=1) + "\n")
 
 
 def read_noise(paths: RunPaths) -> NoiseRecord | None:
-    """What was measured of this run, or None. Raises UserError for a file that is not as written here."""
+    """Return the content of noise.json, or None if there is none. Raises UserError for a malformed one."""
     content = read_json(paths.noise)
     if content is None and not paths.noise.exists():
         return None
@@ -45,7 +45,7 @@ def read_noise(paths: RunPaths) -> NoiseRecord | None:
         return _parsed(content)
     except (TypeError, ValueError, KeyError):
         raise UserError(
-            f"{paths.noise}: not as this shiftbench writes it; remove it, and it is measured again"
+            f"{paths.noise}: not a noise.json of this version; remove it to measure again"
         ) from None
 
 

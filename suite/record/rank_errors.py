@@ -1,4 +1,4 @@
-"""What a rank died of, in a file of its own: only the first rank writes the record, and it may die first."""
+"""The error that ended a rank, in a file for each rank: only the first one writes the rest of the record."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ from suite.paths import RunPaths
 
 log = logging.getLogger("shiftbench")
 
-# What gloo and NCCL say when a rank at the other end is gone, and not at fault themselves.
+# Messages of gloo and NCCL on a rank whose peer has ended.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @dataclass(frozen=True)
 class RankError:
-    """A rank's end: where, when (seconds since 1970), and why."""
+    """The error that ended a rank, with its host and time (`at`, seconds since 1970)."""
 
     rank: int
     host: str
@@ -32,7 +32,7 @@ class RankError:
 
     @property
     def is_symptom(self) -> bool:
-        """Whether this rank only noticed that another one is gone."""
+        """Whether this rank only noticed that another one had ended."""
         return any(sign in self.traceback for sign in _LOST)
 
     def __str__(self) -> str:
@@ -45,12 +45,12 @@ class RankError:
 
 
 def node_name() -> str:
-    """The node as the scheduler calls it, else the host's name."""
+    """Return the scheduler's name of this node, or the host name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def in_one_line(error: BaseException) -> str:
-    """`ValueError: what it says`, or what a UserError says."""
+    """Return `ValueError: message`, or the message alone of a UserError."""
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -58,10 +58,10 @@ def in_one_line(error: BaseException) -> str:
 
 @contextmanager
 def errors_noted(paths: RunPaths, rank: int) -> Iterator[None]:
-    """An exception that ends this rank is written down at once, and raised on.
+    """Write an exception that ends this rank to its file at once, and raise it again.
 
-    Diverging and stopping are agreed on by all, and no errors. At once, because the other ranks notice soon,
-    and the earliest note is the cause.
+    Diverged and Preempted are not errors: all ranks agree on them. At once, because the other ranks fail
+    soon after, and the earliest error is taken for the cause.
     """
     try:
         yield
@@ -80,18 +80,18 @@ def _note(paths: RunPaths, rank: int, error: Exception) -> None:
     try:
         paths.errors.mkdir(parents=True, exist_ok=True)
         write_atomically(paths.error(rank), json.dumps(asdict(noted), indent=1) + "\n")
-    except OSError as failure:  # a full disk: the log has it all the same
+    except OSError as failure:  # a full disk: the log has the error too
         log.error("%s: could not be written: %s", paths.error(rank), failure)
 
 
 def read_errors(paths: RunPaths) -> list[RankError]:
-    """The ranks' ends in the newest attempt, the earliest first."""
+    """Return the ranks' errors in the newest attempt, the earliest first."""
     found = [read_json(path) for path in paths.errors.glob("rank-*.json")]
     errors = [RankError(**content) for content in found if isinstance(content, dict)]
     return sorted(errors, key=lambda error: error.at)
 
 
 def clear_errors(paths: RunPaths) -> None:
-    """A new start has none yet."""
+    """Delete the errors of a former attempt."""
     for path in paths.errors.glob("rank-*.json"):
         path.unlink(missing_ok=True)

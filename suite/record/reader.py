@@ -1,4 +1,4 @@
-"""Reading a run's folder, however its process ended."""
+"""Reads a run's folder, however its process ended."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,13 +40,13 @@ class Layer:
 
 @lru_cache(maxsize=256)
 def _layers(text: bytes) -> tuple[Layer, ...]:
-    """Of one network, which many runs train."""
+    """Parse layers.json; cached, since many runs train the same network."""
     return tuple(Layer(**layer) for layer in parse_json(text) or [])
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run folder, read. `lines`: its measurements as they stand in the file, in the order written."""
+    """The content of a run folder. `lines` are its measurements as in the file, in the order written."""
 
     paths: RunPaths
     run_id: str
@@ -62,9 +62,9 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path, with_measurements: bool = True) -> "Record":
-        """Raises UserError when the folder holds no readable run.json or one of a newer schema.
+        """Read a run folder. Raises UserError when run.json is not readable or of a newer schema.
 
-        Without measurements, `lines` is empty: who reads thousands of them has a faster way.
+        Without measurements, `lines` is empty: reports read those of thousands of runs in a faster way.
         """
         paths = RunPaths(folder)
         config = read_json(paths.run)
@@ -113,7 +113,7 @@ class Record:
         return costs_of(self.status)
 
     def measurements(self) -> Iterator[Measurement]:
-        """All of them in the order written, per-layer ones spread over their layers."""
+        """Yield all measurements in the order written; a per-layer line gives one for each layer."""
         for line in self.lines:
             where = {
                 "metric": line["metric"],
@@ -128,23 +128,16 @@ class Record:
                 yield Measurement(**where, value=float(line["value"]))
 
     def last(self, metric: str, split: str | None = None) -> float | None:
-        """The newest value of a scalar metric, or None."""
-        for line in reversed(self.lines):
-            if (
-                line["metric"] == metric
-                and split in (None, line.get("split"))
-                and not isinstance(line["value"], list)
-            ):
-                return float(line["value"])
-        return None
+        """Return the newest value of a scalar metric, or None."""
+        values = self._newest_first(metric, split)
+        return next((float(value) for value in values if not isinstance(value, list)), None)
 
     def last_per_layer(self, metric: str, split: str | None = None) -> dict[str, float]:
-        """The newest values of a per-layer metric by layer name, in forward order; may be empty."""
+        """Return the newest values of a per-layer metric by layer name, in forward order; may be empty."""
+        values = (value for value in self._newest_first(metric, split) if isinstance(value, list))
+        return {layer.name: float(v) for layer, v in zip(self.layers, next(values, []), strict=False)}
+
+    def _newest_first(self, metric: str, split: str | None) -> Iterator[Any]:
         for line in reversed(self.lines):
-            if (
-                line["metric"] == metric
-                and split in (None, line.get("split"))
-                and isinstance(line["value"], list)
-            ):
-                return {layer.name: float(v) for layer, v in zip(self.layers, line["value"], strict=False)}
-        return {}
+            if line["metric"] == metric and split in (None, line.get("split")):
+                yield line["value"]

@@ -1,4 +1,4 @@
-"""Writing a run's folder: one process at a time, whatever happens to it."""
+"""Writes a run's folder, one process at a time."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
 from suite.record.rank_errors import clear_errors
 from suite.record.reader import SCHEMA_VERSION, Layer
-from suite.record.request import StopRequest, forget_request, read_request
 from suite.record.status import State
+from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request
 
 Split = Literal["train", "val"]
 POLL_S = 0.2
 
 
 class RecordWriter:
-    """The only way to write a run's folder. A context manager that holds the folder's lock."""
+    """The only writer of a run's folder. A context manager that holds the folder's lock."""
 
     def __init__(
         self,
@@ -37,11 +37,10 @@ class RecordWriter:
         patience_s: float = 1.0,
         durable: bool = True,
     ) -> None:
-        """With a `claim`, a process that holds the lock is asked to leave, and has `patience_s` for it.
+        """With a `claim`, ask a process that holds the lock to leave within `patience_s`.
 
-        Without one, a second is for those who only look whether it is held.
-
-        `durable`: false does not wait for the disk, for what can be written again.
+        Without one, `patience_s` outlasts those that hold the lock for a moment to test it. `durable=False`
+        does not wait for the disk, for records that can be written again.
         """
         self.run = run
         self.paths = RunPaths(folder)
@@ -54,7 +53,7 @@ class RecordWriter:
         try:
             self.paths.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
-            # A restart may come with other paths, threads or measurements: run.json says what is in force.
+            # A restart may have other paths, threads or measurements: run.json holds those in use.
             content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
             content |= self.run.model_dump(mode="json")
             if read_json(self.paths.run) != content:
@@ -97,40 +96,40 @@ class RecordWriter:
             return lock
 
     def is_claimed(self) -> bool:
-        """Whether a newer start of this run waits for this one to leave.
+        """Return whether a newer start of this run waits for this process to leave.
 
-        A node that Slurm gave up may still be training when the job is started again elsewhere.
+        A node that Slurm lost may still be training when the job is started again elsewhere.
         """
         return self.paths.claim.exists()
 
     def stop_request(self) -> StopRequest | None:
-        """What a study asks of this run, if anything."""
-        return read_request(self.paths)
+        """Return a study's request that this run stop, or None."""
+        return read_stop_request(self.paths)
 
-    # ------------------------------------------------------------ what became of it
+    # ------------------------------------------------------------ status
 
     def forget_errors(self) -> None:
-        """A new attempt has none yet. To be called before other ranks begin."""
+        """Delete the errors of a former attempt. Call it before other ranks begin."""
         clear_errors(self.paths)
 
     def queue(self, **details: Any) -> None:
-        """Note that the run waits for a launcher or a scheduler. What former attempts cost is kept."""
+        """Set the state `queued`. The costs of former attempts are kept."""
         self.forget_errors()
-        forget_request(self.paths)
+        clear_stop_request(self.paths)
         details["rank_s"] = self._status.get("rank_s", 0.0) + attempt_rank_s(self._status)
         self._status.pop("started_at", None)
         self.status("queued", reason=None, nodes=None, **details)
 
     def start(self, provenance: dict[str, Any]) -> None:
-        """Note an attempt: its provenance, the state `running`, and what the attempts before it cost."""
+        """Begin an attempt: write its provenance, the state `running`, and the costs of former attempts."""
         now, before = time.time(), self._status
-        self.paths.claim.unlink(missing_ok=True)  # one that still waits leaves it again
+        self.paths.claim.unlink(missing_ok=True)  # a process that still waits writes it again
         for name in ("stopped_by", "stopped_after_epoch"):
             before.pop(name, None)
         line = {"started_at": now, **provenance}
         costs = {"rank_s": before.get("rank_s", 0.0) + attempt_rank_s(before)}
         job, state = provenance.get("scheduler_job"), before.get("state")
-        # `failed`, and here again: a rank told of a node that had failed, and Slurm put the job back.
+        # `failed` in the same job: a rank reported that a node had failed, and Slurm queued the job again.
         has_waited = state in ("queued", "preempted", "running") or before.get("job") == job
         if job and has_waited:
             line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
@@ -148,7 +147,7 @@ class RecordWriter:
         )
 
     def resume(self, step: int, damaged_checkpoints: Sequence[str]) -> None:
-        """Note where this attempt begins, and how many steps of the former ones are lost."""
+        """Write the step at which this attempt begins, and how many steps of former ones are lost."""
         lost = max(0, self._status.get("step", 0) - step)
         self.status(
             "running",
@@ -159,7 +158,7 @@ class RecordWriter:
         )
 
     def status(self, state: State, **details: Any) -> None:
-        """Replace status.json; details given before and not again are kept."""
+        """Replace status.json. Details from earlier calls are kept unless given again."""
         self._status |= {
             "state": state,
             "updated_at": time.time(),
@@ -169,22 +168,22 @@ class RecordWriter:
         }
         write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
 
-    def settle(self, state: State, reason: str) -> None:
-        """Note an end that the process could not tell of; the time of its last word is kept."""
+    def mark_ended(self, state: State, reason: str) -> None:
+        """Set the final state of a process that could not write it; `updated_at` is kept."""
         self.status(state, reason=reason, updated_at=self._status.get("updated_at", time.time()))
 
     def detail(self, name: str) -> Any:
-        """What the status says of this, or None."""
+        """Return a detail of the status, or None."""
         return self._status.get(name)
 
     def keep_patch(self, name: str, patch: str) -> None:
-        """Keep what the sources differ by from their commit, once for each difference."""
+        """Write a difference of the sources from their commit, unless it is there already."""
         path = self.paths.patch(name)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, patch)
 
-    # ------------------------------------------------------------ what was measured
+    # ------------------------------------------------------------ measurements
 
     def measure(
         self,
@@ -195,7 +194,10 @@ class RecordWriter:
         step: int,
         split: Split | None = None,
     ) -> None:
-        """Append a measurement: a number, or for a per-layer metric one number for each of `layers`."""
+        """Append a measurement: a number, or one for each of `layers` if the metric is per layer.
+
+        Raises ValueError for a metric that suite.metrics does not have, or not with this shape.
+        """
         vector = not isinstance(value, int | float)
         if metric not in METRICS or METRICS[metric].per_layer != vector:
             raise ValueError(f"{metric}: not a {'per-layer' if vector else 'scalar'} metric of suite.metrics")
@@ -204,21 +206,21 @@ class RecordWriter:
         append_line(self.paths.measurements, json.dumps({k: v for k, v in line.items() if v is not None}))
 
     def layers(self, layers: Sequence[Layer]) -> None:
-        """The layers that per-layer measurements list, in forward order."""
+        """Write the layers of the per-layer measurements, in forward order."""
         content = [{"name": layer.name, "num_channels": layer.num_channels} for layer in layers]
         write_atomically(self.paths.layers, json.dumps(content) + "\n")
 
     def measurements_size_bytes(self) -> int:
-        """Size to hand to `rewind` when training resumes from a checkpoint written now."""
+        """Return the size to give to `rewind` when training resumes from a checkpoint of now."""
         return self.paths.measurements.stat().st_size if self.paths.measurements.exists() else 0
 
     def tid(self, tid_mu: Sequence[float], tid_sigma: Sequence[float], *, epoch: int, step: int) -> None:
-        """Append TID of each of `layers` over the steps since the last line, apart from the measurements."""
+        """Append TID of each of `layers` over the steps since the last line, to a file of its own."""
         values = {"tid_mu": [_encode(v) for v in tid_mu], "tid_sigma": [_encode(v) for v in tid_sigma]}
         append_line(self.paths.tid, json.dumps({"epoch": epoch, "step": step, **values}))
 
     def rewind(self, size_bytes: int, step: int) -> None:
-        """Drop what was measured after the checkpoint, of this step, from which training resumes."""
+        """Cut the measurements back to `size_bytes`, and TID to `step`: those of the resumed checkpoint."""
         if self.paths.tid.exists():
             lines, _ = read_lines(self.paths.tid, ("step",))
             kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
@@ -229,5 +231,5 @@ class RecordWriter:
 
 
 def _encode(value: float) -> float | str:
-    # JSON has no NaN: readers of every language stumble over a bare one.
+    # JSON has no NaN, and most readers refuse one.
     return float(value) if math.isfinite(value) else str(float(value))

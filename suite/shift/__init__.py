@@ -1,9 +1,9 @@
-"""The measurement of the estimation shift: where it is, where it comes from, what helps, what it costs.
+"""Measures the estimation shift: where it is, where it comes from, what reduces it, and what it costs.
 
     probe          estimated against expected statistics, layer by layer
-    attribute      each layer's shift split into its own part and the inherited one
-    find_origins   which layer starts it
-    remedies       what helps without training
+    attribute      each layer's shift, split into its own part and the inherited one
+    find_origins   the layer that starts the shift
+    remedies       what reduces it without training
     perturb        accuracy under noise on the estimates
     TidMeter       the discrepancy between training and inference, at every training step
 

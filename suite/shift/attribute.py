@@ -1,24 +1,12 @@
-"""Where a layer's shift comes from: its own running average, or the layers before it.
+"""Splits a layer's shift into the error of its own running average and the part inherited from upstream.
 
-Three sets of statistics of a BN layer's input, each (C,), with the weights fixed:
-
-    estimated    μ̃, σ̃   the running averages
-    population   μᵗ, σᵗ  with upstream BN in training mode: what the running average tries to be (PreciseBN)
-    expected     μ̂, σ̂   with upstream BN in inference mode: what the layer meets when it is used
-
-They split the shift, exactly and channel by channel (and likewise for σ):
-
-    μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
-    total       own          inherited
-
-*Own* is what the layer's running average got wrong: too few or too old batches. *Inherited* is there only
-because upstream layers normalise with estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. So that a
-stacked depth profile is honest, each part is also given as its signed share, the projection on the total,
+*Own* comes from too few or too old batches. *Inherited* exists only because upstream layers normalise with
+estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. For a stacked depth profile each part is therefore
+also given as its signed share, the projection on the total,
 
     own · u,  inherited · u,   u = total / ‖total‖,   and   own · u + inherited · u = ‖total‖ = ESM,
 
-negative where a part works against the total. The split is ours; ESM is Huang et al.'s (CVPR 2022), the
-population statistics Wu and Johnson's (2021).
+negative where a part points against the total. See `attribute` for the formulas and sources.
 """
 
 import math
@@ -46,9 +34,9 @@ Statistic = Literal["mu", "sigma"]
 class Parts:
     """The shift of one layer's μ or σ in its two parts. `own_C` and `inherited_C` are (C,), float64.
 
-    `own` and `inherited` are the signed shares that add up to `esm` (both 0 where that is 0); `cosine` is
-    that between the two parts (NaN where one is 0). `*_error` is the standard error that the batches leave
-    in `esm` or a share, estimated from the difference of the two halves; NaN with a single batch.
+    `own` and `inherited` are the signed shares that add up to `esm` (both 0 if that is 0); `cosine` is the
+    cosine between the two parts (NaN if one is 0). `*_error` is the standard error of `esm` or a share over
+    the batches, estimated from the difference of their two halves; NaN with a single batch.
     """
 
     esm: float
@@ -66,7 +54,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class LayerAttribution:
-    """One BN layer's shift, split."""
+    """The two parts of one BN layer's shift, for μ and for σ."""
 
     name: str
     num_channels: int
@@ -112,17 +100,18 @@ def attribute(
         μ̂ − μ̃  =  (μᵗ − μ̃)  +  (μ̂ − μᵗ)
         total       own          inherited
 
-    with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode (PreciseBN; Wu and
-    Johnson 2021) and μ̂ that in inference mode. The split is ours; ESM = ‖total‖₂ is Huang et al.'s (CVPR
-    2022). A part's share is its projection on the total, so that the two add up to ESM.
+    with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode, which the running
+    average estimates (PreciseBN; Wu and Johnson 2021), and μ̂ that in inference mode. The split is ours; ESM =
+    ‖total‖₂ is Huang et al.'s (CVPR 2022). A part's share is its projection on the total, so that the two add
+    up to ESM.
 
-    `batches` as in `probe`, to be read twice. By default both populations are taken over them, so that
-    `inherited` is upstream's doing alone, and what the data differ from those of training is in `own`.
+    `batches` as in `probe`; they are read twice. By default both populations are taken over them, so that
+    `inherited` comes from upstream layers alone, and the data's difference from training is in `own`.
     With `training_batches` the population with upstream in training mode is taken over those instead:
     `own` is then the running average's error alone, and the statistics' generalisation gap is in
-    `inherited`. Batch sizes matter to it: upstream normalises each batch with its own statistics. The model
-    comes back as it was. Raises UserError for a network without estimates, for batches that cannot be read
-    twice or are empty, and when one gives a layer a single value a channel.
+    `inherited`. Its batch sizes matter: upstream normalises each batch with its own statistics. The model
+    is restored. Raises UserError for a network without estimates, for batches that cannot be read twice or
+    are empty, and for a batch with a single value per channel.
     """
     layers = estimating_layers(model, "attribute")
     if training_batches is None:
@@ -161,7 +150,7 @@ class _Sample:
 
     @property
     def error_C(self) -> Tensor:
-        """How far the batches may have the statistic off: NaN where all values lie in one half.
+        """The statistic's sampling error (C,), from its two halves; NaN when all values are in one half.
 
         Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
         One draw for each channel, not its expectation. Of σ to first order.
@@ -176,14 +165,14 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
     inherited_C = expected.whole_C - population.whole_C
     total_C = own_C + inherited_C
     esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
-    # Half against half: the estimates cancel, and in `inherited` what both passes saw of the same images.
+    # Half minus half: the estimates cancel, and in `inherited` also what the two passes share.
     population_error_C, expected_error_C = population.error_C, expected.error_C
     direction_C = total_C / esm if esm else torch.zeros_like(total_C)
 
     own, inherited = float(own_C @ direction_C), float(inherited_C @ direction_C)
 
     def error(error_C: Tensor, part_C: Tensor, share: float) -> float:
-        """Of part · u, to first order: u · d(part) + (part − share u) · d(total) / ESM."""
+        """Return the error of part · u to first order: u · d(part) + (part − share u) · d(total) / ESM."""
         across_C = (part_C - share * direction_C) / esm if esm else torch.zeros_like(part_C)
         return float((error_C * direction_C + expected_error_C * across_C).norm())
 

@@ -1,4 +1,4 @@
-"""Charts of the results, in Vega-Lite by Altair. They know the results' frames, nothing else."""
+"""Charts of the results, in Vega-Lite by Altair. They read the results' frames only."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
 
 
 def origins_chart(frame: pd.DataFrame) -> alt.Chart:
-    """What each layer's exact estimates take away of the mean ESM."""
+    """By how much each layer's exact estimates reduce the mean ESM."""
     return _bars(frame, "layer", x="esm_vanished", x_title="Mean ESM (μ and σ) that vanishes")
 
 

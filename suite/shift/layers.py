@@ -1,4 +1,4 @@
-"""The BN layers of a network: finding them, reading their estimates, leaving no trace."""
+"""Finds the BN layers of a network, reads and writes their estimates, and restores a model afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from suite.errors import UserError
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order.
+    """Return every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order.
 
-    Raises UserError for a lazy one, which has no statistics before the first batch.
+    Raises UserError for a lazy layer, which has no statistics before its first batch.
     """
     for name, module in model.named_modules():
         if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
@@ -26,7 +26,7 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
-    """The BN layers that keep running statistics. Raises UserError, with `purpose` in front, if none does."""
+    """Return the BN layers that keep running statistics. Raises UserError, led by `purpose`, if none does."""
     layers = batch_norm_layers(model)
     found = {name: layer for name, layer in layers.items() if layer.running_var is not None}
     if not found:
@@ -38,7 +38,7 @@ def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
 
 
 def estimates(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """μ̃ and σ̃² of a layer that keeps running statistics, each (C,), as they lie in its buffers."""
+    """Return a layer's running mean μ̃ and variance σ̃², each (C,): its buffers themselves, not copies."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
     return layer.running_mean, layer.running_var
@@ -46,18 +46,18 @@ def estimates(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def put_estimates(name: str, layer: _BatchNorm, mean_C: Tensor, var_C: Tensor) -> None:
-    """Write μ̃ and σ̃² into the buffers of layer `name`. Raises UserError for what float16 cannot hold."""
+    """Write μ̃ and σ̃², each (C,), into a layer's buffers. Raises UserError when they overflow float16."""
     for buffer_C, value_C in zip(estimates(layer), (mean_C, var_C), strict=True):
         buffer_C.copy_(value_C)
-        # What is not finite to begin with has another cause.
+        # A value that was not finite before has another cause.
         if buffer_C.dtype is torch.float16 and bool((value_C.isfinite() & ~buffer_C.isfinite()).any()):
             raise UserError(f"{name}: its statistics do not fit {buffer_C.dtype}; make its buffers float32")
 
 
 def is_untrained(layer: _BatchNorm) -> bool:
-    """Whether the estimates are still the initial 0 and 1.
+    """Return whether the estimates are still the initial 0 and 1.
 
-    `num_batches_tracked` alone does not tell: checkpoints from before torch 0.4.1 lack it.
+    `num_batches_tracked` alone is not enough: checkpoints from before torch 0.4.1 lack it.
     """
     if layer.running_var is None or (layer.num_batches_tracked is not None and layer.num_batches_tracked > 0):
         return False
@@ -67,7 +67,7 @@ def is_untrained(layer: _BatchNorm) -> bool:
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, modes and buffers are as before afterwards."""
+    """Restore the modes and buffers of all modules at the end, also after an exception."""
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     try:
@@ -81,7 +81,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 def images_of(batch: Any) -> Tensor:
-    """The images of a batch: a tensor, (images, labels), or an object with `images_NCHW`."""
+    """Return the images of a batch: a tensor, (images, labels), or an object with `images_NCHW`."""
     if isinstance(batch, Tensor):
         return batch
     images: Tensor = batch.images_NCHW if hasattr(batch, "images_NCHW") else batch[0]
@@ -89,7 +89,7 @@ def images_of(batch: Any) -> Tensor:
 
 
 def labels_of(batch: Any) -> Tensor | None:
-    """The labels (N,) of (images, labels) or an object with `labels_N`; None where there are none."""
+    """Return the labels (N,) of (images, labels) or of an object with `labels_N`, or None."""
     if isinstance(batch, Tensor):
         return None
     if hasattr(batch, "labels_N"):

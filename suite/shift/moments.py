@@ -1,7 +1,7 @@
-"""Means and variances of channels over any number of batches and ranks, without losing digits.
+"""Means and variances of channels over any number of batches and ranks, without loss of precision.
 
-Each batch gives its own mean and centred second moment; float64 merges them (Chan, Golub, LeVeque
-1979), so that a mean of a thousand beside a deviation of one costs nothing.
+Each batch has its own mean and centred second moment, which are merged in float64 (Chan, Golub, LeVeque
+1979): a mean that is a thousand times the standard deviation costs no digits of the variance.
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def batch_moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, each (C,), of an (N, C, *) tensor over everything but the channels."""
+    """Return mean and biased variance, each (C,), of an (N, C, *) tensor over all dimensions but C."""
     x_NC = x_NC if x_NC.dtype in (torch.float32, torch.float64) else x_NC.float()
     if x_NC.device.type == "cpu" and x_NC.dtype is torch.float32:
-        # The kernel behind BN's own statistics: sums in float64, and three times as fast as var_mean.
+        # The kernel of BN's own statistics: it sums in float64 and is three times as fast as var_mean.
         mean_C, var_C = torch.ops.aten.batch_norm_update_stats(x_NC, None, None, 0.0)
     else:
         dims = [0, *range(2, x_NC.dim())]
@@ -30,14 +30,14 @@ class ChannelMoments:
         self.squares_C = torch.zeros_like(self.mean_C)
 
     def update(self, x_NC: Tensor) -> None:
-        """Add a batch, (N, C, *)."""
+        """Add a batch (N, C, *)."""
         count = x_NC.numel() // x_NC.shape[1]
         if count:
             mean_C, var_C = (t.double() for t in batch_moments(x_NC))
             self.merge(count, mean_C, var_C * count)
 
     def merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
-        """Add `count` values a channel with the given mean and centred sum of squares."""
+        """Add `count` values per channel with the given mean (C,) and centred sum of squares (C,)."""
         if count == 0:
             return
         total = self.count + count
@@ -58,7 +58,7 @@ class ChannelMoments:
 
 
 def reduce_over_ranks(moments: list[ChannelMoments]) -> None:
-    """Merge, in place, the moments of every rank into each; all ranks list the same layers."""
+    """Merge the moments of all ranks, in place and on every rank. All ranks list the same layers."""
     if not dist.is_initialized() or dist.get_world_size() == 1 or not moments:
         return
     sizes = [m.mean_C.numel() for m in moments]

@@ -1,17 +1,12 @@
-"""Which layer starts the shift: what vanishes when the estimates of one layer alone are made exact.
+"""Finds the layer that starts the shift: the ESM that vanishes when the estimates of one layer are exact.
 
-*Exact* means the population statistics with upstream in training mode, which are what a running average
-tries to be: a layer that only inherits has them already, so mending it mends nothing. (With the expected
-statistics every layer would absorb what comes from before it, and each would seem to start it.)
+*Exact* means the population statistics with upstream in training mode, which the running averages estimate.
+A layer that only inherits its shift has them already, so correcting it changes nothing. (With the expected
+statistics each layer would absorb its inherited shift too, and every layer would seem to start it.)
 
-For layer k, over all L layers l, its own among them, with ESM as in the probe:
-
-    vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
-
-for ESM_μ, for ESM_σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance between normal
-channels with the expected and with the estimated statistics. Over the same layers for each k, so that a layer
-at the end is measured as one at the start is. Negative where mending one layer lays bare an error that
-another had hidden. The measure is ours.
+ESM is measured for μ, for σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance
+between normal channels with the expected and with the estimated statistics. The mean is over the same layers
+for each corrected layer, so that late and early layers are measured alike. Formula: `find_origins`.
 """
 
 import math
@@ -33,17 +28,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# A layer that takes away less of the mean ESM than this share starts nothing, nor one that takes away what
+# A layer that removes less of the mean ESM than this share does not start it, nor one that removes what
 # float32 may have rounded.
 MIN_SHARE, ROUNDING = 0.01, 1e-5
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What making one layer's estimates exact takes away from the mean ESM of all layers.
+    """By how much one layer's exact estimates reduce the mean ESM of all layers.
 
-    `depth` is its place in the forward pass, from 0; `esm_vanished` is of both statistics together.
-    `top1_gain_percent` is in percentage points, None without labels.
+    `depth` is its position in the forward pass, from 0; `esm_vanished` is that of both statistics together.
+    `top1_gain_percent` is in percentage points; None without labels.
     """
 
     name: str
@@ -57,21 +52,21 @@ class Origin:
 
 @dataclass(frozen=True)
 class Origins:
-    """The tried layers in forward order, beside the network as it is: means over its layers, and top-1."""
+    """The tried layers in forward order, and the unchanged network's mean ESM over its layers and top-1."""
 
     layers: tuple[Origin, ...]
     esm: float
     esm_mu: float
     esm_sigma: float
     scale: float
-    """Of √(‖μ̂‖² + ‖σ̂‖²): what ESM is to be seen beside."""
+    """The mean over the layers of √(‖μ̂‖² + ‖σ̂‖²), to compare ESM with."""
     top1_percent: float | None
     notes: dict[str, str]
-    """What one should know of a layer that is there, as in a ShiftProfile."""
+    """Warnings by layer name, as in a ShiftProfile."""
 
     @property
     def starts(self) -> str | None:
-        """The layer whose exact estimates take away the most ESM; None where none takes away MIN_SHARE."""
+        """The layer whose exact estimates remove the most ESM; None when none removes MIN_SHARE of it."""
         most = max(self.layers, key=lambda origin: origin.esm_vanished, default=None)
         least = max(MIN_SHARE * self.esm, ROUNDING * self.scale)
         return most.name if most is not None and most.esm_vanished > least else None
@@ -98,19 +93,20 @@ def find_origins(
     training_batches: Iterable[Any] | None = None,
     layers: Sequence[str] | None = None,
 ) -> Origins:
-    """Make the estimates of one BN layer after another exact, and measure shift and accuracy anew.
+    """Make the estimates of one BN layer at a time exact, and measure shift and accuracy again.
 
         vanished_k  =  (1 / L) Σ_l (ESM_l  −  ESM_l with layer k exact)
 
-    over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). *Exact* are the
+    over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). Negative where
+    correcting one layer uncovers an error that it had cancelled. *Exact* are the
     population's mean and variance (C,) with upstream BN in training mode. The measure is ours.
 
     Costs an inference pass over `batches` for each of `layers` (default: all that keep estimates and are
     called) and two more. `batches` as in `probe`; the exact statistics are taken over `training_batches`,
-    or else over `batches` too. Order is that of the forward pass: layers on a parallel branch count as
-    behind, and change nothing. The model comes back as it was. Raises UserError for a network without
-    estimates, an unknown layer, one that is not called any more once another is exact, and batches that are
-    empty or cannot be read repeatedly.
+    or over `batches` when there are none. The order is that of the forward pass; layers on a parallel branch
+    count as behind. The model is restored. Raises UserError for a network without estimates, an unknown
+    layer, one that is no longer called once another is exact, and batches that are empty or cannot be read
+    repeatedly.
     """
     check_repeatable(batches, "find_origins")
     estimating = estimating_layers(model, "find_origins")
@@ -122,14 +118,14 @@ def find_origins(
     unknown = [name for name in layers or () if name not in order]
     if unknown:
         raise UserError(
-            f"find_origins: {unknown[0]!r} is no BN layer that keeps estimates; valid: {', '.join(order)}"
+            f"find_origins: {unknown[0]!r} is not a BN layer that keeps estimates; valid: {', '.join(order)}"
         )
     found = []
     for name in order if layers is None else sorted(layers, key=order.index):
         with with_statistics(model, {name: exact[name]}):
             after = _inference_pass(model, batches)
             if missing := [n for n in order if n not in after.inputs]:
-                raise UserError(f"find_origins: {missing[0]} is not called any more with {name} exact")
+                raise UserError(f"find_origins: {missing[0]} is no longer called when {name} is exact")
             shift_after = _mean_shift(after, tried)
         gain = None
         if before.top1_percent is not None and after.top1_percent is not None:
@@ -149,7 +145,7 @@ def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
 
 
 def _mean_shift(seen: Pass, layers: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
-    """ESM, ESM_μ and ESM_σ with the estimates as they are now, means over these layers."""
+    """Return ESM, ESM_μ and ESM_σ with the current estimates, means over these layers."""
     pairs = [differences(layer, seen.inputs[name].whole) for name, layer in layers.items()]
     return (
         _mean([_joint(*pair) for pair in pairs]),

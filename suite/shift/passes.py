@@ -1,4 +1,4 @@
-"""One pass of a network over batches: what its BN layers were given, and how many guesses were right."""
+"""One pass of a network over batches: the moments of its BN layers' inputs, and its accuracy."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ Adapt = Callable[[str, int, Tensor, Tensor], None]
 
 
 class LayerInputs:
-    """What one BN layer was given in a pass: moments of the even and of the odd batches, and the calls."""
+    """Moments of one BN layer's inputs in a pass, of the even and of the odd batches, and its calls."""
 
     def __init__(self, num_channels: int, device: torch.device) -> None:
         self.halves = (ChannelMoments(num_channels, device), ChannelMoments(num_channels, device))
@@ -29,7 +29,7 @@ class LayerInputs:
 
     @functools.cached_property
     def whole(self) -> ChannelMoments:
-        """Of all batches; to be read when the pass is over."""
+        """The moments over all batches. Read it when the pass is over."""
         even, odd = self.halves
         whole = ChannelMoments(even.mean_C.numel(), even.mean_C.device)
         for half in (even, odd):
@@ -39,7 +39,7 @@ class LayerInputs:
 
 @dataclass(frozen=True)
 class Pass:
-    """Over all batches, also those of other ranks.
+    """The result of a pass over all batches, also those of other ranks.
 
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
     the batches have no labels or the network gives no (N, K) logits.
@@ -51,7 +51,7 @@ class Pass:
     top1_percent: float | None
 
     def notes(self, layers: Mapping[str, _BatchNorm]) -> dict[str, str]:
-        """What one should know of those of these layers that were called, before believing their numbers."""
+        """Return a warning for each called layer whose numbers need one, by layer name."""
         found = {}
         for name, layer in layers.items():
             if name not in self.inputs:
@@ -61,7 +61,7 @@ class Pass:
                 parts.append("its estimates are the initial 0 and 1: no training batch has updated them")
             if seen.num_batches < self.num_batches:
                 parts.append(
-                    f"called in {seen.num_batches} of {self.num_batches} batches: it stands for those"
+                    f"called in {seen.num_batches} of {self.num_batches} batches: its numbers are over those"
                 )
             if seen.num_calls > seen.num_batches:
                 calls = f"{seen.num_calls} times in {seen.num_batches} batches"
@@ -88,36 +88,36 @@ def run_pass(
     Images go to the device and, unless they are integers, to the type of the first parameter. Under
     torch.distributed every rank gives its own share and gets the pass of all, unless `over_ranks` is false
     and the pass is this rank's alone. Raises UserError, with `purpose` in front, when there are no images,
-    when a BN layer that is to use batch statistics gets a single value a channel, and with labels for one
-    that the network has no output for.
+    when a BN layer that uses batch statistics gets a single value per channel, and when a label has no
+    output of the network.
     """
-    ears = _Ears(model, purpose, adapt)
+    recorder = _Recorder(model, purpose, adapt)
     parameter = next(model.parameters(), torch.empty(0))
-    right = torch.zeros((), dtype=torch.int64, device=ears.device)
+    right = torch.zeros((), dtype=torch.int64, device=recorder.device)
     num_images = num_batches = num_labelled = 0
     with ExitStack() as hooks:
         for name, layer in batch_norm_layers(model).items():
-            hear = functools.partial(ears.hear, name)
-            hooks.callback(layer.register_forward_pre_hook(hear, with_kwargs=True).remove)
+            hook = functools.partial(recorder.record, name)
+            hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         for batch in batches:
             images_NCHW = images_of(batch)
             if len(images_NCHW) == 0:
                 continue
-            ears.batch = num_batches
+            recorder.batch = num_batches
             num_batches += 1
             num_images += len(images_NCHW)
             dtype = parameter.dtype if images_NCHW.is_floating_point() else images_NCHW.dtype
-            logits_NK = model(images_NCHW.to(ears.device, dtype, non_blocking=True))
+            logits_NK = model(images_NCHW.to(recorder.device, dtype, non_blocking=True))
             labels_N = labels_of(batch) if with_labels else None
             if labels_N is not None and isinstance(logits_NK, Tensor) and logits_NK.dim() == 2:
-                right += _num_right(logits_NK, labels_N.to(ears.device), purpose)
+                right += _num_right(logits_NK, labels_N.to(recorder.device), purpose)
                 num_labelled += len(labels_N)
     counts = (num_images, num_batches, num_labelled, int(right))
-    return _joined(ears, counts, purpose, over_ranks and dist.is_initialized())
+    return _joined(recorder, counts, purpose, over_ranks and dist.is_initialized())
 
 
 def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
-    """Raises UserError for an iterator, which is empty at the second reading."""
+    """Raise UserError for an iterator, which is empty when it is read again."""
     if isinstance(batches, Iterator):
         raise UserError(
             f"{purpose}: the batches are read several times; give a list or a loader, not an iterator"
@@ -125,7 +125,7 @@ def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
 
 
 def top1_of(seen: Pass, purpose: str) -> float:
-    """The pass's top-1 (%). Raises UserError where it has none."""
+    """Return the pass's top-1 (%). Raises UserError when it has none."""
     if seen.top1_percent is None:
         raise UserError(
             f"{purpose}: accuracy needs batches of (images, labels) and a network that gives (N, K) logits"
@@ -141,8 +141,8 @@ def _num_right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
     return (logits_NK.argmax(dim=1) == labels_N).sum()
 
 
-class _Ears:
-    """Listens to the inputs of BN layers."""
+class _Recorder:
+    """Records the moments of BN layers' inputs, as a forward pre-hook of each."""
 
     def __init__(self, model: nn.Module, purpose: str, adapt: Adapt | None) -> None:
         self.purpose, self.adapt = purpose, adapt
@@ -153,19 +153,19 @@ class _Ears:
         self._last_batch: dict[str, int] = {}
 
     def of(self, name: str) -> LayerInputs:
-        """The layer's inputs so far; the first call gives it its place in the order."""
+        """Return the layer's inputs so far. The first call determines its place in the order."""
         if name not in self.inputs:
             self.inputs[name] = LayerInputs(self.widths[name], self.device)
         return self.inputs[name]
 
-    def hear(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x_NC: Tensor = args[0] if args else kwargs["input"]
         count = x_NC.numel() // x_NC.shape[1]
         if count == 0:
             return
         if count == 1 and (layer.training or self.adapt is not None):
             raise UserError(
-                f"{self.purpose}: {name} is to normalise with its batch, which gives one value a channel "
+                f"{self.purpose}: {name} normalises with its batch, which has one value per channel "
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
         mean_C, var_C = batch_moments(x_NC)
@@ -178,8 +178,8 @@ class _Ears:
             self.adapt(name, len(x_NC), mean_C, var_C)
 
 
-def _joined(ears: _Ears, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
-    calls = {name: (seen.num_calls, seen.num_batches) for name, seen in ears.inputs.items()}
+def _joined(recorder: _Recorder, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
+    calls = {name: (seen.num_calls, seen.num_batches) for name, seen in recorder.inputs.items()}
     everyone: list[Any] = [(counts, calls)]
     if over_ranks:
         everyone = [None] * dist.get_world_size()
@@ -189,10 +189,10 @@ def _joined(ears: _Ears, counts: tuple[int, int, int, int], purpose: str, over_r
     )
     if num_images == 0:
         raise UserError(f"{purpose}: no images; the batches are empty")
-    # A rank whose share of the images is empty has called nothing: the others know the order.
+    # A rank without images has called no layer, so the order is that of the other ranks.
     longest = max((one[1] for one in everyone), key=len)
     order = dict.fromkeys([*longest, *(name for one in everyone for name in one[1])])
-    inputs = {name: ears.of(name) for name in order}
+    inputs = {name: recorder.of(name) for name in order}
     for name, seen in inputs.items():
         seen.num_calls, seen.num_batches = (
             sum(one[1].get(name, (0, 0))[i] for one in everyone) for i in range(2)

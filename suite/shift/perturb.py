@@ -1,11 +1,6 @@
-"""How much a network minds wrong estimates: accuracy under noise on them.
+"""Measures how sensitive a network is to wrong estimates: its accuracy under noise on them.
 
-    μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ ~ N(0, 1), drawn for each channel of each BN layer
-
-The paper shows such curves (Huang et al., CVPR 2022) without a formula: this one is our reading. The absolute
-value keeps σ̃ positive by reflection, where cutting off at a small σ̃ would blow a channel up.
-
-One draw is one set of ε, scaled by every δ: along δ the curve of a draw varies by the noise's size alone.
+One draw is one set of ε, scaled by every δ: along a draw's curve only the magnitude of the noise changes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +26,7 @@ PURPOSE = "perturb"
 class Perturbation:
     """Top-1 (%) by noise magnitude: `top1_percent[i][j]` is that of `deltas[i]` in draw j.
 
-    δ = 0 has no noise, and every draw the same accuracy. `notes` as in a ShiftProfile.
+    At δ = 0 there is no noise, and all draws have the same accuracy. `notes` as in a ShiftProfile.
     """
 
     deltas: tuple[float, ...]
@@ -65,17 +60,18 @@ def perturb(
     draws: int = 5,
     seed: int = 0,
 ) -> Perturbation:
-    """Accuracy with noisy estimates in every BN layer, one inference pass for each δ > 0 and draw.
+    """Measure accuracy with noisy estimates in every BN layer: one inference pass for each δ > 0 and draw.
 
         μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ (C,) ~ N(0, 1)
 
     in place of the running averages μ̃, σ̃ (C,). Huang et al. (CVPR 2022) show such curves without a formula;
-    this one is our reading.
+    this one is our reading. The absolute value keeps σ̃ positive by reflection; clamping it to a small value
+    would make a channel's output huge.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
-    has a generator of its own: `seed` decides it, whatever the device, and torch's is left alone. The
-    model comes back as it was. Raises UserError for a network without estimates, batches without labels,
-    empty ones, and values out of range.
+    depends on `seed` alone, not on the device or on torch's global generator, which is not changed. The
+    model is restored. Raises UserError for a network without estimates, batches that are empty or have no
+    labels, and values out of range.
     """
     check_repeatable(batches, PURPOSE)
     layers = estimating_layers(model, PURPOSE)
@@ -98,7 +94,7 @@ def perturb(
                 model.eval()
                 seen = run_pass(model, batches, PURPOSE, with_labels=True)
             row.append(top1_of(seen, PURPOSE))
-            if delta == min(deltas):  # more noise may overflow by itself
+            if delta == min(deltas):  # for the notes: more noise alone may overflow
                 quietest = seen
         rows.append(tuple(row))
     return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, quietest.notes(layers))
@@ -107,5 +103,5 @@ def perturb(
 def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:
     mu_noise_C, sigma_noise_C = noise_2C.to(mean_C.device, torch.float64)
     mean_C, var_C = mean_C.double(), var_C.double()
-    # What lies in the layer is the variance: its factor is the square, and the sign of 1 + δε′ falls away.
+    # The layer stores the variance, so its factor is the square, and the sign of 1 + δε′ does not matter.
     return mean_C + delta * var_C.sqrt() * mu_noise_C, var_C * (1 + delta * sigma_noise_C).square()

@@ -1,4 +1,4 @@
-"""PreciseBN: the population statistics that training's own batches have, and putting them in place.
+"""PreciseBN: the population statistics of training batches, and their use in place of the estimates.
 
 Source: Wu and Johnson 2021, as in fvcore. With the weights fixed and BN in training mode, the population
 mean is the size-weighted mean of μ_B and the population variance E[μ_B² + σ_B²] − E[μ_B]². Upstream layers
@@ -18,17 +18,16 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def precise_statistics(model: nn.Module, batches: Iterable[Any]) -> Statistics:
-    """Mean and biased variance, each (C,) float64, of every called BN layer, by module name.
+    """Return mean and biased variance, each (C,) float64, of every called BN layer, by module name.
 
-    Only the BN layers are in training mode: dropout would add noise that is not the data's. The model
-    comes back as it was. Batches are as in `probe`. Raises UserError when there are none, and when one
-    gives a layer a single value a channel.
+    Only the BN layers are in training mode: dropout would add noise. The model is restored. Batches are as
+    in `probe`. Raises UserError when there are none, and for one with a single value per channel.
     """
     return statistics_of(training_mode_pass(model, batches, "PreciseBN"))
 
 
 def training_mode_pass(model: nn.Module, batches: Iterable[Any], purpose: str) -> Pass:
-    """A pass with every BN layer, and nothing else, in training mode. The model comes back as it was."""
+    """Run a pass with the BN layers alone in training mode. The model is restored."""
     with preserved(model):
         model.eval()
         for layer in batch_norm_layers(model).values():
@@ -37,15 +36,15 @@ def training_mode_pass(model: nn.Module, batches: Iterable[Any], purpose: str) -
 
 
 def statistics_of(seen: Pass) -> Statistics:
-    """Mean and biased variance, each (C,) float64, of every layer that the pass called."""
+    """Return mean and biased variance, each (C,) float64, of every layer that the pass called."""
     return {name: (inputs.whole.mean_C, inputs.whole.var_C) for name, inputs in seen.inputs.items()}
 
 
 @contextmanager
 def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """Inside, BN layers normalise with the given statistics in inference; afterwards with their own again.
+    """Let BN layers normalise with the given statistics in inference mode; restore their own at the end.
 
-    Raises UserError for what a layer's buffers cannot hold, as of float16.
+    Raises UserError when a layer's float16 buffers cannot hold them.
     """
     layers = batch_norm_layers(model)
     with preserved(model):

@@ -1,14 +1,4 @@
-"""The estimation shift of a network: estimated against expected population statistics, layer by layer.
-
-Source: Huang et al., CVPR 2022. The *estimated* statistics μ̃, σ̃² are the running averages that BN
-normalises with in inference; the *expected* ones μ̂, σ̂² are those of the layer's input over the
-evaluation set, with the whole network in inference mode (biased variance). Then
-
-    ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
-
-over a layer's d channels, divided by nothing. Layers differ in width and scale, so each has a
-scale-free companion: the root mean square over the channels of the difference in units of √(σ̂² + ε).
-"""
+"""The estimation shift of a network: estimated against expected population statistics, layer by layer."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -46,7 +36,7 @@ class LayerShift:
 class ShiftProfile:
     """The shift of every BN layer in forward order.
 
-    `skipped` names the other BN layers, and why; `notes` what one should know of a layer that is there.
+    `skipped` has the reason for each BN layer that is left out, `notes` warnings about the others.
     """
 
     layers: tuple[LayerShift, ...]
@@ -59,7 +49,7 @@ class ShiftProfile:
         return [getattr(layer, metric) for layer in self.layers]
 
     def mean(self, metric: str) -> float:
-        """Mean over the layers; NaN when there are none."""
+        """Return the mean over the layers; NaN when there are none."""
         values = self.values(metric)
         return sum(values) / len(values) if values else math.nan
 
@@ -81,17 +71,19 @@ class ShiftProfile:
 def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False) -> ShiftProfile:
     """Measure the estimation shift of `model` in one inference pass over `batches`.
 
-    Of each BN layer, with norms over its d channels (Huang et al., CVPR 2022):
+    For each BN layer, with norms over its d channels (Huang et al., CVPR 2022):
 
         ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
 
     μ̃, σ̃² (d,) are its running averages; μ̂, σ̂² (d,) are mean and biased variance of its input (N, d, *),
-    over all images and pixels, with the whole network in inference mode.
+    over all images and pixels, with the whole network in inference mode. The norms are not divided by d. The
+    scaled ones do not depend on a layer's width and scale: they are the root mean square over the channels of
+    the difference in units of √(σ̂² + ε).
 
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
-    differences. The model comes back as it was: modes, hooks, buffers. A network without BN gives a
-    profile without layers. Raises UserError when there are no images.
+    differences. The model's modes, hooks and buffers are restored. A network without BN gives a profile
+    without layers. Raises UserError when there are no images.
     """
     layers = batch_norm_layers(model)
     with preserved(model):
@@ -108,14 +100,14 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
 
 
 def skipped_layers(layers: Mapping[str, _BatchNorm], *passes: Pass) -> dict[str, str]:
-    """Names of the layers that cannot be measured from all of the passes, and why."""
+    """Return the layers that cannot be measured from all of the passes, with the reasons."""
     skipped = {n: "not called in the forward pass" for n in layers if any(n not in p.inputs for p in passes)}
     untracked = {n: "keeps no running statistics" for n, layer in layers.items() if layer.running_var is None}
     return untracked | skipped
 
 
 def differences(layer: _BatchNorm, expected: ChannelMoments) -> tuple[Tensor, Tensor]:
-    """μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64: what ESM_μ and ESM_σ are the norms of."""
+    """Return μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64. ESM_μ and ESM_σ are their norms."""
     mean_C, var_C = (estimate.double() for estimate in estimates(layer))
     return expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
 

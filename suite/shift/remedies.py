@@ -1,21 +1,11 @@
-"""What can be done about the shift of a trained network without training it, side by side.
+"""Compares remedies for the shift of a trained network that need no training. See `remedies` for the list.
 
-    frozen             the estimates as they are: the baseline
-    PreciseBN          population statistics of training batches (Wu and Johnson 2021; `precise`)
-    momentum replayed  training batches once more through the running averages, from where they are, with
-                       another momentum m: r ← (1 − m) r + m b
-    prediction-time BN each test batch's own statistics (Nado et al. 2020)
-    α-BN               source and test batch mixed, mean and variance alike, for N pseudo-images of the source
-                       and a batch of n: N/(N + n) source + n/(N + n) batch (Schneider et al. 2020)
-
-The last two see other test images: accuracy then hangs on the batch's size, and on who shares a batch.
-
-One ESM for all: the expected statistics (μ̂, σ̂ over all batches, in the network as the remedy runs it)
-against those that a batch was normalised with, as the root mean square over the n-weighted batches,
+ESM compares the expected statistics (μ̂, σ̂ over all batches, in the network as the remedy runs it)
+with those that a batch was normalised with, as the root mean square over the n-weighted batches,
 
     ESM_μ² = E_B ‖μ̂ − μ_used,B‖² = ‖μ̂ − E_B μ_used‖² + Σ_C Var_B μ_used        (σ likewise)
 
-which is the paper's ESM where every batch is normalised alike. The table has its mean over the layers.
+which is the paper's ESM when every batch is normalised alike. The results are means over the layers.
 """
 
 import math
@@ -52,7 +42,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Remedies:
-    """The remedies in the order tried, the network as it is first. `notes` as in a ShiftProfile."""
+    """The remedies in the order tried; the unchanged network is the first. `notes` as in a ShiftProfile."""
 
     rows: tuple[Remedy, ...]
     num_images: int
@@ -84,8 +74,8 @@ def remedies(
 ) -> Remedies:
     """Try every remedy on a trained network, one inference pass over `batches` each.
 
-    What a BN layer's input (N, C, *) is normalised with, means and variances (C,) alike, r being the running
-    averages and b those of a batch of n:
+    A BN layer's input (N, C, *) is normalised with these means and variances (C,), where r are the running
+    averages and b the statistics of a batch of n:
 
         frozen               r
         PreciseBN            the population's, over the training batches (Wu and Johnson 2021)
@@ -93,13 +83,13 @@ def remedies(
         prediction-time BN   b of each test batch (Nado et al. 2020)
         α-BN                 N/(N + n) r + n/(N + n) b, for N of `source_images` (Schneider et al. 2020)
 
-    Beside top-1, ESM_μ = (E_B ‖μ̂ − μ_used,B‖²)^½ and likewise for σ, means over the layers: that of `probe`
-    where all batches are normalised alike.
+    Measures top-1 and ESM_μ = (E_B ‖μ̂ − μ_used,B‖²)^½, likewise for σ, as means over the layers: the ESM of
+    `probe` when all batches are normalised alike.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
-    `training_batches` the remedies that need them are left out. The model comes back as it was. Raises
-    UserError for a network without estimates, batches without labels, empty ones, values out of range, and
-    under torch.distributed: a replay's running averages would be each rank's own.
+    `training_batches` the remedies that need them are left out. The model is restored. Raises UserError for
+    a network without estimates, batches that are empty or have no labels, values out of range, and under
+    torch.distributed, where each rank's replay would have its own running averages.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError(
@@ -127,10 +117,10 @@ def remedies(
 
 
 def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
-    """The running averages after training-mode passes over `batches` with another momentum.
+    """Return the running averages, each (C,), after a training-mode pass with another momentum.
 
-    They begin where they are; weights stay. The variance is the running, unbiased one. The model comes
-    back as it was. Raises UserError for a momentum outside (0, 1] and as `precise_statistics` does.
+    They start from the current ones; the weights do not change. The variance is the running, unbiased one.
+    The model is restored. Raises UserError for a momentum outside (0, 1] and as `precise_statistics` does.
     """
     _check_momentum(momentum)
     layers = estimating_layers(model, PURPOSE)
@@ -160,7 +150,7 @@ def _check_momentum(momentum: float) -> None:
 def _try(
     model: nn.Module, batches: Iterable[Any], name: str, source_images: int | None = None
 ) -> tuple[Remedy, Pass]:
-    """One inference pass; with `source_images`, each test batch is mixed into the model's statistics."""
+    """Run one inference pass; with `source_images`, mix each test batch into the model's statistics."""
     mixture = _Mixture(model, source_images)
     with preserved(model):
         model.eval()
@@ -172,7 +162,7 @@ def _try(
 
 
 class _Mixture:
-    """Puts N/(N + n) source + n/(N + n) test batch into a layer before it runs, and remembers them."""
+    """Writes N/(N + n) source + n/(N + n) test batch into a layer before each call, and sums them up."""
 
     def __init__(self, model: nn.Module, source_images: int | None) -> None:
         self.source_images = source_images
@@ -197,7 +187,7 @@ class _Mixture:
             moments.merge(num_images, value_C.double(), torch.zeros_like(moments.squares_C))
 
     def esm(self, name: str, expected: ChannelMoments) -> tuple[float, float]:
-        """ESM_μ and ESM_σ as in the module's formula."""
+        """Return ESM_μ and ESM_σ by the module's formula."""
         if name in self.used_mu:
             used = (self.used_mu[name], self.used_sigma[name])
             (mu, mu_var), (sigma, sigma_var) = ((m.mean_C, m.var_C.sum()) for m in used)

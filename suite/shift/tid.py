@@ -1,23 +1,23 @@
-"""TID: how far training's statistics are from inference's, at every step, for the price of a few vectors.
+"""TID: the discrepancy between the statistics of training and of inference, at every training step.
 
 Source: Wang, Wu and Huang, NeurIPS 2022, as released (wjxts/RegularizedBN). For a batch B, with running
-statistics that have taken it in already and the batch's biased variance, means over a layer's channels:
+statistics that already include it and with the batch's biased variance, means over a layer's channels:
 
     TID_μ = mean_C |μ_run − μ_B| / σ_B          TID_σ = mean_C |σ_run / σ_B − 1|
 
-BN's ε is in every σ² here, so that a channel that is constant in a batch divides by no zero.
+Every σ² here includes BN's ε, so that a channel that is constant in a batch does not divide by zero.
 
-The batch's statistics b are not computed again. The running ones r tell them: r' = (1 − w) r + w b, so
-b = r + (r' − r) / w, with the momentum for w. float32 costs b an error of about 2⁻²⁴ |r| / w. The running
+The batch's statistics b are not computed again. They follow from the running ones: r' = (1 − w) r + w b, so
+b = r + (r' − r) / w, with the momentum for w. In float32 b has an error of about 2⁻²⁴ |r| / w. The running
 variance takes the unbiased batch variance; (n − 1) / n makes it biased, for n values a channel.
 
 Where a pass updates the estimates k times (ghost groups, a module called twice), as the layer itself counts
-(`num_batches_tracked`), w = 1 − (1 − m)^k, and b is the weighted mean of the k statistics, the newest
-weighing most: TID is that of this mean, and less than the mean of the groups' own. With momentum None the
+(`num_batches_tracked`), w = 1 − (1 − m)^k, and b is the weighted mean of the k statistics, with the largest
+weight on the newest. TID is that of this mean, and less than the mean over the groups. With momentum None the
 running statistics are the mean of all t batches so far, and w = k / t.
 
-A pass counts for the layers that it updates: one that it does not reach, or that is frozen, has no batch to
-differ from.
+A pass counts for the layers that it updates. A layer that it does not call, or that is frozen, has no batch
+statistics to compare.
 """
 
 import math
@@ -34,14 +34,14 @@ from suite.shift.passes import run_pass
 class TidMeter:
     """Sums TID over this rank's training passes, by layer in forward order.
 
-    Call `update` after each forward pass in training mode, which does not wait for a GPU. `pop_epoch_means` ends
-    an epoch; `pop_interval_means` tells of the passes since it was called last, within one.
+    Call `update` after each forward pass in training mode; it does not wait for the GPU. `pop_epoch_means`
+    ends an epoch, `pop_interval_means` an interval of passes within it.
     """
 
     def __init__(self, model: nn.Module, example_N: Tensor, *, norm_batch_size: int) -> None:
-        """One inference pass over `example_N`, an input batch, tells the layers' order and their sizes.
+        """Find the layers, their order and sizes by an inference pass over an input batch, `example_N`.
 
-        `norm_batch_size` is how many samples stand behind one statistic in training. Layers that keep no
+        `norm_batch_size` is the number of samples behind one statistic in training. Layers that keep no
         estimates or are not called are left out. Raises UserError when none is left, and for a momentum of 0.
         """
         layers = estimating_layers(model, "TID")
@@ -68,26 +68,26 @@ class TidMeter:
         self._eps_D = torch.tensor(eps, device=device)[self._layer_D]
         self._sums_2D = torch.zeros(2, len(self._layer_D), dtype=torch.float64, device=device)
         self.num_passes_L = torch.zeros(len(self.layers), dtype=torch.float64, device=device)
-        self._told = {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
+        self._interval_start = {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
         self.restart()
 
     def restart(self) -> None:
-        """Take the estimates as they are for those before the next pass, as after loading a checkpoint."""
+        """Set the current estimates as those before the next pass, as after loading a checkpoint."""
         self._mean_D, self._var_D, self._updates_L = self._estimates()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the pass that has just run in training mode."""
+        """Add the pass that has just run in training mode."""
         mean_D, var_D, updates_L = self._estimates()
         new_L = updates_L - self._updates_L
         active_L = new_L > 0
-        # The share of the newest estimate that the pass's batches make; 1 where there were none, unused.
+        # The weight of the pass's batches in the newest estimate; 1, and unused, where there were none.
         weight_L = torch.where(self._left_L.isnan(), new_L / updates_L.clamp(min=1), 1 - self._left_L**new_L)
         weight_D = torch.where(active_L, weight_L, 1.0)[self._layer_D]
         active_D = active_L[self._layer_D]
         batch_var_D = self._var_D.lerp(var_D, 1 / weight_D).mul_(self._biased_D).clamp_(min=0)
         batch_sigma_D = batch_var_D.add_(self._eps_D).sqrt_()
-        # The estimate has gone the share w of its way to the batch's statistic: this is what is left of it.
+        # The estimate has moved by the share w towards the batch's statistic; this is the remaining distance.
         left_D = (mean_D - self._mean_D).mul_((1 - weight_D) / weight_D)
         self._sums_2D[0] += left_D.abs_().div_(batch_sigma_D).mul_(active_D)
         self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_().mul_(active_D)
@@ -95,19 +95,19 @@ class TidMeter:
         self.num_passes_L += active_L
 
     def pop_epoch_means(self) -> tuple[list[float], list[float]]:
-        """TID_μ and TID_σ of each layer, means over the passes since the last call, which are forgotten.
+        """Return TID_μ and TID_σ of each layer, means over the passes since the last call; reset the sums.
 
-        NaN for a layer that none of them updated; empty where there is no other.
+        NaN for a layer that no pass updated; empty lists when there was no pass.
         """
         means = self._means(self._sums_2D, self.num_passes_L)
-        for sums in (self._sums_2D, self.num_passes_L, *self._told.values()):
+        for sums in (self._sums_2D, self.num_passes_L, *self._interval_start.values()):
             sums.zero_()
         return means
 
     def pop_interval_means(self) -> tuple[list[float], list[float]]:
-        """As `pop_epoch_means`, over the passes since the last call of either. Forgets nothing of the epoch."""
-        told, self._told = self._told, self._sums()
-        return self._means(self._sums_2D - told["sums_2D"], self.num_passes_L - told["num_passes"])
+        """As `pop_epoch_means`, over the passes since the last call of either; keeps the epoch's sums."""
+        before, self._interval_start = self._interval_start, self._sums()
+        return self._means(self._sums_2D - before["sums_2D"], self.num_passes_L - before["num_passes"])
 
     def _means(self, sums_2D: Tensor, num_passes_L: Tensor) -> tuple[list[float], list[float]]:
         if not num_passes_L.any():
@@ -121,21 +121,21 @@ class TidMeter:
         return {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep: the epoch's sums so far, and those that were told of."""
-        return {**self._sums(), "told": {name: sums.clone() for name, sums in self._told.items()}}
+        """Return what a checkpoint needs: the epoch's sums, and those up to the last interval."""
+        return {**self._sums(), "told": {name: sums.clone() for name, sums in self._interval_start.items()}}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Go on from `state`, or anew from None, with the estimates that are in the model now."""
+        """Continue from a checkpoint's `state`, or start anew, with the model's current estimates."""
         if state is not None:
             self._sums_2D.copy_(state["sums_2D"])
-            # One number for all layers in checkpoints of old.
+            # Old checkpoints have one number for all layers.
             self.num_passes_L.copy_(torch.as_tensor(state["num_passes"]))
             for name, sums in state.get("told", {}).items():
-                self._told[name].copy_(sums)
+                self._interval_start[name].copy_(sums)
         self.restart()
 
     def _estimates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All layers' estimates, each (D,), and how often each layer's were updated, (L,)."""
+        """Return all layers' estimates, each (D,), and the number of updates of each layer's, (L,)."""
         pairs = [estimates(layer) for layer in self.layers.values()]
         updates_L = torch.stack([_num_updates(layer) for layer in self.layers.values()])
         return torch.cat([mean for mean, _ in pairs]), torch.cat([var for _, var in pairs]), updates_L

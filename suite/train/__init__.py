@@ -127,9 +127,7 @@ def _end(record: RecordWriter | None, state: State, reason: str | None, **detail
         return
     try:
         record.status(state, reason=reason, **details)
-    except (
-        OSError
-    ) as error:  # a full disk: the error that ended the run matters more, and is raised after this
+    except OSError as error:  # a full disk: the error that ended the run matters more
         log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
 
 

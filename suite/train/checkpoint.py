@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, two kept, the newest complete one found.
+"""Checkpoints: written atomically, the newest two kept, damaged ones skipped when reading.
 
 A checkpoint holds tensors and plain values only, and is read with `weights_only=True`. Order, crops,
 mixup and dropout are functions of seed and step, so there is no generator state to keep.
@@ -25,7 +25,7 @@ class CheckpointStore:
         self.paths = paths
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps and drop all but the newest two. OSError on a full disk."""
+        """Write the state after `step` steps, and delete all but the newest two. OSError if it fails."""
         self.paths.checkpoints.mkdir(exist_ok=True)
         _save_atomically(self.paths.checkpoint(step), state)
         for old in self.paths.checkpoint_steps()[:-KEPT]:
@@ -37,7 +37,7 @@ class CheckpointStore:
         _save_atomically(self.paths.best, state)
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest complete state, or None, and a sentence for each damaged one passed over."""
+        """Return the newest complete state, or None, and a sentence for each damaged one that is skipped."""
         passed_over = []
         for step in reversed(self.paths.checkpoint_steps()):
             try:

@@ -1,7 +1,7 @@
-"""The ranks of a run: joining them, and agreeing with them.
+"""The ranks of a run: joins them, and exchanges values between them.
 
 A process belongs to several ranks when torchrun's variables (RANK, WORLD_SIZE, …) or those of a Slurm
-step say so. GPUs talk over NCCL, CPU tensors over gloo, so that agreeing on a flag never waits for a GPU.
+step say so. GPU tensors go over NCCL, CPU tensors over gloo, so that agreeing on a flag waits for no GPU.
 """
 
 import os
@@ -34,7 +34,7 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, code: int) -> int:
-        """The largest code that any rank gives; every rank calls it at the same point."""
+        """Return the largest code of any rank. Every rank calls this at the same point."""
         if self.world_size == 1:
             return code
         flag = torch.tensor([code])
@@ -42,13 +42,13 @@ class Ranks:
         return int(flag)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, on every rank."""
+        """Return the sum over all ranks, on every rank; `value` is changed in place."""
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """Every rank's `value`, stacked in rank order, on every rank."""
+        """Return every rank's `value` stacked in rank order, (R, *), on every rank."""
         if self.world_size == 1:
             return value[None].clone()
         parts = [torch.empty_like(value) for _ in range(self.world_size)]
@@ -56,23 +56,23 @@ class Ranks:
         return torch.stack(parts)
 
     def union(self, named: dict[str, str]) -> dict[str, str]:
-        """All ranks' entries, on every rank."""
+        """Return all ranks' entries, on every rank."""
         everyone: list[dict[str, str]] = [named] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(everyone, named)
         return {name: value for one in everyone for name, value in one.items()}
 
     def hosts(self) -> list[str]:
-        """The host name of every rank."""
+        """Return the host name of every rank."""
         names: list[str | None] = [socket.gethostname()] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(names, socket.gethostname())
         return [str(name) for name in names]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first rank's buffers: BN's estimates, as DDP does before each forward pass.
+        """Copy the first rank's buffers (BN's estimates) to every rank, as DDP does before each forward pass.
 
-        Training does not read them, so once before evaluating is enough.
+        Training does not read them, so copying them once before an evaluation is enough.
         """
         if self.world_size > 1:
             for buffer in model.buffers():
@@ -81,7 +81,7 @@ class Ranks:
 
 @contextmanager
 def joined(system: SystemSpec) -> Iterator[Ranks]:
-    """Join the other ranks, if there are any, and leave them at the end."""
+    """Join the other ranks, if there are any, and leave the process group at the end."""
     variables = launch_variables(os.environ)
     local_rank = int(variables.get("LOCAL_RANK", "0"))
     device = _device(system, local_rank)
@@ -98,8 +98,8 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
     except (UserError, Diverged, Preempted):
         dist.destroy_process_group()
         raise
-    # After any other error, leaving in good order would wait for the others, who wait for this rank: its end
-    # is what tells them.
+    # Not after any other error: this would wait for the other ranks, which wait for this one. They notice
+    # when this process ends.
     dist.destroy_process_group()
 
 

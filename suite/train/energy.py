@@ -1,4 +1,4 @@
-"""The energy that a rank's GPU has taken, by the counter that NVML reads from it."""
+"""The energy that a rank's GPU has used, by its counter, which NVML reads."""
 
 import ctypes
 import os
@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-_LIBRARY = "libnvidia-ml.so.1"  # comes with the driver
+_LIBRARY = "libnvidia-ml.so.1"  # part of the driver
 
 
 class EnergyCounter:
-    """Reads the counter of one device. Silent where there is none of its own.
+    """Reads the energy counter of one device; None when it has none of its own.
 
-    A CPU's counts for all that runs on the machine, a GPU's for all of its parts (MIG); GPUs older than
-    Volta have none.
+    A CPU's counter covers everything that runs on the machine, a GPU's all of its MIG instances. GPUs older
+    than Volta have none.
     """
 
     def __init__(self, device: torch.device, nvml: Any = None) -> None:
@@ -22,7 +22,7 @@ class EnergyCounter:
             return
         try:
             self._nvml = nvml or ctypes.CDLL(_LIBRARY)
-            # By its name: CUDA_VISIBLE_DEVICES gives the same index to different devices.
+            # By UUID: CUDA_VISIBLE_DEVICES gives the same index to different devices.
             name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
             failed = self._nvml.nvmlInit_v2() or self._nvml.nvmlDeviceGetHandleByUUID(
                 name, ctypes.byref(self._handle)
@@ -33,7 +33,7 @@ class EnergyCounter:
             self._handle = ctypes.c_void_p()
 
     def read_j(self) -> float | None:
-        """Joules since the driver was loaded, in steps of a millijoule; None where they are not counted."""
+        """Return the energy in joules since the driver was loaded, to a millijoule; None if not counted."""
         total_mj = ctypes.c_ulonglong()
         if not self._handle:
             return None

@@ -25,10 +25,9 @@ class Evaluation:
 
 
 class UntilStopped:
-    """A pass over batches that ends early when it is asked to, though not before the first batch.
+    """A pass over batches that ends early on a stop request, but not before the first batch.
 
-    Each rank ends for itself and without a word: the ranks agree afterwards, so that none waits for another
-    in the middle.
+    Each rank ends on its own; the ranks agree afterwards, so that none waits for another during the pass.
     """
 
     def __init__(self, batches: Iterable[Batch], is_asked: Callable[[], bool]) -> None:
@@ -43,7 +42,7 @@ class UntilStopped:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision: str = "fp32") -> Evaluation:
-    """Evaluate in inference mode. Each rank gives its own share; ranks may have unequal or empty ones.
+    """Evaluate `model` in inference mode. Each rank gives its own share, which may be empty.
 
     The modules' modes are restored. Raises UserError when no rank has an image.
     """
@@ -61,7 +60,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision
 
 
 def batch_sums(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """(4,) float64: sums of cross-entropy, of right first guesses, of labels among the first five, and N."""
+    """Return (4,) float64: the sum of the cross-entropy (nat), the top-1 hits, the top-5 hits, and N."""
     loss = F.cross_entropy(logits_NK, labels_N, reduction="sum")
     guesses_N5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
     hits_N5 = guesses_N5 == labels_N[:, None]

@@ -1,4 +1,4 @@
-"""What is measured of a run beside accuracy: the shift, PreciseBN's accuracy, TID, and the work done."""
+"""Measures a run beyond its accuracy: the shift, PreciseBN's accuracy, TID, and the work of a step."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -19,14 +19,14 @@ from suite.train.optim import autocast
 def measure_shift(
     run: Run, model: torch.nn.Module, ranks: Ranks, val_batches: Iterable[Batch], with_precise: bool
 ) -> tuple[ShiftProfile, float | None]:
-    """The shift over the validation set; `with_precise` also the top-1 (%) with PreciseBN's statistics."""
-    # In the run's own precision: otherwise arithmetic would pass for estimation shift.
+    """Return the shift over the validation set and, `with_precise`, top-1 (%) with PreciseBN's statistics."""
+    # In the run's own precision: otherwise rounding would appear as estimation shift.
     with autocast(ranks.device, run.recipe.precision):
         profile = probe(model, val_batches)
     images_wanted = run.measure.precise_bn_images
     if not with_precise or not images_wanted or not profile.layers:
         return profile, None
-    # The training stream just past its end: augmented as in training, and the same for every resumed run.
+    # The training stream after its last step: augmented as in training, and the same after a resumption.
     loader = train_loader(
         run,
         start_step=run.recipe.epochs * steps_per_epoch(run),
@@ -46,9 +46,9 @@ def measure_shift(
 
 
 def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
-    """What measures TID while `run` trains `model`; None where it is not wanted, or there is no BN.
+    """Return a meter of TID while `run` trains `model`; None if `run` does not ask for it or has no BN.
 
-    Only the first rank has one: its estimates are the run's.
+    Only the first rank has one, since its estimates are the run's.
     """
     if not run.measure.tid or not ranks.is_first or not batch_norm_layers(model):
         return None
@@ -59,10 +59,10 @@ def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None
 def measure_training_images(
     run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
 ) -> float:
-    """Top-1 (%) in inference mode over the very images that the run trains on.
+    """Measure top-1 (%) in inference mode over the images that the run trains on.
 
-    Where the training's own top-1 is far above, the estimated statistics are to blame: the images are the
-    same (as far as training does not crop them at random), and so are the weights, but for one step.
+    When the training's own top-1 is far higher, the estimated statistics are the cause: the images are the
+    same (except for random crops), and so are the weights, to within a step.
     """
     loader = train_images_loader(
         run,
@@ -79,7 +79,7 @@ def measure_training_images(
 
 
 def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:
-    """FLOPs of an image, the matmul peak measured on this rank's device, and the share of it in use."""
+    """Measure the FLOPs of an image, the matmul peak of this rank's device (FLOP/s), and its share in use."""
     with torch.device("meta"):
         shadow = build_model(run.model)
     flops = flops_per_image(shadow, run.data.image_size)

@@ -1,4 +1,4 @@
-"""How fast training goes, and what share of the machine it uses."""
+"""Measures the speed of training, and how much of the machine it uses."""
 
 import resource
 import time
@@ -15,18 +15,18 @@ from suite.train.energy import EnergyCounter
 
 
 class Meter:
-    """Step times of one epoch. The first `warmup_steps` of a process are left out of every figure."""
+    """Measures the steps of one epoch. The first `warmup_steps` of a process are left out of speeds."""
 
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self._to_skip = warmup_steps
         self._device = device
         self._energy = EnergyCounter(device)
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # a run before this one may have used more
+            torch.cuda.reset_peak_memory_stats(device)  # an earlier run of this process may have used more
         self.restart_epoch()
 
     def restart_epoch(self) -> None:
-        """Forget the steps so far; the clock starts now."""
+        """Reset all sums, and start the clock."""
         self._step_times_s: list[float] = []
         self._wait_times_s: list[float] = []
         self._waited_s = 0.0
@@ -37,7 +37,7 @@ class Meter:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Time spent inside counts as waiting."""
+        """Count the time inside as waiting."""
         start = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - start
@@ -45,8 +45,8 @@ class Meter:
     def step_done(self) -> None:
         """Call at the end of each optimizer step.
 
-        A GPU runs behind its queue, so single host-side step times are only right because the queue is
-        bounded; over an epoch they add up to the true time.
+        A GPU runs asynchronously, so a single step time on the host is approximate; over an epoch they add up
+        to the true time, because the GPU's queue is bounded.
         """
         now = time.perf_counter()
         self._num_steps += 1
@@ -58,12 +58,12 @@ class Meter:
         self._last, self._waited_s = now, 0.0
 
     def images_per_s(self, global_batch_size: int) -> float | None:
-        """Of the epoch so far; None before the first timed step."""
+        """Return the epoch's throughput so far; None before the first timed step."""
         total_s = sum(self._step_times_s)
         return global_batch_size * len(self._step_times_s) / total_s if total_s else None
 
     def summary(self, global_batch_size: int) -> dict[str, float]:
-        """The epoch's metrics by name; without timed steps only those that need none."""
+        """Return the epoch's metrics by name; without timed steps only those that need none."""
         now = time.perf_counter()
         summary = {"epoch_time_s": now - self.epoch_started, "peak_memory_gib": self._peak_memory_gib()}
         if self._step_times_s:
@@ -78,7 +78,7 @@ class Meter:
         return summary
 
     def energy_j_per_step(self) -> float | None:
-        """Of this rank's GPU over the epoch so far, warm-up steps too; None where it is not counted."""
+        """Return this rank's GPU energy over the epoch so far, with warm-up steps; None if not counted."""
         now_j = self._energy.read_j()
         if now_j is None or self._energy_before_j is None or not self._num_steps:
             return None
@@ -91,9 +91,9 @@ class Meter:
 
 
 def flops_per_image(meta_model: nn.Module, image_size: int) -> float:
-    """Floating-point operations of one image's forward and backward pass, by torch's counter.
+    """Count the floating-point operations of one image's forward and backward pass, by torch's counter.
 
-    The model lies on the meta device, so nothing is computed.
+    The model is on the meta device, so nothing is computed.
     """
     images_NCHW = torch.empty(2, 3, image_size, image_size, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -102,13 +102,13 @@ def flops_per_image(meta_model: nn.Module, image_size: int) -> float:
 
 
 def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
-    """The fastest of several square matrix products here, in FLOP/s: a peak that was measured."""
+    """Measure the fastest of several square matrix products on `device`, in FLOP/s."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = getattr(torch, PRECISIONS[precision].autocast or "float32")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")
-    # cuDNN's convolutions may use TF32 where matrix products do not: the peak is that of the former. The
-    # setting is the process's, and the next run in it must not inherit ours.
+    # cuDNN's convolutions may use TF32 when matrix products may not: the peak is that of convolutions. The
+    # setting is the process's, so it is restored for the next run.
     former = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     try:

@@ -64,14 +64,14 @@ class MetricLogger:
             self.measure("energy_j_per_image", value, "train", epoch=epoch, step=step)
 
     def tid(self, meter: TidMeter, *, epoch: int, step: int) -> None:
-        """Write each layer's TID over the epoch's passes, by the first rank, whose estimates are the run's."""
+        """Write each layer's TID over the epoch's passes. Only the first rank has a meter."""
         tid_mu, tid_sigma = meter.pop_epoch_means()
         if tid_mu:
             values = {"tid_mu": _rounded(tid_mu), "tid_sigma": _rounded(tid_sigma)}
             self._per_layer(_layers_of(meter), values, "train", epoch=epoch, step=step)
 
     def tid_of_steps(self, meter: TidMeter, *, epoch: int, step: int) -> None:
-        """Write each layer's TID over the passes since the last time, by the first rank."""
+        """Write each layer's TID over the passes since the last time."""
         tid_mu, tid_sigma = map(_rounded, meter.pop_interval_means())
         if self.record is not None and tid_mu:
             self._layers(_layers_of(meter))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.commands.probe_tables import rows
-from jobs.commands.probing import choose_specs
+from jobs.commands.probe_target import choose_specs
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -36,7 +36,7 @@ def specs(run: Run | None, **options: Any) -> Any:
     return choose_specs(run, **{name: options.get(name) for name in names})
 
 
-def test_a_run_tells_all(run: Run) -> None:
+def test_a_run_gives_its_model_and_data(run: Run) -> None:
     assert specs(run) == (run.model, run.data)
 
 
@@ -78,8 +78,8 @@ def test_without_a_run(tmp_path: Path) -> None:
     assert data == DataSpec(name=tmp_path.name, path=str(tmp_path), num_classes=3)
 
 
-def test_an_option_that_would_go_unread(run: Run) -> None:
-    with pytest.raises(UserError, match="--norm: the run tells its own norms"):
+def test_an_option_without_effect_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="--norm: the checkpoint's run has its own norms"):
         specs(run, norm="{kind: bn}")
     with pytest.raises(UserError, match="num_classes is 7, but fashion-mnist-7k has 10"):
         specs(run, num_classes=7)
@@ -123,7 +123,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)
 
 
-def test_everything_of_ones_own_network_as_json(
+def test_all_results_of_a_users_network_as_json(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network")
@@ -206,7 +206,7 @@ def test_a_librarys_network_with_the_classes_of_the_folder_and_a_checkpoint(
     assert len(xbn["layers"]) == 20 - 9  # the stem and one norm in each of eight blocks
 
 
-def test_a_network_without_bn_is_told_in_a_sentence(
+def test_a_network_without_bn_is_reported_in_a_sentence(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))"
@@ -240,7 +240,7 @@ def test_a_network_without_bn_is_told_in_a_sentence(
         (["--model", "torchvision:resnet18", "--norm", "{kind: xbm}"], "unknown kind 'xbm'; valid: bn, xbn"),
     ],
 )
-def test_names_that_lead_nowhere(
+def test_unknown_names_are_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object], message: str
 ) -> None:
     here(monkeypatch, tmp_path, "number = 3")

@@ -223,6 +223,6 @@ def test_chosen_layers_in_forward_order_and_an_unknown_one() -> None:
     origins = find_origins(deep(), [images()], layers=["5", "1"])
     assert [origin.name for origin in origins.layers] == ["1", "5"]
     with pytest.raises(
-        UserError, match=r"find_origins: 'bn9' is no BN layer that keeps estimates; valid: 1, 3, 5, 7"
+        UserError, match=r"find_origins: 'bn9' is not a BN layer that keeps estimates; valid: 1, 3, 5, 7"
     ):
         find_origins(deep(), [images()], layers=["bn9"])

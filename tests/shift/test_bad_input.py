@@ -63,7 +63,7 @@ def test_an_empty_loader(measure: Callable[..., Any], batches: list[Any]) -> Non
 def test_a_batch_of_one(measure: Callable[..., Any]) -> None:
     batches = labelled(sizes=(6, 1))
     with pytest.raises(
-        UserError, match=r"1 is to normalise with its batch, .* one value a channel .* drop the last"
+        UserError, match=r"1 normalises with its batch, .* one value per channel .* drop the last"
     ):
         measure(mlp(), batches)
     assert probe(mlp(), batches).num_images == 7  # inference needs no batch
@@ -78,7 +78,7 @@ def test_one_image_of_many_pixels_is_a_batch() -> None:
     torch.testing.assert_close(var.float(), images.var((0, 2, 3), correction=0))
 
 
-def test_layers_that_never_trained_are_told() -> None:
+def test_layers_that_never_trained_are_reported() -> None:
     fresh, trained = mlp(), mlp()
     trained.train()(labelled()[0][0])
     told = "its estimates are the initial 0 and 1: no training batch has updated them"
@@ -142,14 +142,14 @@ def test_shared_rare_and_idle_layers(measure: Callable[..., Any]) -> None:
     measure(Twice(), labelled(sizes=(6, 4, 6)))
 
 
-def test_shared_rare_and_idle_layers_are_told() -> None:
+def test_shared_rare_and_idle_layers_are_reported() -> None:
     x = labelled(sizes=(6, 4, 6))
     for result in (probe(Twice(), x, per_channel=True), attribute(Twice(), x)):
         assert [layer.name for layer in result.layers] == ["shared", "rare"]
         assert result.skipped == {"idle": "not called in the forward pass"}
         assert result.notes == {
             "shared": "called 6 times in 3 batches: its statistics are over all calls",
-            "rare": "called in 2 of 3 batches: it stands for those",
+            "rare": "called in 2 of 3 batches: its numbers are over those",
         }
     # The shared one is given x and x + 3 (its estimates are 0 and 1): on average 1.5 more than x.
     profile = probe(Twice(), x, per_channel=True)
@@ -189,7 +189,7 @@ def test_half_precision_whose_sums_would_overflow() -> None:
             measure(nn.Sequential(model, nn.Linear(2, 2).half()), [(x, torch.zeros(20).long())])
 
 
-def test_activations_that_overflow_themselves_are_told_and_the_others_measured() -> None:
+def test_activations_that_overflow_are_reported_and_the_others_measured() -> None:
     model = nn.Sequential(mlp(), mlp())
     with torch.no_grad():
         model[0][2].weight.fill_(3e38)

@@ -117,7 +117,7 @@ def test_one_layer_by_hand() -> None:
     assert layer.sigma_difference_C.tolist() == pytest.approx([0, 3])
 
 
-def test_a_large_mean_does_not_eat_the_variance() -> None:
+def test_a_large_mean_costs_the_variance_no_digits() -> None:
     x = torch.randn(4000, 3, 2, 2, generator=torch.Generator().manual_seed(0)) + 4096
     moments = ChannelMoments(3, torch.device("cpu"))
     for part in x.split(37):
@@ -143,7 +143,7 @@ def test_moments_of_every_rank_of_tensor(shape: tuple[int, ...]) -> None:
         )
 
 
-def test_the_model_comes_back_as_it_was() -> None:
+def test_the_model_is_restored() -> None:
     model = network("resnet18").train()
     model.layer1[0].bn1.eval()  # a frozen layer
     modes = [m.training for m in model.modules()]

@@ -48,7 +48,7 @@ def outputs_of_last_pass(model: nn.Module, num_batches: int, measure: object) ->
     return seen[-num_batches:]
 
 
-def test_every_remedy_is_in_the_table_and_the_model_comes_back() -> None:
+def test_every_remedy_is_in_the_table_and_the_model_is_restored() -> None:
     model = network().train()
     model[1].momentum, model[4].momentum = None, 0.3
     state = {n: v.clone() for n, v in model.state_dict().items()}
@@ -65,7 +65,7 @@ def test_every_remedy_is_in_the_table_and_the_model_comes_back() -> None:
     assert [row.name for row in short.rows] == ["frozen", "prediction-time BN"]
 
 
-def test_frozen_is_inference_as_it_is() -> None:
+def test_frozen_is_plain_inference() -> None:
     model, batches = network(), labelled()
     (frozen, *_), profile = remedies(model, batches).rows, probe(model, batches)
     model.eval()

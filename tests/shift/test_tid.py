@@ -132,7 +132,7 @@ def test_a_module_called_twice_is_updated_twice() -> None:
     assert meter.pop_epoch_means()[0] == [pytest.approx(float(expected), rel=1e-4)]
 
 
-def test_a_meter_that_is_loaded_goes_on_as_if_never_stopped() -> None:
+def test_a_loaded_meter_continues_as_if_never_stopped() -> None:
     x = batches()
     undisturbed = network(None)
     meter = TidMeter(undisturbed, x[0][:1], norm_batch_size=BATCH)

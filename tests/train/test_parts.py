@@ -122,7 +122,7 @@ def test_a_step_measures_tid_at_each_of_its_passes() -> None:
     assert tid_mu[0] == pytest.approx(sum(expected) / 2, rel=1e-4)
 
 
-def test_tid_only_where_it_is_wanted_and_there_is_bn() -> None:
+def test_tid_is_measured_only_on_request_and_with_bn() -> None:
     for sections in (
         {"measure": {"tid": False}},
         {"model": {"arch": "small_resnet11", "norm": {"kind": "gn"}}},

@@ -11,7 +11,7 @@ import torch
 from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record, StopRequest, ask_to_stop, forget_request
+from suite.record import Record, StopRequest, clear_stop_request, request_stop
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
 from tests.helpers.training_processes import train, train_killed_at_the_probe, train_stopped_in
 
@@ -87,16 +87,18 @@ def tid_of_steps(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in RunPaths(folder).tid.read_text().splitlines()]
 
 
-def test_a_run_that_is_asked_to_stop_says_by_whom_and_can_go_on(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_asked_to_stop_records_who_asked_and_can_resume(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     paths = RunPaths(tmp_path)
-    ask_to_stop(paths, StopRequest("stopped", "asha after epoch 1 of 3: top1_percent 12", "asha", 1))
+    request_stop(paths, StopRequest("stopped", "asha after epoch 1 of 3: top1_percent 12", "asha", 1))
     assert train(tiny_run(), tmp_path) == [75]
     record = Record.read(tmp_path)
     assert (record.state, record.status["stopped_by"]) == ("stopped", "asha")
     assert record.status["stopped_after_epoch"] == 1
     assert record.reason == "stopped after step 1 of 12, by asha after epoch 1 of 3: top1_percent 12"
     assert paths.checkpoint_steps() == [1]
-    forget_request(paths)
+    clear_stop_request(paths)
     assert train(tiny_run(), tmp_path) == [0]
     record = Record.read(tmp_path)
     assert record.state == "completed"

@@ -13,7 +13,7 @@ from jobs.cluster.slurm_commands import JobState, SlurmError
 from jobs.tune.cleanup import cancel_orphans, end_jobs
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, State, read_request
+from suite.record import RecordWriter, State, read_stop_request
 from tests.helpers.runs import make_run
 
 
@@ -76,7 +76,7 @@ def test_a_job_whose_record_is_over_leaves_by_itself(site: Site) -> None:
     site.queue = ["RUNNING", "COMPLETING", ""]
     site.end()
     assert site.told == []
-    assert read_request(site.paths) is None
+    assert read_stop_request(site.paths) is None
 
 
 def test_one_that_does_not_leave_is_cancelled(site: Site) -> None:

@@ -16,7 +16,7 @@ from jobs.tune.runners import LocalRunner, RunContext, settle_request
 from jobs.tune.trial import Trial, TrialContext
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, StopRequest, ask_to_stop, read_status
+from suite.record import RecordWriter, StopRequest, read_status, request_stop
 from suite.studies.study import load_study
 from tests.helpers.runs import make_run
 from tests.helpers.study_files import write
@@ -96,7 +96,7 @@ def test_what_was_asked_for_is_told_but_no_failure_hidden(
     run = make_run()
     with RecordWriter(run, tmp_path) as record:
         record.status(state, reason=reason)
-    ask_to_stop(RunPaths(tmp_path), ASHA)
+    request_stop(RunPaths(tmp_path), ASHA)
     settle_request(run, tmp_path)
     status = read_status(RunPaths(tmp_path))
     assert status.state == becomes

@@ -11,7 +11,7 @@ from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.study_folder import StudyFolder
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, read_request
+from suite.record import RecordWriter, read_stop_request
 from suite.studies.spec import Asha, MedianStopping, Objective
 from tests.helpers.runs import make_run
 
@@ -48,11 +48,11 @@ def test_asha_stops_what_is_below_the_median_of_its_rung(tmp_path: Path) -> None
     assert ask(one, "a", 2, 50.0) == "CONTINUE"
     assert ask(one, "a", 3, 1.0) == "CONTINUE"  # no rung
     assert ask(one, "c", 2, 45.0) == "STOP"
-    request = read_request(RunPaths(tmp_path / "c"))
+    request = read_stop_request(RunPaths(tmp_path / "c"))
     assert request is not None
     assert (request.state, request.by, request.epoch) == ("stopped", "asha", 2)
     assert request.reason == "asha after epoch 2: top1_percent 45"
-    assert read_request(RunPaths(tmp_path / "a")) is None
+    assert read_stop_request(RunPaths(tmp_path / "a")) is None
 
 
 def test_what_is_to_be_low_is_judged_low(tmp_path: Path) -> None:
@@ -156,6 +156,6 @@ def test_a_run_that_another_process_trains_is_not_stopped(tmp_path: Path) -> Non
     trial = SimpleNamespace(config={"run_id": "theirs", "folder": "theirs"})
     result = {"epoch": 1, "top1_percent": 10.0, "state": "running", "is_ours": False}
     assert one.on_trial_result(None, trial, result) == "CONTINUE"
-    assert read_request(RunPaths(tmp_path / "theirs")) is None
+    assert read_stop_request(RunPaths(tmp_path / "theirs")) is None
     # But its result counts: the median of 40 and 10 is 25.
     assert ask(one, "b", 1, 24.0) == "STOP"

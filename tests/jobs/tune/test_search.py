@@ -13,7 +13,7 @@ from jobs.tune.study_folder import StudyFolder
 from jobs.tune.trial import TrialContext, is_result, run_of
 from suite.errors import UserError
 from suite.paths import RunPaths
-from suite.record import RecordWriter, StopRequest, ask_to_stop, read_status
+from suite.record import RecordWriter, StopRequest, read_status, request_stop
 from suite.studies.study import Study, load_study
 from tests.helpers.study_files import write
 
@@ -187,6 +187,6 @@ def test_what_a_scheduler_has_stopped_stays_so_while_the_study_has_one(tmp_path:
     folder = setting.place.output_dir / run.folder_name
     assert not is_result(run, setting)
     # The run had ended before the driver, killed, could have its record say why.
-    ask_to_stop(RunPaths(folder), StopRequest("stopped", "asha after epoch 1 of 4", "asha", 1))
+    request_stop(RunPaths(folder), StopRequest("stopped", "asha after epoch 1 of 4", "asha", 1))
     assert is_result(run, setting)
     assert read_status(RunPaths(folder)).state == "preempted"

@@ -1,4 +1,4 @@
-"""What `shiftbench probe` probes. No torch."""
+"""Decides which network and which data `shiftbench probe` measures. No torch."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +25,9 @@ def choose_specs(
     num_classes: int | None,
     split: str = "val",
 ) -> tuple[ModelSpec, DataSpec]:
-    """The model and data: those of the run that wrote the checkpoint, with what the options say on top.
+    """Return the model and the data: those of the checkpoint's run, changed as the options say.
 
-    Raises UserError when they do not make a whole, or one of them would go unread.
+    Raises UserError when they are incomplete or contradict each other, and when an option has no effect.
     """
     if run is None and (arch is None or data is None):
         raise UserError(
@@ -35,7 +35,7 @@ def choose_specs(
             "(runs/RUN/checkpoints/best.pt)"
         )
     if norm is not None and arch is None:
-        raise UserError("--norm: the run tells its own norms; give it with --arch, or leave it out")
+        raise UserError("--norm: the checkpoint's run has its own norms; give --arch too, or leave it out")
     data_spec = choose_data(run, data, image_size, num_classes, split)
     if arch is None:
         assert run is not None
@@ -49,13 +49,13 @@ def choose_specs(
 def choose_data(
     run: Run | None, data: str | None, image_size: int | None, num_classes: int | None, split: str
 ) -> DataSpec:
-    """The run's data, with what the options say on top. A folder of one's own tells its classes itself."""
+    """Return the run's data, changed as the options say. The classes of an image folder are counted."""
     if run is None and data is None:
         raise UserError("probe: --data is missing: a known data set, or a folder that holds train/ and val/")
     fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
     if data is not None:
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
-        if name != fields.get("name"):  # the run took so many images of its own data set, not of this
+        if name != fields.get("name"):  # the run's numbers of images are those of its own data set
             fields |= {"train_images": None, "val_images": None}
         if name in NUM_CLASSES:
             fields |= {"num_classes": None}
@@ -70,7 +70,7 @@ def choose_data(
 
 
 def read_norm(norm: str) -> NormSpec:
-    """The norms that an option's YAML describes. Raises UserError for what is none."""
+    """Return the norms that an option's YAML describes. Raises UserError when it describes none."""
     return _validated(_Norm, {"norm": _yaml(norm)}).norm
 
 
@@ -102,7 +102,7 @@ def _validated(kind: type[S], fields: dict[str, Any]) -> S:
 
 
 def run_of(checkpoint: Path | None) -> Run | None:
-    """The run in whose folder a checkpoint lies, or None."""
+    """Return the run in whose folder a checkpoint lies, or None."""
     if checkpoint is None or not (checkpoint.parent.parent / "run.json").exists():
         return None
     return read_run(checkpoint.parent.parent)

@@ -1,0 +1,38 @@
+"""A study's request that a run stop, as a file in the run's folder.
+
+A file reaches the run on any machine, and outlives the process that wrote it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from suite.files import read_json, write_atomically
+from suite.paths import RunPaths
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """`stopped` ends the run for good, by `by` after `epoch`; a run that is `preempted` may be resumed."""
+
+    state: Literal["stopped", "preempted"]
+    reason: str
+    by: str
+    epoch: int | None = None
+
+
+def request_stop(paths: RunPaths, request: StopRequest) -> None:
+    """Ask a run to write a checkpoint and end within seconds. Does not replace an earlier request."""
+    if read_stop_request(paths) is None:
+        write_atomically(paths.stop, json.dumps(asdict(request), indent=1) + "\n")
+
+
+def read_stop_request(paths: RunPaths) -> StopRequest | None:
+    """Return the pending request, or None."""
+    content = read_json(paths.stop)
+    return StopRequest(**content) if isinstance(content, dict) else None
+
+
+def clear_stop_request(paths: RunPaths) -> None:
+    """Delete the request, as when a user starts the run again."""
+    paths.stop.unlink(missing_ok=True)
