@@ -145,7 +145,7 @@ def _store(listener: socket.socket, port: int) -> Any:
 
 
 def _follow(ranks: set[int]) -> int:
-    """Wait for all ranks; end the others once one fails, and all at SIGTERM. Returns the first failing code."""
+    """Wait for all ranks; end the others once one fails, all at SIGTERM. Returns the first failing code."""
 
     def end_all(*_: object) -> None:
         for pid in ranks:
