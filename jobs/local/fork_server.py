@@ -141,7 +141,8 @@ class ForkServer:
         client.fds += fds
         client.received += data
         if not data:
-            return self._hang_up(client)
+            self._hang_up(client)
+            return None
         *lines, client.received = client.received.split(b"\n")
         for line in lines:
             message = json.loads(line)
@@ -192,7 +193,9 @@ class ForkServer:
         """In a forked process: give up what belongs to the server."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for one in (self._listener, self._woken, self._wakes, *self._clients):
+        for client in self._clients:
+            client.close()
+        for one in (self._listener, self._woken, self._wakes):
             one.close()
         self._clients.clear()
 

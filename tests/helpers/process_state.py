@@ -13,7 +13,8 @@ from typing import Any
 def state() -> dict[str, Any]:
     """What a fork must share with a fresh process."""
     torch = sys.modules.get("torch")
-    descriptors = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in _open_descriptors()}
+    paths = [path for path in Path("/proc/self/fd").iterdir() if path.exists()]  # less the listing's own
+    descriptors = {path.name: str(path.readlink()) for path in paths}
     mask = os.umask(0)
     return {
         "argv": sys.argv[1:2],
@@ -28,10 +29,6 @@ def state() -> dict[str, Any]:
         "seed_of_torch": torch.initial_seed() if torch else None,
         "threads": len(os.listdir("/proc/self/task")),  # noqa: PTH208
     }
-
-
-def _open_descriptors() -> list[str]:
-    return [fd for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").exists()]  # noqa: PTH208
 
 
 def main() -> int:

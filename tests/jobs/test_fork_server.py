@@ -1,7 +1,6 @@
 """The fork server: its forks equal fresh processes, end like them, and none harms another."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -21,13 +20,11 @@ from jobs.local.launcher import run_all
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess, end
 from jobs.local.progress import ProgressView
 from suite.config import load_experiment
-from suite.experiment import Run
 from suite.paths import RunPaths
-from tests.helpers.bit_equal import assert_bit_equal
-from tests.helpers.small_experiment import CONFIG, ROOT
+from tests.helpers.small_experiment import CONFIG
 
 STATE = "tests.helpers.process_state"
-WITHOUT_TORCH = "from jobs.local import fork_server as f; f.PRELOADED = f.PRELOADED_IF_INSTALLED = (); "
+WITHOUT_TORCH = "from jobs.local import fork_server as f; f.PRELOADED = f.PRELOADED_IF_INSTALLED = ()"
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def serving(patch: pytest.MonkeyPatch, before: str = "") -> Iterator[Path]:
-    patch.setattr(fork_client, "COMMAND", (sys.executable, "-c", f"{WITHOUT_TORCH}{before}; f.main()"))
+    patch.setattr(fork_client, "COMMAND", (sys.executable, "-c", f"{WITHOUT_TORCH}\n{before}\nf.main()"))
     with own_server(os.environ) as path:
         assert path is not None
         yield path
@@ -59,8 +56,12 @@ def started(path: Path, folder: Path, command: str = "wait", ranks: int = 1) -> 
     """A forked process that runs."""
     folder.mkdir(exist_ok=True)
     process = ForkedProcess(path, spec(folder, command, ranks=ranks))
-    wait_for(lambda: process.poll() is not None or (folder / ("out" if ranks == 1 else "out0")).exists())
+    wait_for(lambda: process.poll() is not None or all(path.exists() for path in outputs(folder, ranks)))
     return process
+
+
+def outputs(folder: Path, ranks: int) -> list[Path]:
+    return [folder / (f"out{rank}" if ranks > 1 else "out") for rank in range(ranks)]
 
 
 # ---------------------------------------------------------------- like a fresh process
@@ -119,7 +120,12 @@ def test_a_run_in_a_fork_is_bit_equal_to_one_in_a_fresh_process(
         assert outcome.exit_code == 0, RunPaths(folder).log.read_text()
         assert "afresh" not in RunPaths(folder).log.read_text()
         folders.append(folder)
-    assert_bit_equal(*folders)
+
+    from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
+
+    fresh, forked = folders
+    assert_bit_equal(final_state(fresh), final_state(forked))
+    assert measured(fresh) == measured(forked)
 
 
 # ---------------------------------------------------------------- ends
@@ -148,8 +154,7 @@ def test_a_killed_process_harms_no_other(server: Path, tmp_path: Path) -> None:
 def test_a_process_is_asked_to_stop_when_its_client_is_gone(server: Path, tmp_path: Path, ranks: int) -> None:
     process = started(server, tmp_path, ranks=ranks)
     process._connection.close()
-    out = [tmp_path / (f"out{rank}" if ranks > 1 else "out") for rank in range(ranks)]
-    wait_for(lambda: all(path.read_text() == "asked to stop" for path in out))
+    wait_for(lambda: all(path.read_text() == "asked to stop" for path in outputs(tmp_path, ranks)))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -162,8 +167,7 @@ def test_a_process_is_asked_to_stop_when_the_server_is_killed(
         process = started(path, tmp_path, ranks=ranks)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         assert process.wait(60) == 1
-        out = tmp_path / ("out1" if ranks > 1 else "out")
-        wait_for(lambda out=out: out.read_text() == "asked to stop")
+        wait_for(lambda: all(path.read_text() == "asked to stop" for path in outputs(tmp_path, ranks)))
     assert "has ended: the process was asked to stop" in caplog.text
 
 
@@ -212,7 +216,6 @@ def test_a_refusal_is_loud_and_the_process_starts_afresh(
     before: str,
     reason: str,
 ) -> None:
-    before = f"exec({before!r})"
     for path in serving(monkeypatch, before):
         assert ForkedProcess(path, spec(tmp_path, "exit7")).wait(60) == 7
     assert reason in caplog.text
