@@ -39,7 +39,7 @@ def of_stop(number: signal.Signals) -> int:
 
 
 def of_study(has_all: bool, stopped_by: signal.Signals | None, is_spent: bool) -> int:
-    """Return the code of a study: whether it has all its results, what stopped it, whether its budget is spent."""
+    """Return the code of a study that has all its results or not, and what ended it before."""
     if stopped_by is not None:
         return of_stop(stopped_by)
     if is_spent:

@@ -1,15 +1,28 @@
 """What all tests share: data prepared once, outside the user's cache, and loud skips."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from jobs.local.fork_client import SERVER_VARIABLE, own_server
 
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Data sets are prepared below the temporary folder, also by processes that tests start."""
     os.environ["SHIFTBENCH_DATA_DIR"] = str(tmp_path_factory.getbasetemp() / "data")
+
+
+@pytest.fixture(scope="session")
+def fork_server(prepared_data: None) -> Iterator[Path]:
+    """A server that forks the runs of commands which tests start, so that they need not import torch each."""
+    with own_server(os.environ) as path:
+        assert path is not None
+        os.environ[SERVER_VARIABLE] = str(path)
+        yield path
+        del os.environ[SERVER_VARIABLE]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.outcome import LaunchOutcome
 from suite.experiment import Run
 
-# The claim that noise on the estimates of trained networks decides.
+# The claim that is judged by noise on the estimates of trained networks.
 NOISE = "D"
 
 
@@ -19,19 +20,19 @@ def reproduce(
         list[str] | None, typer.Argument(help="Letters, such as A C; default: all.", show_default=False)
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Smaller experiments of one seed: a look, without verdicts.")
+        bool, typer.Option("--quick", help="Smaller experiments of one seed, without verdicts.")
     ] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out/reproduce"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     show_list: Annotated[
-        bool, typer.Option("--list", help="Show the claims and their cost, and leave.")
+        bool, typer.Option("--list", help="Show the claims and their cost, and exit.")
     ] = False,
 ) -> None:
-    """Test the paper's claims: run their experiments, judge each by its rule, and draw its figures anew.
+    """Test the paper's claims: run their experiments, judge each by its rule, and draw its figures.
 
     On MNIST where its four IDX files lie in the data folder (~/.cache/shiftbench/data/mnist), else on
-    Fashion-MNIST; the table says which. Completed runs are not run again, interrupted ones go on.
+    Fashion-MNIST; the table says which. Completed runs are not repeated, interrupted ones are resumed.
     Exit code 0 when all runs completed, whatever the verdicts; 3 when some failed.
     """
     from jobs.reproduce.claim_experiments import PLANS, chosen, experiments, runs_of
@@ -48,23 +49,17 @@ def reproduce(
     found = experiments(letters, quick)
     runs = runs_of(found)
 
-    from jobs.exit_codes import DONE, SOME_RUNS_FAILED
-    from jobs.local.launcher import run_all
-    from jobs.local.progress import ProgressView
+    from jobs import exit_codes
     from suite.data import check_data
 
     for one in {(run.data, run.batch.global_batch_size): run for run in runs}.values():
         check_data(one)
-    outcome = run_all(runs, output_dir, jobs, 1, ProgressView(console))
-    console.print(f"{outcome}; records in {output_dir}")
+    outcome, has_noise = _train_and_perturb(
+        console, runs, found[NOISE].runs if NOISE in found else (), output_dir, jobs
+    )
     if outcome.stopped_by is not None:
-        console.print("the same command goes on")
         raise typer.Exit(outcome.exit_code)
-    code = DONE if outcome.exit_code == DONE else SOME_RUNS_FAILED
-    if NOISE in found:
-        failed = {folder for folder, _ in outcome.failed}
-        trained = [run for run in found[NOISE].runs if output_dir / run.folder_name not in failed]
-        code = max(code, _perturb(console, trained, output_dir, jobs))
+    code = exit_codes.DONE if has_noise and not outcome.failed else exit_codes.SOME_RUNS_FAILED
 
     from reports.tables.cell_tables import print_table
     from reports.write.report_folder import build_report
@@ -80,20 +75,36 @@ def reproduce(
     for note in files.claim_table.notes:
         console.print(note, markup=False)
     if quick:
-        console.print("--quick runs one seed: its numbers are a look, and no verdict can come of them.")
+        console.print("--quick runs one seed, which is too few for a verdict.")
     console.print(f"report: {files.html}", markup=False)
-    if code != DONE:
+    if code != exit_codes.DONE:
         raise typer.Exit(code)
 
 
-def _perturb(console: Console, runs: Sequence[Run], output_dir: Path, jobs: int) -> int:
-    """Put noise on the estimates of these runs where that was not done yet; the exit code."""
-    from jobs.exit_codes import DONE, SOME_RUNS_FAILED
+def _train_and_perturb(
+    console: Console, runs: Sequence[Run], noise_runs: Sequence[Run], output_dir: Path, jobs: int
+) -> tuple[LaunchOutcome, bool]:
+    """Train what is not complete, then put noise on the estimates of `noise_runs` where that is missing.
+
+    Returns how the training ended, and whether every trained one of `noise_runs` has its noise.
+    """
+    from jobs.local.child import environment_of, threads_of_a_rank
+    from jobs.local.fork_client import process_starter
+    from jobs.local.launcher import run_all
+    from jobs.local.progress import ProgressView
     from jobs.reproduce.perturb_trained import measure_missing
 
-    code = DONE
-    for run, trouble in measure_missing(runs, output_dir, jobs):
-        if trouble is not None:
-            code = SOME_RUNS_FAILED
-        console.print(f"noise     {run.label}" + (f": {trouble}" if trouble else ""), markup=False)
-    return code
+    environment = environment_of(runs, threads_of_a_rank(jobs), {})
+    with process_starter(len(runs) + len(noise_runs), environment) as start_process:
+        outcome = run_all(runs, output_dir, jobs, 1, ProgressView(console), start_process)
+        console.print(f"{outcome}; records in {output_dir}")
+        if outcome.stopped_by is not None:
+            console.print("the same command continues")
+            return outcome, False
+        failed = {folder for folder, _ in outcome.failed}
+        trained = [run for run in noise_runs if output_dir / run.folder_name not in failed]
+        has_noise = True
+        for run, error in measure_missing(trained, output_dir, jobs, start_process):
+            has_noise &= error is None
+            console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
+    return outcome, has_noise

@@ -68,7 +68,7 @@ def finish(task: Task) -> NoReturn:
     except SystemExit as end:
         code = end.code
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
         code = exit_codes.FAILURE
@@ -137,15 +137,15 @@ def _rank_variables(rank: int, num_ranks: int, port: int) -> dict[str, str]:
 
 
 def _store(listener: socket.socket, port: int) -> Any:
-    from torch.distributed import TCPStore
+    from torch import distributed
 
-    return TCPStore(
+    return distributed.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
 
 
 def _follow(ranks: set[int]) -> int:
-    """Wait for all ranks; end the others once one fails, and all at SIGTERM. Returns the first failing code."""
+    """Wait for all ranks; end the others once one fails, all at SIGTERM. Returns the first failing code."""
 
     def end_all(*_: object) -> None:
         for pid in ranks:

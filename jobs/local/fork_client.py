@@ -31,6 +31,7 @@ from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
 
 SERVER_VARIABLE = "SHIFTBENCH_FORK_SERVER"
 LOG = "server.log"
+COMMAND = (sys.executable, "-m", "jobs.local.fork_server")
 GREETING_S = 0.2
 END_S = 30.0
 _LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
@@ -42,9 +43,9 @@ log = logging.getLogger("shiftbench")
 def process_starter(num_processes: int, environment: Mapping[str, str]) -> Iterator[StartProcess]:
     """Yield the function that starts processes of this machine in the quickest way.
 
-    The server that SHIFTBENCH_FORK_SERVER names forks them, else one that is started here if there are several
-    processes to start. A single process is a fresh Python, and so is one that no server can fork, which is
-    logged. `environment`: what the processes have in common.
+    The server that SHIFTBENCH_FORK_SERVER names forks them, or one that is started here for several of them.
+    A single process is a fresh Python, and so is one that no server can fork, which is logged.
+    `environment`: what the processes have in common.
     """
     named = os.environ.get(SERVER_VARIABLE)
     if sys.platform != "linux":
@@ -92,12 +93,18 @@ def own_server(environment: Mapping[str, str]) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def end_server(path: Path) -> None:
+    """Ask a server to end; it passes that on to its processes, and waits for them."""
+    with suppress(OSError), _connect(path) as connection:
+        connection.sendall(encode({"end": True}))
+
+
 def _start_server(folder: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with socket.socket(socket.AF_UNIX) as listener, (folder / LOG).open("wb") as output:
         listener.bind(str(folder / "socket"))
         listener.listen(128)
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.local.fork_server", str(listener.fileno())],
+            [*COMMAND, str(listener.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,8 +1,8 @@
-"""The protocol between a fork server and its clients: lines of JSON over a Unix socket, one connection a process.
+"""The protocol between a fork server and its clients: lines of JSON, a connection for each process.
 
-The server greets with its traits. The client sends a ForkRequest, with the file descriptors of the log and of
-the working folder, and later `{"signal": N}`. The server answers `{"pid": N}` or `{"refused": WHY}`, and at the
-end `{"code": N}`. When a client closes its connection, the server sends SIGTERM to the process.
+The server greets with its traits. The client sends a ForkRequest, with the file descriptors of the log and
+of the working folder, and later `{"signal": N}`. The server answers `{"pid": N}` or `{"refused": WHY}`, and
+at the end `{"code": N}`. When a client closes its connection, the server sends SIGTERM to the process.
 """
 
 import json
@@ -74,10 +74,10 @@ def traits(environment: Mapping[str, str]) -> dict[str, str]:
 def misfit(server: Mapping[str, str], client: Mapping[str, str]) -> str | None:
     """Name a trait that keeps a client from using a server; None when they fit.
 
-    A server that was started without a number of threads can give its forks any number.
+    A number of threads can be changed after the fork, but no fork can go back to the libraries' default.
     """
     names = {name for name in {*server, *client} if server.get(name) != client.get(name)}
-    if THREADS not in server and client.get(THREADS, "").isdigit():
+    if client.get(THREADS, "").isdigit():
         names.discard(THREADS)
     return min(names, default=None)
 

@@ -1,8 +1,8 @@
 """The fork server: imports torch and the suite once, and forks a process for each request.
 
-`python -m jobs.local.fork_server LISTENER_FD`, which `fork_client` starts. It has one thread, no CUDA and no DALI
-pipeline: a fork has none of its parent's other threads, and CUDA does not survive a fork. The environment
-variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the same user.
+`python -m jobs.local.fork_server LISTENER_FD`, which `fork_client` starts. It has one thread, no CUDA and no
+DALI pipeline: a fork has none of its parent's other threads, and CUDA does not survive a fork. The
+environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
 """
 
 import gc
@@ -31,6 +31,7 @@ PRELOADED = (
     "suite.data.synthetic",
     "jobs.local.worker",
 )
+PRELOADED_IF_INSTALLED = ("suite.data.dali",)
 _NUM_FDS = 2
 
 
@@ -140,11 +141,14 @@ class ForkServer:
         client.fds += fds
         client.received += data
         if not data:
-            return self._hang_up(client)
+            self._hang_up(client)
+            return None
         *lines, client.received = client.received.split(b"\n")
         for line in lines:
             message = json.loads(line)
-            if "signal" in message:
+            if "end" in message:
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif "signal" in message:
                 self._signal(client, message["signal"])
             elif (task := self._fork(client, ForkRequest.decode(message))) is not None:
                 return task
@@ -189,7 +193,9 @@ class ForkServer:
         """In a forked process: give up what belongs to the server."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for one in (self._listener, self._woken, self._wakes, *self._clients):
+        for client in self._clients:
+            client.close()
+        for one in (self._listener, self._woken, self._wakes):
             one.close()
         self._clients.clear()
 
@@ -211,8 +217,9 @@ def preload() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library would start its threads on import
     for name in PRELOADED:
         importlib.import_module(name)
-    with suppress(ImportError):  # DALI is not installed: the run that needs it says so
-        importlib.import_module("suite.data.dali")
+    for name in PRELOADED_IF_INSTALLED:
+        with suppress(ImportError):  # the run that needs it says so
+            importlib.import_module(name)
     del os.environ["OPENBLAS_NUM_THREADS"]
     if before is not None:
         os.environ["OPENBLAS_NUM_THREADS"] = before

@@ -1,7 +1,7 @@
 """Trains runs as processes of this machine: starts them, shows their progress, stops them.
 
-The launcher never imports torch. Each run is a process (or several ranks) that writes its own record, from which
-the launcher reads the progress of a run and how it ended.
+The launcher never imports torch. Each run is a process (or several ranks) that writes its own record; from it
+the launcher reads a run's progress and how it ended.
 """
 
 import os
@@ -37,8 +37,8 @@ def run_all(
     """Train every run that is not completed, `jobs` at a time with `ranks` processes each.
 
     `start_process` starts them, by default in the quickest way. No process is left behind. Raises UserError
-    before anything starts when a folder cannot be written or another process trains in it, when the batches do
-    not fit the ranks, and when there are too few GPUs.
+    before anything starts when a folder cannot be written or another process trains in it, when the batches
+    do not fit the ranks, and when there are too few GPUs.
     """
     waiting = [run for run in runs if not is_completed(output_dir / run.folder_name)]
     outcome = LaunchOutcome(skipped=[output_dir / run.folder_name for run in runs if run not in waiting])

@@ -1,12 +1,22 @@
-"""Noise on the estimates of trained runs, once for each: what was measured is kept in the run's folder."""
+"""Measures trained networks under noise on BN's estimates. Each result is kept in the run's folder.
 
+`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS` measures one run; `measure_missing` starts it.
+"""
+
+import json
 import logging
-import multiprocessing
+import os
+import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from jobs import exit_codes
+from jobs.checks import read_run
+from jobs.local.child import threads_of_a_rank
+from jobs.local.fork_protocol import THREADS
+from jobs.local.process import ProcessSpec, RunProcess, StartProcess, end
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -15,14 +25,17 @@ from suite.record import NoiseRecord, read_noise, write_noise
 log = logging.getLogger("shiftbench")
 DELTAS = (0.0, 0.1, 0.3, 0.5)
 DRAWS = 3
+POLL_S = 0.05
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
-def measure_missing(runs: Sequence[Run], output_dir: Path, jobs: int = 1) -> Iterator[tuple[Run, str | None]]:
-    """Perturb those of the completed `runs` that were not yet. Yields each when done, and what went wrong.
+def measure_missing(
+    runs: Sequence[Run], output_dir: Path, jobs: int, start_process: StartProcess
+) -> Iterator[tuple[Run, str | None]]:
+    """Measure those of the completed `runs` that were not measured. Yields each run and its error, if any.
 
-    What was measured of another checkpoint, or with other magnitudes or draws, is measured again. With `jobs`
-    above one, so many at a time in processes of one thread: networks as small as these gain nothing by more.
+    A measurement of another checkpoint, or with other magnitudes or draws, is repeated. `jobs` at a time;
+    above one, a process has one thread, since networks as small as these gain nothing by more.
     """
     waiting = []
     for run in runs:
@@ -32,51 +45,54 @@ def measure_missing(runs: Sequence[Run], output_dir: Path, jobs: int = 1) -> Ite
                 waiting.append(run)
         except UserError as error:
             yield run, str(error)
-    if jobs == 1 or len(waiting) < 2:
-        for run in waiting:
-            yield run, _measure_one(run, output_dir)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(waiting)), spawn, _take_one_thread) as pool:
-        futures = {pool.submit(_measure_one, run, output_dir): run for run in waiting}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], "the process that measured it died"
+    environment = {THREADS: str(threads_of_a_rank(1)), **os.environ} | ({THREADS: "1"} if jobs > 1 else {})
+    running: list[tuple[Run, Path, RunProcess]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run, output = waiting.pop(0), Path(folder) / str(len(waiting))
+                    arguments = (str(output_dir / run.folder_name), json.dumps(DELTAS), str(DRAWS))
+                    spec = ProcessSpec("jobs.reproduce.perturb_trained", arguments, environment, output)
+                    running.append((run, output, start_process(spec)))
+                time.sleep(POLL_S)
+                for one in list(running):
+                    if (code := one[2].poll()) is not None:
+                        running.remove(one)
+                        yield one[0], _error_of(one[0], code, one[1].read_text())
+        finally:
+            end([process for *_, process in running])
 
 
-def _take_one_thread() -> None:
-    import torch
+def _error_of(run: Run, code: int, output: str) -> str | None:
+    if code == exit_codes.DONE:
+        return None
+    if code != exit_codes.BAD_USAGE:
+        log.error("noise on %s: exit code %d\n%s", run.folder_name, code, output)
+    return output.strip().rpartition("\n")[2] if code > 0 else "the process that measured it died"
 
-    torch.set_num_threads(1)
 
-
-def _measure_one(run: Run, output_dir: Path) -> str | None:
-    """What went wrong, or None."""
-    paths = RunPaths(output_dir / run.folder_name)
+def main() -> int:
+    """Measure one run. Returns the exit code; the last line of the output says what was wrong."""
+    folder, deltas, draws = sys.argv[1:]
+    paths = RunPaths(Path(folder))
     try:
-        _write(paths, measure(run, paths, _last_step(paths)))
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # of one network, such as too little memory: the others and the report go on
-        log.exception("noise on %s", run.folder_name)
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _write(paths: RunPaths, noise: NoiseRecord) -> None:
-    try:
+        noise = measure(read_run(Path(folder)), paths, _last_step(paths), json.loads(deltas), int(draws))
         write_noise(paths, noise)
+    except UserError as error:
+        print(error)
+        return exit_codes.BAD_USAGE
     except OSError as error:
-        raise UserError(f"{paths.noise}: cannot be written: {error.strerror}") from None
+        print(f"{paths.noise}: cannot be written: {error.strerror}")
+        return exit_codes.BAD_USAGE
+    return exit_codes.DONE
 
 
 def _last_step(paths: RunPaths) -> int:
     steps = paths.checkpoint_steps()
     if not steps:
         raise UserError(
-            f"{paths.checkpoints}: has no checkpoint left to put noise on; remove the run's folder"
+            f"{paths.checkpoints}: has no checkpoint to measure under noise; remove the run's folder"
         )
     return steps[-1]
 
@@ -93,10 +109,10 @@ def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
     )
 
 
-def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
-    """Accuracy under noise of the network after `step` steps, over the run's validation images.
+def measure(run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws: int) -> NoiseRecord:
+    """Return the accuracy under noise of the network after `step` steps, over the run's validation images.
 
-    Raises UserError for a checkpoint that cannot be read, and for data that are not there.
+    Raises UserError for a checkpoint that cannot be read, and for missing data.
     """
     import torch
 
@@ -110,8 +126,12 @@ def measure(run: Run, paths: RunPaths, step: int) -> NoiseRecord:
     load_weights(model, paths.checkpoint(step))
     images = val_loader(run, images_per_batch=_IMAGES_PER_BATCH, rank=0, world_size=1, device=device)
     try:
-        found = perturb(model.to(device), images, DELTAS, draws=DRAWS, seed=run.seed)
+        found = perturb(model.to(device), images, tuple(deltas), draws=draws, seed=run.seed)
     finally:
         images.close()
-    # Draws of the run's own: shared ones would be no part of what differs between the seeds.
+    # Seeded by the run: draws that all runs shared would be missing from the differences between seeds.
     return NoiseRecord(step, run.seed, found.num_images, found.deltas, found.top1_percent)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,8 @@ moment: the next driver begins from the records, the study_folder and the schedu
 import os
 import secrets
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from ray import tune
 
 from jobs import exit_codes
 from jobs.checks import check_folders
-from jobs.cluster.clusters import AnyCluster, SlurmCluster
+from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
 from jobs.cluster.slurm_commands import config
-from jobs.local.child import threads_of_a_rank
+from jobs.local.child import environment_of, threads_of_a_rank
+from jobs.local.fork_client import end_server, own_server
 from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.progress import ProgressView
 from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes, settle_requests
 from jobs.tune.engine import ray_running, trial_slots
 from jobs.tune.progress_callback import ProgressCallback
-from jobs.tune.runners import RunContext
+from jobs.tune.runners import DRIVER_VARIABLE, RunContext
 from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import EveryRun, Proposals
 from jobs.tune.stop_conditions import Spending, StopConditions
@@ -114,7 +115,7 @@ def drive(
         spending = Spending(study.name, output_dir, lambda: search.runs)
         halt = StopConditions(study.spec.budget, spending, stop_file(output_dir, study.name))
         left: list[str] = []
-        with halt.hearing_signals(), view:
+        with halt.hearing_signals(), view, _with_fork_server(setting) as setting:
             try:
                 if not halt.stop_all():
                     make_anew(folder, study_folder.folder)
@@ -150,6 +151,19 @@ def _trial_context(
         study.name, output_dir.absolute(), cluster, resources.threads, omp, secrets.token_hex(8)
     )
     return TrialContext(study, place, study_folder.is_begun)
+
+
+@contextmanager
+def _with_fork_server(setting: TrialContext) -> Iterator[TrialContext]:
+    """Start the server that forks the processes of local trials. `end_processes` finds it by its variable."""
+    place = setting.place
+    if not isinstance(place.cluster, LocalCluster):
+        yield setting
+        return
+    variables = {**place.cluster.environment, DRIVER_VARIABLE: place.driver}
+    environment = environment_of(setting.study.samples, place.threads, variables)
+    with own_server(environment) as path:
+        yield replace(setting, place=replace(place, fork_server=path))
 
 
 def _fit(
@@ -213,6 +227,8 @@ def _leave_nothing(
             left.append(
                 f"jobs may be left ({error}): `shiftbench status` tells, `shiftbench cancel` ends them"
             )
+    if place.fork_server is not None:
+        end_server(place.fork_server)
     end_processes(place.driver, halt.in_haste)
     settle_requests(runs, place.output_dir)
     with suppress(OSError):

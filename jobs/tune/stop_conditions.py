@@ -57,7 +57,7 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
     @property
     def exit_code(self) -> int:
         """Of a study that was stopped by a signal."""
-        return exit_codes.INTERRUPTED if self.signal is signal.SIGINT else exit_codes.PREEMPTED
+        return exit_codes.of_study(has_all=False, stopped_by=self.signal, is_spent=True)
 
     def look(self) -> None:
         """See what was spent, and whether a trial was refused."""

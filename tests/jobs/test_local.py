@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-import jobs.local.child
+import jobs.local.process
+from jobs.local.fork_client import SERVER_VARIABLE
 from jobs.local.launcher import run_all
+from jobs.local.process import PlainProcess
 from jobs.local.progress import ProgressView
 from jobs.local.stop import stop_signals
 from jobs.outcome import LaunchOutcome
@@ -73,6 +76,16 @@ def test_two_ranks_over_torchrun_share_statistics_and_complete(tmp_path: Path) -
 ONE_RANK = ("batch.norm_batch_size=8", "recipe.epochs=200")
 
 
+@pytest.fixture(params=["fresh", "forked"])
+def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are fresh processes, or forks of the session's server."""
+    if request.param == "forked":
+        request.getfixturevalue("fork_server")
+    else:
+        monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+
+
+@pytest.mark.usefixtures("start")
 def test_a_killed_process_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:
     process = launch(tmp_path, *ONE_RANK)
     os.kill(int(str(status_of(tmp_path)["pid"])), signal.SIGKILL)
@@ -83,6 +96,7 @@ def test_a_killed_process_is_a_failed_run_with_its_signal(tmp_path: Path) -> Non
     assert "was killed by SIGKILL" in str(status["reason"])
 
 
+@pytest.mark.usefixtures("start")
 def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
     process = launch(tmp_path, *ONE_RANK)
     status_of(tmp_path)
@@ -96,15 +110,15 @@ def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
 def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Signals) -> None:
     sent: list[signal.Signals] = []
-    with stop_signals() as stop, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.local.stop.send", lambda one, _: sent.append(one))
+    process = SimpleNamespace(send=sent.append)
+    with stop_signals() as stop:
         for one in (number, number, signal.SIGTERM):
             os.kill(os.getpid(), one)
-            stop.forward([])
+            stop.forward([process])  # type: ignore[list-item]
         assert sent == [signal.SIGTERM]
         assert LaunchOutcome(stopped_by=stop.first).exit_code == 75
         os.kill(os.getpid(), signal.SIGTERM)
-        stop.forward([])
+        stop.forward([process])  # type: ignore[list-item]
         assert sent == [signal.SIGTERM, signal.SIGKILL]
 
 
@@ -118,6 +132,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, former)
 
 
+@pytest.mark.usefixtures("start")
 def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
     process = launch(tmp_path, *ONE_RANK)
     pid = int(str(status_of(tmp_path)["pid"]))
@@ -144,7 +159,7 @@ def stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> list[Run]:
             raise OSError(11, "no process can be had")
         return popen(["sleep", "100"], start_new_session=True)
 
-    patch.setattr("jobs.local.child.subprocess.Popen", start)
+    patch.setattr("jobs.local.process.subprocess.Popen", start)
     return list(runs)
 
 
@@ -153,7 +168,7 @@ def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
 ) -> None:
     runs = stand_ins(tmp_path, monkeypatch)
     monkeypatch.setattr(ProgressView, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)))
+    outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)), PlainProcess)
     assert [code for _, code in outcome.failed] == [1, 1]
     printed = capsys.readouterr().out
     assert "no process can be had" in printed
@@ -164,23 +179,20 @@ def test_an_error_in_the_launcher_ends_what_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = stand_ins(tmp_path, monkeypatch)
-    ended: list[int] = []
+    ended: list[PlainProcess] = []
 
     def fail(view: ProgressView, folder: Path, paths: object) -> None:
         raise ZeroDivisionError
 
-    send = jobs.local.child.send
-    monkeypatch.setattr(
-        "jobs.local.child.send", lambda one, all_: [ended.extend(p.pid for p in all_), send(one, all_)]
-    )
+    end = jobs.local.process.end
+    monkeypatch.setattr("jobs.local.launcher.end", lambda running: [ended.extend(running), end(running)])
     monkeypatch.setattr(ProgressView, "update", fail)
     with pytest.raises(ZeroDivisionError):
-        run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console()))
-    assert len(ended) == 1
-    with pytest.raises(ProcessLookupError):
-        os.kill(ended[0], 0)
+        run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console()), PlainProcess)
+    assert [process.returncode for process in ended] == [-signal.SIGTERM]
 
 
+@pytest.mark.usefixtures("start")
 def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
     process = launch(tmp_path, *ONE_RANK)
     pid = int(str(status_of(tmp_path)["pid"]))

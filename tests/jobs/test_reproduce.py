@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from jobs.local.fork_client import starter_of
 from jobs.reproduce import claim_experiments, perturb_trained
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
 from suite.errors import UserError
@@ -192,7 +193,7 @@ def test_ctrl_c_ends_with_130_and_without_a_report(
     monkeypatch.setattr("jobs.local.launcher.start", _interrupting)
     done = reproduce(tmp_path, "A", "--quick")
     assert done.exit_code == 130, done.stdout
-    assert "the same command goes on" in done.stdout
+    assert "the same command continues" in done.stdout
     assert not (tmp_path / "out").exists()
 
 
@@ -211,8 +212,9 @@ def _complete_all_but_first(runs: list[Run], output_dir: Path) -> None:
 
 
 def test_noise_is_measured_once_and_again_where_it_does_not_fit(
-    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch, fork_server: Path
 ) -> None:
+    start = starter_of(fork_server)
     monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.5))
     monkeypatch.setattr(perturb_trained, "DRAWS", 2)
     done = reproduce(tmp_path, "D", "--quick")
@@ -229,7 +231,8 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     assert first.num_images == 20
 
     def measured() -> list[str | None]:
-        return [trouble for _, trouble in perturb_trained.measure_missing(runs, tmp_path / "runs")]
+        found = perturb_trained.measure_missing(runs, tmp_path / "runs", 1, start)
+        return [error for _, error in found]
 
     assert measured() == []
     for damaged in ("{", json.dumps({**json.loads(paths.noise.read_text()), "step": 99})):
@@ -238,17 +241,17 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
         assert read_noise(paths) == first
     monkeypatch.setattr(perturb_trained, "DRAWS", 3)
     assert measured() == [None]
-    # Several at a time, in processes that know nothing of what is patched here: the same.
+    # Several at a time, of one thread each: the same.
     monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1, 0.3, 0.5))
     assert measured() == [None]
     alone = read_noise(paths)
     paths.noise.unlink()
-    both = perturb_trained.measure_missing([*runs, *runs], tmp_path / "runs", jobs=2)
+    both = perturb_trained.measure_missing([*runs, *runs], tmp_path / "runs", 2, start)
     assert [trouble for _, trouble in both] == [None, None]
     assert read_noise(paths) == alone
     for step in paths.checkpoint_steps():
         paths.checkpoint(step).unlink()
-    assert "has no checkpoint left to put noise on" in str(measured()[0])
+    assert "has no checkpoint to measure under noise" in str(measured()[0])
     failed = reproduce(tmp_path, "D", "--quick")
     assert failed.exit_code == 3
-    assert "has no checkpoint left" in failed.stdout
+    assert "has no checkpoint to measure" in failed.stdout

@@ -69,7 +69,9 @@ def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
 ) -> None:
     given: list[Any] = []
 
-    def start(run: Run, folder: Path, ranks: int, threads: int, variables: dict[str, str]) -> Child:
+    def start(
+        run: Run, folder: Path, ranks: int, threads: int, variables: dict[str, str], _: object
+    ) -> Child:
         given.extend((ranks, threads, variables))
         raise OSError("no process here")
 
