@@ -234,28 +234,3 @@ def test_a_run_of_another_version_is_one_sentence(config: Path, tmp_path: Path) 
     assert done.returncode == 2
     assert "run.json is not a run of this version: sead: unknown key; did you mean 'seed'?" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-TOY = ("--arch", "small_resnet11", "--image-size", 28, "--rounds", 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "rows"),
-    [
-        (
-            ["train", "--images-per-step", 4, "--steps-per-round", 1],
-            [
-                "training step / bare loop",
-                "XBN step / BN step",
-                "step with TID / without",
-                "TID alone / step (time)",
-            ],
-        ),
-        (["probe", "--images-per-batch", 4, "--batches-per-round", 1], ["probe / inference pass (time)"]),
-    ],
-)
-def test_bench_prints_its_ratios(arguments: list[object], rows: list[str]) -> None:
-    done = shiftbench("bench", *arguments, *TOY, COLUMNS="200")
-    assert done.returncode == 0, done.stderr
-    found = [line.strip() for line in done.stdout.splitlines() if " / " in line and " to " in line]
-    assert [row for row, line in zip(rows, found, strict=True) if line.startswith(row)] == rows
