@@ -9,7 +9,6 @@ An entry is written before the scheduler is called, and the job's name holds its
 interrupted, the queue shows whether the job exists.
 """
 
-import fcntl
 import getpass
 import json
 import os
@@ -26,7 +25,7 @@ from typing import Any
 
 from jobs.cluster.private_folder import private_folder, who_else_can_write
 from suite.errors import UserError
-from suite.files import read_json, write_atomically
+from suite.files import NoLocks, is_locked, locked, read_json, write_atomically
 
 FOLDER = ".shiftbench"
 SCHEMA_VERSION = 1
@@ -96,25 +95,25 @@ class Ledger:
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
         self.folder = output_dir / FOLDER / "submissions"
+        self._lock = output_dir / FOLDER / "lock"
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the folder's lock, after waiting for it. Raises UserError if it cannot be locked."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.output_dir / FOLDER / "lock").open("a")
-            self._share()
+            self._lock.touch()
+            self._share()  # before waiting, so that others of the group can wait too
+            lock = locked(self._lock, wait=True)
+        except NoLocks as error:
+            raise UserError(
+                f"{self.output_dir}: this file system has no locks ({error.strerror}); choose an output "
+                "folder on one that has (Lustre: mounted with -o flock)"
+            ) from None
         except OSError as error:
             where = error.filename or self.output_dir
             raise UserError(f"{where}: cannot be written: {error.strerror}") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                raise UserError(
-                    f"{self.output_dir}: this file system has no locks ({error.strerror}); choose an output "
-                    "folder on one that has (Lustre: mounted with -o flock)"
-                ) from None
             yield
 
     def _share(self) -> None:
@@ -125,7 +124,7 @@ class Ledger:
         shared = self.output_dir.stat()
         if not shared.st_mode & stat.S_IWGRP:
             return
-        for path in (self.folder, self.output_dir / FOLDER / "lock"):
+        for path in (self.folder, self._lock):
             status = path.stat()
             if status.st_uid == os.getuid():
                 with suppress(PermissionError):  # this user is not in that group
@@ -134,14 +133,7 @@ class Ledger:
 
     def is_held(self) -> bool:
         """Return whether a submission into this folder is under way."""
-        try:
-            with (self.output_dir / FOLDER / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return bool(is_locked(self._lock))
 
     def is_ours(self, submission: Submission) -> bool:
         """Return whether only this user can have written an entry, so that it may be executed."""

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.cluster.private_folder import private_folder
 from suite.errors import UserError
+from suite.files import draft_of, publish_folder, write_atomically
 from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
 
 
@@ -25,17 +25,15 @@ def snapshot(into: Path) -> Path:
         return folder
     private_folder(into)
     try:
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=into))
-        try:
+        with draft_of(into / name) as draft:
             for relative in _files(ROOT):
                 (draft / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / relative, draft / relative)
             name = _digest(draft)  # of the copies: a file may have been saved meanwhile
             note = asdict(replace(code_state(), snapshot=name))
-            (draft / SNAPSHOT_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-            _publish(draft, into / name)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            write_atomically(draft / SNAPSHOT_NOTE, json.dumps(note, indent=1) + "\n", durable=False)
+            if not publish_folder(draft, into / name):
+                _complete(into / name, draft)
     except OSError as error:
         raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
     return into / name
@@ -62,15 +60,10 @@ def _files(root: Path) -> Iterator[Path]:
                     yield (Path(folder) / name).relative_to(root)
 
 
-def _publish(draft: Path, folder: Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        # Another submission published the same sources first, or the folder is damaged: complete it.
-        for path in draft.rglob("*"):
-            if path.is_file():
-                target = folder / path.relative_to(draft)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
+def _complete(folder: Path, draft: Path) -> None:
+    """Move the files of `draft` into a folder that another submission published, or that has lost files."""
+    for path in draft.rglob("*"):
+        if path.is_file():
+            target = folder / path.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)

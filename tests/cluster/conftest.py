@@ -1,4 +1,4 @@
-"""A real Slurm for the tests in this folder, and what they do on it."""
+"""Fixtures: a real Slurm for each worker, and the cells of an experiment on it."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# With xdist each process has a cluster of its own; it must be named before testcluster is imported.
+# With xdist each worker has a cluster of its own; it must be named before testcluster is imported.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("SHIFTBENCH_TEST_CLUSTER", worker.removeprefix("gw"))
 
@@ -16,7 +16,7 @@ from tests.helpers.cells import Cells
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """The test cluster, brought up unless it is up; taken down only if these tests brought it up."""
+    """The test cluster: started unless it is up, and ended only if it was started here."""
     reason = testcluster.obstacle()
     if reason:
         pytest.skip(f"NO SLURM: the test cluster cannot run here: {reason}")
@@ -36,9 +36,20 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
-    """An experiment's cells in a folder of their own; what is still queued afterwards is cancelled."""
-    mine = Cells(tmp_path)
+def cells(cluster: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cells]:
+    """An experiment on the cluster; the jobs left at the end are cancelled.
+
+    Its jobs write records without training, except in modules with `TRAINS = True`.
+    """
+    mine = Cells(tmp_path, trains=getattr(request.module, "TRAINS", False))
     yield mine
     mine.clear()
-    testcluster.up()  # whatever a test ended
+    testcluster.up()  # restarts the daemons that a test ended
+
+
+@pytest.fixture
+def training_cells(cells: Cells) -> Cells:
+    """The same experiment, with jobs that train."""
+    cells.trains = True
+    cells.describe()
+    return cells

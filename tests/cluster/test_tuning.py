@@ -64,7 +64,7 @@ class Tuning:
 
     def end(self, driver: "subprocess.Popen[str]", expect: int = 0) -> str:
         said = driver.communicate(timeout=600)[0]
-        assert driver.returncode == expect, f"{said}\n{self.cells.said()}"
+        assert driver.returncode == expect, f"{said}\n{self.cells.logs()}"
         return said
 
     def running(self) -> list[list[str]]:

@@ -1,9 +1,7 @@
-"""What the tests do on the cluster: write an experiment, call `shiftbench`, wait, look."""
+"""An experiment on the test cluster: writes its files, calls `shiftbench`, waits, and reads the records."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +15,11 @@ from suite.config import load_experiment
 from suite.experiment import Run
 from suite.paths import RunPaths
 from tests.cluster import testcluster
+from tests.helpers import command_line, stand_in
 
 ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "tests" / "cluster" / "hooks"
-# 200 steps: with `step_s` as long as a test wants, to be struck in the middle of its only epoch.
+# One epoch of 200 steps, which take `step_s` each, so that a test can act in the middle of it.
 EXPERIMENT: dict[str, Any] = {
     "model": {"arch": "small_resnet11"},
     "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 3200, "val_images": 41},
@@ -42,11 +41,11 @@ CLUSTER: dict[str, Any] = {
     "cpus_per_task": 1,
     "signal_delay_s": 30,
 }
-TIMEOUT_S = 240.0  # of a busy machine: nothing here measures time
+TIMEOUT_S = 240.0  # for a busy machine
 
 
 def wait_until(what: str, is_so: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
-    """Look until there is something to see, and return it."""
+    """Poll until a condition holds, and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (seen := is_so()):
         assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
@@ -55,10 +54,13 @@ def wait_until(what: str, is_so: Callable[[], Any], timeout_s: float = TIMEOUT_S
 
 
 class Cells:
-    """An experiment, a cluster and an output folder, as a researcher has them."""
+    """An experiment, a cluster and an output folder.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `trains`: whether its jobs train; if not, the stand-in trainer writes their records.
+    """
+
+    def __init__(self, folder: Path, *, trains: bool = False) -> None:
+        self.folder, self.trains = folder, trains
         self.output_dir = folder / "runs"
         self.config = folder / "cells.yaml"
         self.config.write_text(yaml.safe_dump(EXPERIMENT))
@@ -66,9 +68,10 @@ class Cells:
         self.describe()
 
     def describe(self, *, step_s: float = 0.0, fail: str | None = None, **changes: Any) -> Path:
-        """Write the cluster's file. `step_s` and `fail` go to the hooks in tests/cluster/hooks."""
+        """Write the cluster's file. `step_s` and `fail` are read by the hooks or by the stand-in trainer."""
         path = self.folder / "cluster.yaml"
-        hooks = {"PYTHONPATH": str(HOOKS), "SHIFTBENCH_TEST_PACE": str(self.folder / "pace")}
+        trainer = HOOKS if self.trains else stand_in.FOLDER
+        hooks = {"PYTHONPATH": str(trainer), "SHIFTBENCH_TEST_PACE": str(self.folder / "pace")}
         self.pace(step_s)
         if fail is not None:
             hooks["SHIFTBENCH_TEST_FAIL"] = fail
@@ -76,21 +79,20 @@ class Cells:
         return path
 
     def pace(self, step_s: float) -> None:
-        """So long each step takes from now on, in jobs that run too."""
+        """Set the seconds of each step from now on, also in jobs that run."""
         (self.folder / "pace").write_text(str(step_s))
 
     # ------------------------------------------------------------ commands
 
     def call(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-        """`shiftbench …` on these cells' output folder."""
-        command = [sys.executable, "-m", "jobs.cli", *arguments, "--output-dir", str(self.output_dir)]
-        environment = {**os.environ, "COLUMNS": "200", **(env or {})}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        """Call `shiftbench` on these cells' output folder."""
+        variables = {"COLUMNS": "200", **(env or {})}
+        return command_line.shiftbench(*arguments, "--output-dir", self.output_dir, **variables)
 
     def submit(
         self, *overrides: str, expect: int = 0, env: dict[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """`shiftbench submit` these cells, by default the whole experiment."""
+        """Submit these cells. `expect`: the exit code."""
         self.overrides = overrides
         file = str(self.folder / "cluster.yaml")
         done = self.call("submit", str(self.config), *overrides, "--cluster", file, env=env)
@@ -98,7 +100,7 @@ class Cells:
         return done
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """What `shiftbench status` says of each run, by folder name."""
+        """Return what `shiftbench status` shows of each run, by folder name."""
         done = self.call("status", "--json")
         assert done.returncode == 0, done.stderr
         runs = [json.loads(line) for line in done.stdout.splitlines()]
@@ -108,7 +110,7 @@ class Cells:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The experiment's runs as submitted last."""
+        """The experiment's runs, with the overrides of the last submission."""
         return load_experiment(self.config, self.overrides).runs
 
     @property
@@ -120,13 +122,13 @@ class Cells:
         return RunPaths(self.output_dir / (run or self.run).folder_name)
 
     def record(self, run: Run | None = None) -> dict[str, Any]:
-        """status.json as it stands; empty before there is one."""
+        """Return status.json; empty before it exists."""
         path = self.paths(run).status
         content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return content
 
     def wait_for_step(self, step: int, run: Run | None = None) -> None:
-        """Until a checkpoint of at least this step lies there."""
+        """Wait for a checkpoint of at least this step."""
         paths = self.paths(run)
 
         def is_there() -> bool:
@@ -136,30 +138,30 @@ class Cells:
         wait_until(f"step {step}", is_there)
 
     def wait_for_state(self, state: str, run: Run | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        """Until the record itself says so."""
+        """Wait until the record has this state."""
         try:
             wait_until(state, lambda: self.record(run).get("state") == state, timeout_s)
         except AssertionError:
-            raise AssertionError(f"not {state}: {self.record(run)}\n{self.said()}") from None
+            raise AssertionError(f"not {state}: {self.record(run)}\n{self.logs()}") from None
 
-    def said(self) -> str:
-        """All that the jobs' logs hold, for messages."""
+    def logs(self) -> str:
+        """Return the ends of the jobs' logs, for messages."""
         logs = sorted(self.output_dir.glob(".shiftbench/*/*/*log.*"))
         return "\n".join(f"{path.name}: {path.read_text()[-3000:]}" for path in logs)
 
     def jobs(self) -> list[list[str]]:
-        """This folder's jobs in the queue: id, state, node, restarts."""
+        """Return this folder's jobs in the queue: id, state, node, name."""
         names = [path.stem for path in self.output_dir.glob(".shiftbench/submissions/*.json")]
         text = slurm("squeue", "-h", "--array", "-o", "%i|%T|%N|%j")
         rows = [line.split("|") for line in text.splitlines()]
         return [row for row in rows if row[3].rpartition("-")[2] in names]
 
     def job(self) -> str:
-        """The id of the only job in the queue."""
+        """Return the id of the first job in the queue, after waiting for one."""
         return str(wait_until("the job", lambda: [row[0] for row in self.jobs()])[0])
 
     def hurry(self, job: str) -> None:
-        """A requeued job waits two minutes: not this one."""
+        """Start a requeued job at once, which would wait for two minutes."""
         wait_until(
             "the requeue",
             lambda: slurm("squeue", "-h", "-j", job, "-o", "%T", check=False).strip() == "PENDING",
@@ -170,7 +172,7 @@ class Cells:
         )
 
     def clear(self) -> None:
-        """Cancel what is left, and wait until it is gone: the next test wants the nodes."""
+        """Cancel the jobs in the queue and wait for their end, so that the nodes are free."""
         for row in self.jobs():
             slurm("scancel", "--signal=KILL", "--full", row[0], check=False)
             slurm("scancel", row[0], check=False)
@@ -179,7 +181,7 @@ class Cells:
 
 @contextmanager
 def configured(words: str, others: str) -> Iterator[None]:
-    """The controller started anew with other words in slurm.conf, and as before afterwards."""
+    """Restart the controller with a changed slurm.conf, and with the former one afterwards."""
     before = testcluster.CONF.read_text()
     assert words in before
     try:
@@ -200,10 +202,11 @@ def _can_mount() -> bool:
 
 
 needs_mounts = pytest.mark.skipif(
-    not _can_mount(), reason="NO MOUNTS: a full disk and other machines are made by mount(8): CAP_SYS_ADMIN"
+    not _can_mount(),
+    reason="NO MOUNTS: a full disk and other machines are simulated by mount(8), which needs CAP_SYS_ADMIN",
 )
 
 
 def slurm(*command: str, check: bool = True) -> str:
-    """One of Slurm's own commands."""
+    """Return the output of one of Slurm's commands."""
     return testcluster.run(*command, check=check)

@@ -1,4 +1,4 @@
-"""Arrays that Slurm tells of as a whole: every run of them has an end."""
+"""Arrays that Slurm lists as a whole: every run gets its end."""
 
 from pathlib import Path
 
@@ -44,10 +44,10 @@ def test_an_array_that_was_cancelled_before_it_began(
     assert [Record.read(tmp_path / run.folder_name).state for run in runs] == ["cancelled", "cancelled"]
 
 
-def test_a_task_with_a_line_of_its_own_keeps_it() -> None:
+def test_a_task_with_an_entry_of_its_own_keeps_it() -> None:
     own, whole = slurm_commands.JobState("12_0", "COMPLETED"), slurm_commands.JobState("12", "CANCELLED")
-    told = slurm_commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
-    assert told == {"12_0": own, "12_1": whole, "12": whole}
+    listed = slurm_commands.for_each(["12_0", "12_1", "13"], {"12_0": own, "12": whole})
+    assert listed == {"12_0": own, "12_1": whole, "12": whole}
 
 
 @pytest.mark.parametrize(

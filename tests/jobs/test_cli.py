@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line as a user calls it: in a process of its own, unless it only reads."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from suite.config import load_experiment
 from suite.record import RecordWriter
+from tests.helpers import command_line
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -64,54 +65,15 @@ def test_help_config_and_refusals_import_no_torch(config: Path, arguments: list[
 
 
 def test_config_show_and_schema(config: Path) -> None:
-    shown = shiftbench("config", "show", config, "seeds=[3]").stdout
+    shown = command_line.shiftbench("config", "show", config, "seeds=[3]").stdout
     assert shown.count("run_id: ") == 2
     assert "num_groups: 8" in shown
     assert "seed: 3" in shown
-    schema = json.loads(shiftbench("config", "schema", "--json").stdout)
+    schema = json.loads(command_line.shiftbench("config", "schema", "--json").stdout)
     assert "norm_batch_size" in json.dumps(schema)
-    assert "batch.norm_batch_size" in shiftbench("config", "schema", config, COLUMNS="200").stdout
-
-
-ARITHMETIC = "norm_batch_size 16 = 2 ranks × batch_size_per_gpu 8, but the run has 1 rank"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["run", "absent.yaml"], "absent.yaml: no such file"),
-        (["run", "CONFIG", "recipe.epochz=1"], "recipe.epochz: unknown key; did you mean 'epochs'?"),
-        (["run", "CONFIG", "data.path=/no/such/folder"], "/no/such/folder is not a folder"),
-        (
-            ["run", "CONFIG", "batch.global_batch_size=128"],
-            "global_batch_size 128 exceeds the 96 training images",
-        ),
-        (["run", "CONFIG", "data.val_images=1001"], "val_images is 1001"),
-        (["run", "CONFIG", "--ranks", "3"], "= 48 samples a pass"),
-        (
-            ["run", "CONFIG", "batch={global_batch_size: 32, batch_size_per_gpu: 8, norm_batch_size: 16}"],
-            ARITHMETIC,
-        ),
-        (["run", "CONFIG", "--output-dir", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
-        (["run", "CONFIG", "--jobs", "0"], "--jobs"),
-        (["data", "prepare", "imagenet"], "data.path"),
-        (["probe", "--arch", "resnet18"], "give --arch and --data"),
-        (["probe", "--norm", "{kind: bn}"], "give --arch and --data"),
-        (["probe", "--arch", "resnet19", "--data", "fashion-mnist-7k"], "unknown arch 'resnet19'"),
-        (["report", "/no/such/runs"], "/no/such/runs"),
-        (["frobnicate"], "frobnicate"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(
-    config: Path, tmp_path: Path, arguments: list[str], words: str
-) -> None:
-    out = tmp_path / "out"
-    extra = ["--output-dir", out] if arguments[0] == "run" and "--output-dir" not in arguments else []
-    done = shiftbench(*[config if a == "CONFIG" else a for a in arguments], *extra)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not out.exists()
+    assert (
+        "batch.norm_batch_size" in command_line.shiftbench("config", "schema", config, COLUMNS="200").stdout
+    )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +90,7 @@ def test_a_run_from_yaml_to_record_to_report(finished: tuple[Path, Path, str], t
     assert "2 completed, 0 were complete, 0 did not complete" in printed
     folders = sorted(runs.iterdir())
     assert [json.loads((f / "status.json").read_text())["state"] for f in folders] == ["completed"] * 2
-    again = shiftbench("run", config, "--output-dir", runs)
+    again = command_line.shiftbench("run", config, "--output-dir", runs)
     assert again.returncode == 0
     assert "0 completed, 2 were complete" in again.stdout
     report = shiftbench("report", runs, "--out", tmp_path / "report", COLUMNS="200")
@@ -210,7 +172,7 @@ def _free_bytes(folder: Path) -> int:
 
 def test_a_disk_that_is_full_refuses_or_fails_the_run_and_says_so(config: Path, small_disk: Path) -> None:
     one = ["run", config, "model.norm={kind: bn}", "--output-dir", small_disk / "runs"]
-    # A megabyte holds the record but no checkpoint: the run fails, and its record says why.
+    # A megabyte is enough for the record but not for a checkpoint: the run fails, and its record says why.
     done = shiftbench(*one)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "No space left on device" in done.stdout
@@ -219,17 +181,17 @@ def test_a_disk_that_is_full_refuses_or_fails_the_run_and_says_so(config: Path, 
     assert status["state"] == "failed"
     assert "No space left on device" in status["reason"]
     assert not list((folder / "checkpoints").glob("*"))
-    # With not a byte left it does not even begin.
+    # With no byte left it does not begin.
     with (small_disk / "ballast").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _free_bytes(small_disk))
-    refused = shiftbench(*one)
+    refused = command_line.shiftbench(*one)
     assert refused.returncode == 2
     assert "cannot be written: No space left on device" in refused.stderr
 
 
 def test_a_read_only_output_folder_is_refused(config: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    refused = shiftbench("run", config, "--output-dir", small_disk / "runs")
+    refused = command_line.shiftbench("run", config, "--output-dir", small_disk / "runs")
     assert refused.returncode == 2
     assert "cannot be written: Read-only file system" in refused.stderr
 
@@ -257,7 +219,7 @@ def test_ranks_by_torchrun_train_the_runs_in_turn_and_skip_them_afterwards(
 
 def test_ranks_of_torchrun_start_no_processes_of_their_own(config: Path) -> None:
     ranks = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    refused = shiftbench("run", config, "--ranks", 2, **ranks)
+    refused = command_line.shiftbench("run", config, "--ranks", 2, **ranks)
     assert refused.returncode == 2
     assert "2 have been started already" in refused.stderr
 
@@ -272,28 +234,3 @@ def test_a_run_of_another_version_is_one_sentence(config: Path, tmp_path: Path) 
     assert done.returncode == 2
     assert "run.json is not a run of this version: sead: unknown key; did you mean 'seed'?" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-TOY = ("--arch", "small_resnet11", "--image-size", 28, "--rounds", 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "rows"),
-    [
-        (
-            ["train", "--images-per-step", 4, "--steps-per-round", 1],
-            [
-                "training step / bare loop",
-                "XBN step / BN step",
-                "step with TID / without",
-                "TID alone / step (time)",
-            ],
-        ),
-        (["probe", "--images-per-batch", 4, "--batches-per-round", 1], ["probe / inference pass (time)"]),
-    ],
-)
-def test_bench_prints_its_ratios(arguments: list[object], rows: list[str]) -> None:
-    done = shiftbench("bench", *arguments, *TOY, COLUMNS="200")
-    assert done.returncode == 0, done.stderr
-    found = [line.strip() for line in done.stdout.splitlines() if " / " in line and " to " in line]
-    assert [row for row, line in zip(rows, found, strict=True) if line.startswith(row)] == rows

@@ -1,4 +1,4 @@
-"""Clusters: what a file may say, and the sbatch script that comes of it, word for word."""
+"""Clusters: which files are valid, and the exact sbatch scripts that they give."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def test_time_is_read_as_sbatch_reads_it(text: str, seconds: int) -> None:
         ({"additional_parameters": {"x y": 2}}, "is not the long name of an option"),
     ],
 )
-def test_what_a_cluster_may_not_say(keys: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_cluster_is_refused(keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as refused:
         slurm(**keys)
     assert sentence in str(refused.value)
@@ -125,7 +125,7 @@ def test_the_sbatch_script(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def with_srun(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Submitit wants an srun to be there, and does not call it."""
+    """Provide the srun that Submitit requires but does not call."""
     (folder / "srun").write_text("#!/bin/sh\nexit 1\n")
     (folder / "srun").chmod(0o755)
     patch.setenv("PATH", f"{folder}:{Path(str(shutil.which('sh'))).parent}")
@@ -143,7 +143,7 @@ def test_without_submitits_srun(monkeypatch: pytest.MonkeyPatch) -> None:
         sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs"), Path("/code")))
 
 
-def test_nothing_from_outside_overrules_the_clusters_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_overrule_the_clusters_file(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/home/me"}
     hidden = {"SBATCH_PARTITION": "debug", "SLURM_JOB_ID": "3", "SRUN_DEBUG": "1", "RANK": "0"}
     for name, value in {**kept, **hidden}.items():

@@ -1,12 +1,12 @@
-"""The cluster `local`: submitted runs train in the background, and the terminal may close."""
+"""The cluster `local`: submitted runs train in the background. A stand-in writes their records."""
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -18,21 +18,22 @@ from jobs.cluster.local_backend import start_ticks
 from jobs.cluster.submit import submit
 from suite.config import load_experiment
 from suite.errors import UserError
-from tests.helpers.small_experiment import CONFIG, ROOT
+from tests.helpers.command_line import shiftbench
+from tests.helpers.small_experiment import CONFIG
+from tests.helpers.stand_in import stand_in
 
 SEEDS = ("batch.norm_batch_size=8", "seeds=[0, 1]")
 
 
 class Here:
-    """`shiftbench` on an output folder."""
+    """An output folder and an experiment whose steps take 0.02 s."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "tiny.yaml").write_text(CONFIG)
 
-    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "jobs.cli", *arguments, "--output-dir", str(self.folder / "runs")]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    def call(self, *arguments: str) -> CompletedProcess[str]:
+        return shiftbench(*arguments, "--output-dir", self.folder / "runs", **stand_in(step_s=0.02))
 
     def submit(self, *overrides: str) -> str:
         done = self.call("submit", str(self.folder / "tiny.yaml"), *SEEDS, *overrides)
@@ -51,7 +52,7 @@ class Here:
             if sorted(run["state"] for run in runs) == sorted(states):
                 return runs
             assert time.monotonic() < deadline, runs
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def test_runs_complete_in_the_background(here: Here) -> None:
     logs = here.call("logs", run_id).stdout
     assert "top-1" in logs
     deadline = time.monotonic() + 60
-    while "2 completed" not in logs:  # the launcher's own word, after its last run has told of its end
+    while "2 completed" not in logs:  # the launcher prints this after its last run has ended
         assert time.monotonic() < deadline, logs
-        time.sleep(0.5)
+        time.sleep(0.1)
         logs = here.call("logs", run_id).stdout
 
 
@@ -92,7 +93,7 @@ def test_cancel_and_retry(here: Here) -> None:
     here.wait_for("preempted", "cancelled")
 
 
-def test_what_is_not_there(here: Here) -> None:
+def test_unknown_folders_and_runs_are_refused(here: Here) -> None:
     for arguments in (["status"], ["cancel", "--all"], ["retry", "--failed"], ["logs", "abcd"]):
         done = here.call(*arguments)
         assert done.returncode == 2, arguments

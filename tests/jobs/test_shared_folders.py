@@ -1,4 +1,4 @@
-"""Output folders with runs of several people and launchers: what each may see, end, submit again."""
+"""Output folders with runs of several users and launchers: what each may see, cancel and submit again."""
 
 import getpass
 import os
@@ -19,7 +19,7 @@ from tests.helpers.slurm_answers import SLURM, answers
 
 
 def write_queued(ledger: Ledger, user: str, job_id: str) -> tuple[Run, Submission]:
-    """A run that this user has queued."""
+    """Enter a queued run of this user."""
     run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
     with ledger.held():
         one = new_submission("x", SLURM, ledger.output_dir, ledger.output_dir, [run.folder_name])
@@ -41,14 +41,14 @@ def test_jobs_of_others_that_slurm_does_not_show(
     assert active_jobs(ledger).get(run.folder_name) == job
     (seen,) = overview(tmp_path).runs
     assert seen.state == ("failed" if job is None else "queued")
-    # Somebody else went on with it, and stopped: the first job's time is over.
+    # Another submission continued the run and stopped: the first job no longer counts.
     with RecordWriter(run, tmp_path / run.folder_name) as record:
         record.queue(submission="another")
         record.status("preempted")
     assert run.folder_name not in active_jobs(ledger)
 
 
-def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_other_users_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     _, theirs = write_queued(ledger, "alice", "12")
     (ledger.folder / f"{theirs.token}.json").chmod(0o664)
@@ -66,7 +66,7 @@ def test_what_others_submitted_is_left_alone(tmp_path: Path, monkeypatch: pytest
     assert control.to_retry(failed, "gpu", ledger, named=True) == (failed, [])
 
 
-def test_what_cannot_be_retried_holds_nothing_else_up(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_retried_does_not_block_the_others(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     run, one = write_queued(ledger, getpass.getuser(), "12")
     folder = tmp_path / run.folder_name
@@ -92,7 +92,7 @@ def test_a_launcher_elsewhere_is_not_said_to_be_cancelled(tmp_path: Path) -> Non
     assert control.cancel_runs([run], [run], ledger, named=False) == []
 
 
-def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
+def test_an_entry_must_have_the_name_of_its_token(tmp_path: Path) -> None:
     """Otherwise a colleague's file with my entry's token would be executed as mine."""
     ledger = Ledger(tmp_path)
     _, one = write_queued(ledger, getpass.getuser(), "12")
@@ -103,7 +103,7 @@ def test_an_entry_tells_by_its_owner_whose_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "is_shared"), [(0o2775, True), (0o755, False)])
-def test_a_groups_folder_is_the_groups_whatever_the_umask(mode: int, is_shared: bool, tmp_path: Path) -> None:
+def test_a_group_can_submit_whatever_the_umask(mode: int, is_shared: bool, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     runs.chmod(mode)
@@ -117,12 +117,12 @@ def test_a_groups_folder_is_the_groups_whatever_the_umask(mode: int, is_shared: 
     for path in (folder / "submissions", folder / "lock"):
         assert bool(path.stat().st_mode & 0o020) is is_shared
         assert path.stat().st_gid == runs.stat().st_gid
-    # The folders of jobs lie in it: nobody else may move them away.
+    # It holds the folders of jobs, which no other user may replace.
     assert not folder.stat().st_mode & 0o020
 
 
 def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node failed; the first rank, elsewhere, lost its connection and could only say that."""
+    """A node failed; the first rank, on another node, could only record a lost connection."""
     ledger = Ledger(tmp_path)
     run, one = write_queued(ledger, getpass.getuser(), "12")
     with RecordWriter(run, tmp_path / run.folder_name) as record:

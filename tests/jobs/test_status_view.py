@@ -1,4 +1,4 @@
-"""What `shiftbench status` prints on a terminal of this width."""
+"""What `shiftbench status` prints on a narrow and on a wide terminal."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_narrow_terminal_cuts_names_and_nothing_else() -> None:
     assert "small_resnet20-xbn-p2-gn8-nb32-s1  " in shown(runs, 120)[2]
 
 
-def test_reasons_of_those_that_wait_are_told_once() -> None:
+def test_each_reason_of_queued_runs_is_shown_once() -> None:
     runs = [a_run(number, "queued", f"Priority; stopped after step {number}") for number in range(3)]
     runs += [a_run(8, "queued", "Resources"), a_run(9, "failed", "job 40_9: TIMEOUT")]
     lines = shown(runs, 100)
@@ -41,7 +41,7 @@ def test_reasons_of_those_that_wait_are_told_once() -> None:
     assert lines[-3:] == ["00000000  job 40_9: TIMEOUT", "3 queued  Priority", "1 queued  Resources"]
 
 
-def test_those_that_want_a_look_come_first_and_the_rest_is_counted() -> None:
+def test_runs_that_need_attention_come_first_and_the_others_are_counted() -> None:
     runs = [a_run(1, "completed"), a_run(2, "queued"), a_run(3, "failed")]
     lines = shown(runs, 100, limit=1)
     assert "-s3" in lines[2]

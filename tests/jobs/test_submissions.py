@@ -1,4 +1,4 @@
-"""The ledger, the folders that only their owner can write, the snapshot, and what Slurm's answers mean."""
+"""The ledger, private folders, the snapshot of the sources, and what Slurm's answers mean."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ from suite.record.status import is_alive
 from tests.helpers.slurm_answers import SLURM, answers
 
 
-def test_the_ledger_keeps_its_order_and_forgets_what_was_refused(tmp_path: Path) -> None:
+def test_the_ledger_keeps_its_order_and_drops_refused_entries(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     with ledger.held():
         one = new_submission("a b;$(c)", SLURM, tmp_path, tmp_path, ["x", "y"])
@@ -67,7 +67,7 @@ def test_folders_that_others_can_write_are_refused(tmp_path: Path) -> None:
     shared.chmod(0o2775)
     with pytest.raises(UserError, match=r"shared can be written by others.*set jobs_folder"):
         private_folder(shared / "me")
-    shared.chmod(0o3777)  # sticky: nobody can replace what is mine
+    shared.chmod(0o3777)  # sticky: users cannot replace each other's files
     assert private_folder(shared / "mine")
     assert who_else_can_write(shared) is not None
 
@@ -80,7 +80,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         private_folder(tmp_path / "theirs" / "mine")
 
 
-def test_jobs_lie_beside_the_runs_only_where_nobody_else_can_write(
+def test_jobs_folders_are_beside_the_runs_only_where_no_other_user_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -96,9 +96,7 @@ def test_jobs_lie_beside_the_runs_only_where_nobody_else_can_write(
         jobs_folder(mine, str(shared / "x"))
 
 
-def test_a_snapshot_is_what_is_imported_and_knows_its_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_is_imported_and_knows_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "code_state", lambda: CodeState("0" * 40, True, "a patch\n"))
     folder = snapshot(tmp_path)
     assert folder == snapshot(tmp_path) == tmp_path / snapshot_name()
@@ -129,7 +127,7 @@ def test_one_query_for_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 1
 
 
-def test_what_sacct_lists_together_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_that_sacct_lists_together_get_an_entry_each(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "12_0|FAILED|127:0|n1|a\n12_[2-4,7%3]|CANCELLED by 0|0:0|None assigned|a\n13|FAILED|0:9|n2|b\n"
     answers(monkeypatch, text)
     found = accounting(["12", "13"])
@@ -139,7 +137,7 @@ def test_what_sacct_lists_together_is_spread(monkeypatch: pytest.MonkeyPatch) ->
     assert found["13"].end == "FAILED, killed by signal 9"
 
 
-def test_slurms_own_words_pass_through() -> None:
+def test_slurms_own_message_is_passed_on() -> None:
     with pytest.raises(SlurmError, match="no-such-command is not on the PATH"):
         ask("no-such-command")
     with pytest.raises(SlurmError, match=r"^it is; what it is$"):
@@ -148,7 +146,7 @@ def test_slurms_own_words_pass_through() -> None:
         ask("sleep", "5", timeout_s=0.1)
 
 
-def test_what_users_set_for_their_own_eyes_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_filters_hide_no_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQUEUE_USERS", "me")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
@@ -168,7 +166,7 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.M
     ):
         pass
     assert not Ledger(tmp_path).is_held()
-    # Then a run's own words tell whether it lives.
+    # Without locks a run's record decides whether it lives.
     paths = RunPaths(tmp_path)
     paths.lock.touch()
     here = {"host": socket.gethostname(), "updated_at": time.time()}
@@ -185,7 +183,7 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.M
         ({"MaxArraySize": "0"}, 1),
     ],
 )
-def test_how_many_tasks_an_array_may_have(site: dict[str, str], size: int) -> None:
+def test_the_largest_array_of_a_site(site: dict[str, str], size: int) -> None:
     assert slurm_commands.max_array_size(site) == size
 
 
@@ -214,7 +212,7 @@ def test_a_record_and_its_job_together(
     assert (verdict.state, verdict.reason, verdict.is_final) == expected
 
 
-def test_a_run_that_went_on_elsewhere_is_not_judged_by_its_old_job(tmp_path: Path) -> None:
+def test_a_run_that_was_continued_elsewhere_is_not_judged_by_its_old_job(tmp_path: Path) -> None:
     one = new_submission("x", SLURM, tmp_path, tmp_path, ["x"])
     status = Status({"state": "preempted", "reason": "by Ctrl-C", "job": None})
     assert of_job(status, one, "1", JobState("1", "FAILED")) == JobVerdict("preempted", "by Ctrl-C")
@@ -223,7 +221,7 @@ def test_a_run_that_went_on_elsewhere_is_not_judged_by_its_old_job(tmp_path: Pat
     assert of_job(queued, one, None, None, is_being_submitted=True).reason == "being submitted"
 
 
-def test_an_end_is_written_only_where_the_record_has_not_moved_on(tmp_path: Path) -> None:
+def test_an_end_is_written_only_if_the_record_has_not_changed(tmp_path: Path) -> None:
     run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
     with RecordWriter(run, tmp_path) as record:
         record.start({})
@@ -275,7 +273,9 @@ def test_a_warned_run_is_requeued_until_it_proves_fruitless(
     assert "came 3 times in a row before a step was done" in after["reason"]
 
 
-def test_a_refused_requeue_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_requeue_is_written_into_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
     after = requeued(run, tmp_path, monkeypatch, "Requeue disabled")
     assert len(after["asked"]) == 1
@@ -284,7 +284,7 @@ def test_a_refused_requeue_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(after["asked"]) > 1  # it may be starting again
 
 
-def test_ports_are_fresh_after_a_restart_and_apart_within_an_array() -> None:
+def test_ports_differ_after_a_restart_and_within_an_array() -> None:
     def port(job: int, restart: int) -> int:
         env = {
             "SLURM_STEP_NUM_TASKS": "2",

@@ -1,6 +1,6 @@
-"""Imported by every Python of a test's jobs: makes training steps slow, or one rank of it fail, on demand.
+"""Imported by every Python of a test's jobs: makes training steps slow, or one rank fail, on demand.
 
-SHIFTBENCH_TEST_PACE    a file with the seconds that each step sleeps, to be struck without using the machine
+SHIFTBENCH_TEST_PACE    a file with the seconds that each step sleeps, during which it uses no core
 SHIFTBENCH_TEST_FAIL    `rank:step`, where that rank raises an error
 """
 
@@ -12,7 +12,7 @@ import time
 
 
 class _AfterLoop(importlib.abc.MetaPathFinder):
-    """Waits for the training loop to be imported: torch must not be imported before its time."""
+    """Patches the training loop when it is imported, so that torch is not imported earlier."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "suite.train.loop":
