@@ -34,14 +34,17 @@ def trial_config(point: StudyPoint, run: Run) -> dict[str, Any]:
 class StudySearcher(DriverOnly, Searcher):  # type: ignore[misc]
     """Gives Tune the trials one by one."""
 
-    is_over = True
-    """Whether no further point is proposed."""
     left_out = 0
     """How many points of former drivers are not in the study any more."""
 
     def __init__(self, study: Study) -> None:
         super().__init__(metric=study.metrics[0], mode=str(study.spec.objectives[0].mode))
         self.study = study
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further point is proposed."""
+        return True
 
     @property
     def runs(self) -> tuple[Run, ...]:
