@@ -17,17 +17,15 @@ def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Print the resolved runs of an experiment or a study as YAML, with their run_ids."""
     import yaml
 
-    from suite.studies.spec import OptunaSearch
     from suite.studies.study import Study, load
 
     found = load(config, overrides or [])
     if isinstance(found, Study):
         objectives = ", ".join(f"{one.metric} ({one.mode})" for one in found.spec.objectives)
-        if isinstance(found.spec.search, OptunaSearch):
-            count = found.spec.search.num_points
-            typer.echo(
-                f"# {found.name}: {count} points that Optuna proposes, {found.num_trials} runs; {objectives}"
-            )
+        if found.is_proposed:
+            search = found.spec.search
+            points = f"{search.num_proposed} points that {search.kind} proposes"
+            typer.echo(f"# {found.name}: {points}, {found.num_trials} runs; {objectives}")
             typer.echo("# The runs at the corners of its space:")
         else:
             typer.echo(f"# {found.name}: {len(found.points)} points, {len(found.runs)} runs; {objectives}")

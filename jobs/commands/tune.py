@@ -22,19 +22,19 @@ def tune(
         int | None, typer.Option(min=1, help="Trials at a time; default: the study's trials.at_a_time.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a study that was begun; begins it if it was not.")
+        bool, typer.Option("--resume", help="Continue a study that was begun, or begin it.")
     ] = False,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Go on although the study has changed since it began.")
+        bool, typer.Option("--accept", help="Continue although the study has changed since it began.")
     ] = False,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster that runs already; default: one of our own.")
+        str | None, typer.Option(help="Address of a running Ray cluster; default: a Ray of our own.")
     ] = None,
 ) -> None:
-    """Run a study by Ray Tune: with early stopping, a search, a budget; then print its answers.
+    """Run a study by Ray Tune, with early stopping, a search and a budget, and print its answers.
 
-    A trial is an ordinary run: what is complete is read, not run again, and `status` and `report` know it.
-    Ctrl-C lets trials write a checkpoint and ends them, `--resume` goes on; a second one ends them at once.
+    A trial is an ordinary run: complete ones are read and not run again, and `status` and `report` show them.
+    Ctrl-C ends the trials after a checkpoint, and `--resume` continues; a second Ctrl-C ends them at once.
     """
     from jobs.cluster.clusters import LocalCluster, load_cluster
     from jobs.local.progress import ProgressView
@@ -70,13 +70,13 @@ def tune(
     print_study(console, answers)
     console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)
     if end.stopped_by is not None:
-        console.print(f"stopped by {end.stopped_by.name}: --resume goes on", markup=False)
+        console.print(f"stopped by {end.stopped_by.name}: --resume continues", markup=False)
     elif end.spent is not None:
-        console.print(f"{end.spent}: --resume goes on once it is raised", markup=False)
-    for sentence in end.left:
+        console.print(f"{end.spent}: --resume continues once it is raised", markup=False)
+    for sentence in end.errors:
         Console(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red", markup=False)
     ended_well = answers.states.get("completed", 0) + answers.states.get("stopped", 0)
-    has_all = ended_well == len(end.runs) and not end.left
+    has_all = ended_well == len(end.runs) and not end.errors
     code = exit_codes.of_study(has_all, end.stopped_by, is_spent=end.spent is not None)
     if code != exit_codes.DONE:
         raise typer.Exit(code)

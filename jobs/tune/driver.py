@@ -1,7 +1,7 @@
 """The driver of a study: one process that hands trials to Ray Tune, and leaves nothing running behind.
 
-Runs are trained elsewhere and tell of themselves in their records. What is here may be killed at any
-moment: the next driver begins from the records, the study_folder and the scheduler's queue.
+Runs are trained elsewhere and write their own records. The driver may be killed at any moment: the next one
+begins from the records, the study's folder and the scheduler's queue.
 """
 
 import os
@@ -28,31 +28,31 @@ from jobs.tune.engine import ray_running, trial_slots
 from jobs.tune.progress_callback import ProgressCallback
 from jobs.tune.runners import DRIVER_VARIABLE, RunContext
 from jobs.tune.scheduler import StoppingScheduler
-from jobs.tune.search import EveryRun, Proposals
-from jobs.tune.stop_conditions import Spending, StopConditions
+from jobs.tune.search import StudySearcher, searcher_for
+from jobs.tune.stop_conditions import StopConditions, StudyCosts
 from jobs.tune.study_folder import StudyFolder, stop_file
 from jobs.tune.trial import Trial, TrialContext, is_result
-from jobs.tune.tune_folder import is_whole, make_anew, note_whole, tune_folder
+from jobs.tune.tune_folder import is_complete, mark_complete, recreate, tune_folder
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.studies.spec import NoStopping, OptunaSearch
+from suite.studies.strategies import StoppingSpec
 from suite.studies.study import Study, check_points
 
 SLURM_TRIALS_AT_A_TIME = 8
-MAX_FOLLOWERS_LOST = 2  # a worker of Ray's that is killed takes its run up again
+MAX_WORKERS_LOST = 2  # for each trial: another worker of Ray's continues its run
 
 
 @dataclass(frozen=True)
 class StudyEnd:
-    """What came of a study: its runs so far in their order, and what ended it before the last one."""
+    """How a driver ended: the study's runs so far in their order, and what ended it before the last one."""
 
     runs: Sequence[Run]
     study_folder: Path
     tune_folder: Path
     stopped_by: signal.Signals | None = None
     spent: str | None = None
-    left: tuple[str, ...] = ()
-    """What could not be ended, a sentence each."""
+    errors: tuple[str, ...] = ()
+    """A sentence for each thing that could not be ended."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DriverOptions:
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What trials are run with. `threads`: of each rank. `num_gpus`: of a Ray of our own."""
+    """What trials run on. `num_gpus`: of a Ray that we start; `threads`: of each rank."""
 
     at_a_time: int
     address: str | None
@@ -80,10 +80,10 @@ class TrialResources:
 def drive(
     study: Study, cluster: AnyCluster, output_dir: Path, options: DriverOptions, view: ProgressView
 ) -> StudyEnd:
-    """Run a study's trials, or go on with them, until all have ended. `engine.import_ray` comes before.
+    """Runs a study's trials until all have ended. Call `engine.import_ray` before importing this module.
 
-    Raises UserError before the first trial for what can be told then. Whatever happens, no process and no
-    job of it is left.
+    No process and no job of the study is left afterwards. Raises UserError before the first trial for what
+    is wrong with the study, the cluster or the folders.
     """
     check_points(study, cluster.ranks)
     resources = _resources(study, cluster, options)
@@ -91,41 +91,37 @@ def drive(
     study_folder = StudyFolder(study, output_dir)
     with study_folder.held():
         study_folder.compare(accept=options.accept)
-        setting = _trial_context(study, cluster, output_dir, resources, study_folder)
-        search = (
-            Proposals(setting, study_folder)
-            if isinstance(study.spec.search, OptunaSearch)
-            else EveryRun(study)
-        )
-        known = {run.run_id for run in search.runs if is_result(run, setting)}
+        context = _trial_context(study, cluster, output_dir, resources, study_folder)
+        search = searcher_for(context, study_folder)
+        known = {run.run_id for run in search.runs if is_result(run, context)}
         is_done = search.is_over and len(known) == len(search.runs)
         if study_folder.is_begun and not options.resume and not is_done:
             raise UserError(
                 f"{study.name} was begun in {output_dir}, and {len(known)} of {study.num_trials} trials have "
-                "their result: --resume goes on"
+                "their result: --resume continues it"
             )
         folder = tune_folder(study, output_dir)
         view.start(total=study.num_trials, skipped=len(known))
         if search.left_out:
-            view.console.print(f"{search.left_out} proposed points are no part of the study any more")
-        if is_done and not study_folder.is_changed and is_whole(folder):
+            view.console.print(f"{search.left_out} proposed points are not in the study any more")
+        if is_done and not study_folder.is_changed and is_complete(folder):
             return StudyEnd(search.runs, study_folder.folder, folder)
         if study_folder.is_begun:
             cancel_orphans(study.name, output_dir, {r.folder_name for r in search.runs if resources.is_slurm})
-        spending = Spending(study.name, output_dir, lambda: search.runs)
-        halt = StopConditions(study.spec.budget, spending, stop_file(output_dir, study.name))
-        left: list[str] = []
-        with halt.hearing_signals(), view, _with_fork_server(setting) as setting:
+        costs = StudyCosts(study.name, output_dir, lambda: search.runs)
+        stop = StopConditions(study.spec.budget, costs, stop_file(output_dir, study.name))
+        errors: list[str] = []
+        with stop.handling_signals(), view, _with_fork_server(context) as context:
             try:
-                if not halt.stop_all():
-                    make_anew(folder, study_folder.folder)
+                if not stop.stop_all():
+                    recreate(folder, study_folder.folder)
                     progress = ProgressCallback(study, output_dir, known, view)
-                    _fit(setting, resources, search, study_folder, halt, progress, folder)
+                    _fit(context, resources, search, study_folder, stop, progress, folder)
             finally:
-                left = _leave_nothing(setting, search.runs, halt, resources.is_slurm)
-        if halt.refused is not None:
-            raise UserError(f"{halt.refused}; nothing is lost: mend it, and --resume")
-        return StudyEnd(search.runs, study_folder.folder, folder, halt.signal, halt.spent, tuple(left))
+                errors = _clean_up(context, search.runs, stop, resources.is_slurm)
+        if stop.refused is not None:
+            raise UserError(f"{stop.refused}; nothing is lost: fix it and --resume")
+        return StudyEnd(search.runs, study_folder.folder, folder, stop.signal, stop.spent, tuple(errors))
 
 
 def _resources(study: Study, cluster: AnyCluster, options: DriverOptions) -> TrialResources:
@@ -147,103 +143,101 @@ def _trial_context(
     study: Study, cluster: AnyCluster, output_dir: Path, resources: TrialResources, study_folder: StudyFolder
 ) -> TrialContext:
     omp = os.environ.get("OMP_NUM_THREADS")
-    place = RunContext(
+    run_context = RunContext(
         study.name, output_dir.absolute(), cluster, resources.threads, omp, secrets.token_hex(8)
     )
-    return TrialContext(study, place, study_folder.is_begun)
+    return TrialContext(study, run_context, study_folder.is_begun)
 
 
 @contextmanager
-def _with_fork_server(setting: TrialContext) -> Iterator[TrialContext]:
+def _with_fork_server(context: TrialContext) -> Iterator[TrialContext]:
     """Start the server that forks the processes of local trials. `end_processes` finds it by its variable."""
-    place = setting.place
-    if not isinstance(place.cluster, LocalCluster):
-        yield setting
+    run_context = context.run_context
+    if not isinstance(run_context.cluster, LocalCluster):
+        yield context
         return
-    variables = {**place.cluster.environment, DRIVER_VARIABLE: place.driver}
-    environment = environment_of(setting.study.samples, place.threads, variables)
+    variables = {**run_context.cluster.environment, DRIVER_VARIABLE: run_context.driver}
+    environment = environment_of(context.study.samples, run_context.threads, variables)
     with own_server(environment) as path:
-        yield replace(setting, place=replace(place, fork_server=path))
+        yield replace(context, run_context=replace(run_context, fork_server=path))
 
 
 def _fit(
-    setting: TrialContext,
+    context: TrialContext,
     resources: TrialResources,
-    search: EveryRun | Proposals,
+    search: StudySearcher,
     study_folder: StudyFolder,
-    halt: StopConditions,
+    stop: StopConditions,
     progress: ProgressCallback,
     folder: Path,
 ) -> None:
-    """Start Ray, and let Tune run the trials; the study is begun once that is possible."""
+    """Starts Ray and lets Tune run the trials. The study counts as begun once Ray has started."""
 
     def on_death() -> None:
-        """Nothing comes of Ray's calls any more, and the thread that called may wait in one."""
-        left = _leave_nothing(setting, search.runs, halt, resources.is_slurm)
-        why = "Ray has ended" if halt.signal is None else f"stopped by {halt.signal.name}"
-        for sentence in (*left, f"{why}: --resume goes on"):
+        """Cleans up in another thread: the main one may wait in a call of Ray's that never returns."""
+        errors = _clean_up(context, search.runs, stop, resources.is_slurm)
+        why = "Ray has ended" if stop.signal is None else f"stopped by {stop.signal.name}"
+        for sentence in (*errors, f"{why}: --resume continues the study"):
             print(sentence, flush=True)
-        os._exit(exit_codes.FAILURE if halt.signal is None else halt.exit_code)
+        os._exit(exit_codes.FAILURE if stop.signal is None else stop.exit_code)
 
     try:
         at_a_time, num_gpus = resources.at_a_time, resources.num_gpus
-        with ray_running(resources.address, at_a_time, num_gpus, halt.hearing_signals, on_death):
-            ranks = setting.place.cluster.ranks
-            trial = tune.with_parameters(Trial, setting=setting)
+        with ray_running(resources.address, at_a_time, num_gpus, stop.handling_signals, on_death):
+            ranks = context.run_context.cluster.ranks
+            trial = tune.with_parameters(Trial, context=context)
             trial = tune.with_resources(
                 trial, trial_slots(resources.address is not None, ranks, resources.uses_gpus)
             )
             study_folder.write()
             tune.Tuner(
                 trial,
-                tune_config=_tune_config(setting, search, study_folder, at_a_time),
-                run_config=_run_config(folder, halt, progress),
+                tune_config=_tune_config(context, search, study_folder, at_a_time),
+                run_config=_run_config(folder, stop, progress),
             ).fit()
-        halt.look()
-        as_begun = replace(setting, is_resumed=True)
-        if halt.reason is None and all(is_result(run, as_begun) for run in search.runs):
-            note_whole(folder)
-    except OSError as error:  # a full disk, where the study_folder or Tune's folder lies
+        stop.look()
+        as_begun = replace(context, is_resumed=True)
+        if stop.reason is None and all(is_result(run, as_begun) for run in search.runs):
+            mark_complete(folder)
+    except OSError as error:  # such as a full disk under the study's folder or Tune's folder
         raise UserError(
             f"{error.filename or folder}: cannot be written: {error.strerror or error}"
         ) from error
     except SystemExit:
-        halt.signal = halt.signal or signal.SIGTERM  # before Ray's handler could be put away
+        stop.signal = stop.signal or signal.SIGTERM  # before our handler had replaced Ray's
     except BaseException:
-        if not halt.in_haste:  # else it is Hurried, or what Ray's compiled parts made of it
+        if not stop.is_forced:  # else it is ForcedStop, or what Ray's compiled parts made of it
             raise
 
 
-def _leave_nothing(
-    setting: TrialContext, runs: Sequence[Run], halt: StopConditions, is_slurm: bool
-) -> list[str]:
-    """No signal ends this: what is left now, nobody else would end. Returns what could not be."""
-    halt.is_over = True
-    place, left = setting.place, []
+def _clean_up(context: TrialContext, runs: Sequence[Run], stop: StopConditions, is_slurm: bool) -> list[str]:
+    """Ends all jobs and processes of the study. Ignores signals. Returns what could not be ended."""
+    stop.is_over = True
+    run_context, errors = context.run_context, []
     if is_slurm:
+        reason = stop.reason or "the end of the driver"
         try:
-            end_jobs(place.study, place.output_dir, halt.reason or "the end of the driver", halt.in_haste)
+            end_jobs(context.study.name, context.output_dir, reason, stop.is_forced)
         except (UserError, OSError) as error:
-            left.append(
-                f"jobs may be left ({error}): `shiftbench status` tells, `shiftbench cancel` ends them"
+            errors.append(
+                f"jobs may be left ({error}): `shiftbench status` lists them, `shiftbench cancel` ends them"
             )
-    if place.fork_server is not None:
-        end_server(place.fork_server)
-    end_processes(place.driver, halt.in_haste)
-    settle_requests(runs, place.output_dir)
+    if run_context.fork_server is not None:
+        end_server(run_context.fork_server)
+    end_processes(run_context.driver, stop.is_forced)
+    settle_requests(runs, context.output_dir)
     with suppress(OSError):
-        halt.file.unlink(missing_ok=True)
-    return left
+        stop.file.unlink(missing_ok=True)
+    return errors
 
 
 def _tune_config(
-    setting: TrialContext, search: EveryRun | Proposals, study_folder: StudyFolder, at_a_time: int
+    context: TrialContext, search: StudySearcher, study_folder: StudyFolder, at_a_time: int
 ) -> tune.TuneConfig:
-    study, output_dir = setting.study, setting.place.output_dir
-    objective, rule = study.spec.objectives[0], study.spec.scheduler
-    scheduler = None
-    if not isinstance(rule, NoStopping):
-        scheduler = StoppingScheduler(rule, objective, study.max_epochs, output_dir, study_folder)
+    study = context.study
+    objective, rule, scheduler = study.spec.objectives[0], study.spec.scheduler, None
+    if isinstance(rule, StoppingSpec):
+        scheduler = StoppingScheduler(rule, objective, study.max_epochs, context.output_dir, study_folder)
         scheduler.remember(search.runs)
     return tune.TuneConfig(
         metric=objective.metric,
@@ -262,13 +256,13 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config["folder"])
 
 
-def _run_config(folder: Path, halt: StopConditions, progress: ProgressCallback) -> tune.RunConfig:
+def _run_config(folder: Path, stop: StopConditions, progress: ProgressCallback) -> tune.RunConfig:
     return tune.RunConfig(
         name=folder.name,
         storage_path=str(folder.parent),
-        stop=halt,
+        stop=stop,
         callbacks=[progress],
         verbose=0,
-        failure_config=tune.FailureConfig(max_failures=MAX_FOLLOWERS_LOST),
+        failure_config=tune.FailureConfig(max_failures=MAX_WORKERS_LOST),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs write their own
     )

@@ -1,8 +1,9 @@
-"""Ray, as a study needs it: started or joined, quiet, and gone when the study ends."""
+"""Starts or joins Ray for a study, and ends it with the study."""
 
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -11,33 +12,48 @@ from typing import Any
 
 from suite.errors import UserError
 
-# Of the shared memory that Ray keeps for objects, trials use next to nothing; this is the least it takes.
+# Ray's shared memory for objects. Trials use next to none of it; this is the least that Ray accepts.
 OBJECT_STORE_BYTES = 80 * 2**20
 CONNECT_S = 5.0
 PORTS_OF_RAY, PORTS_OF_A_WORKER = 8, 2
 VARIABLES = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would stand between our lines
+    "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's between our lines
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of an experiment are relative to where it was started
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A run whose driver is gone is to write a checkpoint; it hears of that by itself.
+    # A run whose driver is gone writes a checkpoint first; the kernel signals it.
     "RAY_kill_child_processes_on_worker_exit": "0",
-    "RAY_worker_niceness": "0",  # else runs would be, too, and make way for anything
+    "RAY_worker_niceness": "0",  # else runs would have a low priority too
     "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver ends runs and jobs in its own order
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that never measured anything is a result, too
-    "TUNE_GLOBAL_CHECKPOINT_S": "30",  # nothing is restored from it: it is for those who read Tune's folder
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without any measurement is a result too
+    "TUNE_GLOBAL_CHECKPOINT_S": "30",  # for readers of Tune's folder: nothing is restored from it
     "TUNE_WARN_THRESHOLD_S": "5",
 }
 
 
 def import_ray() -> None:
-    """Set what Ray reads when it is imported, and import it. Raises UserError where it is not installed."""
+    """Sets what Ray reads when it is imported, and imports it. Raises UserError where it is not installed."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     try:
-        import ray.tune  # noqa: F401
+        with _without_torch():
+            import ray.tune  # noqa: F401
+            import tensorboardX  # noqa: F401 - Tune's logger would import it, and it torch
     except ImportError:
         raise UserError("Ray Tune is not installed: pip install 'shiftbench[tune]'") from None
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Inside, importing torch fails. TensorBoard's writer imports it for types that we never log."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 @contextmanager
@@ -45,14 +61,14 @@ def ray_running(
     address: str | None,
     at_a_time: int,
     num_gpus: int,
-    hearing: Callable[[], AbstractContextManager[None]],
+    handling_signals: Callable[[], AbstractContextManager[None]],
     on_death: Callable[[], None],
 ) -> Iterator[None]:
-    """A Ray of our own with one slot a trial, whatever else runs on this machine; or the one at `address`.
+    """Starts a Ray with one slot for each trial, or joins the one at `address`. Ends it afterwards.
 
-    `hearing`: puts the caller's handlers of signals back, in whose place Ray puts its own. `on_death`: called
-    in a thread of its own when Ray's processes are gone: what waits for them then waits for a minute, and
-    ends this process. Raises UserError when Ray cannot be started or joined.
+    `handling_signals` restores the caller's signal handlers, which Ray replaces. `on_death` is called in
+    another thread when Ray's processes have died: Ray's own calls would wait for them for a minute, and then
+    end this process. Raises UserError when Ray cannot be started or joined.
     """
     import ray
 
@@ -73,10 +89,10 @@ def ray_running(
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
-    except SystemExit:  # what Ray makes of SIGTERM while it starts
+    except SystemExit:  # Ray raises it on SIGTERM while it starts
         ray.shutdown()
         raise
-    except Exception as error:  # Ray raises what its parts raise: there is no common class
+    except Exception as error:  # Ray has no common class of errors
         with suppress(Exception):
             ray.shutdown()
         what = "started" if address is None else f"joined at {address}"
@@ -84,7 +100,7 @@ def ray_running(
     is_over = threading.Event()
     watch = threading.Thread(target=_watch, args=(_parts(), is_over, on_death), daemon=True)
     watch.start()
-    with hearing():
+    with handling_signals():
         try:
             yield
         finally:
@@ -94,7 +110,7 @@ def ray_running(
 
 
 def _parts() -> list[int]:
-    """The processes of our own Ray without which nothing goes on; none of one that was joined."""
+    """The processes without which a Ray that we started cannot work; none of a Ray that we joined."""
     return [pid for pid in map(int, _children()) if _state(pid)[0] in ("gcs_server", "raylet")]
 
 
@@ -105,7 +121,7 @@ def _children() -> list[str]:
 
 
 def _state(pid: int) -> tuple[str, str]:
-    """A process's name, and the letter of its state; empty when it is gone."""
+    """A process's name and the letter of its state; both empty when it is gone."""
     try:
         head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
@@ -114,7 +130,7 @@ def _state(pid: int) -> tuple[str, str]:
 
 
 def _watch(pids: Sequence[int], is_over: threading.Event, on_death: Callable[[], None]) -> None:
-    """A signal to the whole group, as at the end of a Slurm job, ends Ray's processes too."""
+    """Calls `on_death` once a process is gone: a signal to the group, as Slurm sends it, ends Ray too."""
     while not is_over.wait(1.0):
         if any(_state(pid)[1] in ("", "Z", "X") for pid in pids):
             on_death()
@@ -122,7 +138,7 @@ def _watch(pids: Sequence[int], is_over: threading.Event, on_death: Callable[[],
 
 
 def _check_ports(wanted: int) -> None:
-    """Ray itself would wait for minutes, and then blame something else."""
+    """Raises UserError without free ports. Ray itself would wait for minutes and blame something else."""
     with ExitStack() as stack:
         for number in range(wanted):
             one = stack.enter_context(socket.socket())
@@ -136,7 +152,7 @@ def _check_ports(wanted: int) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for many minutes."""
+    """Raises UserError at once. Ray itself would try for many minutes."""
     host, separator, port = address.rpartition(":")
     if address == "auto":
         return
@@ -149,8 +165,8 @@ def _check_reachable(address: str) -> None:
 
 
 def trial_slots(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
-    """What a trial takes of Ray: a slot of ours, or a core for each rank of a cluster that was joined; and a
-    GPU for each rank where there are any. Raises UserError when no node has that.
+    """Returns what a trial takes of Ray: one slot of a Ray that we started, else a core for each rank; and a
+    GPU for each rank where there are GPUs. Raises UserError when no node has that.
     """
     import ray
 
@@ -172,7 +188,7 @@ def _first_line(error: Exception) -> str:
 
 
 class DriverOnly:
-    """Mixin of what serves one driver: in the copy of its set-up that Tune keeps to restore, it is empty."""
+    """Mixin of objects that serve one driver: Tune pickles its set-up to restore it, and these as empty."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

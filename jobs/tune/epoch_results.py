@@ -1,4 +1,4 @@
-"""What a run has measured so far, epoch by epoch, as the objectives see it."""
+"""What a run has measured so far for the study's objectives, epoch by epoch."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ KEYS = ("metric", "value", "epoch")
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The objectives' values at the end of an epoch; one that was not measured there is missing."""
+    """The objectives' values at the end of an epoch, without those that were not measured."""
 
     epoch: int
     values: dict[str, float]
 
 
 def read_results(folder: Path, metrics: Iterable[str]) -> list[EpochResult]:
-    """The results so far, in the order of the epochs. The newest may lack what is measured last."""
+    """Returns the results so far, in the order of the epochs. The newest one may be incomplete."""
     wanted = set(metrics)
     by_epoch: dict[int, dict[str, float]] = {}
     for line in read_lines(RunPaths(folder).measurements, KEYS)[0]:
@@ -39,15 +39,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def whole_epochs(run: Run, results: Sequence[EpochResult], metrics: Sequence[str]) -> list[EpochResult]:
-    """Those to which nothing is added any more, while the run goes on; the first metric must be there.
+def complete_epochs(run: Run, results: Sequence[EpochResult], metrics: Sequence[str]) -> list[EpochResult]:
+    """Returns the results to which nothing is added while the run trains; they have the first metric.
 
-    The last epoch's are whole when the run has ended.
+    The run's last epoch is left out: it is complete when the run has ended.
     """
-    whole: list[EpochResult] = []
+    complete: list[EpochResult] = []
     newest = max((result.epoch for result in results), default=0)
     for result in results:
-        is_complete = all(m in result.values or not is_due(run, m, result.epoch) for m in metrics)
-        if metrics[0] in result.values and (is_complete or result.epoch < newest):
-            whole.append(result)
-    return [result for result in whole if result.epoch < run.recipe.epochs]
+        is_measured = all(m in result.values or not is_due(run, m, result.epoch) for m in metrics)
+        if metrics[0] in result.values and (is_measured or result.epoch < newest):
+            complete.append(result)
+    return [result for result in complete if result.epoch < run.recipe.epochs]

@@ -1,4 +1,4 @@
-"""What a study's driver shows, and knows, of the trials under way."""
+"""Shows the progress of a study's trials."""
 
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ from jobs.tune.trial import run_of
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, read_status, read_stop_request
-from suite.studies.space import Point
+from suite.studies.axes import Point
 from suite.studies.study import Study
 
 
 class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
-    """Shows trials from their start to their end. Those of `known` runs are only read, and not shown."""
+    """Shows trials from their start to their end, but for those of `known` runs, which are only read."""
 
     def __init__(self, study: Study, output_dir: Path, known: set[str], view: ProgressView) -> None:
         self.study, self.output_dir, self.known, self.view = study, output_dir, known, view
         self._under_way: set[Path] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process, or job, is about to begin."""
+        """Shows a trial whose process or job is about to start."""
         run_id, folder = trial.config["run_id"], self.output_dir / trial.config["folder"]
         if run_id in self.known:
             return
@@ -35,20 +35,20 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """An epoch is over."""
+        """Shows the end of an epoch."""
         folder = self.output_dir / trial.config["folder"]
         if folder in self._under_way:
             self.view.update(folder, RunPaths(folder))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """It has ended, or was told to."""
+        """Shows how a trial ended, or that it was asked to stop."""
         folder = self.output_dir / trial.config["folder"]
         if folder not in self._under_way:
             return
         self._under_way.discard(folder)
         request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
         is_ending = request is not None and status.state in UNFINISHED
-        if status.is_missing:  # all was halted before it began
+        if status.is_missing:  # the study was stopped before this run began
             return
         if request is not None and is_ending:
             self.view.ended(folder, request.state, request.reason)
@@ -56,18 +56,20 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
             self.view.ended(folder, status.state, status.reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """The process that followed it was killed. Its run is taken up by another one, or left resumable."""
+        """Shows a trial whose worker was killed. Another worker continues its run, or it stays resumable."""
         self.on_trial_complete(iteration, trials, trial)
 
 
-# A run's own label tells these.
-TOLD = ("model.arch", "model.norm", "batch.norm_batch_size")
+# Fields that a run's own label shows.
+LABELLED = ("model.arch", "model.norm", "batch.norm_batch_size")
 
 
 def label_of(run: Run, point: Point) -> str:
-    """`small_resnet11 BN nb2 seed 0 lr=0.1`: with the axes of the study that a run's label leaves out."""
+    """`small_resnet11 BN nb2 seed 0 lr=0.1`: a run's label with the study's other axes."""
     axes = {
-        key: value for key, value in point.items() if not f"{key}.".startswith(tuple(f"{t}." for t in TOLD))
+        key: value
+        for key, value in point.items()
+        if not f"{key}.".startswith(tuple(f"{name}." for name in LABELLED))
     }
     return " ".join(
         [run.label, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in axes.items())]

@@ -1,6 +1,6 @@
-"""Where a trial's run is trained: as a process beside this one, or as a Slurm job of its own.
+"""Trains a trial's run: as a process of this machine, or as a Slurm job of its own.
 
-Either way it is an ordinary run. One that somebody else trains is followed, and never ended from here.
+Either way it is an ordinary run. A run that another process trains is followed, and never ended from here.
 """
 
 import logging
@@ -26,14 +26,14 @@ from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import SETTLED, RecordWriter, State, read_status, read_stop_request
 
-POLL_S = 0.1
-# A process that lost its driver writes a checkpoint before it ends.
+POLL_S = 0.05
+# For a process that lost its driver, and writes a checkpoint before it ends.
 PATIENCE_S = 60.0
 LOOK_EVERY_S = 10.0
 SILENCE_S = 60.0
-# A run that is asked to stop looks at its folder every few seconds; Slurm's cancelling is for what does not.
-OBEDIENCE_S = 20.0
-# In the environment of every process that a driver's trials start, so that it finds them again.
+# A run reads stop requests every few seconds. What has not stopped after this time is cancelled by Slurm.
+STOP_REQUEST_S = 20.0
+# In the environment of every process that a driver's trials start: the driver finds them by it.
 DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
 JOB = re.compile(r"\d+(_\d+)?")
 
@@ -42,10 +42,10 @@ log = logging.getLogger("shiftbench")
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every trial of a study has in common: where its records go, and where it is trained.
+    """What all trials of a study share: where records go, and where runs are trained.
 
-    `threads`: CPU threads of a rank, unless the driver was given `omp_num_threads`. `driver`: its token.
-    `fork_server`: the socket of the driver's; None for plain processes.
+    `threads`: CPU threads of a rank, unless `omp_num_threads` was set for the driver. `driver`: its token.
+    `fork_server`: the socket of the driver's fork server; None: runs start as plain processes.
     """
 
     study: str
@@ -57,67 +57,70 @@ class RunContext:
     fork_server: Path | None = None
 
     def restore_environment(self) -> None:
-        """Ray sets this for its workers, and processes and jobs that they start would keep it."""
+        """Undoes OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""
         os.environ.pop("OMP_NUM_THREADS", None)
         if self.omp_num_threads is not None:
             os.environ["OMP_NUM_THREADS"] = self.omp_num_threads
 
 
 class Runner(Protocol):
-    """A run under way. `poll_s`: how long to wait between two looks."""
+    """Trains one run. `poll_s`: seconds to wait between two calls of `is_over`."""
 
     poll_s: float
 
     def begin(self) -> None:
-        """Start it, or find it started. Raises UserError; SlurmError where it was Slurm that refused."""
+        """Starts the run, or finds it started. Raises UserError, or SlurmError where Slurm refused."""
 
     def is_over(self) -> bool:
-        """Whether it has ended, and its record says how."""
+        """Whether the run has ended, and its record says how."""
 
     def is_ours(self) -> bool:
-        """Whether this study has started it, and may end it."""
+        """Whether this study has started the run, and may end it."""
 
     def end(self) -> None:
-        """Have it write a checkpoint and end, if it is ours; returns when it has."""
+        """Ends a run of ours after a checkpoint, and returns when it has ended."""
 
     def running_s(self) -> float:
-        """How long it runs now, waiting in a queue left out."""
+        """Seconds since the run started, without its time in a queue."""
 
 
-def runner_for(run: Run, place: RunContext) -> Runner:
-    """Return the runner that a place trains its runs."""
-    kind = SlurmRunner if isinstance(place.cluster, SlurmCluster) else LocalRunner
-    return kind(run, place)
+def runner_for(run: Run, context: RunContext) -> Runner:
+    """Returns the runner of a run on the context's cluster."""
+    kind = SlurmRunner if isinstance(context.cluster, SlurmCluster) else LocalRunner
+    return kind(run, context)
 
 
-def wait_for_others(folder: Path, halt: Path) -> None:
-    """A former driver's process may be writing its checkpoint still. `halt`: what ends all trials."""
+def wait_for_others(folder: Path, stop_file: Path) -> None:
+    """Waits while another process holds a run folder: a former driver's run may still write a checkpoint.
+
+    Returns after PATIENCE_S, or once `stop_file`, which ends all trials, exists.
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while is_locked(RunPaths(folder).lock) and time.monotonic() < deadline and not halt.exists():
+    while is_locked(RunPaths(folder).lock) and time.monotonic() < deadline and not stop_file.exists():
         time.sleep(POLL_S)
 
 
 class LocalRunner:
-    """A process of this machine, that ends with the one it was started by."""
+    """Trains a run as a process of this machine, which ends with the one that started it."""
 
     poll_s = POLL_S
 
-    def __init__(self, run: Run, place: RunContext) -> None:
-        self.run, self.place = run, place
-        self.folder = place.output_dir / run.folder_name
+    def __init__(self, run: Run, context: RunContext) -> None:
+        self.run, self.context = run, context
+        self.folder = context.output_dir / run.folder_name
         self._child: Child | None = None
         self._has_begun = False
         self._begun_at = time.monotonic()
 
     def begin(self) -> None:
-        if is_locked(RunPaths(self.folder).lock):  # by somebody who does not leave: `shiftbench run`, say
+        if is_locked(RunPaths(self.folder).lock):  # by a process that continues, such as `shiftbench run`
             return
-        assert isinstance(self.place.cluster, LocalCluster)
-        variables = {**self.place.cluster.environment, DRIVER_VARIABLE: self.place.driver}
-        ranks = self.place.cluster.ranks
+        assert isinstance(self.context.cluster, LocalCluster)
+        variables = {**self.context.cluster.environment, DRIVER_VARIABLE: self.context.driver}
+        ranks = self.context.cluster.ranks
         try:
-            start_process = starter_of(self.place.fork_server)
-            self._child = start(self.run, self.folder, ranks, self.place.threads, variables, start_process)
+            start_process = starter_of(self.context.fork_server)
+            self._child = start(self.run, self.folder, ranks, self.context.threads, variables, start_process)
             self._has_begun, self._begun_at = True, time.monotonic()
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
@@ -144,18 +147,18 @@ class LocalRunner:
 
 
 class SlurmRunner:
-    """A Slurm job, as `shiftbench submit` makes it."""
+    """Trains a run as a Slurm job, as `shiftbench submit` makes it."""
 
-    poll_s = 1.0  # its record lies on a file system that many share
+    poll_s = 1.0  # its record is on a shared file system
 
-    def __init__(self, run: Run, place: RunContext) -> None:
-        self.run, self.place = run, place
-        self.folder = place.output_dir / run.folder_name
+    def __init__(self, run: Run, context: RunContext) -> None:
+        self.run, self.context = run, context
+        self.folder = context.output_dir / run.folder_name
         self._looked_at = self._running_since = -float("inf")
         self._state: State = "queued"
 
     def begin(self) -> None:
-        submit([self.run], self.place.cluster, self.place.output_dir, self.place.study, is_driven=True)
+        submit([self.run], self.context.cluster, self.context.output_dir, self.context.study, is_driven=True)
 
     def is_over(self) -> bool:
         status = read_status(RunPaths(self.folder))
@@ -165,28 +168,28 @@ class SlurmRunner:
         if status.state == "running" and silent_s < SILENCE_S:
             self._note("running", float(status.content.get("started_at", time.time())))
             return False
-        # Queued, preempted, failed, or silent: the scheduler knows.
+        # Queued, preempted, failed, or silent: ask the scheduler.
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return False
         try:
             state = self._look()
-            # It may come back: a node has failed, or it was warned, and Slurm has not put it back yet.
+            # After a node failure or a warning Slurm may requeue the job: it is over once it left the queue.
             is_over = state not in ("queued", "running") and self._job() is None
         except SlurmError:
-            return False  # asked again: while Slurm is down nothing ends
+            return False  # asked again later: while Slurm is down no run counts as ended
         self._note(state, time.time())
         return is_over
 
     def _look(self) -> State:
         self._looked_at = time.monotonic()
-        seen = overview(self.place.output_dir, only=[self.folder])
+        seen = overview(self.context.output_dir, only=[self.folder])
         if seen.notes:
             raise SlurmError("; ".join(seen.notes))
         return seen.runs[0].state
 
     def _job(self) -> str | None:
-        """The job that is queued or running for this run, if there is one."""
-        return active_jobs(Ledger(self.place.output_dir)).get(self.folder.name)
+        """The job that is queued or running for this run, or None."""
+        return active_jobs(Ledger(self.context.output_dir)).get(self.folder.name)
 
     def _note(self, state: State, since: float) -> None:
         if state == "running" and self._state != "running":
@@ -194,11 +197,11 @@ class SlurmRunner:
         self._state = state
 
     def is_ours(self) -> bool:
-        ledger = Ledger(self.place.output_dir)
+        ledger = Ledger(self.context.output_dir)
         mine = [one for one in ledger.read() if self.folder.name in one.folders][-1:]
-        if not mine or mine[0].driver != self.place.study or not ledger.is_ours(mine[0]):
+        if not mine or mine[0].driver != self.context.study or not ledger.is_ours(mine[0]):
             return False
-        status = read_status(RunPaths(self.folder))  # somebody may have gone on with it elsewhere
+        status = read_status(RunPaths(self.folder))  # it may have been resumed elsewhere
         return status.state != "running" or status.content.get("job") == job_ids(mine[0]).get(
             self.folder.name
         )
@@ -208,11 +211,11 @@ class SlurmRunner:
             return
         try:
             self._end()
-        except SlurmError as error:  # the driver ends what is left, or the next one finds it
+        except SlurmError as error:  # the driver ends it, or the next driver finds it
             log.warning("%s: its job could not be ended: %s", self.run.label, error)
 
     def _end(self) -> None:
-        deadline = time.monotonic() + (OBEDIENCE_S if read_stop_request(RunPaths(self.folder)) else 0.0)
+        deadline = time.monotonic() + (STOP_REQUEST_S if read_stop_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -230,9 +233,9 @@ class SlurmRunner:
 
 
 def settle_request(run: Run, folder: Path) -> None:
-    """Have the record of a run that has ended say what was asked of it, where it could not say so itself.
+    """Writes the stop request that ended a run into its record, if the run could not do so itself.
 
-    A failure of its own stays one. Raises UserError when the record cannot be written.
+    A run that failed by itself stays failed. Raises UserError when the record cannot be written.
     """
     request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
     if request is None or not has_been_ended(status.state, status.died_silently, status.reason):

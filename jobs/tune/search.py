@@ -1,8 +1,9 @@
-"""Which run comes next: every point in turn, or points that Optuna proposes from the results so far."""
+"""The searches of a study: which run comes next, of points that are known or that Optuna proposes."""
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
@@ -15,48 +16,59 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import read_status
-from suite.studies.space import Choice, Grid, LogUniform, Point, Scaled, Uniform
+from suite.studies.axes import Point
 from suite.studies.study import Study, StudyPoint
 
 if TYPE_CHECKING:
     from optuna import Trial as Proposal
 
 Key = tuple[str, ...]
-# A space of few values is soon proposed whole.
-MAX_REPEATS = 50
+MAX_REPEATS = 50  # proposals of points that are known already: a small space is soon proposed whole
 
 
 def trial_config(point: StudyPoint, run: Run) -> dict[str, Any]:
-    """What Tune knows of a trial: the point, the seed, and where its record lies."""
+    """What Tune knows of a trial: its point and seed, its run_id, and its folder's name."""
     return {"point": point.values, "seed": run.seed, "run_id": run.run_id, "folder": run.folder_name}
 
 
-class _InTurn(DriverOnly, Searcher):  # type: ignore[misc]
-    """Hands out trials one by one."""
+class StudySearcher(DriverOnly, Searcher):  # type: ignore[misc]
+    """Gives Tune the trials one by one."""
 
-    def __init__(self, metric: str, mode: str) -> None:
-        super().__init__(metric=metric, mode=mode)
+    left_out = 0
+    """How many points of former drivers are not in the study any more."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(metric=study.metrics[0], mode=str(study.spec.objectives[0].mode))
+        self.study = study
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further point is proposed."""
+        return True
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all points so far."""
+        return self.study.runs
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **_: Any) -> bool:
         return True
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing to learn here."""
+        """Does nothing."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a driver that comes after begins from the records."""
+        """Does nothing: a later driver begins from the records."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, too."""
+        """Does nothing either."""
 
 
-class EveryRun(_InTurn):
+class EveryRun(StudySearcher):
     """The study's runs, point by point."""
 
     def __init__(self, study: Study) -> None:
-        super().__init__(study.metrics[0], str(study.spec.objectives[0].mode))
-        self.runs = study.runs
-        self.is_over, self.left_out = True, 0
+        super().__init__(study)
         self._configs: Iterator[dict[str, Any]] = iter(_configs(study))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -71,44 +83,51 @@ def _configs(study: Study) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-class Proposals(_InTurn):
-    """Optuna's points, each with every seed; told the mean over the seeds that came to a value."""
+@dataclass(frozen=True)
+class _OptunaProposer:
+    """An axis's `Proposer`, which asks an Optuna trial."""
 
-    def __init__(self, setting: TrialContext, study_folder: StudyFolder) -> None:
-        study = setting.study
-        super().__init__(study.metrics[0], str(study.spec.objectives[0].mode))
+    trial: "Proposal"
+
+    def number(self, key: str, low: float, high: float, *, is_log: bool) -> float:
+        return float(self.trial.suggest_float(key, low, high, log=is_log))
+
+    def index(self, key: str, count: int) -> int:
+        return int(self.trial.suggest_categorical(key, list(range(count))))
+
+
+class Proposals(StudySearcher):
+    """Optuna's points, each with every seed. Optuna learns the mean over the seeds."""
+
+    def __init__(self, context: TrialContext, study_folder: StudyFolder) -> None:
+        super().__init__(context.study)
         optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.setting, self.study, self.study_folder = setting, study, study_folder
-        several = len(study.metrics) > 1
-        seed = study.spec.sampling_seed
-        sampler = (
-            optuna.samplers.NSGAIISampler(seed=seed) if several else optuna.samplers.TPESampler(seed=seed)
-        )
-        ways = ["maximize" if o.mode == "max" else "minimize" for o in study.spec.objectives]
-        self._optuna = optuna.create_study(directions=ways, sampler=sampler)
+        self.context, self.study_folder = context, study_folder
+        spec = self.study.spec
+        sampler = optuna.samplers.NSGAIISampler if len(spec.objectives) > 1 else optuna.samplers.TPESampler
+        directions = ["maximize" if one.mode == "max" else "minimize" for one in spec.objectives]
+        self._optuna = optuna.create_study(directions=directions, sampler=sampler(seed=spec.sampling_seed))
         self._waiting: deque[tuple[StudyPoint, Run]] = deque()
         self._proposed: dict[Key, Proposal] = {}
         self._points: dict[Key, StudyPoint] = {}
         self._open: dict[Key, set[str]] = {}
         self._given: dict[str, str] = {}
-        self.left_out = 0
-        for params, values in study_folder.noted_points():
+        for params, values in study_folder.proposed_points():
             if self._is_possible(params, values):
                 self._optuna.enqueue_trial(params)
-                self._take(self._optuna.ask())
+                self._add(self._optuna.ask())
             else:
                 self.left_out += 1
 
     @property
     def is_over(self) -> bool:
-        """Whether no further point is proposed."""
-        search = self.study.spec.search
-        assert search.kind == "optuna"
-        return self.study_folder.is_search_over or len(self._points) >= search.num_points
+        num_proposed = self.study.spec.search.num_proposed
+        assert num_proposed is not None
+        return self.study_folder.is_search_over or len(self._points) >= num_proposed
 
     def _is_possible(self, params: dict[str, Any], values: Point) -> bool:
-        """Whether a point of an earlier driver is one of the study as it is now."""
+        """Whether a point of a former driver is one of the study as it is now."""
         try:
             point = self._values(import_optuna().trial.FixedTrial(params))
             return point == values and bool(self.study.at(point).runs)
@@ -116,9 +135,8 @@ class Proposals(_InTurn):
             return False
 
     @property
-    def runs(self) -> list[Run]:
-        """Of every point that was proposed so far."""
-        return [run for point in self._points.values() for run in point.runs]
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for point in self._points.values() for run in point.runs)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._waiting and (self.is_over or not self._propose()):
@@ -128,87 +146,90 @@ class Proposals(_InTurn):
         return trial_config(point, run)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Gives Optuna a point's value after the last of its runs."""
         run_id = self._given.pop(trial_id, None)
-        for key, left in self._open.items():
-            if run_id in left:
-                left.discard(run_id)
-                if not left:
+        for key, missing in self._open.items():
+            if run_id in missing:
+                missing.discard(run_id)
+                if not missing:
                     self._tell(key)
 
     def _propose(self) -> bool:
-        """Ask for a point that is new; false when none is found."""
+        """Asks Optuna for a point that is new. Returns whether one was found."""
         optuna = import_optuna()
         for _ in range(MAX_REPEATS):
             trial = self._optuna.ask()
             values = self._values(trial)
             try:
                 is_new = _key(self.study.at(values)) not in self._points
-            except UserError:  # between the corners of the space
+            except UserError:  # impossible, although the corners of the space are not
                 is_new = False
             if is_new:
-                self.study_folder.note_point(trial.params, values)
-                self._take(trial)
+                self.study_folder.add_point(trial.params, values)
+                self._add(trial)
                 return True
             self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-        self.study_folder.note_end_of_search()
+        self.study_folder.end_search()
         return False
 
-    def _take(self, trial: "Proposal") -> None:
+    def _add(self, trial: "Proposal") -> None:
         point = self.study.at(self._values(trial))
         key = _key(point)
         self._proposed[key], self._points[key] = trial, point
         self._open[key] = {run.run_id for run in point.runs}
         self._waiting.extend((point, run) for run in point.runs)
-        if all(is_result(run, self.setting) for run in point.runs):
+        if all(is_result(run, self.context) for run in point.runs):
             self._open[key] = set()
             self._tell(key)
 
     def _values(self, trial: "Proposal") -> Point:
-        """The point of a proposal; what is no number is proposed by its place in the list."""
         point: Point = {}
         for key, axis in self.study.spec.space.items():
-            if not axis.holds(point):
-                continue
-            if isinstance(axis, Uniform | LogUniform):
-                is_log = isinstance(axis, LogUniform)
-                point[key] = trial.suggest_float(key, axis.low, axis.high, log=is_log)
-            elif isinstance(axis, Scaled):
-                point[key] = axis.at(key, point, axis.rules[self._place(trial, key, len(axis.rules))])
-            else:
-                assert isinstance(axis, Grid | Choice)
-                point[key] = axis.values[self._place(trial, key, len(axis.values))]
+            if axis.holds(point):
+                point[key] = axis.propose(key, point, _OptunaProposer(trial))
         return point
-
-    @staticmethod
-    def _place(trial: "Proposal", key: str, count: int) -> int:
-        return int(trial.suggest_categorical(key, list(range(count))))
 
     def _tell(self, key: Key) -> None:
         optuna = import_optuna()
-        resources = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
-        if all(math.isfinite(mean) for mean in resources):
-            self._optuna.tell(self._proposed[key], resources)
+        means = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
+        if all(math.isfinite(mean) for mean in means):
+            self._optuna.tell(self._proposed[key], means)
         else:
             self._optuna.tell(self._proposed[key], state=optuna.trial.TrialState.FAIL)
 
     def _mean(self, runs: tuple[Run, ...], metric: str) -> float:
-        """Over all seeds, of the newest value; NaN if one of them has none, or did not end well."""
+        """The mean of the newest value over all seeds; NaN if a run has none or did not end well."""
         values = []
         for run in runs:
-            folder = self.setting.place.output_dir / run.folder_name
+            folder = self.context.output_dir / run.folder_name
             results = read_results(folder, [metric])
             is_well = read_status(RunPaths(folder)).state in ("completed", "stopped", "running", "preempted")
             values.append(results[-1].values[metric] if results and is_well else math.nan)
         return math.fsum(values) / len(values)
 
 
+SEARCHERS: dict[str, Callable[[TrialContext, StudyFolder], StudySearcher]] = {
+    "all": lambda context, study_folder: EveryRun(context.study),
+    "optuna": Proposals,
+}
+"""How each of `suite.studies.strategies.SEARCHES` is done, by its kind."""
+
+
+def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearcher:
+    """Returns the searcher of a study. Raises NotImplementedError for a search that has none."""
+    kind = context.study.spec.search.kind
+    if kind not in SEARCHERS:
+        raise NotImplementedError(f"search.kind {kind}: add its searcher to jobs.tune.search.SEARCHERS")
+    return SEARCHERS[kind](context, study_folder)
+
+
 def _key(point: StudyPoint) -> Key:
-    """Two points may be the same runs: GN has no norm batch."""
+    """The run_ids of a point: two points may be the same runs, since GN has no norm batch."""
     return tuple(run.run_id for run in point.runs)
 
 
 def import_optuna() -> Any:
-    """Raises UserError where it is not installed."""
+    """Raises UserError where Optuna is not installed."""
     try:
         import optuna
     except ImportError:

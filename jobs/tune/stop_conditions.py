@@ -1,4 +1,4 @@
-"""The end of a study before its last trial: by a signal, a spent budget, or a cluster that refuses."""
+"""When a study ends before its last trial: after a signal, a spent budget, or a refusal by the cluster."""
 
 import json
 import signal
@@ -25,19 +25,19 @@ from suite.studies.spec import BudgetSpec
 LOOK_EVERY_S = 2.0
 
 
-class Hurried(BaseException):
-    """A second Ctrl-C or SIGTERM: what still runs is ended at once. No Exception, which Ray might keep."""
+class ForcedStop(BaseException):
+    """A second Ctrl-C or SIGTERM ends everything at once. Not an Exception: Ray might catch that."""
 
 
 class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
-    """Asked at every turn of Tune's loop whether to go on. Trials then find `file`, and end their runs."""
+    """Tune asks it in every turn of its loop whether to stop. Trials then find `file`, and end their runs."""
 
-    def __init__(self, budget: BudgetSpec, spending: "Spending", file: Path) -> None:
-        self.budget, self.spending, self.file = budget, spending, file
+    def __init__(self, budget: BudgetSpec, costs: "StudyCosts", file: Path) -> None:
+        self.budget, self.costs, self.file = budget, costs, file
         self.signal: signal.Signals | None = None
         self.spent: str | None = None
         self.refused: str | None = None
-        self.is_over = self.in_haste = False
+        self.is_over = self.is_forced = False
         self._was_urged = False
         self._begun_at = time.monotonic()
         self._looked_at = -LOOK_EVERY_S
@@ -48,7 +48,7 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
 
     @property
     def reason(self) -> str | None:
-        """Why all is to end, if it is."""
+        """Why the study ends now; None if it does not."""
         if self.signal is not None:
             return f"the driver of the study: {self.signal.name}"
         why = self.spent or self.refused
@@ -56,17 +56,17 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
 
     @property
     def exit_code(self) -> int:
-        """Of a study that was stopped by a signal."""
+        """The exit code of a study that a signal stopped."""
         return exit_codes.of_study(has_all=False, stopped_by=self.signal, is_spent=True)
 
     def look(self) -> None:
-        """See what was spent, and whether a trial was refused."""
+        """Reads what was spent, and whether the cluster refused a trial."""
         self._looked_at = time.monotonic()
         self.spent = self.spent or self._what_is_spent()
         self.refused = self.refused or (read_json(self.file) or {}).get("refused")
 
     def stop_all(self) -> bool:
-        """Whether all trials are to end; they are told so once."""
+        """Whether all trials end now. Writes the file that ends them, once."""
         if time.monotonic() - self._looked_at > LOOK_EVERY_S:
             self.look()
         if self.reason is None:
@@ -80,21 +80,21 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
         if hours is not None and time.monotonic() - self._begun_at > hours * 3600:
             return f"the budget of {hours:g} hours is spent"
         hours = self.budget.rank_hours
-        if hours is not None and self.spending.rank_s() > hours * 3600:
+        if hours is not None and self.costs.rank_s() > hours * 3600:
             return f"the budget of {hours:g} rank-hours is spent"
         return None
 
     @contextmanager
-    def hearing_signals(self) -> Iterator[None]:
-        """Inside, a stop signal ends the study in good order; a second Ctrl-C or SIGTERM raises Hurried."""
+    def handling_signals(self) -> Iterator[None]:
+        """Inside, a stop signal ends the study with checkpoints; a second urgent one raises ForcedStop."""
 
         def handle(number: int, _: FrameType | None) -> None:
             if self.is_over:
                 return
             is_urgent = number in URGENT
             if self.signal is not None and is_urgent and self._was_urged:
-                self.in_haste = True
-                raise Hurried
+                self.is_forced = True
+                raise ForcedStop
             self._was_urged |= is_urgent
             self.signal = self.signal or signal.Signals(number)
 
@@ -102,15 +102,15 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
             yield
 
 
-class Spending:
-    """Rank-seconds that a study's own runs took so far; what another experiment trained cost that one."""
+class StudyCosts:
+    """Rank-seconds that a study's own runs took so far. What another experiment trained is not counted."""
 
     def __init__(self, study: str, output_dir: Path, runs: Callable[[], Sequence[Run]]) -> None:
         self.study, self.output_dir, self.runs = study, output_dir, runs
         self._settled: dict[str, float] = {}
 
     def rank_s(self) -> float:
-        """Of every attempt of every run, those under way included."""
+        """Over all attempts of all runs, those under way included."""
         return sum(self._of(run) for run in self.runs())
 
     def _of(self, run: Run) -> float:

@@ -1,10 +1,10 @@
-"""A study's own folder: what it was when it began, and the points that were proposed since.
+"""A study's own folder: the study as it began, and what happened since.
 
 <output_dir>/studies/<name>/
-  study.json      its spec and base as they were when it began; a resumed study must be the same
+  study.json      its spec and base when it began; a resumed study must be the same
   points.jsonl    what Optuna proposed, in order
   judged.jsonl    which epochs of which runs the scheduler has judged
-  halt.json       why all trials are to end, while they do
+  halt.json       why all trials end now
   lock            held by the driver
   answers.json, results.*   written when the driver ends
 
@@ -21,12 +21,12 @@ from typing import Any
 
 from suite.errors import UserError
 from suite.files import append_line, read_json, read_lines, write_atomically
-from suite.studies.space import Point
+from suite.studies.axes import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
 
 SCHEMA_VERSION = 1
-# These say where and how long, and decide no result.
+# Where and how long the study runs: these decide no result.
 FREE = {"trials", "budget", "experiment", "overrides"}
 
 
@@ -40,7 +40,7 @@ class StudyFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """One driver at a time. Raises UserError when there is one, or nothing can be written."""
+        """Holds the folder's lock. Raises UserError if another driver has it or nothing can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("a")
@@ -56,7 +56,10 @@ class StudyFolder:
             yield
 
     def compare(self, accept: bool) -> None:
-        """See whether the study was begun before, and as it is now. Raises UserError with what differs."""
+        """Compares the study with the one that was begun here. Raises UserError with what differs.
+
+        Sets `is_begun`, and with `accept` also `is_changed` instead of raising.
+        """
         path = self.folder / "study.json"
         former = read_json(path)
         self.is_begun = isinstance(former, dict)
@@ -68,12 +71,12 @@ class StudyFolder:
         self.is_changed = bool(changes)
         if changes and not accept:
             raise UserError(
-                f"the study has changed since it began: {'; '.join(changes)}; --accept goes on with it "
+                f"the study has changed since it began: {'; '.join(changes)}; --accept continues it "
                 "as it is now, or give it another name"
             )
 
     def write(self) -> None:
-        """Note the study as it is now; after this it is begun."""
+        """Writes the study as it is now. After this it is begun."""
         if self.is_begun and not self.is_changed:
             return
         path = self.folder / "study.json"
@@ -82,17 +85,17 @@ class StudyFolder:
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def note_point(self, params: dict[str, Any], values: Point) -> None:
-        """Append what was proposed, before anything of it is run."""
+    def add_point(self, params: dict[str, Any], values: Point) -> None:
+        """Appends a proposed point, before any of its runs starts."""
         append_line(self.folder / "points.jsonl", json.dumps({"params": params, "values": values}))
 
-    def note_end_of_search(self) -> None:
-        """No further point is to be had."""
+    def end_search(self) -> None:
+        """Notes that the search has found all points of the space."""
         line = {"params": None, "values": self._digest()}
         append_line(self.folder / "points.jsonl", json.dumps(line))
 
-    def noted_points(self) -> list[tuple[dict[str, Any], Point]]:
-        """Parameters and values of every point that was proposed, oldest first."""
+    def proposed_points(self) -> list[tuple[dict[str, Any], Point]]:
+        """Returns parameters and values of every proposed point, oldest first."""
         return [(line["params"], line["values"]) for line in self._points() if line["params"] is not None]
 
     @property
@@ -101,24 +104,24 @@ class StudyFolder:
         return self._digest() in ends
 
     def _digest(self) -> str:
-        """Of the study as it is now: another space may have more points."""
+        """A hash of the study as it is now: another space may have more points."""
         return sha256(json.dumps(_identity(self.study), sort_keys=True).encode()).hexdigest()[:12]
 
     def _points(self) -> list[dict[str, Any]]:
         return read_lines(self.folder / "points.jsonl", ("params", "values"))[0]
 
-    def note_judged(self, run_id: str, epoch: int) -> None:
-        """The scheduler has had its say on an epoch."""
+    def add_judged(self, run_id: str, epoch: int) -> None:
+        """Notes that the scheduler has judged an epoch of a run."""
         append_line(self.folder / "judged.jsonl", json.dumps({"run_id": run_id, "epoch": epoch}))
 
     def judged_epochs(self) -> set[tuple[str, int]]:
-        """Runs and epochs that any driver's scheduler has judged."""
+        """Returns the runs (run_id) and epochs that the scheduler of any driver has judged."""
         lines = read_lines(self.folder / "judged.jsonl", ("run_id", "epoch"))[0]
         return {(line["run_id"], line["epoch"]) for line in lines}
 
 
 def stop_file(output_dir: Path, study: str) -> Path:
-    """Where trials look whether all are to end."""
+    """Returns the file that ends all trials of a study once it exists."""
     return output_dir / "studies" / study / "halt.json"
 
 
@@ -129,7 +132,7 @@ def _identity(study: Study) -> dict[str, Any]:
 
 
 def _upgraded(former: dict[str, Any]) -> dict[str, Any]:
-    """What was written before a key existed has that key's default."""
+    """Gives keys that did not exist when the study was written their defaults."""
     spec = {**former["spec"], "experiment": "-"}
     known = StudySpec.model_validate(spec).model_dump(mode="json", exclude=FREE)
     return {**former, "spec": known}

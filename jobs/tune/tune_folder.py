@@ -1,4 +1,4 @@
-"""Tune's own folder of a study, where a user of Tune looks for it."""
+"""Ray Tune's own folder of a study, where users of Tune look for it."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from suite.errors import UserError
 from suite.studies.study import Study
 
 MARK = ".shiftbench-study"
-WHOLE = "every trial has ended"
+COMPLETE = "every trial has ended"
 
 
 def tune_folder(study: Study, output_dir: Path) -> Path:
-    """Where Tune's own files go. Raises UserError when something else lies there."""
+    """Returns the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
     wanted = study.spec.trials.ray_results
     above = Path(os.path.expandvars(wanted or "~/ray_results")).expanduser().absolute()
     study_folder = str((output_dir / "studies" / study.name).resolve())
@@ -23,8 +23,8 @@ def tune_folder(study: Study, output_dir: Path) -> Path:
     return folder
 
 
-def make_anew(folder: Path, study_folder: Path) -> None:
-    """All that Tune's files tell is told again from the records. Raises UserError."""
+def recreate(folder: Path, study_folder: Path) -> None:
+    """Empties the folder: Tune writes its files anew from the records. Raises UserError."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
@@ -34,12 +34,12 @@ def make_anew(folder: Path, study_folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; see trials.ray_results") from None
 
 
-def note_whole(folder: Path) -> None:
-    """Every trial has ended, and is told of there."""
+def mark_complete(folder: Path) -> None:
+    """Notes that every trial has ended and has its results there."""
     with (folder / MARK).open("a", encoding="utf-8") as mark:
-        mark.write(f"{WHOLE}\n")
+        mark.write(f"{COMPLETE}\n")
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether nothing is to be added to it."""
-    return (folder / MARK).exists() and WHOLE in (folder / MARK).read_text(encoding="utf-8").splitlines()
+def is_complete(folder: Path) -> bool:
+    """Whether every trial has its results there."""
+    return (folder / MARK).exists() and COMPLETE in (folder / MARK).read_text(encoding="utf-8").splitlines()

@@ -24,7 +24,10 @@ _ENCODER = UnicodeToLatexEncoder(
         UnicodeToLatexConversionRule(
             RULE_REGEX,
             [
-                (re.compile(f"([α-ω])([{''.join(_MATH_ACCENTS)}])"), lambda found: _accented(*found.groups())),
+                (
+                    re.compile(f"([α-ω])([{''.join(_MATH_ACCENTS)}])"),
+                    lambda found: _accented(*found.groups()),
+                ),
                 (re.compile("-(?=-)"), r"-{}"),  # two hyphens would be set as a dash
                 (re.compile(f"[^{_KNOWN}]"), lambda found: f"{{[}}U+{ord(found[0]):04X}]"),
             ],

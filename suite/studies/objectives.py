@@ -1,20 +1,20 @@
-"""Which metrics a run measures at the end of which epoch, as a study's objectives need to know."""
+"""Which metrics a run measures at the end of which epoch: a study waits for its objectives."""
 
 from suite.experiment import BatchFreeSpec, Run
 from suite.metrics import METRICS
 
-# Of these the evaluation's values are the results.
+# Metrics whose results are the evaluation's values.
 VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
 AT_THE_END = {"top1_precise_percent", "flops_per_image", "matmul_peak_flops_per_s", "matmul_peak_share"}
 
 
 def is_due(run: Run, metric: str, epoch: int) -> bool:
-    """Whether a run measures this at the end of this epoch."""
+    """Whether a run measures a metric at the end of an epoch (counted from 1)."""
     is_last = epoch == run.recipe.epochs
     measure, epochs = run.measure, run.recipe.epochs
     if METRICS[metric].per_layer or metric == "top1_precise_percent":
         if isinstance(run.model.norm, BatchFreeSpec):
-            return False  # no BN: nothing is estimated
+            return False  # no BN, so no estimates
         if metric not in VALIDATED:
             return measure.tid
         if metric == "top1_precise_percent":

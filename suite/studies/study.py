@@ -1,7 +1,6 @@
-"""Study: points of a space over an experiment's fields. YAML to validated runs, or a refusal.
+"""Study: a space over an experiment's fields. YAML to validated runs, or a refusal.
 
-A trial is a Run. Every point of the space is expanded here, so an impossible one is found before anything
-is trained.
+A trial is a Run. Every point of the space is expanded here, so impossible points are found before training.
 """
 
 import itertools
@@ -15,12 +14,14 @@ from pydantic import ValidationError
 from suite.config import expand, explain, load_experiment, read_yaml
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run, check_batches
+from suite.studies.axes import Point
 from suite.studies.objectives import is_due
-from suite.studies.space import Point, corners, overlap, points
-from suite.studies.spec import OWN_KEYS, NoStopping, OptunaSearch, StudySpec
+from suite.studies.space import corners, overlap, points
+from suite.studies.spec import OWN_KEYS, StudySpec
+from suite.studies.strategies import StoppingSpec
 
-MAX_TOLD = 3  # impossible points that are told of one by one
-MAX_CORNERS = 2000  # of a space whose points are not known yet, that are tried
+MAX_LISTED = 3  # impossible points in a refusal
+MAX_CORNERS = 2000  # that are tried, of a space whose points are proposed later
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class StudyPoint:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, validated to its last run. `points` are in the order of the space; Optuna's come later."""
+    """A study whose runs are all valid. `points` follow the order of the space; proposed ones come later."""
 
     spec: StudySpec
     base: dict[str, Any]
     points: tuple[StudyPoint, ...]
     samples: tuple[Run, ...]
-    """Runs of every kind that it will have: all of them, or those at the corners of its space."""
+    """All runs, or those at the corners of the space if its points are proposed."""
 
     @property
     def name(self) -> str:
@@ -47,14 +48,18 @@ class Study:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Of the objectives, the one that decides first."""
+        """The objectives' metrics, the deciding one first."""
         return tuple(objective.metric for objective in self.spec.objectives)
 
     @property
+    def is_proposed(self) -> bool:
+        """Whether its points are proposed as results come in, rather than known beforehand."""
+        return self.spec.search.num_proposed is not None
+
+    @property
     def num_trials(self) -> int:
-        if isinstance(self.spec.search, OptunaSearch):
-            return self.spec.search.num_points * len(self.spec.seeds)
-        return len(self.runs)
+        num_proposed = self.spec.search.num_proposed
+        return len(self.runs) if num_proposed is None else num_proposed * len(self.spec.seeds)
 
     @property
     def max_epochs(self) -> int:
@@ -62,27 +67,27 @@ class Study:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """All of them, each once, point by point. Raises UserError where they are not known beforehand."""
-        if isinstance(self.spec.search, OptunaSearch):
+        """Each run once, point by point. Raises UserError where they are not known beforehand."""
+        if self.is_proposed:
             raise UserError(
                 f"{self.name}: its points are proposed as results come in, so only `shiftbench tune` runs it"
             )
         return tuple({run.run_id: run for point in self.points for run in point.runs}.values())
 
     def at(self, values: Point) -> StudyPoint:
-        """A point and its runs. Raises UserError for an impossible one."""
+        """Returns a point with its runs. Raises UserError for an impossible one."""
         return StudyPoint(values, _runs(self.base, values, self.spec))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
-    """What a file describes: a study if it has a space, else an experiment. Raises UserError."""
+    """Reads a study, if the file has a space, or else an experiment. Raises UserError."""
     if {"space", "experiment"} & read_yaml(path).keys():
         return load_study(path, overrides)
     return load_experiment(path, overrides)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and expand a study; `overrides` are for its base experiment, or set a key of the study itself.
+    """Reads and expands a study. `overrides` set fields of its base experiment, or keys of the study itself.
 
     Raises UserError, with the number of impossible points if there are any.
     """
@@ -102,10 +107,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     base = read_yaml(path.parent / spec.experiment, for_base)
     try:
         expanded = _expand(base, spec)
-        if isinstance(spec.search, OptunaSearch):
+        if spec.search.num_proposed is not None:
             study = Study(spec, base, (), tuple(run for point in expanded for run in point.runs))
         else:
-            kept = _without_doubles(expanded)
+            kept = _without_repeats(expanded)
             study = Study(spec, base, kept, tuple(run for point in kept for run in point.runs))
         _check_objectives(study)
     except UserError as error:
@@ -118,9 +123,9 @@ def _section(override: str) -> str:
 
 
 def _expand(base: dict[str, Any], spec: StudySpec) -> list[StudyPoint]:
-    """Every point, or of a space that Optuna searches its corners: what is impossible there is refused."""
+    """Every point, or the corners if points are proposed. Raises UserError for impossible ones."""
     try:
-        if isinstance(spec.search, OptunaSearch):
+        if spec.search.num_proposed is not None:
             all_points = list(itertools.islice(corners(spec.space), MAX_CORNERS))
         else:
             all_points = list(points(spec.space, spec.num_samples, spec.sampling_seed))
@@ -132,32 +137,32 @@ def _expand(base: dict[str, Any], spec: StudySpec) -> list[StudyPoint]:
         try:
             expanded.append(StudyPoint(point, _runs(base, point, spec)))
         except UserError as error:
-            impossible.append(f"{_told(point)}: {error}")
+            impossible.append(f"{_shown(point)}: {error}")
     _refuse(impossible, len(all_points))
     return expanded
 
 
 def _refuse(impossible: Sequence[str], num_points: int) -> None:
     if impossible:
-        few, rest = impossible[:MAX_TOLD], len(impossible) - MAX_TOLD
+        few, rest = impossible[:MAX_LISTED], len(impossible) - MAX_LISTED
         more = f"; and {rest} more" if rest > 0 else ""
         raise UserError(f"{len(impossible)} of {num_points} points are impossible: {'; '.join(few)}{more}")
 
 
 def check_points(study: Study, ranks: int) -> None:
-    """Raises UserError, with their number, for points whose batches so many ranks cannot make up."""
+    """Raises UserError, with their number, for points whose batches do not divide over so many ranks."""
     impossible: list[str] = []
     for point in study.points:
         try:
             check_batches(point.runs, ranks)
         except UserError as error:
-            impossible.append(f"{_told(point.values)}: {error}")
+            impossible.append(f"{_shown(point.values)}: {error}")
     _refuse(impossible, len(study.points))
-    check_batches(study.samples, ranks)  # of a space whose points are not known yet, what is known
+    check_batches(study.samples, ranks)  # the corners, if points are proposed later
 
 
 def _check_objectives(study: Study) -> None:
-    """Raises UserError for an objective that none of the runs will measure, or not in time."""
+    """Raises UserError for an objective that no run measures, or none before its last epoch."""
     runs = study.samples
     for metric in study.metrics:
         if not any(is_due(run, metric, run.recipe.epochs) for run in runs):
@@ -167,7 +172,7 @@ def _check_objectives(study: Study) -> None:
             )
     first = study.metrics[0]
     in_time = [any(is_due(run, first, epoch) for epoch in range(1, run.recipe.epochs)) for run in runs]
-    if not isinstance(study.spec.scheduler, NoStopping) and not any(in_time):
+    if isinstance(study.spec.scheduler, StoppingSpec) and not any(in_time):
         raise UserError(
             f"scheduler: {study.spec.scheduler.kind} judges by {first}, which no run measures before its "
             "last epoch: set measure.eval_every_epochs or measure.probe_every_epochs, or more epochs"
@@ -185,7 +190,7 @@ def _runs(base: dict[str, Any], point: Point, spec: StudySpec) -> tuple[Run, ...
 
 
 def _with(content: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy with a nested value replaced."""
+    """A copy of the mapping with a nested value replaced."""
     head, *rest = keys
     inner = content.get(head)
     if not rest:
@@ -193,16 +198,18 @@ def _with(content: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str,
     return {**content, head: _with(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
-def _without_doubles(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
-    """Without GN's points at every norm batch: it has no statistic over one. Other doubles are refused."""
+def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
+    """Drops repeats of batch-free norms, which have no norm batch. Raises UserError for other repeats."""
     found: dict[str, StudyPoint] = {}
     for point in expanded:
         run = point.runs[0]
         former = found.setdefault(run.run_id, point)
         if former is not point and not isinstance(run.model.norm, BatchFreeSpec):
-            raise UserError(f"two points are the same run: {_told(former.values)} and {_told(point.values)}")
+            raise UserError(
+                f"two points are the same run: {_shown(former.values)} and {_shown(point.values)}"
+            )
     return tuple(found.values())
 
 
-def _told(point: Point) -> str:
+def _shown(point: Point) -> str:
     return ", ".join(f"{key}={value}" for key, value in point.items()) or "the base"

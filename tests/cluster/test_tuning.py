@@ -1,4 +1,4 @@
-"""Studies whose trials are jobs of the real cluster: the driver may go, the jobs are found again or ended."""
+"""Studies whose trials are jobs of a real Slurm: drivers end, and find their jobs again or end them."""
 
 import json
 import os
@@ -80,8 +80,10 @@ def tuning(cells: Cells) -> Tuning:
 
 
 def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> None:
+    """Takes longer than others: its jobs train with torch, since it compares weights."""
     cells = tuning.cells
-    # A job is a while in leaving, after its record's last word.
+    cells.trains = True
+    # A job takes a while to leave after its record has ended.
     cells.describe(step_s=0.2, setup=["trap 'sleep 4' EXIT"])
     tuning.describe()
     first, second, *others = tuning.runs
@@ -101,7 +103,7 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     assert states == ["COMPLETED"] * 4
     for run in (first, second):
         status = tuning.record(run).status
-        assert status["attempts"] == 1  # trained on, and was not started twice
+        assert status["attempts"] == 1  # trained on without a second start
         assert status["job"] in jobs
         assert status["step"] > at_kill
     for run in others:
@@ -114,7 +116,7 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
 
 
 def ended(ids: list[str]) -> list[str]:
-    """Accounting's states of these jobs, once it has the end of all of them; else nothing."""
+    """Accounting's states of these jobs once all have ended; else nothing."""
     found = [job for job in accounting(ids).values() if not job.is_active]
     return [job.state for job in found] if len(found) == len(ids) else []
 
@@ -176,7 +178,7 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     assert tuning.record(orphan).state in ("preempted", "cancelled")
 
 
-def test_a_cluster_that_is_down_is_told_before_the_first_trial(tuning: Tuning) -> None:
+def test_a_cluster_that_is_down_is_reported_before_the_first_trial(tuning: Tuning) -> None:
     cells = tuning.cells
     cells.describe()
     tuning.describe()
@@ -190,8 +192,8 @@ def test_a_cluster_that_is_down_is_told_before_the_first_trial(tuning: Tuning) -
 
 def test_a_trial_on_two_nodes_that_runs_too_long(tuning: Tuning) -> None:
     cells = tuning.cells
-    cells.describe(nodes=2, step_s=0.5)  # 40 s for its 80 steps
-    trials = {"cluster": str(cells.folder / "cluster.yaml"), "at_a_time": 1, "timeout_s": 40}
+    cells.describe(nodes=2, step_s=0.5)
+    trials = {"cluster": str(cells.folder / "cluster.yaml"), "at_a_time": 1, "timeout_s": 15}
     space = {"recipe.epochs": {"kind": "grid", "values": [4, 400]}}
     tuning.describe(space=space, seeds=[0], trials=trials, overrides=OVERRIDES[:-1])
     first, late = tuning.runs
@@ -204,5 +206,5 @@ def test_a_trial_on_two_nodes_that_runs_too_long(tuning: Tuning) -> None:
     assert "1 of 2 runs completed" in said
     assert cells.jobs() == []
     record = tuning.record(late)
-    assert (record.state, record.reason) == ("failed", "ran longer than 40 s (trials.timeout_s)")
+    assert (record.state, record.reason) == ("failed", "ran longer than 15 s (trials.timeout_s)")
     assert record.status["world_size"] == tuning.record(first).status["world_size"] == 2

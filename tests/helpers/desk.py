@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from suite.experiment import Run
+from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import Record, RecordWriter, Status, read_status
 from suite.studies.study import Study, load_study
+from tests.helpers.stand_in import stand_in
 
 ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = {
@@ -28,10 +30,11 @@ NORM_BATCH = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 16]}}
 
 
 class Desk:
-    """What a test of the driver works with."""
+    """A study and its driver. Runs are trained by the stand-in trainer, unless a test sets `trainer = {}`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.trainer: dict[str, str] = stand_in()
         self.output_dir = folder / "runs"
         self.file = folder / "mine.yaml"
         self.describe()
@@ -54,12 +57,27 @@ class Desk:
         return subprocess.Popen(
             [*command, "--output-dir", str(self.output_dir)],
             cwd=ROOT,
-            env={**os.environ, "HOME": str(self.folder), "COLUMNS": "200", **env},
+            env={**os.environ, "HOME": str(self.folder), "COLUMNS": "200", **self.trainer, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+
+    def call(self, *arguments: str) -> str:
+        """Runs another `shiftbench` command with the desk's trainer. Returns what it printed."""
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        env = {**os.environ, "HOME": str(self.folder), **self.trainer}
+        return subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout
+
+    def paced(self, step_s: float) -> dict[str, str]:
+        """Returns a stand-in trainer whose steps take `step_s` seconds, until `pace` is called."""
+        self.pace(step_s)
+        return stand_in(pace=self.folder / "pace")
+
+    def pace(self, step_s: float) -> None:
+        """Changes the time of a step, also of runs under way."""
+        (self.folder / "pace").write_text(str(step_s))
 
     def tune(self, *arguments: str, expect: int = 0, **env: str) -> str:
         process = self.begin(*arguments, **env)
@@ -78,17 +96,17 @@ class Desk:
         while not is_so():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, f"waited for {what}"
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def epoch(self, run: Run) -> int:
         return int(self.status(run).content.get("evaluated_epoch", 0))
 
     def processes(self) -> list[str]:
-        """Command lines of whatever still works for this desk."""
+        """Command lines of the processes that work for this desk."""
         return [line for line, _ in self._working()]
 
     def variables(self, name: str, of: str) -> list[str]:
-        """The value of an environment variable in each process whose command line holds `of`."""
+        """The value of an environment variable in each process whose command line contains `of`."""
         working = [env for line, env in self._working() if of in line]
         return [entry.partition("=")[2] for env in working for entry in env if entry.startswith(f"{name}=")]
 
@@ -103,6 +121,14 @@ class Desk:
             if f"HOME={self.folder}" in env and int(folder.name) != os.getpid():
                 found.append((line, env))
         return found
+
+
+def wait_until_released(desk: Desk, run: Run) -> None:
+    """Waits until no process trains a run."""
+    deadline = time.monotonic() + 60
+    while is_locked(RunPaths(desk.output_dir / run.folder_name)):
+        assert time.monotonic() < deadline, "still training"
+        time.sleep(0.1)
 
 
 def complete(desk: Desk, run: Run, top1_percent: list[float]) -> None:

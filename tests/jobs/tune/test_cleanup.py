@@ -1,4 +1,4 @@
-"""The end of a study's jobs, with a queue made up: what is cancelled, when, and what is told of the rest."""
+"""The end of a study's jobs, with a made-up queue: what is cancelled and when, and what is reported."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -25,9 +25,9 @@ class Site:
         self.run = make_run()
         self.paths = RunPaths(output_dir / self.run.folder_name)
         self.queue = [""]
-        self.told: list[str] = []
+        self.commands: list[str] = []
         self.overviews: list[list[Path]] = []
-        self.refuses = self.leaves_when_told = False
+        self.refuses = self.leaves_when_cancelled = False
         self.ledger = Ledger(output_dir)
         self.entry = self._submitted(self.run, job_id="7")
 
@@ -46,23 +46,23 @@ class Site:
 
     def seen(self, names: Iterable[str]) -> dict[str, JobState]:
         state = self.queue.pop(0) if len(self.queue) > 1 else self.queue[0]
-        state = "" if self.leaves_when_told and self.told else state
+        state = "" if self.leaves_when_cancelled and self.commands else state
         return {"7": JobState("7", state, name=self.entry.name)} if state else {}
 
     def ask(self, *command: str) -> str:
-        self.told.append(" ".join(command))
+        self.commands.append(" ".join(command))
         if self.refuses:
             raise SlurmError("scancel: error: Invalid job id 7")
         return ""
 
-    def end(self, in_haste: bool = False) -> None:
-        end_jobs("mine", self.output_dir, "the end of the driver", in_haste)
+    def end(self, is_forced: bool = False) -> None:
+        end_jobs("mine", self.output_dir, "the end of the driver", is_forced)
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     site = Site(tmp_path)
-    for name, value in (("QUEUE_POLL_S", 0.01), ("LAST_WORDS_S", 0.1), ("SBATCH_S", 30.0)):
+    for name, value in (("QUEUE_POLL_S", 0.01), ("LEAVES_BY_ITSELF_S", 0.1), ("SBATCH_S", 30.0)):
         monkeypatch.setattr(jobs.tune.cleanup, name, value)
     replaced: dict[str, Callable[..., object]] = {"ask": site.ask, "queue": site.seen}
     for name, function in replaced.items():
@@ -75,15 +75,15 @@ def test_a_job_whose_record_is_over_leaves_by_itself(site: Site) -> None:
     site.record("completed")
     site.queue = ["RUNNING", "COMPLETING", ""]
     site.end()
-    assert site.told == []
+    assert site.commands == []
     assert read_stop_request(site.paths) is None
 
 
 def test_one_that_does_not_leave_is_cancelled(site: Site) -> None:
     site.record("completed")
-    site.queue, site.leaves_when_told = ["RUNNING"], True
+    site.queue, site.leaves_when_cancelled = ["RUNNING"], True
     site.end()
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]
 
 
 @pytest.mark.parametrize(
@@ -99,22 +99,22 @@ def test_one_that_may_go_on_is_cancelled_at_once(site: Site, state: State, job: 
     site.record(state, job)
     site.queue = [queued, ""]
     site.end()
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]
 
 
-def test_in_haste_nothing_is_waited_for(site: Site) -> None:
+def test_a_forced_end_waits_for_nothing(site: Site) -> None:
     site.record("completed")
     site.queue = ["RUNNING", ""]
-    site.end(in_haste=True)
-    assert site.told == ["scancel --signal=KILL 7", "scancel 7"]
+    site.end(is_forced=True)
+    assert site.commands == ["scancel --signal=KILL 7", "scancel 7"]
 
 
-def test_a_job_that_stays_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_stays_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.tune.cleanup, "PATIENCE_S", 0.1)
     site.queue = ["RUNNING"]
     with pytest.raises(SlurmError, match="not gone after 0 s, though cancelled: 7"):
         site.end()
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]
     assert site.overviews == [[site.paths.folder]]
 
 
@@ -128,29 +128,29 @@ def test_a_job_that_has_left_before_it_was_cancelled_is_no_error(
     site.queue = ["RUNNING"]
     with pytest.raises(SlurmError, match="Invalid job id"):
         site.end()
-    assert len(site.told) > 2  # asked for again and again
+    assert len(site.commands) > 2  # asked for again and again
 
 
 def test_a_job_that_comes_of_a_late_sbatch_is_cancelled_too(site: Site) -> None:
     site.ledger.write(replace(site.entry, job_id=None, submitted_at=time.time()))
     site.queue = ["", "", "PENDING", ""]
     site.end()
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]
 
 
 def test_an_sbatch_that_never_answered_is_not_waited_for_for_ever(site: Site) -> None:
     for submitted_at in (time.time() - 60, time.time() + 3600):  # another machine's clock
         site.ledger.write(replace(site.entry, job_id=None, submitted_at=submitted_at))
         site.end()
-    assert site.told == []
+    assert site.commands == []
 
 
 def test_orphans_are_cancelled_but_for_what_leaves(site: Site) -> None:
     site.queue = ["RUNNING"]
     cancel_orphans("mine", site.output_dir, {site.run.folder_name})
-    assert site.told == []
+    assert site.commands == []
     cancel_orphans("mine", site.output_dir, set())
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]
     site.record("completed")
     cancel_orphans("mine", site.output_dir, set())
-    assert site.told == ["scancel 7"]
+    assert site.commands == ["scancel 7"]

@@ -1,4 +1,4 @@
-"""What a run has measured so far, as a scheduler is told of it."""
+"""What a run has measured so far, as a scheduler reads it."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tune.epoch_results import EpochResult, is_due, read_results, whole_epochs
+from jobs.tune.epoch_results import EpochResult, complete_epochs, is_due, read_results
 from suite.record import Layer, RecordWriter
 from tests.helpers.runs import make_run
 
@@ -50,19 +50,19 @@ def test_values_are_validations_and_means_over_layers(tmp_path: Path) -> None:
     assert math.isnan(two.values["top1_percent"])
 
 
-def test_an_epoch_is_told_once_all_that_is_due_is_there() -> None:
+def test_an_epoch_is_reported_once_all_that_is_due_is_measured() -> None:
     run = make_run(measure={"probe_every_epochs": 1})
     metrics = ["top1_percent", "esm_sigma"]
     half = EpochResult(1, {"top1_percent": 20.0})
     whole = EpochResult(1, {"top1_percent": 20.0, "esm_sigma": 2.0})
-    assert whole_epochs(run, [half], metrics) == []
-    assert whole_epochs(run, [whole], metrics) == [whole]
+    assert complete_epochs(run, [half], metrics) == []
+    assert complete_epochs(run, [whole], metrics) == [whole]
     # The next epoch has begun to be measured: nothing more comes of the first one.
     later = EpochResult(2, {"top1_percent": 30.0})
-    assert whole_epochs(run, [half, later], metrics) == [half]
-    # The last epoch is told with the end of the run.
+    assert complete_epochs(run, [half, later], metrics) == [half]
+    # The last epoch is reported with the end of the run.
     last = EpochResult(6, {"top1_percent": 60.0, "esm_sigma": 1.0})
-    assert whole_epochs(run, [whole, last], metrics) == [whole]
+    assert complete_epochs(run, [whole, last], metrics) == [whole]
 
 
 def test_lines_of_other_metrics_do_not_count(tmp_path: Path) -> None:

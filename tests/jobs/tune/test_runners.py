@@ -24,7 +24,7 @@ from tests.helpers.study_files import write
 ASHA = StopRequest("stopped", "asha after epoch 1: top1_percent 12", "asha", 1)
 
 
-def place(folder: Path, **keys: Any) -> RunContext:
+def run_context(folder: Path, **keys: Any) -> RunContext:
     cluster = LocalCluster(name="local", environment={"MINE": "yes"})
     return RunContext(
         **{
@@ -42,7 +42,7 @@ def place(folder: Path, **keys: Any) -> RunContext:
 def test_a_run_that_another_process_trains_is_followed_and_left_alone(tmp_path: Path) -> None:
     run = make_run()
     folder = tmp_path / run.folder_name
-    runner = LocalRunner(run, place(tmp_path))
+    runner = LocalRunner(run, run_context(tmp_path))
     with RecordWriter(run, folder) as theirs:
         theirs.status("running")
         runner.begin()
@@ -60,7 +60,7 @@ def test_what_ray_sets_for_its_workers_does_not_reach_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, kept: str | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    place(tmp_path, omp_num_threads=own).restore_environment()
+    run_context(tmp_path, omp_num_threads=own).restore_environment()
     assert os.environ.get("OMP_NUM_THREADS") == kept
 
 
@@ -77,7 +77,7 @@ def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
 
     monkeypatch.setattr(jobs.tune.runners, "start", start)
     with pytest.raises(Exception, match="could not be started: no process here"):
-        LocalRunner(make_run(), place(tmp_path)).begin()
+        LocalRunner(make_run(), run_context(tmp_path)).begin()
     assert given == [1, 3, {"MINE": "yes", "SHIFTBENCH_STUDY_DRIVER": "token"}]
 
 
@@ -92,7 +92,7 @@ def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
         ("completed", None, "completed"),
     ],
 )
-def test_what_was_asked_for_is_told_but_no_failure_hidden(
+def test_a_stop_request_is_recorded_and_hides_no_failure(
     tmp_path: Path, state: Any, reason: str | None, becomes: str
 ) -> None:
     run = make_run()
@@ -143,7 +143,7 @@ def trial_of(folder: Path, runner: Refusing, monkeypatch: pytest.MonkeyPatch) ->
     point = study.points[0]
     trial.setup(
         {"point": point.values, "seed": 0},
-        setting=TrialContext(study, place(folder / "runs"), is_resumed=False),
+        context=TrialContext(study, run_context(folder / "runs"), is_resumed=False),
     )
     return trial
 
@@ -154,7 +154,7 @@ def test_while_slurm_is_down_a_trial_waits(tmp_path: Path, monkeypatch: pytest.M
     trial = trial_of(tmp_path, runner, monkeypatch)
     assert trial.step()["done"]
     assert runner.begun == 3
-    assert not trial.halt.exists()
+    assert not trial.stop_file.exists()
     assert not RunPaths(trial.folder).status.exists()  # and is no failure
 
 
@@ -165,5 +165,5 @@ def test_a_refusal_for_good_ends_the_study_and_fails_no_run(
     trial = trial_of(tmp_path, runner, monkeypatch)
     assert trial.step()["done"]
     assert runner.begun == 1
-    assert "invalid partition" in json.loads(trial.halt.read_text())["refused"]
+    assert "invalid partition" in json.loads(trial.stop_file.read_text())["refused"]
     assert not RunPaths(trial.folder).status.exists()

@@ -1,4 +1,4 @@
-"""Which run comes next, and what Optuna is told, by a first driver and by one that comes after."""
+"""Which run comes next, and what Optuna learns, in a first driver and in a later one."""
 
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, St
 
 
 def finish(
-    setting: TrialContext, config: dict[str, Any], top1_percent: float, state: Any = "completed"
+    context: TrialContext, config: dict[str, Any], top1_percent: float, state: Any = "completed"
 ) -> None:
-    run = run_of(setting.study, config)
-    with RecordWriter(run, setting.place.output_dir / run.folder_name, durable=False) as record:
+    run = run_of(context.study, config)
+    with RecordWriter(run, context.output_dir / run.folder_name, durable=False) as record:
         record.measure("top1_percent", top1_percent, epoch=1, step=4, split="val")
         record.status(state)
 
@@ -58,14 +58,14 @@ def test_every_run_of_every_point_once(tmp_path: Path) -> None:
     ]
 
 
-def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
-    _, study_folder, setting = proposing(tmp_path)
-    search = Proposals(setting, study_folder)
+def test_optuna_learns_the_mean_over_seeds(tmp_path: Path) -> None:
+    _, study_folder, context = proposing(tmp_path)
+    search = Proposals(context, study_folder)
     first, second = search.suggest("a"), search.suggest("b")
     assert first["point"] == second["point"]
     assert (first["seed"], second["seed"]) == (0, 1)
     for config, value in ((first, 20.0), (second, 30.0)):
-        finish(setting, config, value)
+        finish(context, config, value)
     search.on_trial_complete("a")
     assert search._optuna.trials[0].values is None
     search.on_trial_complete("b")
@@ -73,15 +73,15 @@ def test_optuna_is_told_the_mean_over_seeds(tmp_path: Path) -> None:
 
 
 def test_a_later_driver_knows_the_points_and_their_values(tmp_path: Path) -> None:
-    _, study_folder, setting = proposing(tmp_path)
-    first = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path)
+    first = Proposals(context, study_folder)
     configs = [first.suggest(str(n)) for n in range(4)]
     for number, config in enumerate(configs[:3]):
-        finish(setting, config, 20.0 + 10 * number)
+        finish(context, config, 20.0 + 10 * number)
         first.on_trial_complete(str(number))
-    _, study_folder, setting = proposing(tmp_path)
-    assert setting.is_resumed
-    later = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path)
+    assert context.is_resumed
+    later = Proposals(context, study_folder)
     assert [trial.params for trial in later._optuna.trials] == [
         trial.params for trial in first._optuna.trials
     ]
@@ -94,8 +94,8 @@ def test_a_later_driver_knows_the_points_and_their_values(tmp_path: Path) -> Non
 
 
 def test_conditions_hold_in_proposals(tmp_path: Path) -> None:
-    _, study_folder, setting = proposing(tmp_path, num_points=12, seeds=[0])
-    search = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path, num_points=12, seeds=[0])
+    search = Proposals(context, study_folder)
     points = [search.suggest(str(n))["point"] for n in range(12)]
     kinds = {point["model.norm"]["kind"] for point in points}
     assert kinds == {"bn", "gn"}
@@ -104,23 +104,23 @@ def test_conditions_hold_in_proposals(tmp_path: Path) -> None:
 
 def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4]}}
-    _, study_folder, setting = proposing(tmp_path, num_points=9, space=space, seeds=[0])
-    search = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path, num_points=9, space=space, seeds=[0])
+    search = Proposals(context, study_folder)
     configs = [search.suggest(str(n)) for n in range(3)]
     assert configs[2] == Searcher.FINISHED
-    assert Proposals(setting, study_folder).is_over  # also for a driver that comes after
+    assert Proposals(context, study_folder).is_over  # also for a driver that comes after
     assert {config["point"]["batch.norm_batch_size"] for config in configs[:2]} == {2, 4}
 
 
 def test_points_of_a_space_that_has_changed_are_left_out(tmp_path: Path) -> None:
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 16]}}
-    _, study_folder, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
-    first = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    first = Proposals(context, study_folder)
     assert len({first.suggest(str(n))["point"]["batch.norm_batch_size"] for n in range(3)}) == 3
     # The same places in the list mean other values now, and one is gone.
     space = {"batch.norm_batch_size": {"kind": "grid", "values": [16, 4]}}
-    _, study_folder, setting = proposing(tmp_path, num_points=3, space=space, seeds=[0])
-    later = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path, num_points=3, space=space, seeds=[0])
+    later = Proposals(context, study_folder)
     assert later.left_out == 2
     assert [run.batch.norm for run in later.runs] == [4]
 
@@ -131,19 +131,19 @@ def test_two_proposals_that_are_one_run_are_one_point(tmp_path: Path) -> None:
         "batch.norm_batch_size": {"kind": "grid", "values": [2, 4, 8, 16]},
     }
     keys = {"space": space, "seeds": [0], "objectives": [{"metric": "top1_percent"}]}
-    _, study_folder, setting = proposing(tmp_path, num_points=3, **keys)
-    search = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path, num_points=3, **keys)
+    search = Proposals(context, study_folder)
     assert search.suggest("a")["point"]["model.norm"]["kind"] == "gn"
     assert search.suggest("b") == Searcher.FINISHED
     assert len(search.runs) == 1
 
 
 def test_a_point_with_a_failed_seed_has_no_value(tmp_path: Path) -> None:
-    _, study_folder, setting = proposing(tmp_path)
-    search = Proposals(setting, study_folder)
+    _, study_folder, context = proposing(tmp_path)
+    search = Proposals(context, study_folder)
     first, second = search.suggest("a"), search.suggest("b")
-    finish(setting, first, 90.0)
-    finish(setting, second, 90.0, "diverged")
+    finish(context, first, 90.0)
+    finish(context, second, 90.0, "diverged")
     search.on_trial_complete("a")
     search.on_trial_complete("b")
     assert search._optuna.trials[0].state.name == "FAIL"
@@ -167,26 +167,26 @@ def test_only_tune_runs_a_study_whose_points_come_later(tmp_path: Path) -> None:
     [("completed", True), ("failed", True), ("diverged", True), ("cancelled", True), ("preempted", False)],
 )
 def test_what_is_a_result_already(tmp_path: Path, state: Any, is_one: bool) -> None:
-    _, study_folder, setting = proposing(tmp_path)
-    config = Proposals(setting, study_folder).suggest("a")
+    _, study_folder, context = proposing(tmp_path)
+    config = Proposals(context, study_folder).suggest("a")
     _, _, resumed = proposing(tmp_path)
-    finish(setting, config, 20.0, state)
-    run = run_of(setting.study, config)
+    finish(context, config, 20.0, state)
+    run = run_of(context.study, config)
     assert is_result(run, resumed) == is_one
     # A study that has just begun knows of no failures: another one may have had them.
-    assert is_result(run, setting) == (state == "completed")
+    assert is_result(run, context) == (state == "completed")
 
 
 def test_what_a_scheduler_has_stopped_stays_so_while_the_study_has_one(tmp_path: Path) -> None:
     keys = {"scheduler": {"kind": "asha"}}
     _, study_folder, _ = proposing(tmp_path, **keys)
-    _, _, setting = proposing(tmp_path, **keys)
-    config = Proposals(setting, study_folder).suggest("a")
-    run = run_of(setting.study, config)
-    finish(setting, config, 20.0, "preempted")
-    folder = setting.place.output_dir / run.folder_name
-    assert not is_result(run, setting)
+    _, _, context = proposing(tmp_path, **keys)
+    config = Proposals(context, study_folder).suggest("a")
+    run = run_of(context.study, config)
+    finish(context, config, 20.0, "preempted")
+    folder = context.output_dir / run.folder_name
+    assert not is_result(run, context)
     # The run had ended before the driver, killed, could have its record say why.
     request_stop(RunPaths(folder), StopRequest("stopped", "asha after epoch 1 of 4", "asha", 1))
-    assert is_result(run, setting)
+    assert is_result(run, context)
     assert read_status(RunPaths(folder)).state == "preempted"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.tune.stop_conditions import Hurried, Spending, StopConditions
+from jobs.tune.stop_conditions import ForcedStop, StopConditions, StudyCosts
 from suite.experiment import Run
 from suite.record import RecordWriter
 from suite.studies.spec import BudgetSpec
@@ -25,11 +25,13 @@ def spend(folder: Path, run: Run, study: str, rank_s: float, state: Any) -> None
         record.status(state, started_at=now - rank_s / 2, updated_at=now, world_size=2)
 
 
-def halt(folder: Path, **budget: float) -> StopConditions:
-    return StopConditions(BudgetSpec(**budget), Spending("mine", folder, lambda: RUNS), folder / "halt.json")
+def conditions(folder: Path, **budget: float) -> StopConditions:
+    return StopConditions(
+        BudgetSpec(**budget), StudyCosts("mine", folder, lambda: RUNS), folder / "halt.json"
+    )
 
 
-def look(one: StopConditions) -> bool:
+def check_now(one: StopConditions) -> bool:
     one._looked_at = -1e9  # not to wait for the next look
     return one.stop_all()
 
@@ -37,58 +39,58 @@ def look(one: StopConditions) -> bool:
 def test_the_budget_counts_what_this_study_trained(tmp_path: Path) -> None:
     spend(tmp_path, RUNS[0], "mine", 3000.0, "completed")
     spend(tmp_path, RUNS[1], "another", 9000.0, "completed")
-    assert not look(halt(tmp_path))
-    assert not look(halt(tmp_path, rank_hours=1.0))
-    spent = halt(tmp_path, rank_hours=0.8)
-    assert look(spent)
+    assert not check_now(conditions(tmp_path))
+    assert not check_now(conditions(tmp_path, rank_hours=1.0))
+    spent = conditions(tmp_path, rank_hours=0.8)
+    assert check_now(spent)
     assert spent.spent == "the budget of 0.8 rank-hours is spent"
 
 
 def test_a_run_that_failed_may_go_on_and_cost_more(tmp_path: Path) -> None:
-    one = halt(tmp_path, rank_hours=1.0)
+    one = conditions(tmp_path, rank_hours=1.0)
     spend(tmp_path, RUNS[0], "mine", 3000.0, "failed")
-    assert not look(one)
+    assert not check_now(one)
     spend(tmp_path, RUNS[0], "mine", 3700.0, "running")
-    assert look(one)
+    assert check_now(one)
 
 
-def test_trials_are_told_why(tmp_path: Path) -> None:
+def test_trials_can_read_why_they_end(tmp_path: Path) -> None:
     spend(tmp_path, RUNS[0], "mine", 3700.0, "queued")
-    one = halt(tmp_path, rank_hours=1.0)
+    one = conditions(tmp_path, rank_hours=1.0)
     assert not one.file.exists()
-    assert look(one)
+    assert check_now(one)
     assert json.loads(one.file.read_text())["reason"] == (
         "the driver of the study: the budget of 1 rank-hours is spent"
     )
     # A later driver begins without.
-    halt(tmp_path)
+    conditions(tmp_path)
     assert not one.file.exists()
 
 
 def test_a_trial_that_a_cluster_refuses_ends_the_study(tmp_path: Path) -> None:
-    one = halt(tmp_path)
+    one = conditions(tmp_path)
     one.file.write_text('{"refused": "invalid partition specified"}')
-    assert look(one)
+    assert check_now(one)
     assert one.refused == "invalid partition specified"
     assert "invalid partition" in json.loads(one.file.read_text())["reason"]
 
 
 def test_time_is_a_budget_too(tmp_path: Path) -> None:
-    one = halt(tmp_path, wall_hours=1.0)
-    assert not look(one)
+    one = conditions(tmp_path, wall_hours=1.0)
+    assert not check_now(one)
     one._begun_at -= 3601
-    assert look(one)
+    assert check_now(one)
 
 
 def test_one_signal_ends_it_in_good_order_and_a_second_at_once(tmp_path: Path) -> None:
-    one = halt(tmp_path)
-    with one.hearing_signals():
+    one = conditions(tmp_path)
+    with one.handling_signals():
         os.kill(os.getpid(), signal.SIGHUP)
         assert one.stop_all()
         os.kill(os.getpid(), signal.SIGINT)  # the first that is urgent
-        with pytest.raises(Hurried):
+        with pytest.raises(ForcedStop):
             os.kill(os.getpid(), signal.SIGINT)
-        assert one.in_haste
+        assert one.is_forced
         one.is_over = True
         os.kill(os.getpid(), signal.SIGINT)  # nothing interrupts the cleaning up
     assert one.signal is signal.SIGHUP

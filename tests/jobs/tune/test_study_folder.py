@@ -1,4 +1,4 @@
-"""The study's own folder: the same study goes on, another one is refused with what differs."""
+"""The study's own folder: the same study continues, another one is refused with what differs."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def opened(folder: Path, accept: bool = False, **keys: Any) -> StudyFolder:
     return study_folder
 
 
-def test_the_same_study_goes_on(tmp_path: Path) -> None:
+def test_the_same_study_continues(tmp_path: Path) -> None:
     assert not opened(tmp_path).is_begun
     assert opened(tmp_path).is_begun
     # Where trials run and for how long decides no result.
@@ -38,7 +38,7 @@ def test_a_changed_study_is_refused_with_what_differs(tmp_path: Path) -> None:
         opened(tmp_path, **changed)
     assert str(refusal.value) == (
         "the study has changed since it began: space.batch.norm_batch_size.values: [2, 16] → [2, 8, 16]; "
-        'base.recipe: none → {"lr": 0.2}; --accept goes on with it as it is now, or give it another name'
+        'base.recipe: none → {"lr": 0.2}; --accept continues it as it is now, or give it another name'
     )
     assert (tmp_path / "runs" / "studies" / "mine" / "study.json").read_text() == before
     assert opened(tmp_path, accept=True, **changed).is_begun
@@ -54,7 +54,7 @@ def test_a_key_that_came_later_is_no_change(tmp_path: Path) -> None:
     assert opened(tmp_path).is_begun
 
 
-def test_two_drivers_at_once_and_newer_books_are_refused(tmp_path: Path) -> None:
+def test_two_drivers_at_once_and_newer_folders_are_refused(tmp_path: Path) -> None:
     study_folder = opened(tmp_path)
     with study_folder.held(), pytest.raises(UserError, match="another `shiftbench tune` runs this study now"):
         opened(tmp_path)
@@ -71,12 +71,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_points_are_kept_in_order(tmp_path: Path) -> None:
     study_folder = opened(tmp_path)
-    study_folder.note_point({"recipe.lr": 0.1}, {"recipe.lr": 0.1})
-    study_folder.note_point({"model.norm": 1}, {"model.norm": {"kind": "bn"}})
+    study_folder.add_point({"recipe.lr": 0.1}, {"recipe.lr": 0.1})
+    study_folder.add_point({"model.norm": 1}, {"model.norm": {"kind": "bn"}})
     assert not study_folder.is_search_over
-    study_folder.note_end_of_search()
+    study_folder.end_search()
     (study_folder.folder / "points.jsonl").open("a").write('{"params": {"rec')  # killed while it wrote
-    assert study_folder.noted_points() == [
+    assert study_folder.proposed_points() == [
         ({"recipe.lr": 0.1}, {"recipe.lr": 0.1}),
         ({"model.norm": 1}, {"model.norm": {"kind": "bn"}}),
     ]
@@ -85,8 +85,8 @@ def test_points_are_kept_in_order(tmp_path: Path) -> None:
 
 def test_what_was_judged_is_kept(tmp_path: Path) -> None:
     study_folder = opened(tmp_path)
-    study_folder.note_judged("a", 1)
-    study_folder.note_judged("b", 2)
+    study_folder.add_judged("a", 1)
+    study_folder.add_judged("b", 2)
     assert opened(tmp_path).judged_epochs() == {("a", 1), ("b", 2)}
 
 

@@ -3,7 +3,7 @@
 A step does nothing but wait. At an epoch's end the run measures what a real one would by `run.measure`, with
 made-up values that depend on `run_id`, seed and epoch alone; a checkpoint is a small JSON file under the real
 name, from which a run resumes at its step. Stop signals are obeyed at the next step, stop requests and claims
-within 0.1 s. A learning rate of 1000 or more diverges at the 20th step.
+within 0.1 s. A learning rate of 1000 or more diverges at the 20th step, and one below 1e-6 learns nothing.
 
 SHIFTBENCH_TEST_STEP_S            seconds that each step takes
 SHIFTBENCH_TEST_PACE              a file with those seconds, which may change while a run trains
@@ -33,7 +33,7 @@ __all__ = ["joined", "train_on", "train_run"]
 
 GO_ON, STOP, STOP_WARNED, DIVERGED = 0, 1, 2, 3
 LOOK_EVERY_S = 0.1
-DIVERGING_LR, DIVERGES_AT_STEP = 1000.0, 20
+IDLE_LR, DIVERGING_LR, DIVERGES_AT_STEP = 1e-6, 1000.0, 20
 LAYERS = (Layer("stem.1", 16), Layer("layer1.0.bn1", 16), Layer("layer2.0.bn1", 32))
 KEPT = 2
 
@@ -82,6 +82,7 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         if record is not None:
             origin = provenance(cpu_name(), hosts)
             record.start(origin)
+            log.info("CUDA_VISIBLE_DEVICES=%s", os.environ.get("CUDA_VISIBLE_DEVICES"))
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)
         Trainer(run, ranks, record, stop).train()
@@ -201,6 +202,8 @@ class Trainer:
     def _top1_percent(self) -> float:
         """Rises with the epochs, to a level of the run's own between 40 and 90 %."""
         level = 65 + 24 * self._quality + self.run.seed % 10 / 10
+        if self.run.recipe.lr < IDLE_LR:
+            level = 10.0
         return round(level * (1 - 0.5**self.epoch), 4)
 
     def _measure_training(self) -> None:
