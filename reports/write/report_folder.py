@@ -15,8 +15,7 @@ from reports.write.latex import to_latex
 from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
 from reports.write.slugs import distinct, slug
 from suite.errors import UserError
-from suite.files import read_json
-from suite.record import write_atomically
+from suite.files import read_json, write_atomically
 
 # What a report has written here, so that the next one can remove what it no longer makes.
 MANIFEST = ".report-files.json"

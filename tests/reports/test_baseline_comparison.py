@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from reports.collect import collect
-from reports.tables import baseline_table as module
 from reports.findings.baseline_comparison import against_baseline
 from reports.frames import build_frames
+from reports.tables import baseline_table as module
 from reports.tables.baseline_table import baseline_display
 from tests.helpers.paired_cells import ESM, TOP1, Cells, frames_of, p_of_three
 from tests.helpers.records import expand_runs, write_run

@@ -12,7 +12,7 @@ from reports.collect import collect
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import build_frames
 from reports.stats import slope
-from reports.write.study import cost_sentence, print_study, study_answers, write_study
+from reports.write.study_answers import cost_sentence, print_study, study_answers, write_study
 from tests.helpers.records import PROVENANCE, expand_runs, write_run
 
 Cells = dict[tuple[str, int], list[float]]
