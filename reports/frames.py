@@ -148,8 +148,8 @@ def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
 def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
     """For each run the values of these fields."""
     fields, shown = _parsed(deciding), sorted(shown)
-    told = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
-    return [told[text] for text in deciding]
+    parts = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
+    return [parts[text] for text in deciding]
 
 
 def _parsed(deciding: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -24,17 +24,17 @@ def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]
     values = [comparison.values(metric) for metric in COMPARED]
     found = [compare_over_seeds(comparison, metric) for metric in COMPARED]
     adjusted = holm([one.p for one in found])
-    told = []
+    texts = []
     for metric, pairs, one, p in zip(COMPARED, values, found, adjusted, strict=True):
         if one.estimate is None:
-            told.append(f"{metric.title}: no pair of runs measured it on both sides.")
+            texts.append(f"{metric.title}: no pair of runs measured it on both sides.")
         elif (pairs.a == pairs.b).all():
-            told.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
+            texts.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
         else:
             word = _word(metric, one.estimate, p)
             amount = _amount(metric, one.estimate, _over(one, one.estimate.n), p)
-            told.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
-    return told
+            texts.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
+    return texts
 
 
 def _all(pairs: int) -> str:

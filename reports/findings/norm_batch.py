@@ -1,6 +1,6 @@
 """Answers along the norm batch: the shift as it shrinks, whose is smaller, where XBN beats BN and BN loses.
 
-Every comparison is paired by seed; what its interval leaves open is said to be open.
+Every comparison is paired by seed; an answer that its interval leaves open says so.
 """
 
 import math
@@ -54,7 +54,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & frames.runs.has_bn]
-    # Where a norm batch was run with several batches per GPU, these are apart.
+    # Where a norm batch was run with several batches per GPU, each has its own answers.
     cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
     axes = [*CONTEXT, *apart]
@@ -90,12 +90,12 @@ def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
 
 
 def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
-    """What did not complete, and so is in no answer: it may be the worst."""
+    """Name what did not complete, and so is in no answer, since it may be the worst."""
     missing = runs[runs.state != "completed"]
     cells = missing.groupby(["norm", "norm_batch_size", "state"], sort=False).size()
-    told = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
-    if told:
-        text = f"Left out of these, since they did not complete: {'; '.join(told)}."
+    texts = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
+    if texts:
+        text = f"Left out of these, since they did not complete: {'; '.join(texts)}."
         yield Answer("left_out", "", text)
 
 
@@ -174,11 +174,11 @@ def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
     worse = {s for s, e in differences.items() if e.is_claim and e.high is not None and e.high < -margin}
     # Below a batch means at every smaller one.
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
-    told = {"margin": margin, "largest": largest}
+    texts = {"margin": margin, "largest": largest}
     if not below:
         most = max((e.n for e in differences.values()), default=0)
-        text = sentence("bn_does_not_lose", **told, sizes=list(differences), seeds=most)
+        text = sentence("bn_does_not_lose", **texts, sizes=list(differences), seeds=most)
         return Answer("bn_loses", "BN", text)
     threshold, at = min(size for size in bn if size > max(below)), max(below)
-    text = sentence("bn_loses", **told, threshold=threshold, at=at, difference=differences[at])
+    text = sentence("bn_loses", **texts, threshold=threshold, at=at, difference=differences[at])
     return Answer("bn_loses", "BN", text, threshold, differences[at])

@@ -1,4 +1,4 @@
-"""What was run, where and with which code: the header, the warnings and the provenance tables."""
+"""What was run, where and with which code: header, warnings and provenance tables."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def _date(seconds: float) -> str:
 
 
 def command_line(roots: Sequence[Path], out: Path | None, baseline: str | None) -> str:
-    """What makes this report again; empty when nothing was typed."""
+    """The command that makes this report again; empty without a folder for it."""
     if out is None:
         return ""
     against = [] if baseline is None else ["--baseline", baseline]
@@ -97,13 +97,13 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")
     if (codes.tree == "modified").any():
         found.append(
-            "Some runs come from a modified working tree, so their git SHA does not tell the whole code."
+            "Some runs come from a modified working tree, so their git SHA does not identify the whole code."
         )
     cells = frames.runs.groupby(["arch", "data", "settings", "norm", *BATCH_AXES], dropna=False)
     if (cells.world_size.nunique() > 1).any():
         found.append(
             "Some seeds of one cell ran on different numbers of ranks. The estimates follow the first rank's "
-            "batches alone, so fewer ranks update them more often in a step: their shift is not quite alike."
+            "batches alone, so fewer ranks update them more often in a step: their shifts differ a little."
         )
     copies = int((~frames.runs.counted).sum())
     if copies:

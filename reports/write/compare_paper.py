@@ -1,4 +1,4 @@
-"""Runs beside the paper's numbers, in words and tables: for a terminal, as Markdown and as CSV."""
+"""Print runs beside the paper's numbers, and write them as Markdown and as CSV."""
 
 from pathlib import Path
 
@@ -39,12 +39,12 @@ def beside_paper(runs: Path, cache: Path | None = None) -> pd.DataFrame:
 
 def paper_sentences(cells: pd.DataFrame) -> list[str]:
     """By how much each cell differs, what of the paper has no cell, and that nothing is tested."""
-    told = [_difference(row) for _, row in cells.iterrows()]
+    texts = [_difference(row) for _, row in cells.iterrows()]
     missing = [s for s in load_paper().of("noise") if s.id not in set(cells.series)]
-    told += [
+    texts += [
         f"{s.norm}: no cell beside the paper's top-1 of {s.values[0]:.1f} % ({s.label})." for s in missing
     ]
-    return [*told, _NO_TEST]
+    return [*texts, _NO_TEST]
 
 
 def _difference(row: pd.Series) -> str:
@@ -55,8 +55,8 @@ def _difference(row: pd.Series) -> str:
         return f"{head}: its top-1 was not measured; the paper's is {paper}."
     less = ours.mean - row.paper
     shown = estimate_cell(ours, ours.n, 2, say_one=False)
-    told = {"head": head, "paper": paper, "ours": shown, "seeds": ours.n, "less": less}
-    return sentence("beside_paper", **told, amount=number(abs(less), 2), tolerance=row.tolerance)
+    texts = {"head": head, "paper": paper, "ours": shown, "seeds": ours.n, "less": less}
+    return sentence("beside_paper", **texts, amount=number(abs(less), 2), tolerance=row.tolerance)
 
 
 def print_beside_paper(console: Console, cells: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""A comparison of two sets of runs in words and tables: for a terminal, as Markdown and as CSV."""
+"""Print a comparison of two sets of runs, and write it as Markdown and as CSV."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
+"""Compose a report and render it as HTML and as Markdown, both from the same parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -41,7 +41,7 @@ from reports.write.markdown import fill
 from reports.write.slugs import distinct
 from suite import __version__
 
-# Of top-1, when nobody says otherwise.
+# Points of top-1 that count as a loss.
 MARGIN_POINTS = 1.0
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
@@ -188,9 +188,9 @@ def _pack_column(values: list[Any]) -> dict[str, Any]:
 
 @cache
 def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page."""
+    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
-    # A script element ends at the first "</script", wherever it stands.
+    # A script element ends at the first "</script", wherever it is.
     return bundle.replace("</script", "<\\/script")
 
 
