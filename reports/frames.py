@@ -163,25 +163,6 @@ def _of_studies(runs: pd.DataFrame) -> list[bool]:
     return [known[key] for key in keys]
 
 
-def confounds(frames: "Frames") -> list[str]:
-    """What runs that stand side by side differ in beside norm, batch and settings, in sentences."""
-    runs = frames.runs.assign(deciding=frames.deciding)
-    runs = runs[runs.counted]
-    found = []
-    for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
-        texts = here.drop_duplicates(["settings", "deciding"])
-        for _, group in texts.groupby("settings", sort=False):
-            fields = [json.loads(text) for text in group.deciding]
-            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
-            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
-            if names:
-                found.append(
-                    f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "
-                    f"{', '.join(values)}. Differences between them are not the norm's alone."
-                )
-    return found
-
-
 def _counted(runs: pd.DataFrame) -> pd.Series:
     """One folder for each run_id: a completed one if there is any, then the one that got furthest."""
     rank = pd.DataFrame({"run_id": runs.run_id, "done": runs.state == "completed", "epoch": runs.epoch})

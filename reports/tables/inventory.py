@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.collect import Collection
-from reports.frames import Frames, confounds
+from reports.frames import Frames
 from reports.numbers import EMPTY, MAX_NAMES, Number, count_cell, listed, plural
 from reports.tables.run_list import WORST_FIRST
 from reports.tables.table import MAX_ROWS, Cell, Column, Table
@@ -113,6 +113,25 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     damaged = int((frames.runs.notes != "").sum())
     if damaged:
         found.append(f"{plural(damaged, 'run')} with damaged lines, which are left out; see Runs.")
+    return found
+
+
+def confounds(frames: Frames) -> list[str]:
+    """Sentences on what runs that are compared differ in beside norm, batch and settings."""
+    runs = frames.runs.assign(deciding=frames.deciding)
+    runs = runs[runs.counted]
+    found = []
+    for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
+        texts = here.drop_duplicates(["settings", "deciding"])
+        for _, group in texts.groupby("settings", sort=False):
+            fields = [json.loads(text) for text in group.deciding]
+            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
+            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
+            if names:
+                found.append(
+                    f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "
+                    f"{', '.join(values)}. Differences between them are not the norm's alone."
+                )
     return found
 
 
