@@ -20,8 +20,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values of `metrics`.
 
-    The rows are in the order of the runs; cells that have not begun (`plan.unstarted_cells`) come last,
-    unless there are extra keys. For each metric `_mean`, `_low`, `_high` (Student's t interval at
+    The rows are in the order of the runs; cells that have not begun (`planned_runs.unstarted_cells`) come
+    last, unless there are extra keys. For each metric `_mean`, `_low`, `_high` (Student's t interval at
     stats.CONFIDENCE, NaN for one seed) and `_n`, over its finite values. `sums` are columns that are added
     up over the runs of every state; NaN when no run has a value.
     """
@@ -48,7 +48,7 @@ def summarise(
     columns |= {name: cells[name].sum(min_count=1) for name in sums}
     table = pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
     missing = unstarted_cells(runs)
-    # What has not begun has no hardware to be told apart by.
+    # Cells that have not begun have no hardware.
     return table.reset_index(drop=True) if extra_keys or missing.empty else _with(table, missing, metrics)
 
 

@@ -148,8 +148,8 @@ def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
 def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
     """For each run the values of these fields."""
     fields, shown = _parsed(deciding), sorted(shown)
-    told = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
-    return [told[text] for text in deciding]
+    parts = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
+    return [parts[text] for text in deciding]
 
 
 def _parsed(deciding: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -161,25 +161,6 @@ def _of_studies(runs: pd.DataFrame) -> list[bool]:
     keys = [(os.path.dirname(f), e) for f, e in zip(runs.folder, runs.experiment, strict=True)]  # noqa: PTH120
     known = {key: (Path(key[0]) / "studies" / key[1] / "study.json").exists() for key in dict.fromkeys(keys)}
     return [known[key] for key in keys]
-
-
-def confounds(frames: "Frames") -> list[str]:
-    """What runs that stand side by side differ in beside norm, batch and settings, in sentences."""
-    runs = frames.runs.assign(deciding=frames.deciding)
-    runs = runs[runs.counted]
-    found = []
-    for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
-        texts = here.drop_duplicates(["settings", "deciding"])
-        for _, group in texts.groupby("settings", sort=False):
-            fields = [json.loads(text) for text in group.deciding]
-            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
-            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
-            if names:
-                found.append(
-                    f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "
-                    f"{', '.join(values)}. Differences between them are not the norm's alone."
-                )
-    return found
 
 
 def _counted(runs: pd.DataFrame) -> pd.Series:

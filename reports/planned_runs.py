@@ -1,7 +1,7 @@
-"""What an experiment was to run, as far as its runs tell: seeds and whole cells that have not begun.
+"""What an experiment planned, as far as its runs show: seeds and whole cells that have not begun.
 
-An experiment is the product of its axes and its seeds. So a seed that one cell has, every cell was to have,
-and a norm that was run at one batch layout was to be run at each. The points of a study are no product.
+An experiment is the product of its axes and its seeds. So every cell was planned with each seed that one cell
+has, and every norm at each batch layout that one norm has. The points of a study are no product.
 """
 
 import pandas as pd
@@ -13,8 +13,8 @@ _LAYOUT = [*_FREE_LAYOUT, "norm_batch_size"]
 
 
 def planned_seeds(runs: pd.DataFrame) -> pd.Series:
-    """How many seeds each cell was to have. `runs`: with their `cell`."""
-    own = runs[["cell", "seed"]]  # of a study's point nothing else is known
+    """How many seeds each cell was planned with. `runs`: with their `cell`."""
+    own = runs[["cell", "seed"]]  # no more is known of a study's point
     of_product = runs[~runs.is_of_study]
     seeds = of_product[[*_PLAN, "seed"]].drop_duplicates()
     planned = of_product[["cell", *_PLAN]].drop_duplicates().merge(seeds, on=_PLAN)[["cell", "seed"]]

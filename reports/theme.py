@@ -22,7 +22,7 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
-# Of norms in charts: more than these cannot be told apart, nor chosen from.
+# Of norms in charts: more than these can neither be distinguished nor chosen from.
 MAX_VARIANTS = 24
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 

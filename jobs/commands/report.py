@@ -14,15 +14,18 @@ def report(
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="Norm that the others are compared with, such as bn or XBN-P2-GN8.",
+            help="Norm that all others are compared with, such as bn or XBN-P2-GN8.",
             show_default="BN where it was run",
         ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Write it again while runs go on; an open page follows.")
+        bool,
+        typer.Option(
+            "--watch", help="Write the report again until all runs have ended; an open page reloads itself."
+        ),
     ] = False,
-    every_s: Annotated[int, typer.Option(min=1, help="Seconds between two of --watch.")] = 15,
+    every_s: Annotated[int, typer.Option(min=1, help="Seconds between two reports of --watch.")] = 15,
 ) -> None:
     """Write index.html, report.md, tables, figures and data, and print the summary table.
 
@@ -49,15 +52,17 @@ def report(
             console.print(f"no browser could be opened; the page is {files.html}", style="yellow")
         is_open = True
 
-    def tell(files: ReportFiles, going_on: int) -> None:
+    def on_report(files: ReportFiles, unfinished: int) -> None:
         show(files)
-        console.print(f"{going_on} of {files.num_runs} runs go on; {files.html} follows every {every_s} s")
+        console.print(
+            f"{unfinished} of {files.num_runs} runs have not ended; {files.html} is updated every {every_s} s"
+        )
 
-    def waits(error: UserError) -> None:
+    def on_waiting(error: UserError) -> None:
         console.print(f"waiting: {error}", style="yellow")
 
-    files = follow(read, build, every_s, tell, waits) if watch else build(read(), None)
+    files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
     print_summary(Console(), files.frames)
     collection = files.frames.collection
-    console.print(f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read anew)")
+    console.print(f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read again)")
     show(files)

@@ -53,7 +53,7 @@ def tune(
     import_ray()
     from jobs.tune.driver import DriverOptions, drive
     from reports.collect import cache_folder
-    from reports.write.study import print_study, write_study
+    from reports.write.study_answers import print_study, write_study
 
     console = Console(soft_wrap=True, highlight=False)
     end = drive(

@@ -66,8 +66,8 @@ def band_chart(
     ]
     if not unfinished.empty:
         lines = style.chart(unfinished).encode(x=x, y=y, color=style.color(), detail="run:N")
-        told = tips([("norm:N", "Norm"), ("seed:Q", "Seed"), ("state:N", "State")])
+        texts = tips([("norm:N", "Norm"), ("seed:Q", "Seed"), ("state:N", "State")])
         layers.append(
-            lines.mark_line(strokeWidth=1.25, strokeDash=[4, 3], point={"size": 12}).encode(tooltip=told)
+            lines.mark_line(strokeWidth=1.25, strokeDash=[4, 3], point={"size": 12}).encode(tooltip=texts)
         )
     return layered(style, *layers)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from reports.charts.style import ChartStyle, LayeredChart, is_wide, layered, log_scale, log_ticks, tips
 
-# Perceptually uniform, and told apart by colour-blind eyes and on light and dark ground alike.
+# Perceptually uniform, and legible for colour-blind readers on light and dark backgrounds.
 _SCHEME = "viridis"
 
 

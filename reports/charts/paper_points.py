@@ -56,17 +56,17 @@ def paper_points_chart(
         for column in ("value", "low")
     )
     base = style.chart(ours).encode(x=x, color=color)
-    told = [("line:N", "Line"), ("x:Q", axes.x_title)]
+    texts = [("line:N", "Line"), ("x:Q", axes.x_title)]
     spread = [("low:Q", "Lowest seed"), ("high:Q", "Highest seed"), ("seeds:Q", "Seeds")]
     layers = [
         base.mark_area(opacity=0.18).encode(y=low, y2="high:Q"),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(size=30, filled=True, opacity=1).encode(
-            y=y, shape=shape, tooltip=tips([*told, ("value:Q", "Ours, mean"), *spread])
+            y=y, shape=shape, tooltip=tips([*texts, ("value:Q", "Ours, mean"), *spread])
         ),
     ]
     if not papers.empty:
         marks = style.chart(papers).encode(x=x, y=y, color=color, shape=shape)
         hollow = marks.mark_point(size=90, filled=False, strokeWidth=2, opacity=1)
-        layers.append(hollow.encode(tooltip=tips([*told, ("value:Q", "The paper's")])))
+        layers.append(hollow.encode(tooltip=tips([*texts, ("value:Q", "The paper's")])))
     return layered(style, *layers)

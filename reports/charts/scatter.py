@@ -47,12 +47,12 @@ class Quantity:
 
 
 def names_batches(cells: pd.DataFrame) -> str:
-    """How a chart of these cells shows their norm batches, in words."""
+    """Describe how a chart of these cells shows their norm batches."""
     return "labelled with its norm batch" if len(cells) <= _MAX_LABELS else "larger for a larger norm batch"
 
 
 def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
-    """A mark for each cell that tells its norm batch; a thin line joins a norm's cells in that order.
+    """A mark for each cell that shows its norm batch; a thin line joins a norm's cells in that order.
 
     `cells`: norm, norm_batch_size, batch_size_per_gpu, seeds and both columns.
     """
@@ -66,7 +66,7 @@ def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle)
 def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
     """A mark for each cell, and a line through those that no other surpasses in both: the Pareto front.
 
-    The front is found in the chart, by the rule of `spread.pareto_front`, so that it is of what is shown.
+    The chart finds the front itself, by the rule of `seed_statistics.pareto_front`, among the cells shown.
     """
     base = _base(cells, x, y, style)
     faster_first: Any = [alt.SortField(axis, order="descending") for axis in ("x", "y")]

@@ -19,14 +19,14 @@ CELL = ["norm", "norm_batch_size", "batch_size_per_gpu"]
 class Steps:
     """The axes of a chart: the column that goes up by factors, and what is measured, from zero or not.
 
-    `apart`: columns that give a line of its own to each of their values.
+    `lines_by`: columns whose values each have a line of their own.
     """
 
     column: str
     title: str
     value_title: str
     from_zero: bool
-    apart: tuple[str, ...] = ()
+    lines_by: tuple[str, ...] = ()
 
 
 def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> LayeredChart:
@@ -44,9 +44,9 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Layered
     if values[axes.column].nunique() == 1:
         return _dots(values, means, many, axes, y_scale, style)
     present = style.present(values)
-    # Set apart by a few pixels, so that equal values do not hide each other; the tooltip has the true step.
-    apart = min(0.07, 0.3 / len(present))
-    offset = {norm: 2 ** (apart * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
+    # Shifted by a few pixels, so that equal values do not hide each other; the tooltip has the true step.
+    shift = min(0.07, 0.3 / len(present))
+    offset = {norm: 2 ** (shift * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
     ticks = sorted(int(b) for b in values[axes.column].unique())
     x = alt.X(
         "x:Q",
@@ -62,8 +62,8 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Layered
         for frame in (values, means)
     )
     line = base.mark_line(strokeWidth=2)
-    if axes.apart:
-        line = line.encode(detail=[f"{column}:N" for column in axes.apart])
+    if axes.lines_by:
+        line = line.encode(detail=[f"{column}:N" for column in axes.lines_by])
     interval = {"y": alt.Y("low:Q", title=axes.value_title, scale=y_scale), "y2": "high:Q"}
     return layered(style, line, *_seeds(runs, base, many, interval, axes, style, sizes=(22, 70)))
 

@@ -188,12 +188,12 @@ class Rule:
 
     def check(self, found: Measured) -> Check:
         """The check of one subset."""
-        told = (self.measured.format(**found.subset), self.unit, found.values, self.decimals, found.paper)
+        texts = (self.measured.format(**found.subset), self.unit, found.values, self.decimals, found.paper)
         match self.comparison:
             case "above" | "below":
-                return AgainstBound(*told, self.comparison, self.margin)
+                return AgainstBound(*texts, self.comparison, self.margin)
             case "disjoint":
-                return DisjointIntervals(*told, found.others)
+                return DisjointIntervals(*texts, found.others)
         assert_never(self.comparison)
 
 

@@ -216,8 +216,8 @@ def _single(
 
 def _panel(title: str, what: str, ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes) -> Panel:
     """Its description says where each line begins and ends."""
-    told = []
+    texts = []
     for line, points in ours.groupby("line", sort=False):
         first, last = points.sort_values("x").value.iloc[[0, -1]]
-        told.append(f"{line} from {short(first)} to {short(last)}")
-    return Panel(title, f"{what}: {'; '.join(told)}", partial(paper_points_chart, ours, papers, axes))
+        texts.append(f"{line} from {short(first)} to {short(last)}")
+    return Panel(title, f"{what}: {'; '.join(texts)}", partial(paper_points_chart, ours, papers, axes))

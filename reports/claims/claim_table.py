@@ -21,7 +21,7 @@ _COLUMNS = [
 
 
 def claim_table(results: Sequence[ClaimResult]) -> Table:
-    """A block for each claim. Its evidence in words stands in the notes."""
+    """A block for each claim. Its evidence is in the notes."""
     rows: list[list[Cell]] = []
     breaks = []
     for result in results:
@@ -40,8 +40,8 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
         "when one does, and is inconclusive when a run did not complete.",
         f"The paper: {load_paper().title}, {load_paper().address}. "
         + " ".join(f"{label}: {LABELS[label]}." for label in labels)
-        + " Tolerance: of the reading, at worst. The set-up is not told in full, so the paper's "
-        "numbers stand beside ours and decide nothing.",
+        + " Tolerance: of the reading, at worst. The paper does not describe its set-up in full, so "
+        "its numbers are shown beside ours and decide nothing.",
     ]
     return Table("The paper's claims", _COLUMNS, rows, notes=notes, breaks=frozenset(breaks))
 

@@ -12,7 +12,7 @@ from suite.errors import UserError
 
 @dataclass(frozen=True)
 class Evidence:
-    """A claim's own runs, apart from all others: what layers are common must not hang on other claims.
+    """A claim's own runs alone, so that the common layers do not depend on other claims.
 
     `frames` is None when not one run can be read. `trouble`: a sentence on the runs that did not complete.
     """
@@ -55,5 +55,5 @@ def _trouble(frames: Frames, num_planned: int) -> str:
     if absent := num_planned - len(frames.runs) - unread:
         counts.append(f"{absent} not begun")
     reasons = [reason for reason in dict.fromkeys(left.reason) if reason]
-    told = f" ({reasons[0]})" if reasons else ""
-    return f"of {plural(num_planned, 'run')} {missing} did not complete: {listed(counts)}{told}"
+    texts = f" ({reasons[0]})" if reasons else ""
+    return f"of {plural(num_planned, 'run')} {missing} did not complete: {listed(counts)}{texts}"

@@ -1,11 +1,11 @@
-"""Claim D: a network with batch-free norms minds wrong estimates less.
+"""Claim D: a network with batch-free norms suffers less from wrong estimates.
 
-The *loss* of a run is the share of what it knows that it loses to noise on the estimates, in percent,
+The *loss* of a run is the share of its top-1 above chance that noise on the estimates costs, in percent,
 
     1 − (top-1(δ) − chance) / (top-1(0) − chance),      chance = 100 % / classes
 
 with top-1 a mean over the draws; its mean over MAGNITUDES, since networks of other sizes lose most at other
-δ. Chance is taken off, lest of two networks that guess the more accurate one seem to lose more. Paired by
+δ. Chance is subtracted: of two networks that guess, the more accurate one would seem to lose more. Paired by
 seed:
 
 - BN's loss less XBN-GN's is above 0;

@@ -25,9 +25,9 @@ def judge(evidence: Evidence) -> ClaimResult:
     checks = [] if evidence.frames is None else evaluate(claim.rules, evidence.frames)
     verdict = "inconclusive" if evidence.trouble else together(checks)
     runs = f"{evidence.num_completed} of {evidence.num_planned}"
-    told = evidence.trouble or _deciding(checks, verdict)
+    texts = evidence.trouble or _deciding(checks, verdict)
     remark = f" {claim.remark}" if claim.remark else ""
-    text = f"{claim.letter}: {verdict}, {evidence.data or 'no data'}. {told[:1].upper()}{told[1:]}.{remark}"
+    text = f"{claim.letter}: {verdict}, {evidence.data or 'no data'}. {texts[:1].upper()}{texts[1:]}.{remark}"
     return ClaimResult(claim, evidence.data, runs, checks, verdict, text)
 
 

@@ -25,7 +25,7 @@ __all__ = ["Collection", "Skipped", "cache_folder", "collect", "collect_folders"
 
 # A file that changed this shortly before it was read may change again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
-# So long after a failure other ranks may still write down what they died of, below the run's folder.
+# So long after a failure other ranks may still write the reason below the run's folder.
 _LAST_WORDS_NS = 3_600_000_000_000
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ def _look_at(
         seen.add(place)
         try:
             found[name] = signature(place)
-        except FileNotFoundError:  # removed under our eyes
+        except FileNotFoundError:  # removed meanwhile
             continue
         except OSError as error:
             skipped.append(Skipped(root / name, f"{root / name}: cannot be listed: {error.strerror}"))
@@ -198,7 +198,7 @@ def _read_all(changed: list[tuple[Path, str, Signature]], skipped: list[Skipped]
         gatherer.add(row, starts, data, len(record.layers))
         paths.append(path)
         signatures.append(before)
-        # Whether a running one is alive is no matter of its files.
+        # The files do not say whether a running one is alive.
         is_still = begun_ns - max(before[:-1]) > (_LAST_WORDS_NS if record.state == "failed" else _TICK_NS)
         is_settled.append(is_still and record.state != "running" and not record.died_silently)
     return Segment(gatherer.tables(), paths, signatures, is_settled)

@@ -21,7 +21,7 @@ _SHOWN_ELSEWHERE = (
 
 
 def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A row for the runs' table, less what measurements tell, and a line for each attempt.
+    """A row for the runs' table, without what comes from measurements, and a line for each attempt.
 
     Raises ValidationError, TypeError, KeyError, ValueError or AttributeError for what is not a run's.
     """
@@ -54,11 +54,11 @@ def _storable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _axes(config: dict[str, Any]) -> dict[str, Any]:
-    """Where a run stands among others. The seeds of one cell are validated once."""
+    """The axes of a run. The seeds of one cell are validated once."""
     rest = {name: value for name, value in config.items() if name not in ("experiment", "seed")}
     experiment, seed = config.get("experiment"), config.get("seed")
     if not isinstance(experiment, str) or type(seed) is not int:
-        run = Run.model_validate(config)  # says what is wrong
+        run = Run.model_validate(config)  # raises with what is wrong
         experiment, seed = run.experiment, run.seed
     return {"experiment": experiment, "seed": seed, **_science(orjson.dumps(rest))}
 
@@ -105,10 +105,10 @@ def _deciding_fields(run: Run) -> dict[str, str]:
 
 
 def _start(line: dict[str, Any]) -> dict[str, Any]:
-    """An attempt: when, with which code, where. None for what it does not tell, or not in our words."""
+    """An attempt: when, with which code, where. None for what is missing or of another type."""
     hosts, versions = line.get("hosts"), line.get("versions")
     hosts = ", ".join(sorted({str(h) for h in hosts})) if isinstance(hosts, list) else hosts
-    told = {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
+    texts = {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
     started_at = line.get("started_at")
     return {
         "started_at": started_at
@@ -120,7 +120,7 @@ def _start(line: dict[str, Any]) -> dict[str, Any]:
         "device_type": _if(line.get("device_type"), str),
         "world_size": _if(line.get("world_size"), int),
         "hosts": _if(hosts, str),
-        "versions": json.dumps(told),
+        "versions": json.dumps(texts),
     }
 
 

@@ -44,7 +44,7 @@ def find(
     for below in walk_runs(root, seen, is_known, lambda folder, error: trouble.append((folder, error))):
         try:
             yield below, newest.get(below) or signature(_folder(root, below))
-        except FileNotFoundError:  # removed under our eyes
+        except FileNotFoundError:  # removed meanwhile
             continue
         except OSError as error:
             trouble.append((_folder(root, below), error))

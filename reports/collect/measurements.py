@@ -32,7 +32,7 @@ _LINE = pyarrow.json.ParseOptions(
     ),
     unexpected_field_behavior="ignore",
 )
-# Numbers that JSON has not are written as text.
+# NaN and infinity, which JSON lacks, are written as text.
 _NOT_PLAIN = (b'nan"', b'inf"')
 
 
@@ -59,7 +59,7 @@ def read_texts(texts: Sequence[Text]) -> Chunk:
     together = _read_together(texts)
     if together is not None:
         return together
-    # Mostly a few texts are to blame, with a line being written or a number that JSON has not.
+    # Usually few texts are affected, by an unfinished line or a number that JSON lacks.
     plain = [text for text in texts if _is_plain(text.data)]
     together = _read_together(plain) if len(plain) < len(texts) else None
     read = {text.run for text in plain} if together is not None else set()

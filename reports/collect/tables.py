@@ -126,7 +126,7 @@ class Gatherer:
         self._chunks: list[Future[Chunk]] = []
 
     def add(self, row: dict[str, Any], starts: list[dict[str, Any]], data: bytes, width: int) -> None:
-        """A run: its digest, its measurements as they stand in the file, and how many layers they list."""
+        """A run: its digest, its measurements as in the file, and how many layers they list."""
         number = len(self._rows)
         self._rows.append(row)
         self._starts += [{"run": number, **start} for start in starts]

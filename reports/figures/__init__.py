@@ -48,10 +48,10 @@ def build_gallery(frames: Frames) -> Gallery:
     if batches is not None:
         chosen = chosen[chosen.norm_batch_size.astype(str).isin(batches.values)]
     shown = contexts(chosen, MAX_CONTEXTS)
-    told = notes(choices)
+    texts = notes(choices)
     total = chosen.groupby(CONTEXT, observed=True).ngroups
     if total > len(shown):
-        told.append(
+        texts.append(
             f"Charts are drawn for the first {len(shown)} of {total} combinations of model, data, settings "
             "and global batch."
         )
@@ -60,10 +60,10 @@ def build_gallery(frames: Frames) -> Gallery:
     if left_out:
         names = "; ".join(figure.title for figure in left_out[:3])
         more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        told.append(
+        texts.append(
             f"To keep the page quick, {plural(len(left_out), 'figure')} are not drawn: {names}{more}."
         )
-    return Gallery(kept, choices, told)
+    return Gallery(kept, choices, texts)
 
 
 def _within_room(figures: list[Figure]) -> tuple[list[Figure], list[Figure]]:

@@ -12,7 +12,7 @@ from reports.numbers import plural
 from reports.seed_statistics import extremes, thinned
 
 MAX_UNFINISHED = 12
-# Of a line: more than a panel has pixels to tell apart.
+# Steps of a line: a panel has no pixels for more.
 MAX_STEPS = 100
 
 
@@ -31,7 +31,7 @@ def banded(
     by = ["norm_batch_size", *(["batch_size_per_gpu"] if is_crossed(values) else [])]
     keys = list(values[by].drop_duplicates().sort_values(by).itertuples(index=False, name=None))
     chosen = thinned(range(len(keys)), MAX_PANELS)
-    unfinished, told = _furthest(values[values.state != "completed"])
+    unfinished, texts = _furthest(values[values.state != "completed"])
     means = extremes(
         values[values.state == "completed"],
         list(dict.fromkeys(["norm", *_BATCHES, column, label])),
@@ -41,8 +41,8 @@ def banded(
     axes = BandAxes(column, title, label, value_title, extent, log_if_wide and is_wide(*extent))
     panels = list(_panels(means, unfinished, by, [keys[place] for place in chosen], axes))
     if len(chosen) < len(keys):
-        told += f" Drawn for {len(chosen)} of {len(keys)} norm batches."
-    return panels, told
+        texts += f" Drawn for {len(chosen)} of {len(keys)} norm batches."
+    return panels, texts
 
 
 _BATCHES = ["norm_batch_size", "batch_size_per_gpu"]
@@ -53,10 +53,10 @@ def _furthest(unfinished: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     lengths = unfinished.groupby("run").size().sort_values(ascending=False, kind="stable")
     if lengths.empty:
         return unfinished, ""
-    told = " Thin dashed lines are runs that did not complete, as far as they got"
+    texts = " Thin dashed lines are runs that did not complete, as far as they got"
     if len(lengths) > MAX_UNFINISHED:
-        told += f" ({MAX_UNFINISHED} of {len(lengths)}, those that got furthest)"
-    return unfinished[unfinished.run.isin(lengths.index[:MAX_UNFINISHED])], f"{told}."
+        texts += f" ({MAX_UNFINISHED} of {len(lengths)}, those that got furthest)"
+    return unfinished[unfinished.run.isin(lengths.index[:MAX_UNFINISHED])], f"{texts}."
 
 
 def _panels(

@@ -20,7 +20,7 @@ def curves(frames: Frames, context: Context, palette: list[Variant]) -> Iterator
         values = frames.curves.loc[keep, ["run", "epoch", "value"]]
         values = finite(values, "value").merge(cells_of(context.runs), on="run")
         axis = f"{METRICS[metric].title} ({METRICS[metric].unit})"
-        panels, told = banded(values, "epoch", "Epoch", "epoch", axis, log_if_wide=False)
-        caption = f"Line: mean over completed seeds; band: lowest to highest.{told}"
+        panels, texts = banded(values, "epoch", "Epoch", "epoch", axis, log_if_wide=False)
+        caption = f"Line: mean over completed seeds; band: lowest to highest.{texts}"
         slug = f"{metric.partition('_')[0]}-by-epoch"
         yield from make_figure(context, slug, "curves", title, caption, panels, values, palette)

@@ -1,4 +1,4 @@
-"""What a reader asks first: accuracy and shift, against the norm batch."""
+"""Figures of accuracy and shift against the norm batch."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +18,7 @@ _MEASURES = (
     ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ", True),
     ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ", True),
 )
-_MAX_MEANS_TOLD = 24
+_MAX_MEANS = 24
 
 
 def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
@@ -53,9 +53,9 @@ def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def described(values: pd.DataFrame, title: str) -> str:
-    """The means over seeds, in words, as many as can be listened to."""
+    """Describe the means over seeds for a screen reader, at most _MAX_MEANS of them."""
     means = values.groupby(["norm_batch_size", "norm"], sort=False, observed=True).value.mean()
-    told = means.iloc[:_MAX_MEANS_TOLD].reset_index().to_dict("records")
-    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in told]
-    parts += [f"and {len(means) - len(told)} more"] if len(means) > len(told) else []
+    texts = means.iloc[:_MAX_MEANS].reset_index().to_dict("records")
+    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in texts]
+    parts += [f"and {len(means) - len(texts)} more"] if len(means) > len(texts) else []
     return f"{title}, mean over seeds: {'; '.join(parts)}"

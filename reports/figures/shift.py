@@ -24,12 +24,12 @@ def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterat
     for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
         values = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
         values = finite(values, "value").merge(cells_of(context.completed), on="run")
-        panels, told = banded(
+        panels, texts = banded(
             values, "position", "Layer (forward order)", "layer", f"ESM {symbol}", log_if_wide=True
         )
         caption = (
             "BN layers in forward order; a layer that a variant has replaced has no point. "
-            f"Line: mean over seeds; band: lowest to highest seed.{told}"
+            f"Line: mean over seeds; band: lowest to highest seed.{texts}"
         )
         title = f"Depth profile of ESM {symbol}"
         yield from make_figure(
@@ -51,14 +51,14 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         for name, title in ((SHIFT, "ESM σ"), (ACCURACY, "Top-1 (%)"))
     )
     by_shift = cells.sort_values(SHIFT)
-    told = "; ".join(
+    texts = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "
         f"top-1 {short(row[ACCURACY])} %"
         for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
     panel = Panel(
         "Final top-1 against mean ESM σ, common layers",
-        f"Final top-1 against mean ESM σ of {plural(len(cells), 'cell')}. Least and greatest shift: {told}",
+        f"Final top-1 against mean ESM σ of {plural(len(cells), 'cell')}. Least and greatest shift: {texts}",
         partial(path_chart, cells, x, y),
     )
     caption = (
@@ -116,12 +116,12 @@ def _heat_panel(
 ) -> Panel:
     title = f"{label}, norm batch {size}"
     means = values.groupby("epoch").value.mean()
-    told = " and ".join(
+    texts = " and ".join(
         f"{short(means[epoch])} at epoch {epoch}" for epoch in (means.index[0], means.index[-1])
     )
     return Panel(
         title,
-        f"ESM σ by layer and epoch of {title}; mean over layers {told}",
+        f"ESM σ by layer and epoch of {title}; mean over layers {texts}",
         partial(heat_chart, values, "ESM σ", extent, depth),
         {"norm": label, "norm_batch_size": str(size)},
     )

@@ -61,7 +61,7 @@ def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
     share = runs.assign(value=scaling_efficiency(runs, _CELL))
     share = share[share.value.notna()]
     if share.world_size.nunique() > 1:
-        axes = Steps("world_size", axis, "Efficiency", True, axes.apart)
+        axes = Steps("world_size", axis, "Efficiency", True, axes.lines_by)
         title = f"Scaling efficiency, {device}"
         yield _panel(share, axes, title, _by_ranks(share, title, unit))
 
@@ -74,8 +74,8 @@ def _panel(runs: pd.DataFrame, axes: Steps, title: str, description: str) -> Pan
 
 def _by_ranks(runs: pd.DataFrame, title: str, unit: str) -> str:
     means = runs.groupby("world_size", as_index=False).value.mean()
-    told = [f"{short(v)} on {plural(n, unit)}" for n, v in zip(means.world_size, means.value, strict=True)]
-    return f"{title}, mean: {'; '.join(told)}"
+    texts = [f"{short(v)} on {plural(n, unit)}" for n, v in zip(means.world_size, means.value, strict=True)]
+    return f"{title}, mean: {'; '.join(texts)}"
 
 
 def _hardware(device: object, ranks: int, unit: str) -> str:

@@ -9,6 +9,7 @@ from reports.findings.compare_seeds import OverSeeds, compare_over_seeds
 from reports.findings.two_sides import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
 from reports.numbers import number, p_cell, plural, short
+from reports.sentences import sentence
 from reports.stats import CONFIDENCE, Estimate, holm, judge
 
 _MAX_NAMED = 3
@@ -23,17 +24,17 @@ def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]
     values = [comparison.values(metric) for metric in COMPARED]
     found = [compare_over_seeds(comparison, metric) for metric in COMPARED]
     adjusted = holm([one.p for one in found])
-    told = []
+    texts = []
     for metric, pairs, one, p in zip(COMPARED, values, found, adjusted, strict=True):
         if one.estimate is None:
-            told.append(f"{metric.title}: no pair of runs measured it on both sides.")
+            texts.append(f"{metric.title}: no pair of runs measured it on both sides.")
         elif (pairs.a == pairs.b).all():
-            told.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
+            texts.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
         else:
             word = _word(metric, one.estimate, p)
             amount = _amount(metric, one.estimate, _over(one, one.estimate.n), p)
-            told.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
-    return told
+            texts.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
+    return texts
 
 
 def _all(pairs: int) -> str:
@@ -106,32 +107,22 @@ def coverage_notes(comparison: MatchedRuns) -> list[str]:
     for mine, other, only in zip(("A", "B"), ("B", "A"), comparison.only_in, strict=True):
         cells = only[only.whole_cell].drop_duplicates(GROUP)
         if len(cells):
-            names = [
-                f"{c.norm} at norm batch {c.norm_batch_size}" for _, c in cells.head(_MAX_NAMED).iterrows()
-            ]
-            more = f" and {len(cells) - _MAX_NAMED} more" if len(cells) > _MAX_NAMED else ""
-            notes.append(f"{plural(len(cells), 'cell')} only in {mine}: {', '.join(names)}{more}.")
-        seeds = int((~only.whole_cell).sum())
-        if seeds:
-            notes.append(f"{plural(seeds, 'run')} only in {mine}, of cells that both have.")
+            shown = cells.head(_MAX_NAMED)
+            names = [f"{c.norm} at norm batch {c.norm_batch_size}" for _, c in shown.iterrows()]
+            more = len(cells) - _MAX_NAMED
+            notes.append(sentence("only_in", side=mine, cells=len(cells), names=names, more=more))
+        if seeds := int((~only.whole_cell).sum()):
+            notes.append(sentence("seeds_only_in", side=mine, runs=seeds))
         alone = pairs[pairs[f"state_{mine.lower()}"] == "completed"]
-        states = alone[f"state_{other.lower()}"].value_counts().drop("completed", errors="ignore")
-        if len(states):
-            told = ", ".join(f"{count} {state}" for state, count in states.items())
-            notes.append(
-                f"Completed in {mine} and not in {other}: {plural(int(states.sum()), 'run')} ({told})."
-            )
+        states = alone[f"state_{other.lower()}"].value_counts().drop("completed", errors="ignore").to_dict()
+        if states:
+            notes.append(sentence("completed_on_one_side", side=mine, other=other, states=states))
     for side, skipped in zip("AB", comparison.skipped, strict=True):
         if skipped:
-            more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-            notes.append(f"Not read in {side}: {skipped[0].reason}{more}.")
-    unlike = int((pairs.run_id_a != pairs.run_id_b).sum())
-    if unlike:
-        verb = "differs" if unlike == 1 else "differ"
-        notes.append(
-            f"{plural(unlike, 'pair')} {verb} in something else that decides the result, such as the recipe: "
-            "the run_ids are not the same."
-        )
+            reason = skipped[0].reason
+            notes.append(sentence("not_read", side=side, reason=reason, more=len(skipped) - 1))
+    if unlike := int((pairs.run_id_a != pairs.run_id_b).sum()):
+        notes.append(sentence("unlike_pairs", pairs=unlike))
     return notes + _hardware_notes(done)
 
 
@@ -147,7 +138,4 @@ def _hardware_notes(done: pd.DataFrame) -> list[str]:
         )
         for kinds in (side[differ].drop_duplicates() for side in (a, b))
     ]
-    return [
-        f"Images/s, memory and epoch time compare different hardware in {int(differ.sum())} of "
-        f"{plural(len(done), 'pair')}: {names[0]} in A, {names[1]} in B."
-    ]
+    return [sentence("different_hardware", pairs=int(differ.sum()), total=len(done), names=names)]

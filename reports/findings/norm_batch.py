@@ -1,6 +1,6 @@
 """Answers along the norm batch: the shift as it shrinks, whose is smaller, where XBN beats BN and BN loses.
 
-Every comparison is paired by seed; what its interval leaves open is said to be open.
+Every comparison is paired by seed; an answer that its interval leaves open says so.
 """
 
 import math
@@ -13,13 +13,11 @@ import pandas as pd
 from reports.findings.baseline_comparison import against_baseline
 from reports.findings.shared_layers import mean_over_layers, over_shared_layers
 from reports.frames import BN, CONTEXT, Frames
-from reports.numbers import number, plural, short
+from reports.sentences import sentence
 from reports.stats import (
-    MIN_SEEDS_FOR_A_CLAIM,
     SIGNIFICANCE,
     Comparison,
     Estimate,
-    Outcome,
     compare_pairs,
     holm,
     judge,
@@ -31,12 +29,6 @@ from reports.stats import (
 TOP1 = "top1_percent"
 ESM = "esm_sigma_mean"
 BySeed = dict[int, float]
-_ESM_VERBS: dict[Outcome, str] = {
-    "lower": "is below BN's: × {}",
-    "higher": "is above BN's: × {}",
-    "inconclusive": "is not told apart from BN's: × {}",
-    "too few seeds": "is × {} of BN's",
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     """
     found: list[Answer] = []
     counted = frames.runs[frames.runs.counted & frames.runs.has_bn]
-    # Where a norm batch was run with several batches per GPU, these are apart.
+    # Where a norm batch was run with several batches per GPU, each has its own answers.
     cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
     axes = [*CONTEXT, *apart]
@@ -98,12 +90,12 @@ def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
 
 
 def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
-    """What did not complete, and so is in no answer: it may be the worst."""
+    """Name what did not complete, and so is in no answer, since it may be the worst."""
     missing = runs[runs.state != "completed"]
     cells = missing.groupby(["norm", "norm_batch_size", "state"], sort=False).size()
-    told = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
-    if told:
-        text = f"Left out of these, since they did not complete: {'; '.join(told)}."
+    texts = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
+    if texts:
+        text = f"Left out of these, since they did not complete: {'; '.join(texts)}."
         yield Answer("left_out", "", text)
 
 
@@ -114,13 +106,7 @@ def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
     if found is None:
         return
     factor = found.exp()
-    verb = ""
-    if factor.is_claim and not factor.excludes(1.0):
-        verb = " is not shown to change"
-    elif factor.is_claim:
-        verb = " rises" if factor.mean > 1 else " falls"
-    text = f"{name}'s mean ESM σ over its BN layers{verb} as the norm batch shrinks: × {short(factor.mean)}"
-    text += f" for each halving from {sizes[-1]} to {sizes[0]}{_within(factor, 'seed')}."
+    text = sentence("esm_per_halving", name=name, factor=factor, sizes=sizes)
     yield Answer("esm_per_halving", name, text, None, factor)
 
 
@@ -142,24 +128,14 @@ def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iter
     p_values = holm([one.p for _, one in found.values()])
     for (name, (sizes, one)), p in zip(found.items(), p_values, strict=True):
         if (ratio := one.estimate) is not None:
-            told = _ESM_VERBS[judge(ratio, p, 1.0)].format(short(ratio.mean))
-            many = f"in geometric mean over norm batches {_list(sizes)}"
-            where = many if len(sizes) > 1 else f"at norm batch {sizes[0]}"
-            text = f"{name}'s mean ESM σ over the layers that both have {told} {where}"
-            yield Answer("esm_against_bn", name, f"{text}{_within(ratio, 'paired seed')}.", None, ratio)
+            outcome = judge(ratio, p, 1.0)
+            text = sentence("esm_against_bn", name=name, ratio=ratio, outcome=outcome, sizes=sizes)
+            yield Answer("esm_against_bn", name, text, None, ratio)
 
 
 def _in_all(values: Sequence[BySeed]) -> list[int]:
     """Seeds that all of these have."""
     return sorted(set.intersection(*map(set, values)))
-
-
-def _within(estimate: Estimate, what: str) -> str:
-    """Its interval, where it has one, and whether it is enough to claim something."""
-    if estimate.low is None or estimate.high is None:
-        return _too_few(estimate.n)
-    interval = f"{short(estimate.low)} to {short(estimate.high)}"
-    return f" (95\u00a0% interval {interval}, {plural(estimate.n, what)}){_too_few(estimate.n)}"
 
 
 def _adjusted(comparisons: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
@@ -181,15 +157,13 @@ def _beats(
     ]
     if surely:
         largest = max(surely)
-        there = _points(differences[largest])
-        text = f"The largest norm batch at which {name} beats BN in top-1 is {largest}, by {there}"
-        others = [size for size in differences if size not in surely]
-        text += f"; at {_list(others)} it is not shown to" if others else "; it does so at every smaller one"
-        yield Answer("xbn_beats_bn", name, f"{text}.", largest, differences[largest])
+        there, others = differences[largest], [size for size in differences if size not in surely]
+        text = sentence("xbn_beats_bn", name=name, largest=largest, difference=there, others=others)
+        yield Answer("xbn_beats_bn", name, text, largest, there)
     else:
-        text = f"{name} is not shown to beat BN in top-1 at any norm batch ({_list(list(differences))})"
         most = max(e.n for e in differences.values())
-        yield Answer("xbn_beats_bn", name, f"{text}{_too_few(most)}.")
+        text = sentence("xbn_does_not_beat_bn", name=name, sizes=list(differences), seeds=most)
+        yield Answer("xbn_beats_bn", name, text)
 
 
 def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
@@ -200,32 +174,11 @@ def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
     worse = {s for s, e in differences.items() if e.is_claim and e.high is not None and e.high < -margin}
     # Below a batch means at every smaller one.
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
-    what = (
-        f"more than {margin:g} {'point' if margin == 1 else 'points'} of top-1 against norm batch {largest}"
-    )
+    texts = {"margin": margin, "largest": largest}
     if not below:
         most = max((e.n for e in differences.values()), default=0)
-        text = f"BN is not shown to lose {what} at norm batch {_list(list(differences))}{_too_few(most)}."
+        text = sentence("bn_does_not_lose", **texts, sizes=list(differences), seeds=most)
         return Answer("bn_loses", "BN", text)
-    threshold = min(size for size in bn if size > max(below))
-    there = differences[max(below)]
-    text = f"BN loses {what} below norm batch {threshold}: at {max(below)} it is {_points(there)}."
-    return Answer("bn_loses", "BN", text, threshold, there)
-
-
-def _too_few(seeds: int) -> str:
-    return f"; nothing is claimed from {plural(seeds, 'seed')}" if seeds < MIN_SEEDS_FOR_A_CLAIM else ""
-
-
-def _points(estimate: Estimate) -> str:
-    signed = f"{'+' if estimate.mean > 0 else ''}{number(estimate.mean, 2)} points"
-    if estimate.low is None or estimate.high is None:
-        return signed
-    return (
-        f"{signed} (95\u00a0% interval {number(estimate.low, 2)} to {number(estimate.high, 2)}, "
-        f"{plural(estimate.n, 'paired seed')})"
-    )
-
-
-def _list(sizes: list[int]) -> str:
-    return ", ".join(map(str, sizes))
+    threshold, at = min(size for size in bn if size > max(below)), max(below)
+    text = sentence("bn_loses", **texts, threshold=threshold, at=at, difference=differences[at])
+    return Answer("bn_loses", "BN", text, threshold, differences[at])

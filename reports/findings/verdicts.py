@@ -42,7 +42,7 @@ def verdicts(frames: Frames, comparison: pd.DataFrame, baseline: str) -> list[Ve
     """
     cells = _begun(summarise(frames, []))
     comparison = _begun(comparison, BASELINE)
-    # Where a norm batch was run with several batches per GPU, these are apart.
+    # Where a norm batch was run with several batches per GPU, each has its own verdict.
     apart = bool(comparison.duplicated([*CONTEXT, "norm", "norm_batch_size"]).any())
     keys = [*CONTEXT, *(["batch_size_per_gpu"] if apart else [])]
     several = cells.global_batch_size.nunique() > 1
@@ -65,7 +65,7 @@ def verdicts(frames: Frames, comparison: pd.DataFrame, baseline: str) -> list[Ve
     if left_out:
         where = f"in the table “Accuracy against {baseline}” and in standing.csv"
         verb = "is" if left_out == 1 else "are"
-        found.append(Verdict("Not said here", [f"{plural(left_out, 'more comparison')} {verb} {where}."]))
+        found.append(Verdict("Not shown here", [f"{plural(left_out, 'more comparison')} {verb} {where}."]))
     return found
 
 
@@ -104,7 +104,7 @@ def _sentence(rows: pd.DataFrame, baseline: str) -> str:
     heads = {
         "better": f"beats {baseline} by",
         "worse": f"loses to {baseline} by",
-        "inconclusive": f"is not told apart from {baseline}:",
+        "inconclusive": f"is not shown to differ from {baseline}:",
         "too few seeds": f"differs from {baseline} by",
         "no pairs": f"has no completed seed in common with {baseline}",
     }
@@ -123,7 +123,7 @@ def _sentence(rows: pd.DataFrame, baseline: str) -> str:
 
 
 def _clauses(rows: pd.DataFrame, metric: str, heads: dict[str, str], unit: str = " points of top-1") -> str:
-    """What is said of each outcome, as in `beats BN by 1.10 ± 0.30 points of top-1 at norm batch 4 (…)`."""
+    """A clause for each outcome, such as `beats BN by 1.10 ± 0.30 points of top-1 at norm batch 4 (…)`."""
     clauses: list[str] = []
     for outcome in _OUTCOMES:
         chosen = rows[rows[f"{metric}_verdict"] == outcome]
@@ -205,15 +205,15 @@ def _evidence(rows: pd.DataFrame, metric: str) -> str:
 
 
 def _not_completed(place: pd.DataFrame) -> list[str]:
-    """Runs that are in no comparison. They may be the worst, so they are named."""
+    """Name the runs that are in no comparison, since they may be the worst."""
     table = place[place[UNFINISHED].sum(axis=1) > 0].sort_values(UNFINISHED, ascending=False, kind="stable")
     if table.empty:
         return []
-    told = []
+    texts = []
     for _, row in table.head(_MAX_LEFT_OUT).iterrows():
         states = [f"{row[state]} {state.replace('_', ' ')}" for state in UNFINISHED if row[state]]
         at = f" at norm batch {row.norm_batch_size}" if row.has_bn else ""
-        told.append(f"{row.norm}{at}: {', '.join(states)}")
-    more = len(table) - len(told)
-    told += [f"and {plural(more, 'more cell')}"] if more else []
-    return [f"Left out, since they did not complete, and may be the worst: {'; '.join(told)}."]
+        texts.append(f"{row.norm}{at}: {', '.join(states)}")
+    more = len(table) - len(texts)
+    texts += [f"and {plural(more, 'more cell')}"] if more else []
+    return [f"Left out, since they did not complete, and may be the worst: {'; '.join(texts)}."]

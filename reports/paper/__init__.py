@@ -1,1 +1,1 @@
-"""The paper's own numbers, and where they can stand beside ours."""
+"""The paper's numbers, and the cells of ours that they compare with."""

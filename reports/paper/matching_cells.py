@@ -25,7 +25,7 @@ NORMS = {
     "noise/xbn-gn": XbnSpec(kind="xbn", position="p2", bfn="gn", num_groups=64, stem=True).label,
     "noise/xbn-in": XbnSpec(kind="xbn", position="p2", bfn="in", stem=True).label,
 }
-# What does not decide what is learnt, but how a machine goes about it.
+# Fields that decide how a machine trains, and not what it learns.
 _FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": {"path", "loader"}}
 
 
@@ -48,7 +48,7 @@ def paper_cells(frames: Frames) -> pd.DataFrame:
 
 
 def _alike(frames: Frames, series: Series) -> pd.DataFrame:
-    """The counted runs that were trained as those of the series were, whatever became of them."""
+    """The counted runs that were trained as those of the series were, whatever their state."""
     runs = frames.runs[frames.runs.counted]
     chosen = runs[
         (runs.arch == series.network)
@@ -65,7 +65,7 @@ def _alike(frames: Frames, series: Series) -> pd.DataFrame:
 
 
 def has_papers_recipe(folder: Path) -> bool:
-    """Whether the run in this folder was to learn by the paper's recipe from all of its data.
+    """Whether the run in this folder follows the paper's recipe on all of its data.
 
     The defaults of the recipe and of the data are the paper's (suite.specs).
     """

@@ -4,10 +4,10 @@
 different resamples, and its intervals are too short; t is exact for normal values. From BCA_FROM values on
 the BCa bootstrap, which follows a skewed distribution (a seed that nearly diverged); t would stay symmetric.
 Beyond a thousand values the two agree, and t is taken. Paired differences take t throughout, so that their
-interval and the p of their test tell the same.
+interval and the p of their test agree.
 
 **Which test.** The paired t-test. An exact sign-flip test needs no normality, but its smallest two-sided p is
-2 / 2ⁿ: with five seeds 0.0625, however far apart the two are. Many comparisons at once are adjusted by Holm.
+2 / 2ⁿ: with five seeds 0.0625, however large the difference. Many comparisons at once are adjusted by Holm.
 
 **Few seeds.** One value has no interval. Below MIN_SEEDS_FOR_A_CLAIM an interval is shown, but there is no p
 and nothing is called a difference.

@@ -34,7 +34,7 @@ class Comparison:
 def compare_pairs(ours: Sequence[float], baseline: Sequence[float], *, ratio: bool = False) -> Comparison:
     """Compare values that are paired by place: their differences, or with `ratio` their ratios.
 
-    The interval is Student's, whatever the number of pairs, so that it and p tell the same. A ratio is a
+    The interval is Student's, whatever the number of pairs, so that it and p agree. A ratio is a
     geometric mean, and interval, effect size and p are those of the logarithms, so that a factor and its
     inverse weigh the same. Pairs with a value that is not finite (for a ratio: or not positive) are
     left out.
@@ -77,8 +77,8 @@ def hedges_g_av(ours: Sequence[float], baseline: Sequence[float]) -> float:
 
     d_av = (x̄ − ȳ) / √((s_x² + s_y²) / 2) (Cumming, Understanding the New Statistics, 2012, ch. 11), times the
     correction for few seeds J = Γ(m/2) / (√(m/2) Γ((m − 1)/2)), m = n − 1 (Hedges, J. Educ. Stat. 6, 1981).
-    It says how far apart the two stand among their seeds; d_z would repeat what t and p say. NaN below three
-    pairs, or without any spread.
+    It measures the distance between the two among their seeds; d_z would repeat what t and p say. NaN below
+    three pairs, or without any spread.
     """
     n = len(ours)
     if n < MIN_SEEDS_FOR_A_CLAIM:

@@ -45,7 +45,7 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
 
 
 def _without_slope(frames: Frames, table: pd.DataFrame) -> list[str]:
-    """The cells with BN that have no slope, and so no row, by what became of their runs."""
+    """Name the cells with BN that have no slope, and so no row, by the state of their runs."""
     cells = summarise(frames, [])
     cells = cells[cells.has_bn.astype(bool)].merge(table[GROUP], on=GROUP, how="left", indicator=True)
     cells = cells[cells["_merge"] == "left_only"]
@@ -53,8 +53,8 @@ def _without_slope(frames: Frames, table: pd.DataFrame) -> list[str]:
         return []
     counts = cells[["completed", *UNFINISHED]].sum()
     words = {"completed": "completed without a finite slope", "not_started": "not started"}
-    told = [f"{count} {words.get(str(state), state)}" for state, count in counts.items() if count]
-    return [f"{plural(len(cells), 'cell')} with BN not in this table: {', '.join(told)}."]
+    parts = [f"{count} {words.get(str(state), state)}" for state, count in counts.items() if count]
+    return [f"{plural(len(cells), 'cell')} with BN not in this table: {', '.join(parts)}."]
 
 
 def _slope(name: str) -> MakeCell:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
+from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, SHIFT_METRICS, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.stats import BCA_FROM
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
@@ -24,8 +24,9 @@ SUMMARY_METRICS = [
     "esm_mu_common",
     "images_per_s",
 ]
-SHIFT_COLUMNS = [f"{metric}_{mean}" for metric in ("esm_sigma", "esm_mu") for mean in ("common", "mean")]
-SHIFT_COLUMNS += ["esm_sigma_scaled_common", "esm_mu_scaled_common"]
+# The first columns of the shift table, also over all layers of a run; every other per-layer metric follows.
+_FIRST, _SECOND = ("esm_sigma", "esm_mu"), ("esm_sigma_scaled", "esm_mu_scaled")
+_OTHERS = [*_SECOND, *(name for name in SHIFT_METRICS if name not in (*_FIRST, *_SECOND))]
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
 _BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."
@@ -67,20 +68,22 @@ def summary_display(frames: Frames) -> Table:
 
 
 def shift_display(frames: Frames) -> Table | None:
-    """Both means of ESM, and the scale-free ones; None when nothing was probed."""
-    table = summarise(frames, SHIFT_COLUMNS)
-    if not any(table[f"{c}_n"].sum() for c in SHIFT_COLUMNS):
+    """Both means of ESM, and the other per-layer metrics that were measured; None when nothing was probed."""
+    columns = [f"{metric}_{mean}" for metric in _FIRST for mean in ("common", "mean")]
+    table = summarise(frames, [*columns, *(f"{metric}_common" for metric in _OTHERS)])
+    others = [metric for metric in _OTHERS if metric in _SECOND or table[f"{metric}_common_n"].any()]
+    if not any(table[f"{c}_n"].any() for c in (*columns, *(f"{metric}_common" for metric in others))):
         return None
     cells: dict[str, MakeCell] = {
         "Runs": runs_text,
         "BN layers": lambda row: count_cell(row.num_bn_layers) if row.num_bn_layers else EMPTY,
-        "ESM σ, common layers": MetricCell("esm_sigma_common"),
-        "ESM σ, all its BN layers": MetricCell("esm_sigma_mean", ranked=False),
-        "ESM μ, common layers": MetricCell("esm_mu_common"),
-        "ESM μ, all its BN layers": MetricCell("esm_mu_mean", ranked=False),
-        "ESM σ scaled, common": MetricCell("esm_sigma_scaled_common"),
-        "ESM μ scaled, common": MetricCell("esm_mu_scaled_common"),
     }
+    for metric in _FIRST:
+        cells[f"{METRICS[metric].title}, common layers"] = MetricCell(f"{metric}_common")
+        cells[f"{METRICS[metric].title}, all its BN layers"] = MetricCell(f"{metric}_mean", ranked=False)
+    for metric in others:
+        title = METRICS[metric].title.replace(",", "")
+        cells[f"{title}, common"] = MetricCell(f"{metric}_common")
     notes = [
         "Means over layers, at the last probe, then over seeds. A variant with fewer BN layers averages over "
         "other layers; only the common layers compare like with like.",

@@ -1,4 +1,4 @@
-"""The table of what the runs took of their cluster, whatever became of them."""
+"""The table of what the runs cost their cluster, whatever their state."""
 
 from dataclasses import replace
 
@@ -10,13 +10,13 @@ from reports.numbers import EMPTY, Number, short_cell
 from reports.tables.cell_tables import MakeCell, by_cell, runs_text
 from reports.tables.table import Table
 
-# Names of hardware by which records that do not note its kind are told apart.
+# Names by which GPUs are recognised in records that do not note the kind of device.
 _GPU_NAMES = r"NVIDIA|Tesla|GeForce|Quadro|Instinct"
 SUMS = ["gpu_h", "cpu_rank_h", "restarts", "lost_steps", "queue_wait_s"]
 
 
 def cost_display(frames: Frames) -> Table | None:
-    """Rank-hours, restarts, lost steps and waits by cell; None when the runs took nothing."""
+    """Rank-hours, restarts, lost steps and waits by cell; None when the runs cost nothing."""
     frames = _with_hours(frames)
     table = summarise(frames, [], sums=SUMS)
     total = table[SUMS].sum()
@@ -34,7 +34,7 @@ def cost_display(frames: Frames) -> Table | None:
     together += [f"restarts {_amount(total.restarts)}", f"steps lost {_amount(total.lost_steps)}"]
     notes = [
         "Sums over all runs of a cell and all their attempts, failed and cancelled ones too. An hour is "
-        "counted once for each rank, from an attempt's start to its last word.",
+        "counted once for each rank, from the start of an attempt to its last record.",
         f"All cells together: {', '.join(together)}.",
     ]
     if total.queue_wait_s:

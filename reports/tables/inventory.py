@@ -1,4 +1,4 @@
-"""What was run, where and with which code: the header, the warnings and the provenance tables."""
+"""What was run, where and with which code: header, warnings and provenance tables."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.collect import Collection
-from reports.frames import Frames, confounds
+from reports.frames import Frames
 from reports.numbers import EMPTY, MAX_NAMES, Number, count_cell, listed, plural
 from reports.tables.run_list import WORST_FIRST
 from reports.tables.table import MAX_ROWS, Cell, Column, Table
@@ -46,7 +46,7 @@ def _date(seconds: float) -> str:
 
 
 def command_line(roots: Sequence[Path], out: Path | None, baseline: str | None) -> str:
-    """What makes this report again; empty when nothing was typed."""
+    """The command that makes this report again; empty without a folder for it."""
     if out is None:
         return ""
     against = [] if baseline is None else ["--baseline", baseline]
@@ -97,13 +97,13 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
         found.append(f"The runs come from {len(codes)} states of the code; see Provenance.")
     if (codes.tree == "modified").any():
         found.append(
-            "Some runs come from a modified working tree, so their git SHA does not tell the whole code."
+            "Some runs come from a modified working tree, so their git SHA does not identify the whole code."
         )
     cells = frames.runs.groupby(["arch", "data", "settings", "norm", *BATCH_AXES], dropna=False)
     if (cells.world_size.nunique() > 1).any():
         found.append(
             "Some seeds of one cell ran on different numbers of ranks. The estimates follow the first rank's "
-            "batches alone, so fewer ranks update them more often in a step: their shift is not quite alike."
+            "batches alone, so fewer ranks update them more often in a step: their shifts differ a little."
         )
     copies = int((~frames.runs.counted).sum())
     if copies:
@@ -113,6 +113,25 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     damaged = int((frames.runs.notes != "").sum())
     if damaged:
         found.append(f"{plural(damaged, 'run')} with damaged lines, which are left out; see Runs.")
+    return found
+
+
+def confounds(frames: Frames) -> list[str]:
+    """Sentences on what runs that are compared differ in beside norm, batch and settings."""
+    runs = frames.runs.assign(deciding=frames.deciding)
+    runs = runs[runs.counted]
+    found = []
+    for (arch, data), here in runs.groupby(["arch", "data"], sort=False):
+        texts = here.drop_duplicates(["settings", "deciding"])
+        for _, group in texts.groupby("settings", sort=False):
+            fields = [json.loads(text) for text in group.deciding]
+            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
+            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
+            if names:
+                found.append(
+                    f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "
+                    f"{', '.join(values)}. Differences between them are not the norm's alone."
+                )
     return found
 
 

@@ -28,7 +28,7 @@ def paper_table(found: pd.DataFrame) -> Table:
     }
     shown = [load_paper()[series] for series in found.series.unique()]
     notes = [
-        f"The paper: {load_paper().title}, {load_paper().address}. It tells no seeds.",
+        f"The paper: {load_paper().title}, {load_paper().address}. It names no seeds.",
         *sorted({f"{s.label}: {LABELS[s.label]}, ± {s.tolerance:g} points." for s in shown}),
         f"Ours: the paper's recipe over {EPOCHS[0]} to {EPOCHS[-1]} epochs, global batch {GLOBAL_BATCH}, "
         f"norm batch {NORM_BATCH}; ± is half of a 95 % t interval over seeds.",

@@ -1,4 +1,4 @@
-"""Every run in one table: its state, why it ended so, and where its log and its config lie."""
+"""The table of all runs: state, reason, and links to each log and configuration."""
 
 import os
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from reports.numbers import EMPTY, count_cell, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Link, State, Table, cut_short
 from suite.paths import RunPaths
 
-# What wants a look first.
+# What needs attention comes first.
 WORST_FIRST = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
-# What the run list says of where a run ran.
+# Columns that say where a run ran.
 PLACES = {"job": "Job", "nodes": "Nodes"}
 _LINKS = ("log", "config")
 
@@ -24,7 +24,7 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
     """Every folder that was found, with state and reason; what went wrong comes first, MAX_ROWS in all.
 
     Job and nodes are columns when any run has them. With `out`, the report's folder, links lead to the files
-    of each run, and folders are told as seen from there.
+    of each run, and folders are relative to it.
     """
     base = _common_folder([*frames.runs.folder, *(str(s.folder) for s in skipped)])
     places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}

@@ -54,7 +54,7 @@ def throughput_display(frames: Frames) -> Table | None:
     if table.scaling_efficiency_n.any():
         cells["Scaling efficiency (%)"] = MetricCell(SCALING, 1, factor=100, seeds=False, ranked=False)
     notes = [
-        "Completed runs only, apart by hardware; ± is half of a 95 % interval over seeds. "
+        "Completed runs only, separately by hardware; ± is half of a 95 % interval over seeds. "
         "Epoch is the last epoch's training time.",
         *_missing_notes(frames, THROUGHPUT_METRICS),
     ]
@@ -76,7 +76,7 @@ def _on_each_hardware(frames: Frames) -> Frames:
 
 
 def _missing_notes(frames: Frames, metrics: Sequence[str]) -> list[str]:
-    """How many runs a table of these metrics has no row for, by what became of them."""
+    """How many runs a table of these metrics has no row for, by their state."""
     states = summarise(frames, [])[UNFINISHED].sum()
     missing = [f"{count} {str(state).replace('_', ' ')}" for state, count in states.items() if count]
     unmeasured = int(frames.completed[list(metrics)].isna().all(axis=1).sum())

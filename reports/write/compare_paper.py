@@ -1,4 +1,4 @@
-"""Runs beside the paper's numbers, in words and tables: for a terminal, as Markdown and as CSV."""
+"""Print runs beside the paper's numbers, and write them as Markdown and as CSV."""
 
 from pathlib import Path
 
@@ -8,16 +8,19 @@ from rich.console import Console
 from reports.aggregate import estimate_of
 from reports.collect import collect
 from reports.frames import GROUP, build_frames
-from reports.numbers import estimate_cell, number, plural
+from reports.numbers import estimate_cell, number
 from reports.paper.matching_cells import TOP1, paper_cells
 from reports.paper.published import load_paper
+from reports.sentences import sentence
 from reports.tables.cell_tables import print_table
 from reports.tables.paper_table import paper_table
 from reports.write.compare_text import write_files
-from reports.write.markdown import escape_markdown, markdown_table
+from reports.write.markdown import fill
 from suite.errors import UserError
 
-_NO_TEST = "The paper tells no seeds, so nothing is tested; only its top-1 without noise is set beside runs."
+_NO_TEST = (
+    "The paper names no seeds, so nothing is tested; only its top-1 without noise is shown beside runs."
+)
 
 
 def beside_paper(runs: Path, cache: Path | None = None) -> pd.DataFrame:
@@ -36,12 +39,12 @@ def beside_paper(runs: Path, cache: Path | None = None) -> pd.DataFrame:
 
 def paper_sentences(cells: pd.DataFrame) -> list[str]:
     """By how much each cell differs, what of the paper has no cell, and that nothing is tested."""
-    told = [_difference(row) for _, row in cells.iterrows()]
+    texts = [_difference(row) for _, row in cells.iterrows()]
     missing = [s for s in load_paper().of("noise") if s.id not in set(cells.series)]
-    told += [
+    texts += [
         f"{s.norm}: no cell beside the paper's top-1 of {s.values[0]:.1f} % ({s.label})." for s in missing
     ]
-    return [*told, _NO_TEST]
+    return [*texts, _NO_TEST]
 
 
 def _difference(row: pd.Series) -> str:
@@ -51,15 +54,9 @@ def _difference(row: pd.Series) -> str:
     if ours is None:
         return f"{head}: its top-1 was not measured; the paper's is {paper}."
     less = ours.mean - row.paper
-    amount = number(abs(less), 2)
-    where = f"{amount} points {'from' if amount == '0.00' else 'above' if less > 0 else 'below'}"
-    read = f"± {row.tolerance:g}, as far as it can be read"
-    is_near = abs(less) <= row.tolerance + 1e-9
-    seeds = plural(ours.n, "seed")
-    return (
-        f"{head}: {estimate_cell(ours, ours.n, 2, say_one=False)} over {seeds}, {where} the paper's top-1 of "
-        f"{paper}, {'within' if is_near else 'beyond'} its {read}."
-    )
+    shown = estimate_cell(ours, ours.n, 2, say_one=False)
+    texts = {"head": head, "paper": paper, "ours": shown, "seeds": ours.n, "less": less}
+    return sentence("beside_paper", **texts, amount=number(abs(less), 2), tolerance=row.tolerance)
 
 
 def print_beside_paper(console: Console, cells: pd.DataFrame) -> None:
@@ -68,19 +65,14 @@ def print_beside_paper(console: Console, cells: pd.DataFrame) -> None:
     print_table(console, table)
     for line in filter(None, [table.caption, *table.notes]):
         console.print(line, style="dim", markup=False, highlight=False)
-    for sentence in paper_sentences(cells):
-        console.print(sentence, markup=False, highlight=False)
+    for text in paper_sentences(cells):
+        console.print(text, markup=False, highlight=False)
 
 
 def write_beside_paper(runs: Path, cells: pd.DataFrame, out: Path) -> tuple[Path, Path]:
     """Write compare.md and compare.csv into `out`. Raises UserError when they cannot be written."""
-    table = paper_table(cells)
-    lines = ["# Runs beside the paper", "", f"- Runs: {escape_markdown(str(runs))}", ""]
-    lines += [*([escape_markdown(table.caption), ""] if table.caption else []), markdown_table(table), ""]
-    lines += [f"- {escape_markdown(note)}" for note in table.notes]
-    lines += ["", "## By how much ours differs", ""]
-    lines += [f"- {escape_markdown(sentence)}" for sentence in paper_sentences(cells)]
-    return write_files(out, "\n".join(lines) + "\n", _rows(cells).to_csv(index=False))
+    page = {"runs": str(runs), "table": paper_table(cells), "sentences": paper_sentences(cells)}
+    return write_files(out, fill("beside_paper.md.j2", **page), _rows(cells).to_csv(index=False))
 
 
 def _rows(cells: pd.DataFrame) -> pd.DataFrame:

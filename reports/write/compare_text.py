@@ -1,15 +1,14 @@
-"""A comparison of two sets of runs in words and tables: for a terminal, as Markdown and as CSV."""
+"""Print a comparison of two sets of runs, and write it as Markdown and as CSV."""
 
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from reports.findings.compare_verdicts import coverage_notes, verdict_sentences
 from reports.findings.two_sides import MatchedRuns, comparison_table
 from reports.tables.cell_tables import print_table
 from reports.tables.two_sides_table import two_sides_display
-from reports.write.markdown import escape_markdown, markdown_table
+from reports.write.markdown import fill
 from suite.errors import UserError
 from suite.files import write_atomically
 
@@ -34,7 +33,13 @@ def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:
     Raises UserError when they cannot be written.
     """
     table = comparison_table(comparison)
-    return write_files(out, _markdown(comparison, table), table.to_csv(index=False))
+    page = {
+        "names": dict(zip("AB", comparison.names, strict=True)),
+        "table": two_sides_display(table),
+        "coverage": coverage_notes(comparison),
+        "verdicts": verdict_sentences(comparison, table),
+    }
+    return write_files(out, fill("compare.md.j2", **page), table.to_csv(index=False))
 
 
 def write_files(out: Path, markdown: str, csv: str) -> tuple[Path, Path]:
@@ -50,17 +55,3 @@ def write_files(out: Path, markdown: str, csv: str) -> tuple[Path, Path]:
     except OSError as error:
         raise UserError(f"{out}: the comparison cannot be written: {error.strerror}") from None
     return out / "compare.md", out / "compare.csv"
-
-
-def _markdown(comparison: MatchedRuns, table: pd.DataFrame) -> str:
-    display = two_sides_display(table)
-    lines = ["# Two sets of runs compared", ""]
-    lines += [f"- {side}: {escape_markdown(name)}" for side, name in zip("AB", comparison.names, strict=True)]
-    lines += ["", "## Cells side by side", ""]
-    if display is not None:
-        lines += [escape_markdown(display.caption), "", markdown_table(display), ""]
-        lines += [f"- {escape_markdown(note)}" for note in display.notes]
-    lines += [f"- {escape_markdown(note)}" for note in coverage_notes(comparison)]
-    lines += ["", "## Verdict", ""]
-    lines += [f"- {escape_markdown(sentence)}" for sentence in verdict_sentences(comparison, table)]
-    return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from reports.sentences import environment
 from reports.tables.table import Link, Table
 
 
@@ -27,6 +28,13 @@ def _cell(table: Table, row: int, column: int) -> str:
     if (row, column) in table.best:
         return f"**{text}**"
     return f"[{text}]({cell.address})" if isinstance(cell, Link) else text
+
+
+def fill(template: str, **values: object) -> str:
+    """The text of a Markdown template."""
+    made = environment(escape=False)
+    made.filters |= {"md": escape_markdown, "md_table": markdown_table}
+    return made.get_template(template).render(**values)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""One Report to HTML and to Markdown. Both come from the same parts; the templates hold the words between."""
+"""Compose a report and render it as HTML and as Markdown, both from the same parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -8,7 +8,6 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports.claims import ClaimResult, claim_figures, claim_table, gather, judge
 from reports.collect import Collection
@@ -20,6 +19,7 @@ from reports.findings.baseline_comparison import against_baseline
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
+from reports.sentences import environment, sentence
 from reports.tables.accumulation_table import accumulation_display
 from reports.tables.baseline_table import baseline_display
 from reports.tables.cell_tables import shift_display, summary_display
@@ -37,12 +37,11 @@ from reports.tables.run_list import run_list
 from reports.tables.speed_table import throughput_display
 from reports.tables.table import Link, State, Table
 from reports.write.export import to_csv
-from reports.write.markdown import escape_markdown, markdown_table
-from reports.write.method import statistics_method
+from reports.write.markdown import fill
 from reports.write.slugs import distinct
 from suite import __version__
 
-# Of top-1, when nobody says otherwise.
+# Points of top-1 that count as a loss.
 MARGIN_POINTS = 1.0
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
@@ -144,7 +143,7 @@ def compose(
         metric_table(),
         gallery.facets,
         gallery.notes,
-        statistics_method(against),
+        sentence("method", baseline=against.label),
         csv_files,
     )
 
@@ -157,17 +156,17 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
         first_chart[figure.slug] = len(specs)
         specs += [pack(spec) for spec in figure.page_specs()]
     looks = {variant.label: variant for figure in report.figures for variant in figure.palette}
-    return (
-        _environment(escape=True)
-        .get_template("report.html.j2")
-        .render(
-            report=report,
-            specs=specs,
-            first_chart=first_chart,
-            looks=looks,
-            bundle=_vega_bundle() if specs else "",
-            reload_s=reload_s,
-        )
+    made = environment(escape=True)
+    made.filters["filtered"] = _filtered
+    made.tests["link"] = lambda cell: isinstance(cell, Link)
+    made.tests["state"] = lambda cell: isinstance(cell, State)
+    return made.get_template("report.html.j2").render(
+        report=report,
+        specs=specs,
+        first_chart=first_chart,
+        looks=looks,
+        bundle=_vega_bundle() if specs else "",
+        reload_s=reload_s,
     )
 
 
@@ -189,9 +188,9 @@ def _pack_column(values: list[Any]) -> dict[str, Any]:
 
 @cache
 def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page."""
+    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
-    # A script element ends at the first "</script", wherever it stands.
+    # A script element ends at the first "</script", wherever it is.
     return bundle.replace("</script", "<\\/script")
 
 
@@ -202,7 +201,7 @@ def _filtered(cell: Mapping[str, str], facets: Sequence[Facet]) -> dict[str, str
 
 def render_markdown(report: Report) -> str:
     """GitHub-flavoured Markdown; its pictures are `figures/<slug>.svg` beside it."""
-    return _environment(escape=False).get_template("report.md.j2").render(report=report)
+    return fill("report.md.j2", report=report)
 
 
 def render_svg(figure: Figure) -> str:
@@ -215,17 +214,3 @@ def render_pdf(svg: str) -> bytes:
     """The picture of `render_svg` as a PDF file's content."""
     pdf: bytes = vl_convert.svg_to_pdf(svg)
     return pdf
-
-
-def _environment(escape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"md": escape_markdown, "md_table": markdown_table, "filtered": _filtered}
-    environment.tests["link"] = lambda cell: isinstance(cell, Link)
-    environment.tests["state"] = lambda cell: isinstance(cell, State)
-    return environment

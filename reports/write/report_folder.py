@@ -17,7 +17,7 @@ from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
 
-# What a report has written here, so that the next one can remove what it no longer makes.
+# The files that a report has written, so that the next one removes those that it no longer makes.
 MANIFEST = ".report-files.json"
 _OURS = re.compile(
     r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.tex|(?:standing|accumulation)\.csv)"
@@ -89,7 +89,7 @@ def write_report(
 
 
 def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:
-    """Content by name. The pages come last: who sees a new page finds what it shows in place."""
+    """Content by name. The pages come last, so that whatever a new page shows is already there."""
     table = results(report.frames, out)
     files: dict[str, str | bytes] = {
         "results.csv": to_csv(table),
@@ -109,7 +109,7 @@ def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | b
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:
     before = _written_before(out)
-    _note(out, {*before, *files})  # both, lest a stop half-way leaves files that nobody knows
+    _note(out, {*before, *files})  # both, so that a stop half-way leaves no unknown file
     for name, content in files.items():
         write_atomically(out / name, content, durable=False)
     for name in before - files.keys():

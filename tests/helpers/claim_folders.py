@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reports.claims import ClaimResult, gather, judge
 from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -85,3 +86,11 @@ def write(
         rows = tuple((value - 1, value + 1) for value in noise.values())
         write_noise(RunPaths(folder), NoiseRecord(60, 0, 1000, tuple(noise), rows))
     return folder
+
+
+def judged(letter: str, root: Path, runs: Sequence[Run]) -> ClaimResult:
+    return judge(gather(letter, [root / run.folder_name for run in runs]))
+
+
+def outcomes(result: ClaimResult) -> list[str]:
+    return [check.outcome for check in result.checks]

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,14 @@ def write_run(
     provenance: dict[str, Any] | None = None,
     throughput: dict[str, float] | None = None,
     final: bool = True,
+    per_layer: Mapping[str, Sequence[float]] | None = None,
     **details: Any,
 ) -> Path:
     """Write one run with the given numbers, one top-1 for each epoch; returns its folder.
 
     `earlier_sigma`: ESM σ by layer at the first epochs, in turn; `esm_sigma` is the last epoch's.
-    `details` stand in its status, whatever time it is now.
+    `per_layer`: other metrics by layer, at the last epoch.
+    `details` are written to its status.
     """
     folder = root / run.folder_name
     names = bn_layers(run) if layers is None else list(layers)
@@ -91,6 +93,8 @@ def write_run(
                 writer.measure(metric, values, split="val", **at)
                 writer.measure(f"{metric}_scaled", [v / 4 for v in values], split="val", **at)
             writer.measure("top1_precise_percent", top1_percent[-1] + 0.5, split="val", **at)
+        for metric, values in (per_layer or {}).items():
+            writer.measure(metric, list(values), split="val", **at)
         if final:
             for metric, value in (THROUGHPUT | (throughput or {})).items():
                 writer.measure(metric, value, split="train", **at)

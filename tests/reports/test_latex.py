@@ -50,18 +50,20 @@ def typeset(folder: Path, tables: list[Path], body: str = "") -> str:
     ("text", "latex"),
     [
         ("a_b & 50% #1 $x$ {y}", r"a\_b \& 50\% \#1 \$x\$ \{y\}"),
-        ("~^\\", r"\textasciitilde{}\textasciicircum{}\textbackslash{}"),
-        ("<script>", r"\textless{}script\textgreater{}"),
+        ("~^\\", r"{\textasciitilde}{\textasciicircum}{\textbackslash}"),
+        ("<script>", r"\ensuremath{<}script\ensuremath{>}"),
         ("ESM σ", r"ESM \ensuremath{\sigma}"),
-        ("μ̂ − σ̃", r"\ensuremath{\hat{\mu}} \ensuremath{-} \ensuremath{\tilde{\sigma}}"),
-        ("‖x‖₂ ± 1 × 2²", r"\ensuremath{\Vert}x\ensuremath{\Vert}\textsubscript{2} "
-         r"\ensuremath{\pm} 1 \ensuremath{\times} 2\textsuperscript{2}"),
-        ("Zoë à Łódź", r"Zo\"{e} \`{a} \L{}\'{o}d\'{z}"),
+        ("μ̂ − σ̃", r"\ensuremath{\hat{\ensuremath{\mu}}} \ensuremath{-} "
+         r"\ensuremath{\tilde{\ensuremath{\sigma}}}"),
+        ("‖x‖₂ ± 1 × 2²", r"\ensuremath{\Vert}x\ensuremath{\Vert}\ensuremath{_2} "
+         r"\ensuremath{\pm} 1 {\texttimes} 2{\texttwosuperior}"),
+        ("Zoë à Łódź", r"Zo\"e \`a {\L}\'od\'z"),
         ("95\u00a0%", r"95~\%"),
         ("--out", r"-{}-out"),
         ("[1] *", r"{[}1] {*}"),
+        ("| ` √", r"{\textbar} {\textasciigrave} \ensuremath{\surd}"),
         ("a\n b\tc\x07", "a b c"),
-        ("中", "{[}U+4E2D]"),
+        ("中 đ", "{[}U+4E2D] {[}U+0111]"),
     ],
 )  # fmt: skip
 def test_text_is_escaped(text: str, latex: str) -> None:
@@ -70,6 +72,14 @@ def test_text_is_escaped(text: str, latex: str) -> None:
 
 def test_every_formula_has_its_signs() -> None:
     assert not [m.formula for m in METRICS.values() if "U+" in escape(m.formula + m.title + m.unit)]
+
+
+def test_pdflatex_sets_every_character_without_a_package(tmp_path: Path) -> None:
+    characters = [chr(code) for code in (*range(0x20, 0x2300), 0x4E2D, 0x1F600)]
+    escaped = [escape(f"x{character}x") for character in characters]
+    assert all(text.isascii() for text in escaped)
+    body = "\n".join(rf"{text}\par" for text in escaped if "U+" not in text)
+    assert "Missing character" not in typeset(tmp_path, [], body)
 
 
 # ---------------------------------------------------------------- tables

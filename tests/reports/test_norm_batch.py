@@ -12,7 +12,7 @@ from reports.collect import collect
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import build_frames
 from reports.stats import slope
-from reports.write.study import cost_sentence, print_study, study_answers, write_study
+from reports.write.study_answers import cost_sentence, print_study, study_answers, write_study
 from tests.helpers.records import PROVENANCE, expand_runs, write_run
 
 Cells = dict[tuple[str, int], list[float]]
@@ -88,7 +88,7 @@ def test_whose_shift_is_smaller_over_all_norm_batches(tmp_path: Path) -> None:
         f"{ours.variant}'s mean ESM σ over the layers that both have is below BN's: × 0.397 in geometric "
         "mean over norm batches 4, 16 (95 % interval 0.241 to 0.652, 3 paired seeds)."
     )
-    assert "is not told apart from BN's: × 0.997 in geometric mean" in p1.sentence
+    assert "is not shown to differ from BN's: × 0.997 in geometric mean" in p1.sentence
     assert "is above BN's: × 1.99 at norm batch 4 (" in p3.sentence
     # Logs −1.03972 twice and −0.55432: t = −5.4, p = 0.032. Of one variant a difference, but here of three.
     esm[("XBN-P2", 16)][2] = {"a": 2.64}
@@ -96,7 +96,7 @@ def test_whose_shift_is_smaller_over_all_norm_batches(tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_shifts(other, esm)
     ours = answers(other)["esm_against_bn", ours.variant]
-    assert "is not told apart from BN's: × 0.416 in geometric mean" in ours.sentence
+    assert "is not shown to differ from BN's: × 0.416 in geometric mean" in ours.sentence
     assert ours.estimate is not None
     assert ours.estimate.excludes(1.0)
 

@@ -171,7 +171,7 @@ def test_without_a_completed_run_there_is_no_section(tmp_path: Path) -> None:
     assert beside(tmp_path) is None
 
 
-NO_TEST = "The paper tells no seeds, so nothing is tested; only its top-1 without noise is set beside runs."
+NO_TEST = "The paper names no seeds, so nothing is tested; only its top-1 without noise is shown beside runs."
 
 
 def write_like_the_papers(root: Path) -> None:
@@ -185,9 +185,9 @@ def test_how_far_ours_are_from_the_papers_is_told(tmp_path: Path) -> None:
     cells = beside_paper(tmp_path / "runs")
     assert paper_sentences(cells) == [
         "BN at norm batch 128: 76.50 ± 6.35 over 2 seeds, 0.20 points above the paper's top-1 of 76.3 % "
-        "(figure), within its ± 0.3, as far as it can be read.",
+        "(figure), within its ± 0.3, the tolerance of its reading.",
         "XBN-P2-GN64 at norm batch 128: 77.00 ± 6.35 over 2 seeds, 0.40 points below the paper's top-1 of "
-        "77.4 % (figure), beyond its ± 0.3, as far as it can be read.",
+        "77.4 % (figure), beyond its ± 0.3, the tolerance of its reading.",
         "XBN-IN: no cell beside the paper's top-1 of 75.2 % (figure).",
         NO_TEST,
     ]

@@ -10,7 +10,7 @@ from rich.console import Console
 import reports
 from reports.aggregate import UNFINISHED, summarise
 from reports.collect import Skipped, collect
-from reports.frames import Frames, build_frames
+from reports.frames import SHIFT_METRICS, Frames, build_frames
 from reports.numbers import estimate_cell, number, short
 from reports.stats import Estimate
 from reports.tables.cell_tables import (
@@ -23,6 +23,7 @@ from reports.tables.cost import cost_display
 from reports.tables.inventory import report_header
 from reports.tables.run_list import WORST_FIRST, run_list
 from reports.tables.speed_table import throughput_display
+from suite.metrics import METRICS
 from suite.record import STATES, RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
@@ -195,6 +196,20 @@ def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
     table = run_list(frames_below(tmp_path), [Skipped(tmp_path / "x", "why")])
     assert not {"Job", "Nodes"} & {column.header for column in table.columns}
     assert {len(row) for row in table.texts} == {len(table.columns)}
+
+
+@pytest.mark.parametrize("metric", SHIFT_METRICS)
+def test_every_per_layer_metric_has_a_column(tmp_path: Path, metric: str) -> None:
+    (run,) = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0])
+    write_run(tmp_path, run, layers=["a", "b"], esm_sigma=[1.0, 2.0], per_layer={metric: [30.0, 50.0]})
+    table = shift_display(frames_below(tmp_path))
+    assert table is not None
+    cells = dict(zip([column.header for column in table.columns], table.texts[0], strict=True))
+    title = METRICS[metric].title
+    assert (
+        cells.get(f"{title}, common layers", cells.get(f"{title.replace(',', '')}, common"))
+        == "40.0 (1 seed)"
+    )
 
 
 def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_an_interval_over_zero_is_inconclusive(tmp_path: Path) -> None:
     )
     # 1, −1 and 1: sd 1.1547, half 4.302653 × 1.1547 / √3 = 2.868; t = ½, so p = 1 − ½ / √2.25 = 2/3.
     assert (
-        "is not told apart from BN: +0.33 ± 2.87 points of top-1 at norm batch 4 (3 paired seeds, p = 0.67)."
-        in text
+        "is not shown to differ from BN: +0.33 ± 2.87 points of top-1 at norm batch 4 "
+        "(3 paired seeds, p = 0.67)." in text
     )
     assert "the layers that both have is inconclusive: 1.00 × BN's at norm batch 4 (95 % interval " in text
 

@@ -1,4 +1,4 @@
-"""A report that follows its runs until none goes on."""
+"""A report that is built again until all of its runs have ended."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ class Watch:
     monkeypatch: pytest.MonkeyPatch
     baseline: str | None = None
     reloads: list[int | None] = field(default_factory=list)
-    told: list[tuple[int, int]] = field(default_factory=list)
+    reported: list[tuple[int, int]] = field(default_factory=list)
     waited: list[str] = field(default_factory=list)
 
     @property
@@ -56,7 +56,7 @@ class Watch:
             self.read,
             self.build,
             7,
-            lambda files, going_on: self.told.append((files.num_runs, going_on)),
+            lambda files, unfinished: self.reported.append((files.num_runs, unfinished)),
             lambda error: self.waited.append(str(error)),
         )
         assert next(to_come, None) is None
@@ -95,7 +95,7 @@ def test_it_is_written_until_the_last_run_has_ended(watch: Watch) -> None:
             record.status("preempted")
 
     files = watch.follow(grows, lambda: ends(folder))
-    assert watch.told == [(2, 1), (2, 1)]
+    assert watch.reported == [(2, 1), (2, 1)]
     assert watch.reloads == [7, 7, None]
     assert files.frames.runs.state.tolist() == ["completed", "failed"]
     assert "location.reload" not in watch.page.read_text()
@@ -104,7 +104,7 @@ def test_it_is_written_until_the_last_run_has_ended(watch: Watch) -> None:
 def test_runs_that_have_ended_are_reported_once(watch: Watch) -> None:
     write_run(watch.runs, BN)
     watch.follow()
-    assert (watch.reloads, watch.told) == ([None], [])
+    assert (watch.reloads, watch.reported) == ([None], [])
 
 
 def test_it_waits_for_the_first_run_and_says_so_once(watch: Watch) -> None:
@@ -154,7 +154,7 @@ def test_a_run_that_is_gone_is_a_change(watch: Watch) -> None:
         os.utime(path, (1e9, 1e9))
     watch.follow(nothing, lambda: shutil.rmtree(other), nothing, lambda: ends(folder))
     assert watch.reloads == [7, 7, None]
-    assert watch.told == [(2, 1), (1, 1)]
+    assert watch.reported == [(2, 1), (1, 1)]
 
 
 def test_a_page_that_was_removed_is_written_again(watch: Watch) -> None:

@@ -14,7 +14,7 @@ from reports.aggregate import summarise
 from reports.collect import Collection, Skipped, collect_folders
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.frames import Frames, build_frames
-from reports.numbers import plural, short
+from reports.sentences import sentence
 from reports.tables.cell_tables import print_summary
 from reports.write.export import results, to_csv, to_parquet
 from suite.errors import UserError
@@ -128,17 +128,13 @@ def print_study(console: Console, answers: StudyAnswers) -> None:
 
 def cost_sentence(answers: StudyAnswers) -> str:
     """`3.2 GPU-hours; 14 runs were stopped early, which saved 61 of 144 epochs (1.4 GPU-hours).`"""
-    unit = "GPU-hours" if answers.on_gpus else "rank-hours on CPUs"
-    text = f"{short(answers.rank_h)} {unit}"
-    if number := answers.states.get("stopped", 0):
-        total = answers.trained_epochs + answers.saved_epochs
-        text += (
-            f"; {plural(number, 'run')} stopped early, which saved {answers.saved_epochs} of {total} epochs"
-        )
-        if math.isfinite(answers.saved_rank_h):
-            text += f" ({short(answers.saved_rank_h)} {unit})"
-    if answers.read_rank_h:
-        text += (
-            f"; runs that other experiments trained, and that were read, took {short(answers.read_rank_h)}"
-        )
-    return f"{text}."
+    return sentence(
+        "study_cost",
+        hours=answers.rank_h,
+        unit="GPU-hours" if answers.on_gpus else "rank-hours on CPUs",
+        stopped=answers.states.get("stopped", 0),
+        saved_epochs=answers.saved_epochs,
+        total_epochs=answers.trained_epochs + answers.saved_epochs,
+        saved_hours=answers.saved_rank_h if math.isfinite(answers.saved_rank_h) else None,
+        read_hours=answers.read_rank_h,
+    )

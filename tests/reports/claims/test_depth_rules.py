@@ -1,0 +1,98 @@
+"""The rules of claims B and C, on the slope of the shift over depth. Numbers by hand."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from suite.experiment import Run
+from tests.helpers.claim_folders import GNBN, judged, mlp_runs, outcomes, write
+
+BN = {"kind": "bn"}
+
+
+def write_slopes(
+    root: Path, slope_of: Callable[[int], float], sizes: Sequence[int] = (32, 256, 1024)
+) -> list[Run]:
+    """BN: ESM σ is 0.5 and rises by the slope of its size with each layer; seeds differ by 1 %."""
+    runs = mlp_runs(sizes)
+    for run in runs:
+        rise = slope_of(run.batch.global_batch_size) * (1 + run.seed / 100)
+        write(root, run, esm_sigma=[0.5 + rise * layer for layer in range(20)])
+    return runs
+
+
+def test_b_holds_where_small_sets_accumulate_more(tmp_path: Path) -> None:
+    runs = write_slopes(tmp_path, lambda size: {32: 0.30, 256: 0.15, 1024: 0.05}[size])
+    result = judged("B", tmp_path, runs)
+    assert result.verdict == "holds"
+    means = [check.estimate.mean for check in result.checks if check.estimate]
+    # log₂ = 5, 8, 10: mean 23/3. (−8/3 · 0.30 + 1/3 · 0.15 + 7/3 · 0.05) / (114/9) = −0.05, here times 1.01.
+    assert means == pytest.approx([0.303, 0.1515, -0.0505, 0.1515, 0.101])
+    paper = result.checks[0].paper
+    assert paper is not None
+    # (−8 · 1.08 − 4 · 4.65 + 4 · 6.4 + 8 · 6.2) / 160, and 0.1 · 24 / 160.
+    assert (paper.value, paper.tolerance) == pytest.approx((0.29975, 0.015))
+
+
+@pytest.mark.parametrize(
+    ("slopes", "failing"),
+    [
+        ({32: -0.10, 256: -0.15, 1024: -0.20}, "32 images: slope of ESM σ"),
+        ({32: 0.05, 256: 0.15, 1024: 0.30}, "change of the slope with each doubling"),
+        ({32: 0.10, 256: 0.15, 1024: 0.01}, "32 less 256 images: slope"),
+    ],
+)
+def test_b_fails_without_accumulation_or_out_of_order(
+    tmp_path: Path, slopes: dict[int, float], failing: str
+) -> None:
+    result = judged("B", tmp_path, write_slopes(tmp_path, slopes.__getitem__))
+    assert result.verdict == "fails"
+    assert failing in [check.measured for check in result.checks if check.outcome == "fails"]
+
+
+def test_b_is_open_where_seeds_disagree(tmp_path: Path) -> None:
+    runs = mlp_runs((32, 256))
+    for run in runs:
+        rise = (-0.1, 0.2, 0.3)[run.seed]
+        write(tmp_path, run, esm_sigma=[1 + rise * layer for layer in range(20)])
+    assert judged("B", tmp_path, runs).verdict == "inconclusive"
+
+
+def write_blocked(root: Path, gnbn_slope: float, first_behind: float = 0.5) -> list[Run]:
+    """BN rises by 0.2 a layer, GNBN by the given slope; its second BN layer has a height of its own."""
+    runs = mlp_runs((32,), (BN, GNBN))
+    for run in runs:
+        is_bn = run.model.norm.kind == "bn"
+        rise = (0.2 if is_bn else gnbn_slope) * (1 + run.seed / 100)
+        # What only BN has stands far off the line, and is no part of the comparison.
+        heights = [0.5 + rise * layer + 9 * (layer == 19) for layer in range(0, 20, 1 if is_bn else 2)]
+        if not is_bn:
+            heights[1] += (first_behind - 0.5) * (1 + run.seed / 1000)
+        write(root, run, esm_sigma=heights)
+    return runs
+
+
+def test_c_holds_where_gnbn_is_flat(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.01))
+    assert result.verdict == "holds"
+    means = [check.estimate.mean for check in result.checks if check.estimate]
+    # 1.01 · (0.01 − 0.05); 1.01 · 0.01; (0.5 + 18 · 0.01) / (0.5 + 2 · 0.01), times nearly 1 in each seed.
+    assert means[:2] == pytest.approx([-0.0404, 0.0101])
+    assert means[2] == pytest.approx(0.68 / 0.52, rel=0.01)
+
+
+def test_c_fails_where_gnbn_rises_by_more_than_a_quarter(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.08))
+    assert result.verdict == "fails"
+    assert outcomes(result) == ["fails", "holds", "fails"]
+
+
+def test_c_fails_where_gnbn_rises_as_bn_does(tmp_path: Path) -> None:
+    assert outcomes(judged("C", tmp_path, write_blocked(tmp_path, 0.3)))[1] == "fails"
+
+
+def test_c_fails_where_flat_curves_do_not_coincide(tmp_path: Path) -> None:
+    result = judged("C", tmp_path, write_blocked(tmp_path, 0.0, first_behind=1.1))
+    assert outcomes(result)[2] == "fails"
+    assert result.verdict == "fails"
