@@ -1,4 +1,4 @@
-"""`shiftbench doctor`: what to mend before the first job."""
+"""`shiftbench doctor`: prints what a cluster lacks before the first job, and how to fix it."""
 
 import json
 from collections import Counter
@@ -30,21 +30,21 @@ def doctor(
     cluster: ClusterOption = "local",
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", help="A folder of images that jobs are to read; repeatable."),
+        typer.Option("--data", help="A folder of images that jobs will read; repeatable."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Look at the data folders of this experiment.")
+        Path | None, typer.Option("--config", help="Check the data folders of this experiment.")
     ] = None,
     output_dir: OutputOption = Path("runs"),
     wait_s: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for nodes to be free.")] = 120,
     with_nodes: Annotated[
-        bool, typer.Option("--nodes/--no-nodes", help="Start a short job that looks from the nodes, too.")
+        bool, typer.Option("--nodes/--no-nodes", help="Start a short job that checks the nodes, too.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each finding.")] = False,
 ) -> None:
-    """Check a cluster from here and from its nodes, and name the mend of what is wrong.
+    """Check a cluster from here and from its nodes, and say how to fix what is wrong.
 
-    Exit code 0 when there is no problem (warnings allowed), else 1.
+    The exit code is 0 if there is no problem (warnings are allowed), else 1.
     """
     from jobs import exit_codes
     from jobs.cluster.clusters import load_cluster
@@ -55,7 +55,7 @@ def doctor(
     console = Console(highlight=False)
     counts: Counter[str] = Counter()
     findings = examine(where, output_dir, folders, wait_s, with_nodes)
-    with console.status("looking") if console.is_terminal and not as_json else nullcontext():
+    with console.status("checking") if console.is_terminal and not as_json else nullcontext():
         for finding in findings:
             counts[finding.verdict] += 1
             if as_json:
@@ -83,19 +83,21 @@ def _line(finding: "Finding") -> RenderableType:
     row.add_column(width=COLUMN)
     row.add_column(overflow="fold")
     text = Text(finding.found)
-    if finding.mend:
-        text.append("\nmend: ", "bold").append(finding.mend)
+    if finding.fix:
+        text.append("\nfix: ", "bold").append(finding.fix)
     row.add_row(Text(mark, style), Text(finding.check, "" if finding.verdict == "ok" else style), text)
     return row
 
 
 def _summary(counts: "Counter[str]") -> Text:
-    words = {"problem": "problem", "warning": "warning", "unknown": "not looked at", "ok": "ok"}
+    words = {"problem": "problem", "warning": "warning", "unknown": "not checked", "ok": "ok"}
     parts = []
     for verdict, word in words.items():
         if number := counts[verdict]:
             plural = "s" if number > 1 and verdict in ("problem", "warning") else ""
             parts.append(Text(f"{number} {word}{plural}", MARKS[verdict][1]))
     if not parts:
-        return Text("nothing was looked at: on this machine there are only the nodes' checks")
+        return Text(
+            "nothing was checked: for this machine there are only the nodes' checks, which --no-nodes skips"
+        )
     return Text("\n").append(Text(", ").join(parts))

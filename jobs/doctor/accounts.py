@@ -1,19 +1,19 @@
-"""Accounts, QOS and keys, as sacctmgr knows them, and whether sacct answers."""
+"""Accounts, QOS and workload keys, as sacctmgr knows them, and whether sacct answers."""
 
+import getpass
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from jobs.cluster.clusters import SlurmCluster
-from jobs.cluster.slurm_commands import SlurmError, ask
-from jobs.doctor.finding import Finding, ok, problem, unknown, warning
-from jobs.doctor.settings import enforcement
+from jobs.cluster.slurm_commands import ask
+from jobs.doctor.finding import Answer, Case, Finding, Topic, error_of, ok, problem, unknown, warning
+from jobs.doctor.partition import chosen, partitions_of
 
 TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Association:
-    """A user's right to an account; an empty partition means all of them."""
+    """A user's right to charge an account. An empty partition means all of them."""
 
     account: str
     partition: str
@@ -22,8 +22,9 @@ class Association:
 
 @dataclass(frozen=True)
 class Accounts:
-    """What sacctmgr says of one user. `error`: why it says nothing."""
+    """What sacctmgr knows about one user, and every QOS. `error`: why it does not answer."""
 
+    user: str
     associations: tuple[Association, ...] = ()
     default_account: str = ""
     default_wckey: str = ""
@@ -32,28 +33,16 @@ class Accounts:
     error: str = ""
 
 
-def accounts_of(user: str, slurm_cluster: str) -> Accounts:
-    """Asks sacctmgr four times, and never raises for want of an answer."""
-    try:
-        at = f"cluster={slurm_cluster}"
-        rights = _rows("assoc", f"user={user}", at, "format=account,partition,qos")
-        users = _rows("user", user, "format=defaultaccount,defaultwckey")
-        keys = _rows("wckey", f"user={user}", at, "format=wckey")
-        qos = _rows("qos", "format=name,preemptmode,gracetime")
-    except SlurmError as error:
-        return Accounts(error=str(error))
-    account, key = users[0] if users and len(users[0]) == 2 else ["", ""]
-    return Accounts(
-        tuple(Association(row[0], row[1], frozenset(row[2].split(","))) for row in rights if len(row) == 3),
-        account,
-        key.removeprefix("*"),
-        tuple(row[0].removeprefix("*") for row in keys if row[0].removeprefix("*")),
-        {
-            row[0]: {"Name": row[0], "PreemptMode": row[1], "GraceTime": row[2]}
-            for row in qos
-            if len(row) == 3
-        },
-    )
+def probe_accounts(case: Case) -> Answer:
+    """sacctmgr's rows about this user, and its QOS."""
+    user, at = getpass.getuser(), f"cluster={case.config.get('ClusterName', '')}"
+    return {
+        "user": user,
+        "assoc": _rows("assoc", f"user={user}", at, "format=account,partition,qos"),
+        "defaults": _rows("user", user, "format=defaultaccount,defaultwckey"),
+        "wckey": _rows("wckey", f"user={user}", at, "format=wckey"),
+        "qos": _rows("qos", "format=name,preemptmode,gracetime"),
+    }
 
 
 def _rows(*what: str) -> list[list[str]]:
@@ -61,74 +50,126 @@ def _rows(*what: str) -> list[list[str]]:
     return [line.split("|") for line in text.splitlines() if line.strip()]
 
 
-def judge_account(
-    config: Mapping[str, str], cluster: SlurmCluster, user: str, partition: str | None, known: Accounts
-) -> Iterator[Finding]:
-    """Whether this user may charge the account, and use the QOS."""
-    enforced = enforcement(config)
-    if config.get("AccountingStorageType", "").endswith("none"):
-        yield ok("account", "this site keeps no accounts")
-        return
-    if known.error:
-        yield unknown(
-            "account",
-            f"sacctmgr does not answer: {known.error}",
-            "start slurmdbd (the admin's), then look again",
-        )
-        return
-    yield _account(enforced, cluster, user, partition, known)
-    if cluster.qos is not None:
-        yield _qos(enforced, cluster.qos, cluster.account or known.default_account, known)
+def probe_sacct(case: Case) -> Answer:
+    """Asks sacct for this user's jobs of today, unless the site keeps no accounts."""
+    if not _has_no_accounts(case.config):
+        ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", timeout_s=TIMEOUT_S)
+    return {}
 
 
-def _account(
-    enforced: set[str], cluster: SlurmCluster, user: str, partition: str | None, known: Accounts
-) -> Finding:
-    yours = sorted({one.account for one in known.associations if one.partition in ("", partition)})
-    listed = ", ".join(yours) or "none"
-    account = cluster.account or known.default_account
-    demanded = bool(enforced & {"associations", "limits", "qos", "safe", "wckeys"})
-    add = f"`sacctmgr add user {user} account={account or 'ACCOUNT'}` (the admin's)"
-    if account in yours:
-        return ok("account", account if cluster.account else f"{account}, by default")
-    mend = f"account: in the cluster's file, one of {listed}; or {add}" if yours else add
-    if not demanded:
-        return ok("account", f"{account or 'none'}: this site does not demand one")
-    if not account:
-        return problem("account", f"{user} has no default account, and the cluster's file names none", mend)
-    return problem("account", f"{user} may not charge {account}; yours: {listed}", mend)
-
-
-def _qos(enforced: set[str], qos: str, account: str, known: Accounts) -> Finding:
-    yours = sorted({q for one in known.associations if one.account == account for q in one.qos if q})
-    mend = f"qos: in the cluster's file, one of {', '.join(yours or known.qos) or 'none'}, or leave it out"
-    if qos not in known.qos:
-        return problem("qos", f"{qos}: there is none of this name", mend)
-    if qos in yours:
-        return ok("qos", qos)
-    found = f"{qos} is not one of those of account {account}"
-    return (
-        problem("qos", found, mend)
-        if "qos" in enforced
-        else warning("qos", f"{found}, not demanded now", mend)
+def accounts_of(case: Case) -> Accounts:
+    """Parses sacctmgr's rows."""
+    answer = case.here["accounts"]
+    if error := error_of(answer):
+        return Accounts("", error=error)
+    defaults = answer["defaults"]
+    account, key = defaults[0] if defaults and len(defaults[0]) == 2 else ["", ""]
+    keys = [row[0].removeprefix("*") for row in answer["wckey"]]
+    names = ("Name", "PreemptMode", "GraceTime")
+    return Accounts(
+        answer["user"],
+        tuple(
+            Association(row[0], row[1], frozenset(row[2].split(",")))
+            for row in answer["assoc"]
+            if len(row) == 3
+        ),
+        account,
+        key.removeprefix("*"),
+        tuple(filter(None, keys)),
+        {row[0]: dict(zip(names, row, strict=True)) for row in answer["qos"] if len(row) == 3},
     )
 
 
-def sacct(config: Mapping[str, str]) -> Finding:
-    """sacct is a help, not a need."""
-    lost = "so when Slurm has forgotten a job, why it ended is not known: `status` tells what the records say"
-    if config.get("AccountingStorageType", "").endswith("none"):
-        return warning(
-            "sacct",
-            f"this site keeps no accounts, {lost}",
-            "AccountingStorageType=accounting_storage/slurmdbd (the admin's); nothing of ours needs it",
+def judge(case: Case) -> Iterator[Finding]:
+    """Whether this user may charge the account, use the QOS and the key, and whether sacct answers."""
+    known = accounts_of(case)
+    if _has_no_accounts(case.config):
+        yield ok("account", "this site keeps no accounts")
+    elif known.error:
+        yield unknown(
+            "account",
+            f"sacctmgr does not answer: {known.error}",
+            "start slurmdbd (administrator), then run the doctor again",
         )
-    try:
-        ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", timeout_s=TIMEOUT_S)
-    except SlurmError as error:
-        return warning(
-            "sacct",
-            f"{error}; {lost}",
-            "start slurmdbd (`systemctl start slurmdbd`, the admin's); nothing of ours needs it",
-        )
+    else:
+        yield _account(case, known)
+        if case.slurm.qos is not None:
+            yield _qos(case, case.slurm.qos, known)
+    yield _wckey(case, known)
+    yield _sacct(case)
+
+
+def _account(case: Case, known: Accounts) -> Finding:
+    partition = chosen(case.slurm, partitions_of(case))
+    yours = sorted({one.account for one in known.associations if one.partition in ("", partition)})
+    listed = ", ".join(yours) or "none"
+    account = case.slurm.account or known.default_account
+    is_demanded = bool(enforced(case.config) & {"associations", "limits", "qos", "safe", "wckeys"})
+    add = f"`sacctmgr add user {known.user} account={account or 'ACCOUNT'}` (administrator)"
+    if account in yours:
+        return ok("account", account if case.slurm.account else f"{account}, by default")
+    fix = f"set account: in the cluster's file to one of {listed}; or {add}" if yours else add
+    if not is_demanded:
+        return ok("account", f"{account or 'none'}: this site does not require one")
+    if not account:
+        found = f"{known.user} has no default account, and the cluster's file names none"
+        return problem("account", found, fix)
+    return problem("account", f"{known.user} may not charge {account}; your accounts: {listed}", fix)
+
+
+def _qos(case: Case, qos: str, known: Accounts) -> Finding:
+    account = case.slurm.account or known.default_account
+    yours = sorted({q for one in known.associations if one.account == account for q in one.qos if q})
+    listed = ", ".join(yours or known.qos) or "none"
+    fix = f"set qos: in the cluster's file to one of {listed}, or remove it"
+    if qos not in known.qos:
+        return problem("qos", f"there is no QOS {qos}", fix)
+    if qos in yours:
+        return ok("qos", qos)
+    found = f"account {account} does not include the QOS {qos}"
+    if "qos" in enforced(case.config):
+        return problem("qos", found, fix)
+    return warning("qos", f"{found}, which the site does not enforce now", fix)
+
+
+def _wckey(case: Case, known: Accounts) -> Finding:
+    asked = case.slurm.additional_parameters.get("wckey")
+    if "wckeys" not in enforced(case.config):
+        is_tracked = case.config.get("TrackWCKey", "No").lower() == "yes"
+        return ok("wckey", "tracked, but not required" if is_tracked else "not used at this site")
+    key = known.wckeys[0] if known.wckeys else "KEY"
+    fix = f"set additional_parameters: {{wckey: {key}}} in the cluster's file"
+    if not known.wckeys:
+        fix += "; the administrator gives you a key with `sacctmgr add user NAME wckey=KEY`"
+    if asked is None:
+        if known.default_wckey:
+            return ok("wckey", f"required; yours is {known.default_wckey}, by default")
+        return problem("wckey", "the site requires one for each job, and the cluster's file has none", fix)
+    if not known.error and str(asked) not in known.wckeys:
+        listed = ", ".join(known.wckeys) or "you have none"
+        return problem("wckey", f"{asked} is not one of your keys ({listed})", fix)
+    return ok("wckey", f"{asked}, as the site requires")
+
+
+def _sacct(case: Case) -> Finding:
+    lost = "`status` then cannot say why a job ended once Slurm has forgotten it, beyond what its record says"
+    if _has_no_accounts(case.config):
+        fix = "set AccountingStorageType=accounting_storage/slurmdbd (administrator); shiftbench works without it"
+        return warning("sacct", f"this site keeps no accounts; {lost}", fix)
+    if error := error_of(case.here["sacct"]):
+        fix = "start slurmdbd: `systemctl start slurmdbd` (administrator); shiftbench works without it"
+        return warning("sacct", f"{error}; {lost}", fix)
     return ok("sacct", "answers")
+
+
+def _has_no_accounts(config: Mapping[str, str]) -> bool:
+    return config.get("AccountingStorageType", "").endswith("none")
+
+
+def enforced(config: Mapping[str, str]) -> set[str]:
+    """What AccountingStorageEnforce requires of each job."""
+    words = set(config.get("AccountingStorageEnforce", "none").lower().split(","))
+    return words - {"none", "(null)", ""}
+
+
+TOPIC = Topic("login", judge, here={"accounts": probe_accounts, "sacct": probe_sacct})

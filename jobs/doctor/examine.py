@@ -1,118 +1,121 @@
-"""The whole examination of a cluster, or of this machine."""
+"""Asks every topic about a cluster, or about this machine, and yields the findings as they come."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster.clusters import LocalCluster, SlurmCluster
 from jobs.cluster.ledger import jobs_folder
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot
-from jobs.doctor import belongings, network, partition, software
-from jobs.doctor.finding import Finding, problem, unknown
-from jobs.doctor.meeting import Meeting, meeting
-from jobs.doctor.nodes import Heard, Request, ask_here, ask_slurm, new_token, python_of
-from jobs.doctor.site import site_findings
+from jobs.doctor import TOPICS
+from jobs.doctor.finding import Answer, Case, Finding, Request, Topic, error_of, problem, unknown
+from jobs.doctor.nodes import Replies, ask_slurm, ask_this_machine, new_token
+from jobs.doctor.partition import num_nodes_to_ask
+from jobs.doctor.software import JOBS_FOLDER
+from jobs.doctor.storage import shared_folder_probe
 from suite.errors import UserError
 
-# A problem of one of these keeps a job from starting, so that waiting for it makes no sense.
-BLOCKING = frozenset(["commands", "controller", "partition", "time", "nodes", "sbatch --test-only"])
-# What Slurm says of a job that it would have started, had there been a node.
+# What srun says of a job that it would have started, had a node been free.
 _BUSY = ("Requested nodes are busy", "Connection timed out", "Immediate execution impossible")
 
 
 def examine(
     cluster: SlurmCluster | LocalCluster, output_dir: Path, data: Sequence[str], wait_s: int, with_nodes: bool
 ) -> Iterator[Finding]:
-    """Findings as they come. Nodes are not asked where Slurm would refuse a job anyway."""
-    refused = False
-    if isinstance(cluster, SlurmCluster):
-        for finding in site_findings(cluster):
-            refused |= finding.verdict == "problem" and finding.check in BLOCKING
-            yield finding
-        if with_nodes and refused:
-            yield unknown(
-                "nodes' own view",
-                "not looked at: jobs would not start",
-                "mend the problems above, then look again",
-            )
-            return
-    if with_nodes:
-        yield from node_findings(cluster, output_dir, data, wait_s)
+    """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway."""
+    case, is_refused = Case(cluster), False
+    if cluster.scheduler == "slurm":
+        for topic in login_topics(case):
+            for finding in topic.judge(case):
+                is_refused |= finding.verdict == "problem" and finding.check in topic.blocking
+                yield finding
+    if with_nodes and is_refused:
+        yield unknown(
+            "nodes' own view",
+            "not checked, because jobs would not start",
+            "solve the problems above, then run the doctor again",
+        )
+    elif with_nodes:
+        yield from _node_findings(case, output_dir, data, wait_s)
 
 
-def node_findings(
-    cluster: SlurmCluster | LocalCluster, output_dir: Path, data: Sequence[str], wait_s: int
-) -> Iterator[Finding]:
-    """What the nodes see, or this machine."""
+def login_topics(case: Case) -> Iterator[Topic]:
+    """Yields the topics of the login machine, each once `case` has the answers to its probes."""
+    for topic in TOPICS:
+        if topic.where == "login":
+            ask_here(topic, case)
+            yield topic
+            if topic.is_required and any(error_of(case.here[name]) for name in topic.here):
+                return
+
+
+def ask_here(topic: Topic, case: Case) -> None:
+    """Adds the login machine's answers to `case.here`."""
+    for name, probe in topic.here.items():
+        try:
+            case.here[name] = probe(case)
+        except SlurmError as error:
+            case.here[name] = {"error": str(error)}
+
+
+def _node_findings(case: Case, output_dir: Path, data: Sequence[str], wait_s: int) -> Iterator[Finding]:
     try:
-        home = jobs_folder(output_dir, cluster.jobs_folder)
-        sources = snapshot(home / "code")
+        sources = snapshot(jobs_folder(output_dir, case.cluster.jobs_folder) / "code")
     except UserError as error:
-        yield problem("jobs folder", str(error), belongings.JOBS_FOLDER)
+        yield problem("jobs folder", str(error), JOBS_FOLDER)
         return
     token = new_token()
     with ExitStack() as stack:
         try:
-            place = stack.enter_context(meeting(output_dir, token))
+            folder, lock = stack.enter_context(shared_folder_probe(output_dir, token))
         except UserError as error:
-            yield problem("output folder", str(error), "--output-dir with a folder that you can write")
+            yield problem("output folder", str(error), "set --output-dir to a folder that you can write to")
             return
-        request = Request(place.folder, token, data, sources)
-        if isinstance(cluster, SlurmCluster):
-            heard = ask_slurm(cluster, _how_many(cluster), request, wait_s)
-        else:
-            heard = ask_here(cluster, request)
-        if heard.nodes:
-            yield from _judge(heard, cluster, place, str(output_dir), request)
-        else:
-            yield _not_started(heard, wait_s)
-
-
-def _judge(
-    heard: Heard, cluster: SlurmCluster | LocalCluster, place: Meeting, output_dir: str, request: Request
-) -> Iterator[Finding]:
-    nodes, python = heard.nodes, python_of(cluster)
-    yield from belongings.start(nodes, python, str(request.snapshot), heard.said)
-    if not any("clock" in node.answers for node in nodes):
-        return
-    yield network.clocks(nodes)
-    if isinstance(cluster, SlurmCluster):
-        yield network.names(nodes)
-        yield network.connection(nodes)
-    yield network.ports(nodes)
-    yield from belongings.shared_files(nodes, place, output_dir)
-    yield belongings.shm(nodes)
-    yield from belongings.data(nodes, request.data)
-    yield from software.packages(nodes, python)
-    yield from software.gpus(nodes, cluster.gpus_per_node if isinstance(cluster, SlurmCluster) else None)
-    yield from software.decoding(nodes)
-    yield from network.together(nodes)
-
-
-def _how_many(cluster: SlurmCluster) -> int:
-    """The nodes of a run, but two where there are two, so that they can be seen to meet."""
-    try:
-        known, nodes = partition.partitions(), partition.nodes()
-        name = partition.chosen(cluster, known) or ""
-        free = {node.name for node in nodes.get(name, []) if node.is_usable} - partition.expand(
-            cluster.exclude
+        python = case.cluster.python if case.cluster.scheduler == "slurm" else None
+        request = Request(
+            str(folder), token, list(data), str(output_dir), str(sources), python or sys.executable
         )
-        most = known[name].get("MaxNodes", "UNLIMITED")
-    except (SlurmError, KeyError):
-        return cluster.nodes
-    limit = min(len(free), int(most)) if most.isdigit() else len(free)
-    return max(cluster.nodes, min(2, limit))
+        yield from judge_nodes(*ask_nodes(case, request, lock, wait_s), wait_s)
 
 
-def _not_started(heard: Heard, wait_s: int) -> Finding:
-    check, said = "nodes' own view", heard.said or f"it ended with {heard.exit_code}"
-    if any(sign in said for sign in _BUSY):
+def ask_nodes(case: Case, request: Request, lock: Answer, wait_s: int) -> tuple[Case, Replies]:
+    """Asks the nodes, and afterwards this machine about what they did; the case with all answers."""
+    if case.cluster.scheduler == "slurm":
+        replies = ask_slurm(case.slurm, num_nodes_to_ask(case), request, wait_s)
+    else:
+        replies = ask_this_machine(case.cluster, request)
+    here = {**case.here, "lock": lock}
+    case = replace(case, here=here, nodes=replies.nodes, request=request, message=replies.message)
+    for topic in TOPICS:
+        if topic.where == "nodes":
+            ask_here(topic, case)
+    return case, replies
+
+
+def judge_nodes(case: Case, replies: Replies, wait_s: int) -> Iterator[Finding]:
+    """Yields the findings of the nodes' topics, or why no node answered."""
+    if not case.nodes:
+        yield _not_started(replies, wait_s)
+        return
+    has_python = any(node.answers.keys() - {"start"} for node in case.nodes)
+    for topic in TOPICS:
+        if topic.where == "nodes" and (has_python or not topic.on_nodes):
+            yield from topic.judge(case)
+
+
+def _not_started(replies: Replies, wait_s: int) -> Finding:
+    check, message = "nodes' own view", replies.message or f"exit code {replies.exit_code}"
+    if any(sign in message for sign in _BUSY):
         return unknown(
             check,
             f"no node was free in {wait_s} s",
-            "look again when nodes are free (`sinfo`), or wait longer: --wait 3600",
+            "try again when nodes are free (`sinfo`), or wait longer: --wait 3600",
         )
     return problem(
-        check, f"nothing could be started there: {said}", "what these words name; else show them to the admin"
+        check,
+        f"nothing could be started there: {message}",
+        "correct what the message names; if it names nothing, show it to the administrator",
     )

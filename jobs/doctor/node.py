@@ -1,24 +1,24 @@
 """What the doctor runs on each node: `python -m jobs.doctor.node REQUEST`.
 
-Prints one answer a probe as soon as it is there, so that what comes after cannot take it back. Only the
-standard library before the probes that are about the other packages.
+Prints each answer as soon as it is there, so that a later probe that hangs cannot lose it. Imports only the
+standard library; the probes that examine other packages import them.
 """
 
 import json
 import os
-import socket
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from jobs.doctor import TOPICS
+from jobs.doctor.finding import Request
+
 MARK = "shiftbench-doctor"
-# Slurm passes longer lines on in parts, and those of two nodes may come interleaved.
+# Slurm splits longer lines, and may interleave those of two nodes.
 PIECE = 600
 
 
-def say(name: str, answer: object, rank: str) -> None:
-    """One answer in pieces: MARK RANK (`+`: to be continued, `.`: the last) TEXT."""
+def write(name: str, answer: object, rank: str) -> None:
+    """Prints one answer in pieces: MARK RANK (`+`: to be continued, `.`: the last) TEXT."""
     text = json.dumps([name, answer])
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     for number, piece in enumerate(pieces, start=1):
@@ -26,37 +26,19 @@ def say(name: str, answer: object, rank: str) -> None:
 
 
 def main() -> None:
-    """Every probe in turn; one that fails says so and is followed by the next."""
-    from jobs.doctor import probes, reach, training
-
-    request: dict[str, Any] = json.loads(sys.argv[1])
-    rank = os.environ.get("SLURM_PROCID", "0")
-    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    token, answers = str(request["token"]), dict[str, Any]()
-
-    def run(name: str, probe: Callable[[], dict[str, Any]]) -> None:
-        try:
-            answers[name] = probe()
-        except Exception as error:
-            answers[name] = {"error": f"{type(error).__name__}: {error}".split("\n")[0][:300]}
-        say(name, answers[name], rank)
-
-    run("clock", probes.clock)
-    run("names", lambda: reach.names(os.environ))
-    run("connection", lambda: reach.connection(os.environ, token))
-    run("ports", reach.ports)
-    run("shared", lambda: probes.shared(Path(request["folder"]), token, node))
-    run("shm", probes.shm)
-    run("data", lambda: probes.data(request["data"]))
-    run("packages", training.packages)
-    useless = {*answers["packages"].get("errors", {}), *answers["packages"].get("absent", [])}
-    if "torch" not in useless:
-        run("gpus", training.gpus)
-    if not useless & {"torch", "nvidia-dali-cuda130"}:
-        run("decode", training.decode)
-    if not useless and answers["connection"].get("complete"):
-        run("together", training.together)
-    say("end", {}, rank)
+    """Asks every probe in turn. One that raises answers with its error, and the next one follows."""
+    request = Request(**json.loads(sys.argv[1]))
+    rank, answers = os.environ.get("SLURM_PROCID", "0"), dict[str, dict[str, Any]]()
+    for topic in TOPICS:
+        for name, probe in topic.on_nodes.items():
+            try:
+                answer = probe(request, answers)
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}".split("\n")[0][:300]}
+            if answer is not None:
+                answers[name] = answer
+                write(name, answer, rank)
+    write("end", {}, rank)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""Has each node of a job run `jobs.doctor.node` as the cluster's file says, and hears the answers."""
+"""Starts `jobs.doctor.node` on each node of a job like those of the cluster's file, and collects the answers."""
 
 import json
 import math
 import secrets
 import shlex
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.cluster import sbatch
 from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
 from jobs.cluster.slurm_commands import words
+from jobs.doctor.finding import NodeAnswers, Request
 from jobs.doctor.node import MARK
 
-JOB_TIME_S = 600  # of the job; it takes a minute where nothing hangs
-# Options of sbatch that srun does not know, or that would keep a job waiting for something else.
+JOB_TIME_S = 600  # limit of the job; it takes a minute where nothing hangs
+# Options of sbatch that srun does not have, or that would keep the job waiting for something else.
 NOT_OF_SRUN = frozenset(
     [
         *("batch", "begin", "dependency", "export-file", "get-user-env", "hold", "ignore-pbs"),
@@ -29,63 +28,40 @@ NOT_OF_SRUN = frozenset(
 )
 
 
-@dataclass
-class Node:
-    """What one node said, by probe, and when its `clock` arrived here."""
-
-    name: str
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    clock_ahead_s: float | None = None
-
-
 @dataclass(frozen=True)
-class Heard:
-    """All nodes' answers, in the order of their ranks, and what the command that started them said."""
+class Replies:
+    """The nodes' answers in the order of their ranks, and how the command that started them ended."""
 
-    nodes: list[Node]
+    nodes: list[NodeAnswers]
     exit_code: int
-    said: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the nodes are to look at, and the sources that they do it with."""
-
-    folder: Path
-    token: str
-    data: Sequence[str]
-    snapshot: Path
+    message: str
 
 
 def new_token() -> str:
-    """Names the doctor's job and folder."""
+    """A name for the doctor's job and folder."""
     return secrets.token_hex(4)
 
 
-def ask_slurm(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> Heard:
-    """By srun, on so many nodes; at most `wait_s` for them to be free."""
+def ask_slurm(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> Replies:
+    """Asks `num_nodes` nodes by srun, and waits at most `wait_s` for them to be free."""
+    command = [*srun(cluster, num_nodes, request, wait_s), *program(cluster, request)]
     with sbatch.outside_any_job():
         try:
-            return _hear(
-                [*srun(cluster, num_nodes, request, wait_s), *program(cluster, request)], wait_s + JOB_TIME_S
-            )
+            return _run(command, wait_s + JOB_TIME_S)
         finally:
-            # Nothing is left behind, whatever ended srun: an interrupt too.
-            subprocess.run(
-                ["scancel", "--quiet", f"--name=shiftbench-doctor-{request.token}"],
-                capture_output=True,
-                timeout=60,
-            )
+            # However srun ended, by an interrupt too, no job stays behind.
+            name = f"--name=shiftbench-doctor-{request.token}"
+            subprocess.run(["scancel", "--quiet", name], capture_output=True, timeout=60)
 
 
-def ask_here(cluster: LocalCluster, request: Request) -> Heard:
-    """On this machine."""
+def ask_this_machine(cluster: LocalCluster, request: Request) -> Replies:
+    """Asks this machine, as the only node."""
     with sbatch.outside_any_job():
-        return _hear(program(cluster, request), JOB_TIME_S)
+        return _run(program(cluster, request), JOB_TIME_S)
 
 
 def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> list[str]:
-    """The command for a job like those of the cluster's file, but of one task a node, and short."""
+    """The command for a job like those of the cluster's file, but short and with one task on each node."""
     options: dict[str, str | int | bool] = {
         "job-name": f"shiftbench-doctor-{request.token}",
         "nodes": num_nodes,
@@ -108,33 +84,26 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
     ]
 
 
-def python_of(cluster: SlurmCluster | LocalCluster) -> str:
-    """The interpreter of the cluster's jobs."""
-    wanted = cluster.python if isinstance(cluster, SlurmCluster) else None
-    return wanted or sys.executable
-
-
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
-    """A shell that sets up as a job's script does, says what it has, and becomes the node's program."""
-    python = python_of(cluster)
-    target = sbatch.Target("", request.snapshot.parent, request.snapshot)
-    content = {"folder": str(request.folder), "token": request.token, "data": list(request.data)}
+    """A shell that sets up as a job's script does, prints the answer `start`, and becomes the node's program."""
+    python, snapshot = shlex.quote(request.python), Path(request.snapshot)
+    target = sbatch.Target("", snapshot.parent, snapshot)
     lines = [
         *sbatch.set_up(cluster, target),
-        f"has_code=false; [ -d {shlex.quote(str(request.snapshot))} ] && has_code=true",
-        f"has_python=false; command -v {shlex.quote(python)} >/dev/null && has_python=true",
+        f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
+        f"has_python=false; command -v {python} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
         f'echo "{MARK} ${{SLURM_PROCID:-0}} . '
         '[\\"start\\", {\\"node\\": \\"$node\\", \\"host\\": \\"$(hostname)\\", '
         '\\"code\\": $has_code, \\"python\\": $has_python}]"',
         "$has_code && $has_python || exit 0",
-        f"exec {shlex.quote(python)} -m jobs.doctor.node {shlex.quote(json.dumps(content))}",
+        f"exec {python} -m jobs.doctor.node {shlex.quote(json.dumps(asdict(request)))}",
     ]
     return ["bash", "-c", "\n".join(lines)]
 
 
-def _hear(command: Sequence[str], timeout_s: float) -> Heard:
-    """Run it to its end, or to that of our patience."""
+def _run(command: Sequence[str], timeout_s: float) -> Replies:
+    """Runs it to its end, or terminates it when the time is up."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -150,12 +119,12 @@ def _hear(command: Sequence[str], timeout_s: float) -> Heard:
             process.terminate()
             process.wait()
         errors.seek(0)
-        return Heard(nodes, code, words(errors.read()[-2000:]))
+        return Replies(nodes, code, words(errors.read()[-2000:]))
 
 
-def collect(lines: Iterable[str]) -> list[Node]:
-    """The nodes' answers out of what came on stdout, which a site's own words may be between."""
-    nodes: dict[int, Node] = {}
+def collect(lines: Iterable[str]) -> list[NodeAnswers]:
+    """Parses the nodes' answers out of stdout. Other lines, such as a site's greeting, are skipped."""
+    nodes: dict[int, NodeAnswers] = {}
     pieces: dict[int, str] = {}
     for line in lines:
         mark, _, rest = line.rstrip("\n").partition(" ")
@@ -169,8 +138,8 @@ def collect(lines: Iterable[str]) -> list[Node]:
         try:
             name, answer = json.loads(text)
         except ValueError:
-            continue  # cut short: the probe counts as one that did not answer
-        node = nodes.setdefault(rank, Node(f"rank {rank}"))
+            continue  # cut short: this probe counts as one without an answer
+        node = nodes.setdefault(rank, NodeAnswers(f"rank {rank}"))
         node.answers[name] = answer
         if name == "start":
             node.name = answer["node"]

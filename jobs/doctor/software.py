@@ -1,40 +1,125 @@
-"""The nodes' answers about packages, GPUs and decoding, judged."""
+"""The sources, the interpreter and the packages of the jobs, on each node."""
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from jobs.doctor.answers import Answer, by_text, each, error_of
-from jobs.doctor.finding import Finding, ok, problem, unknown, warning
-from jobs.doctor.nodes import Node
+from jobs.doctor.finding import (
+    Answer,
+    Case,
+    Finding,
+    Request,
+    Topic,
+    by_text,
+    error_of,
+    ok,
+    problem,
+    warning,
+)
 
+# Import name, and the name for pip.
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "nvidia.dali": "nvidia-dali-cuda130",
+    "pynvml": "nvidia-ml-py",
+    "psutil": "psutil",
+    "numpy": "numpy",
+    "pydantic": "pydantic",
+    "omegaconf": "omegaconf",
+    "submitit": "submitit",
+}
 COMPARED = ("torch", "torchvision", "nvidia-dali-cuda130")
-ONE_PYTHON = "python: in the cluster's file, one interpreter on a shared folder"
+JOBS_FOLDER = "set jobs_folder: in the cluster's file to a folder that this machine and all nodes share"
 
 
-def packages(nodes: Sequence[Node], python: str) -> Iterator[Finding]:
-    """Whether all is installed, and the same everywhere."""
+def judge_start(case: Case) -> Iterator[Finding]:
+    """Whether every node has the sources and the interpreter, and finished its probes.
+
+    The nodes' shell gives the answer `start` before any Python runs; see `jobs.doctor.nodes.program`.
+    """
+    python, snapshot = case.request.python, case.request.snapshot
+    blind = case.faults("start", lambda a: "" if a.get("code") else f"{snapshot} does not exist there")
+    if blind:
+        yield problem("jobs folder", by_text(blind), JOBS_FOLDER)
+    else:
+        yield ok("jobs folder", "every node reads it")
+    bare = case.faults("start", lambda a: "" if a.get("python") else f"there is no {python}")
+    if bare:
+        yield problem(
+            "python",
+            by_text(bare),
+            "set python: in the cluster's file to an interpreter that the nodes have, or load it by setup:",
+        )
+    excused = {name for name, _ in [*blind, *bare]}
+    cut = [node for node in case.nodes if "end" not in node.answers and node.name not in excused]
+    if cut:
+        reached = by_text((node.name, f"its checks ended after `{list(node.answers)[-1]}`") for node in cut)
+        yield problem(
+            "python",
+            f"{reached}: {case.message or 'no error message'}",
+            "read the error message; set python: in the cluster's file to an interpreter of version 3.11 or newer "
+            "with shiftbench's packages",
+        )
+
+
+def probe_packages(request: Request, earlier: Mapping[str, Answer]) -> Answer:
+    """The version of each package once imported, or why it cannot be imported."""
+    versions, errors, absent = {}, {}, list[str]()
+    for name, package in PACKAGES.items():
+        try:
+            versions[package] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
+        except Exception as error:  # a broken library can raise anything on import
+            if isinstance(error, ModuleNotFoundError) and name.startswith(str(error.name)):
+                absent.append(package)
+            else:
+                errors[package] = f"{type(error).__name__}: {error}"[:200]
+    return {"versions": versions, "errors": errors, "absent": absent}
+
+
+def unusable(answers: Mapping[str, Answer]) -> set[str]:
+    """The packages that a node cannot import."""
+    packages = answers["packages"]
+    return {*packages.get("errors", {}), *packages.get("absent", [])}
+
+
+def probe_versions_here(case: Case) -> Answer:
+    """The versions that are installed on the login machine."""
+    found = {}
+    for name in COMPARED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def judge_packages(case: Case) -> Iterator[Finding]:
+    """Whether all packages are installed, and the same everywhere."""
+    python = case.request.python
     install = f"`{python} -m pip install -r requirements.txt`"
-    if missing := each(nodes, "packages", _missing):
-        mend = f"{install}, or python: in the cluster's file, an interpreter that has them"
-        yield problem("packages", by_text(missing), mend)
+    if missing := case.faults("packages", _missing):
+        fix = f"{install}, or set python: in the cluster's file to an interpreter that has them"
+        yield problem("packages", by_text(missing), fix)
         return
-    found = {node.name: node.answers["packages"]["versions"] for node in nodes if "packages" in node.answers}
+    found = {name: answer["versions"] for name, answer in case.answers("packages").items()}
     if not found:
         return
     differing = [name for name in COMPARED if len({one.get(name) for one in found.values()}) > 1]
     if differing:
         text = by_text((node, _listed(one, differing)) for node, one in found.items())
-        yield problem("packages", text, f"{ONE_PYTHON}; or {install} on each node")
+        fix = f"set python: in the cluster's file to one interpreter on a shared folder; or {install} on each node"
+        yield problem("packages", text, fix)
         return
     there: dict[str, str] = next(iter(found.values()))
-    here = {name: one for name in COMPARED if (one := _version_here(name)) is not None}
-    others = [name for name in here if name in there and _plain(there[name]) != _plain(here[name])]
+    here = case.here["versions here"]
+    others = [name for name in here if name in there and _release(there[name]) != _release(here[name])]
     if others:
         yield warning(
             "packages",
             f"{_listed(there, others)} on the nodes, but {_listed(here, others)} here",
-            "the same versions for both, so that what is tried here is what runs there: leave python: out of "
-            "the cluster's file, or upgrade the older",
+            "use the same versions, so that what you try here is what runs there: remove python: from the "
+            "cluster's file, or upgrade the older ones",
         )
     else:
         yield ok("packages", f"{_listed(there, COMPARED)}, the same on every node")
@@ -46,82 +131,18 @@ def _missing(answer: Answer) -> str:
     return error_of(answer) or "; ".join([*([f"{absent} not installed"] if absent else []), *broken])
 
 
-def _listed(versions: dict[str, str], names: Sequence[str]) -> str:
+def _listed(versions: Mapping[str, str], names: Sequence[str]) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
 
 
-def _version_here(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _release(text: str) -> str:
+    return text.partition("+")[0]  # `2.15.0+cu130` names the build after the plus
 
 
-def _plain(text: str) -> str:
-    return text.partition("+")[0]  # `2.15.0+cu130` is the build's
-
-
-def gpus(nodes: Sequence[Node], wanted: int | None) -> Iterator[Finding]:
-    """Whether a job sees the GPUs that it asks for, and they compute."""
-    check = "GPUs"
-    answers = {node.name: node.answers["gpus"] for node in nodes if "gpus" in node.answers}
-    if wanted and not answers:
-        yield unknown(check, "not looked at: torch could not be imported", "see `packages`")
-        return
-    if not wanted and not any(answer.get("count") for answer in answers.values()):
-        yield ok(check, "no GPUs asked for")
-        return
-    if errors := each(nodes, "gpus", error_of):
-        yield problem(
-            check,
-            by_text(errors),
-            "a driver on the nodes that serves this build of torch (`nvidia-smi` there tells up to which "
-            "CUDA), and gres.conf with the GPUs' files (the admin's)",
-        )
-        return
-    counts = each(nodes, "gpus", lambda a: _miscount(a, wanted))
-    if counts:
-        mend = "gpus_per_node: in the cluster's file, what the nodes have; else gres.conf (the admin's)"
-        yield problem(check, by_text(counts), mend)
-    faults = each(nodes, "gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
-    if faults:
-        names = ",".join(node for node, _ in faults)
-        mend = f"exclude: {names} in the cluster's file, and tell the admin (`dmesg | grep Xid` there)"
-        yield problem(check, by_text(faults), mend)
-    kinds = {name: _described(answer) for name, answer in answers.items()}
-    if len(set(kinds.values())) > 1:
-        mend = (
-            "constraint: in the cluster's file, for nodes of one kind; speeds of unlike ones do not compare"
-        )
-        yield warning(check, by_text(kinds.items()), mend)
-    elif not counts and not faults:
-        yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
-
-
-def _miscount(answer: Answer, wanted: int | None) -> str:
-    count = answer.get("count", 0)
-    return "" if wanted in (None, count) else f"{count} GPUs instead of {wanted}"
-
-
-def _described(answer: Answer) -> str:
-    models = ", ".join(answer.get("names", [])) or "none"
-    return f"{models}, driver {answer.get('driver') or 'unknown'}, NCCL {answer.get('nccl') or 'unknown'}"
-
-
-def decoding(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether DALI decodes."""
-    if faults := each(nodes, "decode", _undecoded):
-        yield problem(
-            "DALI",
-            by_text(faults),
-            "data: {loader: torchvision} in the experiment until DALI's wheel and the driver fit each other",
-        )
-    elif not any("decode" in node.answers for node in nodes):
-        yield unknown("DALI", "not looked at: it could not be imported", "see `packages`")
-    elif devices := sorted({device for node in nodes for device in node.answers.get("decode", {})}):
-        where = " and ".join({"cpu": "CPUs", "mixed": "GPUs"}[device] for device in devices)
-        yield ok("DALI", f"decodes a JPEG on the {where} of every node")
-
-
-def _undecoded(answer: Answer) -> str:
-    return error_of(answer) or "; ".join(f"{device}: {text}" for device, text in answer.items() if text)
+START = Topic("nodes", judge_start)
+TOPIC = Topic(
+    "nodes",
+    judge_packages,
+    here={"versions here": probe_versions_here},
+    on_nodes={"packages": probe_packages},
+)

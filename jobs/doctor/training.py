@@ -1,48 +1,39 @@
-"""What is looked at on a node with torch and DALI: versions, GPUs, a picture, a sum over the nodes."""
+"""What training does on each node, in small: compute on the GPUs, decode a picture, sum over all nodes."""
 
 import contextlib
-import importlib
 import io
 import os
-import subprocess
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-# Import name and what pip calls it.
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "nvidia.dali": "nvidia-dali-cuda130",
-    "numpy": "numpy",
-    "pydantic": "pydantic",
-    "omegaconf": "omegaconf",
-    "submitit": "submitit",
-}
-DRIVER = Path("/proc/driver/nvidia/version")
+from jobs.doctor.finding import (
+    Answer,
+    Case,
+    Finding,
+    Request,
+    Topic,
+    by_text,
+    error_of,
+    ok,
+    problem,
+    unknown,
+    warning,
+)
+from jobs.doctor.network import ONE_NODE
+from jobs.doctor.software import unusable
+
 COLOUR = (200, 120, 40)
 TOLERANCE = 6.0
-# For the slowest node to come: it may import torch from a cold file system, or share its cores.
+# For the slowest node: it may import torch from a cold file system, or share its cores.
 TIMEOUT_S = 240.0
 
-Answer = dict[str, Any]
+
+# ---------------------------------------------------------------- probes
 
 
-def packages() -> Answer:
-    """The version of each package, as imported, or why it cannot be imported."""
-    versions, errors, absent = {}, {}, list[str]()
-    for name, package in PACKAGES.items():
-        try:
-            versions[package] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
-        except Exception as error:  # a broken library can raise anything on import
-            if isinstance(error, ModuleNotFoundError) and name.startswith(str(error.name)):
-                absent.append(package)
-                continue
-            errors[package] = f"{type(error).__name__}: {error}"[:200]
-    return {"versions": versions, "errors": errors, "absent": absent}
-
-
-def gpus() -> Answer:
-    """The GPUs that a job's process sees, whether they compute, and the versions behind them."""
+def probe_gpus(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
+    """The GPUs that a job's process sees, whether they compute, and the versions of driver and libraries."""
+    if "torch" in unusable(earlier):
+        return None
     import torch
 
     answer: Answer = {
@@ -62,7 +53,7 @@ def gpus() -> Answer:
     for index in range(answer["count"]):
         try:
             if float(torch.ones(1000, device=f"cuda:{index}").sum()) != 1000:
-                faults[str(index)] = "it sums a thousand ones to something else"
+                faults[str(index)] = "the sum of a thousand ones is wrong"
         except Exception as error:
             faults[str(index)] = str(error).split("\n")[0][:200]
     answer["faults"] = faults
@@ -73,17 +64,20 @@ def gpus() -> Answer:
 
 
 def _driver() -> str:
-    """The driver's version; empty where there is none."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    """The driver's version; empty where NVML or its Python package is missing, which `packages` reports."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout.split()[0] if done.stdout.split() else ""
-    except (OSError, subprocess.SubprocessError):
-        return DRIVER.read_text().split("\n")[0] if DRIVER.exists() else ""
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # ImportError, or any of NVML's errors
+        return ""
 
 
-def decode() -> Answer:
-    """A JPEG of one colour through DALI, on the CPU and, where there is a GPU, on that."""
+def probe_decode(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
+    """Decodes a JPEG of one colour with DALI, on the CPU and, where there is one, on the GPU."""
+    if unusable(earlier) & {"torch", "nvidia-dali-cuda130"}:
+        return None
     import torch
     from PIL import Image
 
@@ -94,7 +88,7 @@ def decode() -> Answer:
 
 
 def _decode(jpeg: bytes, device: str) -> str | None:
-    """Why it is not the picture that it should be."""
+    """Returns why the decoded picture is wrong, or None."""
     import numpy as np
     from nvidia.dali import Pipeline, fn, types
 
@@ -115,8 +109,10 @@ def _decode(jpeg: bytes, device: str) -> str | None:
     return None
 
 
-def together() -> Answer:
-    """A sum over all nodes, by the very group that training joins."""
+def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
+    """Sums over all nodes in the process group that training would form, if all of them are reachable."""
+    if unusable(earlier) or not earlier["connection"].get("complete"):
+        return None
     import torch
 
     from suite.launch import launch_variables
@@ -134,3 +130,99 @@ def together() -> Answer:
     if any(one != expected for one in sums):
         return {"backend": backend, "error": f"the ranks' numbers sum to {sums} instead of {expected}"}
     return {"backend": backend}
+
+
+# ---------------------------------------------------------------- judges
+
+
+def judge(case: Case) -> Iterator[Finding]:
+    """Whether GPUs, decoder and process group work as a run needs them."""
+    yield from _gpus(case)
+    yield from _decoding(case)
+    yield _group(case)
+
+
+def _gpus(case: Case) -> Iterator[Finding]:
+    check, answers = "GPUs", case.answers("gpus")
+    wanted = case.slurm.gpus_per_node if case.cluster.scheduler == "slurm" else None
+    if wanted and not answers:
+        yield unknown(check, "not checked: torch could not be imported", "see `packages`")
+        return
+    if not wanted and not any(answer.get("count") for answer in answers.values()):
+        yield ok(check, "none visible, and none asked for")
+        return
+    if errors := case.faults("gpus", error_of):
+        yield problem(
+            check,
+            by_text(errors),
+            "install a driver on the nodes that supports this build of torch (`nvidia-smi` shows the newest CUDA "
+            "it supports), and name the GPUs' device files in gres.conf (administrator)",
+        )
+        return
+    counts = case.faults("gpus", lambda a: _miscount(a, wanted))
+    if counts:
+        fix = "set gpus_per_node: in the cluster's file to what the nodes have; or correct gres.conf (administrator)"
+        yield problem(check, by_text(counts), fix)
+    faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
+    if faults:
+        names = ",".join(node for node, _ in faults)
+        fix = f"set exclude: {names} in the cluster's file, and tell the administrator (`dmesg | grep Xid` there)"
+        yield problem(check, by_text(faults), fix)
+    kinds = {name: _described(answer) for name, answer in answers.items()}
+    if len(set(kinds.values())) > 1:
+        fix = "set constraint: in the cluster's file to nodes of one kind; speeds of different kinds do not compare"
+        yield warning(check, by_text(kinds.items()), fix)
+    elif not counts and not faults:
+        yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
+
+
+def _miscount(answer: Answer, wanted: int | None) -> str:
+    count = answer.get("count", 0)
+    return "" if wanted in (None, count) else f"{count} GPUs instead of {wanted}"
+
+
+def _described(answer: Answer) -> str:
+    models = ", ".join(answer.get("names", [])) or "none"
+    return f"{models}, driver {answer.get('driver') or 'unknown'}, NCCL {answer.get('nccl') or 'unknown'}"
+
+
+def _decoding(case: Case) -> Iterator[Finding]:
+    if faults := case.faults("decode", _undecoded):
+        fix = "set data: {loader: torchvision} in the experiment until DALI's wheel supports the driver"
+        yield problem("DALI", by_text(faults), fix)
+    elif not (answers := case.answers("decode")):
+        yield unknown("DALI", "not checked: it could not be imported", "see `packages`")
+    elif devices := sorted({device for answer in answers.values() for device in answer}):
+        where = " and ".join({"cpu": "CPUs", "mixed": "GPUs"}[device] for device in devices)
+        yield ok("DALI", f"decodes a JPEG on the {where} of every node")
+
+
+def _undecoded(answer: Answer) -> str:
+    return error_of(answer) or "; ".join(f"{device}: {text}" for device, text in answer.items() if text)
+
+
+def _group(case: Case) -> Finding:
+    check, answers = "process group", [answer for answer in case.answers("group").values() if answer]
+    if len(case.nodes) < 2:
+        return ok(check, f"{ONE_NODE}, and runs ask for no more")
+    if not answers:
+        return unknown(check, "not tried", "see `first node's port` and `packages`")
+    faults = case.faults("group", error_of)
+    if not faults:
+        return ok(check, f"{len(case.nodes)} nodes sum over {answers[0].get('backend', 'gloo')}")
+    if any("EADDRINUSE" in fault for _, fault in faults):
+        return problem(
+            check,
+            by_text(faults),
+            "another job or program listens on that port of the first node (`ss -ltnp` there shows it); run the "
+            "doctor again",
+        )
+    return problem(
+        check,
+        by_text(faults),
+        "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with the "
+        "interface that connects the nodes (`ip route` there); all ports must be open on it",
+    )
+
+
+TOPIC = Topic("nodes", judge, on_nodes={"gpus": probe_gpus, "decode": probe_decode, "group": probe_group})

@@ -1,0 +1,232 @@
+"""The output folder that login machine and nodes share, its locks, shared memory, and the images."""
+
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.doctor.finding import (
+    Answer,
+    Case,
+    Finding,
+    Request,
+    Topic,
+    by_text,
+    error_of,
+    ok,
+    problem,
+    unknown,
+    warning,
+)
+
+PATIENCE_S = 5.0  # for a network file system to show a new file
+SHM = Path("/dev/shm")
+LEAST_SHM_MIB = 2000
+
+
+# ---------------------------------------------------------------- probes
+
+
+@contextmanager
+def shared_folder_probe(output_dir: Path, token: str) -> Iterator[tuple[Path, Answer]]:
+    """A folder in the output folder with a file and a lock that nodes look at; removed afterwards.
+
+    Yields the folder, and an answer that holds why the lock was refused. Raises UserError if nothing can be
+    written there.
+    """
+    from jobs.cluster.ledger import FOLDER
+    from suite.errors import UserError
+
+    folder = output_dir.absolute() / FOLDER / f"doctor-{token}"
+    try:
+        folder.mkdir(parents=True)
+        (folder / "from-login").write_text(token)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None
+    try:
+        with lock:
+            answer: Answer = {}
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                answer["error"] = error.strerror or str(error)
+            yield folder, answer
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def probe_shared(request: Request, earlier: Mapping[str, Answer]) -> Answer:
+    """Reads what the login machine wrote, writes a file of this node's own, and tries to take the lock."""
+    folder = Path(request.folder)
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    answer: Answer = {"read": _fault_of(folder / "from-login", request.token)}
+    if answer["read"]:
+        return answer
+    try:
+        answer["mtime"], answer["written"] = _replace(folder / node, f"{request.token} {node}"), True
+    except OSError as error:
+        answer["write"] = error.strerror or str(error)
+        return answer
+    try:
+        with (folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        answer["lock"] = "not noticed"
+    except BlockingIOError:
+        answer["lock"] = "noticed"
+    except OSError as error:
+        answer["lock"] = error.strerror or str(error)
+    return answer
+
+
+def _fault_of(path: Path, content: str) -> str:
+    """Returns why the file does not have this content; empty if it has."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if path.read_text() == content:
+                return ""
+            fault = "the file has other content here"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if time.monotonic() > deadline:
+            return fault
+        time.sleep(0.2)
+
+
+def _replace(path: Path, text: str) -> float:
+    """Replaces an older file by renaming, as records do; seconds that its clock is ahead of this node's."""
+    path.write_text("old")
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    ahead_s = draft.stat().st_mtime - time.time()
+    draft.replace(path)
+    if path.read_text() != text:
+        raise OSError(0, "after a rename the old content is still there")
+    return ahead_s
+
+
+def probe_arrived(case: Case) -> Answer:
+    """The nodes whose file is missing on the login machine, of those that wrote one."""
+    folder, token = Path(case.request.folder), case.request.token
+    wrote = [node for node, answer in case.answers("shared").items() if answer.get("written")]
+    return {"missing": [node for node in wrote if _fault_of(folder / node, f"{token} {node}")]}
+
+
+def probe_shm(request: Request, earlier: Mapping[str, Answer]) -> Answer:
+    """Shared memory, through which loaders and NCCL pass data between processes."""
+    try:
+        usage = shutil.disk_usage(SHM)
+    except OSError as error:
+        return {"error": error.strerror or str(error)}
+    return {"free_mib": usage.free // 2**20, "total_mib": usage.total // 2**20}
+
+
+def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
+    """For each data folder, why a run could not train on it here, or null."""
+    return {path: _data_fault(Path(path).expanduser()) for path in request.data}
+
+
+def _data_fault(folder: Path) -> str | None:
+    for split in ("train", "val"):
+        try:
+            classes = [entry for entry in os.scandir(folder / split) if entry.is_dir()]
+            if not classes:
+                return f"{split}/ has no class folders"
+            first = next(os.scandir(classes[0]), None)
+            if first is None:
+                return f"{split}/{classes[0].name}/ is empty"
+            with Path(first).open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            where = Path(str(error.filename)).relative_to(folder) if error.filename else split
+            return f"{where}: {error.strerror}" if folder.is_dir() else f"{error.strerror}"
+    return None
+
+
+# ---------------------------------------------------------------- judges
+
+
+def judge(case: Case) -> Iterator[Finding]:
+    """Whether the nodes have the output folder in common, enough shared memory, and the images."""
+    yield from _output_folder(case)
+    yield _shm(case)
+    yield from _data(case)
+
+
+def _output_folder(case: Case) -> Iterator[Finding]:
+    check, output_dir = "output folder", case.request.output_dir
+    fix = "set --output-dir to a folder that this machine and all nodes share; home folders often are"
+    unread = case.faults("shared", lambda a: a.get("read") or error_of(a))
+    missing = [(name, "what it wrote does not appear here") for name in case.here["arrived"]["missing"]]
+    if unread or missing:
+        yield problem(check, f"{output_dir} is not shared: {by_text([*unread, *missing])}", fix)
+    elif unwritten := case.faults("shared", lambda a: str(a.get("write", ""))):
+        found = f"{output_dir} cannot be written: {by_text(unwritten)}"
+        yield problem(check, found, f"{fix}; or correct its permissions")
+    elif any("lock" in answer for answer in case.answers("shared").values()):
+        yield ok(check, "shared with every node, and a rename replaces a file at once")
+        yield _locks(case)
+
+
+def _locks(case: Case) -> Finding:
+    faults = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
+    if error := error_of(case.here["lock"]):
+        faults = [("this machine", error), *faults]
+    if not faults:
+        return ok("locks", "every node notices a lock that this machine holds")
+    return problem(
+        "locks",
+        f"{by_text(faults)}; two processes could write to one run",
+        "mount the file system with locks that hold between machines: Lustre with -o flock, NFS without nolock "
+        "and local_lock (administrator); or set --output-dir to a file system that has them",
+    )
+
+
+def _shm(case: Case) -> Finding:
+    check = "/dev/shm"
+    if small := case.faults("shm", _too_small):
+        return warning(
+            check,
+            by_text(small),
+            "`mount -o remount,size=50% /dev/shm` (administrator); in a container use --shm-size=16g or --ipc=host",
+        )
+    free_mib = [answer["free_mib"] for answer in case.answers("shm").values()]
+    if not free_mib:
+        return unknown(check, "no node reported it", "see `python` and `jobs folder`")
+    return ok(check, f"{min(free_mib) / 1024:.0f} GiB free, or more")
+
+
+def _too_small(answer: Answer) -> str:
+    free_mib = answer.get("free_mib", LEAST_SHM_MIB)
+    return f"{free_mib} MiB free" if free_mib < LEAST_SHM_MIB else error_of(answer)
+
+
+def _data(case: Case) -> Iterator[Finding]:
+    if not case.request.data:
+        yield ok("data", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one")
+    for path in case.request.data:
+        answers = case.answers("data")
+        faults = [*case.faults("data", error_of)]
+        faults += [(name, answer[path]) for name, answer in answers.items() if answer.get(path)]
+        if faults:
+            yield problem(
+                "data",
+                f"{path}: {by_text(faults)}",
+                "set data.path in the experiment to a folder that every node can read and that holds "
+                "train/CLASS/ and val/CLASS/; mount or copy the images there",
+            )
+        elif answers:
+            yield ok("data", f"every node reads {path}")
+
+
+TOPIC = Topic(
+    "nodes",
+    judge,
+    here={"arrived": probe_arrived},
+    on_nodes={"shared": probe_shared, "shm": probe_shm, "data": probe_data},
+)

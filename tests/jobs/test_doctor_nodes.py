@@ -1,0 +1,302 @@
+"""The doctor's findings on the nodes, judged from recorded answers with a planted fault."""
+
+from typing import Any
+
+import pytest
+
+from jobs.doctor.finding import Answer, Case
+from tests.helpers.doctor_cases import findings, problems, recorded
+
+
+def answers_of(case: Case, node: str) -> dict[str, Answer]:
+    """The answers of one node, to plant faults in."""
+    return next(one.answers for one in case.nodes if one.name == node)
+
+
+def test_this_machine_alone_has_no_finding_but_ok() -> None:
+    found = {check: one.verdict for check, one in findings_of_nodes(recorded("this_machine")).items()}
+    assert set(found.values()) == {"ok"}
+    assert "names of nodes" not in found
+
+
+def findings_of_nodes(case: Case) -> dict[str, Any]:
+    from jobs.doctor import TOPICS
+
+    return {one.check: one for topic in TOPICS if topic.where == "nodes" for one in topic.judge(case)}
+
+
+# ---------------------------------------------------------------- the network
+
+
+@pytest.mark.parametrize(("ahead_s", "text"), [(40.0, "40 s ahead of"), (-7.0, "7 s behind")])
+def test_a_clock_that_is_off_is_a_warning(ahead_s: float, text: str) -> None:
+    case = recorded()
+    case.nodes[1].clock_ahead_s = 4.0
+    assert findings(case)["clocks"].verdict == "ok"
+    case.nodes[1].clock_ahead_s = ahead_s
+    finding = findings(case)["clocks"]
+    assert finding.verdict == "warning"
+    assert f"n2: {text} this machine" in finding.found
+    assert "chronyd" in finding.fix
+
+
+def test_a_file_server_whose_clock_is_off_is_a_warning() -> None:
+    case = recorded()
+    answers_of(case, "n1")["shared"]["mtime"] = -90.0
+    finding = findings(case)["clocks"]
+    assert finding.verdict == "warning"
+    assert "n1: 90 s off the file server's clock" in finding.found
+
+
+def on_hosts_of_their_own(case: Case) -> Case:
+    """The nodes of the recording share a host; here each is a host with an address."""
+    addresses = {f"n{number}": [f"10.0.0.{number}"] for number in (1, 2, 3)}
+    for node in case.nodes:
+        node.answers["start"]["host"] = f"h-{node.name}"
+        node.answers["names"].update(resolved=dict(addresses), own=addresses[node.name])
+    return case
+
+
+def test_a_name_that_resolves_to_the_node_itself_is_a_problem() -> None:
+    assert findings(recorded())["names of nodes"].verdict == "ok"  # nodes that share a host reach it so
+    case = on_hosts_of_their_own(recorded())
+    assert findings(case)["names of nodes"].verdict == "ok"
+    answers_of(case, "n2")["names"]["resolved"].update(n1=["127.0.0.1"], n2=["127.0.1.1"])
+    finding = findings(case)["names of nodes"]
+    assert finding.verdict == "problem"
+    assert finding.found == "n2: n1 resolves to 127.0.0.1, which is the node itself"
+    assert "/etc/hosts" in finding.fix
+
+
+def test_a_name_that_is_not_resolved_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["names"]["resolved"]["n3"] = "Name or service not known"
+    finding = findings(case)["names of nodes"]
+    assert finding.verdict == "problem"
+    assert finding.found == "n2: n3 is not resolved (Name or service not known)"
+
+
+def test_a_host_that_knows_itself_by_loopback_only_is_a_problem() -> None:
+    case = on_hosts_of_their_own(recorded())
+    answers_of(case, "n2")["names"]["own"] = ["127.0.1.1"]
+    finding = findings(case)["names of nodes"]
+    assert finding.verdict == "problem"
+    assert "n2: its own host name resolves to 127.0.1.1" in finding.found
+    assert "GLOO_SOCKET_IFNAME" in finding.fix
+    answers_of(case, "n2")["names"]["interface"] = "ib0"
+    assert findings(case)["names of nodes"].verdict == "ok"
+
+
+def test_nodes_without_scontrol_are_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n1")["names"] = {"error": "FileNotFoundError: scontrol"}
+    assert "scontrol on the nodes' PATH" in findings(case)["names of nodes"].fix
+
+
+def test_a_first_node_behind_a_firewall_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n1")["connection"]["complete"] = False
+    answers_of(case, "n2")["connection"] = {"to": "n1", "port": 20_777, "error": "No route to host"}
+    for node in case.nodes:
+        del node.answers["group"]  # not tried then
+    found = findings(case)
+    assert found["first node's port"].verdict == "problem"
+    assert found["first node's port"].found == "n2: n1:20777: No route to host"
+    assert "20000 to 31999" in found["first node's port"].fix
+    assert found["process group"].verdict == "unknown"
+
+
+def test_ports_that_other_programs_use_are_a_warning() -> None:
+    case = recorded()
+    ports = answers_of(case, "n1")["ports"]
+    ports["busy"] = 30
+    finding = findings(case)["free ports"]
+    assert finding.verdict == "warning"
+    assert "n1: 30 of 100" in finding.found
+    assert "ss -ltnp" in finding.fix
+    ports.update(busy=0, ephemeral=[1024, 64_999])
+    finding = findings(case)["free ports"]
+    assert finding.verdict == "warning"
+    assert "ip_local_reserved_ports=20000-31999" in finding.fix
+
+
+def test_a_port_that_another_program_took_is_named_as_the_cause() -> None:
+    case = recorded()
+    error = "DistNetworkError: port: 20062, code: -98, name: EADDRINUSE"
+    answers_of(case, "n1")["group"] = {"error": error}
+    answers_of(case, "n2")["group"] = {"error": "reset"}
+    finding = findings(case)["process group"]
+    assert (finding.verdict, finding.found) == ("problem", f"n1: {error}; n2: reset")
+    assert "listens on that port" in finding.fix
+    assert "GLOO" not in finding.fix
+    answers_of(case, "n1")["group"] = {"error": "reset"}
+    assert "GLOO_SOCKET_IFNAME" in findings(case)["process group"].fix
+
+
+# ---------------------------------------------------------------- storage
+
+
+def test_an_output_folder_that_is_not_shared_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["shared"] = {"read": "No such file or directory"}
+    case.here["arrived"]["missing"] = ["n3"]
+    finding = findings(case)["output folder"]
+    assert finding.verdict == "problem"
+    assert "n2: No such file or directory; n3: what it wrote does not appear here" in finding.found
+    assert "--output-dir" in finding.fix
+    assert "locks" not in findings(case)
+
+
+def test_an_output_folder_that_nodes_cannot_write_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["shared"] = {"read": "", "write": "Read-only file system"}
+    finding = findings(case)["output folder"]
+    assert finding.verdict == "problem"
+    assert "cannot be written: n2: Read-only file system" in finding.found
+    assert "permissions" in finding.fix
+
+
+def test_a_lock_that_is_not_noticed_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n1")["shared"]["lock"] = "not noticed"
+    finding = findings(case)["locks"]
+    assert finding.verdict == "problem"
+    assert "n1: not noticed" in finding.found
+    assert "flock" in finding.fix
+    case = recorded()
+    case.here["lock"] = {"error": "Function not implemented"}
+    assert "this machine: Function not implemented" in findings(case)["locks"].found
+
+
+def test_little_shared_memory_is_a_warning() -> None:
+    case = recorded()
+    answers_of(case, "n1")["shm"] = {"free_mib": 64, "total_mib": 64}
+    finding = findings(case)["/dev/shm"]
+    assert (finding.verdict, finding.found) == ("warning", "n1: 64 MiB free")
+    assert "--shm-size" in finding.fix
+    for node in case.nodes:
+        node.answers["shm"]["free_mib"] = 4096
+    assert findings(case)["/dev/shm"].found == "4 GiB free, or more"
+
+
+def test_data_that_a_node_cannot_read_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["data"]["/scratch/images"] = "train: No such file or directory"
+    finding = findings(case)["data"]
+    assert finding.verdict == "problem"
+    assert finding.found == "/scratch/images: n2: train: No such file or directory"
+    assert "data.path" in finding.fix
+
+
+# ---------------------------------------------------------------- software
+
+
+def test_a_jobs_folder_that_a_node_does_not_see_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["start"]["code"] = False
+    del answers_of(case, "n2")["end"]
+    found = findings(case)
+    assert found["jobs folder"].found.startswith("n2: /scratch/code/")
+    assert "jobs_folder: in the cluster's file" in found["jobs folder"].fix
+    assert "python" not in found
+
+
+def test_an_interpreter_that_is_missing_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["start"]["python"] = False
+    del answers_of(case, "n2")["end"]
+    finding = findings(case)["python"]
+    assert finding.verdict == "problem"
+    assert finding.found == "n2: there is no /opt/python/bin/python"
+    assert "python: in the cluster's file" in finding.fix
+
+
+def test_a_node_whose_checks_end_early_is_a_problem() -> None:
+    case = recorded()
+    case = Case(case.cluster, case.here, case.nodes, case.request, "Illegal instruction")
+    answers = answers_of(case, "n2")
+    for probe in answers.keys() - {"start", "clock"}:
+        del answers[probe]
+    finding = findings(case)["python"]
+    assert finding.verdict == "problem"
+    assert "n2: its checks ended after" in finding.found
+    assert finding.found.endswith("Illegal instruction")
+
+
+def test_packages_that_are_missing_or_broken_are_a_problem() -> None:
+    case = recorded()
+    answers = answers_of(case, "n1")
+    answers["packages"].update(errors={"torch": "OSError: libcudart"}, absent=["nvidia-ml-py", "psutil"])
+    finding = findings(case)["packages"]
+    assert finding.verdict == "problem"
+    assert finding.found == "n1: nvidia-ml-py, psutil not installed; torch: OSError: libcudart"
+    assert "/opt/python/bin/python -m pip install" in finding.fix
+
+
+def test_two_versions_of_torch_are_a_problem() -> None:
+    case = recorded()
+    here = answers_of(case, "n1")["packages"]["versions"]["torch"]
+    answers_of(case, "n2")["packages"]["versions"]["torch"] = "2.11.0"
+    finding = findings(case)["packages"]
+    assert finding.verdict == "problem"
+    assert finding.found == f"n1, n3: torch {here}; n2: torch 2.11.0"
+    assert "python: in the cluster's file" in finding.fix
+
+
+def test_other_versions_on_the_login_machine_are_a_warning() -> None:
+    case = recorded()
+    there = answers_of(case, "n1")["packages"]["versions"]["torch"]
+    assert "+" in there  # the build's name, which only the imported package has
+    case.here["versions here"]["torch"] = "2.12.1"
+    finding = findings(case)["packages"]
+    assert finding.verdict == "warning"
+    assert finding.found == f"torch {there} on the nodes, but torch 2.12.1 here"
+
+
+# ---------------------------------------------------------------- GPUs and decoding
+
+CARDS = {"count": 2, "names": ["H100"], "driver": "580.1", "nccl": "2.27.5", "faults": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "found", "fix"),
+    [
+        ({}, "ok", "H100, driver 580.1, NCCL 2.27.5", ""),
+        ({"count": 1}, "problem", "n2: 1 GPUs instead of 2", "gpus_per_node"),
+        ({"count": 0, "error": "driver too old"}, "problem", "n2: driver too old", "nvidia-smi"),
+        ({"faults": {"1": "an ECC error"}}, "problem", "n2: GPU 1: an ECC error", "exclude: n2"),
+        ({"driver": "550.2"}, "warning", "n2: H100, driver 550.2", "constraint"),
+        ({"driver": ""}, "warning", "n2: H100, driver unknown", "constraint"),
+    ],
+)
+def test_gpus(change: dict[str, Any], verdict: str, found: str, fix: str) -> None:
+    case = recorded(gpus_per_node=2)
+    for node in case.nodes:
+        node.answers["gpus"] = {**CARDS, **(change if node.name == "n2" else {})}
+    finding = findings(case)["GPUs"]
+    assert finding.verdict == verdict
+    assert found in finding.found
+    assert fix in finding.fix
+
+
+def test_gpus_that_were_not_asked_for_are_not_missed() -> None:
+    assert "error" in answers_of(recorded(), "n1")["gpus"]
+    assert findings(recorded())["GPUs"].verdict == "ok"
+    assert problems(findings(recorded(gpus_per_node=2))) == {"GPUs", "GPUs of the nodes"}
+
+
+def test_what_needs_torch_is_unknown_without_it() -> None:
+    case = recorded(gpus_per_node=2)
+    for node in case.nodes:
+        for probe in ("gpus", "decode", "group"):
+            del node.answers[probe]
+    found = findings(case)
+    assert {found[check].verdict for check in ("GPUs", "DALI", "process group")} == {"unknown"}
+
+
+def test_a_decoder_that_fails_is_a_problem() -> None:
+    case = recorded()
+    answers_of(case, "n2")["decode"] = {"cpu": None, "mixed": "nvJPEG"}
+    finding = findings(case)["DALI"]
+    assert (finding.verdict, finding.found) == ("problem", "n2: mixed: nvJPEG")
+    assert "loader: torchvision" in finding.fix
