@@ -46,9 +46,9 @@ def become(request: ForkRequest, log: int, cwd: int, server: int, server_traits:
         signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
     logging.getLogger().handlers.clear()
     if "numpy.random" in sys.modules:
-        sys.modules[
-            "numpy.random"
-        ].seed()  # Python's own generator does so by itself, and torch has a fixed seed
+        sys.modules["numpy.random"].seed()  # Python's own generator does so by itself
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
     _take_threads(request.environment.get(THREADS), server_traits.get(THREADS))
     gc.enable()
 

@@ -247,10 +247,10 @@ class ForkedProcess:
         try:
             sent = socket.send_fds(self._connection, [request], [self._log.fileno(), cwd])
             self._connection.sendall(request[sent:])
-            self._is_requested = True
-        except OSError:
-            self._note_loss()
+        except OSError:  # the server has ended, or has refused before this line: what can be read says so
+            pass
         finally:
+            self._is_requested = True
             os.close(cwd)
 
     def _note_loss(self) -> None:

@@ -26,7 +26,6 @@ def state() -> dict[str, Any]:
         "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
         "leads_its_session": os.getsid(0) == os.getpid(),
         "threads_of_torch": torch.get_num_threads() if torch else None,
-        "seed_of_torch": torch.initial_seed() if torch else None,
         "threads": len(os.listdir("/proc/self/task")),  # noqa: PTH208
     }
 
