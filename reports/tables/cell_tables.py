@@ -10,11 +10,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, SHIFT_METRICS, Frames
+from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.stats import BCA_FROM
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
-from suite.metrics import METRICS, Direction
+from suite.metrics import METRICS, PROBED, Direction
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -24,9 +24,9 @@ SUMMARY_METRICS = [
     "esm_mu_common",
     "images_per_s",
 ]
-# The first columns of the shift table, also over all layers of a run; every other per-layer metric follows.
+# The first columns of the shift table, also over all layers of a run; every other metric of the probe follows.
 _FIRST, _SECOND = ("esm_sigma", "esm_mu"), ("esm_sigma_scaled", "esm_mu_scaled")
-_OTHERS = [*_SECOND, *(name for name in SHIFT_METRICS if name not in (*_FIRST, *_SECOND))]
+_OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND))]
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
 _BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."

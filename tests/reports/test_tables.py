@@ -198,8 +198,8 @@ def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
     assert {len(row) for row in table.texts} == {len(table.columns)}
 
 
-@pytest.mark.parametrize("metric", SHIFT_METRICS)
-def test_every_per_layer_metric_has_a_column(tmp_path: Path, metric: str) -> None:
+@pytest.mark.parametrize("metric", PROBED)
+def test_every_metric_of_the_probe_has_a_column(tmp_path: Path, metric: str) -> None:
     (run,) = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0])
     write_run(tmp_path, run, layers=["a", "b"], esm_sigma=[1.0, 2.0], per_layer={metric: [30.0, 50.0]})
     table = shift_display(frames_below(tmp_path))
