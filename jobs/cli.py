@@ -69,7 +69,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on stderr and exit code 2."""
+    """Run the command line; what the user can fix is one line on stderr and exit code 2."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(exit_codes.INTERRUPTED))
     try:
         app(prog_name="shiftbench")

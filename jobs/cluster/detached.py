@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from jobs.cluster.ledger import Ledger, Submission
@@ -64,12 +65,15 @@ def stop(one: Submission) -> None:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks: with its id that names it for good."""
+    """When a process started, in clock ticks since boot; None if it has ended. Unique with its id."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        since_boot_s = process.create_time() - psutil.boot_time()
+    except psutil.Error:
         return None
-    return None if fields[0] == "Z" else fields[19]
+    return str(round(since_boot_s * os.sysconf("SC_CLK_TCK")))
 
 
 def main() -> int:
