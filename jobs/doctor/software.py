@@ -108,7 +108,7 @@ def judge_packages(case: Case) -> Iterator[Finding]:
     differing = [name for name in COMPARED if len({one.get(name) for one in found.values()}) > 1]
     if differing:
         text = by_text((node, _listed(one, differing)) for node, one in found.items())
-        fix = f"set python: to one interpreter on a shared folder; or {install} on each node"
+        fix = f"set python: in the cluster's file to one on a shared folder; or {install} on each node"
         yield problem("packages", text, fix)
         return
     there: dict[str, str] = next(iter(found.values()))

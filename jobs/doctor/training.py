@@ -161,7 +161,7 @@ def _gpus(case: Case) -> Iterator[Finding]:
         return
     counts = case.faults("gpus", lambda a: _miscount(a, wanted))
     if counts:
-        fix = "set gpus_per_node: to what the nodes have; or correct gres.conf (administrator)"
+        fix = "set gpus_per_node: in the cluster's file to what nodes have; or correct gres.conf (administrator)"
         yield problem(check, by_text(counts), fix)
     faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
     if faults:
@@ -170,7 +170,7 @@ def _gpus(case: Case) -> Iterator[Finding]:
         yield problem(check, by_text(faults), fix)
     kinds = {name: _described(answer) for name, answer in answers.items()}
     if len(set(kinds.values())) > 1:
-        fix = "set constraint: to nodes of one kind; speeds of different kinds do not compare"
+        fix = "set constraint: in the cluster's file to nodes of one kind; speeds of others do not compare"
         yield warning(check, by_text(kinds.items()), fix)
     elif not counts and not faults:
         yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
