@@ -161,7 +161,7 @@ def _gpus(case: Case) -> Iterator[Finding]:
         return
     counts = case.faults("gpus", lambda a: _miscount(a, wanted))
     if counts:
-        fix = "set gpus_per_node: in the cluster's file to what nodes have; or correct gres.conf (administrator)"
+        fix = "set gpus_per_node: in the cluster's file to what is there; or gres.conf (administrator)"
         yield problem(check, by_text(counts), fix)
     faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
     if faults:
