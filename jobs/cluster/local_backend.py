@@ -122,7 +122,8 @@ def is_alive(one: Submission) -> bool | None:
 def start_ticks(pid: int) -> str | None:
     """Return when a process began, in clock ticks since boot; None when it has ended.
 
-    A process id is reused; together with this it is unique.
+    A process id is reused; together with this it is unique. Read from /proc, since psutil gives the time of a
+    clock that may be set while the process runs.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -152,12 +152,12 @@ def _wckey(case: Case, known: Accounts) -> Finding:
 
 
 def _sacct(case: Case) -> Finding:
-    lost = "`status` then cannot say why a job ended once Slurm has forgotten it, beyond what its record says"
+    lost = "once Slurm has forgotten a job, `status` knows its end from the record only"
     if _has_no_accounts(case.config):
-        fix = "set AccountingStorageType=accounting_storage/slurmdbd (administrator); shiftbench works without it"
+        fix = "set AccountingStorageType=accounting_storage/slurmdbd (administrator); nothing depends on it"
         return warning("sacct", f"this site keeps no accounts; {lost}", fix)
     if error := error_of(case.here["sacct"]):
-        fix = "start slurmdbd: `systemctl start slurmdbd` (administrator); shiftbench works without it"
+        fix = "start slurmdbd: `systemctl start slurmdbd` (administrator); nothing depends on it"
         return warning("sacct", f"{error}; {lost}", fix)
     return ok("sacct", "answers")
 

@@ -1,4 +1,4 @@
-"""Slurm's commands and its controller: whether it answers, its version and limits, and whether it takes a job."""
+"""Slurm's commands and controller: whether they answer, version and limits, and whether a job is taken."""
 
 import re
 import shutil
@@ -99,7 +99,7 @@ def _array_size(site: Mapping[str, str]) -> Finding:
             "MaxArraySize",
             f"{size}: a job array holds {most} at most, so an experiment becomes many arrays; with "
             "array_parallelism each array waits for the one before it",
-            f"set MaxArraySize=1001 {RECONFIGURE}; until then remove array_parallelism from the cluster's file",
+            f"set MaxArraySize=1001 {RECONFIGURE}; until then remove array_parallelism",
         )
     return ok("MaxArraySize", f"{size}: larger experiments become several arrays")
 
@@ -137,8 +137,8 @@ def judge_test_only(case: Case) -> Iterator[Finding]:
         yield problem(
             check,
             f"Slurm refuses a job of this cluster's file: {answer['message']}",
-            "change what the message names; if it names nothing, show it to the administrator, with the script "
-            "that `shiftbench submit --dry-run` prints",
+            "change what the message names; else show it to the administrator, with the script that "
+            "`shiftbench submit --dry-run` prints",
         )
     else:
         yield ok(check, "Slurm would take a job of this cluster's file")

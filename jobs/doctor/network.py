@@ -179,8 +179,8 @@ def _names(case: Case) -> Finding:
         return problem(
             check,
             by_text(errors),
-            "put scontrol on the nodes' PATH, by a line of setup: in the cluster's file; training asks it for "
-            "the first node's name",
+            "put scontrol on the nodes' PATH, by setup: in the cluster's file; training asks it for the "
+            "first node's name",
         )
     if len(case.nodes) < 2:
         return ok(check, ONE_NODE)
@@ -231,8 +231,8 @@ def _connection(case: Case) -> Finding:
         return problem(
             check,
             by_text(faults),
-            f"see `names of nodes`; the firewall between nodes must let TCP ports {FIRST_PORT} to {LAST_PORT} "
-            "pass (administrator), and no other program may listen there",
+            f"see `names of nodes`; the firewall between nodes must let TCP ports {FIRST_PORT} to "
+            f"{LAST_PORT} pass (administrator), and no other program may listen there",
         )
     return ok(
         check, f"every other node reaches it, on a port that training uses ({FIRST_PORT} to {LAST_PORT})"
@@ -251,9 +251,10 @@ def _ports(case: Case) -> Finding:
     if shared := case.faults("ports", _ephemeral):
         return warning(
             check,
-            f"{by_text(shared)}; a run may find its port in use and fail, and `shiftbench retry --failed` then "
-            "uses another port",
-            f"`sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` on the nodes (administrator)",
+            f"{by_text(shared)}; a run may find its port in use and fail; `shiftbench retry --failed` takes "
+            "another",
+            f"on the nodes `sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` "
+            "(administrator)",
         )
     return ok(check, f"{FIRST_PORT} to {LAST_PORT}")
 

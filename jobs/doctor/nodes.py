@@ -1,4 +1,4 @@
-"""Starts `jobs.doctor.node` on each node of a job like those of the cluster's file, and collects the answers."""
+"""Starts `jobs.doctor.node` on each node of a job like the cluster's own, and collects the answers."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
 
 
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
-    """A shell that sets up as a job's script does, prints the answer `start`, and becomes the node's program."""
+    """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
     python, snapshot = shlex.quote(request.python), Path(request.snapshot)
     target = sbatch.Target("", snapshot.parent, snapshot)
     lines = [

@@ -57,8 +57,8 @@ def judge(case: Case) -> Iterator[Finding]:
         yield problem(
             "partition",
             f"{name} is {state}, so its jobs do not start",
-            f"`scontrol update PartitionName={name} State=UP` (administrator), or set another partition in the "
-            f"cluster's file: {', '.join(others) or 'none is UP'}",
+            f"`scontrol update PartitionName={name} State=UP` (administrator), or name another partition in "
+            f"the cluster's file: {', '.join(others) or 'none is UP'}",
         )
     else:
         yield ok("partition", f"{name} is UP, with {row.get('TotalNodes', '?')} nodes")
@@ -162,7 +162,7 @@ def _nodes(
         yield problem(
             "nodes",
             f"{each}, but only {len(usable)} of {name} are usable: {bad}",
-            "`sinfo -R` gives the reason; `scontrol update NodeName=… State=RESUME` (administrator) returns them",
+            "`sinfo -R` gives the reason; then `scontrol update NodeName=… State=RESUME` (administrator)",
         )
     else:
         yield ok("nodes", f"{each}; {len(usable)} of {len(left)} in {name} are usable")
@@ -198,7 +198,7 @@ def _gpus(cluster: "SlurmCluster", name: str, nodes: Sequence[SlurmNode]) -> Fin
         check,
         f"{asked}, but the nodes of {name} have none",
         "remove gpus_per_node from the cluster's file, or set a partition with GPUs; if the nodes do have "
-        "GPUs, set GresTypes=gpu and the nodes' Gres=gpu:N in slurm.conf, and write gres.conf (administrator)",
+        "GPUs, set GresTypes=gpu, Gres=gpu:N of the nodes, and gres.conf (administrator)",
     )
 
 

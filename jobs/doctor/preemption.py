@@ -13,7 +13,7 @@ SHORT_KILL_WAIT_S = 15
 
 @dataclass(frozen=True)
 class Preemption:
-    """How the cluster's jobs are preempted: `where` names the partition or QOS that decides, `by` the jobs."""
+    """How jobs are preempted: `where` names the partition or QOS that decides, `by` the other jobs."""
 
     mode: str = "OFF"
     grace_s: int = 0
@@ -89,7 +89,7 @@ def _signal(case: Case, how: Preemption) -> Finding:
         others = [p for p in parameters if p not in ("", "(null)")]
         return warning(
             check,
-            f"not set: a preempted run gets SIGTERM instead of its warning signal, {how.grace_s + kill_wait_s} s "
+            f"not set: a preempted run gets SIGTERM instead of its warning, {how.grace_s + kill_wait_s} s "
             "before it is killed, and is requeued only if Slurm then says that it was preempted",
             f"set SlurmctldParameters={','.join([*others, check])} {RECONFIGURE}",
         )

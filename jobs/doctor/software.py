@@ -58,8 +58,8 @@ def judge_start(case: Case) -> Iterator[Finding]:
         yield problem(
             "python",
             f"{reached}: {case.message or 'no error message'}",
-            "read the error message; set python: in the cluster's file to an interpreter of version 3.11 or newer "
-            "with shiftbench's packages",
+            "set python: in the cluster's file to Python 3.11 or newer with shiftbench's packages; see its "
+            "message",
         )
 
 
@@ -108,7 +108,7 @@ def judge_packages(case: Case) -> Iterator[Finding]:
     differing = [name for name in COMPARED if len({one.get(name) for one in found.values()}) > 1]
     if differing:
         text = by_text((node, _listed(one, differing)) for node, one in found.items())
-        fix = f"set python: in the cluster's file to one interpreter on a shared folder; or {install} on each node"
+        fix = f"set python: in the cluster's file to one on a shared folder; or {install} on each node"
         yield problem("packages", text, fix)
         return
     there: dict[str, str] = next(iter(found.values()))

@@ -182,8 +182,8 @@ def _locks(case: Case) -> Finding:
     return problem(
         "locks",
         f"{by_text(faults)}; two processes could write to one run",
-        "mount the file system with locks that hold between machines: Lustre with -o flock, NFS without nolock "
-        "and local_lock (administrator); or set --output-dir to a file system that has them",
+        "mount the file system with locks between machines: Lustre with -o flock, NFS without nolock and "
+        "local_lock (administrator); or set --output-dir to a file system that has them",
     )
 
 
@@ -193,7 +193,7 @@ def _shm(case: Case) -> Finding:
         return warning(
             check,
             by_text(small),
-            "`mount -o remount,size=50% /dev/shm` (administrator); in a container use --shm-size=16g or --ipc=host",
+            "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g, --ipc=host",
         )
     free_mib = [answer["free_mib"] for answer in case.answers("shm").values()]
     if not free_mib:

@@ -155,22 +155,22 @@ def _gpus(case: Case) -> Iterator[Finding]:
         yield problem(
             check,
             by_text(errors),
-            "install a driver on the nodes that supports this build of torch (`nvidia-smi` shows the newest CUDA "
-            "it supports), and name the GPUs' device files in gres.conf (administrator)",
+            "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
+            "and name the GPUs' device files in gres.conf (administrator)",
         )
         return
     counts = case.faults("gpus", lambda a: _miscount(a, wanted))
     if counts:
-        fix = "set gpus_per_node: in the cluster's file to what the nodes have; or correct gres.conf (administrator)"
+        fix = "set gpus_per_node: in the cluster's file to what is there; or gres.conf (administrator)"
         yield problem(check, by_text(counts), fix)
     faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
     if faults:
         names = ",".join(node for node, _ in faults)
-        fix = f"set exclude: {names} in the cluster's file, and tell the administrator (`dmesg | grep Xid` there)"
+        fix = f"set exclude: {names} in the cluster's file, and tell the administrator (`dmesg | grep Xid`)"
         yield problem(check, by_text(faults), fix)
     kinds = {name: _described(answer) for name, answer in answers.items()}
     if len(set(kinds.values())) > 1:
-        fix = "set constraint: in the cluster's file to nodes of one kind; speeds of different kinds do not compare"
+        fix = "set constraint: in the cluster's file to nodes of one kind; speeds of others do not compare"
         yield warning(check, by_text(kinds.items()), fix)
     elif not counts and not faults:
         yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
@@ -214,14 +214,13 @@ def _group(case: Case) -> Finding:
         return problem(
             check,
             by_text(faults),
-            "another job or program listens on that port of the first node (`ss -ltnp` there shows it); run the "
-            "doctor again",
+            "another program listens on that port of the first node (see `ss -ltnp`); run the doctor again",
         )
     return problem(
         check,
         by_text(faults),
-        "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with the "
-        "interface that connects the nodes (`ip route` there); all ports must be open on it",
+        "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with "
+        "the interface that connects the nodes (`ip route` there); all ports must be open on it",
     )
 
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from jobs.cluster.job_verdicts import WAITING
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
@@ -147,12 +149,11 @@ def end_processes(driver: str, is_forced: bool) -> None:
 
 
 def _processes_of(driver: str) -> list[int]:
-    mark = f"{DRIVER_VARIABLE}={driver}".encode()
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it has ended, or belongs to another user
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has ended, or belongs to another user
+            if process.environ().get(DRIVER_VARIABLE) == driver:
+                found.append(process.pid)
     return found
 
 

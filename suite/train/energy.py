@@ -1,42 +1,36 @@
-"""The energy that a rank's GPU has used, by its counter, which NVML reads."""
+"""The energy that a rank's GPU has used, from the counter that NVML reads."""
 
-import ctypes
 import os
 from typing import Any
 
+import pynvml
 import torch
-
-_LIBRARY = "libnvidia-ml.so.1"  # part of the driver
 
 
 class EnergyCounter:
-    """Reads the energy counter of one device; None when it has none of its own.
+    """Reads the energy counter of one device, or nothing where the device has no counter of its own.
 
-    A CPU's counter covers everything that runs on the machine, a GPU's all of its MIG instances. GPUs older
-    than Volta have none.
+    A CPU's counter covers everything on the machine, and a GPU's all of its MIG parts; GPUs older than Volta
+    have none.
     """
 
-    def __init__(self, device: torch.device, nvml: Any = None) -> None:
-        self._nvml, self._handle = nvml, ctypes.c_void_p()
+    def __init__(self, device: torch.device) -> None:
+        self._handle: Any = None
         if device.type != "cuda" or "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
             return
         try:
-            self._nvml = nvml or ctypes.CDLL(_LIBRARY)
+            pynvml.nvmlInit()
             # By UUID: CUDA_VISIBLE_DEVICES gives the same index to different devices.
-            name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
-            failed = self._nvml.nvmlInit_v2() or self._nvml.nvmlDeviceGetHandleByUUID(
-                name, ctypes.byref(self._handle)
-            )
-        except (OSError, AttributeError):
-            failed = True
-        if failed:
-            self._handle = ctypes.c_void_p()
+            uuid = torch.cuda.get_device_properties(device).uuid
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        except (pynvml.NVMLError, AttributeError):  # no driver, or a torch without UUIDs
+            return
 
     def read_j(self) -> float | None:
-        """Return the energy in joules since the driver was loaded, to a millijoule; None if not counted."""
-        total_mj = ctypes.c_ulonglong()
-        if not self._handle:
+        """Returns joules since the driver was loaded, in steps of a millijoule; None without a counter."""
+        if self._handle is None:
             return None
-        if self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(total_mj)):
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except pynvml.NVMLError:
             return None
-        return total_mj.value / 1e3

@@ -16,7 +16,7 @@ from jobs.cluster.slurm_commands import SlurmError
 from jobs.doctor import examine, storage
 from jobs.doctor.finding import Case, Finding, NodeAnswers, Request, Topic, ok
 from jobs.doctor.node import PIECE, write
-from jobs.doctor.nodes import Replies, collect, srun
+from jobs.doctor.nodes import Replies, collect, program, srun
 from tests.helpers.doctor_cases import recorded
 
 ROOT = Path(__file__).parent.parent.parent
@@ -135,6 +135,19 @@ def test_faults_of_a_data_folder(make: list[str], fault: str, tmp_path: Path) ->
         (tmp_path / "data" / name).mkdir(parents=True)
     path = str(tmp_path / "data")
     assert storage.probe_data(replace(REQUEST, data=[path]), {}) == {path: fault}
+
+
+@pytest.mark.parametrize(
+    ("keys", "has_code", "has_python"),
+    [({}, False, True), ({"python": "/opt/nowhere/python"}, False, False)],
+)
+def test_the_shell_says_what_a_node_lacks(keys: dict[str, Any], has_code: bool, has_python: bool) -> None:
+    command = program(recorded("this_machine").cluster, replace(REQUEST, **keys))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (node,) = collect(done.stdout.splitlines())
+    start = node.answers["start"]
+    assert (done.returncode, start["code"], start["python"]) == (0, has_code, has_python)
+    assert node.answers.keys() == {"start"}
 
 
 def test_the_nodes_program_needs_only_the_standard_library() -> None:

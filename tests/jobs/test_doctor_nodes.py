@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from jobs.doctor import TOPICS
 from jobs.doctor.finding import Answer, Case
 from tests.helpers.doctor_cases import findings, problems, recorded
 
 
 def answers_of(case: Case, node: str) -> dict[str, Answer]:
-    """The answers of one node, to plant faults in."""
     return next(one.answers for one in case.nodes if one.name == node)
 
 
@@ -20,8 +20,6 @@ def test_this_machine_alone_has_no_finding_but_ok() -> None:
 
 
 def findings_of_nodes(case: Case) -> dict[str, Any]:
-    from jobs.doctor import TOPICS
-
     return {one.check: one for topic in TOPICS if topic.where == "nodes" for one in topic.judge(case)}
 
 

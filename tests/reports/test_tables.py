@@ -10,7 +10,7 @@ from rich.console import Console
 import reports
 from reports.aggregate import UNFINISHED, summarise
 from reports.collect import Skipped, collect
-from reports.frames import SHIFT_METRICS, Frames, build_frames
+from reports.frames import Frames, build_frames
 from reports.numbers import estimate_cell, number, short
 from reports.stats import Estimate
 from reports.tables.cell_tables import (

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 import torch.nn.functional as F
@@ -169,41 +169,43 @@ def test_without_a_timed_step_there_is_no_speed() -> None:
     assert set(meter.summary(8)) == {"epoch_time_s", "peak_memory_gib"}
 
 
-class FakeNvml:
-    """A driver's library with one GPU, whose counter goes up by 3 J a look."""
-
-    def __init__(self, has_counter: bool = True) -> None:
-        self.has_counter, self.total_mj, self.name = has_counter, 7_000, b""
-
-    def nvmlInit_v2(self) -> int:
-        return 0
-
-    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
-        self.name, handle._obj.value = name, 1
-        return 0
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, total_mj: Any) -> int:
-        self.total_mj += 3_000
-        total_mj._obj.value = self.total_mj
-        return 0 if self.has_counter else 3
-
-
 @pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """NVML with one GPU, whose counter has risen by 3 J at each look."""
+    total_mj = {"GPU-a-b": 7_000}
+
+    def look(handle: str) -> int:
+        if handle not in total_mj:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        total_mj[handle] += 3_000
+        return total_mj[handle]
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", look)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a-b"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return total_mj
 
 
-@pytest.mark.usefixtures("one_gpu")
-def test_energy_is_read_from_the_counter_of_the_device_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = FakeNvml()
-    counter = EnergyCounter(torch.device("cuda", 0), nvml)
-    assert (counter.read_j(), counter.read_j(), nvml.name) == (10.0, 13.0, b"GPU-a-b")
-    assert EnergyCounter(torch.device("cuda", 0), FakeNvml(has_counter=False)).read_j() is None
-    assert EnergyCounter(CPU, nvml).read_j() is None
-    assert EnergyCounter(torch.device("cuda", 0), object()).read_j() is None  # a library without it
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
-    assert EnergyCounter(torch.device("cuda", 0), nvml).read_j() is None
+def test_energy_is_read_from_the_counter_of_the_device_itself(
+    one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = torch.device("cuda", 0)
+    counter = EnergyCounter(gpu)
+    assert (counter.read_j(), counter.read_j()) == (10.0, 13.0)
+    assert EnergyCounter(CPU).read_j() is None
+    with monkeypatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
+        assert EnergyCounter(gpu).read_j() is None
+    one_gpu.clear()  # a GPU without a counter
+    assert EnergyCounter(gpu).read_j() is None
+
+    def refuse() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
+    assert EnergyCounter(gpu).read_j() is None  # a machine without the driver
 
 
 def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
