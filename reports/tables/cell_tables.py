@@ -24,7 +24,7 @@ SUMMARY_METRICS = [
     "esm_mu_common",
     "images_per_s",
 ]
-# The first columns of the shift table, also over all layers of a run; every other metric of the probe follows.
+# The first columns of the shift table, also over all layers of a run; then the probe's other metrics.
 _FIRST, _SECOND = ("esm_sigma", "esm_mu"), ("esm_sigma_scaled", "esm_mu_scaled")
 _OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND))]
 MakeCell = Callable[[pd.Series], Cell]

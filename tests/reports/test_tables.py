@@ -23,7 +23,7 @@ from reports.tables.cost import cost_display
 from reports.tables.inventory import report_header
 from reports.tables.run_list import WORST_FIRST, run_list
 from reports.tables.speed_table import throughput_display
-from suite.metrics import METRICS
+from suite.metrics import METRICS, PROBED
 from suite.record import STATES, RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
