@@ -1,6 +1,7 @@
 """What all tests share: data prepared once, outside the user's cache, and loud skips."""
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def fork_server(prepared_data: None) -> Iterator[Path]:
         os.environ[SERVER_VARIABLE] = str(path)
         yield path
         del os.environ[SERVER_VARIABLE]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compute on one thread: there are more test processes than cores, and threads that wait spin."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,10 +1,12 @@
 """The energy that a rank's GPU has used, from the counter that NVML reads."""
 
+import logging
 import os
 from typing import Any
 
-import pynvml
 import torch
+
+log = logging.getLogger("shiftbench")
 
 
 class EnergyCounter:
@@ -15,9 +17,16 @@ class EnergyCounter:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._nvml: Any = None
         self._handle: Any = None
         if device.type != "cuda" or "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
             return
+        try:
+            import pynvml
+        except ImportError:
+            log.warning("nvidia-ml-py is not installed, so the GPU's energy is not measured")
+            return
+        self._nvml = pynvml
         try:
             pynvml.nvmlInit()
             # By UUID: CUDA_VISIBLE_DEVICES gives the same index to different devices.
@@ -31,6 +40,6 @@ class EnergyCounter:
         if self._handle is None:
             return None
         try:
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-        except pynvml.NVMLError:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except self._nvml.NVMLError:
             return None
