@@ -11,6 +11,7 @@ from typing import Any
 
 from suite.config import expand
 from suite.experiment import BatchFreeSpec, Run, XbnSpec
+from suite.metrics import PROBED
 from suite.paths import RunPaths
 from suite.record import SCHEMA_VERSION
 
@@ -37,7 +38,6 @@ _NORMS: list[dict[str, Any]] = [
     *({"kind": "xbn", "position": position} for position in ("p1", "p2", "p3")),
     {"kind": "xbn", "bfn": "ln"},
 ]
-_SHIFT = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
 
 
 def write_runs(root: Path, count: int) -> None:
@@ -100,7 +100,7 @@ def _lines(run: Run, width: int) -> Iterator[str]:
                 value = 76 - loss_of_accuracy - 40 / epoch + made.random()
                 yield f'{{"metric": "{metric}", "value": {value!r}, {at} "{split}"}}\n'
         if epoch in PROBED_EPOCHS:
-            for metric in _SHIFT:
+            for metric in PROBED:
                 values = [made.random() * (layer + 1) / run.batch.norm for layer in range(width)]
                 yield f'{{"metric": "{metric}", "value": {json.dumps(values)}, {at} "val"}}\n'
     for metric in _FINAL:

@@ -19,25 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from suite.errors import UserError
-from suite.experiment import (
-    BatchFreeSpec,
-    BatchSpec,
-    DataSpec,
-    Experiment,
-    MeasureSpec,
-    ModelSpec,
-    RecipeSpec,
-    Run,
-    SystemSpec,
-)
+from suite.experiment import BatchFreeSpec, Experiment, Run
 
-SWEEPING: dict[str, type[BaseModel]] = {
-    "model": ModelSpec,
-    "data": DataSpec,
-    "batch": BatchSpec,
-    "recipe": RecipeSpec,
-}
-FIXED: dict[str, type[BaseModel]] = {"measure": MeasureSpec, "system": SystemSpec}
+SWEEPING: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("model", "data", "batch", "recipe")}
+FIXED: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("measure", "system")}
 TOP_LEVEL = ("name", *SWEEPING, *FIXED, "seeds")
 
 
@@ -62,9 +47,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             try:
                 OmegaConf.update(config, key.strip(), yaml.safe_load(text), merge=False, force_add=True)
             except (OmegaConfBaseException, TypeError, ValueError):
-                raise UserError(
-                    f"override {item!r}: {key.strip()} does not lead to a field of {path}"
-                ) from None
+                raise UserError(f"override {item!r}: {key.strip()} does not lead to a field") from None
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -86,14 +69,12 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
     for key in content:
         if key not in TOP_LEVEL:
             raise UserError(f"{key}: unknown key{_nearest(str(key), TOP_LEVEL)}")
-    for section, spec in {**SWEEPING, **FIXED}.items():
-        if not isinstance(content.get(section, {}), dict) and section in FIXED:
+    for section, spec in FIXED.items():
+        if not isinstance(content.get(section, {}), dict):
             raise UserError(f"{section}: expected a mapping of {', '.join(spec.model_fields)}")
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) != len(seeds):
-        raise UserError(
-            f"seeds: expected a list of different whole numbers, such as [0, 1, 2], got {seeds!r}"
-        )
+        raise UserError(f"seeds: expected a list of different whole numbers, such as [0, 1], got {seeds!r}")
     fixed = {section: content[section] for section in FIXED if content.get(section) is not None}
     sections = [list(_options(content.get(s) or {}, spec, s)) for s, spec in SWEEPING.items()]
     runs: dict[str, Run] = {}
@@ -104,12 +85,9 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
             run = Run.model_validate(values)
         except ValidationError as error:
             raise UserError(explain(error)) from None
-        run_id = run.run_id
-        if run_id in runs and isinstance(run.model.norm, BatchFreeSpec):
-            continue  # swept over norm_batch_size, which does not affect a network without BN
-        if run_id in runs:
+        # Swept over norm_batch_size, cells of a network without BN are one run.
+        if runs.setdefault(run.run_id, run) is not run and not isinstance(run.model.norm, BatchFreeSpec):
             raise UserError(f"two cells of the sweep are the same run: {run.label}")
-        runs[run_id] = run
     return Experiment(name=str(content.get("name", name)), runs=tuple(runs.values()))
 
 
@@ -157,10 +135,7 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
 
 
 def explain(error: ValidationError, root: type[BaseModel] = Run, skip: int = 0) -> str:
-    """Return pydantic's first error as one sentence with the dotted key below `root`.
-
-    `skip`: how many first parts of the error's location lead to `root`.
-    """
+    """Return pydantic's first error in one sentence. `root` is `skip` parts down its location."""
     first = error.errors(include_url=False)[0]
     key, fields = _locate(first["loc"][skip:], root)
     if first["type"] == "extra_forbidden":
@@ -180,20 +155,11 @@ def explain(error: ValidationError, root: type[BaseModel] = Run, skip: int = 0) 
 
 def _locate(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, list[str]]:
     """Return the dotted key of an error, without tags of unions, and the valid names at its level."""
-    keys: list[str] = []
-    candidates: list[type[BaseModel]] = [root]
-    beside: list[str] = []
+    keys, beside, candidates = list[str](), list[str](), [root]
     for part in location:
-        tagged = [m for m in candidates if len(candidates) > 1 and part in _kinds(m)]
-        if tagged:
-            candidates = tagged
-            continue
-        keys.append(str(part))
-        beside = [name for model in candidates for name in model.model_fields]
-        candidates = [m for c in candidates for m in _models(_field(c, str(part)))]
+        tagged = [m for m in candidates if len(candidates) > 1 and part in typing.get_args(_field(m, "kind"))]
+        if not tagged:
+            keys.append(str(part))
+            beside = [name for model in candidates for name in model.model_fields]
+        candidates = tagged or [m for c in candidates for m in _models(_field(c, str(part)))]
     return ".".join(keys), beside
-
-
-def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
-    kind = model.model_fields.get("kind")
-    return typing.get_args(kind.annotation) if kind else ()

@@ -62,9 +62,7 @@ class Run(Spec):
         data = values.get("data")
         images = data.get("train_images") if isinstance(data, dict) else None
         if images is None:
-            raise ValueError(
-                "batch.global_batch_size: all takes data.train_images in one step, which is not given"
-            )
+            raise ValueError("batch.global_batch_size: all takes data.train_images in one step; give it")
         return {**values, "batch": {**batch, "global_batch_size": images}}
 
     @model_validator(mode="after")
@@ -80,30 +78,24 @@ class Run(Spec):
     def _norm_batch(self) -> "Run":
         # Without BN there is no statistic over a batch, so the configured number has no effect.
         if isinstance(self.model.norm, BatchFreeSpec):
-            plain = {"norm_batch_size": self.batch.per_gpu}
-            object.__setattr__(self, "batch", self.batch.model_copy(update=plain))
+            plain = self.batch.model_copy(update={"norm_batch_size": self.batch.per_gpu})
+            object.__setattr__(self, "batch", plain)
         return self
 
     @model_validator(mode="after")
     def _architecture(self) -> "Run":
         arch, size = self.model.arch, self.data.image_size
         family = ARCHITECTURES[arch].family
-        if family.image_size not in (None, size):
-            side = family.image_size
+        if (side := family.image_size) not in (None, size):
             raise ValueError(f"data.image_size is {size}, but {arch} takes images of {side} × {side}")
         if family.takes_vectors and self.batch.norm != self.batch.per_gpu:
-            raise ValueError(
-                f"batch.norm_batch_size is {self.batch.norm}, but the norms of {arch} see the whole "
-                f"batch_size_per_gpu of {self.batch.per_gpu}: leave it out"
-            )
+            norms = f"the norms of {arch} see the whole batch_size_per_gpu of {self.batch.per_gpu}"
+            raise ValueError(f"batch.norm_batch_size is {self.batch.norm}, but {norms}: leave it out")
         return self
 
     @property
     def run_id(self) -> str:
-        """Twelve hex digits over model, data (without its path), batch, recipe and seed.
-
-        Computed on every access.
-        """
+        """Twelve hex digits over model, data (without its path), batch, recipe, seed. Not cached."""
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         del decides["data"]["path"]
         if decides["model"]["norm"].get("stages", 0) is None:

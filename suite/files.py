@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,8 +74,8 @@ def parse_lines(data: bytes, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]
         # Parsing all lines at once is several times faster, and rarely fails.
         found = orjson.loads(b"[" + b",".join(texts) + b"]")
     except orjson.JSONDecodeError:
-        found = [parse_json(text) for text in texts]
-    if len(found) != len(texts):  # a line holds two values
+        found = None
+    if found is None or len(found) != len(texts):  # a line holds two values
         found = [parse_json(text) for text in texts]
     lines = [line for line in found if isinstance(line, dict) and all(key in line for key in keys)]
     return lines, len(texts) - len(lines)
@@ -83,13 +83,11 @@ def parse_lines(data: bytes, keys: tuple[str, ...]) -> tuple[list[dict[str, Any]
 
 def parse_json(text: bytes) -> Any:
     """Return the value, or None when the text is not JSON. Accepts NaN as Python writes it."""
-    try:
+    with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return None
+    with suppress(json.JSONDecodeError, UnicodeDecodeError):
+        return json.loads(text)
+    return None
 
 
 # ------------------------------------------------------------ folders that appear whole

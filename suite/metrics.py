@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["higher", "lower", "neither"]
-MeasuredIn = Literal["train", "val", "both"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Metric:
     formula: str
     title: str
     per_layer: bool = False
-    measured_in: MeasuredIn = "train"
+    measured_in: Literal["train", "val", "both"] = "train"
 
 
 # A table of two lines for each metric; the formatter would take eight.

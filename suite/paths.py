@@ -1,21 +1,4 @@
-"""The name of every file of a run.
-
-<output_dir>/<folder_name>/
-  run.json            the resolved Run, and the schema's version
-  status.json         state, reason, progress; replaced atomically
-  provenance.jsonl    a line for each start: code, versions, devices, hosts, scheduler
-  measurements.jsonl  a line for each measurement, appended
-  layers.json         names and widths behind the per-layer measurements
-  tid.jsonl           TID every few steps, if the run asks for it
-  noise.json          accuracy under noise on the estimates, if it was measured
-  log.txt             output of the process
-  errors/             rank-3.json: the error that ended a rank in the newest attempt
-  patches/            differences of the sources from their commit
-  lock                held by the process that writes here
-  claim               a newer start's request that this process leave
-  stop.json           a study's request that this process stop, with its reason
-  checkpoints/        step-00000123.pt, best.pt
-"""
+"""The name of every file of a run, in <output_dir>/<folder_name>/."""
 
 import os
 import re
@@ -36,17 +19,17 @@ class _Below:
 class RunPaths:
     """The files of one run folder. Creates nothing."""
 
-    run = _Below("run.json")
-    status = _Below("status.json")
-    provenance = _Below("provenance.jsonl")
-    measurements = _Below("measurements.jsonl")
-    layers = _Below("layers.json")
-    tid = _Below("tid.jsonl")
-    noise = _Below("noise.json")
-    log = _Below("log.txt")
-    lock = _Below("lock")
-    claim = _Below("claim")
-    stop = _Below("stop.json")
+    run = _Below("run.json")  # the resolved Run, and the schema's version
+    status = _Below("status.json")  # state, reason, progress; replaced atomically
+    provenance = _Below("provenance.jsonl")  # for each start: code, versions, devices, hosts, scheduler
+    measurements = _Below("measurements.jsonl")  # a line for each measurement, appended
+    layers = _Below("layers.json")  # names and widths behind the per-layer measurements
+    tid = _Below("tid.jsonl")  # TID every few steps, if the run asks for it
+    noise = _Below("noise.json")  # accuracy under noise on the estimates, if it was measured
+    log = _Below("log.txt")  # output of the process
+    lock = _Below("lock")  # held by the process that writes here
+    claim = _Below("claim")  # a newer start's request that this process leave
+    stop = _Below("stop.json")  # a study's request that this process stop, with its reason
     errors = _Below("errors")
     checkpoints = _Below("checkpoints")
     best = _Below("checkpoints/best.pt")
@@ -55,7 +38,7 @@ class RunPaths:
         self.folder = Path(folder)
 
     def error(self, rank: int) -> Path:
-        """The error that ended this rank."""
+        """The error that ended this rank in the newest attempt."""
         return self.errors / f"rank-{rank}.json"
 
     def patch(self, name: str) -> Path:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -91,9 +92,7 @@ def _patch() -> str | None:
         _git("add", "--intent-to-add", "--all", "--", *SOURCES, env=index)
         patch = _git("diff", "--binary", "HEAD", "--", *SOURCES, env=index)
     if patch and len(patch) > MAX_PATCH_BYTES:
-        log.warning(
-            "the sources differ from their commit by %d bytes, which is too large to record", len(patch)
-        )
+        log.warning("the sources differ from their commit by %d bytes: too large to record", len(patch))
         return None
     return patch or None
 
@@ -111,10 +110,8 @@ def cpu_name() -> str:
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -122,14 +119,8 @@ def _git(*arguments: str, env: Mapping[str, str] | None = None) -> str | None:
     """Return git's output about the source tree, or None when it is not a checkout (an installed wheel)."""
     if not (ROOT / ".git").exists():
         return None
+    command, variables = ["git", "-C", str(ROOT), *arguments], {**os.environ, **(env or {})}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, **(env or {})},
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout
     except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
         return None
-    return done.stdout

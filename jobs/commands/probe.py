@@ -1,13 +1,23 @@
 """`shiftbench probe`: the estimation shift of a network that is trained already."""
 
 import json
+from collections.abc import Callable, Set
+from contextlib import closing, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option, echo
 
 from suite.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from suite.experiment import DataSpec
+
+TRAINING_IMAGES = 2048  # for exact statistics and replays; a run takes as many by default
+LEAVE_OUT = "leave out --remedies, --origins and --perturb"
 
 
 class Split(StrEnum):
@@ -25,13 +35,8 @@ DATA = Option(help="A known data set, or a folder that holds train/ and val/; de
 IMAGE_SIZE = Option(help="Side of the network's input, pixels; default: the run's, else 224.")
 NUM_CLASSES = Option(min=1, help="Outputs of the network; default: the classes of the data.")
 SPLIT = Option(help="The images to probe on; they are resized and centre-cropped.")
-PER_BATCH = Option(
-    min=1,
-    help="Images behind the batch statistics of --attribute and the others; default: the run's, or 64.",
-)
-MAX_IMAGES = Option(
-    min=1, help="Probe on this many images, spread over the split; default: the run's, else all."
-)
+PER_BATCH = Option(min=1, help="Images behind a batch statistic; default: the run's, or 64.")
+MAX_IMAGES = Option(min=1, help="Probe on this many images of the split; default: the run's, else all.")
 ATTRIBUTE = Option("--attribute", help="Split each layer's shift into its own and the inherited. Two passes.")
 ORIGINS = Option("--origins", help="Find the layer that starts it; needs train/. One pass for each BN layer.")
 REMEDIES = Option("--remedies", help="Measure what helps without training: accuracy and shift. 7 passes.")
@@ -58,7 +63,6 @@ def probe(
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
     from jobs.commands import probe_tables as tables
-    from jobs.commands.probe_measures import LEAVE_OUT, measure
     from jobs.commands.probe_target import choose_data, choose_specs, read_norm, run_of
     from suite.experiment import BatchNormSpec
 
@@ -72,9 +76,11 @@ def probe(
     else:
         model_spec, data_spec = choose_specs(run, arch, norm, data, image_size, num_classes, split.value)
         title = f"{model_spec.arch} {model_spec.norm.label}"
-    if (remedies or origins or perturb) and num_classes not in (None, data_spec.num_classes):
-        classes = f"the data's {data_spec.num_classes} classes, not {num_classes}"
-        raise UserError(f"probe: accuracy needs a network of {classes}; {LEAVE_OUT}")
+    choices = {"attribution": attribute, "origins": origins, "remedies": remedies, "perturbation": perturb}
+    wanted = {name for name, is_wanted in choices.items() if is_wanted}
+    if wanted - {"attribution"} and num_classes not in (None, data_spec.num_classes):
+        needed = f"a network of the data's {data_spec.num_classes} classes, not {num_classes}"
+        raise UserError(f"probe: accuracy needs {needed}; {LEAVE_OUT}")
 
     import torch
 
@@ -89,21 +95,48 @@ def probe(
     if checkpoint is not None:
         load_weights(network, checkpoint)
     if images_per_batch is None:
-        needs_batches = attribute or origins or remedies
-        images_per_batch = run.batch.norm if run is not None and needs_batches else 64
-    num_images = max_images or (data_spec.val_images if split is Split.VAL else None)
-    found = measure(
-        network,
-        data_spec,
-        split.value,
-        num_images,
-        images_per_batch,
-        attribute=attribute,
-        origins=origins,
-        remedies=remedies,
-        perturb=perturb,
-    )
+        images_per_batch = run.batch.norm if run is not None and wanted - {"perturbation"} else 64
+    num_images = max_images or (data_spec.val_images if split == "val" else None)
+    found = _measure(network, data_spec, split, num_images, images_per_batch, wanted)
     if as_json:
-        echo(json.dumps(tables.as_plain(found), indent=1, allow_nan=False))
+        echo(json.dumps(tables.as_plain(*found), indent=1, allow_nan=False))
     else:
-        tables.print_all(found, f"{title} on {data_spec.name} {split.value}")
+        tables.print_all(*found, f"{title} on {data_spec.name} {split.value}")
+
+
+def _measure(
+    network: "nn.Module", data: "DataSpec", split: Split, count: int | None, per_batch: int, wanted: Set[str]
+) -> tuple[dict[str, Any], int]:
+    """Measure `network` over `count` images of a split (None: all), on a GPU if there is one.
+
+    Returns the results of `suite.shift` by name, the profile and the `wanted` ones, and how many training
+    images, centre-cropped, the exact statistics are of. Raises UserError as `suite.shift` does, and for
+    accuracy on other classes than the network's.
+    """
+    import torch
+
+    from suite import shift
+    from suite.data import folder_loader, split_size
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    # Shuffled: a batch of a single class would have the statistics of that class.
+    options: dict[str, Any] = {"images_per_batch": per_batch, "device": device, "shuffle_seed": 0}
+    num_training = min(TRAINING_IMAGES, split_size(data, "train")) if wanted & {"origins", "remedies"} else 0
+    images = folder_loader(data, split.value, num_images=count, **options)
+    training = folder_loader(data, "train", num_images=num_training, **options) if num_training else None
+    with closing(images), closing(training) if training is not None else nullcontext():
+        if wanted - {"attribution"}:
+            with torch.no_grad():
+                outputs = tuple(network.eval()(next(iter(images)).images_NCHW).shape[1:])
+            if outputs != (data.num_classes,):
+                classes = f"outputs of shape {outputs}, and the data {data.num_classes} classes"
+                raise UserError(f"probe: the network has {classes}; {LEAVE_OUT}")
+        measures: dict[str, Callable[[], Any]] = {
+            "profile": lambda: shift.probe(network, images),
+            "attribution": lambda: shift.attribute(network, images),
+            "origins": lambda: shift.find_origins(network, images, training_batches=training),
+            "remedies": lambda: shift.remedies(network, images, training),
+            "perturbation": lambda: shift.perturb(network, images),
+        }
+        return {name: run() for name, run in measures.items() if name in {"profile", *wanted}}, num_training

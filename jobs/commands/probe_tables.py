@@ -12,8 +12,8 @@ from suite.metrics import METRICS, PROBED
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jobs.commands.probe_measures import ProbeResults
-
+Row = Mapping[Any, Any]
+Columns = Mapping[str, tuple[str, str]]
 TITLES = {
     "attribution": "Where it comes from, signed shares that add up to ESM (±: standard error)",
     "origins": "Which layer starts it: ESM that vanishes when it alone is exact, by {training}",
@@ -22,6 +22,8 @@ TITLES = {
 }
 # Of each result: the heading and the number format of each column of its frame that is printed.
 COLUMNS = {
+    "profile": {"layer": ("layer", ""), "num_channels": ("channels", "d")}
+    | {name: (METRICS[name].title, ".4f") for name in PROBED},
     "attribution": {"layer": ("layer", ""), "statistic": ("of", "")}
     | {"esm": ("ESM", ".4f"), "esm_error": ("±", ".4f"), "own": ("own", ".4f"), "own_error": ("±", ".4f")}
     | {"inherited": ("inherited", ".4f"), "inherited_error": ("±", ".4f")},
@@ -38,41 +40,33 @@ COLUMNS = {
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return a frame's rows for JSON, with null for numbers that are not finite."""
-    records = frame.astype(object).to_dict("records")
-    return [{str(name): _plain(value) for name, value in row.items()} for row in records]
+    return [_plain(row) for row in frame.astype(object).to_dict("records")]
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(row: Row) -> dict[str, Any]:
+    return {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def as_plain(found: "ProbeResults") -> dict[str, Any]:
+def as_plain(found: dict[str, Any], num_training_images: int) -> dict[str, Any]:
     """Return all results for JSON."""
-    profile = found.profile
-    plain: dict[str, Any] = {
-        "num_images": profile.num_images,
-        "num_training_images": found.num_training_images,
-        "layers": rows(profile.to_frame()),
-        "skipped": profile.skipped,
-        "notes": profile.notes,
-        **{name: rows(result.to_frame()) for name, result in found.others.items()},
-    }
-    if (origins := found.origins) is not None:
+    profile = found["profile"]
+    frames = {name: rows(result.to_frame()) for name, result in found.items()}
+    plain = {"num_images": profile.num_images, "num_training_images": num_training_images}
+    plain |= {"layers": frames.pop("profile"), "skipped": profile.skipped, "notes": profile.notes, **frames}
+    if (origins := found.get("origins")) is not None:
         names = ("starts", "esm", "esm_mu", "esm_sigma", "scale", "top1_percent")
-        whole = {name: _plain(getattr(origins, name)) for name in names}
-        plain["origins"] = {**whole, "layers": plain["origins"]}
+        whole = _plain({name: getattr(origins, name) for name in names})
+        plain["origins"] = {**whole, "layers": frames["origins"]}
     return plain
 
 
-def print_all(found: "ProbeResults", title: str) -> None:
+def print_all(found: dict[str, Any], num_training_images: int, title: str) -> None:
     """Print a table of each result. `title` names the network and its images."""
-    profile, console = found.profile, Console()
+    profile, console = found["profile"], Console()
     if profile.layers:
         mean = {"layer": "mean", **{name: profile.mean(name) for name in PROBED}}
         heading = f"Estimation shift of {title}, {profile.num_images} images"
-        columns = {"layer": ("layer", ""), "num_channels": ("channels", "d")}
-        columns |= {name: (METRICS[name].title, ".4f") for name in PROBED}
-        print_frame(heading, profile.to_frame(), columns, last=mean)
+        _print_frame(heading, profile.to_frame(), COLUMNS["profile"], last=mean)
     else:
         console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
     for word, reasons in (("left out", profile.skipped), ("note", profile.notes)):
@@ -80,39 +74,33 @@ def print_all(found: "ProbeResults", title: str) -> None:
             layers = [name for name in reasons if reasons[name] == reason]
             which = layers[0] if len(layers) == 1 else f"{len(layers)} layers ({layers[0]} …)"
             console.print(f"{word}: {which}: {reason}", style="yellow", highlight=False)
-    training = f"{found.num_training_images} training images, centre-cropped"
-    for name, result in found.others.items():
-        frame = result.to_frame()
+    training = f"{num_training_images} training images, centre-cropped"
+    for name, heading in TITLES.items():
+        if (result := found.get(name)) is None:
+            continue
+        frame, start = result.to_frame(), getattr(result, "starts", None)
         if name == "attribution":
             frame = frame.replace({"statistic": {"mu": "μ", "sigma": "σ"}})
         if name == "perturbation":
             frame = frame.groupby("delta").top1_percent.agg(["mean", "min", "max", "count"]).reset_index()
-        start = found.origins.starts if name == "origins" and found.origins is not None else None
-        heading = TITLES[name].format(training=training, num_images=profile.num_images)
-        print_frame(heading, frame, COLUMNS[name], bold=start)
-        if name == "origins" and found.origins is not None:
+        heading = heading.format(training=training, num_images=profile.num_images)
+        _print_frame(heading, frame, COLUMNS[name], bold=start)
+        if name == "origins":
             verdict = f"it starts in {start}" if start else "no single layer starts it"
-            sentence = f"Of a mean ESM of {found.origins.esm:.4f}: {verdict}."
-            console.print(sentence, markup=False, highlight=False)
+            console.print(f"Of a mean ESM of {result.esm:.4f}: {verdict}.", markup=False, highlight=False)
 
 
-def print_frame(
-    title: str,
-    frame: "pd.DataFrame",
-    columns: Mapping[str, tuple[str, str]],
-    *,
-    bold: str | None = None,
-    last: Mapping[str, Any] | None = None,
+def _print_frame(
+    title: str, frame: "pd.DataFrame", columns: Columns, *, bold: str | None = None, last: Row | None = None
 ) -> None:
-    """Print the frame's columns that `columns` gives a heading and a number format; None as an empty cell.
+    """Print the chosen columns; None as an empty cell.
 
     `bold` is the first cell of a row to emphasise, `last` a further row below a line, such as the mean.
     """
     table = Table(title=title, box=None)
     for heading, spec in columns.values():
         table.add_column(heading, justify="right" if spec else "left")
-    rows_shown: list[Mapping[Any, Any]] = [*frame.astype(object).to_dict("records")]
-    for row in rows_shown + ([] if last is None else [last]):
+    for row in [*frame.astype(object).to_dict("records"), *([] if last is None else [last])]:
         if row is last:
             table.add_section()
         values = [(row.get(name), spec) for name, (_, spec) in columns.items()]

@@ -30,20 +30,16 @@ def choose_specs(
     Raises UserError when they are incomplete or contradict each other, and when an option has no effect.
     """
     if run is None and (arch is None or data is None):
-        raise UserError(
-            "probe: give --arch and --data (or --model and --data), or --checkpoint of a run folder "
-            "(runs/RUN/checkpoints/best.pt)"
-        )
+        raise UserError("probe: give --arch and --data, --model and --data, or a run's --checkpoint")
     if norm is not None and arch is None:
         raise UserError("--norm: the checkpoint's run has its own norms; give --arch too, or leave it out")
     data_spec = choose_data(run, data, image_size, num_classes, split)
     if arch is None:
         assert run is not None
         return run.model, data_spec
-    described: dict[str, Any] = {"arch": arch, "num_classes": data_spec.num_classes}
-    if norm is not None:
-        described["norm"] = _yaml(norm)
-    return _validated(ModelSpec, described), data_spec
+    norms = {} if norm is None else {"norm": read_norm(norm)}
+    fields = {"arch": arch, "num_classes": data_spec.num_classes, **norms}
+    return _validated(ModelSpec, fields), data_spec
 
 
 def choose_data(
@@ -57,11 +53,11 @@ def choose_data(
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
         if name != fields.get("name"):  # the run's numbers of images are those of its own data set
             fields |= {"train_images": None, "val_images": None}
+        fields |= {"name": name, "path": path}
         if name in NUM_CLASSES:
             fields |= {"num_classes": None}
         elif path is not None and fields.get("num_classes") is None and num_classes is None:
-            num_classes = _count_classes(Path(path), split)
-        fields |= {"name": name, "path": path}
+            num_classes = _count_classes(Path(path) / split)
     if image_size is not None:
         fields |= {"image_size": image_size, "eval_resize": None}
     if num_classes is not None:
@@ -71,27 +67,22 @@ def choose_data(
 
 def read_norm(norm: str) -> NormSpec:
     """Return the norms that an option's YAML describes. Raises UserError when it describes none."""
-    return _validated(_Norm, {"norm": _yaml(norm)}).norm
+    try:
+        return _validated(_Norm, {"norm": yaml.safe_load(norm)}).norm
+    except yaml.YAMLError as error:
+        raise UserError(f"--norm: not valid YAML: {error}") from None
 
 
 class _Norm(Spec):
     norm: NormSpec
 
 
-def _count_classes(folder: Path, split: str) -> int:
-    root = folder / split
-    classes = class_names(root) if root.is_dir() else []
-    if len(classes) < 2:
-        wanted = f"--data is a folder of {split}/CLASS/*.jpg with two classes or more"
-        raise UserError(f"{root}: {len(classes)} class folders; {wanted}")
-    return len(classes)
-
-
-def _yaml(norm: str) -> Any:
-    try:
-        return yaml.safe_load(norm)
-    except yaml.YAMLError as error:
-        raise UserError(f"--norm: not valid YAML: {error}") from None
+def _count_classes(root: Path) -> int:
+    count = len(class_names(root)) if root.is_dir() else 0
+    if count < 2:
+        wanted = f"--data is a folder of {root.name}/CLASS/*.jpg with two classes or more"
+        raise UserError(f"{root}: {count} class folders; {wanted}")
+    return count
 
 
 def _validated(kind: type[S], fields: dict[str, Any]) -> S:

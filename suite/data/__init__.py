@@ -3,16 +3,14 @@
 Torch and DALI are imported only by the functions that make loaders.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from suite.architectures import ARCHITECTURES
 from suite.data.index import ImageIndex, spread
-from suite.data.loader import Batch, Loader
+from suite.data.loader import Batch, Loader, Place
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
-from suite.data.sizes import synthetic_images
 from suite.data.sources import dataset_folder, idx_folder, prepare
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -23,9 +21,13 @@ from suite.specs.source_table import SOURCES
 if TYPE_CHECKING:
     import torch
 
+# The nominal size of the synthetic data set, ImageNet's, if the experiment names no other.
+SYNTHETIC_IMAGES = {"train": 1_281_167, "val": 50_000}
+
 __all__ = [
     "Batch",
     "Loader",
+    "Place",
     "check_data",
     "dataset_folder",
     "folder_loader",
@@ -47,7 +49,7 @@ def check_data(run: Run) -> None:
     than `val_images`.
     """
     steps_per_epoch(run)
-    if _has_files(run.data):
+    if not _generator(run.data):
         _index(run.data, "val", run.data.val_images)
 
 
@@ -56,8 +58,8 @@ def steps_per_epoch(run: Run) -> int:
 
     Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
     """
-    if not _has_files(run.data):
-        return max(1, synthetic_images(run.data, "train") // run.batch.global_batch_size)
+    if _generator(run.data):
+        return max(1, split_size(run.data, "train") // run.batch.global_batch_size)
     return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
 
 
@@ -71,17 +73,14 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
     per_gpu = run.batch.per_gpu
     if generator := _generator(run.data):
         first = start_step * run.batch.accumulation_steps(world_size)
-        return generator(run.data, seed=run.seed + rank, images_per_batch=per_gpu, device=device, first=first)
+        settings = {"seed": run.seed + rank, "images_per_batch": per_gpu, "device": device, "first": first}
+        return _made(generator, run.data, **settings)
     plan = TrainPlan(_index(run.data, "train"), run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
-    return _loader(
-        share, run.data, run.system.data_threads, device, ARCHITECTURES[run.model.arch].family.input_channels
-    )
+    return _loader(share, run.data, device, **_settings(run))
 
 
-def val_loader(
-    run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
-) -> Loader:
+def val_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
     """Return this rank's share of the validation images, centrally cropped, each once over all ranks.
 
     Shares differ by at most one image, so some ranks may have a batch less, or none.
@@ -90,33 +89,19 @@ def val_loader(
         run.data,
         "val",
         images_per_batch=images_per_batch,
-        device=device,
         num_images=run.data.val_images,
-        data_threads=run.system.data_threads,
-        rank=rank,
-        world_size=world_size,
-        num_channels=ARCHITECTURES[run.model.arch].family.input_channels,
+        **_settings(run),
+        **place,
     )
 
 
-def train_images_loader(
-    run: Run, *, images_per_batch: int, rank: int, world_size: int, device: "torch.device"
-) -> Loader:
+def train_images_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
     """Return this rank's share of the run's training images, centrally cropped, each once over all ranks."""
-    if not _has_files(run.data):
-        return folder_loader(
-            run.data,
-            "train",
-            images_per_batch=images_per_batch,
-            device=device,
-            rank=rank,
-            world_size=world_size,
-        )
+    if _generator(run.data):
+        return folder_loader(run.data, "train", images_per_batch=images_per_batch, **place)
     index = TrainPlan(_index(run.data, "train"), run).index
-    share = EvalShare(index, images_per_batch, rank, world_size)
-    return _loader(
-        share, run.data, run.system.data_threads, device, ARCHITECTURES[run.model.arch].family.input_channels
-    )
+    share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
+    return _loader(share, run.data, place["device"], **_settings(run))
 
 
 def folder_loader(
@@ -139,21 +124,22 @@ def folder_loader(
     network reads the first channel only, so that the loader may leave out the others; see `Batch`.
     """
     if generator := _generator(data):
-        total = num_images or synthetic_images(data, split)
-        share_size = total * (rank + 1) // world_size - total * rank // world_size
-        return generator(
-            data, seed=rank, images_per_batch=images_per_batch, device=device, num_images=share_size
-        )
+        total = num_images or split_size(data, split)
+        size = total * (rank + 1) // world_size - total * rank // world_size
+        settings = {"images_per_batch": images_per_batch, "device": device, "num_images": size}
+        return _made(generator, data, seed=rank, **settings)
     index = _index(data, split, num_images)
     if shuffle_seed is not None:
         index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
     share = EvalShare(index, images_per_batch, rank, world_size)
-    return _loader(share, data, data_threads, device, num_channels)
+    return _loader(share, data, device, data_threads=data_threads, num_channels=num_channels)
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
     """Return the number of images of a split. Raises UserError as `folder_loader` does."""
-    return len(_index(data, split)) if _has_files(data) else synthetic_images(data, split)
+    if not _generator(data):
+        return len(_index(data, split))
+    return {"train": data.train_images, "val": data.val_images}[split] or SYNTHETIC_IMAGES[split]
 
 
 def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
@@ -161,28 +147,26 @@ def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIn
     return index if num_images is None else spread(index, num_images)
 
 
-def _loader(
-    share: Share, data: DataSpec, data_threads: int, device: "torch.device", num_channels: int
-) -> Loader:
+def _settings(run: Run) -> dict[str, int]:
+    """Return the settings that a loader may take; see `LoaderEntry`."""
+    num_channels = ARCHITECTURES[run.model.arch].family.input_channels
+    return {"data_threads": run.system.data_threads, "num_channels": num_channels}
+
+
+def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: int) -> Loader:
     entry = LOADERS[data.loader]
+    options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:
-        make = resolve(entry.loader)
+        return _made(entry.loader, share, data, device=device, **options)
     except ImportError as error:
         raise UserError(f"the loader {data.loader} cannot be imported ({error}): {entry.install}") from None
-    settings = {"data_threads": data_threads, "num_channels": num_channels}
-    options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
-    loader: Loader = make(share, data, device=device, **options)
+
+
+def _made(reference: str, *arguments: Any, **options: Any) -> Loader:
+    loader: Loader = resolve(reference)(*arguments, **options)
     return loader
 
 
-def _generator(data: DataSpec) -> Callable[..., Loader] | None:
-    """Return the loader that makes the batches of a source without files; None for a source with files."""
-    source = SOURCES.get(data.name)
-    if source is None or not source.generator:
-        return None
-    generator: Callable[..., Loader] = resolve(source.generator)
-    return generator
-
-
-def _has_files(data: DataSpec) -> bool:
-    return data.name not in SOURCES or not SOURCES[data.name].generator
+def _generator(data: DataSpec) -> str:
+    """Return the loader that makes the batches of a source without files; empty for a source with files."""
+    return SOURCES[data.name].generator if data.name in SOURCES else ""

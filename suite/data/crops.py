@@ -96,7 +96,5 @@ def _random_window(
 def _central(shapes_B2: Int32s, data: DataSpec) -> Geometry:
     assert data.eval_resize is not None
     resized_B2 = data.eval_resize * shapes_B2.astype(np.int64) // shapes_B2.min(axis=1, keepdims=True)
-    offset_B2 = (resized_B2 - data.image_size) // 2
-    return Geometry(
-        np.zeros_like(shapes_B2), shapes_B2, resized_B2.astype(np.int32), offset_B2.astype(np.int32)
-    )
+    offset_B2 = ((resized_B2 - data.image_size) // 2).astype(np.int32)
+    return Geometry(np.zeros_like(shapes_B2), shapes_B2, resized_B2.astype(np.int32), offset_B2)

@@ -140,9 +140,7 @@ class DaliLoader:
     def _name_bad(self, in_flight: list[Samples], error: RuntimeError) -> None:
         """Find the bad files behind DALI's error. Raises RuntimeError if it is not the files."""
         path = self._share.index.path
-        bad: dict[int, str] = {}
-        for samples in in_flight:
-            bad |= self._find_bad(samples)
+        bad = {image: reason for batch in in_flight for image, reason in self._find_bad(batch).items()}
         if bad.keys() <= self._bad.keys():
             raise RuntimeError(f"DALI failed, although it can decode each of the files: {error}") from error
         each = [samples[j : j + 1] for samples in in_flight for j in range(len(samples))]
@@ -159,8 +157,7 @@ class DaliLoader:
 
     def _find_bad(self, samples: Samples) -> dict[int, str]:
         """Return the bad images of a batch and why, by halving it."""
-        reason = self._fault(samples)
-        if reason is None:
+        if (reason := self._fault(samples)) is None:
             return {}
         if len(samples) == 1:
             return {int(samples.images_B[0]): reason}

@@ -66,18 +66,12 @@ def build_pipeline(
             output_type=types.RGB,
             adjust_orientation=False,
         )
-        size = data.image_size
+        crop, size = (images, resized, offset), data.image_size
         if on_gpu:
-            images = resize_and_slice(images, resized, offset, size)
+            images = resize_and_slice(*crop, size)
         else:
-            images = fn.python_function(
-                images,
-                resized,
-                offset,
-                function=partial(_resize_batch, size=size, threads=threads, num_threads=num_threads),
-                batch_processing=True,
-                output_layouts="HWC",
-            )
+            resize = partial(_resize_batch, size=size, threads=threads, num_threads=num_threads)
+            images = fn.python_function(*crop, function=resize, batch_processing=True, output_layouts="HWC")
         images = fn.crop_mirror_normalize(
             images,
             mirror=mirror,

@@ -61,9 +61,8 @@ def read_array(path: Path) -> Bytes:
     shape = read_shape(path)
     content = _content(path)[4 + 4 * len(shape) :]
     if len(content) != math.prod(shape):
-        raise UserError(
-            f"{path}: not a complete IDX file: {len(content)} bytes of {' × '.join(map(str, shape))}"
-        )
+        size = " × ".join(map(str, shape))
+        raise UserError(f"{path}: not a complete IDX file: {len(content)} bytes of {size}")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 

@@ -60,8 +60,7 @@ def scan(folder: Path, split: str) -> ImageIndex:
     classes = class_names(root)
     if not classes:
         raise UserError(f"{root}: has no class folders; {LAYOUT}")
-    names: list[bytes] = []
-    counts: list[int] = []
+    names, counts = list[bytes](), list[int]()
     for name in classes:
         found = _images_in(root / name)
         if not found:
@@ -80,19 +79,16 @@ def scan_idx(folder: Path, split: str) -> ImageIndex:
     labels alone. Cached until the process ends. Raises UserError for files that are missing or
     broken, and for a class without images.
     """
-    labels_N = read_array(idx_file(folder, split, "labels"))
+    path = idx_file(folder, split, "labels")
+    labels_N = read_array(path)
     if labels_N.ndim != 1 or not labels_N.size:
-        raise UserError(f"{idx_file(folder, split, 'labels')}: expected one label for each image")
+        raise UserError(f"{path}: expected one label for each image")
     counts = np.bincount(labels_N)
     if not counts.all():
-        raise UserError(f"{idx_file(folder, split, 'labels')}: no image has the label {counts.argmin()}")
+        raise UserError(f"{path}: no image has the label {counts.argmin()}")
     order_N = np.argsort(labels_N, kind="stable")
-    return ImageIndex(
-        idx_file(folder, split, "images"),
-        order_N.astype(np.bytes_),
-        labels_N[order_N].astype(np.int64),
-        tuple(map(str, range(len(counts)))),
-    )
+    images, classes = idx_file(folder, split, "images"), tuple(map(str, range(len(counts))))
+    return ImageIndex(images, order_N.astype(np.bytes_), labels_N[order_N].astype(np.int64), classes)
 
 
 def class_names(root: Path) -> list[str]:
@@ -134,9 +130,7 @@ def balanced_subset(index: ImageIndex, num_images: int, keys_N: NDArray[np.uint6
 
 def _check_enough(index: ImageIndex, num_images: int, field: str) -> None:
     if num_images > len(index):
-        raise UserError(
-            f"data.{field} is {num_images}, but {index.folder} has only {len(index)} images for it"
-        )
+        raise UserError(f"data.{field} is {num_images}, but {index.folder} has only {len(index)} images")
 
 
 def check_classes(index: ImageIndex, other_split: str) -> None:
@@ -144,6 +138,5 @@ def check_classes(index: ImageIndex, other_split: str) -> None:
     other = index.folder / other_split
     different = set(index.classes) ^ set(class_names(other)) if other.is_dir() else set()
     if different:
-        raise UserError(
-            f"{index.folder}: train/ and val/ have different class folders: {min(different)} is in one only"
-        )
+        one = f"{min(different)} is in one only"
+        raise UserError(f"{index.folder}: train/ and val/ have different class folders: {one}")

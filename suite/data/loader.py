@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from suite.data.index import ImageIndex
 from suite.errors import UserError
@@ -32,6 +32,14 @@ class Batch:
 
     images_NCHW: "Tensor"
     labels_N: "Tensor"
+
+
+class Place(TypedDict):
+    """A rank among those that share the images, and the device of its batches."""
+
+    rank: int
+    world_size: int
+    device: "torch.device"
 
 
 class Loader(Protocol):
@@ -69,9 +77,8 @@ def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]
         if reason is None:
             return candidate
     number = f"all {len(index)}" if tried + 1 == len(index) else f"{tried + 1} in a row of the {len(index)}"
-    raise UserError(
-        f"{index.folder}: {number} images cannot be decoded; the last: {index.path(candidate)}: {reason}"
-    )
+    last = f"{index.path(candidate)}: {reason}"
+    raise UserError(f"{index.folder}: {number} images cannot be decoded; the last: {last}")
 
 
 def decoding_fault(path: str, complaint: str) -> str:

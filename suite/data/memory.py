@@ -39,10 +39,8 @@ class MemoryLoader:
         self._numbers_N = share.index.names_N.astype(np.int64)
         count, *shape = self._pixels_NHW.shape
         if shape != [side, side]:
-            raise UserError(
-                f"{share.index.folder}: has images of {' × '.join(map(str, shape))}, but data.image_size is "
-                f"{side}: loader memory gives them as they are"
-            )
+            images = f"{share.index.folder}: has images of {' × '.join(map(str, shape))}"
+            raise UserError(f"{images}, but data.image_size is {side}: loader memory does not resize")
         if self._numbers_N.max() >= count:
             raise UserError(f"{share.index.folder}: has {count} images, fewer than there are labels")
 

@@ -9,7 +9,7 @@ not its distributions.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,25 +36,6 @@ class Samples:
 
     def __getitem__(self, part: slice) -> "Samples":
         return Samples(self.images_B[part], None if self.crops is None else self.crops[part])
-
-
-class Share(Protocol):
-    """The batches of one rank, in order, of at most `images_per_batch` images."""
-
-    @property
-    def index(self) -> ImageIndex: ...
-
-    @property
-    def images_per_batch(self) -> int: ...
-
-    @property
-    def random_crops(self) -> bool: ...
-
-    @property
-    def num_batches(self) -> int | None:
-        """None: endless."""
-
-    def batch(self, number: int) -> Samples: ...
 
 
 def random_words(seed: int, epoch: int, stream: int, count: int, first_block: int = 0) -> NDArray[np.uint64]:
@@ -101,17 +82,17 @@ class TrainPlan:
         images_B = self.order(epoch)[position : position + count]
         if not LOADERS[self.data.loader].crops:  # for 60,000 small images the draws alone would take a while
             return Samples(images_B, None)
-        words = random_words(
-            self.seed, epoch, CROPS, count * WORDS_PER_IMAGE, first_block=position * BLOCKS_PER_IMAGE
-        )
-        crops = crop_draws(words.reshape(count, WORDS_PER_IMAGE), self.data)
-        return Samples(images_B, crops)
+        block = position * BLOCKS_PER_IMAGE
+        words = random_words(self.seed, epoch, CROPS, count * WORDS_PER_IMAGE, first_block=block)
+        return Samples(images_B, crop_draws(words.reshape(count, WORDS_PER_IMAGE), self.data))
 
 
 @dataclass(frozen=True)
 class TrainShare:
     """One rank's endless micro-batches from optimizer step `start_step` on: by step, then by micro-batch."""
 
+    random_crops: ClassVar[bool] = True
+    num_batches: ClassVar[None] = None
     plan: TrainPlan
     images_per_batch: int
     start_step: int = 0
@@ -121,14 +102,6 @@ class TrainShare:
     @property
     def index(self) -> ImageIndex:
         return self.plan.index
-
-    @property
-    def random_crops(self) -> bool:
-        return True
-
-    @property
-    def num_batches(self) -> None:
-        return None
 
     def batch(self, number: int) -> Samples:
         per_pass = self.world_size * self.images_per_batch
@@ -143,6 +116,7 @@ class TrainShare:
 class EvalShare:
     """One rank's part of a pass over the index: over all ranks, each image exactly once."""
 
+    random_crops: ClassVar[bool] = False
     index: ImageIndex
     images_per_batch: int
     rank: int = 0
@@ -150,14 +124,8 @@ class EvalShare:
 
     @property
     def _bounds(self) -> tuple[int, int]:
-        return (
-            len(self.index) * self.rank // self.world_size,
-            len(self.index) * (self.rank + 1) // self.world_size,
-        )
-
-    @property
-    def random_crops(self) -> bool:
-        return False
+        first, end = (len(self.index) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return first, end
 
     @property
     def num_batches(self) -> int:
@@ -168,3 +136,7 @@ class EvalShare:
         first, end = self._bounds
         first += number * self.images_per_batch
         return Samples(np.arange(first, min(first + self.images_per_batch, end)), None)
+
+
+Share = TrainShare | EvalShare
+"""The batches of one rank, in order, of at most `images_per_batch` images; `num_batches` None: endless."""

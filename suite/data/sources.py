@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from suite.data.idx import DEBIAN_FOLDER, PREFIXES, Bytes, fashion_mnist_folder, read_split
+from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx
 from suite.errors import UserError
 from suite.experiment import DataSpec
@@ -18,16 +18,8 @@ from suite.specs.source_table import SOURCES
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
 # In the order of the labels; the number keeps that order when folders are sorted.
 FASHION_CLASSES = (
-    "0-t-shirt",
-    "1-trouser",
-    "2-pullover",
-    "3-dress",
-    "4-coat",
-    "5-sandal",
-    "6-shirt",
-    "7-sneaker",
-    "8-bag",
-    "9-ankle-boot",
+    *("0-t-shirt", "1-trouser", "2-pullover", "3-dress", "4-coat"),
+    *("5-sandal", "6-shirt", "7-sneaker", "8-bag", "9-ankle-boot"),
 )
 JPEG_QUALITY = 95
 
@@ -42,11 +34,9 @@ def folder_index(data: DataSpec, split: str) -> ImageIndex:
     """List a split's image files. Raises UserError if it is missing or has other classes."""
     folder = dataset_folder(data)
     index = scan(folder, split)
-    if len(index.classes) != data.num_classes:
-        raise UserError(
-            f"{folder / split}: has {len(index.classes)} class folders, "
-            f"but data.num_classes is {data.num_classes}"
-        )
+    if (count := len(index.classes)) != data.num_classes:
+        where = f"{folder / split}: has {count} class folders"
+        raise UserError(f"{where}, but data.num_classes is {data.num_classes}")
     check_classes(index, other_split="val" if split == "train" else "train")
     return index
 
@@ -54,11 +44,9 @@ def folder_index(data: DataSpec, split: str) -> ImageIndex:
 def idx_index(data: DataSpec, split: str) -> ImageIndex:
     """List the images of a split's IDX files. Raises UserError if it is missing or has other classes."""
     index = scan_idx(idx_folder(data), split)
-    if len(index.classes) != data.num_classes:
-        raise UserError(
-            f"{index.folder}: has the labels 0 to {len(index.classes) - 1}, "
-            f"but data.num_classes is {data.num_classes}"
-        )
+    if (count := len(index.classes)) != data.num_classes:
+        where = f"{index.folder}: has the labels 0 to {count - 1}"
+        raise UserError(f"{where}, but data.num_classes is {data.num_classes}")
     return index
 
 
@@ -82,10 +70,8 @@ def idx_folder(data: DataSpec) -> Path:
     source = SOURCES.get(data.name)
     if source is None or not source.idx:
         known = ", ".join(name for name, one in SOURCES.items() if one.idx)
-        raise UserError(
-            f"data.loader: {data.loader} reads IDX files, which {data.name} does not have: it is for {known}"
-            ", or your own files in data.path"
-        )
+        lacks = f"data.loader: {data.loader} reads IDX files, which {data.name} does not have"
+        raise UserError(f"{lacks}: it is for {known}, or your own files in data.path")
     folder: Path = resolve(source.idx)()
     return folder
 
@@ -106,7 +92,7 @@ def prepare(name: str, root: Path | None = None) -> Path:
 
 def fashion_mnist_jpegs(draft: Path) -> Path:
     """Write Fashion-MNIST as JPEG files, downloaded unless Debian's package is installed."""
-    return _write_fashion(fashion_mnist_folder(draft), draft / "images")
+    return _write_jpegs(fashion_mnist_folder(draft), draft / "images")
 
 
 def fashion_mnist_idx() -> Path:
@@ -118,10 +104,10 @@ def fashion_mnist_idx() -> Path:
 
 def fashion_mnist_7k_jpegs(draft: Path) -> Path:
     """Write the subset of Fashion-MNIST in this repository as JPEG files."""
-    return _write_fashion(SUBSET_FOLDER, draft / "images")
+    return _write_jpegs(SUBSET_FOLDER, draft / "images")
 
 
-def fashion_mnist_7k_idx() -> Path:
+def subset_folder() -> Path:
     """Return the folder of the subset of Fashion-MNIST in this repository."""
     return SUBSET_FOLDER
 
@@ -130,16 +116,8 @@ def mnist_idx() -> Path:
     """Return the folder of MNIST's files. Raises UserError if it is missing."""
     folder = default_root() / "mnist"
     if not folder.is_dir():
-        raise UserError(
-            f"mnist is not here: put its four IDX files into {folder}, or set data.path to their folder"
-        )
+        raise UserError(f"mnist is not here: put its four IDX files into {folder}, or set data.path to them")
     return folder
-
-
-def _write_fashion(source: Path, images: Path) -> Path:
-    for split in PREFIXES:
-        _write_jpegs(images / split, *read_split(source, split))
-    return images
 
 
 def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
@@ -157,11 +135,13 @@ def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
     return folder
 
 
-def _write_jpegs(folder: Path, images_NHW: Bytes, labels_N: Bytes) -> None:
+def _write_jpegs(source: Path, folder: Path) -> Path:
     from PIL import Image
 
-    for name in FASHION_CLASSES:
-        (folder / name).mkdir(parents=True)
-    for number, (image_HW, label) in enumerate(zip(images_NHW, labels_N, strict=True)):
-        path = folder / FASHION_CLASSES[label] / f"{number:05d}.jpg"
-        Image.fromarray(image_HW).save(path, quality=JPEG_QUALITY)
+    for split in PREFIXES:
+        for name in FASHION_CLASSES:
+            (folder / split / name).mkdir(parents=True)
+        for number, (image_HW, label) in enumerate(zip(*read_split(source, split), strict=True)):
+            path = folder / split / FASHION_CLASSES[label] / f"{number:05d}.jpg"
+            Image.fromarray(image_HW).save(path, quality=JPEG_QUALITY)
+    return folder

@@ -3,6 +3,7 @@
 Worker processes decode whole files and apply torchvision's v2 functions, one batch at a time.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import cast
 
@@ -36,7 +37,7 @@ class VisionLoader:
         loader = DataLoader(
             self._batches,
             batch_size=None,
-            sampler=_Numbers(share.num_batches),
+            sampler=itertools.count() if share.num_batches is None else range(share.num_batches),
             num_workers=self._num_workers,
             pin_memory=self._device.type == "cuda",  # by a thread, ahead of time
         )
@@ -53,19 +54,6 @@ class VisionLoader:
         """Do nothing: the workers end with the iteration."""
 
 
-class _Numbers:
-    """Yields 0, 1, 2, … below `count`, or without end."""
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-
-    def __iter__(self) -> Iterator[int]:
-        number = 0
-        while self._count is None or number < self._count:
-            yield number
-            number += 1
-
-
 class PlannedBatches(Dataset[WorkerBatch]):
     """A share's batches by number, decoded and cropped by the workers."""
 
@@ -76,10 +64,8 @@ class PlannedBatches(Dataset[WorkerBatch]):
     def __getitem__(self, number: int) -> WorkerBatch:
         samples = self.share.batch(number)
         index = self.share.index
-        images: list[Tensor] = []
-        labels: list[int] = []
-        bad: dict[str, str] = {}
-        decoded: dict[int, Tensor] = {}
+        images, labels = list[Tensor](), list[int]()
+        bad, decoded = dict[str, str](), dict[int, Tensor]()
 
         def fault(image: int) -> str | None:
             result = decode(index.path(image))

@@ -39,10 +39,8 @@ def batch_free_norm(bfn: str, num_channels: int, num_groups: int | None, affine:
         sizes = [groups, num_channels]
     norm: nn.Module = resolve(entry.constructor)(*sizes, affine=affine)
     if not isinstance(norm, NORM_MODULES):
-        raise TypeError(
-            f"{entry.constructor} returns {type(norm).__name__}, which weight decay would treat as a layer: "
-            "derive it from suite.models.batch_free.Norm"
-        )
+        made = f"{entry.constructor} returns {type(norm).__name__}"
+        raise TypeError(f"{made}, which would be decayed as a layer: derive it from {Norm.__module__}.Norm")
     return norm
 
 
@@ -68,12 +66,8 @@ class GroupWhitening(Norm):
         self, num_groups: int, num_channels: int, eps: float = 1e-5, iterations: int = 5, affine: bool = True
     ) -> None:
         super().__init__()
-        self.num_groups, self.num_channels, self.eps, self.iterations = (
-            num_groups,
-            num_channels,
-            eps,
-            iterations,
-        )
+        self.num_groups, self.num_channels = num_groups, num_channels
+        self.eps, self.iterations = eps, iterations
         self.weight = nn.Parameter(torch.ones(num_channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_channels)) if affine else None
 

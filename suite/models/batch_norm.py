@@ -41,11 +41,9 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
     in a second pass, so that a large mean costs no precision. All ranks must have the same batch size.
     """
 
-    def __init__(
-        self, num_features: int, process_group: dist.ProcessGroup | None, **batch_norm: object
-    ) -> None:
+    def __init__(self, num_features: int, group: dist.ProcessGroup | None, **batch_norm: object) -> None:
         super().__init__(num_features, **batch_norm)  # type: ignore[arg-type]
-        self.process_group = process_group
+        self.process_group = group
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training:
@@ -121,6 +119,5 @@ def _neighbours(ranks_per_statistic: int, timeout_s: float | None) -> dist.Proce
     """Return the group of neighbouring ranks that this rank shares statistics with."""
     # A new group does not inherit the time-out of its parent.
     timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
-    group: dist.ProcessGroup | None
-    group, _ = dist.new_subgroups(ranks_per_statistic, timeout=timeout)
+    group: dist.ProcessGroup | None = dist.new_subgroups(ranks_per_statistic, timeout=timeout)[0]
     return group

@@ -1,9 +1,9 @@
 """From a ModelSpec to a network, and from a checkpoint file to its weights."""
 
-import pickle
-import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from suite.errors import UserError
 from suite.experiment import ModelSpec
 from suite.models.xbn import convert
 from suite.specs.choice import resolve
+
+# What torch.load raises for a file that is cut short or holds something else.
+_UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
@@ -39,20 +42,9 @@ def load_tensors(path: Path | str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-    ) as error:
-        raise UserError(f"{path}: not a readable checkpoint of tensors: {_first_sentence(error)}") from None
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+    except _UNREADABLE as error:
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint of tensors: {reason}") from None
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
@@ -79,18 +71,14 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     if shapes and not missing and not unknown:
         theirs, ours = (tuple(s[shapes[0]].shape) for s in (state, own))
         # Only the classifier differs: each of its tensors in the number of rows alone.
-        if all(s[n].shape[:1] == (k[0],) for s, k in ((state, theirs), (own, ours)) for n in shapes) and all(
-            state[n].shape[1:] == own[n].shape[1:] for n in shapes
-        ):
+        pairs = [(state[n].shape, own[n].shape) for n in shapes]
+        if all((a[:1], b[:1]) == (theirs[:1], ours[:1]) and a[1:] == b[1:] for a, b in pairs):
             raise UserError(
                 f"{path}: has {theirs[0]} classes and the model {ours[0]} ({shapes[0]}); "
                 f"make the model with num_classes {theirs[0]}"
             )
     if missing or unknown or shapes:
-        parts = [f"{len(v)} {k} (first: {v[0]})" for k, v in _named(missing, unknown, shapes) if v]
+        named = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+        parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in named.items() if names]
         raise UserError(f"{path}: does not fit the model: {', '.join(parts)}")
     model.load_state_dict(state, strict=False)
-
-
-def _named(missing: list[str], unknown: list[str], shapes: list[str]) -> list[tuple[str, list[str]]]:
-    return [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]

@@ -46,10 +46,9 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
             roles.setdefault(f"{name}.{child}".lstrip("."), frozenset(child_roles))
     norms = _batch_norms(model)
     if not any("p2" in r for n, r in roles.items() if n in norms):
-        raise UserError(
-            f"{type(model).__name__}: no block of a known layout (ResNet, RegNet, MobileNet, EfficientNet, "
-            "ShuffleNetV2) with BatchNorm2d in it; give `sites`, the names of the norms to convert"
-        )
+        layouts = "(ResNet, RegNet, MobileNet, EfficientNet, ShuffleNetV2)"
+        none = f"{type(model).__name__}: no block of a known layout {layouts} with BatchNorm2d in it"
+        raise UserError(f"{none}; give `sites`, the names of the norms to convert")
     return [NormSite(n, roles.get(n, frozenset({"other"})), m.num_features) for n, m in norms.items()]
 
 
@@ -59,8 +58,7 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
     Works on any torchvision or timm residual network; for another one, name the modules in `sites`. If
     `num_groups` and `stem` are null, they are as released for ResNets: 64 groups (32 everywhere), and only a
     ResNet's stem. New norms have fresh parameters on the old norm's device, and none where the old norm had
-    none. Raises UserError for an unknown layout, an unknown site,
-    or groups that do not divide the channels.
+    none. Raises UserError for an unknown layout or site, and groups that do not divide the channels.
     """
     if isinstance(norm, BatchNormSpec):
         return model
@@ -79,11 +77,8 @@ def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) ->
         device = next((t.device for t in old.state_dict().values()), torch.device("cpu"))
         # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
         rest = [m for name, m in old.named_children() if name in ("drop", "act")]
-        setattr(
-            model.get_submodule(parent),
-            child,
-            nn.Sequential(new, *rest).to(device) if rest else new.to(device),
-        )
+        new = nn.Sequential(new, *rest) if rest else new
+        setattr(model.get_submodule(parent), child, new.to(device))
     return model
 
 
@@ -106,12 +101,10 @@ def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]
 def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:
     if isinstance(norm, BatchFreeSpec):
         return list(_batch_norms(model))
-    wanted: set[str] = {norm.position}
-    wanted |= {"stem"} if norm.stem else set()
-    wanted |= {"downsample"} if norm.downsample else set()
+    extras = {"stem": norm.stem, "downsample": norm.downsample}
+    wanted = {norm.position, *(role for role, is_wanted in extras.items() if is_wanted)}
     sites = norm_sites(model)
-    stages = norm.stages
-    if stages is not None:
+    if (stages := norm.stages) is not None:
         if unknown := set(stages) - {_stage(site) for site in sites}:
             first = min(unknown)
             raise UserError(f"norm.stages: {type(model).__name__} has no stage {first} (layer{first})")

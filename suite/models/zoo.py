@@ -72,7 +72,6 @@ def _own_model(module_name: str, attribute: str, num_classes: int | None) -> nn.
         takes_classes = num_classes is not None and "num_classes" in inspect.signature(found).parameters
         found = found(num_classes=num_classes) if takes_classes else found()
     if not isinstance(found, nn.Module):
-        raise UserError(
-            f"--model: {module_name}:{attribute} gives {type(found).__name__}, not a torch.nn.Module"
-        )
+        kind = type(found).__name__
+        raise UserError(f"--model: {module_name}:{attribute} gives {kind}, not a torch.nn.Module")
     return found

@@ -6,15 +6,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Costs:
-    """Sums over all attempts of a run, however they ended."""
+    """Sums over all attempts of a run, however they ended.
+
+    `rank_s`: time × ranks, up to the last status of a run in progress. `lost_steps` were repeated, because an
+    attempt resumed from an older checkpoint. `queue_wait_s` is None when no scheduler has started the run.
+    """
 
     rank_s: float
-    """Time × ranks: GPU-seconds when each rank has a GPU; up to the last status of a run in progress."""
     restarts: int
     lost_steps: int
-    """Steps that were repeated, because an attempt resumed from an older checkpoint."""
     queue_wait_s: float | None
-    """Completed waits in a queue; None when no scheduler has started the run."""
 
 
 def costs_of(status: dict[str, Any]) -> Costs:

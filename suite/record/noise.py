@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
@@ -42,19 +41,12 @@ def read_noise(paths: RunPaths) -> NoiseRecord | None:
     if content is None and not paths.noise.exists():
         return None
     try:
-        return _parsed(content)
+        deltas = tuple(float(delta) for delta in content["deltas"])
+        rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
+        step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
+        is_matrix = len(rows) == len(deltas) and len({len(row) for row in rows}) == 1 and rows[0]
+        if content["schema_version"] == NOISE_VERSION and is_matrix:
+            return NoiseRecord(step, seed, num_images, deltas, rows)
     except (TypeError, ValueError, KeyError):
-        raise UserError(
-            f"{paths.noise}: not a noise.json of this version; remove it to measure again"
-        ) from None
-
-
-def _parsed(content: Any) -> NoiseRecord:
-    if content["schema_version"] != NOISE_VERSION:
-        raise ValueError("another version")
-    deltas = tuple(float(delta) for delta in content["deltas"])
-    rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
-    if len(rows) != len(deltas) or not deltas or len({len(row) for row in rows}) != 1 or not rows[0]:
-        raise ValueError("a row of draws for each magnitude")
-    step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
-    return NoiseRecord(step, seed, num_images, deltas, rows)
+        pass
+    raise UserError(f"{paths.noise}: not a noise.json of this version; remove it to measure again")

@@ -36,12 +36,10 @@ class RankError:
         return any(sign in self.traceback for sign in _LOST)
 
     def __str__(self) -> str:
+        rank = f"rank {self.rank} on {self.host}"
         if self.is_symptom:
-            return (
-                f"a rank was lost (killed, or its node failed), as rank {self.rank} on {self.host} "
-                f"noticed: {self.sentence}"
-            )
-        return f"rank {self.rank} on {self.host}: {self.sentence}"
+            return f"a rank was lost (killed, or its node failed), as {rank} noticed: {self.sentence}"
+        return f"{rank}: {self.sentence}"
 
 
 def node_name() -> str:

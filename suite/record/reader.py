@@ -38,9 +38,8 @@ class Layer:
     num_channels: int
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # many runs train the same network
 def _layers(text: bytes) -> tuple[Layer, ...]:
-    """Parse layers.json; cached, since many runs train the same network."""
     return tuple(Layer(**layer) for layer in parse_json(text) or [])
 
 
@@ -72,21 +71,18 @@ class Record:
             raise UserError(f"{paths.run}: not a readable run")
         version = config.pop("schema_version", 0)
         if version > SCHEMA_VERSION:
-            raise UserError(
-                f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
-            )
+            raise UserError(f"{paths.run}: schema {version} is newer than this one's; upgrade")
         provenance, damaged_provenance = read_lines(paths.provenance, ())
         lines, damaged = read_lines(paths.measurements, MEASUREMENT_KEYS) if with_measurements else ([], 0)
-        layers = _layers(read_whole(paths.layers) or b"[]")
         status = read_status(paths)
         return cls(
-            paths=paths,
-            run_id=config.pop("run_id", ""),
-            schema_version=version,
-            config=config,
-            status=status.content,
-            provenance=provenance,
-            layers=list(layers),
+            paths,
+            config.pop("run_id", ""),
+            version,
+            config,
+            status.content,
+            provenance,
+            layers=list(_layers(read_whole(paths.layers) or b"[]")),
             damaged_lines=damaged + damaged_provenance,
             died_silently=status.died_silently,
             errors=status.errors,
@@ -115,12 +111,7 @@ class Record:
     def measurements(self) -> Iterator[Measurement]:
         """Yield all measurements in the order written; a per-layer line gives one for each layer."""
         for line in self.lines:
-            where = {
-                "metric": line["metric"],
-                "epoch": line["epoch"],
-                "step": line["step"],
-                "split": line.get("split"),
-            }
+            where = {"split": line.get("split"), **{key: line[key] for key in ("metric", "epoch", "step")}}
             if isinstance(line["value"], list):
                 for layer, value in zip(self.layers, line["value"], strict=False):
                     yield Measurement(**where, value=float(value), layer=layer.name)

@@ -50,10 +50,8 @@ def read_status(paths: RunPaths) -> Status:
     if died_silently and (newer := read_json(paths.status)) not in (None, content):
         content, died_silently = newer, False  # it ended normally between the two reads
     if died_silently:
-        content |= {
-            "state": "failed",
-            "reason": "the process ended without writing a status (it was killed, or its machine failed)",
-        }
+        reason = "the process ended without writing a status (it was killed, or its machine failed)"
+        content |= {"state": "failed", "reason": reason}
     errors: list[RankError] = []
     if content.get("state") == "failed":
         errors = read_errors(paths)

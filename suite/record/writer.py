@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -87,10 +88,8 @@ class RecordWriter:
                 if self._claim is not None:
                     self.paths.claim.unlink(missing_ok=True)
                     waited = f" and did not leave in {self._patience_s:.0f} s"
-                raise UserError(
-                    f"{self.paths.folder}: another process is training this run{waited}; "
-                    "wait for it, or stop it"
-                ) from None
+                whose = f"{self.paths.folder}: another process is training this run{waited}"
+                raise UserError(f"{whose}; wait for it, or stop it") from None
             if self._claim is not None:
                 self.paths.claim.unlink(missing_ok=True)
             return lock
@@ -141,7 +140,7 @@ class RecordWriter:
             reason=None,
             started_at=now,
             world_size=provenance.get("world_size", 1),
-            job=provenance.get("scheduler_job"),
+            job=job,
             nodes=provenance.get("nodes"),
             **costs,
         )
@@ -159,13 +158,8 @@ class RecordWriter:
 
     def status(self, state: State, **details: Any) -> None:
         """Replace status.json. Details from earlier calls are kept unless given again."""
-        self._status |= {
-            "state": state,
-            "updated_at": time.time(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            **details,
-        }
+        self._status |= {"state": state, "updated_at": time.time(), "pid": os.getpid()}
+        self._status |= {"host": socket.gethostname(), **details}
         write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
 
     def mark_ended(self, state: State, reason: str) -> None:
@@ -198,17 +192,16 @@ class RecordWriter:
 
         Raises ValueError for a metric that suite.metrics does not have, or not with this shape.
         """
-        vector = not isinstance(value, int | float)
-        if metric not in METRICS or METRICS[metric].per_layer != vector:
-            raise ValueError(f"{metric}: not a {'per-layer' if vector else 'scalar'} metric of suite.metrics")
-        encoded = [_encode(v) for v in value] if not isinstance(value, int | float) else _encode(value)
+        shape = "scalar" if isinstance(value, int | float) else "per-layer"
+        if metric not in METRICS or METRICS[metric].per_layer != (shape == "per-layer"):
+            raise ValueError(f"{metric}: not a {shape} metric of suite.metrics")
+        encoded = _encode(value) if isinstance(value, int | float) else [_encode(v) for v in value]
         line = {"metric": metric, "value": encoded, "epoch": epoch, "step": step, "split": split}
         append_line(self.paths.measurements, json.dumps({k: v for k, v in line.items() if v is not None}))
 
     def layers(self, layers: Sequence[Layer]) -> None:
         """Write the layers of the per-layer measurements, in forward order."""
-        content = [{"name": layer.name, "num_channels": layer.num_channels} for layer in layers]
-        write_atomically(self.paths.layers, json.dumps(content) + "\n")
+        write_atomically(self.paths.layers, json.dumps([asdict(layer) for layer in layers]) + "\n")
 
     def measurements_size_bytes(self) -> int:
         """Return the size to give to `rewind` when training resumes from a checkpoint of now."""

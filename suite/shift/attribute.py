@@ -1,12 +1,11 @@
 """Splits a layer's shift into the error of its own running average and the part inherited from upstream.
 
 *Own* comes from too few or too old batches. *Inherited* exists only because upstream layers normalise with
-estimates. Norms do not add: ‖own‖ + ‖inherited‖ ≥ ‖total‖. For a stacked depth profile each part is therefore
-also given as its signed share, the projection on the total,
+estimates. Norms do not add, so each part also has a signed share, negative where it points against the total:
 
-    own · u,  inherited · u,   u = total / ‖total‖,   and   own · u + inherited · u = ‖total‖ = ESM,
+    own · u  +  inherited · u  =  ‖total‖  =  ESM,   with u = total / ‖total‖
 
-negative where a part points against the total. See `attribute` for the formulas and sources.
+See `attribute` for the formulas and sources.
 """
 
 import math
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
 
-__all__ = ["Attribution", "LayerAttribution", "Parts", "attribute"]
 Statistic = Literal["mu", "sigma"]
 
 
@@ -34,8 +32,8 @@ Statistic = Literal["mu", "sigma"]
 class Parts:
     """The shift of one layer's μ or σ in its two parts. `own_C` and `inherited_C` are (C,), float64.
 
-    `own` and `inherited` are the signed shares that add up to `esm` (both 0 if that is 0); `cosine` is the
-    cosine between the two parts (NaN if one is 0). `*_error` is the standard error of `esm` or a share over
+    `own` and `inherited` are the signed shares (both 0 if `esm` is 0); `cosine` is that between the two parts
+    (NaN if one is 0). `*_error` is the standard error of `esm` or a share over
     the batches, estimated from the difference of their two halves; NaN with a single batch.
     """
 
@@ -101,9 +99,8 @@ def attribute(
         total       own          inherited
 
     with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode, which the running
-    average estimates (PreciseBN; Wu and Johnson 2021), and μ̂ that in inference mode. The split is ours; ESM =
-    ‖total‖₂ is Huang et al.'s (CVPR 2022). A part's share is its projection on the total, so that the two add
-    up to ESM.
+    average estimates (PreciseBN; Wu and Johnson 2021), and μ̂ that in inference mode. The split is ours;
+    ESM is Huang et al.'s (CVPR 2022).
 
     `batches` as in `probe`; they are read twice. By default both populations are taken over them, so that
     `inherited` comes from upstream layers alone, and the data's difference from training is in `own`.
@@ -116,9 +113,8 @@ def attribute(
     layers = estimating_layers(model, "attribute")
     if training_batches is None:
         check_repeatable(batches, "attribute")
-    population = training_mode_pass(
-        model, batches if training_batches is None else training_batches, "attribute"
-    )
+        training_batches = batches
+    population = training_mode_pass(model, training_batches, "attribute")
     with preserved(model):
         model.eval()
         expected = run_pass(model, batches, "attribute")
@@ -127,48 +123,32 @@ def attribute(
     for name in (n for n in expected.inputs if n not in skipped):
         mean_C, var_C = (estimate.double() for estimate in estimates(layers[name]))
         inputs = (population.inputs[name], expected.inputs[name])
-        mu = _split(mean_C, *(_Sample.of(i, "mean_C") for i in inputs))
-        sigma = _split(var_C.sqrt(), *(_Sample.of(i, "sigma_C") for i in inputs))
+        mu = _split(mean_C, *(_sample(i, "mean_C") for i in inputs))
+        sigma = _split(var_C.sqrt(), *(_sample(i, "sigma_C") for i in inputs))
         split.append(LayerAttribution(name, layers[name].num_features, mu, sigma))
     notes = expected.notes({layer.name: layers[layer.name] for layer in split})
     return Attribution(tuple(split), expected.num_images, skipped, notes)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A statistic over all batches, and over each half of them with the half's share of the values."""
+def _sample(inputs: LayerInputs, statistic: str) -> tuple[Tensor, Tensor]:
+    """Return a statistic over all batches, and its sampling error; NaN when all values are in one half.
 
-    whole_C: Tensor
-    halves_C: tuple[Tensor, Tensor]
-    share: float
-
-    @classmethod
-    def of(cls, inputs: LayerInputs, statistic: str) -> "_Sample":
-        even, odd = inputs.halves
-        halves_C = (getattr(even, statistic), getattr(odd, statistic))
-        return cls(getattr(inputs.whole, statistic), halves_C, even.count / inputs.whole.count)
-
-    @property
-    def error_C(self) -> Tensor:
-        """The statistic's sampling error (C,), from its two halves; NaN when all values are in one half.
-
-        Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
-        One draw for each channel, not its expectation. Of σ to first order.
-        """
-        gap_C = self.halves_C[0] - self.halves_C[1]
-        scale = math.sqrt(self.share * (1 - self.share)) if 0 < self.share < 1 else math.nan
-        return gap_C * scale
+    Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
+    One draw for each channel, not its expectation. Of σ to first order.
+    """
+    even, odd = inputs.halves
+    share = even.count / inputs.whole.count
+    scale = math.sqrt(share * (1 - share)) if 0 < share < 1 else math.nan
+    return getattr(inputs.whole, statistic), (getattr(even, statistic) - getattr(odd, statistic)) * scale
 
 
-def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts:
-    own_C = population.whole_C - estimated_C
-    inherited_C = expected.whole_C - population.whole_C
+def _split(estimated_C: Tensor, population: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> Parts:
+    # The errors are half minus half: the estimates cancel, and in `inherited` also what both passes share.
+    (population_C, population_error_C), (expected_C, expected_error_C) = population, expected
+    own_C, inherited_C = population_C - estimated_C, expected_C - population_C
     total_C = own_C + inherited_C
     esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
-    # Half minus half: the estimates cancel, and in `inherited` also what the two passes share.
-    population_error_C, expected_error_C = population.error_C, expected.error_C
     direction_C = total_C / esm if esm else torch.zeros_like(total_C)
-
     own, inherited = float(own_C @ direction_C), float(inherited_C @ direction_C)
 
     def error(error_C: Tensor, part_C: Tensor, share: float) -> float:
@@ -176,20 +156,9 @@ def _split(estimated_C: Tensor, population: _Sample, expected: _Sample) -> Parts
         across_C = (part_C - share * direction_C) / esm if esm else torch.zeros_like(part_C)
         return float((error_C * direction_C + expected_error_C * across_C).norm())
 
-    return Parts(
-        esm=esm,
-        own=own,
-        inherited=inherited,
-        own_norm=own_norm,
-        inherited_norm=inherited_norm,
-        cosine=_ratio(float(own_C @ inherited_C), own_norm * inherited_norm),
-        esm_error=error(expected_error_C, total_C, esm),
-        own_error=error(population_error_C, own_C, own),
-        inherited_error=error(expected_error_C - population_error_C, inherited_C, inherited),
-        own_C=own_C,
-        inherited_C=inherited_C,
-    )
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan
+    cosine = float(own_C @ inherited_C) / (own_norm * inherited_norm or math.nan)
+    esm_error = error(expected_error_C, total_C, esm)
+    own_error = error(population_error_C, own_C, own)
+    inherited_error = error(expected_error_C - population_error_C, inherited_C, inherited)
+    errors = (esm_error, own_error, inherited_error)
+    return Parts(esm, own, inherited, own_norm, inherited_norm, cosine, *errors, own_C, inherited_C)

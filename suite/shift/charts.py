@@ -16,15 +16,12 @@ def profile_chart(frame: pd.DataFrame) -> alt.Chart:
     titles = {"esm_mu": "ESM μ", "esm_sigma": "ESM σ"}
     long = frame.melt(["depth", "layer"], list(titles), "measure", "value")
     long["measure"] = long["measure"].map(titles)
-    chart = (
-        alt.Chart(long)
-        .mark_line(point=True)
-        .encode(
-            x=_depth(),
-            y=alt.Y("value:Q", title="ESM"),
-            color=alt.Color("measure:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
-            tooltip=["layer:N", "measure:N", alt.Tooltip("value:Q", format=".4~g")],
-        )
+    chart = alt.Chart(long).mark_line(point=True)
+    chart = chart.encode(
+        x=_depth(),
+        y=alt.Y("value:Q", title="ESM"),
+        color=alt.Color("measure:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
+        tooltip=["layer:N", "measure:N", alt.Tooltip("value:Q", format=".4~g")],
     )
     sized: alt.Chart = chart.properties(width=WIDTH_PX, height=HEIGHT_PX)
     return sized
@@ -34,17 +31,13 @@ def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
     """Signed shares of a layer's ESM, stacked by depth, and ESM itself as a line with its sampling error."""
     chosen, title = frame[frame.statistic == statistic], f"Share of ESM {SYMBOLS[statistic]}"
     long = chosen.melt(["depth", "layer"], ["own", "inherited"], "part", "value")
-    bars = (
-        alt.Chart(long)
-        .mark_bar()
-        .encode(
-            x=_depth("O"),
-            y=alt.Y("value:Q", title=title, stack="zero"),
-            color=alt.Color(
-                "part:N", title=None, scale=alt.Scale(domain=["own", "inherited"], range=[OWN, INHERITED])
-            ),
-            tooltip=["layer:N", "part:N", alt.Tooltip("value:Q", format=".4~g")],
-        )
+    scale = alt.Scale(domain=["own", "inherited"], range=[OWN, INHERITED])
+    bars = alt.Chart(long).mark_bar()
+    bars = bars.encode(
+        x=_depth("O"),
+        y=alt.Y("value:Q", title=title, stack="zero"),
+        color=alt.Color("part:N", title=None, scale=scale),
+        tooltip=["layer:N", "part:N", alt.Tooltip("value:Q", format=".4~g")],
     )
     chosen = chosen.assign(low=chosen.esm - chosen.esm_error, high=chosen.esm + chosen.esm_error)
     base = alt.Chart(chosen).encode(x=_depth("O"))
@@ -68,9 +61,8 @@ def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
     x = alt.X("delta:Q", title="Noise magnitude δ")
     y = alt.Y("top1_percent:Q", title="Top-1 (%)", scale=alt.Scale(zero=False))
     base = alt.Chart(frame).encode(x=x)
-    points = base.mark_point(color=OWN, opacity=0.45).encode(
-        y=y, tooltip=["delta:Q", "draw:O", "top1_percent:Q"]
-    )
+    tooltip = ["delta:Q", "draw:O", "top1_percent:Q"]
+    points = base.mark_point(color=OWN, opacity=0.45).encode(y=y, tooltip=tooltip)
     line = base.mark_line(color=OWN).encode(y="mean(top1_percent):Q")
     return alt.layer(points, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
 
@@ -78,10 +70,8 @@ def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
 def _bars(frame: pd.DataFrame, y: str, x: str, x_title: str) -> alt.Chart:
     order: Any = list(frame[y])
     tooltip = [f"{y}:N", alt.Tooltip(f"{x}:Q", format=".4~g")]
-    chart = alt.Chart(frame).mark_bar(color=OWN)
-    chart = chart.encode(
-        x=alt.X(f"{x}:Q", title=x_title), y=alt.Y(f"{y}:N", title=None, sort=order), tooltip=tooltip
-    )
+    axes = {"x": alt.X(f"{x}:Q", title=x_title), "y": alt.Y(f"{y}:N", title=None, sort=order)}
+    chart = alt.Chart(frame).mark_bar(color=OWN).encode(**axes, tooltip=tooltip)
     sized: alt.Chart = chart.properties(width=WIDTH_PX)
     return sized
 

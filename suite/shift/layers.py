@@ -17,12 +17,12 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
     Raises UserError for a lazy layer, which has no statistics before its first batch.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
-            raise UserError(
-                f"{name or type(module).__name__} is not initialised: run a batch through it first"
-            )
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    for name, layer in layers.items():
+        if isinstance(layer, LazyModuleMixin):
+            which = name or type(layer).__name__
+            raise UserError(f"{which} is not initialised: run a batch through it first")
+    return layers
 
 
 def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
@@ -30,9 +30,8 @@ def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
     layers = batch_norm_layers(model)
     found = {name: layer for name, layer in layers.items() if layer.running_var is not None}
     if not found:
-        what = (
-            f"none of its {len(layers)} BN layers keeps running statistics" if layers else "has no BN layer"
-        )
+        none = f"none of its {len(layers)} BN layers keeps running statistics"
+        what = none if layers else "has no BN layer"
         raise UserError(f"{purpose}: {type(model).__name__} {what}, so nothing is estimated")
     return found
 
@@ -92,8 +91,6 @@ def labels_of(batch: Any) -> Tensor | None:
     """Return the labels (N,) of (images, labels) or of an object with `labels_N`, or None."""
     if isinstance(batch, Tensor):
         return None
-    if hasattr(batch, "labels_N"):
-        labels: Any = batch.labels_N
-    else:
-        labels = batch[1] if len(batch) > 1 else None
+    has_name = hasattr(batch, "labels_N")
+    labels = batch.labels_N if has_name else batch[1] if len(batch) > 1 else None
     return labels if isinstance(labels, Tensor) and labels.dim() == 1 else None

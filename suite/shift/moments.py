@@ -61,20 +61,17 @@ def reduce_over_ranks(moments: list[ChannelMoments]) -> None:
     """Merge the moments of all ranks, in place and on every rank. All ranks list the same layers."""
     if not dist.is_initialized() or dist.get_world_size() == 1 or not moments:
         return
-    sizes = [m.mean_C.numel() for m in moments]
-    counts = torch.tensor(
-        [float(m.count) for m in moments], dtype=torch.float64, device=moments[0].mean_C.device
-    )
+    device, sizes = moments[0].mean_C.device, [m.mean_C.numel() for m in moments]
+    counts = torch.tensor([float(m.count) for m in moments], dtype=torch.float64, device=device)
     total = counts.clone()
     dist.all_reduce(total)
-    share_D = (counts / total.clamp(min=1)).repeat_interleave(torch.tensor(sizes, device=counts.device))
+    share_D = (counts / total.clamp(min=1)).repeat_interleave(torch.tensor(sizes, device=device))
     own_D = torch.cat([m.mean_C for m in moments])
     mean_D = own_D * share_D
     dist.all_reduce(mean_D)
     count_D = counts.repeat_interleave(torch.tensor(sizes, device=counts.device))
     squares_D = torch.cat([m.squares_C for m in moments]) + count_D * (own_D - mean_D).square()
     dist.all_reduce(squares_D)
-    means = torch.split(mean_D, sizes)
-    squares = torch.split(squares_D, sizes)
+    means, squares = torch.split(mean_D, sizes), torch.split(squares_D, sizes)
     for m, count, mean_C, squares_C in zip(moments, total.tolist(), means, squares, strict=True):
         m.count, m.mean_C, m.squares_C = int(count), mean_C, squares_C

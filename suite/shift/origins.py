@@ -75,9 +75,9 @@ class Origins:
         """A row for each tried layer: depth (from 0), layer, and the other fields of its Origin."""
         import pandas as pd
 
-        columns = ["depth", "name", *(c for c in Origin.__dataclass_fields__ if c not in ("depth", "name"))]
-        rows = [[getattr(origin, column) for column in columns] for origin in self.layers]
-        return pd.DataFrame(rows, columns=columns).rename(columns={"name": "layer"})
+        columns = dict.fromkeys(["depth", "name", *Origin.__dataclass_fields__])
+        frame = pd.DataFrame([vars(origin) for origin in self.layers], columns=list(columns))
+        return frame.rename(columns={"name": "layer"})
 
     def plot(self) -> "alt.Chart":
         """The ESM that vanishes, by layer."""
@@ -115,11 +115,9 @@ def find_origins(
     order = [name for name in before.inputs if name in estimating and name in exact]
     tried = {name: estimating[name] for name in order}
     shift_before = _mean_shift(before, tried)
-    unknown = [name for name in layers or () if name not in order]
-    if unknown:
-        raise UserError(
-            f"find_origins: {unknown[0]!r} is not a BN layer that keeps estimates; valid: {', '.join(order)}"
-        )
+    if unknown := [name for name in layers or () if name not in order]:
+        reason = f"is not a BN layer that keeps estimates; valid: {', '.join(order)}"
+        raise UserError(f"find_origins: {unknown[0]!r} {reason}")
     found = []
     for name in order if layers is None else sorted(layers, key=order.index):
         with with_statistics(model, {name: exact[name]}):
@@ -134,8 +132,7 @@ def find_origins(
         depth = order.index(name)
         found.append(Origin(name, depth, len(order) - 1 - depth, esm, mu, sigma, gain))
     scale = _mean([_joint(before.inputs[n].whole.mean_C, before.inputs[n].whole.sigma_C) for n in order])
-    notes = before.notes(tried)
-    return Origins(tuple(found), *shift_before, scale, before.top1_percent, notes)
+    return Origins(tuple(found), *shift_before, scale, before.top1_percent, before.notes(tried))
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
@@ -147,11 +144,8 @@ def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
 def _mean_shift(seen: Pass, layers: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
     """Return ESM, ESM_μ and ESM_σ with the current estimates, means over these layers."""
     pairs = [differences(layer, seen.inputs[name].whole) for name, layer in layers.items()]
-    return (
-        _mean([_joint(*pair) for pair in pairs]),
-        _mean([float(mu_C.norm()) for mu_C, _ in pairs]),
-        _mean([float(sigma_C.norm()) for _, sigma_C in pairs]),
-    )
+    mu, sigma = (_mean([float(pair[i].norm()) for pair in pairs]) for i in range(2))
+    return _mean([_joint(*pair) for pair in pairs]), mu, sigma
 
 
 def _joint(mu_C: Tensor, sigma_C: Tensor) -> float:

@@ -119,25 +119,20 @@ def run_pass(
 def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
     """Raise UserError for an iterator, which is empty when it is read again."""
     if isinstance(batches, Iterator):
-        raise UserError(
-            f"{purpose}: the batches are read several times; give a list or a loader, not an iterator"
-        )
+        raise UserError(f"{purpose}: the batches are read several times; give a list or a loader")
 
 
 def top1_of(seen: Pass, purpose: str) -> float:
     """Return the pass's top-1 (%). Raises UserError when it has none."""
     if seen.top1_percent is None:
-        raise UserError(
-            f"{purpose}: accuracy needs batches of (images, labels) and a network that gives (N, K) logits"
-        )
+        raise UserError(f"{purpose}: accuracy needs batches of (images, labels), and (N, K) logits")
     return seen.top1_percent
 
 
 def _num_right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
-    if int(labels_N.max()) >= logits_NK.shape[1]:
-        raise UserError(
-            f"{purpose}: a label is {int(labels_N.max())}, but the network has {logits_NK.shape[1]} outputs"
-        )
+    label, outputs = int(labels_N.max()), logits_NK.shape[1]
+    if label >= outputs:
+        raise UserError(f"{purpose}: a label is {label}, but the network has {outputs} outputs")
     return (logits_NK.argmax(dim=1) == labels_N).sum()
 
 
@@ -160,8 +155,7 @@ class _Recorder:
 
     def record(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x_NC: Tensor = args[0] if args else kwargs["input"]
-        count = x_NC.numel() // x_NC.shape[1]
-        if count == 0:
+        if not (count := x_NC.numel() // x_NC.shape[1]):
             return
         if count == 1 and (layer.training or self.adapt is not None):
             raise UserError(

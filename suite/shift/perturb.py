@@ -65,8 +65,7 @@ def perturb(
         μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ (C,) ~ N(0, 1)
 
     in place of the running averages μ̃, σ̃ (C,). Huang et al. (CVPR 2022) show such curves without a formula;
-    this one is our reading. The absolute value keeps σ̃ positive by reflection; clamping it to a small value
-    would make a channel's output huge.
+    this one is our reading. Clamping σ̃ to a small value instead would make a channel's output huge.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
     depends on `seed` alone, not on the device or on torch's global generator, which is not changed. The

@@ -76,9 +76,8 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
         ESM_μ = ‖μ̂ − μ̃‖₂        ESM_σ = ‖√σ̂² − √σ̃²‖₂
 
     μ̃, σ̃² (d,) are its running averages; μ̂, σ̂² (d,) are mean and biased variance of its input (N, d, *),
-    over all images and pixels, with the whole network in inference mode. The norms are not divided by d. The
-    scaled ones do not depend on a layer's width and scale: they are the root mean square over the channels of
-    the difference in units of √(σ̂² + ε).
+    over all images and pixels, with the whole network in inference mode. The scaled norms, which do not
+    depend on a layer's width and scale, are defined in `suite.metrics`.
 
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
@@ -107,7 +106,7 @@ def skipped_layers(layers: Mapping[str, _BatchNorm], *passes: Pass) -> dict[str,
 
 
 def differences(layer: _BatchNorm, expected: ChannelMoments) -> tuple[Tensor, Tensor]:
-    """Return μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64. ESM_μ and ESM_σ are their norms."""
+    """Return μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64."""
     mean_C, var_C = (estimate.double() for estimate in estimates(layer))
     return expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
 

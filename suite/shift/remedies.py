@@ -52,8 +52,7 @@ class Remedies:
         """A row for each: remedy, its other fields, and `top1_gain_percent` against the first, in points."""
         import pandas as pd
 
-        columns = list(Remedy.__dataclass_fields__)
-        frame = pd.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
+        frame = pd.DataFrame([vars(row) for row in self.rows])
         frame["top1_gain_percent"] = frame.top1_percent - self.rows[0].top1_percent
         return frame.rename(columns={"name": "remedy"})
 
@@ -83,25 +82,20 @@ def remedies(
         prediction-time BN   b of each test batch (Nado et al. 2020)
         α-BN                 N/(N + n) r + n/(N + n) b, for N of `source_images` (Schneider et al. 2020)
 
-    Measures top-1 and ESM_μ = (E_B ‖μ̂ − μ_used,B‖²)^½, likewise for σ, as means over the layers: the ESM of
-    `probe` when all batches are normalised alike.
-
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
     `training_batches` the remedies that need them are left out. The model is restored. Raises UserError for
     a network without estimates, batches that are empty or have no labels, values out of range, and under
     torch.distributed, where each rank's replay would have its own running averages.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
-        raise UserError(
-            f"{PURPOSE}: needs all batches in one process; this is one of {dist.get_world_size()}"
-        )
+        raise UserError(f"{PURPOSE}: needs all batches in one process; one of {dist.get_world_size()}")
     check_repeatable(batches, PURPOSE)
     layers = estimating_layers(model, PURPOSE)
     for momentum in momenta:
         _check_momentum(momentum)
     if any(n < 1 for n in source_images):
         raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
-    frozen, as_it_is = _try(model, batches, "frozen")
+    frozen, seen = _try(model, batches, "frozen")
     rows = [frozen]
     if training_batches is not None:
         check_repeatable(training_batches, PURPOSE)
@@ -113,7 +107,7 @@ def remedies(
                 rows.append(_try(model, batches, name)[0])
     rows.append(_try(model, batches, "prediction-time BN", source_images=0)[0])
     rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
-    return Remedies(tuple(rows), as_it_is.num_images, as_it_is.notes(layers))
+    return Remedies(tuple(rows), seen.num_images, seen.notes(layers))
 
 
 def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
@@ -132,11 +126,8 @@ def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: floa
                 layer.momentum = momentum
                 layer.train()
             run_pass(model, batches, PURPOSE)
-            result = {}
-            for name, layer in layers.items():
-                mean_C, var_C = estimates(layer)
-                result[name] = (mean_C.clone(), var_C.clone())
-            return result
+            pairs = {name: estimates(layer) for name, layer in layers.items()}
+            return {name: (mean_C.clone(), var_C.clone()) for name, (mean_C, var_C) in pairs.items()}
     finally:
         for name, layer in layers.items():
             layer.momentum = former[name]
@@ -190,11 +181,10 @@ class _Mixture:
         """Return ESM_μ and ESM_σ by the module's formula."""
         if name in self.used_mu:
             used = (self.used_mu[name], self.used_sigma[name])
-            (mu, mu_var), (sigma, sigma_var) = ((m.mean_C, m.var_C.sum()) for m in used)
+            (mu_C, mu_var), (sigma_C, sigma_var) = ((m.mean_C, float(m.var_C.sum())) for m in used)
         else:
             mean_C, var_C = self.source[name]
-            mu, sigma = mean_C.double(), var_C.double().sqrt()
-            mu_var = sigma_var = torch.zeros((), dtype=torch.float64, device=mu.device)
-        gaps = ((expected.mean_C - mu, mu_var), (expected.sigma_C - sigma, sigma_var))
-        esm_mu, esm_sigma = (math.sqrt(float(gap_C.square().sum() + var)) for gap_C, var in gaps)
+            mu_C, sigma_C, mu_var, sigma_var = mean_C.double(), var_C.double().sqrt(), 0.0, 0.0
+        gaps = ((expected.mean_C - mu_C, mu_var), (expected.sigma_C - sigma_C, sigma_var))
+        esm_mu, esm_sigma = (math.sqrt(float(gap_C.square().sum()) + var) for gap_C, var in gaps)
         return esm_mu, esm_sigma

@@ -16,8 +16,7 @@ Where a pass updates the estimates k times (ghost groups, a module called twice)
 weight on the newest. TID is that of this mean, and less than the mean over the groups. With momentum None the
 running statistics are the mean of all t batches so far, and w = k / t.
 
-A pass counts for the layers that it updates. A layer that it does not call, or that is frozen, has no batch
-statistics to compare.
+A pass counts for the layers that it updates: others have no batch statistics to compare.
 """
 
 import math
@@ -51,8 +50,7 @@ class TidMeter:
         self.layers = {name: layers[name] for name in seen.inputs if name in layers}
         if not self.layers:
             raise UserError("TID: no BN layer is called in the forward pass")
-        frozen = [name for name, layer in self.layers.items() if layer.momentum == 0]
-        if frozen:
+        if frozen := [name for name, layer in self.layers.items() if layer.momentum == 0]:
             raise UserError(f"TID: {frozen[0]} has momentum 0, so its estimates never see a batch")
         device = estimates(next(iter(self.layers.values())))[0].device
         self._widths = [layer.num_features for layer in self.layers.values()]
@@ -136,12 +134,6 @@ class TidMeter:
 
     def _estimates(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return all layers' estimates, each (D,), and the number of updates of each layer's, (L,)."""
-        pairs = [estimates(layer) for layer in self.layers.values()]
-        updates_L = torch.stack([_num_updates(layer) for layer in self.layers.values()])
-        return torch.cat([mean for mean, _ in pairs]), torch.cat([var for _, var in pairs]), updates_L
-
-
-def _num_updates(layer: nn.Module) -> Tensor:
-    count = layer.num_batches_tracked
-    assert isinstance(count, Tensor)
-    return count
+        means, variances = zip(*map(estimates, self.layers.values()), strict=True)
+        counts = [layer.get_buffer("num_batches_tracked") for layer in self.layers.values()]
+        return torch.cat(means), torch.cat(variances), torch.stack(counts)

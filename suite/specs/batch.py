@@ -37,15 +37,12 @@ class BatchSpec(Spec):
         norm = self.norm
         if norm > total:
             raise ValueError(f"norm_batch_size {norm} exceeds global_batch_size {total}")
-        if norm < per_gpu and per_gpu % norm:
+        small, large = sorted((norm, per_gpu))
+        if large % small:
+            rule, kind = ("divide", "ghost groups") if norm < per_gpu else ("be a multiple of", "SyncBN")
             raise ValueError(
-                f"norm_batch_size {norm} must divide batch_size_per_gpu {per_gpu} (ghost groups), "
-                f"but {per_gpu} = {per_gpu // norm} × {norm} + {per_gpu % norm}"
-            )
-        if norm > per_gpu and norm % per_gpu:
-            raise ValueError(
-                f"norm_batch_size {norm} must be a multiple of batch_size_per_gpu {per_gpu} (SyncBN), "
-                f"but {norm} = {norm // per_gpu} × {per_gpu} + {norm % per_gpu}"
+                f"norm_batch_size {norm} must {rule} batch_size_per_gpu {per_gpu} ({kind}), "
+                f"but {large} = {large // small} × {small} + {large % small}"
             )
         return self
 
@@ -64,9 +61,8 @@ class BatchSpec(Spec):
         ranks_per_statistic = max(1, self.norm // self.per_gpu)
         if self.global_batch_size % (self.per_gpu * world_size):
             raise ValueError(
-                f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = "
-                f"{world_size * self.per_gpu} samples a pass, "
-                f"which does not divide global_batch_size {self.global_batch_size}"
+                f"{world_size} ranks × batch_size_per_gpu {self.per_gpu} = {world_size * self.per_gpu} "
+                f"samples a pass, which does not divide global_batch_size {self.global_batch_size}"
             )
         if world_size % ranks_per_statistic:
             raise ValueError(

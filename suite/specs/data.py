@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
+from suite.specs.choice import described
 from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import SOURCES
 
@@ -18,17 +19,12 @@ class DataSpec(Spec):
     """Which images, and how they are cropped."""
 
     name: str = Field(
-        "fashion-mnist-7k",
-        description=f"{', '.join(SOURCES)}, or any other name with `path` and `num_classes`",
+        "fashion-mnist-7k", description=f"{', '.join(SOURCES)}, or another name with `path` and `num_classes`"
     )
     path: str | None = Field(
-        None,
-        description="folder with train/ and val/, or for `memory` with MNIST's four IDX files; "
-        "not part of the run_id",
+        None, description="folder with train/ and val/, or with four IDX files; not part of the run_id"
     )
-    num_classes: int | None = Field(
-        None, ge=2, description="number of classes; null: that of the known source"
-    )
+    num_classes: int | None = Field(None, ge=2, description="null: that of the known source")
     image_size: int = Field(224, ge=8, description="side of the square image given to the network, pixels")
     train_images: int | None = Field(
         None, ge=1, description="train on this many images, chosen by the seed; null: all"
@@ -44,19 +40,15 @@ class DataSpec(Spec):
     eval_resize: int | None = Field(
         None, ge=8, description="shorter side before the central crop, pixels; null: image_size × 256/224"
     )
-    loader: LoaderName = Field(
-        "dali", description="; ".join(f"{name}: {entry.meaning}" for name, entry in LOADERS.items())
-    )
+    loader: LoaderName = Field("dali", description=described(LOADERS))
 
     @model_validator(mode="after")
     def _check(self) -> "DataSpec":
         source = SOURCES.get(self.name)
         if self.num_classes is None:
             if source is None:
-                raise ValueError(
-                    f"num_classes is missing for the data set {self.name!r}; "
-                    f"known sources are {', '.join(SOURCES)}"
-                )
+                known = ", ".join(SOURCES)
+                raise ValueError(f"num_classes is missing for the data set {self.name!r}; known are {known}")
             object.__setattr__(self, "num_classes", source.num_classes)
         elif source and not source.any_num_classes and self.num_classes != source.num_classes:
             raise ValueError(f"num_classes is {self.num_classes}, but {self.name} has {source.num_classes}")
@@ -65,23 +57,18 @@ class DataSpec(Spec):
         for name in ("crop_area", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):
-                raise ValueError(
-                    f"{name} must be [low, high] with 0 < low ≤ high (area: ≤ 1), got [{low}, {high}]"
-                )
+                raise ValueError(f"{name} must be 0 < low ≤ high (area: ≤ 1), got [{low}, {high}]")
         if self.eval_resize is None:
             object.__setattr__(self, "eval_resize", round(self.image_size * 256 / 224))
         elif self.eval_resize < self.image_size:
-            raise ValueError(
-                f"eval_resize ({self.eval_resize}) is smaller than image_size ({self.image_size})"
-            )
+            raise ValueError(f"eval_resize ({self.eval_resize}) is below image_size ({self.image_size})")
         if not LOADERS[self.loader].crops:
             self._check_whole_images()
         return self
 
     def _check_whole_images(self) -> None:
         """Raise ValueError for a config that asks to crop, resize or mirror."""
-        low, high = self.crop_ratio
-        is_whole = self.crop_area == (1, 1) and low <= 1 <= high
+        is_whole = self.crop_area == (1, 1) and self.crop_ratio[0] <= 1 <= self.crop_ratio[1]
         if not is_whole or self.flip or self.eval_resize != self.image_size:
             raise ValueError(
                 f"loader {self.loader} gives images as they are: set crop_area: [1, 1], flip: false and "

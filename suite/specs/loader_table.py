@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LoaderEntry:
     """A loader.
 
@@ -30,22 +30,22 @@ class LoaderEntry:
 
 LOADERS = {
     "dali": LoaderEntry(
-        loader="suite.data.dali:DaliLoader",
-        meaning="NVIDIA DALI decodes and crops, on the CPU or the GPU",
-        options={"num_threads": "data_threads"},
+        "suite.data.dali:DaliLoader",
+        "NVIDIA DALI decodes and crops, on the CPU or the GPU",
+        {"num_threads": "data_threads"},
         threads="decoder threads",
         install="install nvidia-dali-cuda130, or set data.loader=torchvision",
     ),
     "torchvision": LoaderEntry(
-        loader="suite.data.vision:VisionLoader",
-        meaning="torchvision does in worker processes",
-        options={"num_workers": "data_threads"},
+        "suite.data.vision:VisionLoader",
+        "torchvision does in worker processes",
+        {"num_workers": "data_threads"},
         threads="worker processes",
     ),
     "memory": LoaderEntry(
-        loader="suite.data.memory:MemoryLoader",
-        meaning="IDX files, held in memory and given as they are",
-        options={"num_channels": "num_channels"},
+        "suite.data.memory:MemoryLoader",
+        "IDX files, held in memory and given as they are",
+        {"num_channels": "num_channels"},
         index="suite.data.sources:idx_index",
         crops=False,
     ),

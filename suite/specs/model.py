@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from suite.architectures import ARCHITECTURES
 from suite.specs.base import Spec
-from suite.specs.choice import listed
+from suite.specs.choice import described, listed
 from suite.specs.norm_table import BATCH_FREE_NORMS, GROUPED
 
 Position = Literal["p1", "p2", "p3"]
@@ -31,17 +31,14 @@ class XbnSpec(Spec):
 
     kind: Literal["xbn"]
     position: Position = Field("p2", description="which norm of a block is the BFN")
-    bfn: BatchFreeNorm = Field(
-        "gn", description=", ".join(f"{name}: {entry.meaning}" for name, entry in BATCH_FREE_NORMS.items())
-    )
+    bfn: BatchFreeNorm = Field("gn", description=described(BATCH_FREE_NORMS, ", "))
     num_groups: int | None = Field(
         None,
         ge=1,
         description=f"groups of {listed(GROUPED)}, clipped to the channels; null: as released for the arch",
     )
     stem: bool | None = Field(
-        None,
-        description="also the stem's norm; null: as released (ResNets yes, mobile networks no)",
+        None, description="also the stem's norm; null: as released (ResNets yes, mobile networks no)"
     )
     downsample: bool = Field(False, description="also the norms of the shortcut projections")
     stages: tuple[int, ...] | None = Field(
@@ -108,9 +105,8 @@ class ModelSpec(Spec):
             return self
         bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
         if bfn not in GROUPED and norm.num_groups is not None:
-            raise ValueError(
-                f"norm.num_groups has no meaning for {bfn}; remove it, or use {listed(GROUPED, 'or')}"
-            )
+            grouped = listed(GROUPED, "or")
+            raise ValueError(f"norm.num_groups has no meaning for {bfn}; remove it, or use {grouped}")
         architecture = ARCHITECTURES[self.arch]
         if architecture.family.takes_vectors and (reason := BATCH_FREE_NORMS[bfn].not_for_vectors):
             raise ValueError(f"norm: {bfn} has no meaning for {self.arch}: {reason}")

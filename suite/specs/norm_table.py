@@ -7,7 +7,7 @@ To add one, add an entry. A norm that torch does not have also needs a class der
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BatchFreeNormEntry:
     """A batch-free norm.
 
@@ -19,29 +19,19 @@ class BatchFreeNormEntry:
     label: str
     meaning: str
     constructor: str
-    takes_groups: bool
+    takes_groups: bool = False
     not_for_vectors: str = ""
 
 
+_NO_VECTORS = "a unit of one sample is a single number"
 BATCH_FREE_NORMS = {
-    "gn": BatchFreeNormEntry(
-        label="GN", meaning="group norm", constructor="torch.nn:GroupNorm", takes_groups=True
-    ),
-    "ln": BatchFreeNormEntry(
-        label="LN", meaning="layer norm", constructor="suite.models.batch_free:layer_norm", takes_groups=False
-    ),
+    "gn": BatchFreeNormEntry("GN", "group norm", "torch.nn:GroupNorm", takes_groups=True),
+    "ln": BatchFreeNormEntry("LN", "layer norm", "suite.models.batch_free:layer_norm"),
     "in": BatchFreeNormEntry(
-        label="IN",
-        meaning="instance norm",
-        constructor="suite.models.batch_free:instance_norm",
-        takes_groups=False,
-        not_for_vectors="a unit of one sample is a single number",
+        "IN", "instance norm", "suite.models.batch_free:instance_norm", not_for_vectors=_NO_VECTORS
     ),
     "gw": BatchFreeNormEntry(
-        label="GW",
-        meaning="group whitening",
-        constructor="suite.models.batch_free:GroupWhitening",
-        takes_groups=True,
+        "GW", "group whitening", "suite.models.batch_free:GroupWhitening", takes_groups=True
     ),
 }
 GROUPED = [name for name, entry in BATCH_FREE_NORMS.items() if entry.takes_groups]

@@ -15,24 +15,16 @@ class MeasureSpec(Spec):
     """What is measured besides accuracy. Not part of the run_id."""
 
     eval_every_epochs: int = Field(1, ge=1, description="the last epoch is always evaluated")
-    eval_train: bool = Field(
-        False, description="evaluate the training images too, in inference mode (top1_inference_percent)"
-    )
+    eval_train: bool = Field(False, description="evaluate the training images too (top1_inference_percent)")
     probe_every_epochs: int | None = Field(None, ge=1, description="null: only at the end")
     precise_bn_images: int = Field(
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"
     )
-    tid: bool = Field(
-        True, description="measure the training-inference discrepancy at every step, recorded as epoch means"
-    )
+    tid: bool = Field(True, description="record the training-inference discrepancy, as epoch means")
     tid_every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="also write means over this many steps to tid.jsonl (1: each step); null: do not",
+        None, ge=1, description="also write means over this many steps to tid.jsonl; null: do not"
     )
-    warmup_steps: int = Field(
-        10, ge=0, description="steps at the start of a process that time and throughput leave out"
-    )
+    warmup_steps: int = Field(10, ge=0, description="first steps of a process that speeds leave out")
 
     def is_evaluated(self, epoch: int, epochs: int) -> bool:
         """Return whether a run of `epochs` epochs is evaluated at the end of `epoch` (counted from 1)."""

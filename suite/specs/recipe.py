@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
+from suite.specs.choice import described
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,12 @@ else:
     ScheduleName, PrecisionName = Literal[tuple(SCHEDULES)], Literal[tuple(PRECISIONS)]
 
 
-def _described(table: dict[str, Schedule] | dict[str, Precision]) -> str:
-    return "; ".join(f"{name}: {entry.meaning}" for name, entry in table.items())
-
-
 class RecipeSpec(Spec):
     """The optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
 
     epochs: int = Field(100, ge=1, description="passes over the training images")
-    lr: float = Field(
-        0.1, gt=0, description="peak learning rate for the given global batch; it is never rescaled"
-    )
-    schedule: ScheduleName = Field("step", description=_described(SCHEDULES))
+    lr: float = Field(0.1, gt=0, description="peak learning rate for the given batch; it is never rescaled")
+    schedule: ScheduleName = Field("step", description=described(SCHEDULES))
     milestones: tuple[float, ...] = Field(
         (30, 60, 90), description="epochs at which `step` multiplies the lr by gamma, ascending"
     )
@@ -79,7 +74,7 @@ class RecipeSpec(Spec):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="0: none")
     mixup_alpha: float = Field(0.0, ge=0, description="λ ~ Beta(α, α); 0: no mixup")
-    precision: PrecisionName = Field("fp32", description=_described(PRECISIONS))
+    precision: PrecisionName = Field("fp32", description=described(PRECISIONS))
     channels_last: bool = Field(False, description="lay out images and weights as NHWC")
     compile: bool = Field(False, description="train with torch.compile")
 

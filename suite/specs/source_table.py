@@ -6,7 +6,7 @@ To add one, add an entry, and a function in `suite.data.sources` that writes or 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """A data source and how its images are obtained.
 
@@ -28,40 +28,31 @@ class Source:
 
     def __post_init__(self) -> None:
         if bool(self.jpegs) == bool(self.not_prepared):
-            raise ValueError(
-                "a data source has either `jpegs` or `not_prepared`: see suite/specs/source_table.py"
-            )
+            raise ValueError("a data source has either `jpegs` or `not_prepared`")
 
 
 SOURCES = {
     "imagenet": Source(
-        num_classes=1000,
-        licence="ImageNet's terms of access: non-commercial research",
-        not_prepared="cannot be downloaded: set data.path to the folder that holds "
-        "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …",
+        1000,
+        "ImageNet's terms of access: non-commercial research",
+        not_prepared="cannot be downloaded: set data.path to the folder of train/n01440764/*.JPEG … and val/",
         needs_path=True,
     ),
     "fashion-mnist": Source(
-        num_classes=10,
-        licence="MIT",
-        jpegs="suite.data.sources:fashion_mnist_jpegs",
-        idx="suite.data.sources:fashion_mnist_idx",
+        10, "MIT", jpegs="suite.data.sources:fashion_mnist_jpegs", idx="suite.data.sources:fashion_mnist_idx"
     ),
     "fashion-mnist-7k": Source(
-        num_classes=10,
-        licence="MIT",
-        jpegs="suite.data.sources:fashion_mnist_7k_jpegs",
-        idx="suite.data.sources:fashion_mnist_7k_idx",
+        10, "MIT", jpegs="suite.data.sources:fashion_mnist_7k_jpegs", idx="suite.data.sources:subset_folder"
     ),
     "mnist": Source(
-        num_classes=10,
-        licence="as stated where you obtain it",
+        10,
+        "as stated where you obtain it",
         not_prepared="needs no preparation: data.loader: memory reads its four IDX files",
         idx="suite.data.sources:mnist_idx",
     ),
     "synthetic": Source(
-        num_classes=1000,
-        licence="none: random numbers",
+        1000,
+        "none: random numbers",
         not_prepared="needs no preparation: its tensors are made on the device",
         generator="suite.data.synthetic:SyntheticLoader",
         any_num_classes=True,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from suite.errors import Diverged, Preempted, UserError
-from suite.experiment import Run
+from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
@@ -37,22 +37,13 @@ def train_run(run: Run, folder: Path) -> None:
 
 
 def train_on(
-    run: Run,
-    folder: Path,
-    ranks: Ranks,
-    stop: StopFlag,
-    *,
-    claim: str | None = None,
-    patience_s: float = 1.0,
+    run: Run, folder: Path, ranks: Ranks, stop: StopFlag, *, claim: str | None = None, patience_s: float = 1.0
 ) -> None:
     """As `train_run`, on ranks that have joined already: they may train several runs one after another.
 
     With a `claim`, a process that trains this run already is asked to leave within `patience_s`.
     """
-    try:
-        run.batch.accumulation_steps(ranks.world_size)
-    except ValueError as error:
-        raise UserError(f"batch: {error}") from None
+    check_batches([run], ranks.world_size)
     record, refused = None, None
     with ExitStack() as stack:
         if ranks.is_first:
@@ -115,11 +106,10 @@ def _newest_state(record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] |
         record.resume(step, passed_over)
         if state:
             log.info("resuming after step %d", step)
+    box = [state]
     if ranks.world_size > 1:
-        box = [state]
         dist.broadcast_object_list(box, src=0)
-        state = box[0]
-    return state
+    return box[0]
 
 
 def _end(record: RecordWriter | None, state: State, reason: str | None, **details: Any) -> None:

@@ -26,30 +26,27 @@ class CheckpointStore:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` steps, and delete all but the newest two. OSError if it fails."""
-        self.paths.checkpoints.mkdir(exist_ok=True)
         _save_atomically(self.paths.checkpoint(step), state)
         for old in self.paths.checkpoint_steps()[:-KEPT]:
             self.paths.checkpoint(old).unlink(missing_ok=True)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Replace the best epoch's weights."""
-        self.paths.checkpoints.mkdir(exist_ok=True)
         _save_atomically(self.paths.best, state)
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """Return the newest complete state, or None, and a sentence for each damaged one that is skipped."""
-        passed_over = []
+        passed_over: list[str] = []
         for step in reversed(self.paths.checkpoint_steps()):
             try:
-                state: dict[str, Any] = load_tensors(self.paths.checkpoint(step))
+                return load_tensors(self.paths.checkpoint(step)), passed_over
             except UserError as error:
                 passed_over.append(f"{error}; passed over")
-                continue
-            return state, passed_over
         return None, passed_over
 
 
 def _save_atomically(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
     # Through memory: torch's own file writer hides a full disk behind an error about positions.
     content = io.BytesIO()
     torch.save(state, content)

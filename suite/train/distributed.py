@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from suite.data import Place
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
 from suite.launch import launch_variables
@@ -32,6 +33,11 @@ class Ranks:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def place(self) -> Place:
+        """The arguments by which a loader gives this rank its share of the images."""
+        return {"rank": self.rank, "world_size": self.world_size, "device": self.device}
 
     def agree(self, code: int) -> int:
         """Return the largest code of any rank. Every rank calls this at the same point."""
@@ -64,10 +70,10 @@ class Ranks:
 
     def hosts(self) -> list[str]:
         """Return the host name of every rank."""
-        names: list[str | None] = [socket.gethostname()] * self.world_size
+        names = [socket.gethostname()] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(names, socket.gethostname())
-        return [str(name) for name in names]
+        return names
 
     def share_buffers(self, model: nn.Module) -> None:
         """Copy the first rank's buffers (BN's estimates) to every rank, as DDP does before each forward pass.
@@ -105,7 +111,7 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
 
 def _device(system: SystemSpec, local_rank: int) -> torch.device:
     available = torch.cuda.is_available()
-    if system.device == "cpu" or (system.device == "auto" and not available):
+    if {"auto": not available, "cpu": True, "cuda": False}[system.device]:
         return torch.device("cpu")
     if not available:
         raise UserError("system.device is cuda, but torch sees no GPU; use auto or cpu")

@@ -36,7 +36,7 @@ class EnergyCounter:
             return
 
     def read_j(self) -> float | None:
-        """Returns joules since the driver was loaded, in steps of a millijoule; None without a counter."""
+        """Return joules since the driver was loaded, in steps of a millijoule; None without a counter."""
         if self._handle is None:
             return None
         try:

@@ -51,8 +51,11 @@ class EpochEnd:
         A stop request ends a pass over the images early. Raises StopRequested then, before the pass's result
         is logged, and Diverged on a validation loss that is not finite.
         """
-        is_evaluated = self.run.measure.is_evaluated(epoch, self.run.recipe.epochs)
-        is_probed = self.run.measure.is_probed(epoch, self.run.recipe.epochs)
+        run, epochs = self.run, self.run.recipe.epochs
+        is_evaluated, is_probed = (
+            run.measure.is_evaluated(epoch, epochs),
+            run.measure.is_probed(epoch, epochs),
+        )
         if not is_evaluated and not is_probed:
             return
 
@@ -60,32 +63,25 @@ class EpochEnd:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
         self.ranks.share_buffers(self.model)
-        loader = val_loader(
-            self.run,
-            images_per_batch=self.run.batch.per_gpu,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            device=self.ranks.device,
-        )
+        loader = val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **self.ranks.place)
         try:
             batches = UntilStopped(loader, is_stop_requested)
             if is_evaluated:
-                result = evaluate(self.model, batches, self.ranks, self.run.recipe.precision)
+                result = evaluate(self.model, batches, self.ranks, run.recipe.precision)
                 self._raise_if_stopped(step)
                 if not math.isfinite(result.loss):
                     raise Diverged(f"the validation loss is not finite after step {step}")
                 self.metrics.evaluation(result, epoch=epoch, step=step)
                 self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
                 self._keep_if_best(epoch, result.top1_percent)
-                if self.run.measure.eval_train:
-                    top1 = measure_training_images(self.run, self.model, self.ranks, is_stop_requested)
+                if run.measure.eval_train:
+                    top1 = measure_training_images(run, self.model, self.ranks, is_stop_requested)
                     self._raise_if_stopped(step)
                     self.metrics.measure("top1_inference_percent", top1, "train", epoch=epoch, step=step)
             if is_probed:
-                with_precise = epoch == self.run.recipe.epochs
-                profile, top1_precise = measure_shift(self.run, self.model, self.ranks, batches, with_precise)
+                found = measure_shift(run, self.model, self.ranks, batches, with_precise=epoch == epochs)
                 self._raise_if_stopped(step)
-                self.metrics.shift(profile, top1_precise, epoch=epoch, step=step)
+                self.metrics.shift(*found, epoch=epoch, step=step)
         finally:
             loader.close()
 

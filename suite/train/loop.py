@@ -81,13 +81,7 @@ class Trainer:
             self._load(state)
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
-        loader = train_loader(
-            self.run,
-            start_step=self.step,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            device=self.ranks.device,
-        )
+        loader = train_loader(self.run, start_step=self.step, **self.ranks.place)
         try:
             if self.to_evaluate:
                 self._evaluate()
@@ -174,10 +168,8 @@ class Trainer:
         return decision
 
     def _preempted(self, decision: Next) -> Preempted:
-        return Preempted(
-            f"stopped after step {self.step} of {self.total_steps}",
-            is_warned=decision is Next.STOP_WARNED,
-        )
+        is_warned = decision is Next.STOP_WARNED
+        return Preempted(f"stopped after step {self.step} of {self.total_steps}", is_warned=is_warned)
 
     # ------------------------------------------------------------ measuring
 
@@ -243,8 +235,7 @@ class Trainer:
         if self.checkpoints is not None:
             start = time.monotonic()
             self.checkpoints.save(self.step, state)
-            duration_s = time.monotonic() - start
-            self.metrics.progress(epoch=self.epoch, step=self.step, checkpoint_s=duration_s)
+            self.metrics.progress(epoch=self.epoch, step=self.step, checkpoint_s=time.monotonic() - start)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -27,13 +27,8 @@ def measure_shift(
     if not with_precise or not images_wanted or not profile.layers:
         return profile, None
     # The training stream after its last step: augmented as in training, and the same after a resumption.
-    loader = train_loader(
-        run,
-        start_step=run.recipe.epochs * steps_per_epoch(run),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-    )
+    last_step = run.recipe.epochs * steps_per_epoch(run)
+    loader = train_loader(run, start_step=last_step, **ranks.place)
     try:
         passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
@@ -64,13 +59,7 @@ def measure_training_images(
     When the training's own top-1 is far higher, the estimated statistics are the cause: the images are the
     same (except for random crops), and so are the weights, to within a step.
     """
-    loader = train_images_loader(
-        run,
-        images_per_batch=run.batch.per_gpu,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-    )
+    loader = train_images_loader(run, images_per_batch=run.batch.per_gpu, **ranks.place)
     try:
         batches = UntilStopped(loader, is_asked_to_stop)
         return evaluate(model, batches, ranks, run.recipe.precision).top1_percent

@@ -69,12 +69,10 @@ class Meter:
         if self._step_times_s:
             times_s = np.array(self._step_times_s)
             total_s = float(times_s.sum())
-            summary |= {
-                "images_per_s": global_batch_size * len(times_s) / total_s,
-                "step_time_p50_ms": 1e3 * float(np.quantile(times_s, 0.5)),
-                "step_time_p95_ms": 1e3 * float(np.quantile(times_s, 0.95)),
-                "data_wait_share": sum(self._wait_times_s) / total_s,
-            }
+            p50_s, p95_s = np.quantile(times_s, (0.5, 0.95)).tolist()
+            summary |= {"images_per_s": global_batch_size * len(times_s) / total_s}
+            summary |= {"step_time_p50_ms": 1e3 * p50_s, "step_time_p95_ms": 1e3 * p95_s}
+            summary["data_wait_share"] = sum(self._wait_times_s) / total_s
         return summary
 
     def energy_j_per_step(self) -> float | None:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,8 +59,7 @@ class MetricLogger:
         j = torch.tensor(math.nan if j_per_step is None else j_per_step, dtype=torch.float64)
         total_j = float(self.ranks.sum(j))
         if math.isfinite(total_j):
-            value = total_j / global_batch_size
-            self.measure("energy_j_per_image", value, "train", epoch=epoch, step=step)
+            self.measure("energy_j_per_image", total_j / global_batch_size, "train", epoch=epoch, step=step)
 
     def tid(self, meter: TidMeter, *, epoch: int, step: int) -> None:
         """Write each layer's TID over the epoch's passes. Only the first rank has a meter."""
@@ -107,13 +105,7 @@ class MetricLogger:
             self.record.status("running", **details)
 
     def _per_layer(
-        self,
-        layers: list[Layer],
-        values: Mapping[str, Sequence[float]],
-        split: Split,
-        *,
-        epoch: int,
-        step: int,
+        self, layers: list[Layer], values: dict[str, list[float]], split: Split, *, epoch: int, step: int
     ) -> None:
         self._layers(layers)
         if self.record is not None:

@@ -17,17 +17,13 @@ def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
     """
     norms = (module for module in model.modules() if isinstance(module, NORM_MODULES))
     of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in model.parameters():
-        is_other = parameter.ndim <= 1 or id(parameter) in of_norms
-        (others if is_other else decayed).append(parameter)
+        groups[parameter.ndim <= 1 or id(parameter) in of_norms].append(parameter)
     norm_decay = recipe.weight_decay if recipe.norm_weight_decay is None else recipe.norm_weight_decay
+    decays = (recipe.weight_decay, norm_decay)
     return torch.optim.SGD(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": norm_decay},
-        ],
+        [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=True)],
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
