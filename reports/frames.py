@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
-from reports.collect.newest_values import BEST_TOP1, SCALAR_METRICS
+from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
 from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
 

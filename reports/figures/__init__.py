@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reports.figures.curves import curves
+from reports.figures.bands import curves
 from reports.figures.figure import Figure, Maker, Panel, contexts
 from reports.figures.norm_batch_axis import by_norm_batch
 from reports.figures.shift import accuracy_by_shift, heat_maps, profiles

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from reports.aggregate import summarise
-from reports.findings.baseline import Baseline
-from reports.findings.baseline_pairs import compared, pair_cells
-from reports.findings.shared_layers import over_shared_layers
+from reports.findings.baseline import Baseline, compared, over_shared_layers, pair_cells
 from reports.frames import GROUP, Frames
 from reports.stats import slopes
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
-from reports.findings.shared_layers import mean_over_layers
+from reports.findings.baseline import mean_over_layers
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
@@ -34,6 +34,11 @@ class Compared:
     is_ratio: bool
     margin: float
     decimals: int | None = None
+
+    @property
+    def neutral(self) -> float:
+        """What the difference or ratio of equal values is."""
+        return 1.0 if self.is_ratio else 0.0
 
 
 _POINTS, _SHARE = 0.2, 0.02

@@ -1,6 +1,6 @@
 """The answer in sentences: does a norm beat the baseline, at which norm batches, and does it shift less?
 
-Every number in them is in the table of `reports.findings.baseline_comparison`, over seeds that both sides
+Every number in them is in the table of `reports.findings.baseline`, over seeds that both sides
 completed.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.findings.baseline_pairs import BASELINE
+from reports.findings.baseline import BASELINE
 from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, estimate_cell, number, p_cell, plural, short
 from reports.stats import Estimate
