@@ -6,7 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from reports.charts.paper_points import LineAxes, paper_points_chart
+from reports.charts.band import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
 from reports.claims.inference import errors
 from reports.claims.noise_loss import relative_top1

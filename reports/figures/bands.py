@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from reports.aggregate import finite
-from reports.charts import BandAxes, band_chart
+from reports.charts.band import BandAxes, band_chart
 from reports.charts.style import is_wide
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, is_crossed, make_figure
 from reports.frames import Frames

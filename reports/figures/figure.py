@@ -8,8 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from reports.charts import ChartStyle, LayeredChart
-from reports.charts.style import parameter
+from reports.charts.style import ChartStyle, LayeredChart, parameter
 from reports.filters import CHART_AXES
 from reports.frames import CONTEXT, Frames
 from reports.theme import FILE, PAGE, Variant

@@ -42,19 +42,12 @@ class Compared:
 
 
 _POINTS, _SHARE = 0.2, 0.02
+_RATIOS = {"esm_sigma": "Mean ESM σ", "esm_mu": "Mean ESM μ", "images_per_s": "Images/s"}
+_RATIOS |= {"peak_memory_gib": "Peak memory (GiB)", "epoch_time_s": "Epoch time (s)"}
 COMPARED = (
     Compared("top1_percent", "Final top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
     Compared(BEST_TOP1, "Best top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
-    Compared("esm_sigma", "Mean ESM σ", METRICS["esm_sigma"].direction, True, _SHARE),
-    Compared("esm_mu", "Mean ESM μ", METRICS["esm_mu"].direction, True, _SHARE),
-    *(
-        Compared(name, title, METRICS[name].direction, True, _SHARE)
-        for name, title in (
-            ("images_per_s", "Images/s"),
-            ("peak_memory_gib", "Peak memory (GiB)"),
-            ("epoch_time_s", "Epoch time (s)"),
-        )
-    ),
+    *(Compared(name, title, METRICS[name].direction, True, _SHARE) for name, title in _RATIOS.items()),
 )
 
 
@@ -114,15 +107,10 @@ def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
 
 def _alike_in_settings(sides: Sequence[Frames]) -> list[Frames]:
     """Settings name what differs within a side, on both: else a sweep on one side would match nothing."""
-    rows = [frames.deciding for frames in sides]
-    fields = {
-        name
-        for frames, deciding in zip(sides, rows, strict=True)
-        for name in varying_fields(frames.runs, deciding)
-    }
+    fields = {name for frames in sides for name in varying_fields(frames.runs, frames.deciding)}
     return [
-        replace(frames, runs=frames.runs.assign(settings=settings_texts(deciding, fields)))
-        for frames, deciding in zip(sides, rows, strict=True)
+        replace(frames, runs=frames.runs.assign(settings=settings_texts(frames.deciding, fields)))
+        for frames in sides
     ]
 
 

@@ -15,8 +15,7 @@ from reports.paper.matching_cells import TOP1, paper_cells
 from reports.paper.published import load_paper
 from reports.sentences import sentence
 from reports.tables.cell_tables import print_table
-from reports.tables.paper_table import paper_table
-from reports.tables.two_sides_table import two_sides_display
+from reports.tables.side_by_side import paper_table, two_sides_display
 from reports.write.markdown import fill
 from suite.errors import UserError
 from suite.files import write_atomically
@@ -37,10 +36,7 @@ def print_comparison(console: Console, comparison: MatchedRuns) -> None:
 
 
 def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:
-    """Write compare.md and compare.csv into `out`, which is made when missing.
-
-    Raises UserError when they cannot be written.
-    """
+    """`write_files` of a comparison."""
     table = comparison_table(comparison)
     page = {
         "names": dict(zip("AB", comparison.names, strict=True)),
@@ -66,11 +62,6 @@ def write_files(out: Path, markdown: str, csv: str) -> tuple[Path, Path]:
     return out / "compare.md", out / "compare.csv"
 
 
-_NO_TEST = (
-    "The paper names no seeds, so nothing is tested; only its top-1 without noise is shown beside runs."
-)
-
-
 def beside_paper(runs: Path, cache: Path | None = None) -> pd.DataFrame:
     """The cells below `runs` that the paper measured alike: see `paper_cells`. `cache`: see reports.collect.
 
@@ -92,7 +83,8 @@ def paper_sentences(cells: pd.DataFrame) -> list[str]:
     texts += [
         f"{s.norm}: no cell beside the paper's top-1 of {s.values[0]:.1f} % ({s.label})." for s in missing
     ]
-    return [*texts, _NO_TEST]
+    untested = "The paper names no seeds, so nothing is tested;"
+    return [*texts, f"{untested} only its top-1 without noise is shown beside runs."]
 
 
 def _difference(row: pd.Series) -> str:
@@ -118,7 +110,7 @@ def print_beside_paper(console: Console, cells: pd.DataFrame) -> None:
 
 
 def write_beside_paper(runs: Path, cells: pd.DataFrame, out: Path) -> tuple[Path, Path]:
-    """Write compare.md and compare.csv into `out`. Raises UserError when they cannot be written."""
+    """`write_files` of the cells beside the paper's numbers."""
     page = {"runs": str(runs), "table": paper_table(cells), "sentences": paper_sentences(cells)}
     return write_files(out, fill("beside_paper.md.j2", **page), _rows(cells).to_csv(index=False))
 

@@ -5,12 +5,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from pylatexenc.latexencode import (
-    RULE_DICT,
-    RULE_REGEX,
-    UnicodeToLatexConversionRule,
-    UnicodeToLatexEncoder,
-)
+from pylatexenc import latexencode
 
 from reports.numbers import Number, ascii_number
 from reports.tables.table import Column, Table
@@ -189,28 +184,17 @@ _KNOWN = (
     "\u20ac\u2190-\u2194\u21d0-\u21d4\u2202\u2207\u2208\u220f\u2211-\u2213\u221a\u221d\u221e"
     "\u2248\u2260\u2261\u2264\u2265\u22c5"
 )
-_ENCODER = UnicodeToLatexEncoder(
-    conversion_rules=[
-        UnicodeToLatexConversionRule(
-            RULE_REGEX,
-            [
-                (
-                    re.compile(f"([α-ω])([{''.join(_MATH_ACCENTS)}])"),
-                    lambda found: _accented(*found.groups()),
-                ),
-                (re.compile("-(?=-)"), r"-{}"),  # two hyphens would be set as a dash
-                (re.compile(f"[^{_KNOWN}]"), lambda found: f"{{[}}U+{ord(found[0]):04X}]"),
-            ],
-        ),
-        UnicodeToLatexConversionRule(
-            RULE_DICT,
-            # Behind a row's end, a bracket or an asterisk would be read as its argument.
-            {ord("["): "{[}", ord("*"): "{*}", ord("|"): r"\textbar", ord("`"): r"\textasciigrave"}
-            | {ord("√"): r"\ensuremath{\surd}"},
-        ),
-        "defaults",
-    ]
-)
+_PATTERNS = [
+    (re.compile(f"([α-ω])([{''.join(_MATH_ACCENTS)}])"), lambda found: _accented(*found.groups())),
+    (re.compile("-(?=-)"), r"-{}"),  # two hyphens would be set as a dash
+    (re.compile(f"[^{_KNOWN}]"), lambda found: f"{{[}}U+{ord(found[0]):04X}]"),
+]
+# Behind a row's end, a bracket or an asterisk would be read as its argument.
+_CHARACTERS = {"[": "{[}", "*": "{*}", "|": r"\textbar", "`": r"\textasciigrave", "√": r"\ensuremath{\surd}"}
+_CODES = {ord(character): command for character, command in _CHARACTERS.items()}
+_Rule = latexencode.UnicodeToLatexConversionRule
+_RULES = [_Rule(latexencode.RULE_REGEX, _PATTERNS), _Rule(latexencode.RULE_DICT, _CODES), "defaults"]
+_ENCODER = latexencode.UnicodeToLatexEncoder(conversion_rules=_RULES)
 
 
 def escape(text: str) -> str:

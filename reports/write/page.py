@@ -22,7 +22,7 @@ from reports.frames import Frames
 from reports.sentences import environment, sentence
 from reports.tables.baseline_table import accumulation_display, baseline_display
 from reports.tables.cell_tables import shift_display, summary_display
-from reports.tables.cost import cost_display
+from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.inventory import (
     ReportHeader,
     command_line,
@@ -31,9 +31,8 @@ from reports.tables.inventory import (
     report_header,
     warnings,
 )
-from reports.tables.paper_table import paper_display
 from reports.tables.run_list import run_list
-from reports.tables.speed_table import throughput_display
+from reports.tables.side_by_side import paper_display
 from reports.tables.table import Link, State, Table
 from reports.write.export import to_csv
 from reports.write.markdown import fill

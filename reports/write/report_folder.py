@@ -52,11 +52,7 @@ def build_report(
     claims: Mapping[str, Sequence[Path]] | None = None,
     command: str | None = None,
 ) -> ReportFiles:
-    """Report on all runs at or below `roots` into the folder `out`: `collect` and `write_report`.
-
-    `cache`: see reports.collect. Raises UserError when there is no readable run below the roots, and as
-    `write_report` does.
-    """
+    """`write_report` of all runs at or below `roots`. Raises UserError also when none can be read."""
     return write_report(collect(roots, cache), roots, out, baseline, reload_s, claims, command)
 
 
