@@ -33,7 +33,7 @@ def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
     """A row for each cell with BN layers that was probed: the columns of `summarise` for each of SLOPES.
 
     And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's over the layers that both
-    have, paired by seed, as in `pairing.compared`.
+    have, paired by seed, as in `baseline.compared`.
     """
     runs = frames.runs.merge(run_slopes(frames), on="run")
     table = summarise(replace(frames, runs=runs), list(SLOPES.values()))

@@ -130,7 +130,7 @@ def compared(
     """Each row of `pairs` over the seeds that both sides completed: the columns of `_tested`.
 
     `values`: run and value; and rival, where a run of the baseline has one value for each norm that it is
-    compared with (`shared_layers.over_shared_layers`).
+    compared with (`over_shared_layers`).
     """
     return _tested(_by_seed(frames, pairs, values), pairs.index, ratio)
 
@@ -175,7 +175,7 @@ TOP1 = "top1_percent"
 
 
 def against_baseline(frames: Frames, baseline: str) -> pd.DataFrame:
-    """A row for each cell and each baseline cell that it is compared with: see `pairing.pair_cells`.
+    """A row for each cell and each baseline cell that it is compared with: see `pair_cells`.
 
     `top1_*` is the difference of final top-1 in points (ours − baseline), `esm_*` the ratio of mean ESM σ
     over the BN layers that both have (ours / baseline): `_mean`, `_low`, `_high`, `_n` (pairs),
