@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
-from reports.collect.newest_values import BEST_TOP1, SCALAR_METRICS
+from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
 from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
 
@@ -85,7 +85,7 @@ class Frames:
     def shift_by_epoch(self, runs: Sequence[int], metric: str) -> pd.DataFrame:
         """Mean of a per-layer metric over these runs (of one arch): epoch, layer, position, value, seeds."""
         probes = self.collection.tables.probes
-        wanted = np.isin(probes["run"].to_numpy(), np.asarray(runs)) & _equals(probes["metric"], metric)
+        wanted = probes["run"].to_pandas().isin(runs) & (probes["metric"].to_pandas() == metric)
         long = _spread(probes.filter(pa.array(wanted)), self._layer_names)
         means = long.groupby(["epoch", "layer"], as_index=False, observed=True).agg(
             value=("value", "mean"), seeds=("run", "nunique")
@@ -108,7 +108,9 @@ def build_frames(collection: Collection) -> Frames:
     runs["norm_family"] = pd.Categorical(runs.norm_family, NORM_FAMILIES, ordered=True)
     runs[["position", "bfn"]] = runs[["position", "bfn"]].fillna("")
     runs["has_bn"] = runs.norm_family < "batch_free"
-    runs["settings"] = _settings(runs, tables.runs["deciding"].to_pylist())
+    # Without them, two learning rates in one folder would pass for two seeds.
+    deciding = tables.runs["deciding"].to_pylist()
+    runs["settings"] = settings_texts(deciding, varying_fields(runs, deciding))
     runs["counted"] = _counted(runs)
     runs["is_of_study"] = _of_studies(runs)
     names, newest = _layer_names(tables.runs), _newest_probes(tables.probes)
@@ -125,14 +127,6 @@ def build_frames(collection: Collection) -> Frames:
     return Frames(runs, tables.starts.to_pandas(), layers, bn_layers, common, collection, positions)
 
 
-def _settings(runs: pd.DataFrame, deciding: Sequence[str]) -> list[str]:
-    """For each run `field=value` of what else decides the result and differs between runs alike in the axes.
-
-    Without it, two learning rates in one folder would pass for two seeds.
-    """
-    return settings_texts(deciding, varying_fields(runs, deciding))
-
-
 def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
     """What decides the result and differs between runs that are alike in the axes."""
     fields = _parsed(deciding)
@@ -146,7 +140,7 @@ def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
 
 
 def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
-    """For each run the values of these fields."""
+    """For each run `field=value` of these fields."""
     fields, shown = _parsed(deciding), sorted(shown)
     parts = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
     return [parts[text] for text in deciding]
@@ -208,11 +202,6 @@ def _spread(probes: pa.Table, names: Sequence[Sequence[str]]) -> pd.DataFrame:
             "value": values.flatten().to_numpy(),
         }
     )
-
-
-def _equals(names: pa.ChunkedArray, wanted: str) -> np.ndarray:
-    equal: np.ndarray = (names.to_pandas() == wanted).to_numpy()
-    return equal
 
 
 def _by_norm(runs: pd.DataFrame, names: Sequence[Sequence[str]]) -> dict[str, dict[str, list[str]]]:

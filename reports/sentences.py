@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports import stats
-from reports.numbers import number, p_cell, plural, short
+from reports.numbers import EMPTY, number, p_cell, plural, short
 
 
 def sentence(macro: str, **values: object) -> str:
@@ -32,5 +32,5 @@ def environment(escape: bool) -> Environment:
 def _macros() -> Any:
     made = environment(escape=False)
     made.filters |= {"short": short, "number": number, "p": p_cell}
-    made.globals |= {"plural": plural, "stats": stats, "NBSP": "\u00a0"}
+    made.globals |= {"plural": plural, "stats": stats, "NBSP": "\u00a0", "EMPTY": EMPTY}
     return made.get_template("sentences.j2").module

@@ -13,14 +13,8 @@ import pandas as pd
 # Kept beside the style sheet's --series-0 … --series-7, whose light values these are.
 SERIES_HEX = ("#0b62a4", "#cc5a00", "#007d5f", "#a8479a", "#8a7000", "#2b9ac4", "#8c2f2f", "#5b5b66")
 SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "triangle-down",
-    "cross",
-    "triangle-right",
-    "triangle-left",
+    *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"),
+    *("triangle-right", "triangle-left"),
 )
 # Of norms in charts: more than these can neither be distinguished nor chosen from.
 MAX_VARIANTS = 24
@@ -39,6 +33,7 @@ class Theme:
 
     def config(self) -> dict[str, Any]:
         """Vega-Lite's config."""
+        titles = {"titleColor": self.muted}
         return {
             "font": FONT,
             "background": self.background or "transparent",
@@ -47,14 +42,12 @@ class Theme:
             "mark": {"aria": False},
             "axis": {
                 "labelColor": self.muted,
-                "titleColor": self.muted,
                 "labelFontSize": 12,
                 "titleFontSize": 12,
                 "titleFontWeight": "normal",
-                "gridColor": self.grid,
-                "domainColor": self.grid,
-                "tickColor": self.grid,
                 "labelPadding": 6,
+                **dict.fromkeys(("gridColor", "domainColor", "tickColor"), self.grid),
+                **titles,
             },
             "axisX": {"grid": False, "titlePadding": 8},
             "axisY": {
@@ -77,13 +70,8 @@ class Theme:
         }
 
 
-PAGE = Theme(
-    tuple(f"var(--series-{i})" for i in range(len(SERIES_HEX))),
-    "var(--text)",
-    "var(--muted)",
-    "var(--grid)",
-    None,
-)
+_VARIABLES = tuple(f"var(--series-{i})" for i in range(len(SERIES_HEX)))
+PAGE = Theme(_VARIABLES, "var(--text)", "var(--muted)", "var(--grid)", None)
 FILE = Theme(SERIES_HEX, "#1c1c1f", "#55555e", "#e2e2e6", "#ffffff")
 
 

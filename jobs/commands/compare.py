@@ -34,7 +34,7 @@ def compare(
     console = Console()
     is_paper = [str(side) == "paper" and not side.is_dir() for side in (a, b)]
     if any(is_paper):
-        from reports.write.compare_paper import beside_paper, print_beside_paper, write_beside_paper
+        from reports.write.compare_text import beside_paper, print_beside_paper, write_beside_paper
 
         runs = b if is_paper[0] else a
         cells = beside_paper(runs, cache_folder())

@@ -33,8 +33,7 @@ def report(
     """
     from reports.collect import Collection, cache_folder, collect
     from reports.tables.cell_tables import print_summary
-    from reports.write.report_folder import ReportFiles, write_report
-    from reports.write.watch import follow
+    from reports.write.report_folder import ReportFiles, follow, write_report
     from suite.errors import UserError
 
     console = Console(soft_wrap=True, highlight=False, markup=False)

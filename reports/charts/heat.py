@@ -50,27 +50,11 @@ def heat_chart(
         scale=alt.Scale(domain=[-0.5, depth - 0.5], nice=False, zero=False),
         axis=alt.Axis(format="d", tickMinStep=1, tickCount=min(depth, 6), grid=False),
     )
-    tooltip = tips(
-        [
-            ("layer:N", "Layer"),
-            ("epoch:Q", "Epoch"),
-            ("value:Q", f"{value_title}, mean"),
-            ("seeds:Q", "Seeds"),
-        ]
-    )
+    texts = [("layer:N", "Layer"), ("epoch:Q", "Epoch"), ("value:Q", f"{value_title}, mean")]
     # Thousands of cells are not to be read out one by one; the chart's description says what they show.
-    rects = (
-        style.chart(data)
-        .mark_rect(aria=False)
-        .encode(
-            x=x,
-            x2="right:Q",
-            y=y,
-            y2="top:Q",
-            color=alt.Color("value:Q", scale=scale, legend=legend),
-            tooltip=tooltip,
-        )
-    )
+    rects = style.chart(data).mark_rect(aria=False).encode(x=x, x2="right:Q", y=y, y2="top:Q")
+    color = alt.Color("value:Q", scale=scale, legend=legend)
+    rects = rects.encode(color=color, tooltip=tips([*texts, ("seeds:Q", "Seeds")]))
     return layered(style, rects).properties(view=alt.ViewBackground(fill=style.theme.grid))
 
 

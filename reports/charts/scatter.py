@@ -1,5 +1,6 @@
 """One metric against another, a mark for each cell."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from reports.charts.style import (
+    CELL_TIPS,
     ChartStyle,
     LayeredChart,
     is_wide,
@@ -44,6 +46,17 @@ class Quantity:
     def y(self) -> alt.Y:
         scale, axis, title = self.scale_and_axis()
         return alt.Y("y:Q", title=title, scale=scale, axis=axis)
+
+
+def marks_of(
+    runs: pd.DataFrame, keys: Sequence[str], titles: Mapping[str, str]
+) -> tuple[pd.DataFrame, list[Quantity]]:
+    """The means over seeds of the columns that `titles` names, a row for each cell, and an axis for each."""
+    cells = runs.groupby(list(keys), as_index=False, sort=False, observed=True).agg(
+        **{name: (name, "mean") for name in titles}, seeds=("seed", "nunique")
+    )
+    extents = {name: (float(cells[name].min()), float(cells[name].max())) for name in titles}
+    return cells, [Quantity(name, title, extents[name]) for name, title in titles.items()]
 
 
 def names_batches(cells: pd.DataFrame) -> str:
@@ -90,16 +103,8 @@ def _base(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> a
 def _marks(
     base: alt.Chart, cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle
 ) -> list[alt.Chart]:
-    tooltip = tips(
-        [
-            ("norm:N", "Norm"),
-            ("norm_batch_size:Q", "Norm batch"),
-            ("batch_size_per_gpu:Q", "Batch per GPU"),
-            ("x:Q", f"{x.title}, mean"),
-            ("y:Q", f"{y.title}, mean"),
-            ("seeds:Q", "Seeds"),
-        ]
-    )
+    values = [("x:Q", f"{x.title}, mean"), ("y:Q", f"{y.title}, mean"), ("seeds:Q", "Seeds")]
+    tooltip = tips([*CELL_TIPS, *values])
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=style.shape(), tooltip=tooltip)
     if len(cells) > _MAX_LABELS:
         sizes = alt.Scale(type="log", base=2, range=[35, 170])

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.style import ChartStyle, LayeredChart, layered, linear, tips
+from reports.charts.style import CELL_TIPS, ChartStyle, LayeredChart, layered, linear, tips
 from reports.seed_statistics import mean_intervals
 
 # More runs than these hide each other: the mean's interval is drawn instead.
@@ -94,38 +94,14 @@ def _seeds(
 ) -> tuple[alt.Chart, alt.Chart]:
     """The runs, or the mean's interval where they are many, and over them the means."""
     small, large = sizes
+    own = [] if axes.column in CELL else [(f"{axes.column}:Q", axes.title.partition(" (")[0])]
+    texts = [*CELL_TIPS, *own]
     if many:
         behind = means.mark_rule(strokeWidth=1.5, opacity=0.6).encode(**interval)
     else:
         dots = runs.mark_point(size=small, filled=True, opacity=0.45)
-        behind = dots.encode(shape=style.shape(), tooltip=_run_tips(axes))
+        of_run = tips([*texts, ("value:Q", axes.value_title), ("seed:Q", "Seed")])
+        behind = dots.encode(shape=style.shape(), tooltip=of_run)
+    texts += [("value:Q", f"{axes.value_title}, mean"), ("low:Q", "95 % interval from"), ("high:Q", "to")]
     marks = means.mark_point(size=large, filled=True, opacity=1)
-    return behind, marks.encode(shape=style.shape(), tooltip=_mean_tips(axes))
-
-
-def _mean_tips(axes: Steps) -> list[alt.Tooltip]:
-    value = axes.value_title
-    return tips(
-        [
-            *_axes_tips(axes),
-            ("value:Q", f"{value}, mean"),
-            ("low:Q", "95 % interval from"),
-            ("high:Q", "to"),
-            ("seeds:Q", "Seeds"),
-        ]
-    )
-
-
-def _run_tips(axes: Steps) -> list[alt.Tooltip]:
-    return tips([*_axes_tips(axes), ("value:Q", axes.value_title), ("seed:Q", "Seed")])
-
-
-def _axes_tips(axes: Steps) -> list[tuple[str, str]]:
-    found = [
-        ("norm:N", "Norm"),
-        ("norm_batch_size:Q", "Norm batch"),
-        ("batch_size_per_gpu:Q", "Batch per GPU"),
-    ]
-    if axes.column in CELL:
-        return found
-    return [*found, (f"{axes.column}:Q", axes.title.partition(" (")[0])]
+    return behind, marks.encode(shape=style.shape(), tooltip=tips([*texts, ("seeds:Q", "Seeds")]))

@@ -59,22 +59,16 @@ class ChartStyle:
                 chart = chart.transform_filter(fits)
         return chart
 
-    def color(self) -> alt.Color:
-        return alt.Color(
-            "norm:N",
-            scale=alt.Scale(
-                domain=[v.label for v in self.palette],
-                range=[self.theme.series[v.series] for v in self.palette],
-            ),
-            legend=_LEGEND if self.legend else None,
-        )
+    def color(self, column: str = "norm:N") -> alt.Color:
+        colors = [self.theme.series[variant.series] for variant in self.palette]
+        return alt.Color(column, scale=self._scale(colors), legend=_LEGEND if self.legend else None)
 
-    def shape(self) -> alt.Shape:
-        return alt.Shape(
-            "norm:N",
-            scale=alt.Scale(domain=[v.label for v in self.palette], range=[v.shape for v in self.palette]),
-            legend=_LEGEND if self.legend else None,
-        )
+    def shape(self, column: str = "norm:N") -> alt.Shape:
+        shapes = [variant.shape for variant in self.palette]
+        return alt.Shape(column, scale=self._scale(shapes), legend=_LEGEND if self.legend else None)
+
+    def _scale(self, looks: list[str]) -> alt.Scale:
+        return alt.Scale(domain=[variant.label for variant in self.palette], range=looks)
 
     def present(self, values: pd.DataFrame) -> list[str]:
         """The norms among these values, in the legend's order."""
@@ -110,6 +104,14 @@ def linear(low: float, high: float, from_zero: bool = False) -> alt.Scale:
         return alt.Scale(domain=[0, high * 1.04 or 1], nice=False)
     margin = 0.08 * span or max(abs(low), 1) * 0.05
     return alt.Scale(domain=[low - margin, high + margin], nice=False)
+
+
+CELL_TIPS = (
+    ("norm:N", "Norm"),
+    ("norm_batch_size:Q", "Norm batch"),
+    ("batch_size_per_gpu:Q", "Batch per GPU"),
+)
+SEED_TIPS = (("low:Q", "Lowest seed"), ("high:Q", "Highest seed"), ("seeds:Q", "Seeds"))
 
 
 def tips(fields: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

@@ -9,7 +9,6 @@ not complete.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from reports.paper.published import Label
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
 CheckOutcome = Literal["holds", "fails", "inconclusive"]
-Side = Literal["above", "below"]
+Comparison = Literal["above", "below", "disjoint"]
 _WORDS: dict[CheckOutcome, str] = {
     "holds": "",
     "fails": "not ",
@@ -43,24 +42,49 @@ class PaperNumber:
 
 
 @dataclass(frozen=True)
-class Check(ABC):
-    """`values` of `measured`, one for each seed (NaN: not measured), in `unit`."""
+class Check:
+    """`values` of `measured`, one for each seed (NaN: not measured), in `unit`.
+
+    Their mean is claimed to lie above or below `bound`, or `disjoint`: their interval below that of `others`.
+    """
 
     measured: str
     unit: str
     values: tuple[float, ...]
     decimals: int
+    comparison: Comparison = "above"
+    bound: float = 0.0
+    others: tuple[float, ...] = ()
     paper: PaperNumber | None = None
 
     @property
-    @abstractmethod
     def outcome(self) -> CheckOutcome:
         """What the rule of all checks makes of the values."""
+        match self.comparison:
+            case "disjoint":
+                ours, theirs = _ends(self.values), _ends(self.others)
+                if ours is None or theirs is None:
+                    return "inconclusive"
+                if ours[1] < theirs[0]:
+                    return "holds"
+                return "fails" if ours[0] > theirs[1] else "inconclusive"
+            case "above" | "below":
+                found = self.estimate
+                if found is None or self.num_lacking:
+                    return "inconclusive"
+                # The interval's test: it excludes the bound where p is below this.
+                if not paired_p([value - self.bound for value in self.values]) < 1 - CONFIDENCE:
+                    return "inconclusive"
+                return "holds" if (found.mean > self.bound) == (self.comparison == "above") else "fails"
+        assert_never(self.comparison)
 
     @property
-    @abstractmethod
     def rule(self) -> str:
         """What the values have to be, such as `above 85`, in the unit of `ours`."""
+        if self.comparison == "disjoint":
+            return f"below {estimate_cell(mean_t_interval(self.others), len(self.others), self.decimals)}"
+        places = 0 if self.bound == round(self.bound) else self.decimals
+        return f"{self.comparison} {number(self.bound, places)}"
 
     @cached_property
     def estimate(self) -> Estimate | None:
@@ -69,17 +93,12 @@ class Check(ABC):
     @property
     def compared(self) -> tuple[tuple[float, ...], ...]:
         """All that is compared, each with a value for each seed."""
-        return (self.values,)
+        return (self.values, self.others) if self.comparison == "disjoint" else (self.values,)
 
     @property
     def num_lacking(self) -> int:
         """How many values were not measured, or are not finite."""
         return sum(not math.isfinite(value) for values in self.compared for value in values)
-
-    @property
-    def num_seeds(self) -> int:
-        """The smallest number of seeds of what is compared."""
-        return min(map(len, self.compared))
 
     @property
     def ours(self) -> Number | str:
@@ -93,58 +112,11 @@ class Check(ABC):
         if self.num_lacking:
             wanted = sum(map(len, self.compared))
             return f"{self.measured}: {self.num_lacking} of {plural(wanted, 'value')} were not measured"
-        if self.num_seeds < MIN_SEEDS_FOR_A_CLAIM:
+        if min(map(len, self.compared)) < MIN_SEEDS_FOR_A_CLAIM:
             seeds = " and ".join(str(len(values)) for values in self.compared)
             return f"{self.measured}: {self.ours}, of {seeds} seeds, where {MIN_SEEDS_FOR_A_CLAIM} are needed"
         same = " in every seed" if len(set(self.values)) == 1 else ""
         return f"{self.measured}: {self.ours}{same}, {_WORDS[self.outcome]}{self.rule}"
-
-
-@dataclass(frozen=True)
-class AgainstBound(Check):
-    """A mean that is claimed to lie on one side of a bound."""
-
-    side: Side = "above"
-    bound: float = 0.0
-
-    @property
-    def outcome(self) -> CheckOutcome:
-        found = self.estimate
-        if found is None or self.num_lacking:
-            return "inconclusive"
-        # The interval's test: it excludes the bound where p is below this.
-        if not paired_p([value - self.bound for value in self.values]) < 1 - CONFIDENCE:
-            return "inconclusive"
-        return "holds" if (found.mean > self.bound) == (self.side == "above") else "fails"
-
-    @property
-    def rule(self) -> str:
-        places = 0 if self.bound == round(self.bound) else self.decimals
-        return f"{self.side} {number(self.bound, places)}"
-
-
-@dataclass(frozen=True)
-class DisjointIntervals(Check):
-    """Two intervals: that of `values` is claimed to lie below that of `others`, without overlap."""
-
-    others: tuple[float, ...] = ()
-
-    @property
-    def compared(self) -> tuple[tuple[float, ...], ...]:
-        return (self.values, self.others)
-
-    @property
-    def outcome(self) -> CheckOutcome:
-        ours, theirs = _ends(self.values), _ends(self.others)
-        if ours is None or theirs is None:
-            return "inconclusive"
-        if ours[1] < theirs[0]:
-            return "holds"
-        return "fails" if ours[0] > theirs[1] else "inconclusive"
-
-    @property
-    def rule(self) -> str:
-        return f"below {estimate_cell(mean_t_interval(self.others), len(self.others), self.decimals)}"
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
@@ -183,18 +155,15 @@ class Rule:
     unit: str
     decimals: int
     metric: Callable[[Frames], Iterable[Measured]]
-    comparison: Literal["above", "below", "disjoint"]
+    comparison: Comparison
     margin: float = 0.0
 
     def check(self, found: Measured) -> Check:
         """The check of one subset."""
-        texts = (self.measured.format(**found.subset), self.unit, found.values, self.decimals, found.paper)
-        match self.comparison:
-            case "above" | "below":
-                return AgainstBound(*texts, self.comparison, self.margin)
-            case "disjoint":
-                return DisjointIntervals(*texts, found.others)
-        assert_never(self.comparison)
+        return Check(
+            *(self.measured.format(**found.subset), self.unit, found.values, self.decimals),
+            *(self.comparison, self.margin, found.others, found.paper),
+        )
 
 
 def evaluate(blocks: Iterable[Sequence[Rule]], frames: Frames) -> list[Check]:

@@ -1,4 +1,4 @@
-"""What is drawn of each claim: our lines, and the paper's points where it has some."""
+"""The paper's figures drawn anew for each claim: our lines, and the paper's points where it has some."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from functools import partial
 
 import pandas as pd
 
-from reports.charts.paper_points import LineAxes, paper_points_chart
+from reports.charts.band import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
 from reports.claims.inference import errors
 from reports.claims.noise_loss import relative_top1
 from reports.claims.positions import BATCH_FREE_NORMS, POSITIONS, top1_by_site
-from reports.figures import Panel
+from reports.claims.result import Evidence
+from reports.figures import Figure, Panel
 from reports.figures.figure import MAX_PANELS
 from reports.frames import Frames
 from reports.numbers import short
@@ -221,3 +222,34 @@ def _panel(title: str, what: str, ours: pd.DataFrame, papers: pd.DataFrame, axes
         first, last = points.sort_values("x").value.iloc[[0, -1]]
         texts.append(f"{line} from {short(first)} to {short(last)}")
     return Panel(title, f"{what}: {'; '.join(texts)}", partial(paper_points_chart, ours, papers, axes))
+
+
+SECTION = "claims"
+
+
+@dataclass(frozen=True)
+class ClaimFigure(Figure):
+    """A figure whose lines are not the report's norms: it stays whatever a reader filters."""
+
+    norms: Sequence[str] = ()
+
+    @property
+    def holds(self) -> dict[str, list[str]]:
+        return {"norm": list(self.norms), "norm_batch_size": self.batches}
+
+
+def claim_figures(evidence: Sequence[Evidence], runs: pd.DataFrame) -> list[Figure]:
+    """In the claims' order. `runs`: those of the whole report, whose axes the page filters by."""
+    norms = [str(norm) for norm in runs.norm.unique()]
+    batches = [str(size) for size in sorted(runs.norm_batch_size.unique())]
+    found: list[Figure] = []
+    for one in evidence:
+        if one.frames is None or one.frames.completed.empty:
+            continue
+        for chart in CLAIM_CHARTS[one.letter](one.frames):
+            slug = f"claim-{one.letter.lower()}-{chart.slug}"
+            title = f"{one.letter}: {chart.title}"
+            found.append(
+                ClaimFigure(slug, SECTION, title, chart.caption, chart.panels, [], [], {}, batches, norms)
+            )
+    return found

@@ -101,15 +101,10 @@ def _papers_loss(series_id: str) -> tuple[float, float]:
 
 
 _DELTAS = f"{', '.join(f'{delta:g}' for delta in MAGNITUDES[:-1])} and {MAGNITUDES[-1]:g}"
+_LOST = f"top-1 above chance lost to noise of δ = {_DELTAS}"
 RULES = (
     tuple(
-        Rule(
-            f"top-1 above chance lost to noise of δ = {_DELTAS}, {_NAMES[more]} less {_NAMES[less]}",
-            "points",
-            1,
-            partial(_loss_difference, more, less),
-            "above",
-        )
-        for more, less in pairwise(_NAMES)
+        Rule(f"{_LOST}, {_NAMES[a]} less {_NAMES[b]}", "points", 1, partial(_loss_difference, a, b), "above")
+        for a, b in pairwise(_NAMES)
     ),
 )

@@ -44,6 +44,7 @@ def _worst(top1: dict[tuple[str, str], dict[int, float]], bfn: str) -> dict[int,
     return {s: math.nan if any(map(math.isnan, values)) else min(values) for s, values in found.items()}
 
 
+_AT_WORST = "top-1 at the worst position"
 RULES = (
     tuple(
         Rule(f"top-1, GN at P2 less at {other.upper()}", "points", 2, partial(_at_p2_less_at, other), "above")
@@ -51,13 +52,7 @@ RULES = (
         if other != "p2"
     )
     + tuple(
-        Rule(
-            f"top-1 at the worst position, GN less {bfn.upper()}",
-            "points",
-            2,
-            partial(_gn_less, bfn),
-            "above",
-        )
+        Rule(f"{_AT_WORST}, GN less {bfn.upper()}", "points", 2, partial(_gn_less, bfn), "above")
         for bfn in BATCH_FREE_NORMS
         if bfn != "gn"
     ),

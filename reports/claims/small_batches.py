@@ -17,7 +17,7 @@ from reports.frames import Frames
 from reports.paper.published import load_paper
 
 
-def _xbn_less_bn(column: str, paper: PaperNumber | None, frames: Frames) -> Iterator[Measured]:
+def _xbn_less_bn(column: str, frames: Frames) -> Iterator[Measured]:
     """A column of XBN's runs less BN's at the smallest norm batch of both; nothing where they share none."""
     bn, xbn = (frames.completed[frames.completed.norm_family == family] for family in ("bn", "xbn"))
     if shared := set(bn.norm_batch_size) & set(xbn.norm_batch_size):
@@ -25,6 +25,7 @@ def _xbn_less_bn(column: str, paper: PaperNumber | None, frames: Frames) -> Iter
         ours, others = (
             here[here.norm_batch_size == smallest].set_index("seed")[column].to_dict() for here in (xbn, bn)
         )
+        paper = _paper() if column == "top1_percent" else None
         yield Measured(paired(ours, others), {"norm_batch": smallest}, paper=paper)
 
 
@@ -38,13 +39,7 @@ def _paper() -> PaperNumber:
 _AT = "XBN less BN, norm batch {norm_batch}"
 RULES = (
     (
-        Rule(
-            f"top-1, {_AT}",
-            "points",
-            2,
-            lambda frames: _xbn_less_bn("top1_percent", _paper(), frames),
-            "above",
-        ),
-        Rule(f"mean ESM σ, {_AT}", "", 3, partial(_xbn_less_bn, "esm_sigma_common", None), "below"),
+        Rule(f"top-1, {_AT}", "points", 2, partial(_xbn_less_bn, "top1_percent"), "above"),
+        Rule(f"mean ESM σ, {_AT}", "", 3, partial(_xbn_less_bn, "esm_sigma_common"), "below"),
     ),
 )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from reports.collect.cache import Cache, Segment, cache_folder, forget_old
 from reports.collect.digest import digest
-from reports.collect.finder import Signature, find, signature
+from reports.collect.finder import Signature, find, look_at
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
 from suite.files import read_whole
@@ -67,19 +67,10 @@ def collect(roots: Sequence[Path], cache: Path | None = None) -> Collection:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; expected one that holds runs")
-    skipped: list[Skipped] = []
-    seen: set[str] = set()
-    if cache is None:
-        found = [
-            (root / path, path, now) for root in roots for path, now in _find(root, {}, seen, skipped).items()
-        ]
-        read = _read_all(found, skipped)
-        found_now = Collection([read.tables], skipped, len(read.paths))
-    else:
-        parts = [_collect(root, Cache(os.path.realpath(root), cache), seen, skipped) for root in roots]
-        found_now = Collection([t for one, _ in parts for t in one], skipped, sum(n for _, n in parts))
+    found = _collect_all([(root, None) for root in roots], cache)
+    if cache is not None:
         forget_old(cache)
-    return _checked(found_now, ", ".join(str(root) for root in roots))
+    return found
 
 
 def collect_folders(folders: Sequence[Path], cache: Path | None = None) -> Collection:
@@ -87,26 +78,31 @@ def collect_folders(folders: Sequence[Path], cache: Path | None = None) -> Colle
 
     Raises UserError when not one can be read.
     """
-    skipped: list[Skipped] = []
-    seen: set[str] = set()
     around: dict[Path, list[str]] = {}
     for folder in folders:
         around.setdefault(folder.parent, []).append(folder.name)
+    return _collect_all(list(around.items()), cache)
+
+
+def _collect_all(places: Sequence[tuple[Path, Sequence[str] | None]], cache: Path | None) -> Collection:
+    """Read the runs below each folder; with names, only the run folders in it that have them."""
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
     if cache is None:
         found = [
-            (root / name, name, now)
-            for root, names in around.items()
-            for name, now in _look_at(root, names, seen, skipped).items()
+            (root / path, path, now)
+            for root, names in places
+            for path, now in _find(root, {}, seen, skipped, names).items()
         ]
         read = _read_all(found, skipped)
-        found_now = Collection([read.tables], skipped, len(read.paths))
+        collection = Collection([read.tables], skipped, len(read.paths))
     else:
         parts = [
             _collect(root, Cache(os.path.realpath(root), cache), seen, skipped, names)
-            for root, names in around.items()
+            for root, names in places
         ]
-        found_now = Collection([t for one, _ in parts for t in one], skipped, sum(n for _, n in parts))
-    return _checked(found_now, ", ".join(str(root) for root in around))
+        collection = Collection([t for one, _ in parts for t in one], skipped, sum(n for _, n in parts))
+    return _checked(collection, ", ".join(str(root) for root, _ in places))
 
 
 def _checked(found: Collection, where: str) -> Collection:
@@ -119,36 +115,22 @@ def _checked(found: Collection, where: str) -> Collection:
 
 
 def _find(
-    root: Path, known: Mapping[str, Signature], seen: set[str], skipped: list[Skipped]
+    root: Path,
+    known: Mapping[str, Signature],
+    seen: set[str],
+    skipped: list[Skipped],
+    names: Sequence[str] | None,
 ) -> dict[str, Signature]:
-    """Paths of the run folders below one root, less those in a folder that was `seen` before."""
+    """Paths of the run folders below one root, or of those with these names, each real folder once."""
     trouble: list[tuple[str, OSError]] = []
-    found = dict(find(os.path.realpath(root), known, seen, trouble))
+    everything = find(os.path.realpath(root), known, seen, trouble)
+    found = dict(everything if names is None else look_at(root, names, seen, trouble))
     skipped += [Skipped(Path(f), f"{f}: cannot be listed: {error.strerror}") for f, error in trouble]
     return found
 
 
-def _look_at(
-    root: Path, names: Sequence[str], seen: set[str], skipped: list[Skipped]
-) -> dict[str, Signature]:
-    """These run folders in `root`, each real one once; one that is gone is left out."""
-    found = {}
-    for name in names:
-        place = os.path.realpath(root / name)
-        if place in seen:
-            continue
-        seen.add(place)
-        try:
-            found[name] = signature(place)
-        except FileNotFoundError:  # removed meanwhile
-            continue
-        except OSError as error:
-            skipped.append(Skipped(root / name, f"{root / name}: cannot be listed: {error.strerror}"))
-    return found
-
-
 def _collect(
-    root: Path, cache: Cache, seen: set[str], skipped: list[Skipped], names: Sequence[str] | None = None
+    root: Path, cache: Cache, seen: set[str], skipped: list[Skipped], names: Sequence[str] | None
 ) -> tuple[list[Tables], int]:
     """The runs of one root, from its cache where they have not changed, and how many were read now.
 
@@ -157,7 +139,7 @@ def _collect(
     segments = cache.load()
     newest = {path: (segment, row) for segment in segments for row, path in enumerate(segment.paths)}
     known = {path: segment.signatures[row] for path, (segment, row) in newest.items()}
-    found = _find(root, known, seen, skipped) if names is None else _look_at(root, names, seen, skipped)
+    found = _find(root, known, seen, skipped, names)
     changed = []
     for path, now in found.items():
         if known.get(path) != now or not newest[path][0].is_settled[newest[path][1]]:

@@ -142,12 +142,5 @@ def _read(path: Path) -> Segment:
 
 
 def _seen(segment: Segment) -> pa.Table:
-    signatures = [list(one) for one in segment.signatures]
-    return pa.Table.from_arrays(
-        [
-            pa.array(segment.paths, pa.string()),
-            pa.array(signatures, SIGNATURE.field("signature").type),
-            pa.array(np.asarray(segment.is_settled, dtype=bool)),
-        ],
-        schema=SIGNATURE,
-    )
+    columns = (segment.paths, [list(one) for one in segment.signatures], segment.is_settled)
+    return pa.Table.from_pydict(dict(zip(SIGNATURE.names, columns, strict=True)), SIGNATURE)

@@ -10,14 +10,8 @@ import orjson
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, Run, XbnSpec
 from suite.record import Record
 
-_SHOWN_ELSEWHERE = (
-    "model.arch",
-    "model.norm",
-    "model.num_classes",
-    "data.name",
-    "data.path",
-    "data.num_classes",
-)
+_SHOWN_ELSEWHERE = {f"model.{name}" for name in ("arch", "norm", "num_classes")}
+_SHOWN_ELSEWHERE |= {f"data.{name}" for name in ("name", "path", "num_classes")}
 
 
 def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -109,20 +103,11 @@ def _start(line: dict[str, Any]) -> dict[str, Any]:
     hosts, versions = line.get("hosts"), line.get("versions")
     hosts = ", ".join(sorted({str(h) for h in hosts})) if isinstance(hosts, list) else hosts
     texts = {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
-    started_at = line.get("started_at")
+    at = line.get("started_at")
+    kinds = {"git_sha": str, "git_dirty": bool, "device": str, "device_type": str, "world_size": int}
     return {
-        "started_at": started_at
-        if isinstance(started_at, int | float) and math.isfinite(started_at)
-        else None,
-        "git_sha": _if(line.get("git_sha"), str),
-        "git_dirty": _if(line.get("git_dirty"), bool),
-        "device": _if(line.get("device"), str),
-        "device_type": _if(line.get("device_type"), str),
-        "world_size": _if(line.get("world_size"), int),
-        "hosts": _if(hosts, str),
+        "started_at": at if isinstance(at, int | float) and math.isfinite(at) else None,
+        **{name: value if type(value := line.get(name)) is kind else None for name, kind in kinds.items()},
+        "hosts": hosts if isinstance(hosts, str) else None,
         "versions": json.dumps(texts),
     }
-
-
-def _if(value: Any, kind: type) -> Any:
-    return value if type(value) is kind else None

@@ -1,7 +1,8 @@
 """Which run folders there are, and whether they have changed since they were last read."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from suite.paths import walk_runs
 
@@ -48,6 +49,23 @@ def find(
             continue
         except OSError as error:
             trouble.append((_folder(root, below), error))
+
+
+def look_at(
+    root: Path, names: Sequence[str], seen: set[str], trouble: list[tuple[str, OSError]]
+) -> Iterator[tuple[str, Signature]]:
+    """`find` for the run folders in `root` with these names alone; one that is gone is left out."""
+    for name in names:
+        place = os.path.realpath(root / name)
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            yield name, signature(place)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        except OSError as error:
+            trouble.append((str(root / name), error))
 
 
 def _folder(root: str, below: str) -> str:

@@ -19,19 +19,13 @@ CURVES = pa.schema(
 PROBES = pa.schema(
     [("run", pa.int32()), ("metric", NAME), ("epoch", pa.int32()), ("values", pa.list_(pa.float64()))]
 )
-_LINE = pyarrow.json.ParseOptions(
-    explicit_schema=pa.schema(
-        [
-            ("metric", pa.string()),
-            ("value", pa.float64()),
-            ("values", pa.list_(pa.float64())),
-            ("epoch", pa.int32()),
-            ("step", pa.int64()),
-            ("split", pa.string()),
-        ]
-    ),
-    unexpected_field_behavior="ignore",
+_FIELDS = pa.schema(
+    [
+        *(("metric", pa.string()), ("value", pa.float64()), ("values", pa.list_(pa.float64()))),
+        *(("epoch", pa.int32()), ("step", pa.int64()), ("split", pa.string())),
+    ]
 )
+_LINE = pyarrow.json.ParseOptions(explicit_schema=_FIELDS, unexpected_field_behavior="ignore")
 # NaN and infinity, which JSON lacks, are written as text.
 _NOT_PLAIN = (b'nan"', b'inf"')
 

@@ -6,27 +6,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from reports.collect.measurements import Chunk, Text, read_texts
-from reports.collect.newest_values import BEST_TOP1, SCALAR_METRICS, results
+from suite.metrics import METRICS
 
-_TEXT = [
-    "run_id",
-    "experiment",
-    "arch",
-    "data",
-    "norm",
-    "norm_family",
-    "position",
-    "bfn",
-    "deciding",
-    "state",
-    "reason",
-    "job",
-    "nodes",
-]
-_TEXT += ["folder", "notes", "layers", "device", "device_type"]
+SCALAR_METRICS = [m.name for m in METRICS.values() if not m.per_layer]
+BEST_TOP1 = "best_top1_percent"
+# Of these the evaluation's values are results; the training's are for the curves.
+_BOTH_SPLITS = [m.name for m in METRICS.values() if m.measured_in == "both"]
+
+
+def results(curves: pa.Table, probes: pa.Table, num_runs: int) -> pd.DataFrame:
+    """A row a run: the newest value of every scalar metric (NaN: none), BEST_TOP1, and its last `epoch`."""
+    frame = curves.to_pandas()
+    is_trained = (frame.split == "train").to_numpy()
+    is_result = ~(is_trained & frame.metric.isin(_BOTH_SPLITS).to_numpy())
+    newest = frame[is_result].drop_duplicates(["run", "metric"], keep="last")
+    newest = newest.assign(metric=newest.metric.astype(str))
+    found: pd.DataFrame = newest.pivot(index="run", columns="metric", values="value")
+    found = found.reindex(index=range(num_runs), columns=SCALAR_METRICS)
+    bad = frame[(frame.metric == "bad_images").to_numpy()].drop_duplicates(["run", "split"], keep="last")
+    found["bad_images"] = bad.groupby("run").value.sum()
+    is_top1 = ((frame.metric == "top1_percent") & (frame.split == "val")).to_numpy()
+    finite = frame[is_top1 & np.isfinite(frame.value.to_numpy())]
+    found[BEST_TOP1] = finite.groupby("run").value.max()
+    epochs = pd.concat([frame[["run", "epoch"]], probes.select(["run", "epoch"]).to_pandas()])
+    found["epoch"] = epochs.groupby("run").epoch.max()
+    found["epoch"] = found.epoch.fillna(0).astype(int)
+    return found
+
+
+_TEXT = ["run_id", "experiment", "arch", "data", "norm", "norm_family", "position", "bfn", "deciding"]
+_TEXT += ["state", "reason", "job", "nodes", "folder", "notes", "layers", "device", "device_type"]
 _WHOLE = ["num_groups", "global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
 _WHOLE += ["attempts", "restarts", "lost_steps", "epoch", "world_size"]
 _REAL = ["rank_s", "queue_wait_s", *SCALAR_METRICS, BEST_TOP1]
@@ -38,15 +51,9 @@ RUNS = pa.schema(
 )
 STARTS = pa.schema(
     [
-        ("run", pa.int32()),
-        ("started_at", pa.float64()),
-        ("git_sha", pa.string()),
-        ("git_dirty", pa.bool_()),
-        ("device", pa.string()),
-        ("device_type", pa.string()),
-        ("world_size", pa.int64()),
-        ("hosts", pa.string()),
-        ("versions", pa.string()),
+        *(("run", pa.int32()), ("started_at", pa.float64()), ("git_sha", pa.string())),
+        *(("git_dirty", pa.bool_()), ("device", pa.string()), ("device_type", pa.string())),
+        *(("world_size", pa.int64()), ("hosts", pa.string()), ("versions", pa.string())),
     ]
 )
 # So much text is parsed at once: enough to be quick, little enough to be forgotten soon.

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from reports.figures.curves import curves
+from reports.figures.bands import curves
+from reports.figures.by_steps import accuracy_by_throughput, by_norm_batch, throughput
 from reports.figures.figure import Figure, Maker, Panel, contexts
-from reports.figures.norm_batch_axis import by_norm_batch
 from reports.figures.shift import accuracy_by_shift, heat_maps, profiles
-from reports.figures.speed import accuracy_by_throughput, throughput
 from reports.filters import Facet, facets, notes
 from reports.frames import CONTEXT, Frames
 from reports.numbers import plural

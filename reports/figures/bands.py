@@ -1,15 +1,19 @@
-"""Panels of means with bands, one for each norm batch."""
+"""Panels of means with bands, one for each norm batch; training curves."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pandas as pd
 
-from reports.charts import BandAxes, band_chart
+from reports.aggregate import finite
+from reports.charts.band import BandAxes, band_chart
 from reports.charts.style import is_wide
-from reports.figures.figure import MAX_PANELS, Panel, is_crossed
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, is_crossed, make_figure
+from reports.frames import Frames
 from reports.numbers import plural
 from reports.seed_statistics import extremes, thinned
+from reports.theme import Variant
+from suite.metrics import METRICS
 
 MAX_UNFINISHED = 12
 # Steps of a line: a panel has no pixels for more.
@@ -80,3 +84,19 @@ def _panels(
             partial(band_chart, here, there, axes),
             {"norm_batch_size": str(key[0])},
         )
+
+
+def curves(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+    """Evaluation's top-1 and training's loss by epoch."""
+    for metric, split, title in (
+        ("top1_percent", "val", "Evaluation top-1 by epoch"),
+        ("loss", "train", "Training loss by epoch"),
+    ):
+        keep = (frames.curves.metric == metric) & (frames.curves.split == split)
+        values = frames.curves.loc[keep, ["run", "epoch", "value"]]
+        values = finite(values, "value").merge(cells_of(context.runs), on="run")
+        axis = f"{METRICS[metric].title} ({METRICS[metric].unit})"
+        panels, texts = banded(values, "epoch", "Epoch", "epoch", axis, log_if_wide=False)
+        caption = f"Line: mean over completed seeds; band: lowest to highest.{texts}"
+        slug = f"{metric.partition('_')[0]}-by-epoch"
+        yield from make_figure(context, slug, "curves", title, caption, panels, values, palette)

@@ -1,15 +1,14 @@
 """A figure: a row of panels with one scale, so that panels compare at a glance."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from reports.charts import ChartStyle, LayeredChart
-from reports.charts.style import parameter
+from reports.charts.style import ChartStyle, LayeredChart, parameter
 from reports.filters import CHART_AXES
 from reports.frames import CONTEXT, Frames
 from reports.theme import FILE, PAGE, Variant
@@ -169,3 +168,24 @@ def is_crossed(runs: pd.DataFrame) -> bool:
 def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
     """What a chart says of each run: its axes and seed."""
     return runs[["run", "norm", "norm_batch_size", "batch_size_per_gpu", "seed", "state"]]
+
+
+MAX_LENGTH = 80
+
+
+def slug(text: str) -> str:
+    """Lower-case ASCII letters and digits, with hyphens between; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names, cut to MAX_LENGTH, with a number behind those that came before."""
+    found: dict[str, None] = {}
+    for name in names:
+        short = name[:MAX_LENGTH].rstrip("-") or "unnamed"
+        tries, candidate = 1, short
+        while candidate in found:
+            tries += 1
+            candidate = f"{short}-{tries}"
+        found[candidate] = None
+    return list(found)

@@ -6,7 +6,9 @@ from functools import partial
 import pandas as pd
 
 from reports.aggregate import finite
-from reports.charts import Quantity, heat_chart, names_batches, path_chart
+from reports.charts.heat import heat_chart
+from reports.charts.scatter import marks_of, names_batches, path_chart
+from reports.charts.steps import CELL
 from reports.figures.bands import banded
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
 from reports.frames import Frames
@@ -40,16 +42,9 @@ def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterat
 def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Mean ESM σ against final top-1, a mark for each cell."""
     done = finite(context.completed, SHIFT, ACCURACY)
-    keys = ["norm", "norm_batch_size", "batch_size_per_gpu"]
-    cells = done.groupby(keys, as_index=False, sort=False, observed=True).agg(
-        **{name: (name, "mean") for name in (SHIFT, ACCURACY)}, seeds=("seed", "nunique")
-    )
+    cells, (x, y) = marks_of(done, CELL, {SHIFT: "ESM σ", ACCURACY: "Top-1 (%)"})
     if len(cells) < 2:
         return
-    x, y = (
-        Quantity(name, title, (float(cells[name].min()), float(cells[name].max())))
-        for name, title in ((SHIFT, "ESM σ"), (ACCURACY, "Top-1 (%)"))
-    )
     by_shift = cells.sort_values(SHIFT)
     texts = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from reports.aggregate import summarise
-from reports.findings.baseline import Baseline
-from reports.findings.baseline_pairs import compared, pair_cells
-from reports.findings.shared_layers import over_shared_layers
+from reports.findings.baseline import Baseline, compared, over_shared_layers, pair_cells
 from reports.frames import GROUP, Frames
 from reports.stats import slopes
 
@@ -35,7 +33,7 @@ def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
     """A row for each cell with BN layers that was probed: the columns of `summarise` for each of SLOPES.
 
     And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's over the layers that both
-    have, paired by seed, as in `pairing.compared`.
+    have, paired by seed, as in `baseline.compared`.
     """
     runs = frames.runs.merge(run_slopes(frames), on="run")
     table = summarise(replace(frames, runs=runs), list(SLOPES.values()))

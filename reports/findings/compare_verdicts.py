@@ -1,18 +1,83 @@
-"""What a comparison of two sets of runs comes to, in sentences."""
+"""What a comparison of two sets of runs comes to, over seeds, in sentences."""
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.aggregate import HARDWARE
-from reports.findings.compare_seeds import OverSeeds, compare_over_seeds
+from reports.aggregate import HARDWARE, cell_numbers
 from reports.findings.two_sides import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
-from reports.numbers import number, p_cell, plural, short
+from reports.numbers import plural
 from reports.sentences import sentence
-from reports.stats import CONFIDENCE, Estimate, holm, judge
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, holm, judge, mean_t_interval, paired_p
 
 _MAX_NAMED = 3
+Seeds = frozenset[int]
+# Sets of seeds are intersected so often, and so many of them: beyond, a better one might be missed.
+_ROUNDS, _MAX_SETS = 2, 64
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A metric's comparison over `estimate.n` of `all_seeds` seeds, each a mean over `cells` of `all_cells`.
+
+    `estimate`: of the difference or the ratio; None without a pair. `p`: NaN below three seeds.
+    """
+
+    estimate: Estimate | None
+    p: float
+    all_seeds: int
+    cells: int
+    all_cells: int
+
+
+def compare_over_seeds(comparison: MatchedRuns, metric: Compared) -> OverSeeds:
+    """B − A, or B / A, of the seeds' means over the cells that these seeds all have on both sides.
+
+    Cells of one seed share its draws, so that only seeds are independent: each is one value.
+    """
+    values = comparison.values(metric)
+    seed = comparison.completed.seed[values.index]
+    cell = cell_numbers(comparison.completed)[values.index]
+    differences: dict[tuple[int, int], float] = {
+        (int(c), int(s)): math.log(b) - math.log(a) if metric.is_ratio else b - a
+        for c, s, a, b in zip(cell, seed, values.a, values.b, strict=True)
+    }
+    have: dict[int, set[int]] = {}
+    for c, s in differences:
+        have.setdefault(c, set()).add(s)
+    seeds = shared_seeds([frozenset(one) for one in have.values()])
+    cells = [c for c, mine in have.items() if seeds <= mine]
+    means = [math.fsum(differences[c, s] for c in cells) / len(cells) for s in sorted(seeds)]
+    estimate = mean_t_interval(means)
+    if metric.is_ratio and estimate is not None:
+        estimate = estimate.exp()
+    all_seeds = {s for _, s in differences}
+    return OverSeeds(estimate, paired_p(means), len(all_seeds), len(cells), len(have))
+
+
+def shared_seeds(cells: Collection[Seeds]) -> Seeds:
+    """The seeds to compare over: of those that some cells all have, the ones with the most pairs.
+
+    Enough for a claim come first, then the number of pairs, then that of seeds. Values play no part.
+    """
+    distinct = sorted(set(cells), key=lambda one: (-len(one), sorted(one)))
+    candidates = dict.fromkeys(distinct)
+    for _ in range(_ROUNDS):
+        before = [*candidates][:_MAX_SETS]
+        candidates |= dict.fromkeys(one & other for one in before for other in distinct[:_MAX_SETS])
+    common = distinct[0] if distinct else Seeds()
+    for one in distinct:
+        common &= one
+        candidates[common] = None
+
+    def worth(one: Seeds) -> tuple[bool, int, int]:
+        pairs = len(one) * sum(one <= mine for mine in cells)
+        return len(one) >= MIN_SEEDS_FOR_A_CLAIM, pairs, len(one)
+
+    return max(candidates, key=worth, default=Seeds())
 
 
 def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]:
@@ -21,33 +86,32 @@ def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]
     The same: the interval lies within the metric's margin. Better and worse: p, adjusted by Holm over the
     metrics, is below SIGNIFICANCE. `table`: that of `comparison_table`.
     """
-    values = [comparison.values(metric) for metric in COMPARED]
     found = [compare_over_seeds(comparison, metric) for metric in COMPARED]
     adjusted = holm([one.p for one in found])
     texts = []
-    for metric, pairs, one, p in zip(COMPARED, values, found, adjusted, strict=True):
+    for metric, one, p in zip(COMPARED, found, adjusted, strict=True):
+        pairs = comparison.values(metric)
         if one.estimate is None:
             texts.append(f"{metric.title}: no pair of runs measured it on both sides.")
         elif (pairs.a == pairs.b).all():
-            texts.append(f"{metric.title}: equal to the last bit in {_all(len(pairs))}.")
+            texts.append(sentence("equal_pairs", title=metric.title, pairs=len(pairs)))
         else:
+            # In how many cells B is better: a mean over unlike cells may hide that they disagree.
+            rows = table[table.metric == metric.column]
+            outcome = rows.estimate.gt(metric.neutral).map({True: "higher", False: "lower"})
+            better = int(((outcome == metric.direction) & (rows.estimate != metric.neutral)).sum())
             word = _word(metric, one.estimate, p)
-            amount = _amount(metric, one.estimate, _over(one, one.estimate.n), p)
-            texts.append(f"{metric.title}: {word}, {amount}{_cells(metric, table)}.")
+            more = {"p_holm": p, "better": better, "cells": len(rows)}
+            texts.append(sentence("over_seeds", metric=metric, word=word, found=one, **more))
     return texts
 
 
-def _all(pairs: int) -> str:
-    return "the one pair" if pairs == 1 else f"all {pairs} pairs"
-
-
 def _word(metric: Compared, estimate: Estimate, p: float) -> str:
-    neutral = 1.0 if metric.is_ratio else 0.0
-    outcome = judge(estimate, p, neutral)
+    outcome = judge(estimate, p, metric.neutral)
     if outcome == "too few seeds":
         return "too few seeds for a claim"
     if estimate.low is not None and estimate.high is not None:
-        farthest = max(abs(estimate.low - neutral), abs(estimate.high - neutral))
+        farthest = max(abs(estimate.low - metric.neutral), abs(estimate.high - metric.neutral))
         if farthest <= metric.margin:
             shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
             return f"the same within {shown}"
@@ -62,42 +126,6 @@ def _up(value: float) -> str:
         return "0"
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return f"{math.ceil(value / step - 1e-9) * step:.2g}"
-
-
-def _amount(metric: Compared, estimate: Estimate, over: str, p: float) -> str:
-    if metric.is_ratio:
-        value = f"× {short(estimate.mean)}"
-    else:
-        value = f"{'+' if estimate.mean > 0 else ''}{number(estimate.mean, 2)} points"
-    parts = [over]
-    if estimate.low is not None and estimate.high is not None:
-        text = short if metric.is_ratio else lambda bound: number(bound, 2)
-        parts.insert(0, f"{100 * CONFIDENCE:g}\u00a0% interval {text(estimate.low)} to {text(estimate.high)}")
-    if not math.isnan(p):
-        shown = str(p_cell(p))
-        parts.append(f"p {shown}" if shown.startswith("<") else f"p = {shown}")
-    return f"{value} ({', '.join(parts)})"
-
-
-def _over(found: OverSeeds, seeds: int) -> str:
-    """`3 seeds`, `3 seeds over 2 cells`, `3 of 4 seeds over the 2 of 5 cells that they share`."""
-    text = plural(seeds, "seed") if seeds == found.all_seeds else f"{seeds} of {found.all_seeds} seeds"
-    if found.all_cells == 1:
-        return text
-    if found.cells == found.all_cells:
-        return f"{text} over {found.cells} cells"
-    whose = "it has" if seeds == 1 else "they share"
-    return f"{text} over the {found.cells} of {found.all_cells} cells that {whose}"
-
-
-def _cells(metric: Compared, table: pd.DataFrame) -> str:
-    """In how many cells B is the better one: a mean over unlike cells may hide that they disagree."""
-    rows = table[table.metric == metric.column]
-    if len(rows) < 2:
-        return ""
-    distance = rows.estimate - (1.0 if metric.is_ratio else 0.0)
-    better = int((distance > 0).sum() if metric.direction == "higher" else (distance < 0).sum())
-    return f"; better in {better} of {len(rows)} cells"
 
 
 def coverage_notes(comparison: MatchedRuns) -> list[str]:

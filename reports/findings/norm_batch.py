@@ -10,8 +10,7 @@ from statistics import geometric_mean
 
 import pandas as pd
 
-from reports.findings.baseline_comparison import against_baseline
-from reports.findings.shared_layers import mean_over_layers, over_shared_layers
+from reports.findings.baseline import against_baseline, mean_over_layers, over_shared_layers
 from reports.frames import BN, CONTEXT, Frames
 from reports.sentences import sentence
 from reports.stats import (

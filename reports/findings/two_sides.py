@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
-from reports.findings.shared_layers import mean_over_layers
+from reports.findings.baseline import mean_over_layers
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
@@ -35,21 +35,19 @@ class Compared:
     margin: float
     decimals: int | None = None
 
+    @property
+    def neutral(self) -> float:
+        """What the difference or ratio of equal values is."""
+        return 1.0 if self.is_ratio else 0.0
+
 
 _POINTS, _SHARE = 0.2, 0.02
+_RATIOS = {"esm_sigma": "Mean ESM σ", "esm_mu": "Mean ESM μ", "images_per_s": "Images/s"}
+_RATIOS |= {"peak_memory_gib": "Peak memory (GiB)", "epoch_time_s": "Epoch time (s)"}
 COMPARED = (
     Compared("top1_percent", "Final top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
     Compared(BEST_TOP1, "Best top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
-    Compared("esm_sigma", "Mean ESM σ", METRICS["esm_sigma"].direction, True, _SHARE),
-    Compared("esm_mu", "Mean ESM μ", METRICS["esm_mu"].direction, True, _SHARE),
-    *(
-        Compared(name, title, METRICS[name].direction, True, _SHARE)
-        for name, title in (
-            ("images_per_s", "Images/s"),
-            ("peak_memory_gib", "Peak memory (GiB)"),
-            ("epoch_time_s", "Epoch time (s)"),
-        )
-    ),
+    *(Compared(name, title, METRICS[name].direction, True, _SHARE) for name, title in _RATIOS.items()),
 )
 
 
@@ -109,15 +107,10 @@ def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
 
 def _alike_in_settings(sides: Sequence[Frames]) -> list[Frames]:
     """Settings name what differs within a side, on both: else a sweep on one side would match nothing."""
-    rows = [frames.deciding for frames in sides]
-    fields = {
-        name
-        for frames, deciding in zip(sides, rows, strict=True)
-        for name in varying_fields(frames.runs, deciding)
-    }
+    fields = {name for frames in sides for name in varying_fields(frames.runs, frames.deciding)}
     return [
-        replace(frames, runs=frames.runs.assign(settings=settings_texts(deciding, fields)))
-        for frames, deciding in zip(sides, rows, strict=True)
+        replace(frames, runs=frames.runs.assign(settings=settings_texts(frames.deciding, fields)))
+        for frames in sides
     ]
 
 

@@ -1,6 +1,6 @@
 """The answer in sentences: does a norm beat the baseline, at which norm batches, and does it shift less?
 
-Every number in them is in the table of `reports.findings.baseline_comparison`, over seeds that both sides
+Every number in them is in the table of `reports.findings.baseline`, over seeds that both sides
 completed.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.findings.baseline_pairs import BASELINE
+from reports.findings.baseline import BASELINE
 from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, estimate_cell, number, p_cell, plural, short
 from reports.stats import Estimate
@@ -88,15 +88,9 @@ def _where(place: pd.DataFrame, several_global: bool, apart: bool) -> str:
 
 def _most_important_first(rows: pd.DataFrame) -> list[str]:
     """The norms of these rows: by their best outcome, then by the largest difference that is called so."""
-    ranked = pd.DataFrame(
-        {
-            "norm": rows.norm,
-            "outcome": rows.top1_verdict.map(_OUTCOMES.index),
-            "distance": -rows.top1_mean.abs().fillna(0.0),
-        }
-    )
-    ranked = ranked.sort_values(["outcome", "distance"], kind="stable")
-    return ranked.norm.drop_duplicates().tolist()
+    outcome, distance = rows.top1_verdict.map(_OUTCOMES.index), -rows.top1_mean.abs().fillna(0.0)
+    ranked = rows[["norm"]].assign(outcome=outcome, distance=distance)
+    return ranked.sort_values(["outcome", "distance"], kind="stable").norm.drop_duplicates().tolist()
 
 
 def _sentence(rows: pd.DataFrame, baseline: str) -> str:
@@ -151,20 +145,15 @@ def _at(rows: pd.DataFrame, noun: str) -> str:
 def _amounts(rows: pd.DataFrame, metric: str, outcome: str, unit: str, noun: str) -> str:
     if len(rows) > _MAX_AMOUNTS:
         means = rows[f"{metric}_mean"].abs() if outcome in ("better", "worse") else rows[f"{metric}_mean"]
-        if means.is_monotonic_increasing or means.is_monotonic_decreasing:
-            span = f"{_number(means.iloc[0], metric)} to {_number(means.iloc[-1], metric)}{unit}"
-        else:
-            span = (
-                f"from {_number(means.min(), metric)} to {_number(means.max(), metric)}{unit}, in no order,"
-            )
+        is_ordered = means.is_monotonic_increasing or means.is_monotonic_decreasing
+        ends = means.iloc[[0, -1]] if is_ordered else (means.min(), means.max())
+        first, last = (short(end) if metric == "esm" else number(end, 2) for end in ends)
+        span = f"{first} to {last}{unit}" if is_ordered else f"from {first} to {last}{unit}, in no order,"
         return f"{span}{_at(rows, noun)} ({_evidence(rows, metric)})"
-    parts = []
-    for place in range(len(rows)):
-        row = rows.iloc[[place]]
-        amount = _amount(row.iloc[0], metric, outcome)
-        first = place == 0
-        at = _at(row, noun if first else "")
-        parts.append(f"{amount}{unit if first else ''}{at} ({_evidence(row, metric)})")
+    parts: list[str] = []
+    for row in (rows.iloc[[place]] for place in range(len(rows))):
+        amount = _amount(row.iloc[0], metric, outcome) + ("" if parts else unit)
+        parts.append(f"{amount}{_at(row, '' if parts else noun)} ({_evidence(row, metric)})")
     return ", ".join(parts)
 
 
@@ -178,10 +167,6 @@ def _amount(row: pd.Series, metric: str, outcome: str) -> str:
         estimate = Estimate(-estimate.mean, low, high, estimate.n)
     is_open = outcome in ("inconclusive", "too few seeds")
     return str(estimate_cell(estimate, 0, 2, say_one=False, signed=is_open))
-
-
-def _number(value: float, metric: str) -> str:
-    return short(value) if metric == "esm" else number(value, 2)
 
 
 def _evidence(rows: pd.DataFrame, metric: str) -> str:

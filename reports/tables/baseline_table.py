@@ -1,13 +1,16 @@
-"""The table of every cell against the baseline: accuracy and shift, paired by seed."""
+"""The tables of every cell against the baseline, and of how fast the shift accumulates over depth."""
 
 import pandas as pd
 
-from reports.aggregate import estimate_of
-from reports.findings.baseline_pairs import BASELINE
-from reports.numbers import bracket_cell, count_cell, estimate_cell, p_cell, short_cell
+from reports.aggregate import UNFINISHED, estimate_of, summarise
+from reports.findings.accumulation import SLOPES
+from reports.findings.baseline import BASELINE, Baseline, verdict_word
+from reports.frames import GROUP, Frames
+from reports.numbers import EMPTY, Number, bracket_cell, count_cell, estimate_cell, p_cell, plural, short_cell
 from reports.stats import SIGNIFICANCE
 from reports.tables.cell_tables import MakeCell, by_cell, runs_text
 from reports.tables.table import MAX_ROWS, Table
+from suite.metrics import METRICS
 
 
 def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
@@ -52,3 +55,62 @@ def most_different(table: pd.DataFrame, column: str, file: str) -> tuple[pd.Data
         f"The {MAX_ROWS} rows with the largest differences are shown; "
         f"{len(table) - MAX_ROWS:,} more are in {file} beside this report."
     )
+
+
+def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline) -> Table | None:
+    """The rows of `accumulation` as a table; None when no completed run was probed at two layers or more."""
+    if table.empty:
+        return None
+    shown, cut = most_different(table, "sigma_slope_mean", "accumulation.csv")
+    cells: dict[str, MakeCell] = {"Runs": runs_text}
+    cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
+    notes = [
+        "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places among "
+        "those of all norms here, then the mean over seeds: zero where the shift does not accumulate.",
+        *_without_slope(frames, table),
+        *([cut] if cut else []),
+    ]
+    texts = {"Runs"}
+    if baseline.label is not None:
+        against = f"Against {baseline.label}"
+        cells |= {
+            f"ESM σ per layer, less {baseline.label}'s": _slope("difference"),
+            "p": lambda row: p_cell(row.difference_p_holm),
+            against: lambda row: _word(row, str(baseline.label)),
+        }
+        notes.insert(
+            1,
+            f"Differences are of slopes over the BN layers that a norm shares with {baseline.label}, paired "
+            "by seed; p is adjusted by Holm over all rows.",
+        )
+        texts.add(against)
+    return by_cell("Accumulation over depth", shown, cells, notes, texts=texts)
+
+
+def _without_slope(frames: Frames, table: pd.DataFrame) -> list[str]:
+    """Name the cells with BN that have no slope, and so no row, by the state of their runs."""
+    cells = summarise(frames, [])
+    cells = cells[cells.has_bn.astype(bool)].merge(table[GROUP], on=GROUP, how="left", indicator=True)
+    cells = cells[cells["_merge"] == "left_only"]
+    if cells.empty:
+        return []
+    counts = cells[["completed", *UNFINISHED]].sum()
+    words = {"completed": "completed without a finite slope", "not_started": "not started"}
+    parts = [f"{count} {words.get(str(state), state)}" for state, count in counts.items() if count]
+    return [f"{plural(len(cells), 'cell')} with BN not in this table: {', '.join(parts)}."]
+
+
+def _slope(name: str) -> MakeCell:
+    def cell(row: pd.Series) -> Number | str:
+        if pd.isna(row[f"{name}_n"]):
+            return EMPTY
+        return estimate_cell(estimate_of(row, name), int(row.completed), signed=True)
+
+    return cell
+
+
+def _word(row: pd.Series, baseline: str) -> str:
+    """Steeper is worse, as a larger shift is."""
+    if row.norm == baseline or pd.isna(row.difference_n):
+        return EMPTY
+    return verdict_word(row.difference_outcome, METRICS["esm_sigma"].direction)

@@ -33,15 +33,6 @@ _BEST = "Bold: the best mean of each block, as printed; it may lie within the in
 _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no estimated statistics to shift."
 
 
-def summary_table(frames: Frames) -> pd.DataFrame:
-    """One row for each cell of an experiment, aggregated over its seeds.
-
-    Columns: the axes (frames.GROUP); `planned`, `completed` and the other states as counts; for each of
-    SUMMARY_METRICS its `_mean`, `_low`, `_high` (95 % interval, NaN for one seed) and `_n`.
-    """
-    return summarise(frames, SUMMARY_METRICS)
-
-
 def summary_display(frames: Frames) -> Table:
     """The headline: accuracy, shift and throughput by model and batch."""
     table = summarise(frames, SUMMARY_METRICS)
@@ -100,18 +91,15 @@ def common_layer_notes(frames: Frames) -> list[str]:
     for arch, common in frames.common_layers.items():
         labels = frames.runs[(frames.runs.arch == arch) & (frames.runs.num_bn_layers > 0)]
         names = list(dict.fromkeys(labels.sort_values(["norm_family", "norm"]).norm))
-        if names and not common:
-            notes.append(
-                f"{arch}: {listed(names)} have no BN layer in common, so there is no common-layer mean."
-            )
+        if not names:
+            continue
+        if not common:
+            text = f"{listed(names)} have no BN layer in common, so there is no common-layer mean"
         elif len(names) > 1:
-            notes.append(
-                f"{arch}: common layers are the {len(common)} BN layers that {listed(names)} all have."
-            )
-        elif names:
-            notes.append(
-                f"{arch}: only {names[0]} was probed, so its {len(common)} BN layers are the common ones."
-            )
+            text = f"common layers are the {len(common)} BN layers that {listed(names)} all have"
+        else:
+            text = f"only {names[0]} was probed, so its {len(common)} BN layers are the common ones"
+        notes.append(f"{arch}: {text}.")
     return notes
 
 
@@ -187,11 +175,7 @@ def by_cell(
     ]
     headers = [Column(AXIS_HEADERS[a], "number" if _is_number(a) else "text") for a in columns]
     headers += [
-        Column(
-            name,
-            "text" if name in texts else "number",
-            better=make.better if isinstance(make, MetricCell) else "neither",
-        )
+        Column(name, "text" if name in texts else "number", getattr(make, "better", "neither"))
         for name, make in cells.items()
     ]
     caption = [f"All rows: {alike}."] if alike else []
@@ -218,16 +202,10 @@ def _axis_cell(value: object) -> Cell:
 def print_summary(console: Console, frames: Frames) -> None:
     """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
-    print_table(
-        console, table, {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
-    )
-    done = len(frames.completed)
-    total = int(frames.runs.counted.sum())
-    for note in [
-        *filter(None, [table.caption]),
-        *common_layer_notes(frames),
-        f"{done} of {plural(total, 'run')} completed.",
-    ]:
+    left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
+    print_table(console, table, left_out)
+    done = f"{len(frames.completed)} of {plural(int(frames.runs.counted.sum()), 'run')} completed."
+    for note in filter(None, [table.caption, *common_layer_notes(frames), done]):
         console.print(note, style="dim", markup=False, highlight=False)
 
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,29 +56,28 @@ def command_line(roots: Sequence[Path], out: Path | None, baseline: str | None) 
 def provenance_tables(frames: Frames) -> list[Table]:
     """Code, hardware and package versions, each with the number of runs behind it."""
     starts = frames.starts
-    code = _counted(_code(starts))
-    ranks = starts.world_size.astype("Int64")
-    columns = {"device": starts.device.fillna(EMPTY), "ranks": ranks, "hosts": starts.hosts.fillna(EMPTY)}
-    hardware = _counted(pd.DataFrame(columns | {"run": starts.run}))
-    versions = _counted(_versions(starts))
-    runs = Column("Runs")
-    tables = [
-        Table("Code", [Column("Git SHA", "text"), Column("Working tree", "text"), runs], code),
-        Table(
-            "Hardware", [Column("Device", "text"), Column("Ranks"), Column("Hosts", "text"), runs], hardware
-        ),
-        Table("Versions", [Column("Package", "text"), Column("Version", "text"), runs], versions),
-    ]
-    return [_most_common(table) for table in tables if table.rows]
-
-
-def _most_common(table: Table) -> Table:
-    """A table of counts without those that few runs stand behind, where there are too many."""
-    if len(table.rows) <= MAX_ROWS:
-        return table
-    rows = sorted(table.rows, key=_num_runs, reverse=True)[:MAX_ROWS]
-    caption = f"The {MAX_ROWS} of {len(table.rows):,} rows with the most runs behind them."
-    return replace(table, rows=rows, caption=caption)
+    hardware = starts[["run"]].assign(
+        device=starts.device.fillna(EMPTY),
+        ranks=starts.world_size.astype("Int64"),
+        hosts=starts.hosts.fillna(EMPTY),
+    )
+    tables = (
+        ("Code", ("Git SHA", "Working tree"), _code(starts)),
+        ("Hardware", ("Device", "Ranks", "Hosts"), hardware),
+        ("Versions", ("Package", "Version"), _versions(starts)),
+    )
+    found = []
+    for title, headers, values in tables:
+        columns = [
+            *(Column(name, "number" if name == "Ranks" else "text") for name in headers),
+            Column("Runs"),
+        ]
+        rows, caption = _counted(values), ""
+        if len(rows) > MAX_ROWS:
+            caption = f"The {MAX_ROWS} of {len(rows):,} rows with the most runs behind them."
+            rows = sorted(rows, key=_num_runs, reverse=True)[:MAX_ROWS]
+        found += [Table(title, columns, rows, caption=caption)] if rows else []
+    return found
 
 
 def _num_runs(row: Sequence[Cell]) -> float:
@@ -138,10 +137,8 @@ def confounds(frames: Frames) -> list[str]:
 def metric_table() -> Table:
     """The metric registry."""
     rows = [[m.title, m.name, m.unit, m.direction, m.formula] for m in METRICS.values()]
-    headers = ("Metric", "Name", "Unit", "Better", "Formula")
-    return Table(
-        "Metrics", [Column(header, "sentence" if header == "Formula" else "text") for header in headers], rows
-    )
+    columns = [Column(header, "text") for header in ("Metric", "Name", "Unit", "Better")]
+    return Table("Metrics", [*columns, Column("Formula", "sentence")], rows)
 
 
 def _counted(values: pd.DataFrame) -> list[list[Cell]]:

@@ -86,12 +86,9 @@ def _notes(run: dict[str, Any]) -> list[str]:
 
 def _with_links(table: Table, folders: Sequence[Path], out: Path) -> Table:
     """Add two columns that lead to each run's log and configuration, where these files exist."""
-    files = [(RunPaths(folder).log, RunPaths(folder).run) for folder in folders]
+    files = [zip(_LINKS, (RunPaths(folder).log, RunPaths(folder).run), strict=True) for folder in folders]
     links = [
-        [
-            Link(text, quote(_seen(path, out))) if path.is_file() else EMPTY
-            for text, path in zip(_LINKS, paths, strict=True)
-        ]
+        [Link(text, quote(_seen(path, out))) if path.is_file() else EMPTY for text, path in paths]
         for paths in files
     ]
     return replace(

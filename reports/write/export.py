@@ -10,19 +10,8 @@ import pandas as pd
 from reports.frames import BEST_TOP1, SCALAR_METRICS, SHIFT_METRICS, Frames
 from suite.record import Costs
 
-_AXES = [
-    "run_id",
-    "experiment",
-    "arch",
-    "data",
-    "settings",
-    "norm",
-    "global_batch_size",
-    "batch_size_per_gpu",
-    "norm_batch_size",
-    "seed",
-    "epochs",
-]
+_AXES = ["run_id", "experiment", "arch", "data", "settings", "norm", "global_batch_size"]
+_AXES += ["batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
 _OUTCOME = ["state", "counted", "reason", "notes", "epoch", "attempts", "job", "nodes"]
 _PLACE = ["device", "device_type", "world_size"]
 _COSTS = [cost.name for cost in fields(Costs)]

@@ -12,18 +12,17 @@ import vl_convert
 from reports.claims import ClaimResult, claim_figures, claim_table, gather, judge
 from reports.collect import Collection
 from reports.figures import Figure, build_gallery
+from reports.figures.figure import distinct
 from reports.filters import Facet
 from reports.findings.accumulation import accumulation
-from reports.findings.baseline import Baseline, resolve_baseline
-from reports.findings.baseline_comparison import against_baseline
+from reports.findings.baseline import Baseline, against_baseline, resolve_baseline
 from reports.findings.norm_batch import Answer, norm_batch_answers
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from reports.sentences import environment, sentence
-from reports.tables.accumulation_table import accumulation_display
-from reports.tables.baseline_table import baseline_display
+from reports.tables.baseline_table import accumulation_display, baseline_display
 from reports.tables.cell_tables import shift_display, summary_display
-from reports.tables.cost import cost_display
+from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.inventory import (
     ReportHeader,
     command_line,
@@ -32,13 +31,11 @@ from reports.tables.inventory import (
     report_header,
     warnings,
 )
-from reports.tables.paper_table import paper_display
 from reports.tables.run_list import run_list
-from reports.tables.speed_table import throughput_display
+from reports.tables.side_by_side import paper_display
 from reports.tables.table import Link, State, Table
 from reports.write.export import to_csv
 from reports.write.markdown import fill
-from reports.write.slugs import distinct
 from suite import __version__
 
 # Points of top-1 that count as a loss.

@@ -1,21 +1,24 @@
-"""`build_report`: run folders in, a folder of pages, tables, figures and data out."""
+"""Run folders in, a folder of pages, tables, figures and data out; once, or until all runs have ended."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reports.claims import ClaimResult
 from reports.collect import Collection, collect
+from reports.figures.figure import distinct, slug
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
-from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
+from suite.record import UNFINISHED
 
 # The files that a report has written, so that the next one removes those that it no longer makes.
 MANIFEST = ".report-files.json"
@@ -49,11 +52,7 @@ def build_report(
     claims: Mapping[str, Sequence[Path]] | None = None,
     command: str | None = None,
 ) -> ReportFiles:
-    """Report on all runs at or below `roots` into the folder `out`: `collect` and `write_report`.
-
-    `cache`: see reports.collect. Raises UserError when there is no readable run below the roots, and as
-    `write_report` does.
-    """
+    """`write_report` of all runs at or below `roots`. Raises UserError also when none can be read."""
     return write_report(collect(roots, cache), roots, out, baseline, reload_s, claims, command)
 
 
@@ -135,3 +134,46 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be a folder for the report: {error.strerror}") from None
+
+
+def follow(
+    read: Callable[[], Collection],
+    build: Callable[[Collection, int | None], ReportFiles],
+    every_s: int,
+    on_report: Callable[[ReportFiles, int], None],
+    on_waiting: Callable[[UserError], None],
+) -> ReportFiles:
+    """Read every `every_s` seconds while a run is queued, running or preempted; build what is new.
+
+    `build` is given the seconds after which the open page is to load itself again, or None for the last
+    one. `on_report` is called with each report and the number of unfinished runs. An error of `read`, such as
+    that there is no run yet, is passed to `on_waiting` once and reading continues; an error of `build` is
+    raised.
+    """
+    files: ReportFiles | None = None
+    shown: Any = None
+    trouble = ""
+    while True:
+        try:
+            collection = read()
+        except UserError as error:
+            if str(error) != trouble:
+                on_waiting(error)
+            trouble = str(error)
+        else:
+            trouble = ""
+            states = collection.tables.runs["state"].to_pylist()
+            if not (unfinished := sum(state in UNFINISHED for state in states)):
+                return build(collection, None)
+            now = _what_is_there(collection)
+            if files is None or now != shown or not files.html.exists():
+                files, shown = build(collection, every_s), now
+                on_report(files, unfinished)
+        time.sleep(every_s)
+
+
+def _what_is_there(collection: Collection) -> tuple[object, ...]:
+    tables = collection.tables
+    runs = tables.runs.select(["folder", "state", "reason", "epoch", "attempts", "job", "nodes", "notes"])
+    # Measurements are only ever added. The time that a run has taken grows without a new record.
+    return runs.to_pydict(), len(tables.curves), len(tables.probes), collection.skipped

@@ -9,7 +9,7 @@ from reports.collect import collect
 from reports.findings.accumulation import accumulation, run_slopes
 from reports.findings.baseline import Baseline
 from reports.frames import Frames, build_frames
-from reports.tables.accumulation_table import accumulation_display
+from reports.tables.baseline_table import accumulation_display
 from tests.helpers.records import expand_runs, write_run
 
 BATCH = {"global_batch_size": 64, "norm_batch_size": 4}

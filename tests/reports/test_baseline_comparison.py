@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from reports.collect import collect
-from reports.findings.baseline_comparison import against_baseline
+from reports.findings.baseline import against_baseline
 from reports.frames import build_frames
 from reports.tables import baseline_table as module
 from reports.tables.baseline_table import baseline_display

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.findings.compare_seeds import shared_seeds
-from reports.findings.compare_verdicts import coverage_notes
+from reports.findings.compare_verdicts import coverage_notes, shared_seeds
 from reports.findings.two_sides import compare, comparison_table
 from tests.helpers.records import expand_runs, write_run
 from tests.helpers.two_sides import BATCH, BN, XBN, rows_of, verdict, write

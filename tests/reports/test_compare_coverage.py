@@ -11,8 +11,8 @@ import pytest
 
 from reports.findings.compare_verdicts import coverage_notes
 from reports.findings.two_sides import compare, comparison_table
-from reports.tables.two_sides_table import two_sides_display
-from reports.write import compare_text
+from reports.tables import side_by_side
+from reports.tables.side_by_side import two_sides_display
 from reports.write.compare_text import write_comparison
 from suite.errors import UserError
 from tests.helpers.records import PROVENANCE, expand_runs, write_run
@@ -127,7 +127,7 @@ def test_different_hardware_is_said(tmp_path: Path) -> None:
 def test_many_cells_are_cut_short_and_the_csv_has_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_text, "MAX_CELLS", 1)
+    monkeypatch.setattr(side_by_side, "MAX_CELLS", 1)
     for side in "ab":
         for kind in ("bn", "xbn"):
             write(tmp_path / side, [60.0], model={"arch": "small_resnet20", "norm": {"kind": kind}})

@@ -6,7 +6,7 @@ from typing import Any
 
 from reports.collect import collect
 from reports.frames import build_frames
-from reports.tables.cost import cost_display
+from reports.tables.cost_tables import cost_display
 from reports.tables.table import Table
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 

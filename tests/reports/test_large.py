@@ -11,9 +11,8 @@ from reports.collect import Skipped, collect
 from reports.frames import GROUP, Frames, build_frames
 from reports.stats import mean_interval
 from reports.tables.cell_tables import shift_display, summary_display
-from reports.tables.cost import cost_display
+from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.run_list import run_list
-from reports.tables.speed_table import throughput_display
 from reports.tables.table import MAX_ROWS
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex

@@ -8,8 +8,7 @@ import pytest
 
 from reports.numbers import EMPTY, Number
 from reports.tables.table import Cell, Column, Table
-from reports.write.latex import PACKAGES, to_latex
-from reports.write.latex_text import escape
+from reports.write.latex import PACKAGES, escape, to_latex
 from reports.write.report_folder import build_report
 from suite.metrics import METRICS
 from tests.helpers.nasty_text import NASTY

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from reports.figures.figure import distinct, slug
 from reports.write.report_folder import MANIFEST, build_report
-from reports.write.slugs import distinct, slug
 from suite.errors import UserError
 from tests.helpers.records import expand_runs, write_run
 

@@ -11,9 +11,9 @@ from jobs.cli import app
 from reports.collect import collect
 from reports.frames import build_frames
 from reports.paper.published import load_paper, parse_paper
-from reports.tables.paper_table import paper_display
+from reports.tables.side_by_side import paper_display
 from reports.tables.table import Table
-from reports.write.compare_paper import beside_paper, paper_sentences, write_beside_paper
+from reports.write.compare_text import beside_paper, paper_sentences, write_beside_paper
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run

@@ -14,15 +14,14 @@ from reports.frames import Frames, build_frames
 from reports.numbers import estimate_cell, number, short
 from reports.stats import Estimate
 from reports.tables.cell_tables import (
+    SUMMARY_METRICS,
     print_summary,
     shift_display,
     summary_display,
-    summary_table,
 )
-from reports.tables.cost import cost_display
+from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.inventory import report_header
 from reports.tables.run_list import WORST_FIRST, run_list
-from reports.tables.speed_table import throughput_display
 from suite.metrics import METRICS, PROBED
 from suite.record import STATES, RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
@@ -49,7 +48,7 @@ def golden(root: Path) -> Frames:
 
 
 def test_summary_golden(tmp_path: Path) -> None:
-    table = summary_table(golden(tmp_path)).set_index("norm")
+    table = summarise(golden(tmp_path), SUMMARY_METRICS).set_index("norm")
     bn, xbn, gn = table.loc["BN"], table.loc["XBN-P2-GN8"], table.loc["GN8"]
     half = 4.302653 * 2 / math.sqrt(3)
     assert (bn.planned, bn.completed, bn.top1_percent_n) == (3, 3, 3)

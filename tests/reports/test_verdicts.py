@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from reports.findings import verdicts as module
-from reports.findings.baseline_comparison import against_baseline
+from reports.findings.baseline import against_baseline
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from tests.helpers.paired_cells import ESM, TOP1, Cells, frames_of, p_of_three

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import reports.write.watch as watching
+import reports.write.report_folder as watching
 from reports.collect import Collection, collect
 from reports.write.report_folder import ReportFiles, write_report
 from suite.errors import UserError

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from reports.claims.check import AgainstBound, Check, CheckOutcome, DisjointIntervals, paired, together
+from reports.claims.check import Check, CheckOutcome, paired, together
 
 
 def check(values: tuple[float, ...], side: str = "above", bound: float = 0.0) -> Check:
-    return AgainstBound("slope", "a layer", values, 2, side=side, bound=bound)  # type: ignore[arg-type]
+    return Check("slope", "a layer", values, 2, side, bound)  # type: ignore[arg-type]
 
 
 # Mean 2, deviation 1: Student's half width is 4.3027 / √3 = 2.484, so the interval is [−0.484, 4.484].
@@ -47,7 +47,7 @@ def test_a_check_holds_where_the_whole_interval_does(
     ],
 )
 def test_disjoint_intervals_hold_fail_or_overlap(others: tuple[float, ...], expected: CheckOutcome) -> None:
-    assert DisjointIntervals("slope", "", WIDE, 2, None, others).outcome == expected
+    assert Check("slope", "", WIDE, 2, "disjoint", others=others).outcome == expected
 
 
 def test_a_claim_holds_when_all_checks_do_and_fails_when_one_does() -> None:
@@ -88,7 +88,7 @@ def test_of_values_that_are_all_the_same_six_decide() -> None:
 
 
 def test_what_is_compared_with_too_few_or_unmeasured_seeds_says_so() -> None:
-    few = DisjointIntervals("slope", "", WIDE, 2, None, (5.0, 5.1))
+    few = Check("slope", "", WIDE, 2, "disjoint", others=(5.0, 5.1))
     assert few.sentence == "slope: 2.00 ± 2.48, of 3 and 2 seeds, where 3 are needed"
-    lacking = DisjointIntervals("slope", "", WIDE, 2, None, (5.0, 5.1, math.nan))
+    lacking = Check("slope", "", WIDE, 2, "disjoint", others=(5.0, 5.1, math.nan))
     assert lacking.sentence == "slope: 1 of 6 values were not measured"

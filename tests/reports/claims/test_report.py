@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reports.claims import claim_figures, gather
-from reports.claims.figures import ClaimFigure
+from reports.claims.claim_charts import ClaimFigure
 from reports.write.report_folder import ReportFiles, build_report
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 

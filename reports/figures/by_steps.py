@@ -1,4 +1,4 @@
-"""Speed: images/s of a rank, how it scales, and what accuracy it goes with."""
+"""Figures against the norm batch or the number of ranks: accuracy and shift, speed and how it scales."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -6,16 +6,63 @@ from functools import partial
 import pandas as pd
 
 from reports.aggregate import HARDWARE, finite, once_for_each_hardware, scaling_efficiency
-from reports.charts import Quantity, Steps, front_chart, names_batches, steps_chart
-from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, make_figure
-from reports.figures.norm_batch_axis import described
+from reports.charts.scatter import front_chart, marks_of, names_batches
+from reports.charts.steps import CELL, MAX_RUN_MARKS, Steps, steps_chart
+from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, is_crossed, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.seed_statistics import pareto_front
 from reports.theme import Variant
 
+_MEASURES = (
+    ("top1_percent", "Final top-1", "Top-1 (%)", False),
+    ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ", True),
+    ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ", True),
+)
+_MAX_MEANS = 24
+
+
+def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
+    """Accuracy and mean shift of completed runs."""
+    done = context.completed
+    crossed = not done.empty and is_crossed(done)
+    apart = ("batch_size_per_gpu",) if crossed else ()
+    panels, most = [], 0
+    for metric, title, axis, from_zero in _MEASURES:
+        values = with_value(done, metric)
+        if not values.empty:
+            axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", axis, from_zero, apart)
+            panels.append(Panel(title, described(values, title), partial(steps_chart, values, axes)))
+            most = max(most, len(values))
+    several = done.norm_batch_size.nunique() > 1
+    caption = "Each small mark is a run; "
+    caption += "the line joins the means over seeds." if several else "the large one is the mean over seeds."
+    if most > MAX_RUN_MARKS:
+        caption = "Each mark is a mean over seeds, with its 95 % t interval."
+    if several and crossed:
+        caption += " Each batch per GPU has its own line."
+    if not done.has_bn.all():
+        caption += " A norm without BN has no estimated statistics, hence no ESM."
+    title = "Accuracy and shift by norm batch"
+    yield from make_figure(context, "by-norm-batch", "summary", title, caption, panels, done, palette)
+
+
+def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The runs that have a finite value of this metric, as `value`."""
+    measured = finite(runs, metric)
+    return cells_of(measured).drop(columns=["run", "state"]).assign(value=measured[metric])
+
+
+def described(values: pd.DataFrame, title: str) -> str:
+    """Describe the means over seeds for a screen reader, at most _MAX_MEANS of them."""
+    means = values.groupby(["norm_batch_size", "norm"], sort=False, observed=True).value.mean()
+    texts = means.iloc[:_MAX_MEANS].reset_index().to_dict("records")
+    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in texts]
+    parts += [f"and {len(means) - len(texts)} more"] if len(means) > len(texts) else []
+    return f"{title}, mean over seeds: {'; '.join(parts)}"
+
+
 SPEED, ACCURACY = "images_per_s", "top1_percent"
-_CELL = ["norm", "norm_batch_size", "batch_size_per_gpu"]
 
 
 def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
@@ -58,7 +105,7 @@ def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
     axes = Steps("world_size", axis, f"Images/s per {unit}", True, ("norm_batch_size", "batch_size_per_gpu"))
     title = f"Images/s per {unit}, {device}"
     yield _panel(runs, axes, title, _by_ranks(runs, title, unit))
-    share = runs.assign(value=scaling_efficiency(runs, _CELL))
+    share = runs.assign(value=scaling_efficiency(runs, CELL))
     share = share[share.value.notna()]
     if share.world_size.nunique() > 1:
         axes = Steps("world_size", axis, "Efficiency", True, axes.lines_by)
@@ -67,9 +114,7 @@ def _scaling(device: str, unit: str, runs: pd.DataFrame) -> Iterator[Panel]:
 
 
 def _panel(runs: pd.DataFrame, axes: Steps, title: str, description: str) -> Panel:
-    return Panel(
-        title, description, partial(steps_chart, runs[[*_CELL, "world_size", "seed", "value"]], axes)
-    )
+    return Panel(title, description, partial(steps_chart, runs[[*CELL, "world_size", "seed", "value"]], axes))
 
 
 def _by_ranks(runs: pd.DataFrame, title: str, unit: str) -> str:
@@ -85,15 +130,9 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
 def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
     done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
-    cells = done.groupby([*HARDWARE, *_CELL], as_index=False, sort=False, observed=True).agg(
-        **{name: (name, "mean") for name in (SPEED, ACCURACY)}, seeds=("seed", "nunique")
-    )
+    cells, (x, y) = marks_of(done, [*HARDWARE, *CELL], {SPEED: "Images/s", ACCURACY: "Top-1 (%)"})
     if len(cells) < 2:
         return
-    x, y = (
-        Quantity(name, title, (float(cells[name].min()), float(cells[name].max())))
-        for name, title in ((SPEED, "Images/s"), (ACCURACY, "Top-1 (%)"))
-    )
     panels = []
     for _, here in cells.groupby(HARDWARE, sort=False, observed=True):
         title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
