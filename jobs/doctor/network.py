@@ -8,20 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from jobs.doctor.finding import (
-    Answer,
-    Case,
-    Fault,
-    Finding,
-    Request,
-    Topic,
-    by_text,
-    error_of,
-    ok,
-    problem,
-    unknown,
-    warning,
-)
+from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
 
 PATIENCE_S = 30.0  # for the first node to listen, and for the others to connect
@@ -31,9 +18,6 @@ MAX_SKEW_S = 5.0
 MANY_BUSY = 0.1
 LAST_PORT = FIRST_PORT + NUM_PORTS - 1
 ONE_NODE = "only one node"
-
-
-# ---------------------------------------------------------------- probes
 
 
 def probe_clock(request: Request, earlier: Mapping[str, Answer]) -> Answer:
@@ -80,8 +64,8 @@ def probe_connection(request: Request, earlier: Mapping[str, Answer]) -> Answer:
         else:
             complete = _connect(host, port, request.token)
     except OSError as error:
-        return {"to": host, "port": port, "error": error.strerror or str(error)}
-    return {"to": host, "port": port, "complete": complete}
+        return {"error": f"{host}:{port}: {error.strerror or error}"}
+    return {"complete": complete}
 
 
 def _listen(port: int, num_clients: int, token: str) -> bool:
@@ -139,76 +123,57 @@ def _is_free(port: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- judges
-
-
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether clocks agree, and nodes find and reach one another. One machine alone has no other nodes."""
-    yield _clocks(case)
-    if case.cluster.scheduler == "slurm":
-        yield _names(case)
-        yield _connection(case)
-    yield _ports(case)
-
-
-def _clocks(case: Case) -> Finding:
+def _clocks(case: Case) -> Iterator[Verdict]:
     skews = [(node.name, node.clock_ahead_s) for node in case.nodes if node.clock_ahead_s is not None]
-    if not skews:
-        return unknown("clocks", "no node reported its time", "see `python` and `jobs folder`")
-    found: list[Fault] = [
-        (name, f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} this machine")
-        for name, skew_s in skews
-        if abs(skew_s) > MAX_SKEW_S
+    servers = [(name, answer.get("mtime", 0.0)) for name, answer in case.answers("shared").items()]
+    off = [
+        (name, f"{abs(s):.0f} s {'ahead of' if s > 0 else 'behind'} this machine")
+        for name, s in skews
+        if abs(s) > MAX_SKEW_S
     ]
-    for name, answer in case.answers("shared").items():
-        ahead_s = answer.get("mtime")
-        if ahead_s is not None and abs(ahead_s) > MAX_SKEW_S:
-            found.append((name, f"{abs(ahead_s):.0f} s off the file server's clock"))
-    if found:
-        return warning(
-            "clocks",
-            f"{by_text(found)}; durations and remaining times will be wrong",
-            "synchronise the time on these machines, for example `systemctl restart chronyd` (administrator)",
-        )
-    return ok("clocks", f"within {max(1.0, *(abs(skew_s) for _, skew_s in skews)):.0f} s of this machine's")
+    off += [
+        (name, f"{abs(s):.0f} s off the file server's clock") for name, s in servers if abs(s) > MAX_SKEW_S
+    ]
+    if not skews:
+        yield "unknown", "no node reported its time", "see `python` and `jobs folder`"
+    elif off:
+        fix = "synchronise their time, for example by `systemctl restart chronyd` (administrator)"
+        yield "warning", f"{by_text(off)}; durations and remaining times will be wrong", fix
+    else:
+        yield "ok", f"within {max(1.0, *(abs(skew_s) for _, skew_s in skews)):.0f} s of this machine's"
 
 
-def _names(case: Case) -> Finding:
-    check = "names of nodes"
-    if errors := case.faults("names", error_of):
-        return problem(
-            check,
-            by_text(errors),
-            "put scontrol on the nodes' PATH, by setup: in the cluster's file; training asks it for the "
-            "first node's name",
-        )
-    if len(case.nodes) < 2:
-        return ok(check, ONE_NODE)
+def _names(case: Case) -> Iterator[Verdict]:
+    if case.cluster.scheduler != "slurm":
+        return
     hosts = {node.name: node.answers.get("start", {}).get("host") for node in case.nodes}
-    faults: list[Fault] = []
-    for node, answer in case.answers("names").items():
-        for name, addresses in answer.get("resolved", {}).items():
-            is_elsewhere = hosts.get(name) not in (None, hosts[node])
-            if isinstance(addresses, str):
-                faults.append((node, f"{name} is not resolved ({addresses})"))
-            elif is_elsewhere and _only_loopback(addresses):
-                faults.append((node, f"{name} resolves to {addresses[0]}, which is the node itself"))
-    if faults:
-        return problem(
-            check,
-            by_text(faults),
-            "correct DNS, or add a line for each node to /etc/hosts of every node, with its address in the "
-            "cluster's network (administrator)",
-        )
-    if len(set(hosts.values())) > 1 and (hidden := case.faults("names", _hides)):
-        return problem(
-            check,
-            by_text(hidden),
-            "set environment: {GLOO_SOCKET_IFNAME: eth0} in the cluster's file, with the interface that "
-            "`ip route` shows on the node; or remove the host's name from 127.0.1.1 in its /etc/hosts "
-            "(administrator)",
-        )
-    return ok(check, f"each of {len(case.nodes)} nodes resolves all of them")
+    faults = by_text(
+        (node, fault)
+        for node, answer in case.answers("names").items()
+        for name, addresses in answer.get("resolved", {}).items()
+        if (fault := _misled(name, addresses, hosts.get(name) not in (None, hosts[node])))
+    )
+    if errors := case.faults("names"):
+        yield "problem", errors, "put scontrol on the nodes' PATH, by setup: in the cluster's file"
+    elif len(case.nodes) < 2:
+        yield "ok", ONE_NODE
+    elif faults:
+        fix = "correct DNS, or name every node in every node's /etc/hosts, with its address (administrator)"
+        yield "problem", faults, fix
+    elif len(set(hosts.values())) > 1 and (hidden := case.faults("names", _hides)):
+        fix = "set environment: {GLOO_SOCKET_IFNAME: eth0} in the cluster's file, or the node's interface by "
+        fix += "`ip route`; or remove the name from 127.0.1.1 in its /etc/hosts (administrator)"
+        yield "problem", hidden, fix
+    else:
+        yield "ok", f"each of {len(case.nodes)} nodes resolves all of them"
+
+
+def _misled(name: str, addresses: list[str] | str, is_elsewhere: bool) -> str:
+    if isinstance(addresses, str):
+        return f"{name} is not resolved ({addresses})"
+    if is_elsewhere and _only_loopback(addresses):
+        return f"{name} resolves to {addresses[0]}, which is the node itself"
+    return ""
 
 
 def _hides(answer: Answer) -> str:
@@ -223,57 +188,44 @@ def _only_loopback(addresses: object) -> bool:
     return all(str(address).startswith("127.") or address == "::1" for address in addresses)
 
 
-def _connection(case: Case) -> Finding:
-    check = "first node's port"
+def _connection(case: Case) -> Iterator[Verdict]:
+    if case.cluster.scheduler != "slurm":
+        return
     if len(case.nodes) < 2:
-        return ok(check, ONE_NODE)
-    if faults := case.faults("connection", _refusal):
-        return problem(
-            check,
-            by_text(faults),
-            f"see `names of nodes`; the firewall between nodes must let TCP ports {FIRST_PORT} to "
-            f"{LAST_PORT} pass (administrator), and no other program may listen there",
-        )
-    return ok(
-        check, f"every other node reaches it, on a port that training uses ({FIRST_PORT} to {LAST_PORT})"
-    )
+        yield "ok", ONE_NODE
+    elif faults := case.faults("connection"):
+        fix = f"the nodes' firewall must let TCP ports {FIRST_PORT} to {LAST_PORT} pass (administrator), and "
+        yield "problem", faults, f"see `names of nodes`; {fix}no other program may listen there"
+    else:
+        yield "ok", f"every other node reaches it, on a port of training's ({FIRST_PORT} to {LAST_PORT})"
 
 
-def _refusal(answer: Answer) -> str:
-    return f"{answer.get('to')}:{answer.get('port')}: {answer['error']}" if "error" in answer else ""
-
-
-def _ports(case: Case) -> Finding:
-    check = "free ports"
+def _ports(case: Case) -> Iterator[Verdict]:
     if crowded := case.faults("ports", _crowded):
         fix = f"see which programs listen on {FIRST_PORT} to {LAST_PORT} (`ss -ltnp`), and move or stop them"
-        return warning(check, by_text(crowded), fix)
-    if shared := case.faults("ports", _ephemeral):
-        return warning(
-            check,
-            f"{by_text(shared)}; a run may find its port in use and fail; `shiftbench retry --failed` takes "
-            "another",
-            f"on the nodes `sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` "
-            "(administrator)",
+        yield "warning", crowded, fix
+    elif shared := case.faults("ports", _ephemeral):
+        fix = (
+            f"`sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` on the nodes (administrator)"
         )
-    return ok(check, f"{FIRST_PORT} to {LAST_PORT}")
+        yield "warning", f"{shared}; a run that finds its port in use fails", f"{fix}, or `shiftbench retry`"
+    else:
+        yield "ok", f"{FIRST_PORT} to {LAST_PORT}"
 
 
 def _crowded(answer: Answer) -> str:
     busy, tried = answer.get("busy", 0), answer.get("tried", 1)
-    return f"{busy} of {tried} tested ports are in use" if busy > MANY_BUSY * tried else error_of(answer)
+    return f"{busy} of {tried} tested ports are in use" if busy > MANY_BUSY * tried else ""
 
 
 def _ephemeral(answer: Answer) -> str:
     low, high = answer.get("ephemeral") or (0, 0)
-    if low > LAST_PORT or high < FIRST_PORT:
-        return ""
-    return f"the kernel assigns ports {low} to {high} to outgoing connections"
+    overlaps = low <= LAST_PORT and high >= FIRST_PORT
+    return f"the kernel assigns ports {low} to {high} to outgoing connections" if overlaps else ""
 
 
 TOPIC = Topic(
-    "nodes",
-    judge,
+    {"clocks": _clocks, "names of nodes": _names, "first node's port": _connection, "free ports": _ports},
     on_nodes={
         "clock": probe_clock,
         "names": probe_names,

@@ -7,28 +7,15 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 
-from jobs.doctor.finding import (
-    Answer,
-    Case,
-    Finding,
-    Request,
-    Topic,
-    by_text,
-    error_of,
-    ok,
-    problem,
-    unknown,
-    warning,
-)
+from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 
 PATIENCE_S = 5.0  # for a network file system to show a new file
 SHM = Path("/dev/shm")
 LEAST_SHM_MIB = 2000
-
-
-# ---------------------------------------------------------------- probes
+SHARE = "set --output-dir to a folder that this machine and all nodes share; home folders often are"
 
 
 @contextmanager
@@ -48,9 +35,9 @@ def shared_folder_probe(output_dir: Path, token: str) -> Iterator[tuple[Path, An
         lock = (folder / "lock").open("a")
     except OSError as error:
         raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None
+    answer: Answer = {}
     try:
         with lock:
-            answer: Answer = {}
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
@@ -148,85 +135,76 @@ def _data_fault(folder: Path) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- judges
-
-
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether the nodes have the output folder in common, enough shared memory, and the images."""
-    yield from _output_folder(case)
-    yield _shm(case)
-    yield from _data(case)
-
-
-def _output_folder(case: Case) -> Iterator[Finding]:
-    check, output_dir = "output folder", case.request.output_dir
-    fix = "set --output-dir to a folder that this machine and all nodes share; home folders often are"
-    unread = case.faults("shared", lambda a: a.get("read") or error_of(a))
-    missing = [(name, "what it wrote does not appear here") for name in case.here["arrived"]["missing"]]
-    if unread or missing:
-        yield problem(check, f"{output_dir} is not shared: {by_text([*unread, *missing])}", fix)
-    elif unwritten := case.faults("shared", lambda a: str(a.get("write", ""))):
-        found = f"{output_dir} cannot be written: {by_text(unwritten)}"
-        yield problem(check, found, f"{fix}; or correct its permissions")
-    elif any("lock" in answer for answer in case.answers("shared").values()):
-        yield ok(check, "shared with every node, and a rename replaces a file at once")
-        yield _locks(case)
-
-
-def _locks(case: Case) -> Finding:
-    faults = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
-    if error := error_of(case.here["lock"]):
-        faults = [("this machine", error), *faults]
-    if not faults:
-        return ok("locks", "every node notices a lock that this machine holds")
-    return problem(
-        "locks",
-        f"{by_text(faults)}; two processes could write to one run",
-        "mount the file system with locks between machines: Lustre with -o flock, NFS without nolock and "
-        "local_lock (administrator); or set --output-dir to a file system that has them",
+def _unshared(case: Case) -> str:
+    """Why the output folder is of no use; empty if every node that answered uses it."""
+    unread = case.faults("shared", lambda answer: answer.get("read"))
+    missing = by_text(
+        (node, "what it wrote does not appear here") for node in case.here["arrived"]["missing"]
     )
+    if unread or missing:
+        return f"is not shared: {'; '.join(filter(None, [unread, missing]))}"
+    unwritten = case.faults("shared", lambda answer: answer.get("write"))
+    return f"cannot be written: {unwritten}" if unwritten else ""
 
 
-def _shm(case: Case) -> Finding:
-    check = "/dev/shm"
-    if small := case.faults("shm", _too_small):
-        return warning(
-            check,
-            by_text(small),
-            "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g, --ipc=host",
+def _output_folder(case: Case) -> Iterator[Verdict]:
+    if fault := _unshared(case):
+        yield "problem", f"{case.request.output_dir} {fault}", f"{SHARE}; or correct its permissions"
+    elif any("lock" in answer for answer in case.answers("shared").values()):
+        yield "ok", "shared with every node, and a rename replaces a file at once"
+
+
+def _locks(case: Case) -> Iterator[Verdict]:
+    locks = [answer["lock"] for answer in case.answers("shared").values() if "lock" in answer]
+    if _unshared(case) or not locks:
+        return
+    here = by_text([("this machine", error)] if (error := case.here["lock"].get("error")) else [])
+    there = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
+    if here or there:
+        fix = (
+            "mount the file system with locks between machines: Lustre with -o flock, NFS without nolock and "
         )
-    free_mib = [answer["free_mib"] for answer in case.answers("shm").values()]
-    if not free_mib:
-        return unknown(check, "no node reported it", "see `python` and `jobs folder`")
-    return ok(check, f"{min(free_mib) / 1024:.0f} GiB free, or more")
+        fix += "local_lock (administrator); or set --output-dir to a file system that has them"
+        yield (
+            "problem",
+            f"{'; '.join(filter(None, [here, there]))}; two processes could write to one run",
+            fix,
+        )
+    else:
+        yield "ok", "every node notices a lock that this machine holds"
+
+
+def _shm(case: Case) -> Iterator[Verdict]:
+    if small := case.faults("shm", _too_small):
+        fix = (
+            "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g, --ipc=host"
+        )
+        yield "warning", small, fix
+    elif free_mib := [answer["free_mib"] for answer in case.answers("shm").values()]:
+        yield "ok", f"{min(free_mib) / 1024:.0f} GiB free, or more"
+    else:
+        yield "unknown", "no node reported it", "see `python` and `jobs folder`"
 
 
 def _too_small(answer: Answer) -> str:
-    free_mib = answer.get("free_mib", LEAST_SHM_MIB)
-    return f"{free_mib} MiB free" if free_mib < LEAST_SHM_MIB else error_of(answer)
+    return f"{answer['free_mib']} MiB free" if answer["free_mib"] < LEAST_SHM_MIB else ""
 
 
-def _data(case: Case) -> Iterator[Finding]:
+def _data(case: Case) -> Iterator[Verdict]:
     if not case.request.data:
-        yield ok("data", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one")
+        yield "ok", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one"
     for path in case.request.data:
-        answers = case.answers("data")
-        faults = [*case.faults("data", error_of)]
-        faults += [(name, answer[path]) for name, answer in answers.items() if answer.get(path)]
-        if faults:
-            yield problem(
-                "data",
-                f"{path}: {by_text(faults)}",
-                "set data.path in the experiment to a folder that every node can read and that holds "
-                "train/CLASS/ and val/CLASS/; mount or copy the images there",
+        if faults := case.faults("data", methodcaller("get", path)):
+            fix = (
+                "set data.path in the experiment to a folder that every node can read, with train/CLASS/ and "
             )
-        elif answers:
-            yield ok("data", f"every node reads {path}")
+            yield "problem", f"{path}: {faults}", f"{fix}val/CLASS/; mount or copy the images there"
+        elif case.answers("data"):
+            yield "ok", f"every node reads {path}"
 
 
 TOPIC = Topic(
-    "nodes",
-    judge,
+    {"output folder": _output_folder, "locks": _locks, "/dev/shm": _shm, "data": _data},
     here={"arrived": probe_arrived},
     on_nodes={"shared": probe_shared, "shm": probe_shm, "data": probe_data},
 )

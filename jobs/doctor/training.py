@@ -5,19 +5,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 
-from jobs.doctor.finding import (
-    Answer,
-    Case,
-    Finding,
-    Request,
-    Topic,
-    by_text,
-    error_of,
-    ok,
-    problem,
-    unknown,
-    warning,
-)
+from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 from jobs.doctor.network import ONE_NODE
 from jobs.doctor.software import unusable
 
@@ -25,9 +13,6 @@ COLOUR = (200, 120, 40)
 TOLERANCE = 6.0
 # For the slowest node: it may import torch from a cold file system, or share its cores.
 TIMEOUT_S = 240.0
-
-
-# ---------------------------------------------------------------- probes
 
 
 def probe_gpus(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
@@ -132,48 +117,32 @@ def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | Non
     return {"backend": backend}
 
 
-# ---------------------------------------------------------------- judges
-
-
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether GPUs, decoder and process group work as a run needs them."""
-    yield from _gpus(case)
-    yield from _decoding(case)
-    yield _group(case)
-
-
-def _gpus(case: Case) -> Iterator[Finding]:
-    check, answers = "GPUs", case.answers("gpus")
+def _gpus(case: Case) -> Iterator[Verdict]:
+    answers = case.answers("gpus")
     wanted = case.slurm.gpus_per_node if case.cluster.scheduler == "slurm" else None
     if wanted and not answers:
-        yield unknown(check, "not checked: torch could not be imported", "see `packages`")
+        yield "unknown", "not checked: torch could not be imported", "see `packages`"
         return
     if not wanted and not any(answer.get("count") for answer in answers.values()):
-        yield ok(check, "none visible, and none asked for")
+        yield "ok", "none visible, and none asked for"
         return
-    if errors := case.faults("gpus", error_of):
-        yield problem(
-            check,
-            by_text(errors),
-            "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
-            "and name the GPUs' device files in gres.conf (administrator)",
-        )
+    if errors := case.faults("gpus"):
+        fix = "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
+        yield "problem", errors, f"{fix}and name the GPUs' device files in gres.conf (administrator)"
         return
-    counts = case.faults("gpus", lambda a: _miscount(a, wanted))
-    if counts:
+    if counts := case.faults("gpus", lambda answer: _miscount(answer, wanted)):
         fix = "set gpus_per_node: in the cluster's file to what is there; or gres.conf (administrator)"
-        yield problem(check, by_text(counts), fix)
-    faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
-    if faults:
-        names = ",".join(node for node, _ in faults)
+        yield "problem", counts, fix
+    if faults := case.faults("gpus", _miscalculation):
+        names = ",".join(node for node, answer in answers.items() if answer.get("faults"))
         fix = f"set exclude: {names} in the cluster's file, and tell the administrator (`dmesg | grep Xid`)"
-        yield problem(check, by_text(faults), fix)
+        yield "problem", faults, fix
     kinds = {name: _described(answer) for name, answer in answers.items()}
     if len(set(kinds.values())) > 1:
         fix = "set constraint: in the cluster's file to nodes of one kind; speeds of others do not compare"
-        yield warning(check, by_text(kinds.items()), fix)
+        yield "warning", by_text(kinds.items()), fix
     elif not counts and not faults:
-        yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
+        yield "ok", "; ".join(dict.fromkeys(kinds.values()))
 
 
 def _miscount(answer: Answer, wanted: int | None) -> str:
@@ -181,47 +150,51 @@ def _miscount(answer: Answer, wanted: int | None) -> str:
     return "" if wanted in (None, count) else f"{count} GPUs instead of {wanted}"
 
 
+def _miscalculation(answer: Answer) -> str:
+    return "; ".join(f"GPU {index}: {text}" for index, text in answer.get("faults", {}).items())
+
+
 def _described(answer: Answer) -> str:
     models = ", ".join(answer.get("names", [])) or "none"
     return f"{models}, driver {answer.get('driver') or 'unknown'}, NCCL {answer.get('nccl') or 'unknown'}"
 
 
-def _decoding(case: Case) -> Iterator[Finding]:
+def _decoding(case: Case) -> Iterator[Verdict]:
+    answers = case.answers("decode").values()
     if faults := case.faults("decode", _undecoded):
         fix = "set data: {loader: torchvision} in the experiment until DALI's wheel supports the driver"
-        yield problem("DALI", by_text(faults), fix)
-    elif not (answers := case.answers("decode")):
-        yield unknown("DALI", "not checked: it could not be imported", "see `packages`")
-    elif devices := sorted({device for answer in answers.values() for device in answer}):
+        yield "problem", faults, fix
+    elif not answers:
+        yield "unknown", "not checked: it could not be imported", "see `packages`"
+    elif devices := sorted({device for answer in answers for device in answer}):
         where = " and ".join({"cpu": "CPUs", "mixed": "GPUs"}[device] for device in devices)
-        yield ok("DALI", f"decodes a JPEG on the {where} of every node")
+        yield "ok", f"decodes a JPEG on the {where} of every node"
 
 
 def _undecoded(answer: Answer) -> str:
-    return error_of(answer) or "; ".join(f"{device}: {text}" for device, text in answer.items() if text)
+    return "; ".join(f"{device}: {text}" for device, text in answer.items() if text)
 
 
-def _group(case: Case) -> Finding:
-    check, answers = "process group", [answer for answer in case.answers("group").values() if answer]
+def _group(case: Case) -> Iterator[Verdict]:
+    answers, faults = [one for one in case.answers("group").values() if one], case.faults("group")
     if len(case.nodes) < 2:
-        return ok(check, f"{ONE_NODE}, and runs ask for no more")
-    if not answers:
-        return unknown(check, "not tried", "see `first node's port` and `packages`")
-    faults = case.faults("group", error_of)
-    if not faults:
-        return ok(check, f"{len(case.nodes)} nodes sum over {answers[0].get('backend', 'gloo')}")
-    if any("EADDRINUSE" in fault for _, fault in faults):
-        return problem(
-            check,
-            by_text(faults),
-            "another program listens on that port of the first node (see `ss -ltnp`); run the doctor again",
+        yield "ok", f"{ONE_NODE}, and runs ask for no more"
+    elif not answers:
+        yield "unknown", "not tried", "see `first node's port` and `packages`"
+    elif not faults:
+        yield "ok", f"{len(case.nodes)} nodes sum over {answers[0].get('backend', 'gloo')}"
+    elif "EADDRINUSE" in faults:
+        fix = "another program listens on that port of the first node (see `ss -ltnp`); run the doctor again"
+        yield "problem", faults, fix
+    else:
+        fix = (
+            "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, or"
         )
-    return problem(
-        check,
-        by_text(faults),
-        "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with "
-        "the interface that connects the nodes (`ip route` there); all ports must be open on it",
-    )
+        fix += " the nodes' own interfaces (`ip route`); all its ports must be open"
+        yield "problem", faults, fix
 
 
-TOPIC = Topic("nodes", judge, on_nodes={"gpus": probe_gpus, "decode": probe_decode, "group": probe_group})
+TOPIC = Topic(
+    {"GPUs": _gpus, "DALI": _decoding, "process group": _group},
+    on_nodes={"gpus": probe_gpus, "decode": probe_decode, "group": probe_group},
+)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs.doctor import TOPICS
+from jobs.doctor import NODE_TOPICS
 from jobs.doctor.finding import Answer, Case
 from tests.helpers.doctor_cases import findings, problems, recorded
 
@@ -20,7 +20,7 @@ def test_this_machine_alone_has_no_finding_but_ok() -> None:
 
 
 def findings_of_nodes(case: Case) -> dict[str, Any]:
-    return {one.check: one for topic in TOPICS if topic.where == "nodes" for one in topic.judge(case)}
+    return {one.check: one for topic in NODE_TOPICS for one in topic.judge(case)}
 
 
 # ---------------------------------------------------------------- the network
@@ -94,7 +94,7 @@ def test_nodes_without_scontrol_are_a_problem() -> None:
 def test_a_first_node_behind_a_firewall_is_a_problem() -> None:
     case = recorded()
     answers_of(case, "n1")["connection"]["complete"] = False
-    answers_of(case, "n2")["connection"] = {"to": "n1", "port": 20_777, "error": "No route to host"}
+    answers_of(case, "n2")["connection"] = {"error": "n1:20777: No route to host"}
     for node in case.nodes:
         del node.answers["group"]  # not tried then
     found = findings(case)
