@@ -79,9 +79,8 @@ def _qos(case: Case) -> Iterator[Verdict]:
     if qos is None or "error" in answer or _has_no_accounts(case):
         return
     account, known = case.slurm.account or _defaults(case)[0], [name for name, _, _ in answer["qos"]]
-    yours = sorted(
-        {one for name, _, all_qos in answer["assoc"] if name == account for one in all_qos.split(",")}
-    )
+    lists = [row[2] for row in answer["assoc"] if row[0] == account]
+    yours = sorted({one for names in lists for one in names.split(",")})
     listed = ", ".join(filter(None, yours)) or ", ".join(known) or "none"
     fix = f"set qos: in the cluster's file to one of {listed}, or remove it"
     found = f"account {account} does not include the QOS {qos}"
@@ -89,21 +88,17 @@ def _qos(case: Case) -> Iterator[Verdict]:
         yield "problem", f"there is no QOS {qos}", fix
     elif qos in yours:
         yield "ok", qos
-    elif "qos" in _enforced(case):
-        yield "problem", found, fix
     else:
-        yield "warning", f"{found}, which the site does not enforce now", fix
+        yield "problem" if "qos" in _enforced(case) else "warning", found, fix
 
 
 def _wckey(case: Case) -> Iterator[Verdict]:
     answer, asked = case.here["accounts"], case.slurm.additional_parameters.get("wckey")
     keys = [key.removeprefix("*") for (key,) in answer.get("wckey", [])]
     fix = f"set additional_parameters: {{wckey: {keys[0] if keys else 'KEY'}}} in the cluster's file"
-    if not keys:
-        fix += "; the administrator gives you a key with `sacctmgr add user NAME wckey=KEY`"
+    fix += "" if keys else ", with a key by `sacctmgr add user NAME wckey=KEY` (administrator)"
     if "wckeys" not in _enforced(case):
-        is_tracked = case.config.get("TrackWCKey", "No").lower() == "yes"
-        yield "ok", "tracked, but not required" if is_tracked else "not used at this site"
+        yield "ok", "not required at this site"
     elif asked is None and (default := _defaults(case)[1]):
         yield "ok", f"required; yours is {default}, by default"
     elif asked is None:
@@ -115,17 +110,13 @@ def _wckey(case: Case) -> Iterator[Verdict]:
 
 
 def _sacct(case: Case) -> Iterator[Verdict]:
-    lost = "once Slurm has forgotten a job, `status` knows its end from the record only"
-    if _has_no_accounts(case):
-        fix = "set AccountingStorageType=accounting_storage/slurmdbd (administrator), or accept this"
-        yield "warning", f"this site keeps no accounts; {lost}", fix
-    elif error := case.here["sacct"].get("error"):
-        yield "warning", f"{error}; {lost}", f"{START}, or accept this"
+    error = "this site keeps no accounts" if _has_no_accounts(case) else case.here["sacct"].get("error")
+    if error:
+        fix = f"{START}, with AccountingStorageType=accounting_storage/slurmdbd; or accept this"
+        yield "warning", f"{error}; `status` knows the end of older jobs from the record only", fix
     else:
         yield "ok", "answers"
 
 
-TOPIC = Topic(
-    {"account": _account, "qos": _qos, "wckey": _wckey, "sacct": _sacct},
-    here={"accounts": probe_accounts, "sacct": probe_sacct},
-)
+CHECKS = {"account": _account, "qos": _qos, "wckey": _wckey, "sacct": _sacct}
+TOPIC = Topic(CHECKS, here={"accounts": probe_accounts, "sacct": probe_sacct})

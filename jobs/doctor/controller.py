@@ -51,11 +51,10 @@ def fields(line: str) -> dict[str, str]:
 
 def number_in(text: str) -> int | None:
     """The number that a setting begins with, `20 sec`, or its seconds, `00:02:00`; None if there is none."""
-    if match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    from jobs.cluster.clusters import time_s
+
     match = re.match(r"\d+", text)
-    return int(match[0]) if match else None
+    return time_s(text) if ":" in text else int(match[0]) if match else None
 
 
 def _commands(case: Case) -> Iterator[Verdict]:
@@ -72,8 +71,8 @@ def _commands(case: Case) -> Iterator[Verdict]:
 
 def _controller(case: Case) -> Iterator[Verdict]:
     if error := case.here["controller"].get("error"):
-        fix = "log in to a machine of the cluster; its slurm.conf must name a running slurmctld"
-        yield "problem", f"scontrol: {error}", f"{fix} (`scontrol ping`)"
+        fix = "log in to a machine of the cluster, whose slurm.conf names a running one (`scontrol ping`)"
+        yield "problem", f"scontrol: {error}", fix
     else:
         yield "ok", f"{case.config.get('ClusterName', 'unnamed')} answers"
 
@@ -85,10 +84,9 @@ def _version(case: Case) -> Iterator[Verdict]:
     elif (number := (int(match[1]), int(match[2]))) < OLDEST:
         fix = f"ask the administrator for Slurm {OLDEST[0]}.{OLDEST[1]} or newer, or try a short run first"
         yield "warning", f"Slurm {text} is older than shiftbench supports", fix
-    elif number < NO_CPUS_PER_TASK:
-        yield "ok", f"Slurm {text}"
     else:
-        yield "ok", f"Slurm {text}: srun does not inherit cpus-per-task, so shiftbench passes it on"
+        note = ": srun does not inherit cpus-per-task, so shiftbench passes it on"
+        yield "ok", f"Slurm {text}{note if number >= NO_CPUS_PER_TASK else ''}"
 
 
 def _array_size(case: Case) -> Iterator[Verdict]:
@@ -96,19 +94,14 @@ def _array_size(case: Case) -> Iterator[Verdict]:
     if size is None:
         yield UNREPORTED
     elif size < FEW_TASKS:
-        found = (
-            f"{size}: larger experiments become many arrays; with array_parallelism each waits for another"
-        )
+        found = f"{size}: larger experiments become many arrays; with array_parallelism one waits for another"
         yield "warning", found, f"set MaxArraySize=1001 {RECONFIGURE}; until then remove array_parallelism"
     else:
         yield "ok", f"{size}: larger experiments become several arrays"
 
 
 def _requeue(case: Case) -> Iterator[Verdict]:
-    if case.config.get("JobRequeue") == "1":
-        yield "ok", "1: jobs start again after their node fails"
-    else:
-        yield "ok", "0: only jobs that ask for it start again; shiftbench's do (--requeue)"
+    yield "ok", f"{case.config.get('JobRequeue')}; shiftbench's jobs start again after a failure (--requeue)"
 
 
 def _test_only(case: Case) -> Iterator[Verdict]:
@@ -122,14 +115,8 @@ def _test_only(case: Case) -> Iterator[Verdict]:
         yield "ok", "Slurm would take a job of this cluster's file"
 
 
-TOPIC = Topic(
-    {"commands": _commands, "controller": _controller},
-    here={"commands": probe_commands, "controller": probe_controller},
-    blocking=frozenset(["commands", "controller"]),
-)
+PROBES = {"commands": probe_commands, "controller": probe_controller}
+TOPIC = Topic({"commands": _commands, "controller": _controller}, PROBES, blocking=frozenset(PROBES))
 SETTINGS = Topic({"version": _version, "MaxArraySize": _array_size, "JobRequeue": _requeue})
-TEST_ONLY = Topic(
-    {"sbatch --test-only": _test_only},
-    here={"test-only": probe_test_only},
-    blocking=frozenset(["sbatch --test-only"]),
-)
+TEST_ONLY_CHECK = {"sbatch --test-only": _test_only}
+TEST_ONLY = Topic(TEST_ONLY_CHECK, here={"test-only": probe_test_only}, blocking=frozenset(TEST_ONLY_CHECK))

@@ -64,9 +64,8 @@ class Case:
 
     @property
     def slurm(self) -> "SlurmCluster":
-        """The cluster, for topics that are asked of Slurm clusters only. Raises TypeError for another."""
-        if self.cluster.scheduler != "slurm":
-            raise TypeError(f"{self.cluster.name} is not a Slurm cluster")
+        """The cluster, for topics that are asked of Slurm clusters only."""
+        assert self.cluster.scheduler == "slurm"
         return self.cluster
 
     @property

@@ -27,13 +27,11 @@ def probe_clock(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 def probe_names(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """The addresses that this node finds for each node's name and for its own host name."""
-    variables = launch_variables(os.environ)
-    if not variables:
+    if not launch_variables(os.environ):
         return {}
     listed = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
     others = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
     return {
-        "first": variables["MASTER_ADDR"],
         "resolved": {name: _addresses(name) for name in others},
         "own": _addresses(socket.gethostname()),
         "interface": os.environ.get("GLOO_SOCKET_IFNAME", ""),
@@ -103,64 +101,56 @@ def _connect(host: str, port: int, token: str) -> bool:
 
 def probe_ports(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """How many of a sample of training's ports are in use, and the range that the kernel assigns itself."""
-    step = NUM_PORTS // PORTS_TRIED
-    busy = [port for port in range(FIRST_PORT, FIRST_PORT + NUM_PORTS, step) if not _is_free(port)]
-    try:
-        ephemeral = [int(word) for word in EPHEMERAL.read_text().split()]
-    except (OSError, ValueError):
-        ephemeral = []
-    return {"tried": NUM_PORTS // step, "busy": len(busy), "ephemeral": ephemeral}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        # Nodes that share a host may test the same port at the same time.
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    sample = range(FIRST_PORT, FIRST_PORT + NUM_PORTS, NUM_PORTS // PORTS_TRIED)
+    num_free = 0
+    for port in sample:
+        with suppress(OSError), socket.socket() as one:
+            # Nodes that share a host may test the same port at the same time.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind(("", port))
-        except OSError:
-            return False
-    return True
+            num_free += 1
+    ephemeral = [int(word) for word in EPHEMERAL.read_text().split()]
+    return {"tried": len(sample), "busy": len(sample) - num_free, "ephemeral": ephemeral}
 
 
 def _clocks(case: Case) -> Iterator[Verdict]:
-    skews = [(node.name, node.clock_ahead_s) for node in case.nodes if node.clock_ahead_s is not None]
-    servers = [(name, answer.get("mtime", 0.0)) for name, answer in case.answers("shared").items()]
-    off = [
-        (name, f"{abs(s):.0f} s {'ahead of' if s > 0 else 'behind'} this machine")
-        for name, s in skews
-        if abs(s) > MAX_SKEW_S
-    ]
-    off += [
-        (name, f"{abs(s):.0f} s off the file server's clock") for name, s in servers if abs(s) > MAX_SKEW_S
-    ]
+    skews = {node.name: node.clock_ahead_s for node in case.nodes if node.clock_ahead_s is not None}
+    servers = {name: answer.get("mtime", 0.0) for name, answer in case.answers("shared").items()}
+    off = [(name, f"{s:+.0f} s from this machine's") for name, s in skews.items() if abs(s) > MAX_SKEW_S]
+    off += [(name, f"{s:+.0f} s off the file server's") for name, s in servers.items() if abs(s) > MAX_SKEW_S]
     if not skews:
         yield "unknown", "no node reported its time", "see `python` and `jobs folder`"
     elif off:
         fix = "synchronise their time, for example by `systemctl restart chronyd` (administrator)"
         yield "warning", f"{by_text(off)}; durations and remaining times will be wrong", fix
     else:
-        yield "ok", f"within {max(1.0, *(abs(skew_s) for _, skew_s in skews)):.0f} s of this machine's"
+        yield "ok", f"within {max(1.0, *map(abs, skews.values())):.0f} s of this machine's"
 
 
 def _names(case: Case) -> Iterator[Verdict]:
     if case.cluster.scheduler != "slurm":
         return
     hosts = {node.name: node.answers.get("start", {}).get("host") for node in case.nodes}
-    faults = by_text(
-        (node, fault)
-        for node, answer in case.answers("names").items()
-        for name, addresses in answer.get("resolved", {}).items()
-        if (fault := _misled(name, addresses, hosts.get(name) not in (None, hosts[node])))
-    )
+
+    def hides(answer: Answer) -> str:
+        found = _only_loopback(answer.get("own")) and not answer.get("interface")
+        return f"its own host name resolves to {answer['own'][0]}, gloo reaches no other" if found else ""
+
+    faults = []
+    for node, answer in case.answers("names").items():
+        for name, addresses in answer.get("resolved", {}).items():
+            if isinstance(addresses, str):
+                faults.append((node, f"{name} is not resolved ({addresses})"))
+            elif hosts.get(name) not in (None, hosts[node]) and _only_loopback(addresses):
+                faults.append((node, f"{name} resolves to {addresses[0]}, which is the node itself"))
     if errors := case.faults("names"):
         yield "problem", errors, "put scontrol on the nodes' PATH, by setup: in the cluster's file"
     elif len(case.nodes) < 2:
         yield "ok", ONE_NODE
     elif faults:
         fix = "correct DNS, or name every node in every node's /etc/hosts, with its address (administrator)"
-        yield "problem", faults, fix
-    elif len(set(hosts.values())) > 1 and (hidden := case.faults("names", _hides)):
+        yield "problem", by_text(faults), fix
+    elif len(set(hosts.values())) > 1 and (hidden := case.faults("names", hides)):
         fix = "set environment: {GLOO_SOCKET_IFNAME: eth0} in the cluster's file, or the node's interface by "
         fix += "`ip route`; or remove the name from 127.0.1.1 in its /etc/hosts (administrator)"
         yield "problem", hidden, fix
@@ -168,24 +158,9 @@ def _names(case: Case) -> Iterator[Verdict]:
         yield "ok", f"each of {len(case.nodes)} nodes resolves all of them"
 
 
-def _misled(name: str, addresses: list[str] | str, is_elsewhere: bool) -> str:
-    if isinstance(addresses, str):
-        return f"{name} is not resolved ({addresses})"
-    if is_elsewhere and _only_loopback(addresses):
-        return f"{name} resolves to {addresses[0]}, which is the node itself"
-    return ""
-
-
-def _hides(answer: Answer) -> str:
-    if answer.get("interface") or not _only_loopback(answer.get("own")):
-        return ""
-    return f"its own host name resolves to {answer['own'][0]}, so gloo would reach no other node"
-
-
 def _only_loopback(addresses: object) -> bool:
-    if not isinstance(addresses, list) or not addresses:
-        return False
-    return all(str(address).startswith("127.") or address == "::1" for address in addresses)
+    found = addresses if isinstance(addresses, list) else []
+    return bool(found) and all(str(one).startswith("127.") or one == "::1" for one in found)
 
 
 def _connection(case: Case) -> Iterator[Verdict]:
@@ -201,35 +176,27 @@ def _connection(case: Case) -> Iterator[Verdict]:
 
 
 def _ports(case: Case) -> Iterator[Verdict]:
-    if crowded := case.faults("ports", _crowded):
+    def crowded(answer: Answer) -> str:
+        busy, tried = answer.get("busy", 0), answer.get("tried", 1)
+        return f"{busy} of {tried} tested ports are in use" if busy > MANY_BUSY * tried else ""
+
+    def assigned(answer: Answer) -> str:
+        low, high = answer.get("ephemeral") or (0, 0)
+        overlaps = low <= LAST_PORT and high >= FIRST_PORT
+        return f"the kernel assigns ports {low} to {high} to outgoing connections" if overlaps else ""
+
+    if faults := case.faults("ports", crowded):
         fix = f"see which programs listen on {FIRST_PORT} to {LAST_PORT} (`ss -ltnp`), and move or stop them"
-        yield "warning", crowded, fix
-    elif shared := case.faults("ports", _ephemeral):
-        fix = (
-            f"`sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` on the nodes (administrator)"
-        )
-        yield "warning", f"{shared}; a run that finds its port in use fails", f"{fix}, or `shiftbench retry`"
+        yield "warning", faults, fix
+    elif faults := case.faults("ports", assigned):
+        fix = f"`sysctl net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}` there (administrator)"
+        yield "warning", f"{faults}; a run that finds its port in use fails", f"{fix}, or `shiftbench retry`"
     else:
         yield "ok", f"{FIRST_PORT} to {LAST_PORT}"
 
 
-def _crowded(answer: Answer) -> str:
-    busy, tried = answer.get("busy", 0), answer.get("tried", 1)
-    return f"{busy} of {tried} tested ports are in use" if busy > MANY_BUSY * tried else ""
-
-
-def _ephemeral(answer: Answer) -> str:
-    low, high = answer.get("ephemeral") or (0, 0)
-    overlaps = low <= LAST_PORT and high >= FIRST_PORT
-    return f"the kernel assigns ports {low} to {high} to outgoing connections" if overlaps else ""
-
-
+PROBES = {"clock": probe_clock, "names": probe_names, "connection": probe_connection, "ports": probe_ports}
 TOPIC = Topic(
     {"clocks": _clocks, "names of nodes": _names, "first node's port": _connection, "free ports": _ports},
-    on_nodes={
-        "clock": probe_clock,
-        "names": probe_names,
-        "connection": probe_connection,
-        "ports": probe_ports,
-    },
+    on_nodes=PROBES,
 )

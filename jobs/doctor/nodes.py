@@ -19,10 +19,8 @@ from jobs.doctor.node import MARK
 
 JOB_TIME_S = 600  # limit of the job; it takes a minute where nothing hangs
 # Options of sbatch that srun does not have, or that would keep the job waiting for something else.
-NOT_OF_SRUN = (
-    "batch begin dependency export-file get-user-env hold ignore-pbs no-requeue nodes ntasks parsable"
-)
-NOT_OF_SRUN += " test-only wait wrap"
+NOT_OF_SRUN = "batch begin dependency export-file get-user-env hold ignore-pbs no-requeue nodes ntasks"
+NOT_OF_SRUN += " parsable test-only wait wrap"
 
 
 def start(
@@ -62,10 +60,8 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
         options["cpus-per-task"] = cluster.cpus_per_task * cluster.tasks_per_node
     more = sbatch.plain(cluster.additional_parameters)
     options |= {name: value for name, value in more.items() if name not in NOT_OF_SRUN.split()}
-    return [
-        "srun",
-        *(f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()),
-    ]
+    words_of = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+    return ["srun", *words_of]
 
 
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
@@ -90,11 +86,10 @@ def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
     with tempfile.TemporaryFile("w+") as errors:
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, text=True)
-        assert process.stdout is not None
         timer = threading.Timer(timeout_s, process.terminate)
         timer.start()
         try:
-            nodes = collect(process.stdout)
+            nodes = collect(process.stdout or ())
             code = process.wait()
         finally:
             timer.cancel()

@@ -60,10 +60,9 @@ def nodes_by_partition(case: Case) -> dict[str, list[SlurmNode]]:
 
 def parse_node(row: str) -> SlurmNode | None:
     """Parses `n1|idle|4|4000|gpu:h100:8(S:0-1)`; None for anything else."""
-    parts = [part.strip().rstrip("+") for part in row.split("|")]
-    if len(parts) != 5 or not parts[2].isdigit() or not parts[3].isdigit():
+    if (match := re.fullmatch(r"\s*(\S+)\|(\S+)\|(\d+)\+?\|(\d+)\+?\|(.*)", row)) is None:
         return None
-    return SlurmNode(parts[0], parts[1], int(parts[2]), int(parts[3]), gpus_in(parts[4]))
+    return SlurmNode(match[1], match[2], int(match[3]), int(match[4]), gpus_in(match[5]))
 
 
 def gpus_in(gres: str) -> int:
@@ -75,10 +74,8 @@ def gpus_in(gres: str) -> int:
 
 def mib(mem: str) -> int:
     """Converts `64G` to MiB; a number without a unit is in MiB."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)B?", mem)
-    assert match is not None, "the cluster's file has been validated"
-    factor = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2]]
-    return int(int(match[1]) * factor)
+    factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.rstrip("B")[-1], 1)
+    return int(int(mem.rstrip("BKMGT")) * factor)
 
 
 def _site(case: Case) -> tuple[Mapping[str, str], list[SlurmNode]]:
@@ -98,9 +95,7 @@ def _partition(case: Case) -> Iterator[Verdict]:
     name, known = chosen(case), partitions_of(case)
     fix = f"set partition: in the cluster's file to one of {', '.join(sorted(known)) or 'none'}"
     if name not in known:
-        found = (
-            f"there is no partition {name} that you may see" if name else "the site has no default partition"
-        )
+        found = f"you see no partition {name}" if name else "the site has no default partition"
         yield "problem", found, fix
     elif (state := known[name].get("State", "")) != "UP":
         others = ", ".join(sorted(n for n, r in known.items() if r.get("State") == "UP")) or "none is UP"
@@ -115,17 +110,13 @@ def _time(case: Case) -> Iterator[Verdict]:
 
     (row, _), name, time = _site(case), chosen(case), case.slurm.time
     limit, default = row.get("MaxTime", "UNLIMITED"), row.get("DefaultTime", "NONE")
-    given = limit if default in ("NONE", "") else default
-    if not row:
-        return
-    if time is None and given == "UNLIMITED":
-        yield "ok", f"neither the cluster's file nor {name} has a limit"
-    elif time is None:
-        yield "ok", f"no limit in the cluster's file: jobs get {given}, the default of {name}"
-    elif limit != "UNLIMITED" and time_s(time) > time_s(limit):
+    if row and time is None:
+        given = limit if default in ("NONE", "") else default
+        yield "ok", f"none in the cluster's file; {name} gives {given}"
+    elif time and row and limit != "UNLIMITED" and time_s(time) > time_s(limit):
         fix = f"set time: '{limit}' or less in the cluster's file; runs resume when it is over"
         yield "problem", f"{time!r} is more than {name} allows (MaxTime={limit})", fix
-    else:
+    elif row:
         yield "ok", f"{time!r}, and at most {limit} is allowed"
 
 
@@ -151,10 +142,8 @@ def _nodes(case: Case) -> Iterator[Verdict]:
 
 def _gpus(case: Case) -> Iterator[Verdict]:
     (row, left), name, wanted = _site(case), chosen(case), case.slurm.gpus_per_node
-    num_enough, most = (
-        sum(node.gpus >= (wanted or 0) for node in left),
-        max((n.gpus for n in left), default=0),
-    )
+    num_enough = sum(node.gpus >= (wanted or 0) for node in left)
+    most = max((node.gpus for node in left), default=0)
     asked = f"a run takes {wanted} on each of {case.slurm.nodes} nodes"
     if not row or "error" in case.here["nodes"]:
         return
@@ -162,13 +151,10 @@ def _gpus(case: Case) -> Iterator[Verdict]:
         yield "ok", "the cluster's file asks for none"
     elif num_enough >= case.slurm.nodes:
         yield "ok", f"{num_enough} nodes have {wanted} or more"
-    elif most:
-        fix = f"set gpus_per_node: {most} or fewer in the cluster's file, or a partition with larger nodes"
-        yield "problem", f"{asked}, but no node of {name} has more than {most}", fix
     else:
-        fix = "remove gpus_per_node from the cluster's file, or set another partition; if the nodes do have "
-        fix += "GPUs, set GresTypes=gpu, Gres=gpu:N of the nodes, and gres.conf (administrator)"
-        yield "problem", f"{asked}, but the nodes of {name} have none", fix
+        fix = f"set gpus_per_node: {most} or fewer in the cluster's file, or another partition; if the nodes"
+        fix += " do have GPUs, set GresTypes=gpu, Gres=gpu:N of the nodes, and gres.conf (administrator)"
+        yield "problem", f"{asked}, but no node of {name} has more than {most}", fix
 
 
 def _cpus(case: Case) -> Iterator[Verdict]:
@@ -189,15 +175,6 @@ def _mem(case: Case) -> Iterator[Verdict]:
         yield "problem", found, f"set mem: {most}M or less in the cluster's file"
 
 
-TOPIC = Topic(
-    {
-        "partition": _partition,
-        "time": _time,
-        "nodes": _nodes,
-        "GPUs of the nodes": _gpus,
-        "CPUs": _cpus,
-        "mem": _mem,
-    },
-    here={"nodes": probe},
-    blocking=frozenset(["partition", "time", "nodes"]),
-)
+CHECKS = {"partition": _partition, "time": _time, "nodes": _nodes}
+MORE = {"GPUs of the nodes": _gpus, "CPUs": _cpus, "mem": _mem}  # a job may start all the same
+TOPIC = Topic(CHECKS | MORE, here={"nodes": probe}, blocking=frozenset(CHECKS))

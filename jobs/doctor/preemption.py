@@ -1,12 +1,16 @@
 """What happens to a run that a job of higher priority preempts, and how much time it gets to stop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from jobs.doctor.controller import RECONFIGURE, UNREPORTED, number_in
 from jobs.doctor.finding import Case, Topic, Verdict
 from jobs.doctor.partition import chosen, nodes_by_partition, partitions_of
 
 SHORT_KILL_WAIT_S = 15
+LOSSES = {
+    "CANCEL": "Slurm does not start a preempted run again",
+    **dict.fromkeys(("SUSPEND", "GANG"), "a suspended run keeps its GPU memory, and its ranks time out"),
+}
 
 
 def preemption_of(case: Case) -> tuple[str, int, str, str] | None:
@@ -16,7 +20,11 @@ def preemption_of(case: Case) -> tuple[str, int, str, str] | None:
     """
     kind, known, name = case.config.get("PreemptType", ""), partitions_of(case), chosen(case)
     if kind.endswith("partition_prio"):
-        above = [other for other in _sharing(case, name) if _tier(known.get(other, {})) > _tier(known[name])]
+        sites = {other: {node.name for node in nodes} for other, nodes in nodes_by_partition(case).items()}
+        tiers = {other: number_in(row.get("PriorityTier", "")) or 0 for other, row in known.items()}
+        above = [
+            one for one in sites if tiers.get(one, 0) > tiers[name] and sites[one] & sites.get(name, set())
+        ]
         mode, grace = known[name].get("PreemptMode", ""), known[name].get("GraceTime", "")
         where, by = f"PartitionName={name}", f"jobs of {', '.join(sorted(above))}" if above else ""
     elif kind.endswith("qos"):
@@ -32,17 +40,6 @@ def preemption_of(case: Case) -> tuple[str, int, str, str] | None:
     return mode.upper(), number_in(grace) or 0, where, by
 
 
-def _tier(row: Mapping[str, str]) -> int:
-    return number_in(row.get("PriorityTier", "")) or 0
-
-
-def _sharing(case: Case, name: str) -> set[str]:
-    """The other partitions that have a node in common with `name`."""
-    known = nodes_by_partition(case)
-    own = {node.name for node in known.get(name, [])}
-    return {other for other, theirs in known.items() if own & {node.name for node in theirs}} - {name}
-
-
 def _preemption(case: Case) -> Iterator[Verdict]:
     if chosen(case) not in partitions_of(case):
         return
@@ -50,13 +47,9 @@ def _preemption(case: Case) -> Iterator[Verdict]:
         yield "ok", "jobs of this partition are not preempted"
         return
     mode, _, where, by = how
-    requeue = f"set PreemptMode=REQUEUE for {where} {RECONFIGURE}"
-    if mode == "CANCEL":
-        found = f"{mode} by {by}: Slurm does not start a preempted run again"
-        yield "warning", found, f"{requeue}; until then use `shiftbench retry --failed`"
-    elif "SUSPEND" in mode or "GANG" in mode:
-        found = f"{mode} by {by}: a suspended run keeps its GPU memory, and its ranks time out"
-        yield "warning", found, f"{requeue}, or use a partition that is not preempted"
+    if lost := next((text for word, text in LOSSES.items() if word in mode), ""):
+        fix = f"set PreemptMode=REQUEUE for {where} {RECONFIGURE}; until then `shiftbench retry --failed`"
+        yield "warning", f"{mode} by {by}: {lost}", fix
     else:
         yield "ok", f"{mode} by {by}: a preempted run resumes from its checkpoint"
 
@@ -69,9 +62,8 @@ def _signal(case: Case) -> Iterator[Verdict]:
     names = case.config.get("SlurmctldParameters", "").lower().split(",")
     if "preempt_send_user_signal" not in names:
         found = f"not set: a preempted run gets SIGTERM {grace_s + kill_wait_s} s before it is killed"
-        listed = ",".join(
-            [name for name in names if name not in ("", "(null)")] + ["preempt_send_user_signal"]
-        )
+        others = [name for name in names if name not in ("", "(null)")]
+        listed = ",".join([*others, "preempt_send_user_signal"])
         yield "warning", f"{found}, but no warning", f"set SlurmctldParameters={listed} {RECONFIGURE}"
     elif grace_s == 0:
         found = f"set, but GraceTime is 0 for {where}: SIGTERM comes at once, SIGKILL {kill_wait_s} s later"
@@ -91,7 +83,5 @@ def _kill_wait(case: Case) -> Iterator[Verdict]:
         yield "ok", f"{seconds} s from SIGTERM to SIGKILL"
 
 
-# All of it is in the answers to other topics.
-TOPIC = Topic(
-    {"preemption": _preemption, "preempt_send_user_signal": _signal, "KillWait": _kill_wait},
-)
+CHECKS = {"preemption": _preemption, "preempt_send_user_signal": _signal, "KillWait": _kill_wait}
+TOPIC = Topic(CHECKS)  # everything is in the answers to other topics

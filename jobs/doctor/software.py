@@ -8,14 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 
 # By the name for pip; the import name where it is another.
-PACKAGES = {
-    **{
-        name: name
-        for name in ("torch", "torchvision", "psutil", "numpy", "pydantic", "omegaconf", "submitit")
-    },
-    "nvidia-dali-cuda130": "nvidia.dali",
-    "nvidia-ml-py": "pynvml",
-}
+PACKAGES = {"torch": "", "torchvision": "", "nvidia-dali-cuda130": "nvidia.dali", "nvidia-ml-py": "pynvml"}
+PACKAGES |= dict.fromkeys(["psutil", "numpy", "pydantic", "omegaconf", "submitit"], "")
 COMPARED = ("torch", "torchvision", "nvidia-dali-cuda130")
 JOBS_FOLDER = "set jobs_folder: in the cluster's file to a folder that this machine and all nodes share"
 
@@ -23,7 +17,7 @@ JOBS_FOLDER = "set jobs_folder: in the cluster's file to a folder that this mach
 def probe_packages(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """The version of each package once imported, or why it cannot be imported."""
     versions, errors, absent = {}, {}, list[str]()
-    for package, name in PACKAGES.items():
+    for package, name in ((package, name or package) for package, name in PACKAGES.items()):
         try:
             versions[package] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
         except Exception as error:  # a broken library can raise anything on import
@@ -113,8 +107,5 @@ def _release(text: str) -> str:
 
 
 START = Topic({"jobs folder": _jobs_folder, "python": _python})
-TOPIC = Topic(
-    {"packages": _packages},
-    here={"versions here": probe_versions_here},
-    on_nodes={"packages": probe_packages},
-)
+HERE = {"versions here": probe_versions_here}
+TOPIC = Topic({"packages": _packages}, HERE, on_nodes={"packages": probe_packages})

@@ -35,9 +35,9 @@ def shared_folder_probe(output_dir: Path, token: str) -> Iterator[tuple[Path, An
         lock = (folder / "lock").open("a")
     except OSError as error:
         raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None
-    answer: Answer = {}
     try:
         with lock:
+            answer: Answer = {}
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
@@ -57,17 +57,15 @@ def probe_shared(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     try:
         answer["mtime"], answer["written"] = _replace(folder / node, f"{request.token} {node}"), True
     except OSError as error:
-        answer["write"] = error.strerror or str(error)
-        return answer
+        return answer | {"write": error.strerror or str(error)}
     try:
         with (folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        answer["lock"] = "not noticed"
+        return answer | {"lock": "not noticed"}
     except BlockingIOError:
-        answer["lock"] = "noticed"
+        return answer | {"lock": "noticed"}
     except OSError as error:
-        answer["lock"] = error.strerror or str(error)
-    return answer
+        return answer | {"lock": error.strerror or str(error)}
 
 
 def _fault_of(path: Path, content: str) -> str:
@@ -106,11 +104,7 @@ def probe_arrived(case: Case) -> Answer:
 
 def probe_shm(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """Shared memory, through which loaders and NCCL pass data between processes."""
-    try:
-        usage = shutil.disk_usage(SHM)
-    except OSError as error:
-        return {"error": error.strerror or str(error)}
-    return {"free_mib": usage.free // 2**20, "total_mib": usage.total // 2**20}
+    return {"free_mib": shutil.disk_usage(SHM).free // 2**20}
 
 
 def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
@@ -138,9 +132,7 @@ def _data_fault(folder: Path) -> str | None:
 def _unshared(case: Case) -> str:
     """Why the output folder is of no use; empty if every node that answered uses it."""
     unread = case.faults("shared", lambda answer: answer.get("read"))
-    missing = by_text(
-        (node, "what it wrote does not appear here") for node in case.here["arrived"]["missing"]
-    )
+    missing = by_text((node, "its file does not appear here") for node in case.here["arrived"]["missing"])
     if unread or missing:
         return f"is not shared: {'; '.join(filter(None, [unread, missing]))}"
     unwritten = case.faults("shared", lambda answer: answer.get("write"))
@@ -158,36 +150,27 @@ def _locks(case: Case) -> Iterator[Verdict]:
     locks = [answer["lock"] for answer in case.answers("shared").values() if "lock" in answer]
     if _unshared(case) or not locks:
         return
-    here = by_text([("this machine", error)] if (error := case.here["lock"].get("error")) else [])
+    error = case.here["lock"].get("error")
     there = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
-    if here or there:
-        fix = (
-            "mount the file system with locks between machines: Lustre with -o flock, NFS without nolock and "
-        )
-        fix += "local_lock (administrator); or set --output-dir to a file system that has them"
-        yield (
-            "problem",
-            f"{'; '.join(filter(None, [here, there]))}; two processes could write to one run",
-            fix,
-        )
+    if faults := "; ".join([*([f"this machine: {error}"] if error else []), *([there] if there else [])]):
+        fix = "mount it with locks between machines: Lustre with -o flock, NFS without nolock and local_lock"
+        fix += " (administrator); or set --output-dir to a file system that has them"
+        yield "problem", f"{faults}; two processes could write to one run", fix
     else:
         yield "ok", "every node notices a lock that this machine holds"
 
 
 def _shm(case: Case) -> Iterator[Verdict]:
-    if small := case.faults("shm", _too_small):
-        fix = (
-            "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g, --ipc=host"
-        )
+    def too_small(answer: Answer) -> str:
+        return f"{answer['free_mib']} MiB free" if answer["free_mib"] < LEAST_SHM_MIB else ""
+
+    if small := case.faults("shm", too_small):
+        fix = "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g"
         yield "warning", small, fix
     elif free_mib := [answer["free_mib"] for answer in case.answers("shm").values()]:
         yield "ok", f"{min(free_mib) / 1024:.0f} GiB free, or more"
     else:
         yield "unknown", "no node reported it", "see `python` and `jobs folder`"
-
-
-def _too_small(answer: Answer) -> str:
-    return f"{answer['free_mib']} MiB free" if answer["free_mib"] < LEAST_SHM_MIB else ""
 
 
 def _data(case: Case) -> Iterator[Verdict]:

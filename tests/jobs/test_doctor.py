@@ -184,7 +184,7 @@ def test_the_doctor_of_this_machine(tmp_path: Path) -> None:
     assert "/nowhere" in done.stdout
     assert "fix: set data.path" in done.stdout
     assert "✓ DALI" in done.stdout
-    assert "1 problem" in done.stdout
+    assert "1 problem," in done.stdout
     blocked = tmp_path / "file"
     blocked.write_text("")
     command = [*command[:-1], str(blocked), "--json"]
