@@ -196,7 +196,5 @@ def _ports(case: Case) -> Iterator[Verdict]:
 
 
 PROBES = {"clock": probe_clock, "names": probe_names, "connection": probe_connection, "ports": probe_ports}
-TOPIC = Topic(
-    {"clocks": _clocks, "names of nodes": _names, "first node's port": _connection, "free ports": _ports},
-    on_nodes=PROBES,
-)
+CHECKS = {"clocks": _clocks, "names of nodes": _names, "first node's port": _connection, "free ports": _ports}
+TOPIC = Topic(CHECKS, on_nodes=PROBES)

@@ -178,16 +178,12 @@ def _data(case: Case) -> Iterator[Verdict]:
         yield "ok", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one"
     for path in case.request.data:
         if faults := case.faults("data", methodcaller("get", path)):
-            fix = (
-                "set data.path in the experiment to a folder that every node can read, with train/CLASS/ and "
-            )
+            fix = "set data.path in the experiment to a folder that every node reads, with train/CLASS/ and "
             yield "problem", f"{path}: {faults}", f"{fix}val/CLASS/; mount or copy the images there"
         elif case.answers("data"):
             yield "ok", f"every node reads {path}"
 
 
-TOPIC = Topic(
-    {"output folder": _output_folder, "locks": _locks, "/dev/shm": _shm, "data": _data},
-    here={"arrived": probe_arrived},
-    on_nodes={"shared": probe_shared, "shm": probe_shm, "data": probe_data},
-)
+CHECKS = {"output folder": _output_folder, "locks": _locks, "/dev/shm": _shm, "data": _data}
+PROBES = {"shared": probe_shared, "shm": probe_shm, "data": probe_data}
+TOPIC = Topic(CHECKS, here={"arrived": probe_arrived}, on_nodes=PROBES)

@@ -117,11 +117,6 @@ def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | Non
 def _gpus(case: Case) -> Iterator[Verdict]:
     answers = case.answers("gpus")
     wanted = case.slurm.gpus_per_node if case.cluster.scheduler == "slurm" else None
-
-    def miscount(answer: Answer) -> str:
-        count = answer.get("count", 0)
-        return "" if wanted in (None, count) else f"{count} GPUs instead of {wanted}"
-
     if wanted and not answers:
         yield "unknown", "not checked: torch could not be imported", "see `packages`"
         return
@@ -132,7 +127,12 @@ def _gpus(case: Case) -> Iterator[Verdict]:
         fix = "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
         yield "problem", errors, f"{fix}and name the GPUs' device files in gres.conf (administrator)"
         return
-    if counts := case.faults("gpus", miscount):
+    counts = by_text(
+        (node, f"{answer.get('count', 0)} GPUs instead of {wanted}")
+        for node, answer in answers.items()
+        if wanted not in (None, answer.get("count", 0))
+    )
+    if counts:
         fix = "set gpus_per_node: in the cluster's file to what is there; or gres.conf (administrator)"
         yield "problem", counts, fix
     if faults := case.faults("gpus", lambda answer: _listed(answer.get("faults", {}), "GPU {}: {}")):
@@ -179,14 +179,10 @@ def _group(case: Case) -> Iterator[Verdict]:
     elif "EADDRINUSE" in faults:
         yield "problem", faults, "another program listens on that port (see `ss -ltnp`); run the doctor again"
     else:
-        fix = (
-            "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, or"
-        )
-        fix += " the nodes' own interfaces (`ip route`); all its ports must be open"
+        fix = "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file,"
+        fix += " or the nodes' own interfaces (`ip route`); all their ports must be open"
         yield "problem", faults, fix
 
 
-TOPIC = Topic(
-    {"GPUs": _gpus, "DALI": _decoding, "process group": _group},
-    on_nodes={"gpus": probe_gpus, "decode": probe_decode, "group": probe_group},
-)
+PROBES = {"gpus": probe_gpus, "decode": probe_decode, "group": probe_group}
+TOPIC = Topic({"GPUs": _gpus, "DALI": _decoding, "process group": _group}, on_nodes=PROBES)
