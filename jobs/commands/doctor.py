@@ -17,24 +17,21 @@ from jobs.commands.submit import ClusterOption, OutputOption
 if TYPE_CHECKING:
     from jobs.doctor.finding import Finding
 
-MARKS = {
-    "ok": ("✓", "green"),
-    "warning": ("!", "yellow"),
-    "problem": ("✗", "bold red"),
-    "unknown": ("?", "cyan"),
+# How each verdict is marked, coloured and counted.
+STYLES = {
+    "problem": ("✗", "bold red", "problems"),
+    "warning": ("!", "yellow", "warnings"),
+    "unknown": ("?", "cyan", "not checked"),
+    "ok": ("✓", "green", "ok"),
 }
-COLUMN = 25
 
 
 def doctor(
     cluster: ClusterOption = "local",
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="A folder of images that jobs will read; repeatable."),
+        list[Path] | None, typer.Option(help="A folder of images that jobs will read; repeatable.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Check the data folders of this experiment.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Check the data folders of this experiment.")] = None,
     output_dir: OutputOption = Path("runs"),
     wait_s: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for nodes to be free.")] = 120,
     with_nodes: Annotated[
@@ -52,18 +49,21 @@ def doctor(
 
     where = load_cluster(cluster)
     folders = list(dict.fromkeys([*map(str, data or []), *(_data_of(config) if config else [])]))
-    console = Console(highlight=False)
-    counts: Counter[str] = Counter()
-    findings = examine(where, output_dir, folders, wait_s, with_nodes)
+    console, counts = Console(highlight=False), Counter[str]()
     with console.status("checking") if console.is_terminal and not as_json else nullcontext():
-        for finding in findings:
+        for finding in examine(where, output_dir, folders, wait_s, with_nodes):
             counts[finding.verdict] += 1
             if as_json:
                 typer.echo(json.dumps(asdict(finding), ensure_ascii=False))
             else:
                 console.print(_line(finding))
     if not as_json:
-        console.print(_summary(counts))
+        nothing = Text("nothing was checked: this machine has only the nodes' checks, which --no-nodes skips")
+        parts = []
+        for verdict, number in sorted(counts.items(), key=lambda item: list(STYLES).index(item[0])):
+            _, style, name = STYLES[verdict]
+            parts.append(Text(f"{number} {name.removesuffix('s') if number == 1 else name}", style))
+        console.print(Text("\n").append(Text(", ").join(parts)) if parts else nothing)
     if counts["problem"]:
         raise typer.Exit(exit_codes.FAILURE)
 
@@ -77,27 +77,13 @@ def _data_of(config: Path) -> list[str]:
 
 
 def _line(finding: "Finding") -> RenderableType:
-    mark, style = MARKS[finding.verdict]
+    mark, style, _ = STYLES[finding.verdict]
     row = Table.grid(padding=(0, 1))
     row.add_column(width=1)
-    row.add_column(width=COLUMN)
+    row.add_column(width=25)
     row.add_column(overflow="fold")
     text = Text(finding.found)
     if finding.fix:
         text.append("\nfix: ", "bold").append(finding.fix)
     row.add_row(Text(mark, style), Text(finding.check, "" if finding.verdict == "ok" else style), text)
     return row
-
-
-def _summary(counts: "Counter[str]") -> Text:
-    words = {"problem": "problem", "warning": "warning", "unknown": "not checked", "ok": "ok"}
-    parts = []
-    for verdict, word in words.items():
-        if number := counts[verdict]:
-            plural = "s" if number > 1 and verdict in ("problem", "warning") else ""
-            parts.append(Text(f"{number} {word}{plural}", MARKS[verdict][1]))
-    if not parts:
-        return Text(
-            "nothing was checked: for this machine there are only the nodes' checks, which --no-nodes skips"
-        )
-    return Text("\n").append(Text(", ").join(parts))

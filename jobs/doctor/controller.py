@@ -3,23 +3,20 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.cluster.slurm_commands import ask, config, words
-from jobs.doctor.finding import Answer, Case, Finding, Topic, error_of, ok, problem, unknown, warning
+from jobs.cluster.slurm_commands import SlurmError, ask, config, words
+from jobs.doctor.finding import Answer, Case, Topic, Verdict
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
-USEFUL = {
-    "sacct": "why jobs ended",
-    "sacctmgr": "which accounts you may charge",
-    "sinfo": "which nodes there are",
-}
+USEFUL = {"sacct": "why jobs ended", "sacctmgr": "what you may charge", "sinfo": "which nodes there are"}
 TIMEOUT_S = 60
 OLDEST = (20, 11)  # older versions are out of support and untested
 NO_CPUS_PER_TASK = (22, 5)
 FEW_TASKS = 100
 RECONFIGURE = "in slurm.conf, then run `scontrol reconfigure` (administrator)"
+UNREPORTED: Verdict = ("unknown", "the controller does not report it", "check `scontrol show config`")
 
 
 def probe_commands(case: Case) -> Answer:
@@ -33,115 +30,18 @@ def probe_controller(case: Case) -> Answer:
     return {"config": config(), "partitions": [fields(line) for line in lines if line.strip()]}
 
 
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether commands and controller answer, and what the configuration means for runs."""
-    yield from _commands(case.here["commands"]["missing"])
-    if error := error_of(case.here["controller"]):
-        yield problem(
-            "controller",
-            f"scontrol: {error}",
-            "log in to a machine of the cluster; on it, SLURM_CONF or /etc/slurm/slurm.conf must name a "
-            "slurmctld that runs (`scontrol ping`)",
-        )
-        return
-    yield ok("controller", f"{case.config.get('ClusterName', 'unnamed')} answers")
-    yield _version(case.config)
-    yield _array_size(case.config)
-    yield _requeue(case.config)
-
-
-def _commands(missing: list[str]) -> Iterator[Finding]:
-    if needed := [name for name in NEEDED if name in missing]:
-        yield problem(
-            "commands",
-            f"not on the PATH: {', '.join(needed)}",
-            "log in to a machine of the cluster, or run `module load slurm` on this one",
-        )
-    else:
-        yield ok("commands", "all on the PATH")
-    for name, lost in USEFUL.items():
-        if name in missing:
-            yield warning(
-                "commands", f"{name} is not on the PATH; it says {lost}", f"add {name}'s folder to the PATH"
-            )
-
-
-def _version(site: Mapping[str, str]) -> Finding:
-    text = site.get("SLURM_VERSION", "")
-    match = re.match(r"(\d+)\.(\d+)", text)
-    if match is None:
-        return unknown(
-            "version",
-            "the controller does not report its version",
-            "check SLURM_VERSION in `scontrol show config`",
-        )
-    number = (int(match[1]), int(match[2]))
-    if number < OLDEST:
-        return warning(
-            "version",
-            f"Slurm {text} is older than shiftbench supports",
-            f"ask the administrator for Slurm {OLDEST[0]}.{OLDEST[1]} or newer, or try a short run first",
-        )
-    if number >= NO_CPUS_PER_TASK:
-        return ok("version", f"Slurm {text}: srun does not inherit cpus-per-task, so shiftbench passes it on")
-    return ok("version", f"Slurm {text}")
-
-
-def _array_size(site: Mapping[str, str]) -> Finding:
-    size = number_in(site.get("MaxArraySize", ""))
-    if size is None:
-        return unknown(
-            "MaxArraySize", "the controller does not report it", "check it in `scontrol show config`"
-        )
-    if size < FEW_TASKS:
-        most = "one run" if size <= 1 else f"{size} runs"
-        return warning(
-            "MaxArraySize",
-            f"{size}: a job array holds {most} at most, so an experiment becomes many arrays; with "
-            "array_parallelism each array waits for the one before it",
-            f"set MaxArraySize=1001 {RECONFIGURE}; until then remove array_parallelism",
-        )
-    return ok("MaxArraySize", f"{size}: larger experiments become several arrays")
-
-
-def _requeue(site: Mapping[str, str]) -> Finding:
-    if site.get("JobRequeue") == "1":
-        return ok("JobRequeue", "1: jobs start again after their node fails")
-    return ok("JobRequeue", "0: only jobs that ask for it start again; shiftbench's do (--requeue)")
-
-
 def probe_test_only(case: Case) -> Answer:
     """Slurm's own judgement of the script that `submit` would send; no job is created."""
     from jobs.cluster import sbatch
 
-    folder = Path("/nonexistent")
+    command, folder = ["sbatch", "--test-only"], Path("/nonexistent")
     script = sbatch.script(1, case.slurm, sbatch.Target("shiftbench-doctor", folder, folder))
     try:
         with sbatch.outside_any_job():
-            done = subprocess.run(
-                ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=TIMEOUT_S
-            )
+            done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return {"silent": f"sbatch did not answer: {error}"}
+        raise SlurmError(f"sbatch did not answer: {error}") from None
     return {"returncode": done.returncode, "message": words(done.stderr or done.stdout)}
-
-
-def judge_test_only(case: Case) -> Iterator[Finding]:
-    """Whether Slurm would take a job of this cluster's file."""
-    check, answer = "sbatch --test-only", case.here["test-only"]
-    if error := error_of(answer):
-        yield unknown(check, error, "see `commands` above")
-    elif "silent" in answer:
-        yield unknown(check, answer["silent"], "see `controller` above")
-    elif answer["returncode"] != 0:
-        yield problem(
-            check,
-            f"Slurm refuses a job of this cluster's file: {answer['message']}",
-            "change what the message names; else show it to the administrator, with the script that "
-            "`shiftbench submit --dry-run` prints",
-        )
-    else:
-        yield ok(check, "Slurm would take a job of this cluster's file")
 
 
 def fields(line: str) -> dict[str, str]:
@@ -151,20 +51,72 @@ def fields(line: str) -> dict[str, str]:
 
 def number_in(text: str) -> int | None:
     """The number that a setting begins with, `20 sec`, or its seconds, `00:02:00`; None if there is none."""
-    if match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    from jobs.cluster.clusters import time_s
+
     match = re.match(r"\d+", text)
-    return int(match[0]) if match else None
+    return time_s(text) if ":" in text else int(match[0]) if match else None
 
 
-TOPIC = Topic(
-    "login",
-    judge,
-    here={"commands": probe_commands, "controller": probe_controller},
-    blocking=frozenset(["commands", "controller"]),
-    is_required=True,
-)
-TEST_ONLY = Topic(
-    "login", judge_test_only, here={"test-only": probe_test_only}, blocking=frozenset(["sbatch --test-only"])
-)
+def _commands(case: Case) -> Iterator[Verdict]:
+    missing = case.here["commands"]["missing"]
+    if needed := [name for name in NEEDED if name in missing]:
+        fix = "log in to a machine of the cluster, or run `module load slurm` on this one"
+        yield "problem", f"not on the PATH: {', '.join(needed)}", fix
+    else:
+        yield "ok", "all on the PATH"
+    for name, lost in USEFUL.items():
+        if name in missing:
+            yield "warning", f"{name} is not on the PATH; it says {lost}", f"add {name}'s folder to the PATH"
+
+
+def _controller(case: Case) -> Iterator[Verdict]:
+    if error := case.here["controller"].get("error"):
+        fix = "log in to a machine of the cluster, whose slurm.conf names a running one (`scontrol ping`)"
+        yield "problem", f"scontrol: {error}", fix
+    else:
+        yield "ok", f"{case.config.get('ClusterName', 'unnamed')} answers"
+
+
+def _version(case: Case) -> Iterator[Verdict]:
+    text = case.config.get("SLURM_VERSION", "")
+    if (match := re.match(r"(\d+)\.(\d+)", text)) is None:
+        yield UNREPORTED
+    elif (number := (int(match[1]), int(match[2]))) < OLDEST:
+        fix = f"ask the administrator for Slurm {OLDEST[0]}.{OLDEST[1]} or newer, or try a short run first"
+        yield "warning", f"Slurm {text} is older than shiftbench supports", fix
+    else:
+        note = ": srun does not inherit cpus-per-task, so shiftbench passes it on"
+        yield "ok", f"Slurm {text}{note if number >= NO_CPUS_PER_TASK else ''}"
+
+
+def _array_size(case: Case) -> Iterator[Verdict]:
+    size = number_in(case.config.get("MaxArraySize", ""))
+    if size is None:
+        yield UNREPORTED
+    elif size < FEW_TASKS:
+        found = f"{size}: larger experiments become many arrays; with array_parallelism one waits for another"
+        yield "warning", found, f"set MaxArraySize=1001 {RECONFIGURE}; until then remove array_parallelism"
+    else:
+        yield "ok", f"{size}: larger experiments become several arrays"
+
+
+def _requeue(case: Case) -> Iterator[Verdict]:
+    yield "ok", f"{case.config.get('JobRequeue')}; shiftbench's jobs start again after a failure (--requeue)"
+
+
+def _test_only(case: Case) -> Iterator[Verdict]:
+    answer = case.here["test-only"]
+    if error := answer.get("error"):
+        yield "unknown", error, "see `commands` and `controller` above"
+    elif answer["returncode"] != 0:
+        fix = "change what the message names; else show it to the administrator, with `submit --dry-run`"
+        yield "problem", f"Slurm refuses a job of this cluster's file: {answer['message']}", fix
+    else:
+        yield "ok", "Slurm would take a job of this cluster's file"
+
+
+PROBES = {"commands": probe_commands, "controller": probe_controller}
+TOPIC = Topic({"commands": _commands, "controller": _controller}, PROBES, blocking=frozenset(PROBES))
+SETTINGS = Topic({"version": _version, "MaxArraySize": _array_size, "JobRequeue": _requeue})
+TEST_ONLY_CHECK = {"sbatch --test-only": _test_only}
+TEST_ONLY = Topic(TEST_ONLY_CHECK, here={"test-only": probe_test_only}, blocking=frozenset(TEST_ONLY_CHECK))

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from jobs.doctor import TOPICS
+from jobs.doctor import NODE_TOPICS
 from jobs.doctor.finding import Request
 
 MARK = "shiftbench-doctor"
@@ -29,7 +29,7 @@ def main() -> None:
     """Asks every probe in turn. One that raises answers with its error, and the next one follows."""
     request = Request(**json.loads(sys.argv[1]))
     rank, answers = os.environ.get("SLURM_PROCID", "0"), dict[str, dict[str, Any]]()
-    for topic in TOPICS:
+    for topic in NODE_TOPICS:
         for name, probe in topic.on_nodes.items():
             try:
                 answer = probe(request, answers)

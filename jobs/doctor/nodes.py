@@ -2,14 +2,13 @@
 
 import json
 import math
-import secrets
 import shlex
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from jobs.cluster import sbatch
@@ -20,44 +19,27 @@ from jobs.doctor.node import MARK
 
 JOB_TIME_S = 600  # limit of the job; it takes a minute where nothing hangs
 # Options of sbatch that srun does not have, or that would keep the job waiting for something else.
-NOT_OF_SRUN = frozenset(
-    [
-        *("batch", "begin", "dependency", "export-file", "get-user-env", "hold", "ignore-pbs"),
-        *("no-requeue", "nodes", "ntasks", "parsable", "test-only", "wait", "wrap"),
-    ]
-)
+NOT_OF_SRUN = "batch begin dependency export-file get-user-env hold ignore-pbs no-requeue nodes ntasks"
+NOT_OF_SRUN += " parsable test-only wait wrap"
 
 
-@dataclass(frozen=True)
-class Replies:
-    """The nodes' answers in the order of their ranks, and how the command that started them ended."""
+def start(
+    cluster: SlurmCluster | LocalCluster, num_nodes: int, request: Request, wait_s: int
+) -> tuple[list[NodeAnswers], str]:
+    """Asks `num_nodes` nodes by srun, and waits at most `wait_s` for them to be free; or asks this machine.
 
-    nodes: list[NodeAnswers]
-    exit_code: int
-    message: str
-
-
-def new_token() -> str:
-    """A name for the doctor's job and folder."""
-    return secrets.token_hex(4)
-
-
-def ask_slurm(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> Replies:
-    """Asks `num_nodes` nodes by srun, and waits at most `wait_s` for them to be free."""
-    command = [*srun(cluster, num_nodes, request, wait_s), *program(cluster, request)]
+    Returns the answers in the order of the ranks, and what was written to stderr, or the exit code.
+    """
+    command = program(cluster, request)
     with sbatch.outside_any_job():
+        if cluster.scheduler != "slurm":
+            return _run(command, JOB_TIME_S)
         try:
-            return _run(command, wait_s + JOB_TIME_S)
+            return _run([*srun(cluster, num_nodes, request, wait_s), *command], wait_s + JOB_TIME_S)
         finally:
             # However srun ended, by an interrupt too, no job stays behind.
             name = f"--name=shiftbench-doctor-{request.token}"
             subprocess.run(["scancel", "--quiet", name], capture_output=True, timeout=60)
-
-
-def ask_this_machine(cluster: LocalCluster, request: Request) -> Replies:
-    """Asks this machine, as the only node."""
-    with sbatch.outside_any_job():
-        return _run(program(cluster, request), JOB_TIME_S)
 
 
 def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> list[str]:
@@ -77,19 +59,16 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
     if cluster.cpus_per_task:
         options["cpus-per-task"] = cluster.cpus_per_task * cluster.tasks_per_node
     more = sbatch.plain(cluster.additional_parameters)
-    options |= {name: value for name, value in more.items() if name not in NOT_OF_SRUN}
-    return [
-        "srun",
-        *(f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()),
-    ]
+    options |= {name: value for name, value in more.items() if name not in NOT_OF_SRUN.split()}
+    words_of = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+    return ["srun", *words_of]
 
 
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
     python, snapshot = shlex.quote(request.python), Path(request.snapshot)
-    target = sbatch.Target("", snapshot.parent, snapshot)
     lines = [
-        *sbatch.set_up(cluster, target),
+        *sbatch.set_up(cluster, sbatch.Target("", snapshot.parent, snapshot)),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
         f"has_python=false; command -v {python} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
@@ -102,24 +81,22 @@ def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]
     return ["bash", "-c", "\n".join(lines)]
 
 
-def _run(command: Sequence[str], timeout_s: float) -> Replies:
+def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
     """Runs it to its end, or terminates it when the time is up."""
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        assert process.stdout is not None
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, text=True)
         timer = threading.Timer(timeout_s, process.terminate)
         timer.start()
         try:
-            nodes = collect(process.stdout)
+            nodes = collect(process.stdout or ())
             code = process.wait()
         finally:
             timer.cancel()
             process.terminate()
             process.wait()
         errors.seek(0)
-        return Replies(nodes, code, words(errors.read()[-2000:]))
+        return nodes, words(errors.read()[-2000:]) or (f"exit code {code}" if code or not nodes else "")
 
 
 def collect(lines: Iterable[str]) -> list[NodeAnswers]:

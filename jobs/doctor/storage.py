@@ -7,28 +7,15 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 
-from jobs.doctor.finding import (
-    Answer,
-    Case,
-    Finding,
-    Request,
-    Topic,
-    by_text,
-    error_of,
-    ok,
-    problem,
-    unknown,
-    warning,
-)
+from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 
 PATIENCE_S = 5.0  # for a network file system to show a new file
 SHM = Path("/dev/shm")
 LEAST_SHM_MIB = 2000
-
-
-# ---------------------------------------------------------------- probes
+SHARE = "set --output-dir to a folder that this machine and all nodes share; home folders often are"
 
 
 @contextmanager
@@ -70,17 +57,15 @@ def probe_shared(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     try:
         answer["mtime"], answer["written"] = _replace(folder / node, f"{request.token} {node}"), True
     except OSError as error:
-        answer["write"] = error.strerror or str(error)
-        return answer
+        return answer | {"write": error.strerror or str(error)}
     try:
         with (folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        answer["lock"] = "not noticed"
+        return answer | {"lock": "not noticed"}
     except BlockingIOError:
-        answer["lock"] = "noticed"
+        return answer | {"lock": "noticed"}
     except OSError as error:
-        answer["lock"] = error.strerror or str(error)
-    return answer
+        return answer | {"lock": error.strerror or str(error)}
 
 
 def _fault_of(path: Path, content: str) -> str:
@@ -119,11 +104,7 @@ def probe_arrived(case: Case) -> Answer:
 
 def probe_shm(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """Shared memory, through which loaders and NCCL pass data between processes."""
-    try:
-        usage = shutil.disk_usage(SHM)
-    except OSError as error:
-        return {"error": error.strerror or str(error)}
-    return {"free_mib": usage.free // 2**20, "total_mib": usage.total // 2**20}
+    return {"free_mib": shutil.disk_usage(SHM).free // 2**20}
 
 
 def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
@@ -148,85 +129,61 @@ def _data_fault(folder: Path) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- judges
-
-
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether the nodes have the output folder in common, enough shared memory, and the images."""
-    yield from _output_folder(case)
-    yield _shm(case)
-    yield from _data(case)
-
-
-def _output_folder(case: Case) -> Iterator[Finding]:
-    check, output_dir = "output folder", case.request.output_dir
-    fix = "set --output-dir to a folder that this machine and all nodes share; home folders often are"
-    unread = case.faults("shared", lambda a: a.get("read") or error_of(a))
-    missing = [(name, "what it wrote does not appear here") for name in case.here["arrived"]["missing"]]
+def _unshared(case: Case) -> str:
+    """Why the output folder is of no use; empty if every node that answered uses it."""
+    unread = case.faults("shared", lambda answer: answer.get("read"))
+    missing = by_text((node, "its file does not appear here") for node in case.here["arrived"]["missing"])
     if unread or missing:
-        yield problem(check, f"{output_dir} is not shared: {by_text([*unread, *missing])}", fix)
-    elif unwritten := case.faults("shared", lambda a: str(a.get("write", ""))):
-        found = f"{output_dir} cannot be written: {by_text(unwritten)}"
-        yield problem(check, found, f"{fix}; or correct its permissions")
+        return f"is not shared: {'; '.join(filter(None, [unread, missing]))}"
+    unwritten = case.faults("shared", lambda answer: answer.get("write"))
+    return f"cannot be written: {unwritten}" if unwritten else ""
+
+
+def _output_folder(case: Case) -> Iterator[Verdict]:
+    if fault := _unshared(case):
+        yield "problem", f"{case.request.output_dir} {fault}", f"{SHARE}; or correct its permissions"
     elif any("lock" in answer for answer in case.answers("shared").values()):
-        yield ok(check, "shared with every node, and a rename replaces a file at once")
-        yield _locks(case)
+        yield "ok", "shared with every node, and a rename replaces a file at once"
 
 
-def _locks(case: Case) -> Finding:
-    faults = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
-    if error := error_of(case.here["lock"]):
-        faults = [("this machine", error), *faults]
-    if not faults:
-        return ok("locks", "every node notices a lock that this machine holds")
-    return problem(
-        "locks",
-        f"{by_text(faults)}; two processes could write to one run",
-        "mount the file system with locks between machines: Lustre with -o flock, NFS without nolock and "
-        "local_lock (administrator); or set --output-dir to a file system that has them",
-    )
+def _locks(case: Case) -> Iterator[Verdict]:
+    locks = [answer["lock"] for answer in case.answers("shared").values() if "lock" in answer]
+    if _unshared(case) or not locks:
+        return
+    error = case.here["lock"].get("error")
+    there = case.faults("shared", lambda a: "" if a.get("lock", "noticed") == "noticed" else a["lock"])
+    if faults := "; ".join([*([f"this machine: {error}"] if error else []), *([there] if there else [])]):
+        fix = "mount it with locks between machines: Lustre with -o flock, NFS without nolock and local_lock"
+        fix += " (administrator); or set --output-dir to a file system that has them"
+        yield "problem", f"{faults}; two processes could write to one run", fix
+    else:
+        yield "ok", "every node notices a lock that this machine holds"
 
 
-def _shm(case: Case) -> Finding:
-    check = "/dev/shm"
-    if small := case.faults("shm", _too_small):
-        return warning(
-            check,
-            by_text(small),
-            "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g, --ipc=host",
-        )
-    free_mib = [answer["free_mib"] for answer in case.answers("shm").values()]
-    if not free_mib:
-        return unknown(check, "no node reported it", "see `python` and `jobs folder`")
-    return ok(check, f"{min(free_mib) / 1024:.0f} GiB free, or more")
+def _shm(case: Case) -> Iterator[Verdict]:
+    def too_small(answer: Answer) -> str:
+        return f"{answer['free_mib']} MiB free" if answer["free_mib"] < LEAST_SHM_MIB else ""
+
+    if small := case.faults("shm", too_small):
+        fix = "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g"
+        yield "warning", small, fix
+    elif free_mib := [answer["free_mib"] for answer in case.answers("shm").values()]:
+        yield "ok", f"{min(free_mib) / 1024:.0f} GiB free, or more"
+    else:
+        yield "unknown", "no node reported it", "see `python` and `jobs folder`"
 
 
-def _too_small(answer: Answer) -> str:
-    free_mib = answer.get("free_mib", LEAST_SHM_MIB)
-    return f"{free_mib} MiB free" if free_mib < LEAST_SHM_MIB else error_of(answer)
-
-
-def _data(case: Case) -> Iterator[Finding]:
+def _data(case: Case) -> Iterator[Verdict]:
     if not case.request.data:
-        yield ok("data", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one")
+        yield "ok", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one"
     for path in case.request.data:
-        answers = case.answers("data")
-        faults = [*case.faults("data", error_of)]
-        faults += [(name, answer[path]) for name, answer in answers.items() if answer.get(path)]
-        if faults:
-            yield problem(
-                "data",
-                f"{path}: {by_text(faults)}",
-                "set data.path in the experiment to a folder that every node can read and that holds "
-                "train/CLASS/ and val/CLASS/; mount or copy the images there",
-            )
-        elif answers:
-            yield ok("data", f"every node reads {path}")
+        if faults := case.faults("data", methodcaller("get", path)):
+            fix = "set data.path in the experiment to a folder that every node reads, with train/CLASS/ and "
+            yield "problem", f"{path}: {faults}", f"{fix}val/CLASS/; mount or copy the images there"
+        elif case.answers("data"):
+            yield "ok", f"every node reads {path}"
 
 
-TOPIC = Topic(
-    "nodes",
-    judge,
-    here={"arrived": probe_arrived},
-    on_nodes={"shared": probe_shared, "shm": probe_shm, "data": probe_data},
-)
+CHECKS = {"output folder": _output_folder, "locks": _locks, "/dev/shm": _shm, "data": _data}
+PROBES = {"shared": probe_shared, "shm": probe_shm, "data": probe_data}
+TOPIC = Topic(CHECKS, here={"arrived": probe_arrived}, on_nodes=PROBES)

@@ -3,21 +3,10 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
-from jobs.doctor.finding import (
-    Answer,
-    Case,
-    Finding,
-    Request,
-    Topic,
-    by_text,
-    error_of,
-    ok,
-    problem,
-    unknown,
-    warning,
-)
+from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 from jobs.doctor.network import ONE_NODE
 from jobs.doctor.software import unusable
 
@@ -27,40 +16,38 @@ TOLERANCE = 6.0
 TIMEOUT_S = 240.0
 
 
-# ---------------------------------------------------------------- probes
-
-
 def probe_gpus(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
     """The GPUs that a job's process sees, whether they compute, and the versions of driver and libraries."""
     if "torch" in unusable(earlier):
         return None
     import torch
 
-    answer: Answer = {
-        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "driver": _driver(),
-        "cuda": torch.version.cuda,
-        "count": torch.cuda.device_count(),
-    }
-    if not answer["count"]:
-        try:
-            torch.cuda.init()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            answer["error"] = str(error).split("\n")[0][:200]
-        return answer
-    answer["names"] = sorted({torch.cuda.get_device_name(i) for i in range(answer["count"])})
-    faults = {}
-    for index in range(answer["count"]):
-        try:
-            if float(torch.ones(1000, device=f"cuda:{index}").sum()) != 1000:
-                faults[str(index)] = "the sum of a thousand ones is wrong"
-        except Exception as error:
-            faults[str(index)] = str(error).split("\n")[0][:200]
-    answer["faults"] = faults
+    count = torch.cuda.device_count()
+    answer: Answer = {"driver": _driver(), "count": count}
+    if not count:
+        fault = _fault(torch.cuda.init)
+        return answer | ({"error": fault} if fault else {})
+
+    def compute(index: int) -> None:
+        if float(torch.ones(1000, device=f"cuda:{index}").sum()) != 1000:
+            raise ArithmeticError("the sum of a thousand ones is wrong")
+
+    faults = {str(index): _fault(partial(compute, index)) for index in range(count)}
+    answer["faults"] = {index: text for index, text in faults.items() if text}
+    answer["names"] = sorted({torch.cuda.get_device_name(index) for index in range(count)})
     with contextlib.suppress(Exception):  # a build without NCCL
         version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
         answer["nccl"] = ".".join(map(str, version))
     return answer
+
+
+def _fault(action: Callable[[], object]) -> str | None:
+    """Returns the first line of the error that `action` raises, or None."""
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    return None
 
 
 def _driver() -> str:
@@ -84,29 +71,24 @@ def probe_decode(request: Request, earlier: Mapping[str, Answer]) -> Answer | No
     file = io.BytesIO()
     Image.new("RGB", (64, 48), COLOUR).save(file, "JPEG", quality=95)
     devices = ["cpu", *(["mixed"] if torch.cuda.is_available() else [])]
-    return {device: _decode(file.getvalue(), device) for device in devices}
+    return {device: _fault(partial(_decode, file.getvalue(), device)) for device in devices}
 
 
-def _decode(jpeg: bytes, device: str) -> str | None:
-    """Returns why the decoded picture is wrong, or None."""
+def _decode(jpeg: bytes, device: str) -> None:
+    """Raises ValueError if the decoded picture is wrong, or any error of DALI's."""
     import numpy as np
     from nvidia.dali import Pipeline, fn, types
 
-    try:
-        pipeline = Pipeline(batch_size=1, num_threads=1, device_id=0 if device == "mixed" else None)
-        with pipeline:
-            encoded = fn.external_source(source=[[np.frombuffer(jpeg, np.uint8)]], cycle=True)
-            pipeline.set_outputs(fn.decoders.image(encoded, device=device, output_type=types.RGB))
-        pipeline.build()
-        (images,) = pipeline.run()
-        if device == "mixed":
-            images = images.as_cpu()
-        colour = np.asarray(images.at(0)).reshape(-1, 3).mean(axis=0)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=0 if device == "mixed" else None)
+    with pipeline:
+        encoded = fn.external_source(source=[[np.frombuffer(jpeg, np.uint8)]], cycle=True)
+        pipeline.set_outputs(fn.decoders.image(encoded, device=device, output_type=types.RGB))
+    pipeline.build()
+    (images,) = pipeline.run()
+    pixels = np.asarray((images.as_cpu() if device == "mixed" else images).at(0))
+    colour = pixels.reshape(-1, 3).mean(axis=0)
     if np.abs(colour - COLOUR).max() > TOLERANCE:
-        return f"the colour is {colour.round().tolist()} instead of {list(COLOUR)}"
-    return None
+        raise ValueError(f"the colour is {colour.round().tolist()} instead of {list(COLOUR)}")
 
 
 def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
@@ -126,59 +108,47 @@ def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | Non
         sums = [float(ranks.sum(torch.tensor(float(ranks.rank))))]
         if ranks.device.type == "cuda":
             sums.append(float(ranks.sum(torch.tensor(float(ranks.rank), device=ranks.device))))
-    backend = "gloo and NCCL" if len(sums) == 2 else "gloo"
+    answer: Answer = {"backend": "gloo and NCCL" if len(sums) == 2 else "gloo"}
     if any(one != expected for one in sums):
-        return {"backend": backend, "error": f"the ranks' numbers sum to {sums} instead of {expected}"}
-    return {"backend": backend}
+        answer["error"] = f"the ranks' numbers sum to {sums} instead of {expected}"
+    return answer
 
 
-# ---------------------------------------------------------------- judges
-
-
-def judge(case: Case) -> Iterator[Finding]:
-    """Whether GPUs, decoder and process group work as a run needs them."""
-    yield from _gpus(case)
-    yield from _decoding(case)
-    yield _group(case)
-
-
-def _gpus(case: Case) -> Iterator[Finding]:
-    check, answers = "GPUs", case.answers("gpus")
+def _gpus(case: Case) -> Iterator[Verdict]:
+    answers = case.answers("gpus")
     wanted = case.slurm.gpus_per_node if case.cluster.scheduler == "slurm" else None
     if wanted and not answers:
-        yield unknown(check, "not checked: torch could not be imported", "see `packages`")
+        yield "unknown", "not checked: torch could not be imported", "see `packages`"
         return
     if not wanted and not any(answer.get("count") for answer in answers.values()):
-        yield ok(check, "none visible, and none asked for")
+        yield "ok", "none visible, and none asked for"
         return
-    if errors := case.faults("gpus", error_of):
-        yield problem(
-            check,
-            by_text(errors),
-            "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
-            "and name the GPUs' device files in gres.conf (administrator)",
-        )
+    if errors := case.faults("gpus"):
+        fix = "install a driver that supports this build of torch (`nvidia-smi` shows its newest CUDA), "
+        yield "problem", errors, f"{fix}and name the GPUs' device files in gres.conf (administrator)"
         return
-    counts = case.faults("gpus", lambda a: _miscount(a, wanted))
+    counts = by_text(
+        (node, f"{answer.get('count', 0)} GPUs instead of {wanted}")
+        for node, answer in answers.items()
+        if wanted not in (None, answer.get("count", 0))
+    )
     if counts:
         fix = "set gpus_per_node: in the cluster's file to what is there; or gres.conf (administrator)"
-        yield problem(check, by_text(counts), fix)
-    faults = case.faults("gpus", lambda a: "; ".join(f"GPU {i}: {t}" for i, t in a.get("faults", {}).items()))
-    if faults:
-        names = ",".join(node for node, _ in faults)
+        yield "problem", counts, fix
+    if faults := case.faults("gpus", lambda answer: _listed(answer.get("faults", {}), "GPU {}: {}")):
+        names = ",".join(node for node, answer in answers.items() if answer.get("faults"))
         fix = f"set exclude: {names} in the cluster's file, and tell the administrator (`dmesg | grep Xid`)"
-        yield problem(check, by_text(faults), fix)
+        yield "problem", faults, fix
     kinds = {name: _described(answer) for name, answer in answers.items()}
     if len(set(kinds.values())) > 1:
         fix = "set constraint: in the cluster's file to nodes of one kind; speeds of others do not compare"
-        yield warning(check, by_text(kinds.items()), fix)
+        yield "warning", by_text(kinds.items()), fix
     elif not counts and not faults:
-        yield ok(check, "; ".join(dict.fromkeys(kinds.values())))
+        yield "ok", "; ".join(dict.fromkeys(kinds.values()))
 
 
-def _miscount(answer: Answer, wanted: int | None) -> str:
-    count = answer.get("count", 0)
-    return "" if wanted in (None, count) else f"{count} GPUs instead of {wanted}"
+def _listed(faults: Mapping[str, str | None], form: str) -> str:
+    return "; ".join(form.format(device, text) for device, text in faults.items() if text)
 
 
 def _described(answer: Answer) -> str:
@@ -186,42 +156,33 @@ def _described(answer: Answer) -> str:
     return f"{models}, driver {answer.get('driver') or 'unknown'}, NCCL {answer.get('nccl') or 'unknown'}"
 
 
-def _decoding(case: Case) -> Iterator[Finding]:
-    if faults := case.faults("decode", _undecoded):
+def _decoding(case: Case) -> Iterator[Verdict]:
+    answers = case.answers("decode").values()
+    if faults := case.faults("decode", lambda answer: _listed(answer, "{}: {}")):
         fix = "set data: {loader: torchvision} in the experiment until DALI's wheel supports the driver"
-        yield problem("DALI", by_text(faults), fix)
-    elif not (answers := case.answers("decode")):
-        yield unknown("DALI", "not checked: it could not be imported", "see `packages`")
-    elif devices := sorted({device for answer in answers.values() for device in answer}):
+        yield "problem", faults, fix
+    elif not answers:
+        yield "unknown", "not checked: it could not be imported", "see `packages`"
+    elif devices := sorted({device for answer in answers for device in answer}):
         where = " and ".join({"cpu": "CPUs", "mixed": "GPUs"}[device] for device in devices)
-        yield ok("DALI", f"decodes a JPEG on the {where} of every node")
+        yield "ok", f"decodes a JPEG on the {where} of every node"
 
 
-def _undecoded(answer: Answer) -> str:
-    return error_of(answer) or "; ".join(f"{device}: {text}" for device, text in answer.items() if text)
-
-
-def _group(case: Case) -> Finding:
-    check, answers = "process group", [answer for answer in case.answers("group").values() if answer]
+def _group(case: Case) -> Iterator[Verdict]:
+    answers, faults = [one for one in case.answers("group").values() if one], case.faults("group")
     if len(case.nodes) < 2:
-        return ok(check, f"{ONE_NODE}, and runs ask for no more")
-    if not answers:
-        return unknown(check, "not tried", "see `first node's port` and `packages`")
-    faults = case.faults("group", error_of)
-    if not faults:
-        return ok(check, f"{len(case.nodes)} nodes sum over {answers[0].get('backend', 'gloo')}")
-    if any("EADDRINUSE" in fault for _, fault in faults):
-        return problem(
-            check,
-            by_text(faults),
-            "another program listens on that port of the first node (see `ss -ltnp`); run the doctor again",
-        )
-    return problem(
-        check,
-        by_text(faults),
-        "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file, with "
-        "the interface that connects the nodes (`ip route` there); all ports must be open on it",
-    )
+        yield "ok", f"{ONE_NODE}, and runs ask for no more"
+    elif not answers:
+        yield "unknown", "not tried", "see `first node's port` and `packages`"
+    elif not faults:
+        yield "ok", f"{len(case.nodes)} nodes sum over {answers[0].get('backend', 'gloo')}"
+    elif "EADDRINUSE" in faults:
+        yield "problem", faults, "another program listens on that port (see `ss -ltnp`); run the doctor again"
+    else:
+        fix = "set environment: {GLOO_SOCKET_IFNAME: eth0, NCCL_SOCKET_IFNAME: eth0} in the cluster's file,"
+        fix += " or the nodes' own interfaces (`ip route`); all their ports must be open"
+        yield "problem", faults, fix
 
 
-TOPIC = Topic("nodes", judge, on_nodes={"gpus": probe_gpus, "decode": probe_decode, "group": probe_group})
+PROBES = {"gpus": probe_gpus, "decode": probe_decode, "group": probe_group}
+TOPIC = Topic({"GPUs": _gpus, "DALI": _decoding, "process group": _group}, on_nodes=PROBES)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cluster.clusters import LocalCluster, SlurmCluster
-from jobs.doctor import TOPICS
+from jobs.doctor import LOGIN_TOPICS, NODE_TOPICS
 from jobs.doctor.finding import Case, Finding, NodeAnswers, Request
 
 FOLDER = Path(__file__).parent.parent / "jobs" / "doctor_answers"
@@ -35,7 +35,7 @@ def partition_of(case: Case, name: str) -> dict[str, str]:
 
 def findings(case: Case) -> dict[str, Finding]:
     """Every topic's findings by check; the most severe one where a check has several."""
-    found = [finding for topic in TOPICS for finding in topic.judge(case)]
+    found = [finding for topic in (*LOGIN_TOPICS, *NODE_TOPICS) for finding in topic.judge(case)]
     assert all(bool(finding.fix) == (finding.verdict != "ok") for finding in found)
     return {one.check: one for one in sorted(found, key=lambda one: SEVERITIES.index(one.verdict))}
 

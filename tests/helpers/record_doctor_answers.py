@@ -30,9 +30,8 @@ SLURM = SlurmCluster(scheduler="slurm", partition="main", time="60", nodes=3, cp
 def record(cluster: SlurmCluster | LocalCluster, scratch: Path) -> dict[str, object]:
     """Asks everything that `shiftbench doctor` asks, and returns the answers as plain JSON."""
     case = Case(cluster)
-    if cluster.scheduler == "slurm":
-        for _ in login_topics(case):
-            pass
+    for _ in login_topics(case):
+        pass
     images, runs = scratch / "images", scratch / "runs"
     for split in ("train", "val"):
         (images / split / "cat").mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def record(cluster: SlurmCluster | LocalCluster, scratch: Path) -> dict[str, obj
     sources = snapshot(scratch / "code")
     with shared_folder_probe(runs, "recorded") as (folder, lock):
         request = Request(str(folder), "recorded", [str(images)], str(runs), str(sources), sys.executable)
-        case, _ = ask_nodes(case, request, lock, wait_s=60)
+        case = ask_nodes(case, request, lock, wait_s=60)
     content = asdict(case)
     del content["cluster"]
     return content

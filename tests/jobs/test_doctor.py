@@ -14,9 +14,9 @@ import jobs.doctor
 from jobs.cluster.clusters import SlurmCluster
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.doctor import examine, storage
-from jobs.doctor.finding import Case, Finding, NodeAnswers, Request, Topic, ok
+from jobs.doctor.finding import Case, Finding, NodeAnswers, Request, Topic
 from jobs.doctor.node import PIECE, write
-from jobs.doctor.nodes import Replies, collect, program, srun
+from jobs.doctor.nodes import _run, collect, program, srun
 from tests.helpers.doctor_cases import recorded
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,11 +64,11 @@ def test_what_the_job_asks_for() -> None:
     [
         ("srun: error: Unable to allocate resources: Requested nodes are busy", "unknown", "in 3 s"),
         ("srun: error: Invalid account", "problem", "Invalid account"),
-        ("", "problem", "exit code 7"),
+        ("exit code 7", "problem", "exit code 7"),
     ],
 )
 def test_nodes_that_did_not_start(message: str, verdict: str, text: str) -> None:
-    (finding,) = examine.judge_nodes(Case(recorded().cluster), Replies([], 7, message), wait_s=3)
+    (finding,) = examine.judge_nodes(replace(Case(recorded().cluster), message=message), wait_s=3)
     assert (finding.check, finding.verdict) == ("nodes' own view", verdict)
     assert text in finding.found
 
@@ -77,7 +77,7 @@ def test_without_python_on_any_node_only_that_is_found() -> None:
     case = recorded()
     start = {"node": "n1", "host": "h", "code": True, "python": False}
     case = replace(case, nodes=[NodeAnswers("n1", {"start": start})])
-    found = list(examine.judge_nodes(case, Replies(list(case.nodes), 0, ""), wait_s=3))
+    found = list(examine.judge_nodes(case, wait_s=3))
     assert [(one.check, one.verdict) for one in found] == [("jobs folder", "ok"), ("python", "problem")]
 
 
@@ -92,20 +92,24 @@ def test_a_controller_that_does_not_answer_ends_the_questions(monkeypatch: pytes
 
 
 def test_a_new_topic_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def judge(case: Case) -> Any:
-        yield ok("new", f"{case.here['here']['a']}, {case.answers('there')['n1']['b']}")
+    def check(case: Case) -> Any:
+        yield "ok", f"{case.here['here']['a']}, {case.answers('there')['n1']['b']}"
 
     topic = Topic(
-        "nodes", judge, {"here": lambda case: {"a": 1}}, {"there": lambda request, earlier: {"b": 2}}
+        {"new": check}, {"here": lambda case: {"a": 1}}, {"there": lambda request, earlier: {"b": 2}}
     )
-    monkeypatch.setattr(jobs.doctor, "TOPICS", (topic,))
-    monkeypatch.setattr(examine, "TOPICS", (topic,))
+    monkeypatch.setattr(jobs.doctor, "NODE_TOPICS", (topic,))
+    monkeypatch.setattr(examine, "NODE_TOPICS", (topic,))
     answer = topic.on_nodes["there"](REQUEST, {})
     assert answer is not None
     nodes = [NodeAnswers("n1", {"start": {}, "there": answer})]
-    monkeypatch.setattr(examine, "ask_this_machine", lambda cluster, request: Replies(nodes, 0, ""))
-    case, replies = examine.ask_nodes(recorded("this_machine"), REQUEST, {}, 1)
-    assert list(examine.judge_nodes(case, replies, 1)) == [Finding("new", "ok", "1, 2")]
+    monkeypatch.setattr(examine, "start", lambda *arguments: (nodes, ""))
+    case = examine.ask_nodes(recorded("this_machine"), REQUEST, {}, 1)
+    assert list(examine.judge_nodes(case, 1)) == [Finding("new", "ok", "1, 2")]
+
+
+def test_a_program_without_a_message_is_named_by_its_exit_code() -> None:
+    assert _run(["bash", "-c", "exit 7"], 60) == ([], "exit code 7")
 
 
 def test_what_a_node_wrote_must_arrive_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +184,7 @@ def test_the_doctor_of_this_machine(tmp_path: Path) -> None:
     assert "/nowhere" in done.stdout
     assert "fix: set data.path" in done.stdout
     assert "✓ DALI" in done.stdout
-    assert "1 problem" in done.stdout
+    assert "1 problem," in done.stdout
     blocked = tmp_path / "file"
     blocked.write_text("")
     command = [*command[:-1], str(blocked), "--json"]

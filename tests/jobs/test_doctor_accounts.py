@@ -90,4 +90,4 @@ def test_a_key_that_the_site_requires() -> None:
     sound = {"additional_parameters": {"wckey": "sound"}}
     assert findings(keyed("", ["vision"], **sound))["wckey"].verdict == "problem"
     assert findings(keyed("", ["vision", "sound"], **sound))["wckey"].verdict == "ok"
-    assert findings(recorded())["wckey"].found == "not used at this site"
+    assert findings(recorded())["wckey"].found == "not required at this site"
