@@ -9,7 +9,7 @@ from typing import Any
 from suite.experiment import Run
 from suite.files import read_lines
 from suite.paths import RunPaths
-from suite.studies.objectives import VALIDATED, is_due
+from suite.studies.spec import VALIDATED, is_due
 
 KEYS = ("metric", "value", "epoch")
 

@@ -1,11 +1,10 @@
 """The axes of a study's space: how one field of an experiment gets its values.
 
-To add an axis, derive a class from `AxisSpec` and add it to `AXES`; the YAML's `kind`, its help and Optuna's
+To add an axis, derive a class from `AxisSpec` and add it to `AXES`; the YAML's `kind`, its help, draws and
 proposals follow from it.
 """
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Union, get_args
 
@@ -18,45 +17,42 @@ Point = dict[str, Any]
 
 
 class Proposer(Protocol):
-    """Chooses the values of a point that a search proposes: a number of an interval, a place in a list."""
+    """Chooses a point's values, by chance or from results so far. Optuna's trials are proposers."""
 
-    def number(self, key: str, low: float, high: float, *, is_log: bool) -> float: ...
-    def index(self, key: str, count: int) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
 class AxisSpec(Spec):
-    """One field of a space: a grid, which goes through its `options`, or drawn."""
+    """One field of a space. It goes through its `options`, unless it `is_drawn` for each sample."""
 
-    is_drawn: ClassVar[bool]
+    is_drawn: ClassVar[bool] = False
     kind: str
-    when: dict[str, Any] = Field(
-        {}, description="only at points where these fields have this value, or one of these values"
-    )
+    when: dict[str, Any] = Field({}, description="only where these fields have this value, or one of these")
 
     def holds(self, point: Mapping[str, Any]) -> bool:
-        """Whether this field is set at a point that has the fields before it."""
-        return all(_matches(look_up(point, key), wanted) for key, wanted in self.when.items())
+        """Whether this field is set at a point with the fields before it."""
+        allowed = {k: v if isinstance(v, list | tuple) else [v] for k, v in self.when.items()}
+        return all(look_up(point, key) in values for key, values in allowed.items())
 
     @property
-    def follows(self) -> tuple[str, ...]:
-        """Fields that this one is computed from."""
-        return ()
+    def needs(self) -> list[tuple[str, str]]:
+        """Fields that are set before this one, each with the YAML's key that names it."""
+        return [("when", key) for key in self.when]
 
     @property
     def options(self) -> Sequence[Any]:
-        """What a grid goes through; of a drawn field, its values at the corners of the space."""
+        """What a grid goes through; of an interval, its two ends."""
         raise NotImplementedError(f"{type(self).__name__}.options")
 
     def at(self, key: str, point: Mapping[str, Any], option: Any) -> Any:
         """The value of the field `key` for one of the options. Raises ValueError where there is none."""
         return option
 
-    def draw(self, rng: random.Random) -> Any:
-        raise NotImplementedError(f"{type(self).__name__}.draw")
-
     def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> Any:
-        """The value that a search proposes; an option is proposed by its place in the list."""
-        return self.at(key, point, self.options[proposer.index(key, len(self.options))])
+        """The value that the proposer chooses; it chooses an option by its place in the list."""
+        places = list(range(len(self.options)))
+        return self.at(key, point, self.options[proposer.suggest_categorical(key, places)])
 
 
 class _Listed(AxisSpec):
@@ -70,7 +66,6 @@ class _Listed(AxisSpec):
 class Grid(_Listed):
     """Each of these values, with every value of the other grids."""
 
-    is_drawn = False
     kind: Literal["grid"] = "grid"
 
 
@@ -80,9 +75,6 @@ class Choice(_Listed):
     is_drawn = True
     kind: Literal["choice"]
 
-    def draw(self, rng: random.Random) -> Any:
-        return rng.choice(self.values)
-
 
 class Scaled(AxisSpec):
     """A number that follows another field by each of these rules: value × (field / reference) ^ exponent.
@@ -90,7 +82,6 @@ class Scaled(AxisSpec):
     Linear scaling of the learning rate with the global batch is Goyal et al. 2017's, sqrt Krizhevsky's 2014.
     """
 
-    is_drawn = False
     kind: Literal["scaled"]
     of: str = Field(description="the field that it follows; before this one in the space")
     reference: float = Field(gt=0, description="where that field has this value, the number is `value`")
@@ -98,8 +89,8 @@ class Scaled(AxisSpec):
     rules: tuple[Literal["linear", "sqrt", "constant"], ...] = Field(("linear",), min_length=1)
 
     @property
-    def follows(self) -> tuple[str, ...]:
-        return (self.of,)
+    def needs(self) -> list[tuple[str, str]]:
+        return [*super().needs, ("of", self.of)]
 
     @property
     def options(self) -> Sequence[Any]:
@@ -121,7 +112,7 @@ class _Interval(AxisSpec):
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "_Interval":
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"low {self.low:g} must be less than high {self.high:g}, both finite")
         if self.is_log and self.low <= 0:
             raise ValueError(f"low {self.low:g} must be greater than 0: its logarithm is taken")
@@ -132,7 +123,7 @@ class _Interval(AxisSpec):
         return (self.low, self.high)
 
     def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> float:
-        return proposer.number(key, self.low, self.high, is_log=self.is_log)
+        return proposer.suggest_float(key, self.low, self.high, log=self.is_log)
 
 
 class Uniform(_Interval):
@@ -141,18 +132,12 @@ class Uniform(_Interval):
     is_log = False
     kind: Literal["uniform"]
 
-    def draw(self, rng: random.Random) -> float:
-        return rng.uniform(self.low, self.high)
-
 
 class LogUniform(_Interval):
     """A number of this interval whose logarithm is uniform, drawn anew for each sample."""
 
     is_log = True
     kind: Literal["loguniform"]
-
-    def draw(self, rng: random.Random) -> float:
-        return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
 
 
 AXES: tuple[type[AxisSpec], ...] = (Grid, Scaled, Choice, Uniform, LogUniform)
@@ -176,7 +161,3 @@ def look_up(point: Mapping[str, Any], key: str) -> Any:
         if key.startswith(f"{head}.") and isinstance(value, Mapping):
             return look_up(value, key.removeprefix(f"{head}."))
     return None
-
-
-def _matches(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, list | tuple) else bool(value == wanted)

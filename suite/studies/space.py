@@ -1,12 +1,24 @@
 """A study's space: the points that its axes make up, and which spaces are refused."""
 
 import itertools
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from suite.studies.axes import Axis, Grid, Point
 
 Space = dict[str, Axis]
+
+
+class _Draws(random.Random):
+    """Proposes values by chance."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high))) if log else self.uniform(low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.choice(choices)
 
 
 def is_drawn(space: Space) -> bool:
@@ -21,14 +33,16 @@ def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
     Raises ValueError for a number that cannot follow another.
     """
     seen: set[str] = set()
-    for chosen in _grid_points(space):
+    grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
+    for options in itertools.product(*grids.values()):
+        chosen = dict(zip(grids, options, strict=True))
         for sample in range(num_samples if is_drawn(space) else 1):
             point: Point = {}
             for key, axis in space.items():
                 if not axis.holds(point):
                     continue
                 if axis.is_drawn:
-                    point[key] = axis.draw(random.Random(f"{seed} {key} {sample}"))
+                    point[key] = axis.propose(key, point, _Draws(f"{seed} {key} {sample}"))
                 else:
                     point[key] = axis.at(key, point, chosen[key])
             if (name := repr(sorted(point.items()))) not in seen:
@@ -49,12 +63,9 @@ def check_order(space: Space) -> None:
     """Raises ValueError for a field that follows one which is not before it, or that is set twice."""
     before: list[str] = []
     for key, axis in space.items():
-        needed = [(f"when: {name}", name) for name in axis.when] + [
-            (f"of: {name}", name) for name in axis.follows
-        ]
-        for said, name in needed:
-            if not any(name == earlier or name.startswith(f"{earlier}.") for earlier in before):
-                raise ValueError(f"space: {key}: {said} is no field before it in the space")
+        for by, name in axis.needs:
+            if not any(f"{name}.".startswith(f"{earlier}.") for earlier in before):
+                raise ValueError(f"space: {key}: {by}: {name} is no field before it in the space")
         for earlier in before:
             if overlap(key, earlier):
                 raise ValueError(f"space: {key} and {earlier} set the same field; keep one of them")
@@ -64,9 +75,3 @@ def check_order(space: Space) -> None:
 def overlap(one: str, other: str) -> bool:
     """Whether two dotted keys set the same field, or one a part of the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-
-def _grid_points(space: Space) -> Iterator[Point]:
-    grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
-    for values in itertools.product(*grids.values()):
-        yield dict(zip(grids, values, strict=True))

@@ -12,16 +12,11 @@ from pydantic import Field
 from suite.specs.base import Spec
 
 
-class SchedulerSpec(Spec):
-    """Which runs end before their last epoch."""
-
-    kind: str
-
-
-class StoppingSpec(SchedulerSpec):
+class StoppingSpec(Spec):
     """Ends runs early by a rule with the interface of Ray Tune's schedulers, given as `module:class`."""
 
     rule: ClassVar[str]
+    kind: str
     grace_epochs: int = Field(1, ge=1, description="no run is ended before this epoch")
 
     def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
@@ -29,7 +24,7 @@ class StoppingSpec(SchedulerSpec):
         raise NotImplementedError(f"{type(self).__name__}.rule_arguments")
 
 
-class NoStopping(SchedulerSpec):
+class NoStopping(Spec):
     """Every run is trained to its last epoch."""
 
     kind: Literal["none"] = "none"
@@ -40,9 +35,7 @@ class Asha(StoppingSpec):
 
     rule = "ray.tune.schedulers:ASHAScheduler"
     kind: Literal["asha"]
-    reduction_factor: float = Field(
-        4.0, gt=1, description="from one rung to the next; the first is grace_epochs"
-    )
+    reduction_factor: float = Field(4.0, gt=1, description="between rungs; the first is grace_epochs")
 
     def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
         # Beyond the last epoch: there a run ends by itself, and is not stopped.
@@ -89,11 +82,11 @@ class OptunaSearch(SearchSpec):
         return self.num_points
 
 
-SCHEDULERS: tuple[type[SchedulerSpec], ...] = (NoStopping, Asha, MedianStopping)
+SCHEDULERS: tuple[type[NoStopping | StoppingSpec], ...] = (NoStopping, Asha, MedianStopping)
 SEARCHES: tuple[type[SearchSpec], ...] = (EveryPoint, OptunaSearch)
 
 if TYPE_CHECKING:
-    Scheduler = SchedulerSpec
+    Scheduler = NoStopping | StoppingSpec
     Search = SearchSpec
 else:
     Scheduler = Annotated[Union[SCHEDULERS], Field(discriminator="kind")]  # noqa: UP007 - of a table

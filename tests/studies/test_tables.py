@@ -12,6 +12,7 @@ import pytest
 from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import SEARCHERS, searcher_for
 from suite.studies.axes import AXES, AxisSpec, kinds
+from suite.studies.space import points
 from suite.studies.spec import Objective, StudySpec
 from suite.studies.strategies import SCHEDULERS, SEARCHES, StoppingSpec
 from tests.helpers.study_files import write
@@ -37,7 +38,6 @@ class First(Asha):
 """
 AXIS = """
 class Powers(AxisSpec):
-    is_drawn = False
     kind: Literal["powers"]
     up_to: int
 
@@ -103,13 +103,14 @@ print(json.dumps([values, StudySpec.model_fields["space"].description]))
 
 def test_an_axis_without_options_or_draws_is_refused_loudly() -> None:
     class Empty(AxisSpec):
-        is_drawn: ClassVar[bool] = True
         kind: Literal["empty"] = "empty"
 
-    with pytest.raises(NotImplementedError, match=r"Empty\.draw"):
-        Empty().draw(None)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError, match=r"Empty\.options"):
-        _ = Empty().options
+    class Drawn(Empty):
+        is_drawn = True
+
+    for one in (Empty, Drawn):
+        with pytest.raises(NotImplementedError, match=rf"{one.__name__}\.options"):
+            list(points({"recipe.lr": one()}, 1, 0))
 
 
 def test_a_scheduler_with_a_rule_that_does_not_exist_is_refused_loudly(tmp_path: Path) -> None:
