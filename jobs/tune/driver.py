@@ -33,7 +33,7 @@ from jobs.tune.study_folder import StudyFolder, is_complete, mark_complete, recr
 from jobs.tune.trial import Trial, is_result
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.studies.strategies import StoppingSpec
+from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study, check_points
 
 SLURM_TRIALS_AT_A_TIME = 8

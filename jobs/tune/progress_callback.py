@@ -11,7 +11,7 @@ from jobs.tune.trial import run_of
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, read_status, read_stop_request
-from suite.studies.axes import Point
+from suite.studies.space import Point
 from suite.studies.study import Study
 
 # Fields that a run's own label shows.

@@ -206,19 +206,17 @@ class SlurmRunner:
     def end(self) -> None:
         if not self.is_ours():
             return
-        try:
-            self._end()
-        except SlurmError as error:  # the driver ends it, or the next driver finds it
-            log.warning("%s: its job could not be ended: %s", self.run.label, error)
-
-    def _end(self) -> None:
         deadline = time.monotonic() + (STOP_REQUEST_S if read_stop_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        if is_over or (job := self._job()) is None:
+        try:
+            if is_over or (job := self._job()) is None:
+                return
+            ask("scancel", job)
+        except SlurmError as error:  # the driver ends it, or the next driver finds it
+            log.warning("%s: its job could not be ended: %s", self.run.label, error)
             return
-        ask("scancel", job)
         deadline = time.monotonic() + PATIENCE_S
         while not self.is_over() and time.monotonic() < deadline:
             time.sleep(1.0)

@@ -19,8 +19,7 @@ from jobs.tune.study_folder import StudyFolder
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import SETTLED, StopRequest, read_status, request_stop
-from suite.studies.spec import Objective
-from suite.studies.strategies import StoppingSpec
+from suite.studies.spec import Objective, StoppingSpec
 
 CONTINUE, STOP = str(TrialScheduler.CONTINUE), str(TrialScheduler.STOP)
 

@@ -16,7 +16,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import read_status
-from suite.studies.axes import Point
+from suite.studies.space import Point
 from suite.studies.study import Study, StudyPoint
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class StudySearcher(DriverOnly, Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: a later driver begins from the records."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing either."""
+    restore = save
 
 
 class EveryRun(StudySearcher):
@@ -189,7 +188,7 @@ SEARCHERS: dict[str, Callable[[TrialContext, StudyFolder], StudySearcher]] = {
     "all": lambda context, study_folder: EveryRun(context.study),
     "optuna": Proposals,
 }
-"""How each of `suite.studies.strategies.SEARCHES` is done, by its kind."""
+"""How each of `suite.studies.spec.SEARCHES` is done, by its kind."""
 
 
 def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearcher:

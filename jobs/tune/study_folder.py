@@ -22,7 +22,7 @@ from typing import Any
 
 from suite.errors import UserError
 from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
-from suite.studies.axes import Point
+from suite.studies.space import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
 

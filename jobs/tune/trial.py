@@ -28,7 +28,7 @@ from suite.record import (
     read_stop_request,
     request_stop,
 )
-from suite.studies.strategies import StoppingSpec
+from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study
 
 Result = dict[str, Any]

@@ -1,14 +1,166 @@
-"""A study's space: the points that its axes make up, and which spaces are refused."""
+"""A study's space: its axes, by which fields of an experiment get their values, and the points they make up.
+
+To add an axis, derive a class from `AxisSpec` and add it to `AXES`; the YAML's `kind`, its help, draws and
+proposals follow from it.
+"""
 
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Union, get_args
 
-from suite.studies.axes import Axis, Grid, Point
+from pydantic import Field, model_validator
 
+from suite.specs.base import Spec
+
+Point = dict[str, Any]
+"""The value of each field by dotted key. A field whose condition does not hold is missing."""
+
+
+class Proposer(Protocol):
+    """Chooses a point's values, by chance or from results so far. Optuna's trials are proposers."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+class AxisSpec(Spec):
+    """One field of a space. It goes through its `options`, unless it `is_drawn` for each sample."""
+
+    is_drawn: ClassVar[bool] = False
+    kind: str
+    when: dict[str, Any] = Field({}, description="only where these fields have this value, or one of these")
+
+    def holds(self, point: Mapping[str, Any]) -> bool:
+        """Whether this field is set at a point with the fields before it."""
+        allowed = {k: v if isinstance(v, list | tuple) else [v] for k, v in self.when.items()}
+        return all(look_up(point, key) in values for key, values in allowed.items())
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        """Fields that are set before this one, each with the YAML's key that names it."""
+        return [("when", key) for key in self.when]
+
+    @property
+    def options(self) -> Sequence[Any]:
+        """What a grid goes through; of an interval, its two ends."""
+        raise NotImplementedError(f"{type(self).__name__}.options")
+
+    def at(self, key: str, point: Mapping[str, Any], option: Any) -> Any:
+        """The value of the field `key` for one of the options. Raises ValueError where there is none."""
+        return option
+
+    def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> Any:
+        """The value that the proposer chooses; it chooses an option by its place in the list."""
+        places = list(range(len(self.options)))
+        return self.at(key, point, self.options[proposer.suggest_categorical(key, places)])
+
+
+class Grid(AxisSpec):
+    """Each of these values, with every value of the other grids."""
+
+    kind: Literal["grid"] = "grid"
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return self.values
+
+
+class Choice(Grid):
+    """One of these values, drawn anew for each sample."""
+
+    is_drawn = True
+    kind: Literal["choice"]  # type: ignore[assignment]
+
+
+class Scaled(AxisSpec):
+    """A number that follows another field by each of these rules: value × (field / reference) ^ exponent.
+
+    Linear scaling of the learning rate with the global batch is Goyal et al. 2017's, sqrt Krizhevsky's 2014.
+    """
+
+    kind: Literal["scaled"]
+    of: str = Field(description="the field that it follows; before this one in the space")
+    reference: float = Field(gt=0, description="where that field has this value, the number is `value`")
+    value: float
+    rules: tuple[Literal["linear", "sqrt", "constant"], ...] = Field(("linear",), min_length=1)
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        return [*super().needs, ("of", self.of)]
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return self.rules
+
+    def at(self, key: str, point: Mapping[str, Any], option: Any) -> float:
+        field = look_up(point, self.of)
+        if not isinstance(field, int | float) or isinstance(field, bool) or field <= 0:
+            raise ValueError(f"{key} follows {self.of}, which is {field!r} and not a positive number")
+        exponent = {"linear": 1.0, "sqrt": 0.5, "constant": 0.0}[option]
+        return float(self.value * (field / self.reference) ** exponent)
+
+
+class _Interval(AxisSpec):
+    is_drawn = True
+    is_log: ClassVar[bool]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> "_Interval":
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low {self.low:g} must be less than high {self.high:g}, both finite")
+        if self.is_log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} must be greater than 0: its logarithm is taken")
+        return self
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return (self.low, self.high)
+
+    def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> float:
+        return proposer.suggest_float(key, self.low, self.high, log=self.is_log)
+
+
+class Uniform(_Interval):
+    """A number of this interval, drawn anew for each sample."""
+
+    is_log = False
+    kind: Literal["uniform"]
+
+
+class LogUniform(_Interval):
+    """A number of this interval whose logarithm is uniform, drawn anew for each sample."""
+
+    is_log = True
+    kind: Literal["loguniform"]
+
+
+AXES: tuple[type[AxisSpec], ...] = (Grid, Scaled, Choice, Uniform, LogUniform)
+
+if TYPE_CHECKING:
+    Axis = AxisSpec
+else:
+    Axis = Annotated[Union[AXES], Field(discriminator="kind")]  # noqa: UP007 - of a table
 Space = dict[str, Axis]
+
+
+def kinds(table: Sequence[type[Spec]]) -> list[str]:
+    """The names by which YAML chooses among the classes of a table."""
+    return [get_args(spec.model_fields["kind"].annotation)[0] for spec in table]
+
+
+def look_up(point: Mapping[str, Any], key: str) -> Any:
+    """A field of a point, also one within a mapping that a shorter key was given: `model.norm.kind`."""
+    if key in point:
+        return point[key]
+    for head, value in point.items():
+        if key.startswith(f"{head}.") and isinstance(value, Mapping):
+            return look_up(value, key.removeprefix(f"{head}."))
+    return None
 
 
 class _Draws(random.Random):

@@ -1,6 +1,11 @@
-"""A study's YAML, field by field, and what is refused in it."""
+"""A study's YAML, field by field, and what is refused in it.
 
-from typing import Literal
+To add a scheduler, derive a class from `StoppingSpec` and add it to `SCHEDULERS`. To add a search, derive a
+class from `SearchSpec`, add it to `SEARCHES`, and give its searcher in `jobs.tune.search.SEARCHERS`. The
+`kind` in the YAML, its help and the refusals follow from these tables.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
@@ -8,9 +13,7 @@ from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
 from suite.metrics import METRICS
 from suite.specs.base import Spec
-from suite.studies.axes import AXES, kinds
-from suite.studies.space import Space, check_order, is_drawn
-from suite.studies.strategies import EveryPoint, NoStopping, Scheduler, Search
+from suite.studies.space import AXES, Space, check_order, is_drawn, kinds
 
 # Metrics whose results are the evaluation's values.
 VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
@@ -48,6 +51,87 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
     if metric == "top1_inference_percent":
         return is_evaluated and measure.eval_train
     return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
+
+
+class StoppingSpec(Spec):
+    """Ends runs early by a rule with the interface of Ray Tune's schedulers, given as `module:class`."""
+
+    rule: ClassVar[str]
+    kind: str
+    grace_epochs: int = Field(1, ge=1, description="no run is ended before this epoch")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        """The rule's arguments, besides metric, mode and `time_attr`. `max_epochs`: of the longest run."""
+        raise NotImplementedError(f"{type(self).__name__}.rule_arguments")
+
+
+class NoStopping(Spec):
+    """Every run is trained to its last epoch."""
+
+    kind: Literal["none"] = "none"
+
+
+class Asha(StoppingSpec):
+    """Asynchronous successive halving (Li et al. 2020): at each rung the best 1/reduction_factor continue."""
+
+    rule = "ray.tune.schedulers:ASHAScheduler"
+    kind: Literal["asha"]
+    reduction_factor: float = Field(4.0, gt=1, description="between rungs; the first is grace_epochs")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        # Beyond the last epoch: there a run ends by itself, and is not stopped.
+        max_t = max(max_epochs, self.grace_epochs) + 1
+        return {"max_t": max_t, "grace_period": self.grace_epochs, "reduction_factor": self.reduction_factor}
+
+
+class MedianStopping(StoppingSpec):
+    """Ends a run whose best value is worse than the median of the others' running means (Vizier, 2017)."""
+
+    rule = "ray.tune.schedulers:MedianStoppingRule"
+    kind: Literal["median"]
+    min_runs: int = Field(3, ge=1, description="others that must have come so far")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        return {"grace_period": self.grace_epochs, "min_samples_required": self.min_runs}
+
+
+class SearchSpec(Spec):
+    """How a study finds its points."""
+
+    kind: str
+
+    @property
+    def num_proposed(self) -> int | None:
+        """How many points are proposed as results come in; None: every point is known beforehand."""
+        return None
+
+
+class EveryPoint(SearchSpec):
+    """Every point of the grids, with `num_samples` draws of the other fields."""
+
+    kind: Literal["all"] = "all"
+
+
+class OptunaSearch(SearchSpec):
+    """Points proposed by Optuna's TPE (NSGA-II for several objectives), from the results so far."""
+
+    kind: Literal["optuna"]
+    num_points: int = Field(ge=1, description="points in all; each is run with every seed")
+
+    @property
+    def num_proposed(self) -> int:
+        return self.num_points
+
+
+SCHEDULERS: tuple[type[NoStopping | StoppingSpec], ...] = (NoStopping, Asha, MedianStopping)
+SEARCHES: tuple[type[SearchSpec], ...] = (EveryPoint, OptunaSearch)
+
+if TYPE_CHECKING:
+    Scheduler = NoStopping | StoppingSpec
+    Search = SearchSpec
+else:
+    Scheduler = Annotated[Union[SCHEDULERS], Field(discriminator="kind")]  # noqa: UP007 - of a table
+    Search = Annotated[Union[SEARCHES], Field(discriminator="kind")]  # noqa: UP007
 
 
 class BudgetSpec(Spec):

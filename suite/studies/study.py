@@ -7,20 +7,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from suite.config import expand, explain, load_experiment, read_yaml
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run, check_batches
-from suite.studies.axes import Point
-from suite.studies.space import corners, overlap, points
-from suite.studies.spec import OWN_KEYS, StudySpec, is_due
-from suite.studies.strategies import StoppingSpec
+from suite.studies.space import Point, corners, overlap, points
+from suite.studies.spec import OWN_KEYS, StoppingSpec, StudySpec, is_due
 
-T = TypeVar("T")
-Made = TypeVar("Made")
 MAX_LISTED = 3  # impossible points in a refusal
 MAX_CORNERS = 2000  # that are tried, of a space whose points are proposed later
 
@@ -133,10 +129,9 @@ def _known_values(spec: StudySpec) -> list[Point]:
         raise UserError(f"space: {error}") from None
 
 
-def _for_each(items: Sequence[tuple[Point, T]], call: Callable[[T], Made]) -> list[Made]:
+def _for_each(items: Sequence[tuple[Point, Any]], call: Callable[[Any], Any]) -> list[Any]:
     """Calls a function for each point. Raises UserError, with their number, for impossible points."""
-    made: list[Made] = []
-    impossible: list[str] = []
+    made, impossible = [], []
     for values, item in items:
         try:
             made.append(call(item))
