@@ -7,8 +7,8 @@ begins from the records, the study's folder and the scheduler's queue.
 import os
 import secrets
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from jobs.local.progress import ProgressView
 from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes
 from jobs.tune.engine import RayOptions, ray_running, trial_slots
 from jobs.tune.progress_callback import ProgressCallback
-from jobs.tune.runners import DRIVER_VARIABLE, TrialContext, settle_request
+from jobs.tune.runners import TrialContext, settle_request
 from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import StudySearcher, searcher_for
 from jobs.tune.stop_conditions import StopConditions
@@ -87,7 +87,11 @@ def drive(
             cancel_orphans(study.name, output_dir, {run.folder_name for run in wanted})
         stop = StopConditions(study.spec.budget, study.name, output_dir, lambda: search.runs)
         errors: list[str] = []
-        with stop.handling_signals(), view, _with_fork_server(context) as context:
+        server: AbstractContextManager[Path | None] = nullcontext()
+        if isinstance(cluster, LocalCluster):  # forks the processes of trials
+            server = own_server(environment_of(study.samples, threads, context.variables))
+        with stop.handling_signals(), view, server as path:
+            context = replace(context, fork_server=path)
             try:
                 if not stop.stop_all():
                     recreate(folder, study_folder.folder)
@@ -111,17 +115,6 @@ def _ray_options(study: Study, cluster: AnyCluster) -> RayOptions:
     if is_slurm:
         config()
     return RayOptions(address, at_a_time, uses_gpus, len(gpus))
-
-
-@contextmanager
-def _with_fork_server(context: TrialContext) -> Iterator[TrialContext]:
-    """Start the server that forks the processes of local trials. `end_processes` finds it by its variable."""
-    if not isinstance(context.cluster, LocalCluster):
-        yield context
-        return
-    variables = {**context.cluster.environment, DRIVER_VARIABLE: context.driver}
-    with own_server(environment_of(context.study.samples, context.threads, variables)) as path:
-        yield replace(context, fork_server=path)
 
 
 def _fit(

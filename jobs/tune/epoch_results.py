@@ -10,7 +10,6 @@ from suite.files import read_lines
 from suite.paths import RunPaths
 from suite.studies.spec import VALIDATED, is_due
 
-KEYS = ("metric", "value", "epoch")
 Results = dict[int, dict[str, float]]
 """The values of the objectives that were measured, by epoch, in order."""
 
@@ -18,7 +17,7 @@ Results = dict[int, dict[str, float]]
 def read_results(folder: Path, metrics: Collection[str]) -> Results:
     """Returns the results so far. The newest epoch may be incomplete."""
     by_epoch: Results = {}
-    for line in read_lines(RunPaths(folder).measurements, KEYS)[0]:
+    for line in read_lines(RunPaths(folder).measurements, ("metric", "value", "epoch"))[0]:
         name, split = line["metric"], line.get("split")
         if name in metrics and (name not in VALIDATED or split == "val"):
             by_epoch.setdefault(int(line["epoch"]), {})[name] = _number(line["value"])

@@ -48,12 +48,9 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
             return
         self._under_way.discard(folder)
         request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
-        if status.is_missing:  # the study was stopped before this run began
-            return
-        if request is not None and status.state in UNFINISHED:
-            self.view.ended(folder, request.state, request.reason)
-        else:
-            self.view.ended(folder, status.state, status.reason)
+        end = request if request is not None and status.state in UNFINISHED else status
+        if not status.is_missing:  # else the study was stopped before this run began
+            self.view.ended(folder, end.state, end.reason)
 
     # A trial whose worker was killed: another worker continues its run, or it stays resumable.
     on_trial_error = on_trial_complete

@@ -57,6 +57,12 @@ class TrialContext:
     is_resumed: bool = False
     fork_server: Path | None = None
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of local runs."""
+        assert isinstance(self.cluster, LocalCluster)
+        return {**self.cluster.environment, DRIVER_VARIABLE: self.driver}
+
     def restore_environment(self) -> None:
         """Undoes OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""
         os.environ.pop("OMP_NUM_THREADS", None)
@@ -116,12 +122,10 @@ class LocalRunner:
     def begin(self) -> None:
         if is_locked(RunPaths(self.folder).lock):  # by a process that continues, such as `shiftbench run`
             return
-        assert isinstance(self.context.cluster, LocalCluster)
-        variables = {**self.context.cluster.environment, DRIVER_VARIABLE: self.context.driver}
-        ranks = self.context.cluster.ranks
+        context = self.context
+        how = (context.cluster.ranks, context.threads, context.variables, starter_of(context.fork_server))
         try:
-            start_process = starter_of(self.context.fork_server)
-            self._child = start(self.run, self.folder, ranks, self.context.threads, variables, start_process)
+            self._child = start(self.run, self.folder, *how)
             self._has_begun, self._begun_at = True, time.monotonic()
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None

@@ -78,14 +78,20 @@ class Proposals(StudySearcher):
     """Optuna's points, each with every seed. Optuna learns the mean over the seeds."""
 
     def __init__(self, context: TrialContext, study_folder: StudyFolder) -> None:
+        """Raises UserError where Optuna is not installed."""
         super().__init__(context.study)
-        self._module = optuna = import_optuna()
+        try:
+            import optuna
+        except ImportError:
+            raise UserError("search: optuna is not installed: pip install 'shiftbench[optuna]'") from None
+        self._module: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.context, self.study_folder = context, study_folder
         spec = self.study.spec
-        sampler = optuna.samplers.NSGAIISampler if len(spec.objectives) > 1 else optuna.samplers.TPESampler
+        kind = optuna.samplers.NSGAIISampler if len(spec.objectives) > 1 else optuna.samplers.TPESampler
+        sampler = kind(seed=spec.sampling_seed)
         directions = ["maximize" if one.mode == "max" else "minimize" for one in spec.objectives]
-        self._optuna = optuna.create_study(directions=directions, sampler=sampler(seed=spec.sampling_seed))
+        self._optuna = self._module.create_study(directions=directions, sampler=sampler)
         self._waiting: deque[tuple[StudyPoint, Run]] = deque()
         self._proposed: dict[Key, Proposal] = {}
         self._points: dict[Key, StudyPoint] = {}
@@ -202,12 +208,3 @@ def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearc
 def _key(point: StudyPoint) -> Key:
     """The run_ids of a point: two points may be the same runs, since GN has no norm batch."""
     return tuple(run.run_id for run in point.runs)
-
-
-def import_optuna() -> Any:
-    """Raises UserError where Optuna is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("search: optuna is not installed: pip install 'shiftbench[optuna]'") from None
-    return optuna

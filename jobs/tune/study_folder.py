@@ -68,13 +68,14 @@ class StudyFolder:
             return
         if former.get("schema_version", 0) > SCHEMA_VERSION:
             raise UserError(f"{path}: written by a newer shiftbench; upgrade")
-        changes = list(_changes(_upgraded(former), _identity(self.study)))
+        # Keys that did not exist when it was written have their defaults.
+        known = StudySpec.model_validate({**former["spec"], "experiment": "-"})
+        former = {**former, "spec": known.model_dump(mode="json", exclude=FREE)}
+        changes = list(_changes(former, _identity(self.study)))
         self.is_changed = bool(changes)
         if changes and not accept:
-            raise UserError(
-                f"the study has changed since it began: {'; '.join(changes)}; --accept continues it "
-                "as it is now, or give it another name"
-            )
+            how = "--accept continues it as it is now, or give it another name"
+            raise UserError(f"the study has changed since it began: {'; '.join(changes)}; {how}")
 
     def write(self) -> None:
         """Writes the study as it is now. After this it is begun."""
@@ -127,13 +128,6 @@ def stop_file(output_dir: Path, study: str) -> Path:
 def _identity(study: Study) -> dict[str, Any]:
     spec = study.spec.model_dump(mode="json", exclude=FREE)
     return {"schema_version": SCHEMA_VERSION, "spec": spec, "base": json.loads(json.dumps(study.base))}
-
-
-def _upgraded(former: dict[str, Any]) -> dict[str, Any]:
-    """Gives keys that did not exist when the study was written their defaults."""
-    spec = {**former["spec"], "experiment": "-"}
-    known = StudySpec.model_validate(spec).model_dump(mode="json", exclude=FREE)
-    return {**former, "spec": known}
 
 
 def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:

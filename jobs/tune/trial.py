@@ -126,8 +126,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         results, status = self._read(), read_status(self.paths)
         epoch, values = results.popitem() if results else (0, {})
         yield from self._new_results(reported, results, is_ours=True)
-        end = {"state": status.state, "reason": status.reason or ""}
-        yield {"epoch": epoch, **values, **end, "done": True}
+        yield {"epoch": epoch, **values, "state": status.state, "reason": status.reason or "", "done": True}
 
     def _begin(self) -> bool:
         """Starts the run, or finds it started. Returns whether it could, and the study is not stopped."""

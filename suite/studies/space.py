@@ -173,11 +173,6 @@ class _Draws(random.Random):
         return self.choice(choices)
 
 
-def is_drawn(space: Space) -> bool:
-    """Whether any field is drawn rather than taken from a grid."""
-    return any(axis.is_drawn for axis in space.values())
-
-
 def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
     """Every point of the grids, each with the same `num_samples` draws of the other fields; no point twice.
 
@@ -188,7 +183,7 @@ def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
     grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
     for options in itertools.product(*grids.values()):
         chosen = dict(zip(grids, options, strict=True))
-        for sample in range(num_samples if is_drawn(space) else 1):
+        for sample in range(num_samples):
             point: Point = {}
             for key, axis in space.items():
                 if not axis.holds(point):
@@ -213,15 +208,14 @@ def corners(space: Space) -> Iterator[Point]:
 
 def check_order(space: Space) -> None:
     """Raises ValueError for a field that follows one which is not before it, or that is set twice."""
-    before: list[str] = []
-    for key, axis in space.items():
+    for place, (key, axis) in enumerate(space.items()):
+        before = list(space)[:place]
         for by, name in axis.needs:
             if not any(f"{name}.".startswith(f"{earlier}.") for earlier in before):
                 raise ValueError(f"space: {key}: {by}: {name} is no field before it in the space")
         for earlier in before:
             if overlap(key, earlier):
                 raise ValueError(f"space: {key} and {earlier} set the same field; keep one of them")
-        before.append(key)
 
 
 def overlap(one: str, other: str) -> bool:

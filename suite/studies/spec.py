@@ -13,7 +13,7 @@ from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
 from suite.metrics import METRICS
 from suite.specs.base import Spec
-from suite.studies.space import AXES, Space, check_order, is_drawn, kinds
+from suite.studies.space import AXES, Space, check_order, kinds
 
 # Metrics whose results are the evaluation's values.
 VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
@@ -178,7 +178,8 @@ class StudySpec(Spec):
                 expected = f"a field of {', '.join(SWEEPING)} that decides a result, such as recipe.lr"
                 raise ValueError(f"space: {key}: expected {expected}")
         check_order(self.space)
-        if self.num_samples > 1 and (self.search.num_proposed is not None or not is_drawn(self.space)):
+        is_drawn = self.search.num_proposed is None and any(axis.is_drawn for axis in self.space.values())
+        if self.num_samples > 1 and not is_drawn:
             raise ValueError("num_samples: no field is drawn, or the search proposes its points; remove it")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different numbers, got {list(self.seeds)}")

@@ -62,9 +62,7 @@ class Study:
     def runs(self) -> tuple[Run, ...]:
         """Each run once, point by point. Raises UserError where they are not known beforehand."""
         if self.is_proposed:
-            raise UserError(
-                f"{self.name}: its points are proposed as results come in, so only `shiftbench tune` runs it"
-            )
+            raise UserError(f"{self.name}: its points are proposed later, so only `shiftbench tune` runs it")
         return self.samples
 
     def at(self, values: Point) -> StudyPoint:
@@ -74,9 +72,7 @@ class Study:
             content = _with(content, key.split("."), value)
         runs = expand(content, self.name).runs
         if len(runs) != len(self.spec.seeds):
-            raise UserError(
-                "a list sweeps, and a point is one cell: give each field one value, in the base too"
-            )
+            raise UserError("a list sweeps, and a point is one cell: list no values, in the base either")
         return StudyPoint(values, runs)
 
 
@@ -182,8 +178,7 @@ def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
         run = point.runs[0]
         former = found.setdefault(run.run_id, point)
         if former is not point and not isinstance(run.model.norm, BatchFreeSpec):
-            both = f"{_shown(former.values)} and {_shown(point.values)}"
-            raise UserError(f"two points are the same run: {both}")
+            raise UserError(f"two points are the same run: {_shown(former.values)}; {_shown(point.values)}")
     return tuple(found.values())
 
 
