@@ -1,5 +1,6 @@
 """`shiftbench tune`: a study's trials by Ray Tune, and its answers."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,10 @@ def tune(
     from jobs.local.progress import ProgressView
     from suite.studies.study import load_study
 
-    found = load_study(study, overrides or [])
-    where = load_cluster(cluster or found.spec.trials.cluster)
+    options = {"cluster": cluster, "at_a_time": jobs, "ray_address": ray_address}
+    own = [f"trials.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    found = load_study(study, [*(overrides or []), *own])
+    where = load_cluster(found.spec.trials.cluster)
     if isinstance(where, LocalCluster):
         from suite.data import check_data
 
@@ -51,14 +54,12 @@ def tune(
     from jobs.tune.engine import import_ray
 
     import_ray()
-    from jobs.tune.driver import DriverOptions, drive
+    from jobs.tune.driver import drive
     from reports.collect import cache_folder
     from reports.write.study_answers import print_study, write_study
 
     console = Console(soft_wrap=True, highlight=False)
-    end = drive(
-        found, where, output_dir, DriverOptions(resume, accept, jobs, ray_address), ProgressView(console)
-    )
+    end = drive(found, where, output_dir, ProgressView(console), resume=resume, accept=accept)
     answers = write_study(
         [output_dir / run.folder_name for run in end.runs],
         end.study_folder,

@@ -1,12 +1,9 @@
 """Ends processes and jobs that no driver of the study follows any more."""
 
 import logging
-import os
-import signal
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,10 +11,8 @@ import psutil
 from jobs.cluster.job_verdicts import WAITING
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
-from jobs.cluster.slurm_commands import SlurmError, ask, queue
-from jobs.tune.runners import DRIVER_VARIABLE, settle_request
-from suite.errors import UserError
-from suite.experiment import Run
+from jobs.cluster.slurm_commands import JobState, SlurmError, ask, queue
+from jobs.tune.runners import DRIVER_VARIABLE
 from suite.paths import RunPaths
 from suite.record import SETTLED, UNFINISHED, StopRequest, read_status, request_stop
 
@@ -38,10 +33,8 @@ def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> Non
     What cannot be cancelled now is cancelled when the driver ends. Raises SlurmError when the queue does not
     answer.
     """
-    orphans = [
-        job for job in _active(_driven(study, output_dir), output_dir) if job.folder.name not in wanted
-    ]
-    if ids := [job.id for job in orphans if not job.is_leaving()]:
+    active = _active(_driven(study, output_dir), output_dir)
+    if ids := [j.job for j, folder in active if folder.name not in wanted and not _is_leaving(j, folder)]:
         try:
             ask("scancel", *ids)
         except SlurmError as error:  # also for a job that has just left
@@ -68,12 +61,15 @@ def end_jobs(study: str, output_dir: Path, reason: str, is_forced: bool) -> None
         is_over = not left and not _is_being_submitted(driven, seen.values())
         if is_over or waited_s > PATIENCE_S:
             break
-        for job in left:
-            if job.id not in seen and not job.is_leaving():
-                _ask_run(job.folder, job.id, request)
-        seen |= {job.id: job.folder for job in left}
         is_patient = not is_forced and waited_s < LEAVES_BY_ITSELF_S
-        now = [job.id for job in left if job.id not in cancelled and not (is_patient and job.is_leaving())]
+        now = []
+        for job, folder in left:
+            is_leaving = _is_leaving(job, folder)
+            if job.job not in seen and not is_leaving:
+                _ask_run(folder, job.job, request)
+            if job.job not in cancelled and not (is_patient and is_leaving):
+                now.append(job.job)
+        seen |= {job.job: folder for job, folder in left}
         if now:
             if is_forced:
                 with suppress(SlurmError):  # a queued job has no process to kill
@@ -88,7 +84,7 @@ def end_jobs(study: str, output_dir: Path, reason: str, is_forced: bool) -> None
     if seen:
         overview(output_dir, only=list(seen.values()))  # records which runs never began
     if left:
-        ids = ", ".join(job.id for job in left)
+        ids = ", ".join(job.job for job, _ in left)
         raise refusal or SlurmError(f"not gone after {waited_s:.0f} s, though cancelled: {ids}")
 
 
@@ -100,19 +96,10 @@ def _ask_run(folder: Path, job: str | None, request: StopRequest) -> None:
         request_stop(paths, request)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A job that is queued or running, and the folder of its run."""
-
-    id: str
-    state: str
-    folder: Path
-
-    def is_leaving(self) -> bool:
-        """Whether its record has ended: it then leaves by itself, and accounting calls it completed."""
-        status = read_status(RunPaths(self.folder))
-        is_its_job = status.content.get("job") == self.id
-        return status.state in SETTLED and is_its_job and self.state not in WAITING
+def _is_leaving(job: JobState, folder: Path) -> bool:
+    """Whether the job's record has ended: it then leaves by itself, and accounting calls it completed."""
+    status = read_status(RunPaths(folder))
+    return status.state in SETTLED and status.content.get("job") == job.job and job.state not in WAITING
 
 
 def _driven(study: str, output_dir: Path) -> list[Submission]:
@@ -124,11 +111,11 @@ def _driven(study: str, output_dir: Path) -> list[Submission]:
     ]
 
 
-def _active(driven: Sequence[Submission], output_dir: Path) -> list[_Job]:
-    """Queued and running jobs of these submissions. Raises SlurmError."""
+def _active(driven: Sequence[Submission], output_dir: Path) -> list[tuple[JobState, Path]]:
+    """Queued and running jobs of these submissions, and the folders of their runs. Raises SlurmError."""
     folders = {one.name: output_dir / one.folders[0] for one in driven}  # one run each
-    jobs = [job for job in queue(folders).values() if job.is_active and job.name in folders]
-    return [_Job(job.job, job.state, folders[job.name]) for job in jobs]
+    jobs = queue(folders).values()
+    return [(job, folders[job.name]) for job in jobs if job.is_active and job.name in folders]
 
 
 def _is_being_submitted(driven: Sequence[Submission], seen: Collection[Path]) -> bool:
@@ -143,26 +130,12 @@ def end_processes(driver: str, is_forced: bool) -> None:
     deadline = time.monotonic() + (FORCED_GRACE_S if is_forced else GRACE_S)
     while (left := _processes_of(driver)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    for pid in left:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def _processes_of(driver: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it has ended, or belongs to another user
-            if process.environ().get(DRIVER_VARIABLE) == driver:
-                found.append(process.pid)
-    return found
-
-
-def settle_requests(runs: Sequence[Run], output_dir: Path) -> None:
-    """Writes stop requests into the records of runs that have ended by them."""
-    for run in runs:
-        folder = output_dir / run.folder_name
-        if RunPaths(folder).stop.exists():
-            try:
-                settle_request(run, folder)
-            except (UserError, OSError) as error:  # the next driver settles it
-                log.warning("%s", error)
+def _processes_of(driver: str) -> list[psutil.Process]:
+    """This driver's processes. A fork of its server shows the environment of the server, which has it too."""
+    every = psutil.process_iter(["environ"])  # None for processes of other users
+    return [one for one in every if (one.info["environ"] or {}).get(DRIVER_VARIABLE) == driver]

@@ -7,8 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from suite.errors import UserError
 
@@ -31,40 +33,40 @@ VARIABLES = {
 }
 
 
+@dataclass(frozen=True)
+class RayOptions:
+    """The Ray of a study: the one at `address`, or one to start with a slot for each trial at a time."""
+
+    address: str | None
+    at_a_time: int
+    uses_gpus: bool
+    num_gpus: int
+
+
 def import_ray() -> None:
     """Sets what Ray reads when it is imported, and imports it. Raises UserError where it is not installed."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+    # While this is None, torch cannot be imported: TensorBoard's writer would, for types that we never log.
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("torch", None)
     try:
-        with _without_torch():
-            import ray.tune  # noqa: F401
-            import tensorboardX  # noqa: F401 - Tune's logger would import it, and it torch
+        import ray.tune  # noqa: F401
+        import tensorboardX  # noqa: F401 - Tune's logger would import it
     except ImportError:
         raise UserError("Ray Tune is not installed: pip install 'shiftbench[tune]'") from None
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Inside, importing torch fails. TensorBoard's writer imports it for types that we never log."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
     finally:
-        del sys.modules["torch"]
+        if modules["torch"] is None:
+            del modules["torch"]
 
 
 @contextmanager
 def ray_running(
-    address: str | None,
-    at_a_time: int,
-    num_gpus: int,
+    options: RayOptions,
     handling_signals: Callable[[], AbstractContextManager[None]],
     on_death: Callable[[], None],
 ) -> Iterator[None]:
-    """Starts a Ray with one slot for each trial, or joins the one at `address`. Ends it afterwards.
+    """Starts or joins a Ray. Ends it, or leaves it, afterwards.
 
     `handling_signals` restores the caller's signal handlers, which Ray replaces. `on_death` is called in
     another thread when Ray's processes have died: Ray's own calls would wait for them for a minute, and then
@@ -72,33 +74,30 @@ def ray_running(
     """
     import ray
 
-    if address is not None:
+    # "local": not the one that RAY_ADDRESS or another user's session points to.
+    address, own = options.address or "local", {}
+    if options.address is not None:
         _check_reachable(address)
     else:
-        _check_ports(PORTS_OF_RAY + PORTS_OF_A_WORKER * at_a_time)
+        _check_ports(PORTS_OF_RAY + PORTS_OF_A_WORKER * options.at_a_time)
+        own = {"num_cpus": options.at_a_time, "num_gpus": options.num_gpus, "include_dashboard": False}
+        own["object_store_memory"] = OBJECT_STORE_BYTES
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",  # not the one that RAY_ADDRESS or another user's session points to
-                num_cpus=at_a_time,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except SystemExit:  # Ray raises it on SIGTERM while it starts
         ray.shutdown()
         raise
     except Exception as error:  # Ray has no common class of errors
         with suppress(Exception):
             ray.shutdown()
-        what = "started" if address is None else f"joined at {address}"
-        raise UserError(f"Ray could not be {what}: {_first_line(error)}") from error
+        what = "started" if options.address is None else f"joined at {address}"
+        why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise UserError(f"Ray could not be {what}: {why}") from error
+    # The processes without which a Ray that we started cannot work; none of a Ray that we joined.
+    ours = [one for one in psutil.process_iter(["name", "ppid"]) if one.info["ppid"] == os.getpid()]
+    parts = [one for one in ours if one.info["name"] in ("gcs_server", "raylet")]
     is_over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(_parts(), is_over, on_death), daemon=True)
+    watch = threading.Thread(target=_watch, args=(parts, is_over, on_death), daemon=True)
     watch.start()
     with handling_signals():
         try:
@@ -109,30 +108,14 @@ def ray_running(
             ray.shutdown()
 
 
-def _parts() -> list[int]:
-    """The processes without which a Ray that we started cannot work; none of a Ray that we joined."""
-    return [pid for pid in map(int, _children()) if _state(pid)[0] in ("gcs_server", "raylet")]
-
-
-def _children() -> list[str]:
-    me = os.getpid()
-    lists = (path.read_text().split() for path in Path(f"/proc/{me}/task").glob("*/children"))
-    return [pid for found in lists for pid in found]
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """A process's name and the letter of its state; both empty when it is gone."""
-    try:
-        head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    except OSError:
-        return "", ""
-    return head.partition("(")[2], tail.split()[0]
-
-
-def _watch(pids: Sequence[int], is_over: threading.Event, on_death: Callable[[], None]) -> None:
+def _watch(parts: Sequence[psutil.Process], is_over: threading.Event, on_death: Callable[[], None]) -> None:
     """Calls `on_death` once a process is gone: a signal to the group, as Slurm sends it, ends Ray too."""
     while not is_over.wait(1.0):
-        if any(_state(pid)[1] in ("", "Z", "X") for pid in pids):
+        try:
+            states = {part.status() for part in parts}
+        except psutil.NoSuchProcess:
+            states = {psutil.STATUS_DEAD}
+        if states & {psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE}:
             on_death()
             return
 
@@ -164,7 +147,7 @@ def _check_reachable(address: str) -> None:
         raise UserError(f"Ray could not be joined at {address}: {error}") from None
 
 
-def trial_slots(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, float]:
+def trial_slots(options: RayOptions, ranks: int) -> Mapping[str, float]:
     """Returns what a trial takes of Ray: one slot of a Ray that we started, else a core for each rank; and a
     GPU for each rank where there are GPUs. Raises UserError when no node has that.
     """
@@ -172,7 +155,7 @@ def trial_slots(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, fl
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-    wanted = {"cpu": ranks if is_joined else 1, "gpu": ranks if uses_gpus and has_gpus else 0}
+    wanted = {"cpu": ranks if options.address else 1, "gpu": ranks if options.uses_gpus and has_gpus else 0}
     if not any(node.get("CPU", 0) >= wanted["cpu"] and node.get("GPU", 0) >= wanted["gpu"] for node in nodes):
         largest = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
         raise UserError(
@@ -180,11 +163,6 @@ def trial_slots(is_joined: bool, ranks: int, uses_gpus: bool) -> Mapping[str, fl
             f"whose nodes have {'; '.join(sorted(set(largest)))}"
         )
     return wanted
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 class DriverOnly:

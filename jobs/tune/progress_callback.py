@@ -11,8 +11,11 @@ from jobs.tune.trial import run_of
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, read_status, read_stop_request
-from suite.studies.axes import Point
+from suite.studies.space import Point
 from suite.studies.study import Study
+
+# Fields that a run's own label shows.
+LABELLED = ("model.arch.", "model.norm.", "batch.norm_batch_size.")
 
 
 class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
@@ -24,10 +27,8 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Shows a trial whose process or job is about to start."""
-        run_id, folder = trial.config["run_id"], self.output_dir / trial.config["folder"]
-        if run_id in self.known:
-            return
-        if folder not in self._under_way:
+        folder = self.output_dir / trial.config["folder"]
+        if trial.config["run_id"] not in self.known and folder not in self._under_way:
             self._under_way.add(folder)
             run = run_of(self.study, trial.config)
             self.view.started(folder, run, label_of(run, trial.config["point"]))
@@ -47,34 +48,18 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
             return
         self._under_way.discard(folder)
         request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
-        is_ending = request is not None and status.state in UNFINISHED
-        if status.is_missing:  # the study was stopped before this run began
-            return
-        if request is not None and is_ending:
-            self.view.ended(folder, request.state, request.reason)
-        else:
-            self.view.ended(folder, status.state, status.reason)
+        end = request if request is not None and status.state in UNFINISHED else status
+        if not status.is_missing:  # else the study was stopped before this run began
+            self.view.ended(folder, end.state, end.reason)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Shows a trial whose worker was killed. Another worker continues its run, or it stays resumable."""
-        self.on_trial_complete(iteration, trials, trial)
-
-
-# Fields that a run's own label shows.
-LABELLED = ("model.arch", "model.norm", "batch.norm_batch_size")
+    # A trial whose worker was killed: another worker continues its run, or it stays resumable.
+    on_trial_error = on_trial_complete
 
 
 def label_of(run: Run, point: Point) -> str:
     """`small_resnet11 BN nb2 seed 0 lr=0.1`: a run's label with the study's other axes."""
-    axes = {
-        key: value
-        for key, value in point.items()
-        if not f"{key}.".startswith(tuple(f"{name}." for name in LABELLED))
-    }
-    return " ".join(
-        [run.label, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in axes.items())]
-    )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    label = run.label
+    for key, value in point.items():
+        if not f"{key}.".startswith(LABELLED):
+            label += f" {key.rpartition('.')[2]}={f'{value:.4g}' if isinstance(value, float) else value}"
+    return label

@@ -5,7 +5,6 @@ Either way it is an ordinary run. A run that another process trains is followed,
 
 import logging
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from suite.experiment import Run
 from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import SETTLED, RecordWriter, State, read_status, read_stop_request
+from suite.studies.study import Study
 
 POLL_S = 0.05
 # For a process that lost its driver, and writes a checkpoint before it ends.
@@ -35,26 +35,33 @@ SILENCE_S = 60.0
 STOP_REQUEST_S = 20.0
 # In the environment of every process that a driver's trials start: the driver finds them by it.
 DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
-JOB = re.compile(r"\d+(_\d+)?")
 
 log = logging.getLogger("shiftbench")
 
 
 @dataclass(frozen=True)
-class RunContext:
+class TrialContext:
     """What all trials of a study share: where records go, and where runs are trained.
 
     `threads`: CPU threads of a rank, unless `omp_num_threads` was set for the driver. `driver`: its token.
-    `fork_server`: the socket of the driver's fork server; None: runs start as plain processes.
+    `is_resumed`: a former driver began the study. `fork_server`: the socket of the driver's fork server;
+    None: runs start as plain processes.
     """
 
-    study: str
+    study: Study
     output_dir: Path
     cluster: AnyCluster
     threads: int
     omp_num_threads: str | None
     driver: str
+    is_resumed: bool = False
     fork_server: Path | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of local runs."""
+        assert isinstance(self.cluster, LocalCluster)
+        return {**self.cluster.environment, DRIVER_VARIABLE: self.driver}
 
     def restore_environment(self) -> None:
         """Undoes OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""
@@ -84,7 +91,7 @@ class Runner(Protocol):
         """Seconds since the run started, without its time in a queue."""
 
 
-def runner_for(run: Run, context: RunContext) -> Runner:
+def runner_for(run: Run, context: TrialContext) -> Runner:
     """Returns the runner of a run on the context's cluster."""
     kind = SlurmRunner if isinstance(context.cluster, SlurmCluster) else LocalRunner
     return kind(run, context)
@@ -105,7 +112,7 @@ class LocalRunner:
 
     poll_s = POLL_S
 
-    def __init__(self, run: Run, context: RunContext) -> None:
+    def __init__(self, run: Run, context: TrialContext) -> None:
         self.run, self.context = run, context
         self.folder = context.output_dir / run.folder_name
         self._child: Child | None = None
@@ -115,12 +122,10 @@ class LocalRunner:
     def begin(self) -> None:
         if is_locked(RunPaths(self.folder).lock):  # by a process that continues, such as `shiftbench run`
             return
-        assert isinstance(self.context.cluster, LocalCluster)
-        variables = {**self.context.cluster.environment, DRIVER_VARIABLE: self.context.driver}
-        ranks = self.context.cluster.ranks
+        context = self.context
+        how = (context.cluster.ranks, context.threads, context.variables, starter_of(context.fork_server))
         try:
-            start_process = starter_of(self.context.fork_server)
-            self._child = start(self.run, self.folder, ranks, self.context.threads, variables, start_process)
+            self._child = start(self.run, self.folder, *how)
             self._has_begun, self._begun_at = True, time.monotonic()
         except OSError as error:
             raise UserError(f"{self.folder}: its process could not be started: {error}") from None
@@ -151,14 +156,15 @@ class SlurmRunner:
 
     poll_s = 1.0  # its record is on a shared file system
 
-    def __init__(self, run: Run, context: RunContext) -> None:
+    def __init__(self, run: Run, context: TrialContext) -> None:
         self.run, self.context = run, context
         self.folder = context.output_dir / run.folder_name
         self._looked_at = self._running_since = -float("inf")
         self._state: State = "queued"
 
     def begin(self) -> None:
-        submit([self.run], self.context.cluster, self.context.output_dir, self.context.study, is_driven=True)
+        context = self.context
+        submit([self.run], context.cluster, context.output_dir, context.study.name, is_driven=True)
 
     def is_over(self) -> bool:
         status = read_status(RunPaths(self.folder))
@@ -172,20 +178,17 @@ class SlurmRunner:
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return False
         try:
-            state = self._look()
+            self._looked_at = time.monotonic()
+            seen = overview(self.context.output_dir, only=[self.folder])
+            state = seen.runs[0].state
             # After a node failure or a warning Slurm may requeue the job: it is over once it left the queue.
             is_over = state not in ("queued", "running") and self._job() is None
         except SlurmError:
-            return False  # asked again later: while Slurm is down no run counts as ended
+            return False
+        if seen.notes:  # asked again later: while Slurm is down no run counts as ended
+            return False
         self._note(state, time.time())
         return is_over
-
-    def _look(self) -> State:
-        self._looked_at = time.monotonic()
-        seen = overview(self.context.output_dir, only=[self.folder])
-        if seen.notes:
-            raise SlurmError("; ".join(seen.notes))
-        return seen.runs[0].state
 
     def _job(self) -> str | None:
         """The job that is queued or running for this run, or None."""
@@ -199,30 +202,25 @@ class SlurmRunner:
     def is_ours(self) -> bool:
         ledger = Ledger(self.context.output_dir)
         mine = [one for one in ledger.read() if self.folder.name in one.folders][-1:]
-        if not mine or mine[0].driver != self.context.study or not ledger.is_ours(mine[0]):
+        if not mine or mine[0].driver != self.context.study.name or not ledger.is_ours(mine[0]):
             return False
-        status = read_status(RunPaths(self.folder))  # it may have been resumed elsewhere
-        return status.state != "running" or status.content.get("job") == job_ids(mine[0]).get(
-            self.folder.name
-        )
+        status, job = read_status(RunPaths(self.folder)), job_ids(mine[0]).get(self.folder.name)
+        return status.state != "running" or status.content.get("job") == job  # else resumed elsewhere
 
     def end(self) -> None:
         if not self.is_ours():
             return
-        try:
-            self._end()
-        except SlurmError as error:  # the driver ends it, or the next driver finds it
-            log.warning("%s: its job could not be ended: %s", self.run.label, error)
-
-    def _end(self) -> None:
         deadline = time.monotonic() + (STOP_REQUEST_S if read_stop_request(RunPaths(self.folder)) else 0.0)
         self._looked_at = -float("inf")
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        job = self._job() or ""
-        if is_over or not JOB.fullmatch(job):
+        try:
+            if is_over or (job := self._job()) is None:
+                return
+            ask("scancel", job)
+        except SlurmError as error:  # the driver ends it, or the next driver finds it
+            log.warning("%s: its job could not be ended: %s", self.run.label, error)
             return
-        ask("scancel", job)
         deadline = time.monotonic() + PATIENCE_S
         while not self.is_over() and time.monotonic() < deadline:
             time.sleep(1.0)
@@ -235,19 +233,18 @@ class SlurmRunner:
 def settle_request(run: Run, folder: Path) -> None:
     """Writes the stop request that ended a run into its record, if the run could not do so itself.
 
-    A run that failed by itself stays failed. Raises UserError when the record cannot be written.
+    A run that failed by itself stays failed. Where the record cannot be written, the next driver settles it.
     """
-    request, status = read_stop_request(RunPaths(folder)), read_status(RunPaths(folder))
-    if request is None or not has_been_ended(status.state, status.died_silently, status.reason):
+    if (request := read_stop_request(RunPaths(folder))) is None:
         return
-    with RecordWriter(run, folder) as record:
-        by = {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
-        at = status.content.get("updated_at", time.time())
-        record.status(request.state, reason=f"ended by {request.reason}", updated_at=at, **by)
-
-
-def has_been_ended(state: State, died_silently: bool, reason: str | None) -> bool:
-    """Whether a run was ended from outside, rather than by an error of its own."""
-    if state in ("preempted", "cancelled", "queued") or died_silently:
-        return True
-    return state == "failed" and WAS_KILLED in (reason or "")
+    status = read_status(RunPaths(folder))
+    was_killed = status.state == "failed" and WAS_KILLED in (status.reason or "")
+    if not (status.died_silently or was_killed or status.state in ("preempted", "cancelled", "queued")):
+        return
+    try:
+        with RecordWriter(run, folder) as record:
+            by = {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
+            at = status.content.get("updated_at", time.time())
+            record.status(request.state, reason=f"ended by {request.reason}", updated_at=at, **by)
+    except (UserError, OSError) as error:
+        log.warning("%s: its end could not be recorded: %s", run.label, error)

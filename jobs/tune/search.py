@@ -2,21 +2,21 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
 from jobs.tune.engine import DriverOnly
 from jobs.tune.epoch_results import read_results
+from jobs.tune.runners import TrialContext
 from jobs.tune.study_folder import StudyFolder
-from jobs.tune.trial import TrialContext, is_result
+from jobs.tune.trial import is_result
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import read_status
-from suite.studies.axes import Point
+from suite.studies.space import Point
 from suite.studies.study import Study, StudyPoint
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class StudySearcher(DriverOnly, Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: a later driver begins from the records."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing either."""
+    restore = save
 
 
 class EveryRun(StudySearcher):
@@ -69,50 +68,35 @@ class EveryRun(StudySearcher):
 
     def __init__(self, study: Study) -> None:
         super().__init__(study)
-        self._configs: Iterator[dict[str, Any]] = iter(_configs(study))
+        self._configs = (trial_config(point, run) for point in study.points for run in point.runs)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         return next(self._configs, Searcher.FINISHED)
-
-
-def _configs(study: Study) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for point in study.points:
-        for run in point.runs:
-            found.setdefault(run.run_id, trial_config(point, run))
-    return list(found.values())
-
-
-@dataclass(frozen=True)
-class _OptunaProposer:
-    """An axis's `Proposer`, which asks an Optuna trial."""
-
-    trial: "Proposal"
-
-    def number(self, key: str, low: float, high: float, *, is_log: bool) -> float:
-        return float(self.trial.suggest_float(key, low, high, log=is_log))
-
-    def index(self, key: str, count: int) -> int:
-        return int(self.trial.suggest_categorical(key, list(range(count))))
 
 
 class Proposals(StudySearcher):
     """Optuna's points, each with every seed. Optuna learns the mean over the seeds."""
 
     def __init__(self, context: TrialContext, study_folder: StudyFolder) -> None:
+        """Raises UserError where Optuna is not installed."""
         super().__init__(context.study)
-        optuna = import_optuna()
+        try:
+            import optuna
+        except ImportError:
+            raise UserError("search: optuna is not installed: pip install 'shiftbench[optuna]'") from None
+        self._module: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.context, self.study_folder = context, study_folder
         spec = self.study.spec
-        sampler = optuna.samplers.NSGAIISampler if len(spec.objectives) > 1 else optuna.samplers.TPESampler
+        kind = optuna.samplers.NSGAIISampler if len(spec.objectives) > 1 else optuna.samplers.TPESampler
+        sampler = kind(seed=spec.sampling_seed)
         directions = ["maximize" if one.mode == "max" else "minimize" for one in spec.objectives]
-        self._optuna = optuna.create_study(directions=directions, sampler=sampler(seed=spec.sampling_seed))
+        self._optuna = self._module.create_study(directions=directions, sampler=sampler)
         self._waiting: deque[tuple[StudyPoint, Run]] = deque()
         self._proposed: dict[Key, Proposal] = {}
         self._points: dict[Key, StudyPoint] = {}
         self._open: dict[Key, set[str]] = {}
-        self._given: dict[str, str] = {}
+        self._given: dict[str, tuple[Key, str]] = {}
         for params, values in study_folder.proposed_points():
             if self._is_possible(params, values):
                 self._optuna.enqueue_trial(params)
@@ -129,7 +113,7 @@ class Proposals(StudySearcher):
     def _is_possible(self, params: dict[str, Any], values: Point) -> bool:
         """Whether a point of a former driver is one of the study as it is now."""
         try:
-            point = self._values(import_optuna().trial.FixedTrial(params))
+            point = self._values(self._module.trial.FixedTrial(params))
             return point == values and bool(self.study.at(point).runs)
         except (UserError, ValueError, IndexError, KeyError):
             return False
@@ -142,21 +126,20 @@ class Proposals(StudySearcher):
         if not self._waiting and (self.is_over or not self._propose()):
             return str(Searcher.FINISHED)
         point, run = self._waiting.popleft()
-        self._given[trial_id] = run.run_id
+        self._given[trial_id] = _key(point), run.run_id
         return trial_config(point, run)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Gives Optuna a point's value after the last of its runs."""
-        run_id = self._given.pop(trial_id, None)
-        for key, missing in self._open.items():
-            if run_id in missing:
-                missing.discard(run_id)
-                if not missing:
-                    self._tell(key)
+        key, run_id = self._given.pop(trial_id, ((), ""))
+        missing = self._open.get(key, set())
+        if run_id in missing:
+            missing.discard(run_id)
+            if not missing:
+                self._tell(key)
 
     def _propose(self) -> bool:
         """Asks Optuna for a point that is new. Returns whether one was found."""
-        optuna = import_optuna()
         for _ in range(MAX_REPEATS):
             trial = self._optuna.ask()
             values = self._values(trial)
@@ -168,7 +151,7 @@ class Proposals(StudySearcher):
                 self.study_folder.add_point(trial.params, values)
                 self._add(trial)
                 return True
-            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._optuna.tell(trial, state=self._module.trial.TrialState.FAIL)
         self.study_folder.end_search()
         return False
 
@@ -176,26 +159,25 @@ class Proposals(StudySearcher):
         point = self.study.at(self._values(trial))
         key = _key(point)
         self._proposed[key], self._points[key] = trial, point
-        self._open[key] = {run.run_id for run in point.runs}
+        is_known = all(is_result(run, self.context) for run in point.runs)
+        self._open[key] = set() if is_known else set(key)
         self._waiting.extend((point, run) for run in point.runs)
-        if all(is_result(run, self.context) for run in point.runs):
-            self._open[key] = set()
+        if is_known:
             self._tell(key)
 
     def _values(self, trial: "Proposal") -> Point:
         point: Point = {}
         for key, axis in self.study.spec.space.items():
             if axis.holds(point):
-                point[key] = axis.propose(key, point, _OptunaProposer(trial))
+                point[key] = axis.propose(key, point, trial)
         return point
 
     def _tell(self, key: Key) -> None:
-        optuna = import_optuna()
         means = [self._mean(self._points[key].runs, metric) for metric in self.study.metrics]
-        if all(math.isfinite(mean) for mean in means):
+        if all(map(math.isfinite, means)):
             self._optuna.tell(self._proposed[key], means)
         else:
-            self._optuna.tell(self._proposed[key], state=optuna.trial.TrialState.FAIL)
+            self._optuna.tell(self._proposed[key], state=self._module.trial.TrialState.FAIL)
 
     def _mean(self, runs: tuple[Run, ...], metric: str) -> float:
         """The mean of the newest value over all seeds; NaN if a run has none or did not end well."""
@@ -204,7 +186,7 @@ class Proposals(StudySearcher):
             folder = self.context.output_dir / run.folder_name
             results = read_results(folder, [metric])
             is_well = read_status(RunPaths(folder)).state in ("completed", "stopped", "running", "preempted")
-            values.append(results[-1].values[metric] if results and is_well else math.nan)
+            values.append(results[max(results)][metric] if results and is_well else math.nan)
         return math.fsum(values) / len(values)
 
 
@@ -212,7 +194,7 @@ SEARCHERS: dict[str, Callable[[TrialContext, StudyFolder], StudySearcher]] = {
     "all": lambda context, study_folder: EveryRun(context.study),
     "optuna": Proposals,
 }
-"""How each of `suite.studies.strategies.SEARCHES` is done, by its kind."""
+"""How each of `suite.studies.spec.SEARCHES` is done, by its kind."""
 
 
 def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearcher:
@@ -226,12 +208,3 @@ def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearc
 def _key(point: StudyPoint) -> Key:
     """The run_ids of a point: two points may be the same runs, since GN has no norm batch."""
     return tuple(run.run_id for run in point.runs)
-
-
-def import_optuna() -> Any:
-    """Raises UserError where Optuna is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("search: optuna is not installed: pip install 'shiftbench[optuna]'") from None
-    return optuna

@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import tune
 
-from jobs import exit_codes
 from jobs.local.stop import URGENT
 from jobs.tune.engine import DriverOnly
+from jobs.tune.study_folder import stop_file
 from suite.experiment import Run
 from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
@@ -32,8 +32,12 @@ class ForcedStop(BaseException):
 class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
     """Tune asks it in every turn of its loop whether to stop. Trials then find `file`, and end their runs."""
 
-    def __init__(self, budget: BudgetSpec, costs: "StudyCosts", file: Path) -> None:
-        self.budget, self.costs, self.file = budget, costs, file
+    def __init__(
+        self, budget: BudgetSpec, study: str, output_dir: Path, runs: Callable[[], Sequence[Run]]
+    ) -> None:
+        """`runs`: returns the study's runs so far."""
+        self.budget, self.study, self.output_dir, self.runs = budget, study, output_dir, runs
+        self.file = stop_file(output_dir, study)
         self.signal: signal.Signals | None = None
         self.spent: str | None = None
         self.refused: str | None = None
@@ -41,7 +45,8 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
         self._was_urged = False
         self._begun_at = time.monotonic()
         self._looked_at = -LOOK_EVERY_S
-        file.unlink(missing_ok=True)
+        self._settled: dict[str, float] = {}
+        self.file.unlink(missing_ok=True)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -49,15 +54,8 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
     @property
     def reason(self) -> str | None:
         """Why the study ends now; None if it does not."""
-        if self.signal is not None:
-            return f"the driver of the study: {self.signal.name}"
-        why = self.spent or self.refused
+        why = self.spent or self.refused if self.signal is None else self.signal.name
         return None if why is None else f"the driver of the study: {why}"
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of a study that a signal stopped."""
-        return exit_codes.of_study(has_all=False, stopped_by=self.signal, is_spent=True)
 
     def look(self) -> None:
         """Reads what was spent, and whether the cluster refused a trial."""
@@ -80,9 +78,22 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
         if hours is not None and time.monotonic() - self._begun_at > hours * 3600:
             return f"the budget of {hours:g} hours is spent"
         hours = self.budget.rank_hours
-        if hours is not None and self.costs.rank_s() > hours * 3600:
+        if hours is not None and sum(map(self._rank_s, self.runs())) > hours * 3600:
             return f"the budget of {hours:g} rank-hours is spent"
         return None
+
+    def _rank_s(self, run: Run) -> float:
+        """Rank-seconds of a run, over all attempts; 0 for one that another experiment trained."""
+        if run.run_id in self._settled:
+            return self._settled[run.run_id]
+        paths = RunPaths(self.output_dir / run.folder_name)
+        if (read_json(paths.run) or {}).get("experiment") != self.study:
+            return 0.0
+        status = read_status(paths)
+        rank_s = costs_of(status.content).rank_s
+        if status.state in SETTLED:
+            self._settled[run.run_id] = rank_s
+        return rank_s
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
@@ -100,27 +111,3 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
 
         with stop_signals_to(handle):
             yield
-
-
-class StudyCosts:
-    """Rank-seconds that a study's own runs took so far. What another experiment trained is not counted."""
-
-    def __init__(self, study: str, output_dir: Path, runs: Callable[[], Sequence[Run]]) -> None:
-        self.study, self.output_dir, self.runs = study, output_dir, runs
-        self._settled: dict[str, float] = {}
-
-    def rank_s(self) -> float:
-        """Over all attempts of all runs, those under way included."""
-        return sum(self._of(run) for run in self.runs())
-
-    def _of(self, run: Run) -> float:
-        if run.run_id in self._settled:
-            return self._settled[run.run_id]
-        paths = RunPaths(self.output_dir / run.folder_name)
-        if (read_json(paths.run) or {}).get("experiment") != self.study:
-            return 0.0
-        status = read_status(paths)
-        rank_s = costs_of(status.content).rank_s
-        if status.state in SETTLED:
-            self._settled[run.run_id] = rank_s
-        return rank_s

@@ -1,4 +1,4 @@
-"""A study's own folder: the study as it began, and what happened since.
+"""A study's own folder (the study as it began, and what happened since), and Ray Tune's folder of it.
 
 <output_dir>/studies/<name>/
   study.json      its spec and base when it began; a resumed study must be the same
@@ -11,8 +11,9 @@
 The runs themselves lie beside the others in the output folder.
 """
 
-import fcntl
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -20,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
-from suite.files import append_line, read_json, read_lines, write_atomically
-from suite.studies.axes import Point
+from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
+from suite.studies.space import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
 
 SCHEMA_VERSION = 1
+# In Tune's own folder, where users of Tune look.
+MARK = ".shiftbench-study"
+COMPLETE = "every trial has ended"
 # Where and how long the study runs: these decide no result.
 FREE = {"trials", "budget", "experiment", "overrides"}
 
@@ -43,16 +47,13 @@ class StudyFolder:
         """Holds the folder's lock. Raises UserError if another driver has it or nothing can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a")
+            lock = locked(self.folder / "lock", wait=False)
+        except BlockingIOError:
+            raise UserError(f"{self.folder}: another `shiftbench tune` runs this study now") from None
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            what = "this file system has no locks" if isinstance(error, NoLocks) else "cannot be written"
+            raise UserError(f"{self.folder}: {what}: {error.strerror}") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.folder}: another `shiftbench tune` runs this study now") from None
-            except OSError as error:
-                raise UserError(f"{self.folder}: this file system has no locks: {error.strerror}") from None
             yield
 
     def compare(self, accept: bool) -> None:
@@ -63,17 +64,18 @@ class StudyFolder:
         path = self.folder / "study.json"
         former = read_json(path)
         self.is_begun = isinstance(former, dict)
-        if not isinstance(former, dict):
+        if not self.is_begun:
             return
         if former.get("schema_version", 0) > SCHEMA_VERSION:
             raise UserError(f"{path}: written by a newer shiftbench; upgrade")
-        changes = list(_changes(_upgraded(former), _identity(self.study)))
+        # Keys that did not exist when it was written have their defaults.
+        known = StudySpec.model_validate({**former["spec"], "experiment": "-"})
+        former = {**former, "spec": known.model_dump(mode="json", exclude=FREE)}
+        changes = list(_changes(former, _identity(self.study)))
         self.is_changed = bool(changes)
         if changes and not accept:
-            raise UserError(
-                f"the study has changed since it began: {'; '.join(changes)}; --accept continues it "
-                "as it is now, or give it another name"
-            )
+            how = "--accept continues it as it is now, or give it another name"
+            raise UserError(f"the study has changed since it began: {'; '.join(changes)}; {how}")
 
     def write(self) -> None:
         """Writes the study as it is now. After this it is begun."""
@@ -85,14 +87,13 @@ class StudyFolder:
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def add_point(self, params: dict[str, Any], values: Point) -> None:
+    def add_point(self, params: dict[str, Any] | None, values: Point | str) -> None:
         """Appends a proposed point, before any of its runs starts."""
         append_line(self.folder / "points.jsonl", json.dumps({"params": params, "values": values}))
 
     def end_search(self) -> None:
         """Notes that the search has found all points of the space."""
-        line = {"params": None, "values": self._digest()}
-        append_line(self.folder / "points.jsonl", json.dumps(line))
+        self.add_point(None, self._digest())
 
     def proposed_points(self) -> list[tuple[dict[str, Any], Point]]:
         """Returns parameters and values of every proposed point, oldest first."""
@@ -100,8 +101,7 @@ class StudyFolder:
 
     @property
     def is_search_over(self) -> bool:
-        ends = (line["values"] for line in self._points() if line["params"] is None)
-        return self._digest() in ends
+        return {"params": None, "values": self._digest()} in self._points()
 
     def _digest(self) -> str:
         """A hash of the study as it is now: another space may have more points."""
@@ -126,16 +126,8 @@ def stop_file(output_dir: Path, study: str) -> Path:
 
 
 def _identity(study: Study) -> dict[str, Any]:
-    spec: dict[str, Any] = study.spec.model_dump(mode="json", exclude=FREE)
-    base = json.loads(json.dumps(study.base))
-    return {"schema_version": SCHEMA_VERSION, "spec": spec, "base": base}
-
-
-def _upgraded(former: dict[str, Any]) -> dict[str, Any]:
-    """Gives keys that did not exist when the study was written their defaults."""
-    spec = {**former["spec"], "experiment": "-"}
-    known = StudySpec.model_validate(spec).model_dump(mode="json", exclude=FREE)
-    return {**former, "spec": known}
+    spec = study.spec.model_dump(mode="json", exclude=FREE)
+    return {"schema_version": SCHEMA_VERSION, "spec": spec, "base": json.loads(json.dumps(study.base))}
 
 
 def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
@@ -144,8 +136,36 @@ def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
         for name in dict.fromkeys([*former, *now]):
             yield from _changes(former.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif former != now:
-        yield f"{key.removeprefix('spec.')}: {_shown(former)} → {_shown(now)}"
+        shown = ["none" if one is None else json.dumps(one, ensure_ascii=False) for one in (former, now)]
+        yield f"{key.removeprefix('spec.')}: {shown[0]} → {shown[1]}"
 
 
-def _shown(value: Any) -> str:
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+def tune_folder(study: Study, output_dir: Path) -> Path:
+    """Returns the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
+    above = Path(os.path.expandvars(study.spec.trials.ray_results or "~/ray_results")).expanduser().absolute()
+    study_folder = str((output_dir / "studies" / study.name).resolve())
+    folder = above / f"{study.name}-{sha256(study_folder.encode()).hexdigest()[:6]}"
+    if folder.exists() and not (folder / MARK).exists():
+        raise UserError(f"{folder}: was not made by a study; move it away")
+    return folder
+
+
+def recreate(folder: Path, study_folder: Path) -> None:
+    """Empties Tune's folder, for which Tune writes its files anew from the records. Raises UserError."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / MARK).write_text(f"{study_folder}\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; see trials.ray_results") from None
+
+
+def mark_complete(folder: Path) -> None:
+    """Notes in Tune's folder that every trial has ended and has its results there."""
+    append_line(folder / MARK, COMPLETE)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every trial has its results in Tune's folder."""
+    return (folder / MARK).exists() and COMPLETE in (folder / MARK).read_text(encoding="utf-8").splitlines()

@@ -8,22 +8,13 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from jobs.cluster.slurm_commands import SlurmError
-from jobs.tune.epoch_results import EpochResult, complete_epochs, read_results
-from jobs.tune.runners import (
-    PATIENCE_S,
-    RunContext,
-    Runner,
-    runner_for,
-    settle_request,
-    wait_for_others,
-)
+from jobs.tune.epoch_results import Results, complete_epochs, read_results
+from jobs.tune.runners import PATIENCE_S, Runner, TrialContext, runner_for, settle_request, wait_for_others
 from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
@@ -31,14 +22,13 @@ from suite.files import is_locked, read_json, write_atomically
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,
-    Status,
     StopRequest,
     clear_stop_request,
     read_status,
     read_stop_request,
     request_stop,
 )
-from suite.studies.strategies import StoppingSpec
+from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study
 
 Result = dict[str, Any]
@@ -46,19 +36,6 @@ RETRY_S = 10.0  # while Slurm is down, or accepts no more of our jobs
 NO_ANSWER_S = 60.0  # until the queue shows whether a job exists
 
 log = logging.getLogger("shiftbench")
-
-
-@dataclass(frozen=True)
-class TrialContext:
-    """What the driver gives to every trial. `is_resumed`: the study was begun by a former driver."""
-
-    study: Study
-    run_context: RunContext
-    is_resumed: bool
-
-    @property
-    def output_dir(self) -> Path:
-        return self.run_context.output_dir
 
 
 def is_result(run: Run, context: TrialContext) -> bool:
@@ -72,21 +49,15 @@ def is_result(run: Run, context: TrialContext) -> bool:
     status = read_status(paths)
     if status.state == "completed":
         return True
-    is_ours = context.is_resumed and (read_json(paths.run) or {}).get("experiment") == context.study.name
-    if not is_ours:
+    if not context.is_resumed or (read_json(paths.run) or {}).get("experiment") != context.study.name:
         return False
-    if status.state == "stopped" or is_stop_pending(paths, status):
+    request, is_dead = read_stop_request(paths), status.died_silently or status.state == "preempted"
+    # The record lacks a scheduler's decision when the driver or the run was killed.
+    is_stop_pending = request is not None and request.state == "stopped" and is_dead
+    if status.state == "stopped" or is_stop_pending:
         return isinstance(context.study.spec.scheduler, StoppingSpec)
-    return status.state in ("failed", "diverged", "cancelled") and not (
-        status.died_silently or status.is_missing
-    )
-
-
-def is_stop_pending(paths: RunPaths, status: Status) -> bool:
-    """Whether a scheduler's decision is missing in the record, since the driver or the run was killed."""
-    request = read_stop_request(paths)
-    is_dead = status.died_silently or status.state == "preempted"
-    return request is not None and request.state == "stopped" and is_dead
+    has_ended = status.state in ("failed", "diverged", "cancelled")
+    return has_ended and not status.died_silently and not status.is_missing
 
 
 def run_of(study: Study, config: dict[str, Any]) -> Run:
@@ -101,7 +72,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], *, context: TrialContext) -> None:
         """Begins with the first run."""
         self.context = context
-        context.run_context.restore_environment()
+        context.restore_environment()
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -135,20 +106,14 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self._forward_stop()  # Tune may end a trial between two of its steps
         runner.end()
         if is_ours:
-            self._settle()
-
-    def _settle(self) -> None:
-        try:
             settle_request(self.run, self.folder)
-        except (UserError, OSError) as error:  # must not fail the next run, which may wait for this one's end
-            log.warning("%s: its end could not be recorded: %s", self.run.label, error)
 
     def _follow(self) -> Iterator[Result]:
         """A result for each epoch, and one for the end."""
         reported: set[int] = set()
         wait_for_others(self.folder, self.stop_file)
         if is_result(self.run, self.context):
-            self._settle()
+            settle_request(self.run, self.folder)
         else:
             is_followed = True
             # A run that another process left unfinished is trained on by this study.
@@ -158,12 +123,14 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 is_followed = not self._runner.is_ours()
                 self._release()
                 wait_for_others(self.folder, self.stop_file)
-        yield from self._new_results(reported, self._read()[:-1], is_ours=True)
-        yield self._end()
+        results, status = self._read(), read_status(self.paths)
+        epoch, values = results.popitem() if results else (0, {})
+        yield from self._new_results(reported, results, is_ours=True)
+        yield {"epoch": epoch, **values, "state": status.state, "reason": status.reason or "", "done": True}
 
     def _begin(self) -> bool:
         """Starts the run, or finds it started. Returns whether it could, and the study is not stopped."""
-        runner = runner_for(self.run, self.context.run_context)
+        runner = runner_for(self.run, self.context)
         if (request := read_stop_request(self.paths)) is not None and request.state == "preempted":
             clear_stop_request(self.paths)  # of a former driver; the run may not have seen it
         while not self.stop_file.exists():
@@ -189,20 +156,23 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _train(self, reported: set[int]) -> Iterator[Result]:
         """Yields results until the run is over, or has to end."""
-        assert self._runner is not None
-        seen_bytes = -1
-        while not self._runner.is_over():
-            if (size := _size(self.paths)) != seen_bytes:
+        runner = self._runner
+        assert runner is not None
+        seen_bytes, measured = -1, self.paths.measurements
+        timeout_s = self.context.study.spec.trials.timeout_s
+        while not runner.is_over():
+            if (size := measured.stat().st_size if measured.exists() else 0) != seen_bytes:
                 seen_bytes = size
-                results = complete_epochs(self.run, self._read(), self._metrics)
-                yield from self._new_results(reported, results, self._runner.is_ours())
-            is_stopped = self.stop_file.exists() and (not self._runner.is_ours() or self._forward_stop())
+                results = complete_epochs(self.run, self._read(), self.context.study.metrics)
+                yield from self._new_results(reported, results, runner.is_ours())
+            is_stopped = self.stop_file.exists() and (not runner.is_ours() or self._forward_stop())
             if is_stopped or read_stop_request(self.paths) is not None:
                 return
-            if self._is_late():
-                self._end_late()
+            if timeout_s is not None and runner.running_s() > timeout_s and runner.is_ours():
+                runner.end()
+                self._fail(f"ran longer than {timeout_s:g} s (trials.timeout_s)")
                 return
-            time.sleep(self._runner.poll_s)
+            time.sleep(runner.poll_s)
 
     def _forward_stop(self) -> bool:
         """Asks the run to stop, with the reason, if the study is stopped. Returns whether it is."""
@@ -212,38 +182,14 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         request_stop(self.paths, StopRequest("preempted", reason, "study"))
         return True
 
-    @property
-    def _metrics(self) -> tuple[str, ...]:
-        return self.context.study.metrics
+    def _read(self) -> Results:
+        return read_results(self.folder, self.context.study.metrics)
 
-    def _read(self) -> list[EpochResult]:
-        return read_results(self.folder, self._metrics)
-
-    def _new_results(self, reported: set[int], results: list[EpochResult], is_ours: bool) -> Iterator[Result]:
-        for result in results:
-            if result.epoch not in reported:
-                reported.add(result.epoch)
-                more = {"state": "running", "reason": "", "is_ours": is_ours}
-                yield {"epoch": result.epoch, **result.values, **more}
-
-    def _end(self) -> Result:
-        results = self._read()
-        last = results[-1] if results else EpochResult(0, {})
-        status = read_status(self.paths)
-        end = {"state": status.state, "reason": status.reason or ""}
-        return {"epoch": last.epoch, **last.values, **end, "done": True}
-
-    def _is_late(self) -> bool:
-        timeout_s = self.context.study.spec.trials.timeout_s
-        if timeout_s is None or self._runner is None:
-            return False
-        return self._runner.running_s() > timeout_s and self._runner.is_ours()
-
-    def _end_late(self) -> None:
-        assert self._runner is not None
-        self._runner.end()
-        timeout_s = self.context.study.spec.trials.timeout_s
-        self._fail(f"ran longer than {timeout_s:g} s (trials.timeout_s)")
+    def _new_results(self, reported: set[int], results: Results, is_ours: bool) -> Iterator[Result]:
+        for epoch, values in results.items():
+            if epoch not in reported:
+                reported.add(epoch)
+                yield {"epoch": epoch, **values, "state": "running", "reason": "", "is_ours": is_ours}
 
     def _fail(self, reason: str) -> None:
         """Writes into the record that the run failed."""
@@ -253,7 +199,3 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                     record.status("failed", reason=reason)
         except (UserError, OSError) as error:  # such as a full disk
             log.error("%s: %s, and that could not be written: %s", self.run.label, reason, error)
-
-
-def _size(paths: RunPaths) -> int:
-    return paths.measurements.stat().st_size if paths.measurements.exists() else 0

@@ -1,17 +1,176 @@
-"""A study's space: the points that its axes make up, and which spaces are refused."""
+"""A study's space: its axes, by which fields of an experiment get their values, and the points they make up.
+
+To add an axis, derive a class from `AxisSpec` and add it to `AXES`; the YAML's `kind`, its help, draws and
+proposals follow from it.
+"""
 
 import itertools
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Union, get_args
 
-from suite.studies.axes import Axis, Grid, Point
+from pydantic import Field, model_validator
 
+from suite.specs.base import Spec
+
+Point = dict[str, Any]
+"""The value of each field by dotted key. A field whose condition does not hold is missing."""
+
+
+class Proposer(Protocol):
+    """Chooses a point's values, by chance or from results so far. Optuna's trials are proposers."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+class AxisSpec(Spec):
+    """One field of a space. It goes through its `options`, unless it `is_drawn` for each sample."""
+
+    is_drawn: ClassVar[bool] = False
+    kind: str
+    when: dict[str, Any] = Field({}, description="only where these fields have this value, or one of these")
+
+    def holds(self, point: Mapping[str, Any]) -> bool:
+        """Whether this field is set at a point with the fields before it."""
+        allowed = {k: v if isinstance(v, list | tuple) else [v] for k, v in self.when.items()}
+        return all(look_up(point, key) in values for key, values in allowed.items())
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        """Fields that are set before this one, each with the YAML's key that names it."""
+        return [("when", key) for key in self.when]
+
+    @property
+    def options(self) -> Sequence[Any]:
+        """What a grid goes through; of an interval, its two ends."""
+        raise NotImplementedError(f"{type(self).__name__}.options")
+
+    def at(self, key: str, point: Mapping[str, Any], option: Any) -> Any:
+        """The value of the field `key` for one of the options. Raises ValueError where there is none."""
+        return option
+
+    def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> Any:
+        """The value that the proposer chooses; it chooses an option by its place in the list."""
+        places = list(range(len(self.options)))
+        return self.at(key, point, self.options[proposer.suggest_categorical(key, places)])
+
+
+class Grid(AxisSpec):
+    """Each of these values, with every value of the other grids."""
+
+    kind: Literal["grid"] = "grid"
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return self.values
+
+
+class Choice(Grid):
+    """One of these values, drawn anew for each sample."""
+
+    is_drawn = True
+    kind: Literal["choice"]  # type: ignore[assignment]
+
+
+class Scaled(AxisSpec):
+    """A number that follows another field by each of these rules: value × (field / reference) ^ exponent.
+
+    Linear scaling of the learning rate with the global batch is Goyal et al. 2017's, sqrt Krizhevsky's 2014.
+    """
+
+    kind: Literal["scaled"]
+    of: str = Field(description="the field that it follows; before this one in the space")
+    reference: float = Field(gt=0, description="where that field has this value, the number is `value`")
+    value: float
+    rules: tuple[Literal["linear", "sqrt", "constant"], ...] = Field(("linear",), min_length=1)
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        return [*super().needs, ("of", self.of)]
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return self.rules
+
+    def at(self, key: str, point: Mapping[str, Any], option: Any) -> float:
+        field = look_up(point, self.of)
+        if not isinstance(field, int | float) or isinstance(field, bool) or field <= 0:
+            raise ValueError(f"{key} follows {self.of}, which is {field!r} and not a positive number")
+        exponent = {"linear": 1.0, "sqrt": 0.5, "constant": 0.0}[option]
+        return float(self.value * (field / self.reference) ** exponent)
+
+
+class _Interval(AxisSpec):
+    is_drawn = True
+    is_log: ClassVar[bool]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> "_Interval":
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low {self.low:g} must be less than high {self.high:g}, both finite")
+        if self.is_log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} must be greater than 0: its logarithm is taken")
+        return self
+
+    @property
+    def options(self) -> Sequence[Any]:
+        return (self.low, self.high)
+
+    def propose(self, key: str, point: Mapping[str, Any], proposer: Proposer) -> float:
+        return proposer.suggest_float(key, self.low, self.high, log=self.is_log)
+
+
+class Uniform(_Interval):
+    """A number of this interval, drawn anew for each sample."""
+
+    is_log = False
+    kind: Literal["uniform"]
+
+
+class LogUniform(_Interval):
+    """A number of this interval whose logarithm is uniform, drawn anew for each sample."""
+
+    is_log = True
+    kind: Literal["loguniform"]
+
+
+AXES: tuple[type[AxisSpec], ...] = (Grid, Scaled, Choice, Uniform, LogUniform)
+
+if TYPE_CHECKING:
+    Axis = AxisSpec
+else:
+    Axis = Annotated[Union[AXES], Field(discriminator="kind")]  # noqa: UP007 - of a table
 Space = dict[str, Axis]
 
 
-def is_drawn(space: Space) -> bool:
-    """Whether any field is drawn rather than taken from a grid."""
-    return any(axis.is_drawn for axis in space.values())
+def kinds(table: Sequence[type[Spec]]) -> list[str]:
+    """The names by which YAML chooses among the classes of a table."""
+    return [get_args(spec.model_fields["kind"].annotation)[0] for spec in table]
+
+
+def look_up(point: Mapping[str, Any], key: str) -> Any:
+    """A field of a point, also one within a mapping that a shorter key was given: `model.norm.kind`."""
+    if key in point:
+        return point[key]
+    for head, value in point.items():
+        if key.startswith(f"{head}.") and isinstance(value, Mapping):
+            return look_up(value, key.removeprefix(f"{head}."))
+    return None
+
+
+class _Draws(random.Random):
+    """Proposes values by chance."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high))) if log else self.uniform(low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.choice(choices)
 
 
 def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
@@ -21,14 +180,16 @@ def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
     Raises ValueError for a number that cannot follow another.
     """
     seen: set[str] = set()
-    for chosen in _grid_points(space):
-        for sample in range(num_samples if is_drawn(space) else 1):
+    grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
+    for options in itertools.product(*grids.values()):
+        chosen = dict(zip(grids, options, strict=True))
+        for sample in range(num_samples):
             point: Point = {}
             for key, axis in space.items():
                 if not axis.holds(point):
                     continue
                 if axis.is_drawn:
-                    point[key] = axis.draw(random.Random(f"{seed} {key} {sample}"))
+                    point[key] = axis.propose(key, point, _Draws(f"{seed} {key} {sample}"))
                 else:
                     point[key] = axis.at(key, point, chosen[key])
             if (name := repr(sorted(point.items()))) not in seen:
@@ -47,26 +208,16 @@ def corners(space: Space) -> Iterator[Point]:
 
 def check_order(space: Space) -> None:
     """Raises ValueError for a field that follows one which is not before it, or that is set twice."""
-    before: list[str] = []
-    for key, axis in space.items():
-        needed = [(f"when: {name}", name) for name in axis.when] + [
-            (f"of: {name}", name) for name in axis.follows
-        ]
-        for said, name in needed:
-            if not any(name == earlier or name.startswith(f"{earlier}.") for earlier in before):
-                raise ValueError(f"space: {key}: {said} is no field before it in the space")
+    for place, (key, axis) in enumerate(space.items()):
+        before = list(space)[:place]
+        for by, name in axis.needs:
+            if not any(f"{name}.".startswith(f"{earlier}.") for earlier in before):
+                raise ValueError(f"space: {key}: {by}: {name} is no field before it in the space")
         for earlier in before:
             if overlap(key, earlier):
                 raise ValueError(f"space: {key} and {earlier} set the same field; keep one of them")
-        before.append(key)
 
 
 def overlap(one: str, other: str) -> bool:
     """Whether two dotted keys set the same field, or one a part of the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-
-def _grid_points(space: Space) -> Iterator[Point]:
-    grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
-    for values in itertools.product(*grids.values()):
-        yield dict(zip(grids, values, strict=True))

@@ -1,15 +1,23 @@
-"""A study's YAML, field by field, and what is refused in it."""
+"""A study's YAML, field by field, and what is refused in it.
 
-from typing import Literal
+To add a scheduler, derive a class from `StoppingSpec` and add it to `SCHEDULERS`. To add a search, derive a
+class from `SearchSpec`, add it to `SEARCHES`, and give its searcher in `jobs.tune.search.SEARCHERS`. The
+`kind` in the YAML, its help and the refusals follow from these tables.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
 from suite.config import SWEEPING
+from suite.experiment import BatchFreeSpec, Run
 from suite.metrics import METRICS
 from suite.specs.base import Spec
-from suite.studies.axes import AXES, kinds
-from suite.studies.space import Space, check_order, is_drawn
-from suite.studies.strategies import EveryPoint, NoStopping, Scheduler, Search
+from suite.studies.space import AXES, Space, check_order, kinds
+
+# Metrics whose results are the evaluation's values.
+VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
+AT_THE_END = {"flops_per_image", "matmul_peak_flops_per_s", "matmul_peak_share"}
 
 
 class Objective(Spec):
@@ -30,12 +38,106 @@ class Objective(Spec):
         return self
 
 
+def is_due(run: Run, metric: str, epoch: int) -> bool:
+    """Whether a run measures a metric at the end of an epoch (counted from 1)."""
+    measure, epochs = run.measure, run.recipe.epochs
+    is_last, is_evaluated = epoch == epochs, measure.is_evaluated(epoch, epochs)
+    if METRICS[metric].per_layer or metric == "top1_precise_percent":
+        if isinstance(run.model.norm, BatchFreeSpec):
+            return False  # no BN, so no estimates
+        if metric == "top1_precise_percent":
+            return is_last and measure.precise_bn_images > 0
+        return measure.is_probed(epoch, epochs) if metric in VALIDATED else measure.tid
+    if metric == "top1_inference_percent":
+        return is_evaluated and measure.eval_train
+    return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
+
+
+class StoppingSpec(Spec):
+    """Ends runs early by a rule with the interface of Ray Tune's schedulers, given as `module:class`."""
+
+    rule: ClassVar[str]
+    kind: str
+    grace_epochs: int = Field(1, ge=1, description="no run is ended before this epoch")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        """The rule's arguments, besides metric, mode and `time_attr`. `max_epochs`: of the longest run."""
+        raise NotImplementedError(f"{type(self).__name__}.rule_arguments")
+
+
+class NoStopping(Spec):
+    """Every run is trained to its last epoch."""
+
+    kind: Literal["none"] = "none"
+
+
+class Asha(StoppingSpec):
+    """Asynchronous successive halving (Li et al. 2020): at each rung the best 1/reduction_factor continue."""
+
+    rule = "ray.tune.schedulers:ASHAScheduler"
+    kind: Literal["asha"]
+    reduction_factor: float = Field(4.0, gt=1, description="between rungs; the first is grace_epochs")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        # Beyond the last epoch: there a run ends by itself, and is not stopped.
+        max_t = max(max_epochs, self.grace_epochs) + 1
+        return {"max_t": max_t, "grace_period": self.grace_epochs, "reduction_factor": self.reduction_factor}
+
+
+class MedianStopping(StoppingSpec):
+    """Ends a run whose best value is worse than the median of the others' running means (Vizier, 2017)."""
+
+    rule = "ray.tune.schedulers:MedianStoppingRule"
+    kind: Literal["median"]
+    min_runs: int = Field(3, ge=1, description="others that must have come so far")
+
+    def rule_arguments(self, max_epochs: int) -> dict[str, Any]:
+        return {"grace_period": self.grace_epochs, "min_samples_required": self.min_runs}
+
+
+class SearchSpec(Spec):
+    """How a study finds its points."""
+
+    kind: str
+
+    @property
+    def num_proposed(self) -> int | None:
+        """How many points are proposed as results come in; None: every point is known beforehand."""
+        return None
+
+
+class EveryPoint(SearchSpec):
+    """Every point of the grids, with `num_samples` draws of the other fields."""
+
+    kind: Literal["all"] = "all"
+
+
+class OptunaSearch(SearchSpec):
+    """Points proposed by Optuna's TPE (NSGA-II for several objectives), from the results so far."""
+
+    kind: Literal["optuna"]
+    num_points: int = Field(ge=1, description="points in all; each is run with every seed")
+
+    @property
+    def num_proposed(self) -> int:
+        return self.num_points
+
+
+SCHEDULERS: tuple[type[NoStopping | StoppingSpec], ...] = (NoStopping, Asha, MedianStopping)
+SEARCHES: tuple[type[SearchSpec], ...] = (EveryPoint, OptunaSearch)
+
+if TYPE_CHECKING:
+    Scheduler = NoStopping | StoppingSpec
+    Search = SearchSpec
+else:
+    Scheduler = Annotated[Union[SCHEDULERS], Field(discriminator="kind")]  # noqa: UP007 - of a table
+    Search = Annotated[Union[SEARCHES], Field(discriminator="kind")]  # noqa: UP007
+
+
 class BudgetSpec(Spec):
     """When a study ends before its last trial. Runs then write a checkpoint, and `--resume` continues."""
 
-    rank_hours: float | None = Field(
-        None, gt=0, description="over all its runs and attempts; GPU-hours where a rank has a GPU"
-    )
+    rank_hours: float | None = Field(None, gt=0, description="of all runs and attempts; of GPUs, GPU-hours")
     wall_hours: float | None = Field(None, gt=0, description="since this start of the driver")
 
 
@@ -43,15 +145,9 @@ class TrialsSpec(Spec):
     """Where trials run. Decides no result, so it may change when a study is resumed."""
 
     cluster: str = Field("local", description="a name in configs/clusters, or a YAML's path")
-    at_a_time: int | None = Field(
-        None, ge=1, description="null: the cluster's array_parallelism, else 1 locally and 8 on Slurm"
-    )
-    timeout_s: float | None = Field(
-        None, gt=0, description="a trial that runs longer is ended and fails; time in a queue is not counted"
-    )
-    ray_address: str | None = Field(
-        None, description="of a running Ray cluster, whose nodes share this folder; null: starts a Ray"
-    )
+    at_a_time: int | None = Field(None, ge=1, description="null: array_parallelism, else 1, or 8 on Slurm")
+    timeout_s: float | None = Field(None, gt=0, description="a longer trial fails; a queue's time is free")
+    ray_address: str | None = Field(None, description="of a Ray that shares this folder; null: starts one")
     ray_results: str | None = Field(None, description="for Tune's own folder; null: ~/ray_results")
 
 
@@ -64,36 +160,27 @@ class StudySpec(Spec):
     space: Space = Field(min_length=1, description=f"dotted field -> {{kind: {' | '.join(kinds(AXES))}, …}}")
     num_samples: int = Field(1, ge=1, description="draws for each point of the grids, where fields are drawn")
     sampling_seed: int = Field(0, ge=0, description="of the draws and of Optuna")
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2), min_length=1, description="of each point's runs; the base's seeds are ignored"
-    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="of each point, not the base's")
     objectives: tuple[Objective, ...] = Field(
-        (Objective(metric="top1_percent", mode="max"),),
-        min_length=1,
-        description="what the study measures; scheduler and search use the first one",
+        (Objective(metric="top1_percent"),), min_length=1, description="scheduler and search use the first"
     )
     scheduler: Scheduler = NoStopping()
     search: Search = EveryPoint()
     budget: BudgetSpec = BudgetSpec()
     trials: TrialsSpec = TrialsSpec()
-    margin_points: float = Field(
-        1.0, ge=0, description="of top-1: the report says below which norm batch BN loses more than this"
-    )
+    margin_points: float = Field(1.0, ge=0, description="the answers say where BN loses more top-1")
 
     @model_validator(mode="after")
     def _check(self) -> "StudySpec":
         for key in self.space:
-            section = key.partition(".")[0]
-            if section not in SWEEPING or section == key or key == "data.path":
-                raise ValueError(
-                    f"space: {key}: expected a field of {', '.join(SWEEPING)} that decides a result, "
-                    "such as recipe.lr"
-                )
+            section, _, field = key.partition(".")
+            if section not in SWEEPING or not field or key == "data.path":
+                expected = f"a field of {', '.join(SWEEPING)} that decides a result, such as recipe.lr"
+                raise ValueError(f"space: {key}: expected {expected}")
         check_order(self.space)
-        if self.num_samples > 1 and not is_drawn(self.space):
-            raise ValueError("num_samples: no field is drawn; remove it")
-        if self.num_samples > 1 and self.search.num_proposed is not None:
-            raise ValueError(f"num_samples: {self.search.kind} proposes its points; remove num_samples")
+        is_drawn = self.search.num_proposed is None and any(axis.is_drawn for axis in self.space.values())
+        if self.num_samples > 1 and not is_drawn:
+            raise ValueError("num_samples: no field is drawn, or the search proposes its points; remove it")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different numbers, got {list(self.seeds)}")
         if len({objective.metric for objective in self.objectives}) != len(self.objectives):

@@ -4,8 +4,8 @@ A trial is a Run. Every point of the space is expanded here, so impossible point
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,8 @@ from pydantic import ValidationError
 from suite.config import expand, explain, load_experiment, read_yaml
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run, check_batches
-from suite.studies.axes import Point
-from suite.studies.objectives import is_due
-from suite.studies.space import corners, overlap, points
-from suite.studies.spec import OWN_KEYS, StudySpec
-from suite.studies.strategies import StoppingSpec
+from suite.studies.space import Point, corners, overlap, points
+from suite.studies.spec import OWN_KEYS, StoppingSpec, StudySpec, is_due
 
 MAX_LISTED = 3  # impossible points in a refusal
 MAX_CORNERS = 2000  # that are tried, of a space whose points are proposed later
@@ -62,21 +59,21 @@ class Study:
         return len(self.runs) if num_proposed is None else num_proposed * len(self.spec.seeds)
 
     @property
-    def max_epochs(self) -> int:
-        return max(run.recipe.epochs for run in self.samples)
-
-    @property
     def runs(self) -> tuple[Run, ...]:
         """Each run once, point by point. Raises UserError where they are not known beforehand."""
         if self.is_proposed:
-            raise UserError(
-                f"{self.name}: its points are proposed as results come in, so only `shiftbench tune` runs it"
-            )
-        return tuple({run.run_id: run for point in self.points for run in point.runs}.values())
+            raise UserError(f"{self.name}: its points are proposed later, so only `shiftbench tune` runs it")
+        return self.samples
 
     def at(self, values: Point) -> StudyPoint:
         """Returns a point with its runs. Raises UserError for an impossible one."""
-        return StudyPoint(values, _runs(self.base, values, self.spec))
+        content: dict[str, Any] = {**self.base, "name": self.name, "seeds": list(self.spec.seeds)}
+        for key, value in values.items():
+            content = _with(content, key.split("."), value)
+        runs = expand(content, self.name).runs
+        if len(runs) != len(self.spec.seeds):
+            raise UserError("a list sweeps, and a point is one cell: list no values, in the base either")
+        return StudyPoint(values, runs)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
@@ -91,10 +88,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
     Raises UserError, with the number of impossible points if there are any.
     """
-    content = read_yaml(path)
-    content.setdefault("name", path.stem)
     own = [item for item in overrides if _section(item) in OWN_KEYS]
-    content |= read_yaml(path, own) if own else {}
+    content = {"name": path.stem, **read_yaml(path, own)}
     try:
         spec = StudySpec.model_validate(content)
     except ValidationError as error:
@@ -104,14 +99,12 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         key = item.partition("=")[0].strip()
         if _section(item) in OWN_KEYS or any(overlap(key, axis) for axis in spec.space):
             raise UserError(f"override {item!r}: the study itself sets {key}")
-    base = read_yaml(path.parent / spec.experiment, for_base)
+    study = Study(spec, read_yaml(path.parent / spec.experiment, for_base), (), ())
     try:
-        expanded = _expand(base, spec)
-        if spec.search.num_proposed is not None:
-            study = Study(spec, base, (), tuple(run for point in expanded for run in point.runs))
-        else:
-            kept = _without_repeats(expanded)
-            study = Study(spec, base, kept, tuple(run for point in kept for run in point.runs))
+        found = _for_each([(values, values) for values in _known_values(spec)], study.at)
+        kept = () if study.is_proposed else _without_repeats(found)
+        samples = tuple(run for point in kept or found for run in point.runs)
+        study = replace(study, points=kept, samples=samples)
         _check_objectives(study)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -122,80 +115,60 @@ def _section(override: str) -> str:
     return override.partition("=")[0].partition(".")[0].strip()
 
 
-def _expand(base: dict[str, Any], spec: StudySpec) -> list[StudyPoint]:
-    """Every point, or the corners if points are proposed. Raises UserError for impossible ones."""
+def _known_values(spec: StudySpec) -> list[Point]:
+    """Every point, or corners of the space if points are proposed. Raises UserError."""
     try:
         if spec.search.num_proposed is not None:
-            all_points = list(itertools.islice(corners(spec.space), MAX_CORNERS))
-        else:
-            all_points = list(points(spec.space, spec.num_samples, spec.sampling_seed))
+            return list(itertools.islice(corners(spec.space), MAX_CORNERS))
+        return list(points(spec.space, spec.num_samples, spec.sampling_seed))
     except ValueError as error:
         raise UserError(f"space: {error}") from None
-    expanded: list[StudyPoint] = []
-    impossible: list[str] = []
-    for point in all_points:
+
+
+def _for_each(items: Sequence[tuple[Point, Any]], call: Callable[[Any], Any]) -> list[Any]:
+    """Calls a function for each point. Raises UserError, with their number, for impossible points."""
+    made, impossible = [], []
+    for values, item in items:
         try:
-            expanded.append(StudyPoint(point, _runs(base, point, spec)))
+            made.append(call(item))
         except UserError as error:
-            impossible.append(f"{_shown(point)}: {error}")
-    _refuse(impossible, len(all_points))
-    return expanded
-
-
-def _refuse(impossible: Sequence[str], num_points: int) -> None:
+            impossible.append(f"{_shown(values)}: {error}")
     if impossible:
         few, rest = impossible[:MAX_LISTED], len(impossible) - MAX_LISTED
         more = f"; and {rest} more" if rest > 0 else ""
-        raise UserError(f"{len(impossible)} of {num_points} points are impossible: {'; '.join(few)}{more}")
+        raise UserError(f"{len(impossible)} of {len(items)} points are impossible: {'; '.join(few)}{more}")
+    return made
 
 
 def check_points(study: Study, ranks: int) -> None:
     """Raises UserError, with their number, for points whose batches do not divide over so many ranks."""
-    impossible: list[str] = []
-    for point in study.points:
-        try:
-            check_batches(point.runs, ranks)
-        except UserError as error:
-            impossible.append(f"{_shown(point.values)}: {error}")
-    _refuse(impossible, len(study.points))
+    _for_each([(one.values, one.runs) for one in study.points], lambda runs: check_batches(runs, ranks))
     check_batches(study.samples, ranks)  # the corners, if points are proposed later
 
 
 def _check_objectives(study: Study) -> None:
     """Raises UserError for an objective that no run measures, or none before its last epoch."""
-    runs = study.samples
     for metric in study.metrics:
-        if not any(is_due(run, metric, run.recipe.epochs) for run in runs):
+        if not any(is_due(run, metric, run.recipe.epochs) for run in study.samples):
             raise UserError(
                 f"objectives: none of its runs measures {metric}: it takes BN layers, and for "
                 "top1_precise_percent measure.precise_bn_images above 0"
             )
-    first = study.metrics[0]
-    in_time = [any(is_due(run, first, epoch) for epoch in range(1, run.recipe.epochs)) for run in runs]
+    first, kind = study.metrics[0], study.spec.scheduler.kind
+    in_time = (is_due(run, first, n) for run in study.samples for n in range(1, run.recipe.epochs))
     if isinstance(study.spec.scheduler, StoppingSpec) and not any(in_time):
         raise UserError(
-            f"scheduler: {study.spec.scheduler.kind} judges by {first}, which no run measures before its "
-            "last epoch: set measure.eval_every_epochs or measure.probe_every_epochs, or more epochs"
+            f"scheduler: {kind} judges by {first}, which no run measures before its last epoch: set "
+            "measure.eval_every_epochs or measure.probe_every_epochs, or more epochs"
         )
 
 
-def _runs(base: dict[str, Any], point: Point, spec: StudySpec) -> tuple[Run, ...]:
-    content: dict[str, Any] = {**base, "name": spec.name, "seeds": list(spec.seeds)}
-    for key, value in point.items():
-        content = _with(content, key.split("."), value)
-    experiment = expand(content, spec.name)
-    if len(experiment.runs) != len(spec.seeds):
-        raise UserError("a list sweeps, and a point is one cell: give each field one value, in the base too")
-    return experiment.runs
-
-
-def _with(content: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+def _with(content: Any, keys: Sequence[str], value: Any) -> Any:
     """A copy of the mapping with a nested value replaced."""
-    head, *rest = keys
-    inner = content.get(head)
-    if not rest:
-        return {**content, head: value}
-    return {**content, head: _with(inner if isinstance(inner, dict) else {}, rest, value)}
+    if not keys:
+        return value
+    inner = content if isinstance(content, dict) else {}
+    return {**inner, keys[0]: _with(inner.get(keys[0]), keys[1:], value)}
 
 
 def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
@@ -205,9 +178,7 @@ def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
         run = point.runs[0]
         former = found.setdefault(run.run_id, point)
         if former is not point and not isinstance(run.model.norm, BatchFreeSpec):
-            raise UserError(
-                f"two points are the same run: {_shown(former.values)} and {_shown(point.values)}"
-            )
+            raise UserError(f"two points are the same run: {_shown(former.values)}; {_shown(point.values)}")
     return tuple(found.values())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from suite.experiment import Run
@@ -103,24 +104,9 @@ class Desk:
 
     def processes(self) -> list[str]:
         """Command lines of the processes that work for this desk."""
-        return [line for line, _ in self._working()]
-
-    def variables(self, name: str, of: str) -> list[str]:
-        """The value of an environment variable in each process whose command line contains `of`."""
-        working = [env for line, env in self._working() if of in line]
-        return [entry.partition("=")[2] for env in working for entry in env if entry.startswith(f"{name}=")]
-
-    def _working(self) -> list[tuple[str, list[str]]]:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (folder / "cmdline").read_text().replace("\0", " ")
-                env = (folder / "environ").read_text().split("\0")
-            except OSError:
-                continue
-            if f"HOME={self.folder}" in env and int(folder.name) != os.getpid():
-                found.append((line, env))
-        return found
+        every = psutil.process_iter(["cmdline", "environ"])  # None for processes of other users
+        ours = [one.info for one in every if (one.info["environ"] or {}).get("HOME") == str(self.folder)]
+        return [" ".join(info["cmdline"] or ()) for info in ours]
 
 
 def wait_until_released(desk: Desk, run: Run) -> None:
@@ -139,8 +125,8 @@ def complete(desk: Desk, run: Run, top1_percent: list[float]) -> None:
         record.status("completed")
 
 
-def wait_until_gone(desk: Desk, what: str = "") -> None:
+def wait_until_gone(desk: Desk) -> None:
     deadline = time.monotonic() + 60
-    while left := [line for line in desk.processes() if what in line]:
+    while left := desk.processes():
         assert time.monotonic() < deadline, left
         time.sleep(0.2)

@@ -11,9 +11,8 @@ import pytest
 
 from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import SEARCHERS, searcher_for
-from suite.studies.axes import AXES, AxisSpec, kinds
-from suite.studies.spec import Objective, StudySpec
-from suite.studies.strategies import SCHEDULERS, SEARCHES, StoppingSpec
+from suite.studies.space import AXES, AxisSpec, kinds, points
+from suite.studies.spec import SCHEDULERS, SEARCHES, Objective, StoppingSpec, StudySpec
 from tests.helpers.study_files import write
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +36,6 @@ class First(Asha):
 """
 AXIS = """
 class Powers(AxisSpec):
-    is_drawn = False
     kind: Literal["powers"]
     up_to: int
 
@@ -76,9 +74,7 @@ except UserError as error:
 schema = json.dumps(StudySpec.model_json_schema())
 print(json.dumps([study.spec.scheduler.rule_arguments(9), refusal, '"first"' in schema]))
 """
-    arguments, refusal, is_in_schema = run_with(
-        "suite.studies.strategies", SCHEDULER, "SCHEDULERS", script, file
-    )
+    arguments, refusal, is_in_schema = run_with("suite.studies.spec", SCHEDULER, "SCHEDULERS", script, file)
     assert arguments == {"max_t": 10, "grace_period": 2, "reduction_factor": 4.0}
     assert "unknown kind 'frist'; valid: none, asha, median, first" in refusal
     assert is_in_schema
@@ -96,20 +92,21 @@ def test_a_made_up_axis_is_seen_everywhere(tmp_path: Path) -> None:
 values = [point.values["batch.norm_batch_size"] for point in load_study(Path(file)).points]
 print(json.dumps([values, StudySpec.model_fields["space"].description]))
 """
-    values, description = run_with("suite.studies.axes", AXIS, "AXES", script, file)
+    values, description = run_with("suite.studies.space", AXIS, "AXES", script, file)
     assert values == [2, 4, 8]
     assert "grid | scaled | choice | uniform | loguniform | powers" in description
 
 
 def test_an_axis_without_options_or_draws_is_refused_loudly() -> None:
     class Empty(AxisSpec):
-        is_drawn: ClassVar[bool] = True
         kind: Literal["empty"] = "empty"
 
-    with pytest.raises(NotImplementedError, match=r"Empty\.draw"):
-        Empty().draw(None)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError, match=r"Empty\.options"):
-        _ = Empty().options
+    class Drawn(Empty):
+        is_drawn = True
+
+    for one in (Empty, Drawn):
+        with pytest.raises(NotImplementedError, match=rf"{one.__name__}\.options"):
+            list(points({"recipe.lr": one()}, 1, 0))
 
 
 def test_a_scheduler_with_a_rule_that_does_not_exist_is_refused_loudly(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
-"""The end of a study's jobs, with a made-up queue: what is cancelled and when, and what is reported."""
+"""The end of a study's jobs, with a made-up queue, and of its processes: what ends, and what is reported."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,7 +12,11 @@ import pytest
 import jobs.tune.cleanup
 from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.slurm_commands import JobState, SlurmError
-from jobs.tune.cleanup import cancel_orphans, end_jobs
+from jobs.local import fork_client
+from jobs.local.fork_client import ForkedProcess, own_server
+from jobs.local.process import ProcessSpec
+from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes
+from jobs.tune.runners import DRIVER_VARIABLE
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, State, read_stop_request
@@ -154,3 +160,30 @@ def test_orphans_are_cancelled_but_for_what_leaves(site: Site) -> None:
     site.record("completed")
     cancel_orphans("mine", site.output_dir, set())
     assert site.commands == ["scancel 7"]
+
+
+def test_processes_that_a_drivers_server_has_forked_are_ended_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork is not started with its driver's variable, but shows the environment of its server."""
+    server = "from jobs.local import fork_server as f; f.PRELOADED = f.PRELOADED_IF_INSTALLED = (); f.main()"
+    monkeypatch.setattr(fork_client, "COMMAND", (sys.executable, "-c", server))
+    monkeypatch.setattr(jobs.tune.cleanup, "FORCED_GRACE_S", 0.0)
+    out, environment = tmp_path / "out", {**os.environ, DRIVER_VARIABLE: "mine"}
+    arguments = ("wait", str(out))
+    with own_server(environment) as path:
+        assert path is not None
+        spec = ProcessSpec("tests.helpers.process_state", arguments, os.environ, tmp_path / "log.txt")
+        forked = ForkedProcess(path, spec)
+        while not out.exists():
+            assert forked.poll() is None, spec.log.read_text()
+            time.sleep(0.02)
+        end_processes("another", is_forced=True)
+        time.sleep(0.2)
+        assert forked.poll() is None
+        found = {process.pid for process in jobs.tune.cleanup._processes_of("mine")}
+        assert forked._pid in found
+        assert len(found) == 2  # with the server
+        end_processes("mine", is_forced=True)
+        forked.wait(20)
+        assert jobs.tune.cleanup._processes_of("mine") == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tune.tune_folder import tune_folder
+from jobs.tune.study_folder import tune_folder
 from suite.paths import RunPaths
 from suite.record import Record
 from tests.helpers.desk import BASE, ROOT, Desk, complete

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tune.epoch_results import EpochResult, complete_epochs, is_due, read_results
+from jobs.tune.epoch_results import complete_epochs, read_results
 from suite.record import Layer, RecordWriter
+from suite.studies.spec import is_due
 from tests.helpers.runs import make_run
 
 
@@ -44,29 +45,29 @@ def test_values_are_validations_and_means_over_layers(tmp_path: Path) -> None:
         record.measure("tid_mu", [0.5, 1.5], epoch=1, step=4, split="train")
         record.measure("top1_percent", math.nan, epoch=2, step=8, split="val")
     (tmp_path / "measurements.jsonl").open("a").write('{"metric": "top1_percent", "value": 7')  # cut short
-    one, two = read_results(tmp_path, ["top1_percent", "esm_sigma", "tid_mu"])
-    assert one == EpochResult(1, {"top1_percent": 25.0, "esm_sigma": 2.0, "tid_mu": 1.0})
-    assert two.epoch == 2
-    assert math.isnan(two.values["top1_percent"])
+    results = read_results(tmp_path, ["top1_percent", "esm_sigma", "tid_mu"])
+    assert list(results) == [1, 2]
+    assert results[1] == {"top1_percent": 25.0, "esm_sigma": 2.0, "tid_mu": 1.0}
+    assert math.isnan(results[2]["top1_percent"])
 
 
 def test_an_epoch_is_reported_once_all_that_is_due_is_measured() -> None:
     run = make_run(measure={"probe_every_epochs": 1})
     metrics = ["top1_percent", "esm_sigma"]
-    half = EpochResult(1, {"top1_percent": 20.0})
-    whole = EpochResult(1, {"top1_percent": 20.0, "esm_sigma": 2.0})
-    assert complete_epochs(run, [half], metrics) == []
-    assert complete_epochs(run, [whole], metrics) == [whole]
+    half = {1: {"top1_percent": 20.0}}
+    whole = {1: {"top1_percent": 20.0, "esm_sigma": 2.0}}
+    assert complete_epochs(run, half, metrics) == {}
+    assert complete_epochs(run, whole, metrics) == whole
     # The next epoch has begun to be measured: nothing more comes of the first one.
-    later = EpochResult(2, {"top1_percent": 30.0})
-    assert complete_epochs(run, [half, later], metrics) == [half]
+    later = {2: {"top1_percent": 30.0}}
+    assert complete_epochs(run, half | later, metrics) == half
     # The last epoch is reported with the end of the run.
-    last = EpochResult(6, {"top1_percent": 60.0, "esm_sigma": 1.0})
-    assert complete_epochs(run, [whole, last], metrics) == [whole]
+    last = {6: {"top1_percent": 60.0, "esm_sigma": 1.0}}
+    assert complete_epochs(run, whole | last, metrics) == whole
 
 
 def test_lines_of_other_metrics_do_not_count(tmp_path: Path) -> None:
     with RecordWriter(make_run(), tmp_path) as record:
         record.measure("loss", 2.0, epoch=1, step=4, split="val")
-    assert read_results(tmp_path, ["top1_percent"]) == []
+    assert read_results(tmp_path, ["top1_percent"]) == {}
     assert json.loads((tmp_path / "measurements.jsonl").read_text())["metric"] == "loss"

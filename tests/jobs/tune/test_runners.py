@@ -12,8 +12,8 @@ import jobs.tune.trial
 from jobs.cluster.clusters import LocalCluster
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.local.child import Child
-from jobs.tune.runners import LocalRunner, RunContext, settle_request
-from jobs.tune.trial import Trial, TrialContext
+from jobs.tune.runners import LocalRunner, TrialContext, settle_request
+from jobs.tune.trial import Trial
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, StopRequest, read_status, request_stop
@@ -24,25 +24,15 @@ from tests.helpers.study_files import write
 ASHA = StopRequest("stopped", "asha after epoch 1: top1_percent 12", "asha", 1)
 
 
-def run_context(folder: Path, **keys: Any) -> RunContext:
+def trial_context(folder: Path, study: Any = None, omp_num_threads: str | None = None) -> TrialContext:
     cluster = LocalCluster(name="local", environment={"MINE": "yes"})
-    return RunContext(
-        **{
-            "study": "mine",
-            "cluster": cluster,
-            "threads": 3,
-            "omp_num_threads": None,
-            "driver": "token",
-            **keys,
-        },
-        output_dir=folder,
-    )
+    return TrialContext(study, folder, cluster, 3, omp_num_threads, "token")
 
 
 def test_a_run_that_another_process_trains_is_followed_and_left_alone(tmp_path: Path) -> None:
     run = make_run()
     folder = tmp_path / run.folder_name
-    runner = LocalRunner(run, run_context(tmp_path))
+    runner = LocalRunner(run, trial_context(tmp_path))
     with RecordWriter(run, folder) as theirs:
         theirs.status("running")
         runner.begin()
@@ -60,7 +50,7 @@ def test_what_ray_sets_for_its_workers_does_not_reach_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, kept: str | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run_context(tmp_path, omp_num_threads=own).restore_environment()
+    trial_context(tmp_path, omp_num_threads=own).restore_environment()
     assert os.environ.get("OMP_NUM_THREADS") == kept
 
 
@@ -77,7 +67,7 @@ def test_a_process_gets_its_share_of_threads_and_a_mark_to_be_found_by(
 
     monkeypatch.setattr(jobs.tune.runners, "start", start)
     with pytest.raises(Exception, match="could not be started: no process here"):
-        LocalRunner(make_run(), run_context(tmp_path)).begin()
+        LocalRunner(make_run(), trial_context(tmp_path)).begin()
     assert given == [1, 3, {"MINE": "yes", "SHIFTBENCH_STUDY_DRIVER": "token"}]
 
 
@@ -141,10 +131,7 @@ def trial_of(folder: Path, runner: Refusing, monkeypatch: pytest.MonkeyPatch) ->
     trial = Trial.__new__(Trial)
     (folder / "runs" / "studies" / "mine").mkdir(parents=True)
     point = study.points[0]
-    trial.setup(
-        {"point": point.values, "seed": 0},
-        context=TrialContext(study, run_context(folder / "runs"), is_resumed=False),
-    )
+    trial.setup({"point": point.values, "seed": 0}, context=trial_context(folder / "runs", study))
     return trial
 
 

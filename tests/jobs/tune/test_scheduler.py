@@ -12,8 +12,7 @@ from jobs.tune.study_folder import StudyFolder
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_stop_request
-from suite.studies.spec import Objective
-from suite.studies.strategies import Asha, MedianStopping
+from suite.studies.spec import Asha, MedianStopping, Objective
 from tests.helpers.runs import make_run
 
 TOP1 = Objective(metric="top1_percent")

@@ -7,10 +7,10 @@ import pytest
 from ray.tune.search import Searcher
 
 from jobs.cluster.clusters import LocalCluster
-from jobs.tune.runners import RunContext
+from jobs.tune.runners import TrialContext
 from jobs.tune.search import EveryRun, Proposals
 from jobs.tune.study_folder import StudyFolder
-from jobs.tune.trial import TrialContext, is_result, run_of
+from jobs.tune.trial import is_result, run_of
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter, StopRequest, read_status, request_stop
@@ -31,8 +31,9 @@ def proposing(folder: Path, num_points: int = 4, **keys: Any) -> tuple[Study, St
     with study_folder.held():
         study_folder.compare(accept=True)
         study_folder.write()
-    place = RunContext(study.name, folder / "runs", LocalCluster(name="local"), 1, None, "driver")
-    return study, study_folder, TrialContext(study, place, is_resumed=study_folder.is_begun)
+    cluster, is_resumed = LocalCluster(name="local"), study_folder.is_begun
+    context = TrialContext(study, folder / "runs", cluster, 1, None, "driver", is_resumed)
+    return study, study_folder, context
 
 
 def finish(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.tune.stop_conditions import ForcedStop, StopConditions, StudyCosts
+from jobs.tune.stop_conditions import ForcedStop, StopConditions
 from suite.experiment import Run
 from suite.record import RecordWriter
 from suite.studies.spec import BudgetSpec
@@ -26,9 +26,8 @@ def spend(folder: Path, run: Run, study: str, rank_s: float, state: Any) -> None
 
 
 def conditions(folder: Path, **budget: float) -> StopConditions:
-    return StopConditions(
-        BudgetSpec(**budget), StudyCosts("mine", folder, lambda: RUNS), folder / "halt.json"
-    )
+    (folder / "studies" / "mine").mkdir(parents=True, exist_ok=True)
+    return StopConditions(BudgetSpec(**budget), "mine", folder, lambda: RUNS)
 
 
 def check_now(one: StopConditions) -> bool:
