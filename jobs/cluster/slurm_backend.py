@@ -30,15 +30,11 @@ class SlurmBackend:
         return slurm_commands.max_array_size(slurm_commands.config())
 
     def preview(self, job: NewJob, cluster: SlurmCluster) -> str:
-        return sbatch.script(len(job.runs), cluster, _target(job.submission), job.after)
+        one = job.submission
+        return sbatch.script(len(job.runs), cluster, one.folder, Path(one.snapshot), job.after)
 
     def submit(self, job: NewJob, cluster: SlurmCluster) -> str:
-        folders = [job.output_dir / name for name in job.submission.folders]
-        tasks = [
-            sbatch.task_for(run.model_dump_json(), folder)
-            for run, folder in zip(job.runs, folders, strict=True)
-        ]
-        return sbatch.submit(tasks, cluster, _target(job.submission), job.after)
+        return sbatch.submit(job, cluster)
 
     def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
         job_id = job_id or submission.job_id
@@ -118,10 +114,6 @@ class SlurmBackend:
 
     def current_job(self) -> str | None:
         return slurm_commands.current_job()
-
-
-def _target(one: Submission) -> sbatch.Target:
-    return sbatch.Target(one.name, Path(one.jobs_folder), Path(one.snapshot))
 
 
 def _look_in_queue(names: Iterable[str], notes: list[str]) -> dict[str, JobState] | None:

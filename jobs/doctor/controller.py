@@ -115,7 +115,7 @@ def probe_test_only(case: Case) -> Answer:
     from jobs.cluster import sbatch
 
     folder = Path("/nonexistent")
-    script = sbatch.script(1, case.slurm, sbatch.Target("shiftbench-doctor", folder, folder))
+    script = sbatch.script(1, case.slurm, folder / "shiftbench-doctor", folder)
     try:
         with sbatch.outside_any_job():
             done = subprocess.run(

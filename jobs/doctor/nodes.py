@@ -87,9 +87,8 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
     python, snapshot = shlex.quote(request.python), Path(request.snapshot)
-    target = sbatch.Target("", snapshot.parent, snapshot)
     lines = [
-        *sbatch.set_up(cluster, target),
+        *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
         f"has_python=false; command -v {python} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
