@@ -17,29 +17,22 @@ from jobs.commands.submit import ClusterOption, OutputOption
 if TYPE_CHECKING:
     from jobs.doctor.finding import Finding
 
+# The mark, the style, and the words for one and for several findings.
 MARKS = {
-    "ok": ("✓", "green"),
-    "warning": ("!", "yellow"),
-    "problem": ("✗", "bold red"),
-    "unknown": ("?", "cyan"),
+    "problem": ("✗", "bold red", "problem", "problems"),
+    "warning": ("!", "yellow", "warning", "warnings"),
+    "unknown": ("?", "cyan", "not checked", "not checked"),
+    "ok": ("✓", "green", "ok", "ok"),
 }
-COLUMN = 25
 
 
 def doctor(
     cluster: ClusterOption = "local",
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="A folder of images that jobs will read; repeatable."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Check the data folders of this experiment.")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Images that jobs will read; repeatable.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Check the data folders of this experiment.")] = None,
     output_dir: OutputOption = Path("runs"),
     wait_s: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for nodes to be free.")] = 120,
-    with_nodes: Annotated[
-        bool, typer.Option("--nodes/--no-nodes", help="Start a short job that checks the nodes, too.")
-    ] = True,
+    with_nodes: Annotated[bool, typer.Option("--nodes/--no-nodes", help="Check nodes by a job.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each finding.")] = False,
 ) -> None:
     """Check a cluster from here and from its nodes, and say how to fix what is wrong.
@@ -54,16 +47,21 @@ def doctor(
     folders = list(dict.fromkeys([*map(str, data or []), *(_data_of(config) if config else [])]))
     console = Console(highlight=False)
     counts: Counter[str] = Counter()
-    findings = examine(where, output_dir, folders, wait_s, with_nodes)
     with console.status("checking") if console.is_terminal and not as_json else nullcontext():
-        for finding in findings:
+        for finding in examine(where, output_dir, folders, wait_s, with_nodes):
             counts[finding.verdict] += 1
             if as_json:
                 typer.echo(json.dumps(asdict(finding), ensure_ascii=False))
             else:
                 console.print(_line(finding))
+    parts = [
+        Text(f"{counts[verdict]} {several if counts[verdict] > 1 else one}", style)
+        for verdict, (_, style, one, several) in MARKS.items()
+        if counts[verdict]
+    ]
+    nothing = Text("nothing was checked: this machine has only the checks that --no-nodes skips")
     if not as_json:
-        console.print(_summary(counts))
+        console.print(Text("\n").append(Text(", ").join(parts)) if parts else nothing)
     if counts["problem"]:
         raise typer.Exit(exit_codes.FAILURE)
 
@@ -77,27 +75,13 @@ def _data_of(config: Path) -> list[str]:
 
 
 def _line(finding: "Finding") -> RenderableType:
-    mark, style = MARKS[finding.verdict]
+    mark, style, *_ = MARKS[finding.verdict]
     row = Table.grid(padding=(0, 1))
     row.add_column(width=1)
-    row.add_column(width=COLUMN)
+    row.add_column(width=25)
     row.add_column(overflow="fold")
     text = Text(finding.found)
     if finding.fix:
         text.append("\nfix: ", "bold").append(finding.fix)
     row.add_row(Text(mark, style), Text(finding.check, "" if finding.verdict == "ok" else style), text)
     return row
-
-
-def _summary(counts: "Counter[str]") -> Text:
-    words = {"problem": "problem", "warning": "warning", "unknown": "not checked", "ok": "ok"}
-    parts = []
-    for verdict, word in words.items():
-        if number := counts[verdict]:
-            plural = "s" if number > 1 and verdict in ("problem", "warning") else ""
-            parts.append(Text(f"{number} {word}{plural}", MARKS[verdict][1]))
-    if not parts:
-        return Text(
-            "nothing was checked: for this machine there are only the nodes' checks, which --no-nodes skips"
-        )
-    return Text("\n").append(Text(", ").join(parts))

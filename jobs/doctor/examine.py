@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.cluster.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.clusters import LocalCluster, SlurmCluster, is_slurm
 from jobs.cluster.ledger import jobs_folder
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot
@@ -27,7 +27,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway."""
     case, is_refused = Case(cluster), False
-    if cluster.scheduler == "slurm":
+    if is_slurm(cluster):
         for topic in login_topics(case):
             for finding in topic.judge(case):
                 is_refused |= finding.verdict == "problem" and finding.check in topic.blocking

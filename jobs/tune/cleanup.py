@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from jobs.cluster.job_verdicts import WAITING
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
+from jobs.cluster.slurm_backend import WAITING
 from jobs.cluster.slurm_commands import SlurmError, ask, queue
 from jobs.tune.runners import DRIVER_VARIABLE, settle_request
 from suite.errors import UserError

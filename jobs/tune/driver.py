@@ -17,7 +17,7 @@ from ray import tune
 
 from jobs import exit_codes
 from jobs.checks import check_folders
-from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
+from jobs.cluster.clusters import AnyCluster, is_slurm
 from jobs.cluster.slurm_commands import config
 from jobs.local.child import environment_of, threads_of_a_rank
 from jobs.local.fork_client import end_server, own_server
@@ -126,17 +126,17 @@ def drive(
 
 def _resources(study: Study, cluster: AnyCluster, options: DriverOptions) -> TrialResources:
     """Raises UserError where there are too few GPUs, or Slurm does not answer."""
-    is_slurm = isinstance(cluster, SlurmCluster)
-    usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if is_slurm else 1)
+    on_slurm = is_slurm(cluster)
+    usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if on_slurm else 1)
     at_a_time = options.at_a_time or study.spec.trials.at_a_time or usual
     address = options.ray_address or study.spec.trials.ray_address
-    uses_gpus = not is_slurm and any(run.system.device != "cpu" for run in study.samples)
+    uses_gpus = not on_slurm and any(run.system.device != "cpu" for run in study.samples)
     gpus = visible_gpus(os.environ) if uses_gpus and address is None else []
     share_out(gpus, at_a_time, cluster.ranks)
-    if is_slurm:
+    if on_slurm:
         config()
     threads = 1 if address is not None else threads_of_a_rank(at_a_time * cluster.ranks)
-    return TrialResources(at_a_time, address, is_slurm, uses_gpus, len(gpus), threads)
+    return TrialResources(at_a_time, address, on_slurm, uses_gpus, len(gpus), threads)
 
 
 def _trial_context(
@@ -153,7 +153,7 @@ def _trial_context(
 def _with_fork_server(context: TrialContext) -> Iterator[TrialContext]:
     """Start the server that forks the processes of local trials. `end_processes` finds it by its variable."""
     run_context = context.run_context
-    if not isinstance(run_context.cluster, LocalCluster):
+    if is_slurm(run_context.cluster):
         yield context
         return
     variables = {**run_context.cluster.environment, DRIVER_VARIABLE: run_context.driver}

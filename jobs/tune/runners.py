@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.cluster.backends import job_ids
-from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
+from jobs.cluster.clusters import AnyCluster, backend_of, is_slurm
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.overview import active_jobs, overview
 from jobs.cluster.slurm_commands import SlurmError, ask
@@ -86,7 +85,7 @@ class Runner(Protocol):
 
 def runner_for(run: Run, context: RunContext) -> Runner:
     """Returns the runner of a run on the context's cluster."""
-    kind = SlurmRunner if isinstance(context.cluster, SlurmCluster) else LocalRunner
+    kind = SlurmRunner if is_slurm(context.cluster) else LocalRunner
     return kind(run, context)
 
 
@@ -115,7 +114,6 @@ class LocalRunner:
     def begin(self) -> None:
         if is_locked(RunPaths(self.folder).lock):  # by a process that continues, such as `shiftbench run`
             return
-        assert isinstance(self.context.cluster, LocalCluster)
         variables = {**self.context.cluster.environment, DRIVER_VARIABLE: self.context.driver}
         ranks = self.context.cluster.ranks
         try:
@@ -202,9 +200,8 @@ class SlurmRunner:
         if not mine or mine[0].driver != self.context.study or not ledger.is_ours(mine[0]):
             return False
         status = read_status(RunPaths(self.folder))  # it may have been resumed elsewhere
-        return status.state != "running" or status.content.get("job") == job_ids(mine[0]).get(
-            self.folder.name
-        )
+        job = backend_of(mine[0]).job_ids(mine[0]).get(self.folder.name)
+        return status.state != "running" or status.content.get("job") == job
 
     def end(self) -> None:
         if not self.is_ours():
