@@ -1,7 +1,8 @@
 """Checks before the first run starts, and of folders that hold a run already."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +13,15 @@ from suite.experiment import Run
 from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import Record
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Raise UserError instead of OSError, with the sentence that `where` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{where}: cannot be written: {error.strerror}") from None
 
 
 def is_completed(folder: Path) -> bool:
@@ -32,9 +42,7 @@ def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
     for folder in (output_dir / run.folder_name for run in runs):
         if is_locked(RunPaths(folder).lock):
             raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
-    try:
+    with writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir) as file:
             file.write(b"\0" * 4096)
-    except OSError as error:
-        raise UserError(f"{output_dir}: cannot be written: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -37,20 +38,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failure, 2 bad usage or config, 3 some runs failed, 75 preempted, "
     "130 interrupted.",
 )
-app.command("run")(run.run)
-app.command("submit")(submit.submit)
-app.command("tune")(tune.tune)
-app.command("status")(status.status)
-app.command("logs")(logs.logs)
-app.command("cancel")(cancel.cancel)
-app.command("retry")(retry.retry)
-app.command("doctor")(doctor.doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(run.run, submit.submit, tune.tune, status.status, logs.logs, cancel.cancel, retry.retry),
+    *(doctor.doctor, probe.probe, report.report, reproduce.reproduce, compare.compare),
+)
+for command in COMMANDS:
+    app.command()(command)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
-app.command("probe")(probe.probe)
-app.command("report")(report.report)
-app.command("reproduce")(reproduce.reproduce)
-app.command("compare")(compare.compare)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,13 +54,14 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+]
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
-    ] = False,
-) -> None:
+def _options(version: VersionOption = False) -> None:
     pass
 
 
@@ -75,9 +71,8 @@ def main() -> None:
     try:
         app(prog_name="shiftbench")
     except UserError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"error: {error}", style="red", markup=False)
         sys.exit(exit_codes.BAD_USAGE)
 
 

@@ -1,22 +1,22 @@
 """The `Backend` protocol: what shiftbench asks of a scheduler, and what every cluster's YAML has in common.
 
-A backend is one module with one class, entered in the table of jobs/cluster/backends.py.
+A backend is one module with one class, entered in the table of jobs/cluster/clusters.py.
 """
 
 import re
-from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field, field_validator
 
-from jobs.cluster.job_verdicts import JobVerdict
 from jobs.cluster.ledger import Submission
-from jobs.cluster.run_status import RunStatus
+from suite.errors import UserError
 from suite.experiment import Run
-from suite.record import Status
+from suite.files import read_json
+from suite.record import RankError, Record, RecordWriter, State, Status
 from suite.specs.base import Spec
 
 
@@ -24,18 +24,10 @@ class Cluster(Spec):
     """The keys that a cluster has whatever its scheduler is. Each backend derives its own type from this."""
 
     name: str = Field("", description="default: the name of the file")
-    ntasks_per_node: int | None = Field(
-        None, ge=1, description="ranks on each node; null: gpus_per_node, else 1"
-    )
+    ntasks_per_node: int | None = Field(None, ge=1, description="ranks on a node; null: one for each GPU")
     array_parallelism: int | None = Field(None, ge=1, description="runs at a time; null: no limit (local: 1)")
-    environment: dict[str, str] = Field(
-        {}, description="environment variables of the jobs; readable by everyone who can read the runs"
-    )
-    jobs_folder: str | None = Field(
-        None,
-        description="folder for the submissions' files; null: beside the runs if only you can write there, "
-        "else ~/.shiftbench",
-    )
+    environment: dict[str, str] = Field({}, description="variables of the jobs; the ledger shows them to all")
+    jobs_folder: str | None = Field(None, description="folder of jobs' files; null: beside the runs or in ~")
     scheduler: str
 
     @field_validator("environment")
@@ -47,14 +39,9 @@ class Cluster(Spec):
         return environment
 
     @property
-    @abstractmethod
     def ranks(self) -> int:
         """Ranks of each run."""
-
-    @property
-    def setup_lines(self) -> tuple[str, ...]:
-        """Lines of shell that a job executes before it trains."""
-        return ()
+        return self.ntasks_per_node or 1
 
 
 ClusterT = TypeVar("ClusterT", bound=Cluster)
@@ -62,15 +49,12 @@ ClusterT = TypeVar("ClusterT", bound=Cluster)
 
 @dataclass(frozen=True)
 class NewJob:
-    """One call of a scheduler that is about to be made.
-
-    `after`: the id of a job that must end before this one begins.
-    """
+    """One call of a scheduler that is about to be made."""
 
     submission: Submission
     runs: Sequence[Run]
     output_dir: Path
-    after: str | None = None
+    after: str | None = None  # the id of a job that must end first
 
 
 @dataclass(frozen=True)
@@ -83,15 +67,71 @@ class SubmittedRun:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a scheduler says of a run: its job's id, its nodes, and the state that follows.
+class JobVerdict:
+    """A run's state and its reason. `is_final`: it has ended, and only the scheduler knows how."""
 
-    `verdict` is None where the record alone decides.
-    """
+    state: State
+    reason: str
+    is_final: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a scheduler says of a run: its job's id, its nodes, and the state that follows."""
 
     job: str | None = None
     nodes: str = ""
-    verdict: JobVerdict | None = None
+    verdict: JobVerdict | None = None  # None: the record alone decides
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: what its record (`content` is status.json) and its newest submission's scheduler say."""
+
+    folder: Path
+    state: State
+    reason: str
+    job: str | None = None
+    submission: Submission | None = None
+    node: str = ""
+    content: dict[str, Any] = field(default_factory=dict)
+    errors: list[RankError] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs in the recipe. Reads run.json on every access."""
+        recipe: dict[str, int] = (read_json(self.folder / "run.json") or {}).get("recipe") or {}
+        return recipe.get("epochs")
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name.rpartition("-")[2]
+
+    @property
+    def label(self) -> str:
+        return self.folder.name.rpartition("-")[0] or self.folder.name
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
+    def cluster(self) -> str:
+        return str(self.submission.cluster.get("name", "")) if self.submission else ""
+
+    @property
+    def restarts(self) -> int:
+        return max(0, int(self.content.get("attempts", 0)) - 1)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to the end at this attempt's pace, evaluations included; None before it is known."""
+        names = ("started_at", "updated_at", "step", "total_steps", "resumed_from_step")
+        values: list[Any] = [self.content.get(name) for name in names]
+        if self.state != "running" or None in values or (done := values[2] - values[4]) <= 0:
+            return None
+        started_at, updated_at, step, total, _ = values
+        return float((total - step) * (updated_at - started_at) / done)
 
 
 class Backend(Protocol[ClusterT]):
@@ -108,16 +148,10 @@ class Backend(Protocol[ClusterT]):
         """Return the script or the command line that `submit` would use. Writes nothing."""
 
     def submit(self, job: NewJob, cluster: ClusterT) -> str:
-        """Make the call and return the job's id.
-
-        Raises SlurmError of kind `answer_lost` when the job may exist; any other error means that none does.
-        """
+        """Make the call and return the job's id. After a SlurmError of kind `answer_lost` it may exist."""
 
     def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
-        """Return the job of each run folder by name; empty before the scheduler has given an id.
-
-        `job_id`: the id to assume instead of the one in the submission.
-        """
+        """Return the job of each run folder by name, by `job_id` or the submission's; empty without an id."""
 
     def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
         """Return the job of every run folder that is queued or running, by name."""
@@ -125,10 +159,7 @@ class Backend(Protocol[ClusterT]):
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
     ) -> tuple[dict[Path, Answer], list[str]]:
-        """Return an answer for each run folder, and a note for each question that stayed unanswered.
-
-        `is_being_submitted`: whether a submission into this output folder is under way.
-        """
+        """Return an answer for each run folder, and a note for each question that stayed unanswered."""
 
     def out_of_reach(self, submission: Submission) -> str | None:
         """Return why a submission cannot be cancelled from this machine, or None."""
@@ -141,3 +172,14 @@ class Backend(Protocol[ClusterT]):
 
     def current_job(self) -> str | None:
         """Return the id of the job that this process belongs to, or None outside a job."""
+
+
+def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
+    """Write a verdict into the record, if it can be written and has not changed since `status` was read."""
+    # Not durable: there may be thousands, and Slurm can be asked again.
+    with (
+        suppress(OSError, UserError, ValueError),
+        RecordWriter(Record.read(folder).run, folder, durable=False) as record,
+    ):
+        if record.detail("updated_at") == status.content.get("updated_at"):
+            record.mark_ended(verdict.state, verdict.reason)

@@ -1,36 +1,32 @@
-"""Reads clusters: YAML files that say where runs are trained, and nothing about the science."""
+"""Clusters: YAML files that say where runs are trained, and the table of schedulers."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from jobs.cluster.backends import AnyCluster, backend_named
-from jobs.cluster.local_backend import LocalCluster
-from jobs.cluster.slurm_cluster import SlurmCluster, time_s
+from jobs.cluster.backend import Backend
+from jobs.cluster.ledger import Submission
+from jobs.cluster.local_backend import LocalBackend, LocalCluster
+from jobs.cluster.sbatch import SlurmCluster, time_s
+from jobs.cluster.slurm_backend import SlurmBackend
 from suite.config import explain, read_yaml
 from suite.errors import UserError
 
-__all__ = ["AnyCluster", "LocalCluster", "SlurmCluster", "load_cluster", "parse_cluster", "time_s"]
+__all__ = ["AnyCluster", "LocalCluster", "SlurmCluster", "time_s"]
 
+BACKENDS: dict[str, Backend[Any]] = {"local": LocalBackend(), "slurm": SlurmBackend()}
+# The same choices for the type checker.
+AnyCluster = LocalCluster | SlurmCluster
+ItemT = TypeVar("ItemT")
 FOLDERS = (Path("configs/clusters"), Path(__file__).resolve().parents[2] / "configs" / "clusters")
 
 
 def load_cluster(name_or_path: str) -> AnyCluster:
     """Read a cluster by the path of its YAML, or by its name in configs/clusters. Raises UserError."""
     path = _find(name_or_path)
-    content = read_yaml(path)
-    content.setdefault("name", path.stem)
-    return parse_cluster(content, str(path))
-
-
-def parse_cluster(content: dict[str, object], where: str) -> AnyCluster:
-    """Validate a cluster. Raises UserError that names `where`."""
-    backend = backend_named(content.get("scheduler"), where)
-    try:
-        return cast(AnyCluster, backend.cluster_type.model_validate(content))
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, backend.cluster_type)}") from None
+    return parse_cluster({"name": path.stem} | read_yaml(path), str(path))
 
 
 def _find(name_or_path: str) -> Path:
@@ -38,9 +34,46 @@ def _find(name_or_path: str) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     for folder in FOLDERS:
-        if (folder / f"{name_or_path}.yaml").is_file():
-            return folder / f"{name_or_path}.yaml"
-    known = sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
+        if (found := folder / f"{name_or_path}.yaml").is_file():
+            return found
+    names = sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
     raise UserError(
-        f"no cluster {name_or_path!r}: expected a YAML file, or one of {', '.join(known)} in {FOLDERS[0]}"
+        f"no cluster {name_or_path!r}: expected a YAML file, or one of {', '.join(names)} in {FOLDERS[0]}"
     )
+
+
+def parse_cluster(content: dict[str, object], where: str) -> AnyCluster:
+    """Validate a cluster. Raises UserError that names `where`."""
+    cluster_type = _backend_named(content.get("scheduler"), where).cluster_type
+    try:
+        return cast(AnyCluster, cluster_type.model_validate(content))
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, cluster_type)}") from None
+
+
+def is_slurm(cluster: AnyCluster) -> bool:
+    """Return whether a cluster is Slurm's, and not this machine. Raises UserError for any other scheduler."""
+    if cluster.scheduler not in ("local", "slurm"):
+        raise UserError(f"cluster {cluster.name}: expected scheduler local or slurm, got {cluster.scheduler}")
+    return cluster.scheduler == "slurm"
+
+
+def backend_of(submission: Submission) -> Backend[Any]:
+    """Return the backend that a submission went to. Raises UserError for an unknown scheduler."""
+    return _backend_named(submission.scheduler, f"submission {submission.name}")
+
+
+def by_backend(
+    items: Iterable[ItemT], submission_of: Callable[[ItemT], Submission]
+) -> dict[Backend[Any], list[ItemT]]:
+    """Group items by the backend of their submission. Raises UserError for an unknown scheduler."""
+    groups: dict[Backend[Any], list[ItemT]] = {}
+    for item in items:
+        groups.setdefault(backend_of(submission_of(item)), []).append(item)
+    return groups
+
+
+def _backend_named(scheduler: object, where: str) -> Backend[Any]:
+    if not isinstance(scheduler, str) or scheduler not in BACKENDS:
+        raise UserError(f"{where}: scheduler: expected {' or '.join(sorted(BACKENDS))}, got {scheduler!r}")
+    return BACKENDS[scheduler]

@@ -1,15 +1,13 @@
 """Acts on submitted runs: cancels them, or submits them again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.checks import read_run
-from jobs.cluster.backends import AnyCluster, backend_of
-from jobs.cluster.clusters import load_cluster, parse_cluster
-from jobs.cluster.ledger import Ledger
+from jobs.cluster.backend import RunStatus
+from jobs.cluster.clusters import AnyCluster, backend_of, by_backend, load_cluster, parse_cluster
+from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
-from jobs.cluster.run_status import RunStatus
 from jobs.cluster.submit import Submitted, submit
 from suite.errors import UserError
 from suite.experiment import Run
@@ -18,10 +16,7 @@ RETRIED = ("failed", "cancelled", "preempted")
 
 
 def cancel(output_dir: Path, wanted: Sequence[str]) -> tuple[list[RunStatus], list[RunStatus]]:
-    """Cancel the runs of an output folder that are queued or running, or only the `wanted` ones.
-
-    Returns the cancelled runs, and the queued or running ones that were left alone. Raises UserError.
-    """
+    """Cancel queued and running runs, or the `wanted` ones; return them, and those that were left alone."""
     seen = overview(output_dir)
     cancelled = cancel_runs(seen.select(wanted), seen.runs, Ledger(output_dir), named=bool(wanted))
     overview(output_dir)  # writes into the records which runs never began
@@ -34,74 +29,62 @@ def cancel_runs(
     """Cancel the jobs of these runs, and return the runs that had one. Running ones write a checkpoint first.
 
     `everyone`: all runs of the folder. `named`: whether the user named these runs; if not, those of other
-    users and machines are left alone. Raises UserError for such a run if it is named, when the scheduler
-    refuses, and for a part of a submission whose runs can only be cancelled together.
+    users and machines are left alone. Raises UserError for a named one of those, a refusal of the scheduler,
+    and a part of a submission whose runs can only be cancelled together.
     """
     chosen = [run for run in runs if run.is_unfinished and run.job is not None and run.submission is not None]
     obstacles = {run.folder: why for run in chosen if (why := _out_of_reach(run, ledger))}
     if obstacles and named:
         raise UserError(next(iter(obstacles.values())))
     chosen = [run for run in chosen if run.folder not in obstacles]
-    groups: dict[str, list[RunStatus]] = {}
+    groups = by_backend(chosen, _submission)
     for run in chosen:
-        assert run.submission is not None
-        groups.setdefault(run.submission.scheduler, []).append(run)
-        if backend_of(run.submission).ends_together:
-            _check_together(run, chosen, everyone)
-    for group in groups.values():
-        assert group[0].submission is not None
-        backend_of(group[0].submission).cancel(group)
+        if backend_of(_submission(run)).ends_together:
+            _check_together(_submission(run), chosen, everyone)
+    for backend, group in groups.items():
+        backend.cancel(group)
     return chosen
 
 
-def _check_together(run: RunStatus, chosen: Sequence[RunStatus], everyone: Sequence[RunStatus]) -> None:
+def _submission(run: RunStatus) -> Submission:
+    assert run.submission is not None
+    return run.submission
+
+
+def _check_together(one: Submission, chosen: Sequence[RunStatus], everyone: Sequence[RunStatus]) -> None:
     """Raise UserError if other runs of the same submission would end too."""
-    one = run.submission
-    assert one is not None
-    together = [other for other in everyone if other.submission and other.submission.token == one.token]
-    others = [other for other in together if other.is_unfinished and other not in chosen]
+    together = [run for run in everyone if run.submission and run.submission.token == one.token]
+    others = [run for run in together if run.is_unfinished and run not in chosen]
     if others:
         raise UserError(
             f"{len(others)} other run{'s'[: len(others) != 1]} of the same {one.scheduler} submission would "
-            f"end too: its {backend_of(one).job_noun} is one process; `shiftbench cancel --all` ends them "
-            "all, and `submit` resumes them"
+            f"end too: its {backend_of(one).job_noun} is one process; `shiftbench cancel --all` ends them all"
         )
 
 
 def _out_of_reach(run: RunStatus, ledger: Ledger) -> str | None:
     """Return why this user cannot cancel a run from this machine, or None."""
-    one = run.submission
-    assert one is not None
+    one = _submission(run)
     if not ledger.is_ours(one):
         return f"{run.folder.name} was submitted by {one.user}, who can cancel it"
     return backend_of(one).out_of_reach(one)
 
 
-@dataclass
-class Retried:
-    """The outcome of a retry: a submission for each cluster, and a sentence for each run or part refused."""
-
-    submitted: list[Submitted] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-
-def retry(output_dir: Path, wanted: Sequence[str], cluster: str | None) -> Retried:
+def retry(output_dir: Path, wanted: Sequence[str], cluster: str | None) -> tuple[list[Submitted], list[str]]:
     """Submit again the runs of an output folder that did not complete, or only the `wanted` ones.
 
-    `cluster`: where to; None: to the cluster of each run's newest submission. Raises UserError.
+    `cluster`: where to; None: to the cluster of each run's newest submission. Returns a submission for each
+    cluster, and a sentence for each run or part that was refused. Raises UserError.
     """
     seen = overview(output_dir).select(wanted)
     chosen, refused = to_retry(seen, cluster, Ledger(output_dir), named=bool(wanted))
-    result = Retried(refused=refused)
+    submitted = []
     for where, name, group in resubmissions(chosen, cluster):
         try:
-            done = submit(group, where, output_dir, name)
+            submitted.append(submit(group, where, output_dir, name))
         except UserError as error:  # another cluster may take its runs
-            result.refused.append(str(error))
-        else:
-            result.refused += [done.refused] if done.refused else []
-            result.submitted.append(done)
-    return result
+            refused.append(str(error))
+    return submitted, refused + [done.refused for done in submitted if done.refused]
 
 
 def to_retry(
@@ -111,41 +94,34 @@ def to_retry(
 
     Runs of other users, and diverged ones, which would diverge again, are included only if they are named.
     """
-    states = (*RETRIED, "diverged") if named else RETRIED
-    chosen = [run for run in runs if run.state in states and (named or not _is_of_others(run, ledger))]
-    obstacles = {run.folder: _obstacle(run, cluster, ledger) for run in chosen}
-    return [run for run in chosen if not obstacles[run.folder]], [text for text in obstacles.values() if text]
-
-
-def _obstacle(run: RunStatus, cluster: str | None, ledger: Ledger) -> str | None:
-    """Return why a run cannot be submitted again, or None."""
-    if not (run.folder / "run.json").exists():
-        return f"{run.folder}: was removed; submit its experiment again"
-    if cluster is None and run.submission is None:
-        return f"{run.folder.name} was not submitted to a cluster; choose one with --cluster"
-    # A cluster's file has lines of shell, which would be executed as this user.
-    if cluster is None and run.submission is not None and not ledger.is_ours(run.submission):
-        return f"{run.folder.name} was submitted by {run.submission.user}; choose a cluster with --cluster"
-    return None
-
-
-def _is_of_others(run: RunStatus, ledger: Ledger) -> bool:
-    return run.submission is not None and not ledger.is_ours(run.submission)
+    chosen: list[RunStatus] = []
+    refused: list[str] = []
+    for run in runs:
+        one = run.submission
+        is_of_others = one is not None and not ledger.is_ours(one)
+        if run.state not in ((*RETRIED, "diverged") if named else RETRIED) or (is_of_others and not named):
+            continue
+        if not (run.folder / "run.json").exists():
+            refused.append(f"{run.folder}: was removed; submit its experiment again")
+        elif cluster is None and one is None:
+            refused.append(f"{run.folder.name} was not submitted to a cluster; choose one with --cluster")
+        # A cluster's file has lines of shell, which would be executed as this user.
+        elif cluster is None and one is not None and is_of_others:
+            refused.append(f"{run.folder.name} was submitted by {one.user}; choose a cluster with --cluster")
+        else:
+            chosen.append(run)
+    return chosen, refused
 
 
 def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[AnyCluster, str, list[Run]]]:
-    """Group the runs of `to_retry` by cluster: the given one, or that of the newest submission.
-
-    Returns the cluster, the experiment's name and the runs of each group. Raises UserError.
-    """
+    """Group runs by cluster, the given one or their own. Returns clusters, experiments' names and runs."""
     if cluster is not None:
         parsed = load_cluster(cluster)
         return [(parsed, "retry", [read_run(one.folder) for one in runs])] if runs else []
     groups: dict[str, tuple[AnyCluster, str, list[Run]]] = {}
-    for one in runs:
-        assert one.submission is not None
-        key = repr(sorted(one.submission.cluster.items(), key=lambda item: item[0]))
-        parsed = parse_cluster(one.submission.cluster, one.submission.name)
-        name = one.submission.name.rpartition("-")[0]
-        groups.setdefault(key, (parsed, name, []))[2].append(read_run(one.folder))
+    for run in runs:
+        one = _submission(run)
+        parsed, name = parse_cluster(one.cluster, one.name), one.name.rpartition("-")[0]
+        group = groups.setdefault(repr(sorted(one.cluster.items())), (parsed, name, []))
+        group[2].append(read_run(run.folder))
     return list(groups.values())

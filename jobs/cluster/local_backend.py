@@ -1,4 +1,7 @@
-"""The backend `local`: runs are processes of a launcher that trains in the background on this machine."""
+"""The backend `local`: runs are processes of a launcher that trains in the background on this machine.
+
+The launcher is this module as a program: python -m jobs.cluster.local_backend OUTPUT_DIR TOKEN
+"""
 
 import os
 import shlex
@@ -10,14 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from jobs.cluster.backend import Answer, Cluster, NewJob, SubmittedRun
-from jobs.cluster.job_verdicts import JobVerdict, is_unsettled, settle
-from jobs.cluster.ledger import Submission
-from jobs.cluster.private_folder import private_folder
-from jobs.cluster.run_status import RunStatus
+from jobs.checks import read_run
+from jobs.cluster.backend import Answer, Cluster, JobVerdict, NewJob, RunStatus, SubmittedRun, settle
+from jobs.cluster.ledger import Ledger, Submission, private_folder
 from suite.errors import UserError
 from suite.paths import RunPaths
-from suite.record import Status, read_status
+from suite.record import RecordWriter, Status, read_status
 
 LOG = "launcher.log"
 
@@ -26,10 +27,6 @@ class LocalCluster(Cluster):
     """This machine, without a scheduler."""
 
     scheduler: Literal["local"] = "local"
-
-    @property
-    def ranks(self) -> int:
-        return self.ntasks_per_node or 1
 
 
 class LocalBackend:
@@ -46,20 +43,15 @@ class LocalBackend:
         return shlex.join(_command(job))
 
     def submit(self, job: NewJob, cluster: LocalCluster) -> str:
-        one = job.submission
-        folder = private_folder(one.folder)
+        folder = private_folder(job.submission.folder)
         env = os.environ | cluster.environment
-        path = [one.snapshot, *filter(None, [env.get("PYTHONPATH")])]
+        path = filter(None, [job.submission.snapshot, env.get("PYTHONPATH")])
         env |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+        null = subprocess.DEVNULL
         try:
             with (folder / LOG).open("ab") as log:
                 process = subprocess.Popen(
-                    _command(job),
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
+                    _command(job), env=env, stdin=null, stdout=log, stderr=log, start_new_session=True
                 )
         except OSError as error:
             raise UserError(f"the launcher could not be started: {error}") from None
@@ -70,32 +62,24 @@ class LocalBackend:
         return {} if job_id is None else dict.fromkeys(submission.folders, job_id)
 
     def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
-        return {
-            name: job
-            for one in submissions
-            if is_alive(one) is not False
-            for name, job in self.job_ids(one).items()
-            if read_status(RunPaths(output_dir / name)).state in ("queued", "running")
-        }
+        alive = [one for one in submissions if _is_alive(one) is not False]
+        jobs = {name: job for one in alive for name, job in self.job_ids(one).items()}
+        states = {name: read_status(RunPaths(output_dir / name)).state for name in jobs}
+        return {name: job for name, job in jobs.items() if states[name] in ("queued", "running")}
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
     ) -> tuple[dict[Path, Answer], list[str]]:
-        answers = {}
-        for run in runs:
-            one = run.submission
-            verdict = _verdict(run.status, one, is_being_submitted) if is_unsettled(run.status) else None
-            answers[run.folder] = Answer(self.job_ids(one).get(run.folder.name), verdict=verdict)
-        return answers, []
+        verdicts = {r.folder: _verdict(r.status, r.submission, is_being_submitted) for r in runs}
+        return {r.folder: Answer(r.submission.job_id, "", verdicts[r.folder]) for r in runs}, []
 
     def out_of_reach(self, submission: Submission) -> str | None:
-        if is_alive(submission) is None:
-            return f"the launcher of {submission.name} runs on {submission.host}: cancel there"
-        return None
+        where = f"the launcher of {submission.name} runs on {submission.host}: cancel there"
+        return where if _is_alive(submission) is None else None
 
     def cancel(self, runs: Sequence[RunStatus]) -> None:
         for one in {run.submission.token: run.submission for run in runs if run.submission}.values():
-            if is_alive(one) and one.job_id is not None:
+            if _is_alive(one) and one.job_id is not None:
                 os.kill(int(one.job_id.partition("@")[0]), signal.SIGTERM)
         for run in runs:
             if run.state == "queued":
@@ -109,7 +93,7 @@ class LocalBackend:
         return None  # the launcher's runs are ordinary processes
 
 
-def is_alive(one: Submission) -> bool | None:
+def _is_alive(one: Submission) -> bool | None:
     """Return whether a submission's launcher runs; None when it is on another machine."""
     if one.job_id is None:
         return False
@@ -120,10 +104,9 @@ def is_alive(one: Submission) -> bool | None:
 
 
 def start_ticks(pid: int) -> str | None:
-    """Return when a process began, in clock ticks since boot; None when it has ended.
+    """Return when a process began, in clock ticks since boot, which make its id unique; None after its end.
 
-    A process id is reused; together with this it is unique. Read from /proc, since psutil gives the time of a
-    clock that may be set while the process runs.
+    psutil gives the time of a clock that may be set while the process runs.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -134,16 +117,45 @@ def start_ticks(pid: int) -> str | None:
 
 def _command(job: NewJob) -> list[str]:
     folder = str(job.output_dir.absolute())
-    return [sys.executable, "-m", "jobs.cluster.detached", folder, job.submission.token]
+    return [sys.executable, "-m", "jobs.cluster.local_backend", folder, job.submission.token]
 
 
-def _verdict(status: Status, one: Submission, is_being_submitted: bool) -> JobVerdict:
-    """Judge a record that does not say how the run ended by whether its launcher lives."""
-    if status.state == "queued" and one.job_id is None and is_being_submitted:
+def _verdict(status: Status, one: Submission, is_being_submitted: bool) -> JobVerdict | None:
+    """Judge a queued run by whether its launcher lives. Any other record decides alone: returns None."""
+    if status.state != "queued":
+        return None
+    if one.job_id is None and is_being_submitted:
         return JobVerdict("queued", "being submitted")
-    launcher_lives = is_alive(one)
-    if status.state == "queued" and launcher_lives is None:
+    if (is_alive := _is_alive(one)) is None:
         return JobVerdict("queued", f"by a launcher on {one.host}")
-    if status.state == "queued" and not launcher_lives:
-        return JobVerdict("failed", "its launcher ended before the run began", is_final=True)
-    return JobVerdict(status.state, status.reason or "")
+    ended = JobVerdict("failed", "its launcher ended before the run began", is_final=True)
+    return None if is_alive else ended
+
+
+def main() -> int:
+    """Train the runs of a submission that were not cancelled, and return the exit code."""
+    from rich.console import Console
+
+    from jobs.cluster.clusters import parse_cluster
+    from jobs.local.launcher import run_all
+    from jobs.local.progress import ProgressView
+
+    output_dir, token = Path(sys.argv[1]), sys.argv[2]
+    (one,) = (s for s in Ledger(output_dir).read() if s.token == token)
+    cluster = parse_cluster(one.cluster, token)
+    folders = [output_dir / name for name in one.folders]
+    runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]
+    view = ProgressView(Console(force_terminal=False, width=200))
+    try:
+        outcome = run_all(runs, output_dir, cluster.array_parallelism or 1, cluster.ranks, view)
+    except UserError as error:  # such as too few GPUs: `status` shows it from the records
+        for run in runs:
+            with RecordWriter(run, output_dir / run.folder_name) as record:
+                record.status("failed", reason=str(error))
+        raise
+    print(outcome)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

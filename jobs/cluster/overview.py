@@ -3,53 +3,69 @@
 What only a scheduler knows, such as a node that failed, is written into the record, so that reports show it.
 """
 
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cluster.backend import Answer, SubmittedRun
-from jobs.cluster.backends import backend_of, by_backend
-from jobs.cluster.job_verdicts import JobVerdict, settle
+from jobs.cluster.backend import Answer, JobVerdict, RunStatus, SubmittedRun, settle
+from jobs.cluster.clusters import backend_of, by_backend
 from jobs.cluster.ledger import Ledger
-from jobs.cluster.run_status import RunsOverview, RunStatus
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
 from suite.record import read_status
 
 
-def active_jobs(ledger: Ledger) -> dict[str, str]:
-    """Return the job of every run folder that is queued or running, by name.
+@dataclass(frozen=True)
+class RunsOverview:
+    """The runs of an output folder, and a note for each question that a scheduler did not answer."""
 
-    Raises UserError when a scheduler does not answer.
-    """
+    runs: list[RunStatus]
+    notes: list[str]
+
+    def select(self, wanted: Sequence[str]) -> list[RunStatus]:
+        """Return the runs named by run_id (or its beginning), folder, path or job; all if none is named."""
+        if not wanted:
+            return self.runs
+        chosen: dict[Path, RunStatus] = {}
+        for text in wanted:
+            by_job = [run for run in self.runs if run.job and text in (run.job, run.job.partition("_")[0])]
+            found = by_job or [run for run in self.runs if _matches(run, text)]
+            if not found:
+                raise UserError(f"no run {text!r} here; `shiftbench status` lists their ids")
+            chosen |= {run.folder: run for run in found}
+        return list(chosen.values())
+
+
+def _matches(run: RunStatus, text: str) -> bool:
+    is_id = re.fullmatch(r"[0-9a-f]{4,12}", text) and run.run_id.startswith(text)
+    is_name = text in (run.folder.name, str(run.folder))
+    return bool(is_id) or is_name or (Path(text).exists() and Path(text).resolve() == run.folder.resolve())
+
+
+def active_jobs(ledger: Ledger) -> dict[str, str]:
+    """Return the job of every run folder that is queued or running, by name. Raises UserError."""
     active: dict[str, str] = {}
-    for backend, submissions in by_backend(ledger.read()):
+    for backend, submissions in by_backend(ledger.read(), lambda one: one).items():
         active |= backend.active(submissions, ledger.output_dir)
     return active
 
 
 def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOverview:
-    """Return every run below `output_dir` and in its ledger, or only these folders.
-
-    Raises UserError when there is no such folder.
-    """
+    """Return every run below `output_dir` and in its ledger, or only these folders. Raises UserError."""
     if not output_dir.is_dir():
         raise UserError(f"{output_dir}: no such folder; expected one that holds runs")
     ledger = Ledger(output_dir)
     latest = {output_dir / name: one for one in ledger.read() for name in one.folders}
     if only is None:
-        folders = dict.fromkeys([*(paths.folder for paths in find_runs([output_dir])), *latest])
-    else:
-        folders = dict.fromkeys(only)
-        latest = {folder: one for folder, one in latest.items() if folder in folders}
-    statuses = {folder: read_status(RunPaths(folder)) for folder in folders}
-    submitted = {folder: SubmittedRun(folder, statuses[folder], one) for folder, one in latest.items()}
-    is_held = ledger.is_held()
+        only = [*(paths.folder for paths in find_runs([output_dir])), *latest]
+    statuses = {folder: read_status(RunPaths(folder)) for folder in dict.fromkeys(only)}
+    submitted = [SubmittedRun(f, status, latest[f]) for f, status in statuses.items() if f in latest]
     answers: dict[Path, Answer] = {}
     notes: list[str] = []
-    for backend, submissions in by_backend(list({one.token: one for one in latest.values()}.values())):
-        tokens = {one.token for one in submissions}
-        runs = [run for run in submitted.values() if run.submission.token in tokens]
-        found, unanswered = backend.query(runs, is_being_submitted=is_held)
+    for backend, runs in by_backend(submitted, lambda run: run.submission).items():
+        found, unanswered = backend.query(runs, is_being_submitted=ledger.is_held())
         answers |= found
         notes += unanswered
     shown = []
@@ -69,11 +85,4 @@ def log_files(run: RunStatus, rank: int) -> list[Path]:
     files = [run.folder / "log.txt"] if rank == 0 else []
     if run.submission is not None and run.job is not None:
         files += backend_of(run.submission).log_files(run.submission, run.job, rank)
-    return [path for path in files if _is_readable(path)]
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except PermissionError:  # only its owner may enter a job's folder
-        return False
+    return [path for path in files if os.access(path, os.R_OK)]  # only its owner may enter a job's folder

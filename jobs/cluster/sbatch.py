@@ -1,74 +1,138 @@
-"""Turns a cluster and its runs into an sbatch script by Submitit, and submits it."""
+"""The YAML of a Slurm cluster, in sbatch's words, and the script that Submitit makes of it."""
 
 import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from jobs.cluster.backend import Cluster
-from jobs.cluster.private_folder import private_folder
-from jobs.cluster.slurm_cluster import SlurmCluster, time_s
-from jobs.cluster.slurm_commands import SlurmError, ask, current_job, no_slurm, words
-from jobs.cluster.task import TrainTask
+from jobs.cluster.slurm_commands import current_job, no_slurm
 from suite.errors import UserError
 
-if TYPE_CHECKING:
-    from submitit import SlurmExecutor
+# shiftbench sets these itself: they decide where a job's files lie and how it is stopped and restarted.
+OWN_PARAMETERS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal")
+# With these sbatch creates no job, does not print its id, or creates it where shiftbench does not look.
+UNUSABLE_PARAMETERS = frozenset(
+    ["cluster-constraint", "clusters", "help", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap"]
+)
+LEAST_TIME_S = 60  # between a job's start and the warning; in less not even a network is built
+
+
+class SlurmCluster(Cluster):
+    """A Slurm cluster. The keys are sbatch's options; see `man sbatch`."""
+
+    scheduler: Literal["slurm"]
+    partition: str | None = Field(None, description="null: the site's default")
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = Field(None, description="'minutes', 'hours:minutes:seconds' or 'days-hours'")
+    nodes: int = Field(1, ge=1, description="nodes of each run")
+    gpus_per_node: int | None = Field(None, ge=1)
+    cpus_per_task: int | None = Field(None, ge=1, description="cores of each rank; reaches srun too")
+    mem: str | None = Field(None, description="memory of each node, such as 64G", pattern=r"^\d+[KMGT]?B?$")
+    constraint: str | None = None
+    exclude: str | None = Field(None, description="nodes that must not be used")
+    signal_delay_s: int = Field(120, ge=10, description="from the warning (SIGUSR2) to the time limit")
+    additional_parameters: dict[str, str | int | bool] = Field(
+        {}, description="any other option of sbatch by its long name; true: an option without a value"
+    )
+    setup: tuple[str, ...] = Field((), description="lines of shell before srun, such as module load")
+    python: str | None = Field(None, description="interpreter of the jobs; null: the one that submits")
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _time_in_quotes(cls, time: object) -> object:
+        # YAML 1.1 reads 12:00:00 as the number 43200.
+        if isinstance(time, int):
+            raise ValueError(f"put it in quotes, as in '12:00:00' or '90' (minutes): YAML made it {time}")
+        return time
+
+    @field_validator("additional_parameters")
+    @classmethod
+    def _option_names(cls, parameters: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        for name in parameters:
+            plain = name.replace("_", "-")
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", plain):
+                raise ValueError(f"{name!r} is not the long name of an option of sbatch")
+            if plain in OWN_PARAMETERS:
+                raise ValueError(f"{name} is set by shiftbench itself; remove it")
+            if plain in UNUSABLE_PARAMETERS:
+                raise ValueError(f"{name} cannot be used: shiftbench could not follow its jobs; remove it")
+            if plain.replace("-", "_") in cls.model_fields:
+                raise ValueError(f"{name} is a key of the cluster itself; give it there")
+        return parameters
+
+    @model_validator(mode="after")
+    def _check(self) -> "SlurmCluster":
+        texts = dict(self) | {f"setup.{number}": line for number, line in enumerate(self.setup)}
+        for key in ("additional_parameters", "environment"):
+            texts |= {f"{key}.{name}": value for name, value in getattr(self, key).items()}
+        for name, value in texts.items():
+            if isinstance(value, str) and ("\n" in value or "\0" in value):
+                raise ValueError(f"{name} must be one line, got {value!r}")
+        if self.gpus_per_node and self.gpus_per_node != (self.ntasks_per_node or self.gpus_per_node):
+            raise ValueError("a rank takes one GPU: remove ntasks_per_node, which differs from gpus_per_node")
+        if self.time is not None and time_s(self.time) < self.signal_delay_s + LEAST_TIME_S:
+            left = f"less than {LEAST_TIME_S} s are left to train before the warning"
+            raise ValueError(f"time {self.time!r}: {left}; raise it, or lower signal_delay_s")
+        return self
+
+    @property
+    def tasks_per_node(self) -> int:
+        return self.ntasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+
+
+def time_s(text: str) -> int:
+    """Convert sbatch's --time (minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s) to seconds. Raises ValueError."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        forms = "'90' (minutes), '12:00:00' or '2-00:00:00'"
+        raise ValueError(f"time {text!r}: expected sbatch's form, such as {forms}")
+    parts = [int(part) for part in match["parts"].split(":")]
+    if match["days"] is None and len(parts) < 3:
+        parts = [0, *parts]
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
 
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TASK_PICKLE = "task-{}.pkl"
-# Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
-MAX_EARLY_WARNINGS = 3
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a submission's files are."""
+def script(
+    num_runs: int, cluster: SlurmCluster, folder: Path, snapshot: Path, after: str | None = None
+) -> str:
+    """Return the script for sbatch.
 
-    name: str
-    jobs_folder: Path
-    snapshot: Path
-
-    @property
-    def folder(self) -> Path:
-        """The folder of this submission's pickles, script and logs."""
-        return self.jobs_folder / self.name
-
-
-def submit(tasks: Sequence[TrainTask], cluster: SlurmCluster, target: Target, after: str | None) -> str:
-    """Submit the tasks as one job by a single call of sbatch, and return the job's id.
-
-    `after`: the id of a job that must end first. Submitit's script and pickles are written before the call,
-    so that the job needs nothing else. Raises SlurmError with sbatch's own message; if its kind is
-    `answer_lost`, the job may exist.
+    `folder`: for the job's pickles and logs; its name is the job's. `snapshot`: the sources that the job
+    imports. `after`: the id of a job that must end first.
     """
-    from submitit.core.utils import DelayedSubmission
+    for path in (folder, snapshot):
+        if "%" in str(path) or "\n" in str(path):
+            raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without one")
+    try:
+        from submitit import SlurmExecutor
 
-    private_folder(target.folder)
-    path = target.folder / "submission.sh"
-    path.write_text(script(len(tasks), cluster, target, after), encoding="utf-8")
-    minutes = 0 if cluster.time is None else math.ceil(time_s(cluster.time) / 60)
-    for number, task in enumerate(tasks):
-        submission = DelayedSubmission(task)
-        submission.set_timeout(minutes, MAX_EARLY_WARNINGS)
-        submission.dump(target.folder / TASK_PICKLE.format(number))
-    with outside_any_job():
-        answer = ask("sbatch", str(path))
-    found = re.search(r"batch job (\d+)", answer)
-    if found is None:
-        raise SlurmError(f"sbatch printed {words(answer)!r} and no job's id", "answer_lost")
-    return found[1]
-
-
-def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | None = None) -> str:
-    """Return the script that `submit` passes to sbatch."""
-    executor = _executor(cluster, target, after)
+        executor = SlurmExecutor(folder, python=shlex.quote(cluster.python or sys.executable))
+    except ImportError:
+        raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
+    except RuntimeError:
+        raise no_slurm("srun") from None
+    executor.update_parameters(**_parameters(cluster, folder, snapshot, after))
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
     return executor._make_submission_file_text(executor._submitit_command_str, "")
@@ -76,9 +140,7 @@ def script(num_runs: int, cluster: SlurmCluster, target: Target, after: str | No
 
 @contextmanager
 def outside_any_job() -> Iterator[None]:
-    """Hide the variables of the job or group of ranks around this process, which sbatch would pass on, and
-    sbatch's own variables, which would overrule the cluster's file.
-    """
+    """Hide the variables of the job or ranks around this process, and sbatch's, which overrule the file."""
     hidden = set(DISTRIBUTED) | {name for name in os.environ if name.startswith("SBATCH_")}
     if current_job() is not None:
         hidden |= {name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))} - {"SLURM_CONF"}
@@ -89,53 +151,36 @@ def outside_any_job() -> Iterator[None]:
         os.environ.update(former)
 
 
-def _executor(cluster: SlurmCluster, target: Target, after: str | None) -> "SlurmExecutor":
-    try:
-        from submitit import SlurmExecutor
-    except ImportError:
-        raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
-    for path in (target.folder, target.snapshot):
-        if "%" in str(path) or "\n" in str(path):
-            raise UserError(f"{path}: Slurm reads % in a path as a pattern; choose a folder without one")
-    try:
-        python = cluster.python or sys.executable
-        executor = SlurmExecutor(target.folder, python=shlex.quote(python))
-    except RuntimeError:
-        raise no_slurm("srun") from None
-    executor.update_parameters(**_parameters(cluster, target, after))
-    return executor
+def minutes(cluster: SlurmCluster) -> int | None:
+    """Return the time limit as Submitit takes it."""
+    return None if cluster.time is None else math.ceil(time_s(cluster.time) / 60)
 
 
-def _parameters(cluster: SlurmCluster, target: Target, after: str | None) -> dict[str, Any]:
+def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: str | None) -> dict[str, Any]:
     """Return Submitit's parameters; options that it has no name for go into additional_parameters."""
-    # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
-    srun_args = ["--kill-on-bad-exit=1", "--wait=0"]
-    if cluster.cpus_per_task:
-        srun_args.append(f"--cpus-per-task={cluster.cpus_per_task}")  # srun does not inherit sbatch's
+    # srun does not inherit sbatch's --cpus-per-task.
+    cpus = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
     if after is not None:
         more["dependency"] = ",".join(filter(None, [str(more.get("dependency", "")), f"afterany:{after}"]))
-    parameters: dict[str, Any] = {
-        "job_name": target.name,
-        "time": None if cluster.time is None else math.ceil(time_s(cluster.time) / 60),
+    passed_on = ("partition", "account", "qos", "gpus_per_node", "cpus_per_task", "constraint", "exclude")
+    return {
+        "job_name": folder.name,
+        "time": minutes(cluster),
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*set_up(cluster, target), _own_pickle(target)],
-        "srun_args": srun_args,
+        "setup": [*set_up(cluster, snapshot), _own_pickle(folder)],
+        # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *cpus],
         "wckey": None,  # Submitit's default is refused where wckeys are tracked
         "additional_parameters": more,
+        # Submitit uses the number of tasks if that is less.
+        "array_parallelism": cluster.array_parallelism or 1_000_000,
+        **{key: value for key in passed_on if (value := getattr(cluster, key)) is not None},
     }
-    for key in ("partition", "account", "qos", "gpus_per_node", "cpus_per_task", "constraint", "exclude"):
-        if (value := getattr(cluster, key)) is not None:
-            parameters[key] = value
-    if cluster.array_parallelism is not None:
-        parameters["array_parallelism"] = cluster.array_parallelism
-    else:
-        parameters["array_parallelism"] = 1_000_000  # Submitit uses the number of tasks if that is less
-    return parameters
 
 
 def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
@@ -143,28 +188,21 @@ def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
     return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
-def set_up(cluster: Cluster, target: Target) -> list[str]:
+def set_up(cluster: Cluster, snapshot: Path) -> list[str]:
     """Return a job's lines of shell: the cluster's variables and set-up, then the path of the snapshot."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        *cluster.setup_lines,
+        *(cluster.setup if isinstance(cluster, SlurmCluster) else ()),
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
-        f"export PYTHONPATH={shlex.quote(str(target.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
     ]
 
 
-def _own_pickle(target: Target) -> str:
-    """Return a line of shell that links this task's pickle to the name that Submitit expects.
-
-    A link that exists is kept: after an early warning Submitit has written a pickle that counts them.
-    """
-    folder = shlex.quote(str(target.folder))
+def _own_pickle(submission_folder: Path) -> str:
+    """Return a line of shell that links this task's pickle to the name that Submitit expects."""
+    # An existing one is kept: after an early warning Submitit has written a pickle that counts them.
+    folder = shlex.quote(str(submission_folder))
     job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     name, pickle = f'{folder}/"{job}_submitted.pkl"', TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")
     return f'[ -e {name} ] || ln -s "{pickle}" {name}'
-
-
-def task_for(run_json: str, folder: Path) -> TrainTask:
-    """Return the task that trains a run in `folder`."""
-    return TrainTask(run_json, os.fspath(folder.absolute()))

@@ -5,18 +5,24 @@ their record does not say how they ended.
 """
 
 import getpass
-from collections.abc import Iterable, Sequence
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cluster import sbatch, slurm_commands
-from jobs.cluster.backend import Answer, NewJob, SubmittedRun
-from jobs.cluster.job_verdicts import is_unsettled, may_come_back, of_job, of_requeued
-from jobs.cluster.ledger import Submission
-from jobs.cluster.run_status import RunStatus
-from jobs.cluster.slurm_cluster import SlurmCluster
+from jobs.cluster.backend import Answer, JobVerdict, NewJob, RunStatus, SubmittedRun
+from jobs.cluster.ledger import Submission, private_folder
+from jobs.cluster.sbatch import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
+from jobs.cluster.task import TrainTask
 from suite.paths import RunPaths
-from suite.record import UNFINISHED, read_status
+from suite.record import UNFINISHED, Status, read_status
+
+# Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
+MAX_EARLY_WARNINGS = 3
+LONGEST_RETURN_S = 7 * 24 * 3600.0
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 
 class SlurmBackend:
@@ -30,81 +36,88 @@ class SlurmBackend:
         return slurm_commands.max_array_size(slurm_commands.config())
 
     def preview(self, job: NewJob, cluster: SlurmCluster) -> str:
-        return sbatch.script(len(job.runs), cluster, _target(job.submission), job.after)
+        one = job.submission
+        return sbatch.script(len(job.runs), cluster, one.folder, Path(one.snapshot), job.after)
 
     def submit(self, job: NewJob, cluster: SlurmCluster) -> str:
-        folders = [job.output_dir / name for name in job.submission.folders]
-        tasks = [
-            sbatch.task_for(run.model_dump_json(), folder)
-            for run, folder in zip(job.runs, folders, strict=True)
-        ]
-        return sbatch.submit(tasks, cluster, _target(job.submission), job.after)
+        folder, names = private_folder(job.submission.folder), job.submission.folders
+        # The script and the pickles are written before the call, so that the job needs nothing else.
+        path = folder / "submission.sh"
+        path.write_text(self.preview(job, cluster), encoding="utf-8")
+        from submitit.core.utils import DelayedSubmission
+
+        for number, (run, name) in enumerate(zip(job.runs, names, strict=True)):
+            task = TrainTask(run.model_dump_json(), str((job.output_dir / name).absolute()))
+            delayed = DelayedSubmission(task)
+            delayed.set_timeout(sbatch.minutes(cluster) or 0, MAX_EARLY_WARNINGS)
+            delayed.dump(folder / sbatch.TASK_PICKLE.format(number))
+        with sbatch.outside_any_job():
+            answer = slurm_commands.ask("sbatch", str(path))
+        found = re.search(r"batch job (\d+)", answer)
+        if found is None:
+            raise SlurmError(f"sbatch printed {answer.strip()!r} and no job's id", "answer_lost")
+        return found[1]
 
     def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
         job_id = job_id or submission.job_id
-        if job_id is None:
-            return {}
-        if len(submission.folders) == 1:
-            return {submission.folders[0]: job_id}
+        if job_id is None or len(submission.folders) == 1:
+            return dict.fromkeys(submission.folders, job_id) if job_id else {}
         return {folder: f"{job_id}_{number}" for number, folder in enumerate(submission.folders)}
 
     def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
-        """Return the job of every run folder that is queued or running, by name.
-
-        An entry without an id belongs to a submission that was interrupted: its job is found by its name, and
-        where Slurm knows no such job there is none. Where Slurm hides the jobs of other users (PrivateData),
-        their records decide. Raises SlurmError when Slurm does not answer.
-        """
+        # The job of an interrupted submission, which has no id, is found by its name. Where Slurm hides the
+        # jobs of other users (PrivateData), their records decide.
         seen = slurm_commands.queue(one.name for one in submissions)
-        ids = _ids(seen.values())
+        ids = {job.name: job.job.partition("_")[0] for job in seen.values()}
         active: dict[str, str] = {}
         for one in submissions:
             for folder, job in self.job_ids(one, ids.get(one.name)).items():
                 seen_job = _job_of(one, job, seen)
-                is_hidden = seen_job is None and one.user != getpass.getuser()
-                if is_hidden and _waits_for(one, output_dir / folder):
-                    active[folder] = f"{job} of {one.user}"
                 if seen_job is not None and seen_job.is_active:
                     active[folder] = job
+                elif seen_job is None and one.user != getpass.getuser():
+                    status = read_status(RunPaths(output_dir / folder))
+                    if status.state in UNFINISHED and status.content.get("submission") == one.token:
+                        active[folder] = f"{job} of {one.user}"
         return active
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
     ) -> tuple[dict[Path, Answer], list[str]]:
         notes: list[str] = []
-        noted = {run.submission.token: self.job_ids(run.submission) for run in runs}
+        submissions = {run.submission.token: run.submission for run in runs}
+        ids = {token: self.job_ids(one) for token, one in submissions.items()}
         unsettled = [run for run in runs if is_unsettled(run.status)]
-        returning = [
-            run for run in runs if may_come_back(run.status, noted[run.submission.token].get(run.folder.name))
-        ]
-        seen = _look_in_queue([run.submission.name for run in [*unsettled, *returning]], notes)
-        ids = _ids((seen or {}).values())
-        # Once for each submission, which may have thousands of runs.
-        named = {
-            run.submission.token: run.submission for run in runs if ids.get(run.submission.name) is not None
-        }
-        noted |= {token: self.job_ids(one, ids[one.name]) for token, one in named.items()}
-        jobs = {run.folder: noted[run.submission.token].get(run.folder.name) for run in runs}
-        if seen is not None:
-            names = {job: run.submission.name for run in unsettled if (job := jobs[run.folder])}
-            seen = slurm_commands.for_each(names, seen)
-            missing = [job for job in names if job not in seen or not seen[job].is_active]
-            ended = _ask_accounting(missing, notes)
+        returning = [run for run in runs if may_come_back(run.status, _job_in(ids, run))]
+        try:
+            seen = slurm_commands.queue(run.submission.name for run in [*unsettled, *returning])
+        except SlurmError as error:
+            notes.append(f"Slurm does not answer, so this is what the records say: {error}")
+            return {run.folder: Answer(_job_in(ids, run)) for run in runs}, notes
+        by_name = {job.name: job.job.partition("_")[0] for job in seen.values()}
+        ids |= {key: self.job_ids(one, by_name.get(one.name)) for key, one in submissions.items()}
+        names = {job: run.submission.name for run in unsettled if (job := _job_in(ids, run))}
+        seen = slurm_commands.for_each(names, seen)
+        missing = {job for job in names if job not in seen or not seen[job].is_active}
+        ended: dict[str, JobState] = {}
+        try:  # squeue lists an ended job for a while, but without its exit code
+            ended = slurm_commands.accounting([job.partition("_")[0] for job in missing])
+        except SlurmError as error:
+            notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
+        for key, one in slurm_commands.for_each(missing, ended).items():
             # sacct may lag behind, and it may list an incomplete row for a job.
-            seen |= {job: one for job, one in ended.items() if not one.is_active and one.name == names[job]}
-        open_folders = {run.folder for run in unsettled}
-        returning_folders = {run.folder for run in returning}
+            if key in missing and not one.is_active and one.name == names[key]:
+                seen[key] = one
         answers = {}
         for run in runs:
-            job, one = jobs[run.folder], run.submission
-            seen_job = _job_of(one, job, seen)
+            job = _job_in(ids, run)
+            found = _job_of(run.submission, job, seen)
             verdict = None
-            if run.folder in open_folders:
-                if seen is not None:
-                    verdict = of_job(run.status, one, job, seen_job, is_being_submitted=is_being_submitted)
-            elif run.folder in returning_folders:
-                verdict = of_requeued(run.status, seen_job)
-            answers[run.folder] = Answer(job, seen_job.nodes if seen_job else "", verdict)
+            if is_unsettled(run.status):
+                verdict = of_job(run.status, run.submission, job, found, is_being_submitted)
+            elif found is not None and found.state in WAITING and may_come_back(run.status, job):
+                verdict = JobVerdict("queued", f"{found.reason or found.state}; {run.status.reason}")
+            answers[run.folder] = Answer(job, found.nodes if found else "", verdict)
         return answers, notes
 
     def out_of_reach(self, submission: Submission) -> str | None:
@@ -120,41 +133,70 @@ class SlurmBackend:
         return slurm_commands.current_job()
 
 
-def _target(one: Submission) -> sbatch.Target:
-    return sbatch.Target(one.name, Path(one.jobs_folder), Path(one.snapshot))
+def _job_in(ids: dict[str, dict[str, str]], run: SubmittedRun) -> str | None:
+    return ids[run.submission.token].get(run.folder.name)
 
 
-def _look_in_queue(names: Iterable[str], notes: list[str]) -> dict[str, JobState] | None:
-    try:
-        return slurm_commands.queue(names)
-    except SlurmError as error:
-        notes.append(f"Slurm does not answer, so this is what the records say: {error}")
-        return None
-
-
-def _ask_accounting(jobs: Sequence[str], notes: list[str]) -> dict[str, JobState]:
-    """Ask sacct about jobs that have ended. squeue lists them for a while, but without their exit code."""
-    try:
-        found = slurm_commands.accounting([job.partition("_")[0] for job in jobs])
-    except SlurmError as error:
-        notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
-        return {}
-    found = slurm_commands.for_each(jobs, found)
-    return {job: found[job] for job in jobs if job in found}
-
-
-def _job_of(one: Submission, job: str | None, seen: dict[str, JobState] | None) -> JobState | None:
+def _job_of(one: Submission, job: str | None, seen: dict[str, JobState]) -> JobState | None:
     """Return what Slurm says of a submission's job. A job of another name is another cluster's of that id."""
-    found = (seen or {}).get(job or "")
+    found = seen.get(job or "")
     return found if found is not None and found.name == one.name else None
 
 
-def _waits_for(one: Submission, folder: Path) -> bool:
-    """Return whether the record says that this submission trains the run, or will."""
-    status = read_status(RunPaths(folder))
-    return status.state in UNFINISHED and status.content.get("submission") == one.token
+def is_unsettled(status: Status) -> bool:
+    """Return whether the record does not say how the run ended, so that its scheduler must be asked."""
+    return status.state in UNFINISHED or status.died_silently or status.is_missing
 
 
-def _ids(jobs: Iterable[JobState]) -> dict[str, str]:
-    """Return the id of each submission's job, by name."""
-    return {job.name: job.job.partition("_")[0] for job in jobs}
+def may_come_back(status: Status, job: str | None) -> bool:
+    """Return whether a failed run's own job may be in the queue again, as after the failure of a node."""
+    if status.state != "failed" or job is None or status.content.get("job") != job:
+        return False
+    return time.time() - float(status.content.get("updated_at", 0.0)) < LONGEST_RETURN_S
+
+
+def of_job(
+    status: Status, one: Submission, job: str | None, seen: JobState | None, is_being_submitted: bool = False
+) -> JobVerdict:
+    """Judge a record that does not say how the run ended by what Slurm says of its job."""
+    as_recorded = JobVerdict(status.state, status.reason or "")
+    if status.state in ("running", "preempted") and status.content.get("job") != job:
+        return as_recorded  # it was continued by another process
+    if job is None and is_being_submitted:
+        return JobVerdict("queued", "being submitted")
+    if job is None:
+        return JobVerdict("failed", "its submission was interrupted before Slurm took it: submit again")
+    if seen is None:
+        if status.state in UNFINISHED and one.user != getpass.getuser():
+            return JobVerdict(status.state, f"submitted by {one.user}; Slurm does not show you job {job}")
+        if status.state == "preempted":
+            return as_recorded
+        unknown = f"job {job} is no longer in the queue and Slurm gives no reason; see `shiftbench logs`"
+        return JobVerdict("failed", unknown)
+    recorded = "" if status.died_silently or status.is_missing or not status.reason else f"; {status.reason}"
+    if seen.state in WAITING:
+        return JobVerdict("queued", f"{seen.reason or seen.state}{recorded}")
+    if seen.is_active:
+        is_up = status.state == "running"
+        return JobVerdict("running", "" if is_up else "its processes are starting, or ending")
+    if seen.state == "CANCELLED":
+        return JobVerdict("cancelled", f"job {job} was cancelled{recorded}", is_final=True)
+    if seen.state == "COMPLETED" and status.state in ("running", "preempted"):
+        return as_recorded  # its final record may not be visible yet
+    if status.errors:
+        return JobVerdict("failed", status.reason or "", is_final=True)
+    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or _last_error(one, job)}", is_final=True)
+
+
+def _last_error(one: Submission, job: str) -> str:
+    """Return the last line of the job's errors, or srun's own on a task that was killed."""
+    try:
+        text = (one.folder / f"{job}_0_log.err").read_text(errors="replace")
+    except OSError:
+        return ""
+    # The verdict names the exit code already.
+    known = ("Exited with exit code", "Terminating StepId", "Job step aborted")
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-20:]
+    lines = [line for line in lines if not any(words in line for words in known)]
+    own = [line for line in lines if line.startswith("srun: error")]
+    return f"; {(own or lines[-1:])[0]}" if lines else ""

@@ -1,4 +1,4 @@
-"""Slurm's commands and their answers. An error holds Slurm's own message, and its kind."""
+"""Slurm's commands and their answers; every function raises SlurmError when Slurm does not answer."""
 
 import os
 import re
@@ -24,34 +24,23 @@ ACTIVE = {
 
 SlurmFailure = Literal["unreachable", "answer_lost", "limit", "not_installed", "refused"]
 # What Slurm's messages mean; the first phrase that occurs decides. Any other message is a refusal.
-PHRASES: dict[str, SlurmFailure] = {
-    "is not on the PATH": "not_installed",
-    "is not installed": "not_installed",
+_KINDS: dict[SlurmFailure, tuple[str, ...]] = {
+    "not_installed": ("is not on the PATH", "is not installed"),
     # The request was sent: what it asked for may have been done.
-    "did not answer": "answer_lost",
-    "Socket timed out": "answer_lost",
-    "Zero Bytes": "answer_lost",
-    "Transport endpoint": "answer_lost",
-    "Unable to contact": "unreachable",
-    "Connection refused": "unreachable",
-    "timed out": "unreachable",
-    "SubmitJob": "limit",  # as in QOSMaxSubmitJobPerUserLimit
-    "temporarily": "limit",  # MaxJobCount: "temporarily unable to accept job"
+    "answer_lost": ("did not answer", "Socket timed out", "Zero Bytes", "Transport endpoint"),
+    "unreachable": ("Unable to contact", "Connection refused", "timed out"),
+    "limit": ("SubmitJob", "temporarily"),  # QOSMaxSubmitJobPerUserLimit, or MaxJobCount of the site
 }
+PHRASES = {phrase: kind for kind, phrases in _KINDS.items() for phrase in phrases}
 
 
 class SlurmError(UserError):
-    """A command of Slurm failed. The message is Slurm's own.
-
-    `kind`: "unreachable" (the controller is down), "answer_lost" (whether the request was carried out is not
-    known), "limit" (no more jobs of this user for now), "not_installed", or "refused". It follows from the
-    message unless it is given.
-    """
+    """A command of Slurm failed. The message is Slurm's own; `kind` follows from it unless it is given."""
 
     def __init__(self, message: str, kind: SlurmFailure | None = None) -> None:
         super().__init__(message)
-        found = [meaning for phrase, meaning in PHRASES.items() if phrase in message]
-        self.kind: SlurmFailure = kind or (found[0] if found else "refused")
+        meant: list[SlurmFailure] = [meaning for phrase, meaning in PHRASES.items() if phrase in message]
+        self.kind: SlurmFailure = kind or [*meant, "refused"][0]
 
     @property
     def is_temporary(self) -> bool:
@@ -87,15 +76,10 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     """Return a command's output. Raises SlurmError with its message."""
     if shutil.which(command[0]) is None:
         raise no_slurm(command[0])
+    env = {name: value for name, value in os.environ.items() if not name.startswith(FILTERS)}
+    null = subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command,
-            env={name: value for name, value in os.environ.items() if not name.startswith(FILTERS)},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-        )
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, stdin=null)
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer in {timeout_s:.0f} s") from None
     if done.returncode != 0:
@@ -107,10 +91,7 @@ def no_slurm(command: str) -> SlurmError:
     """Return the error for a command of Slurm that is missing."""
     if command == "sacct" and shutil.which("squeue") is not None:
         return SlurmError("sacct is not installed here")
-    return SlurmError(
-        f"{command} is not on the PATH, so this machine does not belong to a Slurm cluster; log in to one, "
-        "or leave out --cluster to train on this machine"
-    )
+    return SlurmError(f"{command} is not on the PATH; log in to a Slurm cluster, or leave out --cluster")
 
 
 def words(text: str) -> str:
@@ -131,26 +112,20 @@ def max_array_size(site: dict[str, str]) -> int:
     return max(1, min(sizes))
 
 
-_FIELDS = "%i|%T|%r|%N|%j"
-
-
 def queue(names: Iterable[str]) -> dict[str, JobState]:
-    """Return the jobs of these names by id, every task of an array by its own; recently ended ones too.
-
-    Makes one query. Raises SlurmError when Slurm does not answer.
-    """
+    """Return the jobs of these names by id, every task of an array by its own; recently ended ones too."""
     wanted = set(names)
     if not wanted:
         return {}
     # The length of a command line is limited: with very many names every job is listed instead.
     named = [f"--name={','.join(sorted(wanted))}"] if len(wanted) <= MAX_NAMES else []
-    text = ask("squeue", "--noheader", "--all", "--array", "--states=all", *named, f"--format={_FIELDS}")
-    rows = (line.split("|") for line in text.splitlines())
-    return {row[0]: JobState(row[0], row[1], row[2], row[3], row[4]) for row in rows if len(row) == 5}
+    options = ("--noheader", "--all", "--array", "--states=all", *named, "--format=%i|%T|%r|%N|%j")
+    rows = (line.split("|") for line in ask("squeue", *options).splitlines())
+    return {row[0]: JobState(*row) for row in rows if len(row) == 5}
 
 
 def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """Return what sacct has of these jobs, each task of an array by its id. One query. Raises SlurmError."""
+    """Return what sacct has of these jobs, each task of an array by its id."""
     if not job_ids:
         return {}
     fields = "JobID,State,ExitCode,NodeList,JobName"
@@ -160,18 +135,14 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
         job, state, exit_code, nodes, name = (line.split("|", 4) + [""] * 5)[:5]
         # `CANCELLED by 0` names the user too.
         one = JobState(job, state.split(" ")[0], nodes=nodes, name=name, exit_code=exit_code)
-        for single in _task_ids(job):
-            found[single] = one
+        found |= dict.fromkeys(_task_ids(job), one)
     return found
 
 
 def is_preempted(job: str) -> bool:
-    """Return whether Slurm has asked this running job to make room for another since its last start.
-
-    Raises SlurmError when Slurm does not answer.
-    """
-    words = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
-    shown = {key: value for key, _, value in words}
+    """Return whether Slurm has asked this running job to make room for another since its last start."""
+    pairs = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
+    shown = {key: value for key, _, value in pairs}
     times = [shown.get("StartTime", ""), shown.get("PreemptTime", "")]
     # ISO 8601 orders as text; the field is `None` or missing where the job is not preempted.
     are_times = all(time[:1].isdigit() for time in times)
@@ -179,18 +150,12 @@ def is_preempted(job: str) -> bool:
 
 
 def current_job() -> str | None:
-    """Return the job that this process belongs to: `12`, or `12_3` in an array. None outside a job.
-
-    In a task of an array SLURM_JOB_ID alone would stand for the whole array.
-    """
+    """Return the job that this process belongs to: `12`, or `12_3` in an array. None outside a job."""
     return scheduler_job(os.environ)
 
 
 def for_each(jobs: Iterable[str], listed: dict[str, JobState]) -> dict[str, JobState]:
-    """Return `listed` with an entry for each of these jobs whose array alone is listed.
-
-    Slurm lists an array that ended before any task began under the array's id only.
-    """
+    """Return `listed` with an entry for each task of an array that Slurm lists by the array's id only."""
     arrays = {job: job.partition("_")[0] for job in jobs}
     return {job: listed[array] for job, array in arrays.items() if array in listed} | listed
 
@@ -200,8 +165,5 @@ def _task_ids(job: str) -> list[str]:
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]
-    numbers: list[int] = []
-    for part in match[2].split(","):
-        low, _, high = part.partition("-")
-        numbers += range(int(low), int(high or low) + 1)
-    return [f"{match[1]}_{number}" for number in numbers]
+    spans = [part.partition("-") for part in match[2].split(",")]
+    return [f"{match[1]}_{n}" for low, _, high in spans for n in range(int(low), int(high or low) + 1)]

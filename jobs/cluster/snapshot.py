@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs.cluster.private_folder import private_folder
+from jobs.cluster.ledger import private_folder
 from suite.errors import UserError
 from suite.files import draft_of, publish_folder, write_atomically
 from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
@@ -33,7 +33,8 @@ def snapshot(into: Path) -> Path:
             note = asdict(replace(code_state(), snapshot=name))
             write_atomically(draft / SNAPSHOT_NOTE, json.dumps(note, indent=1) + "\n", durable=False)
             if not publish_folder(draft, into / name):
-                _complete(into / name, draft)
+                # Another submission has published it, or it has lost files.
+                shutil.copytree(draft, into / name, dirs_exist_ok=True, copy_function=os.replace)
     except OSError as error:
         raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
     return into / name
@@ -52,18 +53,6 @@ def _digest(root: Path) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for package in SOURCE_PACKAGES:
-        for folder, subfolders, names in os.walk(root / package):
-            subfolders[:] = [name for name in subfolders if name != "__pycache__"]
-            for name in names:
-                if not name.endswith((".pyc", ".pyo")):
-                    yield (Path(folder) / name).relative_to(root)
-
-
-def _complete(folder: Path, draft: Path) -> None:
-    """Move the files of `draft` into a folder that another submission published, or that has lost files."""
-    for path in draft.rglob("*"):
-        if path.is_file():
-            target = folder / path.relative_to(draft)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+    for path in (path for package in SOURCE_PACKAGES for path in (root / package).rglob("*")):
+        if path.suffix not in (".pyc", ".pyo") and "__pycache__" not in path.parts and path.is_file():
+            yield path.relative_to(root)

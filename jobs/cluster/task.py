@@ -9,19 +9,17 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jobs.checks import writing
+from jobs.cluster.backend import JobVerdict, settle
 from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted
 from jobs.local.process_log import also_logged_to, log_to_stderr
-from suite.errors import Preempted, UserError
+from suite.errors import Preempted
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
 from suite.record.rank_errors import in_one_line
 from suite.signals import StopFlag, stop_flag
-
-if TYPE_CHECKING:
-    from submitit.helpers import DelayedSubmission
 
 log = logging.getLogger("shiftbench")
 
@@ -44,37 +42,32 @@ class TrainTask:
         with stop_flag() as stop:
             log_to_stderr()
             folder, rank = Path(self.folder), int(os.environ.get("SLURM_PROCID", "0"))
-            run = Run.model_validate_json(self.run_json)
-            paths = RunPaths(folder)
+            run, paths = Run.model_validate_json(self.run_json), RunPaths(folder)
             if not folder.exists():
                 log.warning("%s was removed while the job waited: the run starts from step 0", folder)
             try:
-                with also_logged_to(paths.log) if rank == 0 and _made(folder) else nullcontext():
+                if rank == 0:
+                    with writing(folder):
+                        folder.mkdir(parents=True, exist_ok=True)
+                with also_logged_to(paths.log) if rank == 0 else nullcontext():
                     _train(run, folder, rank, stop)
             except Preempted as end:
                 is_asked = read_stop_request(paths) is not None  # the study does not want it to continue
                 if rank == 0 and not is_asked and (end.is_warned or _is_preempted()):
                     _requeue(run, folder)
             except Exception as error:
-                if rank == 0:
-                    _note_failure(run, folder, error)
+                status = read_status(paths)
+                # Training itself may have written how it ended.
+                if rank == 0 and (status.state in UNFINISHED or status.died_silently):
+                    settle(folder, JobVerdict("failed", in_one_line(error)), status)
                 raise
         return read_status(paths).state
 
-    def checkpoint(self) -> "DelayedSubmission":
+    def checkpoint(self) -> object:
         """Return what Submitit requeues after a warning that comes before the handlers are installed."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def _made(folder: Path) -> bool:
-    """Create the folder of the log. Always returns True."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    return True
 
 
 def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
@@ -84,27 +77,17 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
         from suite.train import joined, train_on
 
         claim = f"{current_job()} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
-        is_done = RunPaths(folder).status.exists() and read_status(RunPaths(folder)).state == "completed"
+        is_done = read_status(RunPaths(folder)).state == "completed"
         with joined(run.system) as ranks:
             if ranks.agree(int(is_done and ranks.is_first)):  # a file system may show it to only some ranks
                 log.info("%s is complete already", folder)
-                return
-            train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
-
-
-def _job() -> str:
-    job = current_job()
-    assert job is not None
-    return job
+            else:
+                train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
 def _is_preempted() -> bool:
-    """Return whether this job is being preempted; False where that is not known.
-
-    Without `preempt_send_user_signal` a preempted job receives SIGTERM, and if it ends within GraceTime,
-    Slurm does not start it again.
-    """
-    job = _job()
+    """Return whether this job, which received SIGTERM, is being preempted; False where that is not known."""
+    job = str(current_job())
     try:
         return is_preempted(job)
     except SlurmError as error:
@@ -119,17 +102,15 @@ def _requeue(run: Run, folder: Path) -> None:
         fruitless = (record.detail("fruitless_starts") or 0) + 1 if is_fruitless else 0
         reason = str(record.detail("reason"))
         if fruitless >= MAX_FRUITLESS_STARTS:
-            record.status(
-                "failed",
-                fruitless_starts=0,
-                reason=f"the warning came {fruitless} times in a row before a step was done: the time limit "
-                "is too short for a start, or for an evaluation; raise time in the cluster's file, and retry "
-                "with --cluster",
+            why = (
+                f"the warning came {fruitless} times in a row before a step was done: the time limit is too "
+                "short; raise time in the cluster's file, and retry with --cluster"
             )
+            record.status("failed", fruitless_starts=0, reason=why)
             return
         record.status("preempted", fruitless_starts=fruitless)
         try:
-            _ask_for_requeue(_job())
+            _ask_for_requeue(str(current_job()))
         except SlurmError as error:
             record.status("preempted", reason=f"{reason}; it could not be requeued: {error}")
             log.error("not requeued: %s", error)
@@ -143,23 +124,9 @@ def _ask_for_requeue(job: str) -> None:
     while True:
         try:
             ask("scontrol", "requeue", job)
+            return
         except SlurmError as error:
-            is_silent = error.kind in ("unreachable", "answer_lost")
-            if not is_silent or time.monotonic() > deadline:
+            if error.kind not in ("unreachable", "answer_lost") or time.monotonic() > deadline:
                 raise
             log.warning("%s; asking again", error)
             time.sleep(REQUEUE_POLL_S)
-        else:
-            return
-
-
-def _note_failure(run: Run, folder: Path, error: Exception) -> None:
-    """Write the error into the record, unless training itself has written how it ended."""
-    status = read_status(RunPaths(folder))
-    if status.state not in UNFINISHED and not status.died_silently:
-        return
-    try:
-        with RecordWriter(run, folder) as record:
-            record.mark_ended("failed", in_one_line(error))
-    except (OSError, UserError) as failure:
-        log.error("%s: the record could not be written: %s", folder, failure)

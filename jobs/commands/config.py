@@ -36,12 +36,8 @@ def show(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 
 @app.command("schema")
 def schema(
-    config: Annotated[
-        Path | None, typer.Argument(help="An experiment whose values to show beside the defaults.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the JSON schema of one resolved run.")
-    ] = False,
+    config: Annotated[Path | None, typer.Argument(help="An experiment whose values to show.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema of a resolved run.")] = False,
 ) -> None:
     """List every key of an experiment: type, default, meaning, and its values in CONFIG."""
     from jobs.commands.schema import schema_table

@@ -22,6 +22,4 @@ def prepare(
     typer.echo(prepare_source(name, root))
 
 
-@app.callback()
-def _group() -> None:
-    """Prepare data sets on disk."""
+app.callback()(lambda: None)  # so that `prepare` stays a subcommand

@@ -12,12 +12,8 @@ from suite.errors import UserError
 
 def retry(
     runs: RunsArgument = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="All runs that failed, were cancelled or were preempted.")
-    ] = False,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Another cluster; default: each run's last one.")
-    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Failed, cancelled and preempted runs.")] = False,
+    cluster: Annotated[str | None, typer.Option("-c", "--cluster", help="Default: each run's last.")] = None,
     output_dir: OutputOption = Path("runs"),
 ) -> None:
     """Submit runs again that did not complete; they resume from their newest checkpoint."""
@@ -25,11 +21,11 @@ def retry(
 
     if not runs and not failed:
         raise UserError("name runs, or use --failed for all that failed, were cancelled or were preempted")
-    result = retry_runs(output_dir, runs or [], cluster)
+    submitted, refused = retry_runs(output_dir, runs or [], cluster)
     console = Console(soft_wrap=True, highlight=False)
-    if not result.submitted and not result.refused:
+    if not submitted and not refused:
         console.print("nothing to retry")
-    for done in result.submitted:
+    for done in submitted:
         print_submitted(console, done, output_dir)
-    if result.refused:
-        raise UserError("; ".join(result.refused))
+    if refused:
+        raise UserError("; ".join(refused))

@@ -8,24 +8,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cluster.backend import RunStatus
 from jobs.cluster.overview import log_files
-from jobs.cluster.run_status import RunStatus
 
+# Runs that need attention come first.
 STYLES = {
-    "completed": "green",
-    "running": "cyan",
-    "queued": "dim",
     "failed": "red",
     "diverged": "red",
     "cancelled": "yellow",
     "preempted": "yellow",
+    "running": "cyan",
+    "queued": "dim",
     "stopped": "blue",
+    "completed": "green",
 }
+ORDER = tuple(STYLES)
 GAP = 2  # between two columns
 LEAST_NAME = 12
 MAX_WAITING_REASONS = 5
-# Runs that need attention come first.
-ORDER = ("failed", "diverged", "cancelled", "preempted", "running", "queued", "stopped", "completed")
 
 
 def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, width: int) -> RenderableType:
@@ -68,9 +68,7 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
 
 def _counts(runs: Sequence[RunStatus]) -> Text:
     counts = Counter[str](run.state for run in runs)
-    return Text(", ").join(
-        Text(f"{counts[state]} {state}", STYLES[state]) for state in ORDER if counts[state]
-    )
+    return Text(", ").join(Text(f"{counts[one]} {one}", STYLES[one]) for one in ORDER if counts[one])
 
 
 def _epoch(run: RunStatus) -> str:
@@ -99,17 +97,18 @@ NUMBERS = ("epoch", "top-1", "img/s", "left", "restarts")
 
 def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
     """Return all details of one run."""
-    content = run.content
+    content, cells = run.content, {header: form(run) for header, form in COLUMNS.items()}
+    step, total = content.get("step"), content.get("total_steps")
     rows = Table(box=None, show_header=False, pad_edge=False)
     lines = {
         "run": f"{run.label}  ({run.run_id})",
         "state": run.state,
         "reason": run.reason,
-        "progress": _progress(run),
+        "progress": "" if step is None else f"step {step}" + (f" of {total}" if total else ""),
         "top-1": _number(content.get("top1_percent"), "{:.2f} %"),
-        "images/s": _number(content.get("images_per_s"), "{:,.0f}"),
-        "time left": "" if run.eta_s is None else duration(run.eta_s),
-        "job": run.job or "",
+        "images/s": cells["img/s"],
+        "time left": cells["left"],
+        "job": cells["job"],
         "cluster": run.cluster,
         "node": run.node,
         "attempts": str(content.get("attempts", 0)),
@@ -118,21 +117,13 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
         "folder": str(run.folder),
         "logs": "\n".join(str(path) for path in log_files(run, rank=0)),
     }
-    for name, value in lines.items():
-        if value:
-            rows.add_row(Text(name, "dim"), Text(value, STYLES.get(value, "") if name == "state" else ""))
-    parts: list[RenderableType] = [rows]
-    for error in run.errors:
-        parts.append(Text(f"\nrank {error.rank} on {error.host}", "red"))
-        parts.append(Text(error.traceback))
-    return Group(*parts, *(Text(note, "yellow") for note in notes))
-
-
-def _progress(run: RunStatus) -> str:
-    step, total = run.content.get("step"), run.content.get("total_steps")
-    if step is None:
-        return ""
-    return f"step {step}" + (f" of {total}" if total else "")
+    for name, value in ((name, value) for name, value in lines.items() if value):
+        rows.add_row(Text(name, "dim"), Text(value, STYLES.get(value, "") if name == "state" else ""))
+    errors = [
+        Text(f"\nrank {error.rank} on {error.host}", "red").append(f"\n{error.traceback}", "default")
+        for error in run.errors
+    ]
+    return Group(rows, *errors, *(Text(note, "yellow") for note in notes))
 
 
 def duration(seconds: float) -> str:
@@ -145,17 +136,12 @@ def duration(seconds: float) -> str:
 
 def as_plain(run: RunStatus) -> dict[str, Any]:
     """Return a run as the JSON object of `status --json`."""
-    names = ("step", "total_steps", "evaluated_epoch", "top1_percent", "images_per_s", "lost_steps")
+    seen = ("state", "reason", "job", "cluster", "node", "restarts", "eta_s")
+    recorded = ("step", "total_steps", "evaluated_epoch", "top1_percent", "images_per_s", "lost_steps")
     return {
         "run_id": run.run_id,
         "folder": str(run.folder),
-        "state": run.state,
-        "reason": run.reason,
-        "job": run.job,
-        "cluster": run.cluster,
-        "node": run.node,
-        "restarts": run.restarts,
-        "eta_s": run.eta_s,
+        **{name: getattr(run, name) for name in seen},
         "queue_wait_s": run.content.get("queue_wait_s", 0.0),
-        **{name: run.content.get(name) for name in names},
+        **{name: run.content.get(name) for name in recorded},
     }

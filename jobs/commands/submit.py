@@ -11,13 +11,10 @@ from jobs import exit_codes
 from jobs.commands.run import ConfigArgument, OverridesArgument
 
 if TYPE_CHECKING:
-    from jobs.cluster.backends import AnyCluster
-    from jobs.cluster.submit import SubmitPlan, Submitted
-    from suite.experiment import Run
+    from jobs.cluster.clusters import AnyCluster
+    from jobs.cluster.submit import Submitted
 
-ClusterOption = Annotated[
-    str, typer.Option("--cluster", "-c", help="A name in configs/clusters, or the path of a YAML file.")
-]
+ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="A name in configs/clusters, or a YAML.")]
 OutputOption = Annotated[Path, typer.Option("--output-dir", help="The folder of the runs' folders.")]
 RunsArgument = Annotated[
     list[str] | None,
@@ -30,9 +27,7 @@ def submit(
     overrides: OverridesArgument = None,
     cluster: ClusterOption = "local",
     output_dir: OutputOption = Path("runs"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs and the sbatch script, and write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write nothing.")] = False,
 ) -> None:
     """Submit every run of an experiment or a study to a cluster, and return at once.
 
@@ -45,10 +40,12 @@ def submit(
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)
     console = Console(soft_wrap=True, highlight=False)
-    _note_missing_data(console, experiment.runs, cluster)
+    for path in sorted({run.data.path for run in experiment.runs if run.data.path}):
+        if not Path(path).expanduser().is_dir():
+            check = shlex.join(["shiftbench", "doctor", "--cluster", cluster, "--data", path])
+            console.print(f"note: {path} is not visible here; to check the cluster: {check}", markup=False)
     if dry_run:
-        planned = plan(experiment.runs, where, output_dir)
-        _print_plan(console, planned, where, output_dir, experiment.name)
+        _print_plan(console, plan(experiment.runs, where, output_dir), where, output_dir, experiment.name)
         return
     done = submit(experiment.runs, where, output_dir, experiment.name)
     print_submitted(console, done, output_dir)
@@ -56,36 +53,26 @@ def submit(
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
 
-def _note_missing_data(console: Console, runs: "tuple[Run, ...]", cluster: str) -> None:
-    for path in sorted({run.data.path for run in runs if run.data.path}):
-        if not Path(path).expanduser().is_dir():
-            check = shlex.join(["shiftbench", "doctor", "--cluster", cluster, "--data", path])
-            console.print(
-                f"note: {path} is not visible here; to check where the runs go: {check}", markup=False
-            )
-
-
 def _print_plan(
-    console: Console, planned: "SubmitPlan", where: "AnyCluster", output_dir: Path, experiment: str
+    console: Console, planned: "Submitted", where: "AnyCluster", output_dir: Path, experiment: str
 ) -> None:
-    from jobs.cluster.submit import scripts, split
+    from jobs.cluster.submit import scripts
 
     for name in planned.completed:
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
-    chunks = split(planned.to_submit, where)
-    for chunk, script in zip(chunks, scripts(chunks, where, output_dir, experiment), strict=True):
-        for number, run in enumerate(chunk):
+    for runs, script in scripts(planned.left, where, output_dir, experiment):
+        for number, run in enumerate(runs):
             console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)
         console.print("", script, sep="\n", markup=False)
-    if not planned.to_submit:
+    if not planned.left:
         console.print("nothing to submit")
 
 
 def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> None:
     """Print what was submitted, what was not, and the next command to type."""
-    from jobs.cluster.backends import backend_of
+    from jobs.cluster.clusters import backend_of
 
     for one in done.jobs:
         number, noun = len(one.folders), backend_of(one).job_noun
@@ -94,11 +81,7 @@ def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> No
     kept += [f"{len(done.queued)} queued already"] if done.queued else []
     console.print(", ".join([f"{done.num_submitted} submitted", *kept]))
     if done.refused:
-        Console(stderr=True, soft_wrap=True).print(
-            f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
+        text = f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
     option = [] if output_dir == Path("runs") else ["--output-dir", str(output_dir)]
     console.print("next:", shlex.join(["shiftbench", "status", "--watch", *option]), markup=False)

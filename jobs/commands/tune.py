@@ -37,7 +37,7 @@ def tune(
     A trial is an ordinary run: complete ones are read and not run again, and `status` and `report` show them.
     Ctrl-C ends the trials after a checkpoint, and `--resume` continues; a second Ctrl-C ends them at once.
     """
-    from jobs.cluster.clusters import LocalCluster, load_cluster
+    from jobs.cluster.clusters import is_slurm, load_cluster
     from jobs.local.progress import ProgressView
     from suite.studies.study import load_study
 
@@ -45,7 +45,7 @@ def tune(
     own = [f"trials.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     found = load_study(study, [*(overrides or []), *own])
     where = load_cluster(found.spec.trials.cluster)
-    if isinstance(where, LocalCluster):
+    if not is_slurm(where):
         from suite.data import check_data
 
         for one in {(run.data, run.batch.global_batch_size): run for run in found.samples}.values():

@@ -35,7 +35,7 @@ def probe_test_only(case: Case) -> Answer:
     from jobs.cluster import sbatch
 
     command, folder = ["sbatch", "--test-only"], Path("/nonexistent")
-    script = sbatch.script(1, case.slurm, sbatch.Target("shiftbench-doctor", folder, folder))
+    script = sbatch.script(1, case.slurm, folder / "shiftbench-doctor", folder)
     try:
         with sbatch.outside_any_job():
             done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT_S)

@@ -68,7 +68,7 @@ def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
     python, snapshot = shlex.quote(request.python), Path(request.snapshot)
     lines = [
-        *sbatch.set_up(cluster, sbatch.Target("", snapshot.parent, snapshot)),
+        *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
         f"has_python=false; command -v {python} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from jobs.cluster.job_verdicts import WAITING
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
+from jobs.cluster.slurm_backend import WAITING
 from jobs.cluster.slurm_commands import JobState, SlurmError, ask, queue
 from jobs.tune.runners import DRIVER_VARIABLE
 from suite.paths import RunPaths

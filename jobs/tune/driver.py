@@ -16,7 +16,7 @@ from ray import tune
 
 from jobs import exit_codes
 from jobs.checks import check_folders
-from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
+from jobs.cluster.clusters import AnyCluster, is_slurm
 from jobs.cluster.slurm_commands import config
 from jobs.local.child import environment_of, threads_of_a_rank
 from jobs.local.fork_client import end_server, own_server
@@ -83,12 +83,12 @@ def drive(
         if is_done and not study_folder.is_changed and is_complete(folder):
             return StudyEnd(search.runs, study_folder.folder, folder)
         if is_begun:
-            wanted = search.runs if isinstance(cluster, SlurmCluster) else ()
+            wanted = search.runs if is_slurm(cluster) else ()
             cancel_orphans(study.name, output_dir, {run.folder_name for run in wanted})
         stop = StopConditions(study.spec.budget, study.name, output_dir, lambda: search.runs)
         errors: list[str] = []
         server: AbstractContextManager[Path | None] = nullcontext()
-        if isinstance(cluster, LocalCluster):  # forks the processes of trials
+        if not is_slurm(cluster):  # forks the processes of trials
             server = own_server(environment_of(study.samples, threads, context.variables))
         with stop.handling_signals(), view, server as path:
             context = replace(context, fork_server=path)
@@ -106,13 +106,13 @@ def drive(
 
 def _ray_options(study: Study, cluster: AnyCluster) -> RayOptions:
     """Raises UserError where there are too few GPUs, or Slurm does not answer."""
-    is_slurm, address = isinstance(cluster, SlurmCluster), study.spec.trials.ray_address
-    usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if is_slurm else 1)
+    on_slurm, address = is_slurm(cluster), study.spec.trials.ray_address
+    usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if on_slurm else 1)
     at_a_time = study.spec.trials.at_a_time or usual
-    uses_gpus = not is_slurm and any(run.system.device != "cpu" for run in study.samples)
+    uses_gpus = not on_slurm and any(run.system.device != "cpu" for run in study.samples)
     gpus = visible_gpus(os.environ) if uses_gpus and address is None else []
     share_out(gpus, at_a_time, cluster.ranks)
-    if is_slurm:
+    if on_slurm:
         config()
     return RayOptions(address, at_a_time, uses_gpus, len(gpus))
 
@@ -161,7 +161,7 @@ def _clean_up(context: TrialContext, runs: Sequence[Run], stop: StopConditions) 
     """Ends all jobs and processes of the study. Ignores signals. Returns what could not be ended."""
     stop.is_over = True
     errors = []
-    if isinstance(context.cluster, SlurmCluster):
+    if is_slurm(context.cluster):
         reason = stop.reason or "the end of the driver"
         try:
             end_jobs(context.study.name, context.output_dir, reason, stop.is_forced)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.cluster.backends import job_ids
-from jobs.cluster.clusters import AnyCluster, LocalCluster, SlurmCluster
+from jobs.cluster.clusters import AnyCluster, backend_of, is_slurm
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.overview import active_jobs, overview
 from jobs.cluster.slurm_commands import SlurmError, ask
@@ -60,7 +59,6 @@ class TrialContext:
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables of local runs."""
-        assert isinstance(self.cluster, LocalCluster)
         return {**self.cluster.environment, DRIVER_VARIABLE: self.driver}
 
     def restore_environment(self) -> None:
@@ -93,7 +91,7 @@ class Runner(Protocol):
 
 def runner_for(run: Run, context: TrialContext) -> Runner:
     """Returns the runner of a run on the context's cluster."""
-    kind = SlurmRunner if isinstance(context.cluster, SlurmCluster) else LocalRunner
+    kind = SlurmRunner if is_slurm(context.cluster) else LocalRunner
     return kind(run, context)
 
 
@@ -204,7 +202,8 @@ class SlurmRunner:
         mine = [one for one in ledger.read() if self.folder.name in one.folders][-1:]
         if not mine or mine[0].driver != self.context.study.name or not ledger.is_ours(mine[0]):
             return False
-        status, job = read_status(RunPaths(self.folder)), job_ids(mine[0]).get(self.folder.name)
+        job = backend_of(mine[0]).job_ids(mine[0]).get(self.folder.name)
+        status = read_status(RunPaths(self.folder))
         return status.state != "running" or status.content.get("job") == job  # else resumed elsewhere
 
     def end(self) -> None:

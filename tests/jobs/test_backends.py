@@ -7,15 +7,14 @@ from typing import Any, Literal
 
 import pytest
 
-from jobs.cluster.backend import Answer, Backend, Cluster, NewJob, SubmittedRun
-from jobs.cluster.backends import BACKENDS, AnyCluster, job_ids
-from jobs.cluster.clusters import parse_cluster
+from jobs.cluster.backend import Answer, Backend, Cluster, JobVerdict, NewJob, RunStatus, SubmittedRun
+from jobs.cluster.clusters import BACKENDS, AnyCluster, parse_cluster
 from jobs.cluster.control import cancel, retry
-from jobs.cluster.job_verdicts import JobVerdict
 from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.overview import active_jobs, log_files, overview
-from jobs.cluster.run_status import RunStatus
-from jobs.cluster.submit import plan, scripts, split, submit
+from jobs.cluster.submit import plan, scripts, submit
+from jobs.doctor.examine import examine
+from jobs.tune.runners import RunContext, runner_for
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
@@ -104,14 +103,14 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     cluster: Any = parse_cluster({"scheduler": "pbs", "name": "site", "array_parallelism": 1}, "site.yaml")
     assert isinstance(cluster, PbsCluster)
     runs = three_runs()
-    chunks = split(runs, cluster)
-    assert scripts(chunks, cluster, tmp_path, "x") == ["qsub 2 after None", "qsub 1 after ID-OF-THE-FORMER"]
+    calls = scripts(runs, cluster, tmp_path, "x")
+    assert calls == [(runs[:2], "qsub 2 after None"), (runs[2:], "qsub 1 after ID-OF-THE-FORMER")]
     done = submit(runs, cluster, tmp_path, "x")
     assert [one.job_id for one in done.jobs] == ["101", "102"]
     assert [job.after for job in pbs.jobs] == [None, "101"]
     names = [run.folder_name for run in runs]
     jobs = dict(zip(names, ["101.0", "101.1", "102.0"], strict=True))
-    assert job_ids(done.jobs[0]) | job_ids(done.jobs[1]) == jobs
+    assert pbs.job_ids(done.jobs[0]) | pbs.job_ids(done.jobs[1]) == jobs
     assert active_jobs(Ledger(tmp_path)) == plan(runs, cluster, tmp_path).queued == jobs
     seen = overview(tmp_path)
     assert seen.notes == ["PBS is slow today"]
@@ -121,7 +120,7 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     cancelled, left = cancel(tmp_path, ["101.1"])
     assert pbs.cancelled == {"101.1"}
     assert ([run.job for run in cancelled], len(left)) == (["101.1"], 2)
-    assert [one.num_submitted for one in retry(tmp_path, [], None).submitted] == [1]
+    assert [one.num_submitted for one in retry(tmp_path, [], None)[0]] == [1]
     assert len(pbs.jobs) == 3
 
 
@@ -140,6 +139,18 @@ def test_a_refusal_lists_the_schedulers_of_the_table(pbs: PbsBackend) -> None:
         parse_cluster({"scheduler": "lsf"}, "site.yaml")
     with pytest.raises(UserError, match=r"site\.yaml: queue: unknown key"):
         parse_cluster({"scheduler": "pbs", "queue": "long"}, "site.yaml")
+
+
+def test_a_study_and_the_doctor_refuse_a_scheduler_that_they_cannot_use(
+    pbs: PbsBackend, tmp_path: Path
+) -> None:
+    cluster: Any = parse_cluster({"scheduler": "pbs", "name": "site"}, "site.yaml")
+    context = RunContext("mine", tmp_path, cluster, 1, None, "token")
+    refusal = "cluster site: expected scheduler local or slurm, got pbs"
+    with pytest.raises(UserError, match=refusal):
+        runner_for(three_runs()[0], context)
+    with pytest.raises(UserError, match=refusal):
+        next(examine(cluster, tmp_path, [], 1, with_nodes=True))
 
 
 def test_a_submission_to_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def test_the_sbatch_script(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     runs, keys, after = CASES[name]
     with_srun(monkeypatch, tmp_path)
     monkeypatch.setattr("sys.executable", "/venv/bin/python")
-    target = sbatch.Target("demo-00000000", Path("/runs/it's/.shiftbench/me"), Path("/runs/code/abc"))
-    script = sbatch.script(runs, slurm(**keys), target, after)
+    folder = Path("/runs/it's/.shiftbench/me/demo-00000000")
+    script = sbatch.script(runs, slurm(**keys), folder, Path("/runs/code/abc"), after)
     path = GOLDEN / f"{name}.sh"
     assert script == path.read_text(), "\n" + script
 
@@ -134,13 +134,13 @@ def with_srun(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def test_a_percent_sign_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_srun(monkeypatch, tmp_path)
     with pytest.raises(UserError, match="Slurm reads % in a path as a pattern"):
-        sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs/50%"), Path("/code")))
+        sbatch.script(1, slurm(), Path("/runs/50%/x"), Path("/code"))
 
 
 def test_without_submitits_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="srun is not on the PATH"):
-        sbatch.script(1, slurm(), sbatch.Target("x", Path("/runs"), Path("/code")))
+        sbatch.script(1, slurm(), Path("/runs/x"), Path("/code"))
 
 
 def test_the_environment_does_not_overrule_the_clusters_file(monkeypatch: pytest.MonkeyPatch) -> None:

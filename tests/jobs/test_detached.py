@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs.cluster import detached
-from jobs.cluster.backends import BACKENDS
-from jobs.cluster.clusters import load_cluster
+from jobs.cluster import local_backend
+from jobs.cluster.clusters import BACKENDS, load_cluster
 from jobs.cluster.local_backend import start_ticks
 from jobs.cluster.submit import submit
 from suite.config import load_experiment
@@ -117,10 +116,10 @@ def test_a_launcher_that_cannot_begin_says_so_in_the_records(
     def too_few(*_: object) -> None:
         raise UserError("2 jobs × 1 ranks need 2 GPUs, but there is 1")
 
-    monkeypatch.setattr(detached, "run_all", too_few)
+    monkeypatch.setattr("jobs.local.launcher.run_all", too_few)
     monkeypatch.setattr(sys, "argv", ["", str(here.folder / "runs"), done.jobs[0].token])
     with pytest.raises(UserError, match="need 2 GPUs"):
-        detached.main()
+        local_backend.main()
     assert {(run["state"], run["reason"]) for run in here.runs()} == {
         ("failed", "2 jobs × 1 ranks need 2 GPUs, but there is 1")
     }

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cluster import control, job_verdicts
+from jobs.cluster import control, slurm_backend
+from jobs.cluster.backend import RunStatus
 from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.overview import active_jobs, overview
-from jobs.cluster.run_status import RunStatus
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
@@ -136,7 +136,7 @@ def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pyte
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("failed", "connection closed by peer")
     assert [command[0] for command in asked] == ["squeue"]  # and not sacct: how it ended is known
-    monkeypatch.setattr(job_verdicts, "LONGEST_RETURN_S", 0.0)
+    monkeypatch.setattr(slurm_backend, "LONGEST_RETURN_S", 0.0)
     asked.clear()
     overview(tmp_path)
     assert asked == []

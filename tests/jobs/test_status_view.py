@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.cluster.run_status import RunStatus
+from jobs.cluster.backend import RunStatus
 from jobs.commands.status_view import table
 
 

@@ -15,10 +15,9 @@ import pytest
 
 from jobs.cluster import slurm_commands, task
 from jobs.cluster import snapshot as snapshots
-from jobs.cluster.backends import job_ids
-from jobs.cluster.job_verdicts import JobVerdict, of_job, settle
-from jobs.cluster.ledger import Ledger, jobs_folder, new_submission
-from jobs.cluster.private_folder import private_folder, who_else_can_write
+from jobs.cluster.backend import JobVerdict, settle
+from jobs.cluster.ledger import Ledger, jobs_folder, new_submission, private_folder, who_else_can_write
+from jobs.cluster.slurm_backend import SlurmBackend, of_job
 from jobs.cluster.slurm_commands import JobState, SlurmError, accounting, ask, queue
 from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.config import expand
@@ -43,6 +42,7 @@ def test_the_ledger_keeps_its_order_and_drops_refused_entries(tmp_path: Path) ->
             ledger.write(entry)
     assert one.name == f"a-b-c-{one.token}"
     assert [entry.token for entry in ledger.read()] == [one.token, two.token]
+    job_ids = SlurmBackend().job_ids
     assert job_ids(ledger.read()[0]) == {}
     assert job_ids(ledger.accepted(one, "12")) == {"x": "12_0", "y": "12_1"}
     assert job_ids(ledger.accepted(two, "13")) == {"z": "13"}

@@ -40,7 +40,7 @@ class Site:
     def _submitted(self, run: Run, job_id: str | None) -> Submission:
         folders = [run.folder_name]
         cluster = {"scheduler": "slurm", "name": "cells"}
-        entry = new_submission("mine", cluster, self.output_dir, self.output_dir, folders, is_driven=True)
+        entry = new_submission("mine", cluster, self.output_dir, self.output_dir, folders, "mine")
         entry = replace(entry, job_id=job_id)
         with self.ledger.held():
             self.ledger.write(entry)
