@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.local.fork_protocol import THREADS
-from jobs.local.process import ProcessSpec, RunProcess, StartProcess
+from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths

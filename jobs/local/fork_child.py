@@ -1,10 +1,13 @@
-"""What a fork does to be like a fresh process: environment, signals, files, threads, and torchrun's ranks."""
+"""What the server's forks do: a supervisor follows its client's processes, which become like fresh ones."""
 
 import atexit
+import fcntl
 import gc
 import importlib
+import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -12,55 +15,143 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from jobs import exit_codes
-from jobs.local.fork_protocol import THREADS, ForkRequest
-from jobs.local.parent_death import signal_when_parent_ends
+from jobs.local.fork_protocol import send_message, signal_all
+from jobs.local.process import THREADS
+from jobs.local.worker import signal_when_parent_ends
 from suite.signals import STOP_SIGNALS
 
-Task = Callable[[], int]
-"""What a process does once it has left the server's code. Returns the exit code."""
 GRACE_S = 30  # torchrun's, between SIGTERM and SIGKILL
 
 
-def become(request: ForkRequest, log: int, cwd: int, server: int, server_traits: Mapping[str, str]) -> Task:
-    """Turn this fork of the process `server` into what was requested; return what it has to do.
+def supervise(
+    connection: socket.socket, server: int, server_traits: Mapping[str, str], reason: str | None
+) -> NoReturn:
+    """Serve one client in a fork of the process `server`, which has blocked SIGTERM.
 
-    `log` and `cwd` are file descriptors, which are closed.
+    `reason`: why no process can be forked for the client.
     """
+    signal_when_parent_ends(signal.SIGTERM, server)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"refused": reason} if reason else {"traits": server_traits})
+    try:
+        request = json.loads(connection.makefile().readline() or "{}")
+    except OSError:
+        request = {}
+    if "end" in request:
+        os.kill(server, signal.SIGTERM)
+    elif request and not reason:
+        _fork_and_follow(connection, request, server_traits)
+    os._exit(0)
+
+
+def _fork_and_follow(
+    connection: socket.socket, request: dict[str, Any], server_traits: Mapping[str, str]
+) -> None:
+    """Fork a process for each rank; send their ids, and the first failing exit code at the end."""
+    num_ranks, supervisor, pids = request["ranks"], os.getpid(), []
+    listener = socket.create_server(("127.0.0.1", 0))  # no other process can take the ranks' port
+    has_torch = "torch.distributed" in sys.modules
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for rank in range(num_ranks):
+        if (pid := os.fork()) == 0:
+            variables = _rank_variables(rank, num_ranks, listener.getsockname()[1], has_torch)
+            connection.close()
+            listener.close()
+            _finish(lambda: _become(request, server_traits, supervisor, variables))  # noqa: B023
+        pids.append(pid)
+    running = set(pids)
+
+    def end_all(*_: object) -> None:
+        signal_all(running, signal.SIGTERM)
+        signal.alarm(GRACE_S if num_ranks > 1 else 0)
+
+    signal.signal(signal.SIGALRM, lambda *_: signal_all(running, signal.SIGKILL))
+    signal.signal(signal.SIGTERM, end_all)
+    signal.signal(signal.SIGIO, end_all)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"pids": pids})
+    # The client says nothing more: SIGIO means that it has closed its connection or was killed.
+    fcntl.fcntl(connection, fcntl.F_SETOWN, supervisor)
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([connection], [], [], 0)[0]:
+        end_all()
+    # The ranks meet at a store that listens here. It has threads, and so begins when all ranks are forked.
+    store = _store(listener) if has_torch and num_ranks > 1 else None
+    first = 0
+    while running:
+        pid, status = os.wait()
+        running.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code and not first:
+            first = code
+            end_all()
+    del store
+    send_message(connection, {"code": first})
+
+
+def _rank_variables(rank: int, num_ranks: int, port: int, has_torch: bool) -> dict[str, str]:
+    """Return what torchrun sets; nothing for a process that is no rank."""
+    if num_ranks == 1:
+        return {}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    common = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "GROUP_WORLD_SIZE": 1}
+    store = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0} if has_torch else {}
+    variables = {**own, **common, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **store}
+    return {name: str(value) for name, value in variables.items()}
+
+
+def _store(listener: socket.socket) -> Any:
+    from torch import distributed
+
+    address, port = listener.getsockname()
+    return distributed.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+
+def _become(
+    request: Mapping[str, Any],
+    server_traits: Mapping[str, str],
+    supervisor: int,
+    variables: Mapping[str, str],
+) -> int:
+    """Turn this fork into what was requested, and run it. Returns the exit code."""
+    os.setsid()
+    os.umask(request["umask"])
+    os.chdir(request["cwd"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for number in (1, 2):
         os.dup2(log, number)
-    os.fchdir(cwd)
-    for fd in (log, cwd):
-        os.close(fd)
-    _end_with(server, signal.SIGTERM)
-    os.umask(request.umask)
+    os.close(log)
+    signal_when_parent_ends(signal.SIGKILL if variables else signal.SIGTERM, supervisor)
     os.environ.clear()
-    os.environ.update(request.environment)
+    os.environ.update(request["environment"])
+    os.environ.update(variables)
     time.tzset()
     tempfile.tempdir = None
-    for number in (*STOP_SIGNALS, signal.SIGCHLD, *request.ignored):
+    for number in {*STOP_SIGNALS, *request["ignored"]}:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else default)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     logging.getLogger().handlers.clear()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # Python's own generator does so by itself
     if "torch" in sys.modules:
-        sys.modules["torch"].default_generator.seed()
-    _take_threads(request.environment.get(THREADS), server_traits.get(THREADS))
+        torch, threads = sys.modules["torch"], os.environ.get(THREADS)
+        torch.default_generator.seed()
+        if threads is not None and threads != server_traits.get(THREADS):
+            torch.set_num_threads(int(threads))  # OpenMP has read its variable in the server
     gc.enable()
-
-    def run() -> int:
-        sys.argv = [request.module, *request.arguments]
-        code: int = importlib.import_module(request.module).main()
-        return code
-
-    return run if request.ranks == 1 else _fork_ranks(request.ranks, run)
+    sys.argv = [request["module"], *request["arguments"]]
+    code: int = importlib.import_module(request["module"]).main()
+    return code
 
 
-def finish(task: Task) -> NoReturn:
+def _finish(task: Callable[[], int]) -> NoReturn:
     """Run a task and end this process as Python would, but for the teardown of its modules."""
     code: object = exit_codes.FAILURE
     try:
@@ -78,95 +169,3 @@ def finish(task: Task) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or exit_codes.DONE)
-
-
-def _end_with(parent: int, number: signal.Signals) -> None:
-    """Have this process signalled when its parent ends, also if that happened just before."""
-    signal_when_parent_ends(number)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), number)
-
-
-def _take_threads(wanted: str | None, servers: str | None) -> None:
-    """OpenMP has read its variable in the server."""
-    if wanted is not None and wanted != servers and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(wanted))
-
-
-def _fork_ranks(num_ranks: int, run: Task) -> Task:
-    """Fork a process for each rank. Return `run` in these, and what their leader has to do in this one."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port, leader, pids = listener.getsockname()[1], os.getpid(), []
-    has_torch = "torch.distributed" in sys.modules
-    for rank in range(num_ranks):
-        pid = os.fork()
-        if pid == 0:
-            listener.close()
-            _end_with(leader, signal.SIGKILL)
-            os.environ.update(_rank_variables(rank, num_ranks, port))
-            if has_torch:
-                os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
-            return run
-        pids.append(pid)
-
-    def lead() -> int:
-        # The ranks meet at a store that listens on the leader's socket, so that no other process can take the
-        # port. The store has threads, and begins when all ranks are forked.
-        store = _store(listener, port) if has_torch else listener
-        code = _follow(set(pids))
-        del store
-        if code < 0:  # end by the signal that the rank has ended by
-            with suppress(OSError):
-                signal.signal(-code, signal.SIG_DFL)
-            os.kill(os.getpid(), -code)
-        return code
-
-    return lead
-
-
-def _rank_variables(rank: int, num_ranks: int, port: int) -> dict[str, str]:
-    variables = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "GROUP_RANK": 0,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    variables |= {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "GROUP_WORLD_SIZE": 1}
-    return {name: str(value) for name, value in variables.items()}
-
-
-def _store(listener: socket.socket, port: int) -> Any:
-    from torch import distributed
-
-    return distributed.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
-
-
-def _follow(ranks: set[int]) -> int:
-    """Wait for all ranks; end the others once one fails, all at SIGTERM. Returns the first failing code."""
-
-    def end_all(*_: object) -> None:
-        for pid in ranks:
-            os.kill(pid, signal.SIGTERM)
-        signal.alarm(GRACE_S)
-
-    def kill_all(*_: object) -> None:
-        for pid in ranks:
-            os.kill(pid, signal.SIGKILL)
-
-    for number in STOP_SIGNALS:  # the ranks are in this process's group and receive them too
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGTERM, end_all)
-    signal.signal(signal.SIGALRM, kill_all)
-    first = 0
-    while ranks:
-        pid, status = os.wait()
-        ranks.discard(pid)
-        code = os.waitstatus_to_exitcode(status)
-        if code and not first:
-            first = code
-            end_all()
-    return first

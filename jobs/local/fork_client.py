@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -18,22 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs import exit_codes
-from jobs.local.fork_protocol import (
-    ForkRequest,
-    encode,
-    ignored_signals,
-    misfit,
-    own_umask,
-    peer_uid,
-    traits,
-)
+from jobs.local.fork_protocol import ignored_signals, misfit, peer_uid, send_message, signal_all, traits
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
 
 SERVER_VARIABLE = "SHIFTBENCH_FORK_SERVER"
 LOG = "server.log"
 COMMAND = (sys.executable, "-m", "jobs.local.fork_server")
-GREETING_S = 0.2
-END_S = 30.0
+GREETING_S, ANSWER_S, END_S = 0.2, 20.0, 30.0
 _LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 log = logging.getLogger("shiftbench")
@@ -50,7 +42,7 @@ def process_starter(num_processes: int, environment: Mapping[str, str]) -> Itera
     named = os.environ.get(SERVER_VARIABLE)
     if sys.platform != "linux":
         yield PlainProcess
-    elif named and serves(Path(named), environment):
+    elif named and _serves(Path(named), environment):
         yield starter_of(Path(named))
     elif num_processes < 2:
         yield PlainProcess
@@ -94,9 +86,9 @@ def own_server(environment: Mapping[str, str]) -> Iterator[Path | None]:
 
 
 def end_server(path: Path) -> None:
-    """Ask a server to end; it passes that on to its processes, and waits for them."""
+    """Ask a server to end; it asks its processes to stop, and waits for them."""
     with suppress(OSError), _connect(path) as connection:
-        connection.sendall(encode({"end": True}))
+        send_message(connection, {"end": True})
 
 
 def _start_server(folder: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -114,23 +106,21 @@ def _start_server(folder: Path, environment: Mapping[str, str]) -> "subprocess.P
         )
 
 
-def serves(path: Path, environment: Mapping[str, str], patience_s: float = 20.0) -> bool:
+def _serves(path: Path, environment: Mapping[str, str]) -> bool:
     """Whether a server at `path` forks processes that equal fresh ones with this environment."""
     try:
-        with _connect(path) as connection:
-            connection.settimeout(patience_s)
-            greeting = connection.makefile().readline()
-            name = misfit(json.loads(greeting)["traits"], traits(environment))
+        with _connect(path) as connection, connection.makefile() as lines:
+            return misfit(json.loads(lines.readline())["traits"], traits(environment)) is None
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s=%s: no fork server answers: %s", SERVER_VARIABLE, path, error)
         return False
-    return name is None
 
 
 def _connect(path: Path) -> socket.socket:
     """Raises OSError."""
     connection = socket.socket(socket.AF_UNIX)
     try:
+        connection.settimeout(ANSWER_S)
         connection.connect(str(path))
         if (uid := peer_uid(connection)) != os.getuid():
             raise PermissionError(f"{path}: belongs to a process of user {uid}")
@@ -148,31 +138,25 @@ class ForkedProcess:
     """
 
     def __init__(self, path: Path, spec: ProcessSpec) -> None:
+        spec.log.open("ab").close()  # raises OSError as for a fresh Python
         self.returncode: int | None = None
         self._path, self._spec = path, spec
-        self._pid: int | None = None
-        self._is_requested = False
-        self._code_when_gone: int | None = None  # set when the server does not report the end
+        self._pids: list[int] = []
         self._plain: PlainProcess | None = None
-        self._received = b""
         self._connection = socket.socket(socket.AF_UNIX)
-        self._log = spec.log.open("ab")
         try:
             self._connection = _connect(path)
         except OSError as error:
             self._start_plain(f"it cannot be reached: {error}")
         else:
-            self._receive(GREETING_S)
+            self._lines = self._connection.makefile("rb")
+            self._poll_server(GREETING_S)
 
     def poll(self) -> int | None:
-        if self.returncode is not None:
-            return self.returncode
-        if self._plain is None and self._code_when_gone is None:
-            self._receive(0.0)
+        if self._plain is None and self.returncode is None:
+            self._poll_server(0.0)
         if self._plain is not None:
             self.returncode = self._plain.poll()
-        elif self._code_when_gone is not None and self._pid is not None and is_gone(self._pid):
-            self.returncode = self._code_when_gone
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -188,90 +172,74 @@ class ForkedProcess:
             return
         if self._plain is not None:
             self._plain.send(number)
-        elif not self._is_requested:  # nothing has begun
-            self._connection.close()
-            self._log.close()
-            self.returncode = -number
-        elif number == signal.SIGKILL and self._pid is not None:  # also when the server does not answer
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
-            self._code_when_gone = -number
-        elif self._code_when_gone is not None and self._pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
-        else:
-            with suppress(OSError):  # the server is gone: its processes have received SIGTERM
-                self._connection.sendall(encode({"signal": int(number)}))
+        elif self._pids:
+            signal_all(self._pids, number)
+        else:  # nothing has begun
+            self._end(-number)
 
-    def _receive(self, timeout_s: float) -> None:
-        """Act on what the server has sent, waiting so long for its first word."""
-        while self._plain is None and self.returncode is None:
-            if not select.select([self._connection], [], [], timeout_s)[0]:
-                return
-            try:
-                data = self._connection.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                self._note_loss()
-                return
-            *lines, self._received = (self._received + data).split(b"\n")
-            for line in lines:
-                self._act_on(json.loads(line))
+    def _poll_server(self, timeout_s: float) -> None:
+        if select.select([self._connection], [], [], timeout_s)[0]:
+            self._act_on(self._next_message())
 
-    def _act_on(self, message: dict[str, Any]) -> None:
+    def _next_message(self) -> dict[str, Any]:
+        """Return what the server has sent; nothing at the end of the connection."""
+        try:
+            message: dict[str, Any] = json.loads(self._lines.readline() or b"{}")
+        except OSError:
+            return {}
+        return message
+
+    def _act_on(self, message: Mapping[str, Any]) -> None:
         if "traits" in message:
             if name := misfit(message["traits"], traits(self._spec.environment)):
                 self._start_plain(f"it was started with another {name}")
             else:
-                self._request()
-        elif "pid" in message:
-            self._pid = message["pid"]
-            self._log.close()
+                send_message(self._connection, self._request())
+                self._act_on(self._next_message())
+        elif "pids" in message:
+            self._pids = message["pids"]
         elif "refused" in message:
             self._start_plain(message["refused"])
-        else:
-            self.returncode = message["code"]
-            self._connection.close()
+        elif "code" in message:
+            self._end(message["code"])
+        elif not self._pids:
+            last = _read(self._path.parent / LOG).rstrip().rpartition("\n")[2]
+            self._start_plain(f"it has ended. {last}")
+        elif all(map(is_gone, self._pids)):  # the kernel has signalled them when their supervisor was killed
+            log.error("the fork server's supervisor of process %d was killed", self._pids[0])
+            self._end(exit_codes.FAILURE)
 
-    def _request(self) -> None:
-        request = ForkRequest(
-            self._spec.module,
-            self._spec.arguments,
-            dict(self._spec.environment),
-            own_umask(),
-            ignored_signals(),
-            self._spec.ranks,
-        ).encode()
-        cwd = os.open(".", os.O_RDONLY)
-        try:
-            sent = socket.send_fds(self._connection, [request], [self._log.fileno(), cwd])
-            self._connection.sendall(request[sent:])
-        except OSError:  # the server has ended, or has refused before this line: what can be read says so
-            pass
-        finally:
-            self._is_requested = True
-            os.close(cwd)
+    def _request(self) -> dict[str, Any]:
+        """Return what the process takes from here and not from the server."""
+        # os.umask would have to change it for a moment, also for other threads.
+        (umask,) = re.findall(r"^Umask:\s*(\d+)", _read(Path("/proc/self/status")), re.MULTILINE)
+        return {
+            "module": self._spec.module,
+            "arguments": self._spec.arguments,
+            "environment": dict(self._spec.environment),
+            "log": str(self._spec.log.absolute()),
+            "cwd": str(Path.cwd()),
+            "umask": int(umask, 8),
+            "ignored": ignored_signals(),
+            "ranks": self._spec.ranks,
+        }
 
-    def _note_loss(self) -> None:
-        """Act on the server's end. The kernel has sent SIGTERM to its processes, which end by themselves."""
-        if self._pid is None:
-            lines = [""]
-            with suppress(OSError):
-                lines += (self._path.parent / LOG).read_text().split("\n")
-            self._start_plain(f"it has ended. {next(filter(None, reversed(lines)), '')}")
-            return
-        log.error("the fork server of process %d has ended: the process was asked to stop", self._pid)
+    def _end(self, code: int) -> None:
+        self.returncode = code
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
-        self._code_when_gone = exit_codes.FAILURE
 
     def _start_plain(self, reason: str) -> None:
         sentence = f"the fork server does not serve {self._spec.module}, which is started afresh: {reason}"
         log.warning("%s", sentence)
-        self._log.write(f"{sentence}\n".encode())
-        self._log.close()
-        self._connection.close()
+        self._hang_up()
         try:
+            with self._spec.log.open("a") as file:
+                file.write(f"{sentence}\n")
             self._plain = PlainProcess(self._spec)
         except OSError as error:
             log.error("%s could not be started: %s", self._spec.module, error)
@@ -280,7 +248,11 @@ class ForkedProcess:
 
 def is_gone(pid: int) -> bool:
     """Whether a process has ended, or has only its parent's `wait` ahead."""
+    return _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] in ([], ["Z"], ["X"])
+
+
+def _read(path: Path) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return path.read_text()
     except OSError:
-        return True
+        return ""

@@ -1,8 +1,8 @@
 """The protocol between a fork server and its clients: lines of JSON, a connection for each process.
 
-The server greets with its traits. The client sends a ForkRequest, with the file descriptors of the log and
-of the working folder, and later `{"signal": N}`. The server answers `{"pid": N}` or `{"refused": WHY}`, and
-at the end `{"code": N}`. When a client closes its connection, the server sends SIGTERM to the process.
+The server greets with its traits. The client sends its request, and the server answers `{"pids": [N, …]}`,
+one for each rank, or `{"refused": WHY}`; at the end `{"code": N}`. When a client closes its connection, its
+processes receive SIGTERM.
 """
 
 import json
@@ -11,11 +11,12 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jobs.local.process import THREADS
 from suite.provenance import ROOT
 
 # What libraries and Python itself read when they are loaded; a fork cannot change it any more.
@@ -25,37 +26,12 @@ _READ_AT_IMPORT = (
     *("ATEN_", "DNNL_", "ONEDNN_", "PYTORCH_", "TORCH_"),
     *("PYTHONHASHSEED", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"),
 )
-THREADS = "OMP_NUM_THREADS"
 
 
-@dataclass(frozen=True)
-class ForkRequest:
-    """What a forked process takes from its client and not from the server. `ignored`: signals, by number."""
-
-    module: str
-    arguments: tuple[str, ...]
-    environment: dict[str, str]
-    umask: int
-    ignored: tuple[int, ...]
-    ranks: int
-
-    def encode(self) -> bytes:
-        return encode(asdict(self))
-
-    @classmethod
-    def decode(cls, message: dict[str, Any]) -> "ForkRequest":
-        return cls(
-            **{
-                **message,
-                "arguments": tuple(message["arguments"]),
-                "ignored": tuple(message["ignored"]),
-            }
-        )
-
-
-def encode(message: Mapping[str, Any]) -> bytes:
-    """Return one line. Names that are no UTF-8 survive, as lone surrogates."""
-    return json.dumps(message).encode() + b"\n"
+def send_message(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send one line, unless the other end is gone. Names that are no UTF-8 survive, as lone surrogates."""
+    with suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def traits(environment: Mapping[str, str]) -> dict[str, str]:
@@ -77,26 +53,26 @@ def misfit(server: Mapping[str, str], client: Mapping[str, str]) -> str | None:
     A number of threads can be changed after the fork, but no fork can go back to the libraries' default.
     """
     names = {name for name in {*server, *client} if server.get(name) != client.get(name)}
-    if client.get(THREADS, "").isdigit():
-        names.discard(THREADS)
-    return min(names, default=None)
-
-
-def own_umask() -> int:
-    """Return the file mode mask. os.umask would have to change it for a moment, also for other threads."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (found,) = (line for line in lines if line.startswith("Umask:"))
-    return int(found.split()[1], 8)
-
-
-def ignored_signals() -> tuple[int, ...]:
-    """Signals that this process ignores and so would a process that it starts, such as SIGHUP under nohup."""
-    by_python = (signal.SIGPIPE, signal.SIGXFSZ)
-    numbers = signal.valid_signals() - set(by_python)
-    return tuple(sorted(int(n) for n in numbers if signal.getsignal(n) is signal.SIG_IGN))
+    return min(names - {THREADS if client.get(THREADS, "").isdigit() else ""}, default=None)
 
 
 def peer_uid(connection: socket.socket) -> int:
     """Return the user at the other end."""
     _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
+
+
+def signal_all(pids: Iterable[int], number: int) -> None:
+    """Send a signal to these processes and to what they have started."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:  # it has ended, or has not made its session yet
+                os.kill(pid, number)
+
+
+def ignored_signals() -> list[int]:
+    """Signals that this process ignores and so would a process that it starts, such as SIGHUP under nohup."""
+    numbers = signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
+    return sorted(int(number) for number in numbers if signal.getsignal(number) is signal.SIG_IGN)

@@ -15,8 +15,7 @@ from pathlib import Path
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.child import threads_of_a_rank
-from jobs.local.fork_protocol import THREADS
-from jobs.local.process import ProcessSpec, RunProcess, StartProcess, end
+from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess, end
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
