@@ -28,7 +28,7 @@ class Child:
 
 
 def threads_of_a_rank(ranks_at_a_time: int) -> int:
-    """Return how many CPU threads each of so many ranks on this machine takes."""
+    """Return how many CPU threads each rank takes when so many train on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // ranks_at_a_time)
 
 

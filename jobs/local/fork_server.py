@@ -5,25 +5,35 @@ DALI pipeline: a fork has none of its parent's other threads, and CUDA does not 
 environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
 """
 
+import atexit
+import fcntl
 import gc
 import importlib
+import json
+import logging
 import os
+import select
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jobs.local.fork_child import supervise
-from jobs.local.fork_protocol import peer_uid, send_message, traits
+from jobs import exit_codes
+from jobs.local.fork_client import peer_uid, send_message, signal_all, traits
+from jobs.local.process import THREADS
 from jobs.local.worker import signal_when_parent_ends
 from suite.signals import STOP_SIGNALS
 
 PRELOADED = ("jobs.local.worker", "suite.train")
 LOADERS = ("suite.data.vision", "suite.data.memory", "suite.data.synthetic", "suite.data.dali")
+GRACE_S = 30  # torchrun's, between SIGTERM and SIGKILL
 
 
 def serve(listener: socket.socket, own_traits: Mapping[str, str]) -> None:
@@ -81,21 +91,153 @@ def reason_not_to_fork() -> str | None:
 
 def preload() -> None:
     """Import everything that training needs. The loaders need torch, which a test's trainer does without."""
-    before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library would start its threads on import
     for name in PRELOADED:
         importlib.import_module(name)
     for name in LOADERS if "torch" in sys.modules else ():
         with suppress(ImportError):  # the run that needs it reports it
             importlib.import_module(name)
-    del os.environ["OPENBLAS_NUM_THREADS"]
-    if before is not None:
-        os.environ["OPENBLAS_NUM_THREADS"] = before
     from suite.provenance import code_state
 
     code_state()
     gc.collect()
     gc.freeze()
+
+
+def supervise(
+    connection: socket.socket, server: int, server_traits: Mapping[str, str], reason: str | None
+) -> NoReturn:
+    """Serve one client in a fork of the process `server`, which has blocked SIGTERM.
+
+    `reason`: why no process can be forked for the client.
+    """
+    signal_when_parent_ends(signal.SIGTERM, server)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"refused": reason} if reason else {"traits": server_traits})
+    try:
+        request = json.loads(connection.makefile().readline() or "{}")
+    except OSError:
+        request = {}
+    if "end" in request:
+        os.kill(server, signal.SIGTERM)
+    elif request and not reason:
+        _fork_and_follow(connection, request, server_traits)
+    os._exit(0)
+
+
+def _fork_and_follow(
+    connection: socket.socket, request: dict[str, Any], server_traits: Mapping[str, str]
+) -> None:
+    """Fork a process for each rank; send their ids, and how they have ended."""
+    num_ranks, supervisor, pids = request["ranks"], os.getpid(), []
+    listener = socket.create_server(("127.0.0.1", 0))  # no other process can take the ranks' port
+    port = listener.getsockname()[1]
+    has_torch = "torch.distributed" in sys.modules
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for rank in range(num_ranks):
+        if (pid := os.fork()) == 0:
+            variables = _rank_variables(rank, num_ranks, port, has_torch)
+            connection.close()
+            listener.close()
+            _finish(lambda: _become(request, server_traits, supervisor, variables))  # noqa: B023
+        pids.append(pid)
+    running = set(pids)
+
+    def end_all(*_: object) -> None:
+        signal_all(running, signal.SIGTERM)
+        signal.alarm(GRACE_S if num_ranks > 1 else 0)
+
+    signal.signal(signal.SIGALRM, lambda *_: signal_all(running, signal.SIGKILL))
+    signal.signal(signal.SIGTERM, end_all)
+    signal.signal(signal.SIGIO, end_all)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"pids": pids})
+    # The client says nothing more: SIGIO means that it has closed its connection or was killed.
+    fcntl.fcntl(connection, fcntl.F_SETOWN, supervisor)
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([connection], [], [], 0)[0]:
+        end_all()
+    # The ranks meet at a store. It has threads, and so begins when all ranks are forked.
+    store = None
+    if has_torch and num_ranks > 1:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        fd = listener.detach()
+        store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=fd)
+    first = 0
+    while running:
+        pid, status = os.wait()
+        running.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code and not first:
+            first = code if num_ranks == 1 else min(code, exit_codes.FAILURE)  # as torchrun
+            end_all()
+    del store
+    send_message(connection, {"code": first})
+
+
+def _rank_variables(rank: int, num_ranks: int, port: int, has_torch: bool) -> dict[str, str]:
+    """Return what torchrun sets; nothing for a process that is no rank."""
+    if num_ranks == 1:
+        return {}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    common = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "GROUP_WORLD_SIZE": 1}
+    store = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0} if has_torch else {}
+    variables = {**own, **common, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **store}
+    return {name: str(value) for name, value in variables.items()}
+
+
+def _become(
+    request: dict[str, Any], server_traits: Mapping[str, str], supervisor: int, variables: dict[str, str]
+) -> int:
+    """Turn this fork into what was requested, and run it. Returns the exit code."""
+    os.setsid()
+    os.umask(request["umask"])
+    os.chdir(request["cwd"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    signal_when_parent_ends(signal.SIGKILL if variables else signal.SIGTERM, supervisor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.environ.update(variables)
+    time.tzset()
+    tempfile.tempdir = None
+    for number in {*STOP_SIGNALS, *request["ignored"]}:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else default)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    logging.getLogger().handlers.clear()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # Python's own generator does so by itself
+    if "torch" in sys.modules:
+        torch, threads = sys.modules["torch"], os.environ.get(THREADS)
+        torch.default_generator.seed()
+        if threads is not None and threads != server_traits.get(THREADS):
+            torch.set_num_threads(int(threads))  # OpenMP has read its variable in the server
+    sys.argv = [request["module"], *request["arguments"]]
+    code: int = importlib.import_module(request["module"]).main()
+    return code
+
+
+def _finish(task: Callable[[], int]) -> NoReturn:
+    """Run a task and end this process as Python would, but for the teardown of its modules."""
+    code = exit_codes.FAILURE
+    try:
+        code = task()
+    except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            code = error.code or exit_codes.DONE
+        else:
+            sys.excepthook(*sys.exc_info())
+    # What multiprocessing does in its forks, too.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> NoReturn:

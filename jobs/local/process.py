@@ -43,7 +43,7 @@ class RunProcess(Protocol):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end. Raises subprocess.TimeoutExpired after `timeout` seconds."""
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, sig: int) -> None:
         """Send a signal to every process of the session, if the process still runs."""
 
 
@@ -66,19 +66,19 @@ class PlainProcess(subprocess.Popen[bytes]):
                 start_new_session=True,
             )
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, sig: int) -> None:
         if self.poll() is None:
-            os.killpg(self.pid, number)
+            os.killpg(self.pid, sig)
 
 
 def end(processes: Sequence[RunProcess], grace_s: float = GRACE_S) -> None:
     """Send SIGTERM, so that runs write a checkpoint; kill what still runs after `grace_s` seconds."""
     for process in processes:
-        process.send(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait()

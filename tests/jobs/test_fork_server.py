@@ -16,8 +16,7 @@ import pytest
 from rich.console import Console
 
 from jobs.local import fork_client
-from jobs.local.fork_client import ForkedProcess, is_gone, own_server, process_starter
-from jobs.local.fork_protocol import misfit
+from jobs.local.fork_client import ForkedProcess, is_gone, misfit, own_server, process_starter, starter_of
 from jobs.local.fork_server import reason_not_to_fork
 from jobs.local.launcher import run_all
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess, end
@@ -139,7 +138,7 @@ def test_the_exit_code_is_reported_and_signals_reach_the_process(server: Path, t
     assert ForkedProcess(server, spec(tmp_path, "exit7")).wait(60) == 7
     for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
         process = started(server, tmp_path / number.name)
-        process.send(number)
+        process.send_signal(number)
         assert process.wait(60) == code
 
 
@@ -190,9 +189,9 @@ def test_ranks_are_killed_with_their_supervisor(server: Path, tmp_path: Path) ->
     assert all(path.read_text() == "ready" for path in outputs(tmp_path, 2))
 
 
-def test_the_ranks_end_when_one_fails_and_its_code_is_returned(server: Path, tmp_path: Path) -> None:
+def test_the_ranks_end_when_one_fails_with_torchruns_exit_code(server: Path, tmp_path: Path) -> None:
     process = ForkedProcess(server, spec(tmp_path, "exit5", ranks=2))
-    assert process.wait(60) == 5
+    assert process.wait(60) == 1
 
 
 def test_the_signal_that_a_rank_ended_by_is_returned(server: Path, tmp_path: Path) -> None:
@@ -205,7 +204,7 @@ def test_the_signal_that_a_rank_ended_by_is_returned(server: Path, tmp_path: Pat
 def test_a_server_leaves_no_process_and_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for path in serving(monkeypatch):
         process = started(path, tmp_path)
-    assert is_gone(*process._pids)
+    assert all(map(is_gone, process._pids))
     assert not path.parent.exists()
 
 
@@ -232,7 +231,7 @@ def test_a_refusal_is_loud_and_the_process_starts_afresh(
     reason: str,
 ) -> None:
     for path in serving(monkeypatch, before):
-        assert ForkedProcess(path, spec(tmp_path, "exit7")).wait(60) == 7
+        assert starter_of(path)(spec(tmp_path, "exit7")).wait(60) == 7
     assert reason in caplog.text
     assert reason in (tmp_path / "log.txt").read_text()
 
@@ -241,14 +240,14 @@ def test_another_users_socket_is_not_used(
     server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fork_client, "peer_uid", lambda _: os.getuid() + 1)
-    assert ForkedProcess(server, spec(tmp_path, "exit7")).wait(60) == 7
+    assert starter_of(server)(spec(tmp_path, "exit7")).wait(60) == 7
     assert f"belongs to a process of user {os.getuid() + 1}" in caplog.text
 
 
 def test_a_variable_that_libraries_read_on_import_needs_a_fresh_process(
     server: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ForkedProcess(server, spec(tmp_path, "exit7", MKL_CBWR="COMPATIBLE")).wait(60) == 7
+    assert starter_of(server)(spec(tmp_path, "exit7", MKL_CBWR="COMPATIBLE")).wait(60) == 7
     assert "another MKL_CBWR" in caplog.text
 
 

@@ -17,10 +17,11 @@ from jobs.local.fork_client import SERVER_VARIABLE
 from jobs.local.launcher import run_all
 from jobs.local.process import PlainProcess, ProcessSpec
 from jobs.local.progress import ProgressView
-from jobs.local.stop import stop_signals
+from jobs.local.stop import Stop
 from jobs.outcome import LaunchOutcome
 from suite.config import load_experiment
 from suite.experiment import Run
+from suite.signals import stop_signals_to
 from tests.helpers.small_experiment import CONFIG, ROOT
 
 
@@ -109,8 +110,9 @@ def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
 def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Signals) -> None:
     sent: list[signal.Signals] = []
-    process = SimpleNamespace(send=sent.append)
-    with stop_signals() as stop:
+    process = SimpleNamespace(send_signal=sent.append)
+    stop = Stop()
+    with stop_signals_to(stop.handle):
         for one in (number, number, signal.SIGTERM):
             os.kill(os.getpid(), one)
             stop.forward([process])  # type: ignore[list-item]
@@ -124,7 +126,8 @@ def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Sig
 def test_what_nohup_ignores_stays_ignored() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_signals() as stop:
+        stop = Stop()
+        with stop_signals_to(stop.handle):
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.first is None
     finally:
