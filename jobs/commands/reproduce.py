@@ -1,4 +1,4 @@
-"""`shiftbench reproduce`: the paper's claims, run and judged on this machine."""
+"""`shiftbench reproduce`: run and judge the paper's claims on this machine."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,32 +8,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.outcome import LaunchOutcome
 from suite.experiment import Run
 
-# The claim that is judged by noise on the estimates of trained networks.
-NOISE = "D"
+NOISE = "D"  # the claim that is judged by noise on the estimates of trained networks
 
 
 def reproduce(
     claims: Annotated[
-        list[str] | None, typer.Argument(help="Letters, such as A C; default: all.", show_default=False)
+        list[str] | None, typer.Argument(help="Letters, such as A C; all by default.", show_default=False)
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Smaller experiments of one seed, without verdicts.")
     ] = False,
-    output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
+    output_dir: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out/reproduce"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs that train at the same time.")] = 1,
     show_list: Annotated[
         bool, typer.Option("--list", help="Show the claims and their cost, and exit.")
     ] = False,
 ) -> None:
     """Test the paper's claims: run their experiments, judge each by its rule, and draw its figures.
 
-    On MNIST where its four IDX files lie in the data folder (~/.cache/shiftbench/data/mnist), else on
-    Fashion-MNIST; the table says which. Completed runs are not repeated, interrupted ones are resumed.
-    Exit code 0 when all runs completed, whatever the verdicts; 3 when some failed.
+    Uses MNIST if its four IDX files are in the data folder (~/.cache/shiftbench/data/mnist), else
+    Fashion-MNIST; the table names it. Skips completed runs, and resumes interrupted ones. The exit code is 0
+    when all runs completed, whatever the verdicts, and 3 when some failed.
     """
     from jobs.reproduce.claim_experiments import PLANS, chosen, experiments, runs_of
     from reports.claims import CLAIMS
@@ -54,12 +52,10 @@ def reproduce(
 
     for one in {(run.data, run.batch.global_batch_size): run for run in runs}.values():
         check_data(one)
-    outcome, has_noise = _train_and_perturb(
-        console, runs, found[NOISE].runs if NOISE in found else (), output_dir, jobs
-    )
-    if outcome.stopped_by is not None:
-        raise typer.Exit(outcome.exit_code)
-    code = exit_codes.DONE if has_noise and not outcome.failed else exit_codes.SOME_RUNS_FAILED
+    noise_runs = found[NOISE].runs if NOISE in found else ()
+    code = _train_and_perturb(console, runs, noise_runs, output_dir, jobs)
+    if code not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
+        raise typer.Exit(code)
 
     from reports.tables.cell_tables import print_table
     from reports.write.report_folder import build_report
@@ -83,11 +79,12 @@ def reproduce(
 
 def _train_and_perturb(
     console: Console, runs: Sequence[Run], noise_runs: Sequence[Run], output_dir: Path, jobs: int
-) -> tuple[LaunchOutcome, bool]:
+) -> int:
     """Train what is not complete, then put noise on the estimates of `noise_runs` where that is missing.
 
-    Returns how the training ended, and whether every trained one of `noise_runs` has its noise.
+    Returns the exit code: that of the signal that stopped the training, or whether anything failed.
     """
+    from jobs import exit_codes
     from jobs.local.child import environment_of, threads_of_a_rank
     from jobs.local.fork_client import process_starter
     from jobs.local.launcher import run_all
@@ -100,11 +97,11 @@ def _train_and_perturb(
         console.print(f"{outcome}; records in {output_dir}")
         if outcome.stopped_by is not None:
             console.print("the same command continues")
-            return outcome, False
+            return outcome.exit_code
         failed = {folder for folder, _ in outcome.failed}
         trained = [run for run in noise_runs if output_dir / run.folder_name not in failed]
-        has_noise = True
+        has_all = not failed
         for run, error in measure_missing(trained, output_dir, jobs, start_process):
-            has_noise &= error is None
+            has_all &= error is None
             console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
-    return outcome, has_noise
+    return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED

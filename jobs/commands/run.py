@@ -22,16 +22,14 @@ OverridesArgument = Annotated[
 def run(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    output_dir: Annotated[Path, typer.Option(help="Where the runs' folders go.")] = Path("runs"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    output_dir: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs that train at the same time.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes (GPUs) for each run, on this machine.")] = 1,
 ) -> None:
-    """Train every run of an experiment or a study; completed runs are skipped, interrupted ones resumed.
+    """Train every run of an experiment or a study; skip completed runs, and resume interrupted ones.
 
-    Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 lets the runs write a checkpoint; a second Ctrl-C or SIGTERM ends
-    them at once.
-
-    Under torchrun or srun, the processes that it started train the runs one after another.
+    After Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 the runs write a checkpoint and end; a second Ctrl-C or SIGTERM
+    kills them. Under torchrun or srun, the processes that it started train the runs one after another.
     """
     from suite.studies.study import load
 
@@ -39,15 +37,15 @@ def run(
     group = launch_variables(os.environ)
     if group and (jobs > 1 or ranks > 1):
         raise UserError(
-            f"--jobs and --ranks start processes, but {group['WORLD_SIZE']} have been started already, "
-            "by torchrun or srun: leave both out"
+            f"--jobs and --ranks start processes, but {group['WORLD_SIZE']} have been started already by "
+            "torchrun or srun: remove both options"
         )
 
     from jobs.exit_codes import DONE
     from suite.data import check_data
 
     for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
-        check_data(one)  # a data set that is missing or too small is refused before anything starts
+        check_data(one)  # refuses a data set that is missing or too small before anything starts
     console = Console(soft_wrap=True)
     if group:
         from jobs.local.ranked import train_in_turn

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.local.fork_protocol import THREADS
-from jobs.local.process import ProcessSpec, RunProcess, StartProcess
+from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -29,7 +28,7 @@ class Child:
 
 
 def threads_of_a_rank(ranks_at_a_time: int) -> int:
-    """Return how many CPU threads each of so many ranks on this machine takes."""
+    """Return how many CPU threads each rank takes when so many train on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // ranks_at_a_time)
 
 

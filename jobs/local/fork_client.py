@@ -1,40 +1,45 @@
-"""A fork server's client: starts a server of its own or uses one that runs, and follows forked processes."""
+"""A fork server's client: starts a server of its own or uses one that runs, and follows forked processes.
+
+The protocol is lines of JSON, over a connection for each process. The server greets with its traits. The
+client sends its request, and the server answers `{"pids": [N, …]}`, one for each rank, or `{"refused": WHY}`;
+at the end `{"code": N}`. When a client closes its connection, its processes receive SIGTERM.
+"""
 
 import json
 import logging
 import os
+import re
 import select
-import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from jobs import exit_codes
-from jobs.local.fork_protocol import (
-    ForkRequest,
-    encode,
-    ignored_signals,
-    misfit,
-    own_umask,
-    peer_uid,
-    traits,
-)
-from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
+from jobs.local.process import THREADS, PlainProcess, ProcessSpec, RunProcess, StartProcess, end
+from suite.provenance import ROOT
 
 SERVER_VARIABLE = "SHIFTBENCH_FORK_SERVER"
 LOG = "server.log"
 COMMAND = (sys.executable, "-m", "jobs.local.fork_server")
-GREETING_S = 0.2
-END_S = 30.0
-_LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
+ANSWER_S = 120.0
+# What libraries and Python itself read when they are loaded; a fork cannot change it any more.
+_READ_AT_IMPORT = (
+    *("LD_", "LC_", "LANG", "GLIBC_TUNABLES", "MALLOC_"),
+    *("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_"),
+    *("ATEN_", "DNNL_", "ONEDNN_", "PYTORCH_", "TORCH_"),
+    *("PYTHONHASHSEED", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"),
+)
 
 log = logging.getLogger("shiftbench")
 
@@ -50,7 +55,7 @@ def process_starter(num_processes: int, environment: Mapping[str, str]) -> Itera
     named = os.environ.get(SERVER_VARIABLE)
     if sys.platform != "linux":
         yield PlainProcess
-    elif named and serves(Path(named), environment):
+    elif named and _serves(Path(named), environment):
         yield starter_of(Path(named))
     elif num_processes < 2:
         yield PlainProcess
@@ -61,7 +66,19 @@ def process_starter(num_processes: int, environment: Mapping[str, str]) -> Itera
 
 def starter_of(path: Path | None) -> StartProcess:
     """Return the function that has processes forked by the server at `path`; fresh ones without a path."""
-    return PlainProcess if path is None else partial(ForkedProcess, path)
+    return PlainProcess if path is None else partial(_fork_or_start, path)
+
+
+def _fork_or_start(path: Path, spec: ProcessSpec) -> RunProcess:
+    """Start a fresh Python where the server does not fork, which is logged. Raises OSError."""
+    try:
+        return ForkedProcess(path, spec)
+    except OSError as error:
+        sentence = f"the fork server does not serve {spec.module}, which is started afresh: {error}"
+        log.warning("%s", sentence)
+        with spec.log.open("a") as file:
+            file.write(f"{sentence}\n")
+        return PlainProcess(spec)
 
 
 @contextmanager
@@ -71,37 +88,28 @@ def own_server(environment: Mapping[str, str]) -> Iterator[Path | None]:
     Connections wait while it imports. It ends with this process, and at the end of the block after its own
     processes have ended.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="shiftbench-"))  # readable by this user alone
-        if len(os.fsencode(folder)) > _LONGEST_SOCKET_PATH - len("/socket"):
-            folder.rmdir()
-            folder = Path(tempfile.mkdtemp(prefix="shiftbench-", dir="/tmp"))
-        process = _start_server(folder, environment)
-    except OSError as error:
-        log.warning("the fork server could not be started (%s): every run imports torch itself", error)
-        yield None
-        return
-    try:
-        yield folder / "socket"
-    finally:
-        process.terminate()
+    path = None
+    with ExitStack() as stack:
         try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+            # Readable by this user alone. TMPDIR may be too long for the name of a socket.
+            folder = tempfile.TemporaryDirectory(prefix="shiftbench-", dir="/tmp", ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(folder), "socket")
+            stack.callback(end, [_start_server(path, environment)])
+        except OSError as error:
+            log.warning("the fork server could not be started (%s): every run imports torch itself", error)
+            path = None
+        yield path
 
 
 def end_server(path: Path) -> None:
-    """Ask a server to end; it passes that on to its processes, and waits for them."""
+    """Ask a server to end; it asks its processes to stop, and waits for them."""
     with suppress(OSError), _connect(path) as connection:
-        connection.sendall(encode({"end": True}))
+        send_message(connection, {"end": True})
 
 
-def _start_server(folder: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    with socket.socket(socket.AF_UNIX) as listener, (folder / LOG).open("wb") as output:
-        listener.bind(str(folder / "socket"))
+def _start_server(path: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    with socket.socket(socket.AF_UNIX) as listener, path.with_name(LOG).open("wb") as output:
+        listener.bind(str(path))
         listener.listen(128)
         return subprocess.Popen(
             [*COMMAND, str(listener.fileno())],
@@ -114,23 +122,21 @@ def _start_server(folder: Path, environment: Mapping[str, str]) -> "subprocess.P
         )
 
 
-def serves(path: Path, environment: Mapping[str, str], patience_s: float = 20.0) -> bool:
+def _serves(path: Path, environment: Mapping[str, str]) -> bool:
     """Whether a server at `path` forks processes that equal fresh ones with this environment."""
     try:
-        with _connect(path) as connection:
-            connection.settimeout(patience_s)
-            greeting = connection.makefile().readline()
-            name = misfit(json.loads(greeting)["traits"], traits(environment))
+        with _connect(path) as connection, connection.makefile() as lines:
+            return misfit(json.loads(lines.readline())["traits"], traits(environment)) is None
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s=%s: no fork server answers: %s", SERVER_VARIABLE, path, error)
         return False
-    return name is None
 
 
 def _connect(path: Path) -> socket.socket:
     """Raises OSError."""
     connection = socket.socket(socket.AF_UNIX)
     try:
+        connection.settimeout(ANSWER_S)
         connection.connect(str(path))
         if (uid := peer_uid(connection)) != os.getuid():
             raise PermissionError(f"{path}: belongs to a process of user {uid}")
@@ -141,146 +147,124 @@ def _connect(path: Path) -> socket.socket:
 
 
 class ForkedProcess:
-    """A process that a fork server starts; where that fails, a fresh Python, which is logged.
+    """A process that a fork server has forked. Waits for a server that still imports.
 
-    Does not wait for a server that still imports: `poll` sends the request when the server is ready. The
-    connection is a lease: when it is closed, also by the end of this process, the other receives SIGTERM.
+    The connection is a lease: when it is closed, also by the end of this process, the other receives SIGTERM.
+    Raises OSError when the server cannot be reached or does not fork.
     """
 
     def __init__(self, path: Path, spec: ProcessSpec) -> None:
         self.returncode: int | None = None
         self._path, self._spec = path, spec
-        self._pid: int | None = None
-        self._is_requested = False
-        self._code_when_gone: int | None = None  # set when the server does not report the end
-        self._plain: PlainProcess | None = None
-        self._received = b""
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._log = spec.log.open("ab")
+        self._connection = _connect(path)
+        self._lines = self._connection.makefile("rb")
         try:
-            self._connection = _connect(path)
-        except OSError as error:
-            self._start_plain(f"it cannot be reached: {error}")
-        else:
-            self._receive(GREETING_S)
+            if name := misfit(self._next_message()["traits"], traits(spec.environment)):
+                raise OSError(f"it was started with another {name}")
+            send_message(self._connection, self._request())
+            self._pids: list[int] = self._next_message()["pids"]
+        except OSError:
+            self._connection.close()
+            raise
 
     def poll(self) -> int | None:
-        if self.returncode is not None:
-            return self.returncode
-        if self._plain is None and self._code_when_gone is None:
-            self._receive(0.0)
-        if self._plain is not None:
-            self.returncode = self._plain.poll()
-        elif self._code_when_gone is not None and self._pid is not None and is_gone(self._pid):
-            self.returncode = self._code_when_gone
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            try:
+                self.returncode = self._next_message()["code"]
+            except OSError:
+                if all(map(is_gone, self._pids)):  # the kernel has signalled them
+                    log.error("the fork server's supervisor of process %d was killed", self._pids[0])
+                    self.returncode = exit_codes.FAILURE
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         while (code := self.poll()) is None:
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 raise subprocess.TimeoutExpired(self._spec.module, timeout or 0.0)
             time.sleep(0.02)
         return code
 
-    def send(self, number: signal.Signals) -> None:
-        if self.poll() is not None:
-            return
-        if self._plain is not None:
-            self._plain.send(number)
-        elif not self._is_requested:  # nothing has begun
-            self._connection.close()
-            self._log.close()
-            self.returncode = -number
-        elif number == signal.SIGKILL and self._pid is not None:  # also when the server does not answer
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
-            self._code_when_gone = -number
-        elif self._code_when_gone is not None and self._pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
-        else:
-            with suppress(OSError):  # the server is gone: its processes have received SIGTERM
-                self._connection.sendall(encode({"signal": int(number)}))
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            signal_all(self._pids, sig)
 
-    def _receive(self, timeout_s: float) -> None:
-        """Act on what the server has sent, waiting so long for its first word."""
-        while self._plain is None and self.returncode is None:
-            if not select.select([self._connection], [], [], timeout_s)[0]:
-                return
-            try:
-                data = self._connection.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                self._note_loss()
-                return
-            *lines, self._received = (self._received + data).split(b"\n")
-            for line in lines:
-                self._act_on(json.loads(line))
+    def _next_message(self) -> dict[str, Any]:
+        """Raises OSError for a refusal, and at the end of the connection."""
+        message: dict[str, Any] = {}
+        with suppress(ConnectionResetError):
+            message = json.loads(self._lines.readline() or b"{}")
+        if not message:
+            last = (self._path.parent / LOG).read_text().rstrip().rpartition("\n")[2]
+            raise OSError(f"it has ended. {last}")
+        if "refused" in message:
+            raise OSError(message["refused"])
+        return message
 
-    def _act_on(self, message: dict[str, Any]) -> None:
-        if "traits" in message:
-            if name := misfit(message["traits"], traits(self._spec.environment)):
-                self._start_plain(f"it was started with another {name}")
-            else:
-                self._request()
-        elif "pid" in message:
-            self._pid = message["pid"]
-            self._log.close()
-        elif "refused" in message:
-            self._start_plain(message["refused"])
-        else:
-            self.returncode = message["code"]
-            self._connection.close()
-
-    def _request(self) -> None:
-        request = ForkRequest(
-            self._spec.module,
-            self._spec.arguments,
-            dict(self._spec.environment),
-            own_umask(),
-            ignored_signals(),
-            self._spec.ranks,
-        ).encode()
-        cwd = os.open(".", os.O_RDONLY)
-        try:
-            sent = socket.send_fds(self._connection, [request], [self._log.fileno(), cwd])
-            self._connection.sendall(request[sent:])
-        except OSError:  # the server has ended, or has refused before this line: what can be read says so
-            pass
-        finally:
-            self._is_requested = True
-            os.close(cwd)
-
-    def _note_loss(self) -> None:
-        """Act on the server's end. The kernel has sent SIGTERM to its processes, which end by themselves."""
-        if self._pid is None:
-            lines = [""]
-            with suppress(OSError):
-                lines += (self._path.parent / LOG).read_text().split("\n")
-            self._start_plain(f"it has ended. {next(filter(None, reversed(lines)), '')}")
-            return
-        log.error("the fork server of process %d has ended: the process was asked to stop", self._pid)
-        self._connection.close()
-        self._code_when_gone = exit_codes.FAILURE
-
-    def _start_plain(self, reason: str) -> None:
-        sentence = f"the fork server does not serve {self._spec.module}, which is started afresh: {reason}"
-        log.warning("%s", sentence)
-        self._log.write(f"{sentence}\n".encode())
-        self._log.close()
-        self._connection.close()
-        try:
-            self._plain = PlainProcess(self._spec)
-        except OSError as error:
-            log.error("%s could not be started: %s", self._spec.module, error)
-            self.returncode = exit_codes.FAILURE
+    def _request(self) -> dict[str, Any]:
+        """Return what the process takes from here and not from the server."""
+        # os.umask would have to change it for a moment, also for other threads.
+        (umask,) = re.findall(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        spec = {**vars(self._spec), "log": str(self._spec.log.absolute())}
+        spec["environment"] = dict(self._spec.environment)
+        return {**spec, "cwd": str(Path.cwd()), "umask": int(umask, 8), "ignored": ignored_signals()}
 
 
 def is_gone(pid: int) -> bool:
     """Whether a process has ended, or has only its parent's `wait` ahead."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return True
+
+
+# ------------------------------------------------------------ both ends of a connection
+
+
+def send_message(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send one line, unless the other end is gone. Names that are no UTF-8 survive, as lone surrogates."""
+    with suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def traits(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a process with this environment takes from its parent for good: a fork has its server's."""
+    found = {name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}
+    return {
+        **found,
+        "python": sys.executable,
+        "sources": str(ROOT),
+        "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "nice": str(os.nice(0)),
+        "cgroup": Path("/proc/self/cgroup").read_text(),
+    }
+
+
+def misfit(server: Mapping[str, str], client: Mapping[str, str]) -> str | None:
+    """Name a trait that keeps a client from using a server; None when they fit.
+
+    A number of threads can be changed after the fork, but no fork can go back to the libraries' default.
+    """
+    names = {name for name in {*server, *client} if server.get(name) != client.get(name)}
+    return min(names - {THREADS if client.get(THREADS, "").isdigit() else ""}, default=None)
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the user at the other end."""
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+def signal_all(pids: Iterable[int], number: int) -> None:
+    """Send a signal to these processes and to what they have started."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:  # it has ended, or has not made its session yet
+                os.kill(pid, number)
+
+
+def ignored_signals() -> list[int]:
+    """Signals that this process ignores and so would a process that it starts, such as SIGHUP under nohup."""
+    numbers = signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}  # which Python itself ignores
+    return sorted(int(number) for number in numbers if signal.getsignal(number) is signal.SIG_IGN)

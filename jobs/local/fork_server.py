@@ -5,199 +5,77 @@ DALI pipeline: a fork has none of its parent's other threads, and CUDA does not 
 environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
 """
 
+import atexit
+import fcntl
 import gc
 import importlib
 import json
+import logging
 import os
-import selectors
+import select
 import shutil
 import signal
 import socket
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jobs.local.fork_child import Task, become, finish
-from jobs.local.fork_protocol import ForkRequest, encode, peer_uid, traits
-from jobs.local.parent_death import signal_when_parent_ends
+from jobs import exit_codes
+from jobs.local.fork_client import peer_uid, send_message, signal_all, traits
+from jobs.local.process import THREADS
+from jobs.local.worker import signal_when_parent_ends
 from suite.signals import STOP_SIGNALS
 
-PRELOADED = (
-    "suite.train",
-    "suite.data.vision",
-    "suite.data.memory",
-    "suite.data.synthetic",
-    "jobs.local.worker",
-)
-PRELOADED_IF_INSTALLED = ("suite.data.dali",)
-_NUM_FDS = 2
+PRELOADED = ("jobs.local.worker", "suite.train")
+LOADERS = ("suite.data.vision", "suite.data.memory", "suite.data.synthetic", "suite.data.dali")
+GRACE_S = 30  # torchrun's, between SIGTERM and SIGKILL
 
 
-@dataclass(eq=False)
-class _Client:
-    """A connection, what has been received over it, and the process that was forked for it."""
+def serve(listener: socket.socket, own_traits: Mapping[str, str]) -> None:
+    """Fork a supervisor for each connection until SIGTERM; ask these to end, and wait for them.
 
-    connection: socket.socket
-    received: bytes = b""
-    fds: list[int] = field(default_factory=list)
-    pid: int | None = None
-
-    def send(self, message: dict[str, object]) -> None:
-        with suppress(OSError):  # a client that is gone; its end is noticed by the loop
-            self.connection.sendall(encode(message))
-
-    def close(self) -> None:
-        self.connection.close()
-        for fd in self.fds:
-            os.close(fd)
-        self.fds.clear()
-
-
-class ForkServer:
-    """Serves the clients of one listening socket until SIGTERM, and then until its processes have ended."""
-
-    def __init__(self, listener: socket.socket, own_traits: dict[str, str]) -> None:
-        self._listener, self._traits = listener, own_traits
-        self._clients: set[_Client] = set()
-        self._is_closing = False
-        self._woken, self._wakes = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        for one in (self._woken, self._wakes):
-            one.setblocking(False)
-
-    def serve(self) -> Task | None:
-        """Return None at the server's end, and in each forked process what that process has to do."""
-        self._listen_for_signals()
-        while not self._is_closing or any(client.pid for client in self._clients):
-            for key, _ in self._selector.select():
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.fileobj is self._woken:
-                    self._wake()
-                elif (task := self._receive(key.data)) is not None:
-                    return task
-        return None
-
-    def _listen_for_signals(self) -> None:
-        for number in (*STOP_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, self._handle)
-        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-
-    def _handle(self, number: int, _: object) -> None:
-        """Note SIGTERM. The other stop signals are for the runs alone, and SIGCHLD only wakes the loop."""
-        self._is_closing |= number == signal.SIGTERM
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):
-            while self._woken.recv(4096):
-                pass
-        for client in [client for client in self._clients if client.pid]:
-            assert client.pid is not None
-            pid, status = os.waitpid(client.pid, os.WNOHANG)
-            if pid:
-                client.send({"code": os.waitstatus_to_exitcode(status)})
-                self._drop(client)
-        if self._is_closing and self._listener.fileno() != -1:
-            self._selector.unregister(self._listener)
-            self._listener.close()
-            for client in list(self._clients):
-                if client.pid is None:
-                    self._drop(client)
-                else:
-                    self._signal(client, signal.SIGTERM)
-
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+    A supervisor forks and follows the processes of one client, so that the server has no state to lose.
+    """
+    server, supervisors = os.getpid(), set()
+    for number in STOP_SIGNALS:  # the others are for the runs alone
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: listener.shutdown(socket.SHUT_RDWR))
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it has been shut down
+            break
+        reason = reason_not_to_fork()
         if (uid := peer_uid(connection)) != os.getuid():
-            print(f"refused: a connection of user {uid}", file=sys.stderr, flush=True)
-            connection.close()
-            return
-        client = _Client(connection)
-        client.send({"traits": self._traits})
-        self._clients.add(client)
-        self._selector.register(connection, selectors.EVENT_READ, client)
-
-    def _drop(self, client: _Client) -> None:
-        self._ignore(client)
-        self._clients.discard(client)
-        client.close()
-
-    def _ignore(self, client: _Client) -> None:
-        """Stop reading what a client sends."""
-        with suppress(KeyError):
-            self._selector.unregister(client.connection)
-
-    def _receive(self, client: _Client) -> Task | None:
-        if client not in self._clients:  # dropped in this very round
-            return None
+            reason = f"refused: a connection of user {uid}"
+        # A supervisor must not run the server's handler; `supervise` lifts this.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            data, fds, _, _ = socket.recv_fds(client.connection, 1 << 16, _NUM_FDS)
-        except OSError:
-            data, fds = b"", []
-        client.fds += fds
-        client.received += data
-        if not data:
-            self._hang_up(client)
-            return None
-        *lines, client.received = client.received.split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "end" in message:
-                os.kill(os.getpid(), signal.SIGTERM)
-            elif "signal" in message:
-                self._signal(client, message["signal"])
-            elif (task := self._fork(client, ForkRequest.decode(message))) is not None:
-                return task
-        return None
+            pid = os.fork()
+        except OSError as error:
+            send_message(connection, {"refused": f"it cannot fork: {error.strerror}"})
+        else:
+            if pid == 0:
+                listener.close()
+                supervise(connection, server, own_traits, reason)
+            supervisors.add(pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        connection.close()
+        _reap(supervisors, os.WNOHANG)
+    for pid in supervisors:
+        os.kill(pid, signal.SIGTERM)
+    _reap(supervisors, 0)
 
-    def _hang_up(self, client: _Client) -> None:
-        """The client has closed its connection or was killed: its process writes a checkpoint and ends."""
-        if client.pid is None:
-            self._drop(client)
-            return
-        self._signal(client, signal.SIGTERM)
-        self._ignore(client)  # it remains one of the clients until its process has ended
 
-    @staticmethod
-    def _signal(client: _Client, number: int) -> None:
-        if client.pid is None:
-            return
-        try:
-            os.killpg(client.pid, number)
-        except ProcessLookupError:  # it has not made its session yet; it is not reaped, so the id is its own
-            os.kill(client.pid, number)
-
-    def _fork(self, client: _Client, request: ForkRequest) -> Task | None:
-        if reason := reason_not_to_fork():
-            client.send({"refused": reason})
-            self._drop(client)
-            return None
-        parent, pid = os.getpid(), os.fork()
-        if pid == 0:
-            os.setsid()
-            log, cwd = map(os.dup, client.fds)
-            self._release()
-            return become(request, log, cwd, parent, self._traits)
-        client.pid = pid
-        client.send({"pid": pid})
-        for fd in client.fds:
-            os.close(fd)
-        client.fds.clear()
-        return None
-
-    def _release(self) -> None:
-        """In a forked process: give up what belongs to the server."""
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        for client in self._clients:
-            client.close()
-        for one in (self._listener, self._woken, self._wakes):
-            one.close()
-        self._clients.clear()
+def _reap(supervisors: set[int], options: int) -> None:
+    with suppress(ChildProcessError):
+        while pid := os.waitpid(-1, options)[0]:
+            supervisors.discard(pid)
 
 
 def reason_not_to_fork() -> str | None:
@@ -212,17 +90,13 @@ def reason_not_to_fork() -> str | None:
 
 
 def preload() -> None:
-    """Import everything that training needs."""
-    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    """Import everything that training needs. The loaders need torch, which a test's trainer does without."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library would start its threads on import
     for name in PRELOADED:
         importlib.import_module(name)
-    for name in PRELOADED_IF_INSTALLED:
-        with suppress(ImportError):  # the run that needs it says so
+    for name in LOADERS if "torch" in sys.modules else ():
+        with suppress(ImportError):  # the run that needs it reports it
             importlib.import_module(name)
-    del os.environ["OPENBLAS_NUM_THREADS"]
-    if before is not None:
-        os.environ["OPENBLAS_NUM_THREADS"] = before
     from suite.provenance import code_state
 
     code_state()
@@ -230,16 +104,150 @@ def preload() -> None:
     gc.freeze()
 
 
+def supervise(
+    connection: socket.socket, server: int, server_traits: Mapping[str, str], reason: str | None
+) -> NoReturn:
+    """Serve one client in a fork of the process `server`, which has blocked SIGTERM.
+
+    `reason`: why no process can be forked for the client.
+    """
+    signal_when_parent_ends(signal.SIGTERM, server)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"refused": reason} if reason else {"traits": server_traits})
+    try:
+        request = json.loads(connection.makefile().readline() or "{}")
+    except OSError:
+        request = {}
+    if "end" in request:
+        os.kill(server, signal.SIGTERM)
+    elif request and not reason:
+        _fork_and_follow(connection, request, server_traits)
+    os._exit(0)
+
+
+def _fork_and_follow(
+    connection: socket.socket, request: dict[str, Any], server_traits: Mapping[str, str]
+) -> None:
+    """Fork a process for each rank; send their ids, and how they have ended."""
+    num_ranks, supervisor, pids = request["ranks"], os.getpid(), []
+    listener = socket.create_server(("127.0.0.1", 0))  # no other process can take the ranks' port
+    port = listener.getsockname()[1]
+    has_torch = "torch.distributed" in sys.modules
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for rank in range(num_ranks):
+        if (pid := os.fork()) == 0:
+            variables = _rank_variables(rank, num_ranks, port, has_torch)
+            connection.close()
+            listener.close()
+            _finish(lambda: _become(request, server_traits, supervisor, variables))  # noqa: B023
+        pids.append(pid)
+    running = set(pids)
+
+    def end_all(*_: object) -> None:
+        signal_all(running, signal.SIGTERM)
+        signal.alarm(GRACE_S if num_ranks > 1 else 0)
+
+    signal.signal(signal.SIGALRM, lambda *_: signal_all(running, signal.SIGKILL))
+    signal.signal(signal.SIGTERM, end_all)
+    signal.signal(signal.SIGIO, end_all)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    send_message(connection, {"pids": pids})
+    # The client says nothing more: SIGIO means that it has closed its connection or was killed.
+    fcntl.fcntl(connection, fcntl.F_SETOWN, supervisor)
+    fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([connection], [], [], 0)[0]:
+        end_all()
+    # The ranks meet at a store. It has threads, and so begins when all ranks are forked.
+    store = None
+    if has_torch and num_ranks > 1:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        fd = listener.detach()
+        store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=fd)
+    first = 0
+    while running:
+        pid, status = os.wait()
+        running.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code and not first:
+            first = code if num_ranks == 1 else min(code, exit_codes.FAILURE)  # as torchrun
+            end_all()
+    del store
+    send_message(connection, {"code": first})
+
+
+def _rank_variables(rank: int, num_ranks: int, port: int, has_torch: bool) -> dict[str, str]:
+    """Return what torchrun sets; nothing for a process that is no rank."""
+    if num_ranks == 1:
+        return {}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    common = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "GROUP_WORLD_SIZE": 1}
+    store = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0} if has_torch else {}
+    variables = {**own, **common, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **store}
+    return {name: str(value) for name, value in variables.items()}
+
+
+def _become(
+    request: dict[str, Any], server_traits: Mapping[str, str], supervisor: int, variables: dict[str, str]
+) -> int:
+    """Turn this fork into what was requested, and run it. Returns the exit code."""
+    os.setsid()
+    os.umask(request["umask"])
+    os.chdir(request["cwd"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    signal_when_parent_ends(signal.SIGKILL if variables else signal.SIGTERM, supervisor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.environ.update(variables)
+    time.tzset()
+    tempfile.tempdir = None
+    for number in {*STOP_SIGNALS, *request["ignored"]}:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else default)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    logging.getLogger().handlers.clear()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # Python's own generator does so by itself
+    if "torch" in sys.modules:
+        torch, threads = sys.modules["torch"], os.environ.get(THREADS)
+        torch.default_generator.seed()
+        if threads is not None and threads != server_traits.get(THREADS):
+            torch.set_num_threads(int(threads))  # OpenMP has read its variable in the server
+    sys.argv = [request["module"], *request["arguments"]]
+    code: int = importlib.import_module(request["module"]).main()
+    return code
+
+
+def _finish(task: Callable[[], int]) -> NoReturn:
+    """Run a task and end this process as Python would, but for the teardown of its modules."""
+    code = exit_codes.FAILURE
+    try:
+        code = task()
+    except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            code = error.code or exit_codes.DONE
+        else:
+            sys.excepthook(*sys.exc_info())
+    # What multiprocessing does in its forks, too.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> NoReturn:
-    """Serve, or in a forked process do what was requested."""
+    """Serve until SIGTERM."""
     signal_when_parent_ends(signal.SIGTERM)
     listener = socket.socket(fileno=int(sys.argv[1]))
     folder = Path(listener.getsockname()).parent
     own_traits = traits(os.environ)
     preload()
-    task = ForkServer(listener, own_traits).serve()
-    if task is not None:
-        finish(task)
+    serve(listener, own_traits)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 

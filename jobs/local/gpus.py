@@ -1,4 +1,4 @@
-"""Shares the GPUs out among the runs at a time. Reads the driver's files: importing torch takes seconds."""
+"""Assigns GPUs to concurrent runs. Reads the driver's files, because importing torch takes seconds."""
 
 import itertools
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 
 
 def visible_gpus(env: Mapping[str, str], driver_folder: Path = DRIVER_FOLDER) -> list[str]:
-    """Return the GPUs that a process with this environment sees, in the words of CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs that a process with this environment sees, as CUDA_VISIBLE_DEVICES names them."""
     if "CUDA_VISIBLE_DEVICES" in env:
         names = (name.strip() for name in env["CUDA_VISIBLE_DEVICES"].split(","))
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # CUDA stops there too
@@ -19,9 +19,9 @@ def visible_gpus(env: Mapping[str, str], driver_folder: Path = DRIVER_FOLDER) ->
 
 
 def share_out(gpus: list[str], jobs: int, ranks: int) -> list[dict[str, str]]:
-    """Return environment variables for each of `jobs` runs at a time: a GPU of its own for each rank.
+    """Return environment variables for each of `jobs` concurrent runs, with a GPU for each rank.
 
-    Without GPUs they are empty. Raises UserError when there are too few GPUs.
+    They are empty without GPUs. Raises UserError when there are too few GPUs.
     """
     if not gpus:
         return [{} for _ in range(jobs)]

@@ -7,7 +7,7 @@ the launcher reads a run's progress and how it ended.
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import exit_codes
@@ -17,11 +17,12 @@ from jobs.local.fork_client import process_starter
 from jobs.local.gpus import share_out, visible_gpus
 from jobs.local.process import StartProcess, end
 from jobs.local.progress import ProgressView
-from jobs.local.stop import stop_signals
+from jobs.local.stop import Stop
 from jobs.outcome import LaunchOutcome
 from suite.errors import UserError
 from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
+from suite.signals import stop_signals_to
 
 POLL_S = 0.1
 
@@ -36,9 +37,8 @@ def run_all(
 ) -> LaunchOutcome:
     """Train every run that is not completed, `jobs` at a time with `ranks` processes each.
 
-    `start_process` starts them, by default in the quickest way. No process is left behind. Raises UserError
-    before anything starts when a folder cannot be written or another process trains in it, when the batches
-    do not fit the ranks, and when there are too few GPUs.
+    `start_process`: by default the quickest way. No process is left behind. Raises UserError before anything
+    starts for folders that cannot be written or are in use, batches that do not fit the ranks, too few GPUs.
     """
     waiting = [run for run in runs if not is_completed(output_dir / run.folder_name)]
     outcome = LaunchOutcome(skipped=[output_dir / run.folder_name for run in runs if run not in waiting])
@@ -49,12 +49,11 @@ def run_all(
     threads = threads_of_a_rank(jobs * ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))
     running: list[Child] = []
-    starter = (
-        process_starter(len(waiting) * ranks, environment_of(waiting, threads, {}))
-        if start_process is None
-        else nullcontext(start_process)
-    )
-    with stop_signals() as stop, view, starter as start_process:
+    stop = Stop()
+    with stop_signals_to(stop.handle), view, ExitStack() as stack:
+        if start_process is None:
+            environment = environment_of(waiting, threads, {})
+            start_process = stack.enter_context(process_starter(len(waiting) * ranks, environment))
         try:
             while (waiting and stop.first is None) or running:
                 while waiting and free and stop.first is None:

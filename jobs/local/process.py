@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+THREADS = "OMP_NUM_THREADS"
 GRACE_S = 30.0
+_TORCHRUN = ("-c", "from jobs.local.worker import torchrun; torchrun()", "--standalone")
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,22 @@ class RunProcess(Protocol):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end. Raises subprocess.TimeoutExpired after `timeout` seconds."""
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, sig: int) -> None:
         """Send a signal to every process of the session, if the process still runs."""
 
 
 StartProcess = Callable[[ProcessSpec], RunProcess]
 
 
-class PlainProcess:
+class PlainProcess(subprocess.Popen[bytes]):
     """A fresh Python, or torchrun with fresh Pythons as ranks. Raises OSError when it cannot be started."""
 
     def __init__(self, spec: ProcessSpec) -> None:
-        command = [spec.module, *spec.arguments]
-        if spec.ranks > 1:
-            torchrun = ["jobs.local.torchrun", "--standalone", f"--nproc-per-node={spec.ranks}", "-m"]
-            command = [*torchrun, *command]
+        torchrun = [*_TORCHRUN, f"--nproc-per-node={spec.ranks}"] if spec.ranks > 1 else []
         with spec.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches the launcher alone, which stops its runs in good order.
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", *command],
+            super().__init__(
+                [sys.executable, *torchrun, "-m", spec.module, *spec.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -67,29 +66,19 @@ class PlainProcess:
                 start_new_session=True,
             )
 
-    @property
-    def returncode(self) -> int | None:
-        return self._popen.returncode
-
-    def poll(self) -> int | None:
-        return self._popen.poll()
-
-    def wait(self, timeout: float | None = None) -> int:
-        return self._popen.wait(timeout)
-
-    def send(self, number: signal.Signals) -> None:
-        if self._popen.poll() is None:
-            os.killpg(self._popen.pid, number)
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.killpg(self.pid, sig)
 
 
 def end(processes: Sequence[RunProcess], grace_s: float = GRACE_S) -> None:
     """Send SIGTERM, so that runs write a checkpoint; kill what still runs after `grace_s` seconds."""
     for process in processes:
-        process.send(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait()

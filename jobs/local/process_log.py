@@ -1,4 +1,4 @@
-"""Where a training process logs: to stderr, and to the log.txt of the run that it trains."""
+"""Logging of a training process: to stderr, and to the log.txt of the run that it trains."""
 
 import logging
 import sys
@@ -10,13 +10,13 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def log_to_stderr() -> None:
-    """Write what every logger says to stderr from here on."""
+    """Log to stderr from here on."""
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
 
 
 @contextmanager
 def also_logged_to(path: Path) -> Iterator[None]:
-    """Append what is logged inside to a file too, which the first line opens."""
+    """Append what is logged inside to a file too. The first line creates it."""
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger().addHandler(handler)

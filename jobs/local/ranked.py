@@ -26,9 +26,9 @@ log = logging.getLogger("shiftbench")
 def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> LaunchOutcome:
     """Join the other ranks once, then train every run that is not completed. Every rank calls this.
 
-    A run that diverges or is refused is followed by the next one. A stop signal ends all of them. So does an
-    error that only this rank may have met, since the other ranks wait for it: it is logged, and SystemExit is
-    raised. Raises UserError before anything starts when the batches do not fit the ranks.
+    A run that diverges or is refused is followed by the next one. A stop signal ends all of them, and so does
+    SystemExit: for an error that only this rank may have met, since the other ranks wait for it. Raises
+    UserError before anything starts when the batches do not fit the ranks.
     """
     folders = [output_dir / run.folder_name for run in runs]
     complete = [is_completed(folder) for folder in folders]

@@ -1,12 +1,10 @@
 """Stop signals to the launcher: the first asks its runs to checkpoint and end, a second Ctrl-C kills them."""
 
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import FrameType
 
 from jobs.local.process import RunProcess
-from suite.signals import stop_signals_to
 
 # A closing terminal hangs up twice, and a scheduler warns by SIGUSR2 before it terminates: neither is urgent.
 URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -21,7 +19,7 @@ class Stop:
         self._to_send: list[signal.Signals] = []
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Note the signal; this is the handler."""
+        """Note the signal; this is the handler, for `stop_signals_to`."""
         if self.first is None:
             self._to_send.append(signal.SIGTERM)
             self.first = signal.Signals(number)
@@ -31,15 +29,7 @@ class Stop:
 
     def forward(self, processes: Sequence[RunProcess]) -> None:
         """Send what was noted since the last call. The handler cannot: a process may be starting then."""
-        pending, self._to_send = self._to_send, []
-        for number in pending:
+        while self._to_send:
+            number = self._to_send.pop(0)
             for process in processes:
-                process.send(number)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Note stop signals inside, for `forward` to send."""
-    stop = Stop()
-    with stop_signals_to(stop.handle):
-        yield stop
+                process.send_signal(number)

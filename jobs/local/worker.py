@@ -3,6 +3,7 @@
 FOLDER holds the run.json that the launcher wrote. Messages go to stderr, which is the run's log.txt.
 """
 
+import ctypes
 import logging
 import os
 import signal
@@ -11,16 +12,17 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import read_run
-from jobs.local.parent_death import signal_when_parent_ends
 from jobs.local.process_log import log_to_stderr
 from suite.errors import Diverged, Preempted, UserError
 from suite.launch import launch_variables
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 def main() -> int:
     """Train the run. Returns the exit code."""
-    # Without its launcher a run writes a checkpoint and ends. A leader of ranks lets them do that while it
-    # lives; when it is gone it was killed, and no process waits for them.
+    # Without its launcher a run writes a checkpoint and ends. The one process that all ranks have as their
+    # parent lets them do that; when it is gone it was killed, and no process waits for them.
     signal_when_parent_ends(signal.SIGKILL if launch_variables(os.environ) else signal.SIGTERM)
     log_to_stderr()
     folder = Path(sys.argv[1])
@@ -33,6 +35,27 @@ def main() -> int:
         logging.error("%s: %s", type(end).__name__, end)
         return exit_codes.of(end)
     return exit_codes.DONE
+
+
+def torchrun() -> None:
+    """Run torchrun, which forwards SIGTERM to its ranks and waits for them; end it with its launcher."""
+    signal_when_parent_ends(signal.SIGTERM)
+    from torch.distributed.run import main as run_torchrun
+
+    run_torchrun(sys.argv[1:])
+
+
+def signal_when_parent_ends(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send `number` to this process when its parent ends.
+
+    Sends it at once if `parent` is given and has ended. Does nothing on other systems than Linux, where a
+    killed launcher leaves its runs training.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if parent not in (None, os.getppid()):
+        os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

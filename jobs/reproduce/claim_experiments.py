@@ -1,4 +1,4 @@
-"""Which experiment stands behind which claim, on which images, and how it is made quick."""
+"""Which experiment tests which claim, on which images, and how `--quick` makes it small."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,14 @@ from suite.errors import UserError
 from suite.experiment import Experiment, Run
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "configs" / "experiments" / "paper"
-CARRIED = "fashion-mnist-7k"
-# What the carried set has for training.
-_CARRIED_TRAIN_IMAGES = 6000
+CARRIED = "fashion-mnist-7k"  # has 6000 training images
 
 
 @dataclass(frozen=True)
 class ClaimPlan:
-    """The experiment of a claim. `quick`: overrides that make it small. `is_mlp`: it takes a whole data set.
+    """The experiment of a claim. `quick`: overrides that make it small. `is_mlp`: it trains on all images.
 
-    `cost` and `quick_cost`: minutes on two cores, from the times of its runs, rounded up; claims share runs.
+    `cost` and `quick_cost`: minutes on two cores, measured and rounded up. Some claims share runs.
     """
 
     config: str
@@ -30,19 +28,14 @@ class ClaimPlan:
     is_mlp: bool = False
 
 
-_QUICK_MLP = ("seeds=[10]", "data.val_images=1000")
-# The same for all three, which share runs.
+# Claims with the same overrides share runs.
+_QUICK_FULL_BATCH = ("seeds=[10]", "data.val_images=1000", "data.train_images=4000", "recipe.epochs=60")
+_QUICK_MLP = ("seeds=[10]", "data.val_images=1000", "data.train_images=[32, 256]")
 _QUICK_RESNET = ("seeds=[20]", "data.train_images=256", "data.val_images=300")
 PLANS: Mapping[str, ClaimPlan] = {
-    "A": ClaimPlan(
-        "mlp-full-batch.yaml",
-        4,
-        1,
-        (*_QUICK_MLP, "data.train_images=4000", "recipe.epochs=60"),
-        is_mlp=True,
-    ),
-    "B": ClaimPlan("mlp-train-size.yaml", 3, 1, (*_QUICK_MLP, "data.train_images=[32, 256]"), is_mlp=True),
-    "C": ClaimPlan("mlp-gnbn.yaml", 7, 1, (*_QUICK_MLP, "data.train_images=[32, 256]"), is_mlp=True),
+    "A": ClaimPlan("mlp-full-batch.yaml", 4, 1, _QUICK_FULL_BATCH, is_mlp=True),
+    "B": ClaimPlan("mlp-train-size.yaml", 3, 1, _QUICK_MLP, is_mlp=True),
+    "C": ClaimPlan("mlp-gnbn.yaml", 7, 1, _QUICK_MLP, is_mlp=True),
     "D": ClaimPlan("noise.yaml", 5, 1, _QUICK_RESNET),
     "E": ClaimPlan("norm-batch.yaml", 4, 1, _QUICK_RESNET),
     "F": ClaimPlan("positions.yaml", 10, 3, _QUICK_RESNET),
@@ -50,7 +43,7 @@ PLANS: Mapping[str, ClaimPlan] = {
 
 
 def chosen(letters: Sequence[str]) -> list[str]:
-    """The claims of these letters, each once and in order; none given means all. Raises UserError."""
+    """Return these claims, each once and in order; without letters all of them. Raises UserError."""
     wanted = {letter.upper() for letter in letters} or set(PLANS)
     if unknown := [letter for letter in letters if letter.upper() not in PLANS]:
         raise UserError(f"{unknown[0]!r} is no claim; the claims are {', '.join(PLANS)}")
@@ -58,19 +51,18 @@ def chosen(letters: Sequence[str]) -> list[str]:
 
 
 def experiments(letters: Sequence[str], quick: bool) -> dict[str, Experiment]:
-    """The experiment of each claim, on the images that are here. Raises UserError."""
+    """Return the experiment of each claim, on the images of this machine. Raises UserError."""
     data = dataset()
     return {letter: _experiment(PLANS[letter], data, quick) for letter in letters}
 
 
 def runs_of(found: Mapping[str, Experiment]) -> list[Run]:
-    """All runs, each once: claims may share some."""
-    runs = {run.run_id: run for experiment in found.values() for run in experiment.runs}
-    return list(runs.values())
+    """Return all runs, each once: claims may share some."""
+    return list({run.run_id: run for one in found.values() for run in one.runs}.values())
 
 
 def dataset() -> str:
-    """MNIST where its files lie in the data folder, else Fashion-MNIST: all of it, or the part we carry.
+    """Return MNIST if its files are in the data folder, else Fashion-MNIST: all of it, or our part of it.
 
     Downloads nothing.
     """
@@ -88,5 +80,5 @@ def _experiment(plan: ClaimPlan, data: str, quick: bool) -> Experiment:
     elif data == CARRIED and plan.is_mlp:
         overrides.append(f"data.name={CARRIED}")
         if plan.config == PLANS["A"].config and not quick:
-            overrides.append(f"data.train_images={_CARRIED_TRAIN_IMAGES}")
+            overrides.append("data.train_images=6000")
     return load_experiment(FOLDER / plan.config, overrides)

@@ -1,4 +1,4 @@
-"""Measures trained networks under noise on BN's estimates. Each result is kept in the run's folder.
+"""Measures trained networks under noise on BN's estimates, and writes each result to its run's folder.
 
 `python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS` measures one run; `measure_missing` starts it.
 """
@@ -10,13 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.child import threads_of_a_rank
-from jobs.local.fork_protocol import THREADS
-from jobs.local.process import ProcessSpec, RunProcess, StartProcess, end
+from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess, end
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -32,10 +32,10 @@ _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations
 def measure_missing(
     runs: Sequence[Run], output_dir: Path, jobs: int, start_process: StartProcess
 ) -> Iterator[tuple[Run, str | None]]:
-    """Measure those of the completed `runs` that were not measured. Yields each run and its error, if any.
+    """Measure those completed `runs` that were not measured, `jobs` at a time. Yields each run and its error.
 
-    A measurement of another checkpoint, or with other magnitudes or draws, is repeated. `jobs` at a time;
-    above one, a process has one thread, since networks as small as these gain nothing by more.
+    A measurement of another checkpoint, or with other magnitudes or draws, is repeated. With `jobs` above
+    one, each process has one thread: networks as small as these gain nothing by more.
     """
     waiting = []
     for run in runs:
@@ -73,40 +73,31 @@ def _error_of(run: Run, code: int, output: str) -> str | None:
 
 
 def main() -> int:
-    """Measure one run. Returns the exit code; the last line of the output says what was wrong."""
-    folder, deltas, draws = sys.argv[1:]
-    paths = RunPaths(Path(folder))
+    """Measure one run. Returns the exit code; the last line of the output is the error."""
+    folder, deltas, draws = Path(sys.argv[1]), *sys.argv[2:]
+    paths = RunPaths(folder)
     try:
-        noise = measure(read_run(Path(folder)), paths, _last_step(paths), json.loads(deltas), int(draws))
+        noise = measure(read_run(folder), paths, _last_step(paths), json.loads(deltas), int(draws))
         write_noise(paths, noise)
-    except UserError as error:
-        print(error)
-        return exit_codes.BAD_USAGE
-    except OSError as error:
-        print(f"{paths.noise}: cannot be written: {error.strerror}")
+    except (UserError, OSError) as error:
+        print(f"{paths.noise}: cannot be written: {error.strerror}" if isinstance(error, OSError) else error)
         return exit_codes.BAD_USAGE
     return exit_codes.DONE
 
 
 def _last_step(paths: RunPaths) -> int:
-    steps = paths.checkpoint_steps()
-    if not steps:
-        raise UserError(
-            f"{paths.checkpoints}: has no checkpoint to measure under noise; remove the run's folder"
-        )
-    return steps[-1]
+    if steps := paths.checkpoint_steps():
+        return steps[-1]
+    raise UserError(f"{paths.checkpoints}: has no checkpoint to measure under noise; remove the run's folder")
 
 
 def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
-    try:
+    kept = None
+    with suppress(UserError):
         kept = read_noise(paths)
-    except UserError:
+    if kept is None or (kept.step, kept.seed, kept.deltas) != (step, seed, DELTAS):
         return False
-    return (
-        kept is not None
-        and (kept.step, kept.seed, kept.deltas) == (step, seed, DELTAS)
-        and all(len(draws) == DRAWS for draws in kept.top1_percent)
-    )
+    return all(len(draws) == DRAWS for draws in kept.top1_percent)
 
 
 def measure(run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws: int) -> NoiseRecord:
@@ -120,8 +111,8 @@ def measure(run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws
     from suite.models import build_model, load_weights
     from suite.shift import perturb
 
-    use_gpu = run.system.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if use_gpu else "cpu")
+    has_gpu = run.system.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
     model = build_model(run.model)
     load_weights(model, paths.checkpoint(step))
     images = val_loader(run, images_per_batch=_IMAGES_PER_BATCH, rank=0, world_size=1, device=device)

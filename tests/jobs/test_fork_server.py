@@ -3,18 +3,20 @@
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 from jobs.local import fork_client
-from jobs.local.fork_client import ForkedProcess, is_gone, own_server, process_starter
-from jobs.local.fork_protocol import misfit
+from jobs.local.fork_client import ForkedProcess, is_gone, misfit, own_server, process_starter, starter_of
 from jobs.local.fork_server import reason_not_to_fork
 from jobs.local.launcher import run_all
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess, end
@@ -22,9 +24,10 @@ from jobs.local.progress import ProgressView
 from suite.config import load_experiment
 from suite.paths import RunPaths
 from tests.helpers.small_experiment import CONFIG
+from tests.helpers.stand_in import stand_in
 
 STATE = "tests.helpers.process_state"
-WITHOUT_TORCH = "from jobs.local import fork_server as f; f.PRELOADED = f.PRELOADED_IF_INSTALLED = ()"
+WITHOUT_TORCH = "from jobs.local import fork_server as f; f.PRELOADED = ()"
 
 
 @pytest.fixture
@@ -135,14 +138,13 @@ def test_the_exit_code_is_reported_and_signals_reach_the_process(server: Path, t
     assert ForkedProcess(server, spec(tmp_path, "exit7")).wait(60) == 7
     for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
         process = started(server, tmp_path / number.name)
-        process.send(number)
+        process.send_signal(number)
         assert process.wait(60) == code
 
 
 def test_a_killed_process_harms_no_other(server: Path, tmp_path: Path) -> None:
     one, other = (started(server, tmp_path / name) for name in ("one", "other"))
-    assert one._pid is not None
-    os.kill(one._pid, signal.SIGKILL)
+    os.kill(one._pids[0], signal.SIGKILL)
     assert one.wait(60) == -9
     assert other.poll() is None
     end([other])
@@ -153,44 +155,56 @@ def test_a_killed_process_harms_no_other(server: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_process_is_asked_to_stop_when_its_client_is_gone(server: Path, tmp_path: Path, ranks: int) -> None:
     process = started(server, tmp_path, ranks=ranks)
-    process._connection.close()
+    process._connection.shutdown(socket.SHUT_RDWR)
     wait_for(lambda: all(path.read_text() == "asked to stop" for path in outputs(tmp_path, ranks)))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_process_is_asked_to_stop_when_the_server_is_killed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, ranks: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ranks: int
 ) -> None:
     for path in serving(
         monkeypatch, f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))"
     ):
         process = started(path, tmp_path, ranks=ranks)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-        assert process.wait(60) == 1
-        wait_for(lambda: all(path.read_text() == "asked to stop" for path in outputs(tmp_path, ranks)))
-    assert "has ended: the process was asked to stop" in caplog.text
+        assert process.wait(60) == 0
+    assert all(path.read_text() == "asked to stop" for path in outputs(tmp_path, ranks))
 
 
-def test_the_ranks_end_when_one_fails_and_its_code_is_returned(server: Path, tmp_path: Path) -> None:
+def test_a_process_is_asked_to_stop_when_its_supervisor_is_killed(
+    server: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = started(server, tmp_path)
+    os.kill(psutil.Process(process._pids[0]).ppid(), signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert (tmp_path / "out").read_text() == "asked to stop"
+    assert f"supervisor of process {process._pids[0]} was killed" in caplog.text
+
+
+def test_ranks_are_killed_with_their_supervisor(server: Path, tmp_path: Path) -> None:
+    process = started(server, tmp_path, ranks=2)
+    os.kill(psutil.Process(process._pids[0]).ppid(), signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert all(path.read_text() == "ready" for path in outputs(tmp_path, 2))
+
+
+def test_the_ranks_end_when_one_fails_with_torchruns_exit_code(server: Path, tmp_path: Path) -> None:
     process = ForkedProcess(server, spec(tmp_path, "exit5", ranks=2))
-    assert process.wait(60) == 5
+    assert process.wait(60) == 1
 
 
 def test_the_signal_that_a_rank_ended_by_is_returned(server: Path, tmp_path: Path) -> None:
     process = started(server, tmp_path, ranks=2)
-    assert process._pid is not None
-    children = Path(f"/proc/{process._pid}/task/{process._pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
+    os.kill(process._pids[1], signal.SIGKILL)
     assert process.wait(60) == -9
-    assert all(is_gone(int(pid)) for pid in children)
+    assert all(map(is_gone, process._pids))
 
 
 def test_a_server_leaves_no_process_and_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for path in serving(monkeypatch):
         process = started(path, tmp_path)
-        pid = process._pid
-    assert pid is not None
-    assert is_gone(pid)
+    assert all(map(is_gone, process._pids))
     assert not path.parent.exists()
 
 
@@ -217,7 +231,7 @@ def test_a_refusal_is_loud_and_the_process_starts_afresh(
     reason: str,
 ) -> None:
     for path in serving(monkeypatch, before):
-        assert ForkedProcess(path, spec(tmp_path, "exit7")).wait(60) == 7
+        assert starter_of(path)(spec(tmp_path, "exit7")).wait(60) == 7
     assert reason in caplog.text
     assert reason in (tmp_path / "log.txt").read_text()
 
@@ -226,14 +240,14 @@ def test_another_users_socket_is_not_used(
     server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fork_client, "peer_uid", lambda _: os.getuid() + 1)
-    assert ForkedProcess(server, spec(tmp_path, "exit7")).wait(60) == 7
+    assert starter_of(server)(spec(tmp_path, "exit7")).wait(60) == 7
     assert f"belongs to a process of user {os.getuid() + 1}" in caplog.text
 
 
 def test_a_variable_that_libraries_read_on_import_needs_a_fresh_process(
     server: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ForkedProcess(server, spec(tmp_path, "exit7", MKL_CBWR="COMPATIBLE")).wait(60) == 7
+    assert starter_of(server)(spec(tmp_path, "exit7", MKL_CBWR="COMPATIBLE")).wait(60) == 7
     assert "another MKL_CBWR" in caplog.text
 
 
@@ -267,3 +281,10 @@ def test_one_process_alone_starts_no_server(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv(fork_client.SERVER_VARIABLE, raising=False)
     with process_starter(1, os.environ) as start:
         assert start is PlainProcess
+
+
+def test_a_trainer_without_torch_is_preloaded_without_it() -> None:
+    script = "import sys, jobs.local.fork_server as f; f.preload(); print('torch' in sys.modules)"
+    command, env = [sys.executable, "-c", script], {**os.environ, **stand_in()}
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,12 +15,13 @@ from rich.console import Console
 import jobs.local.process
 from jobs.local.fork_client import SERVER_VARIABLE
 from jobs.local.launcher import run_all
-from jobs.local.process import PlainProcess
+from jobs.local.process import PlainProcess, ProcessSpec
 from jobs.local.progress import ProgressView
-from jobs.local.stop import stop_signals
+from jobs.local.stop import Stop
 from jobs.outcome import LaunchOutcome
 from suite.config import load_experiment
 from suite.experiment import Run
+from suite.signals import stop_signals_to
 from tests.helpers.small_experiment import CONFIG, ROOT
 
 
@@ -110,8 +110,9 @@ def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
 def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Signals) -> None:
     sent: list[signal.Signals] = []
-    process = SimpleNamespace(send=sent.append)
-    with stop_signals() as stop:
+    process = SimpleNamespace(send_signal=sent.append)
+    stop = Stop()
+    with stop_signals_to(stop.handle):
         for one in (number, number, signal.SIGTERM):
             os.kill(os.getpid(), one)
             stop.forward([process])  # type: ignore[list-item]
@@ -125,7 +126,8 @@ def test_a_hangup_and_a_schedulers_warning_come_in_good_order(number: signal.Sig
 def test_what_nohup_ignores_stays_ignored() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_signals() as stop:
+        stop = Stop()
+        with stop_signals_to(stop.handle):
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.first is None
     finally:
@@ -148,27 +150,26 @@ def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(tmp_path: Path) ->
         time.sleep(0.1)
 
 
-def stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> list[Run]:
-    """Two runs whose processes only wait; the second one's cannot be started."""
-    (folder / "tiny.yaml").write_text(CONFIG)
-    runs = load_experiment(folder / "tiny.yaml", ["batch.norm_batch_size=8", "seeds=[0, 1]"]).runs
-    popen = subprocess.Popen
+class Sleeping(PlainProcess):
+    """A process that only waits; the second run's cannot be started."""
 
-    def start(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
-        if "-s1-" in command[-1]:
+    def __init__(self, spec: ProcessSpec) -> None:
+        if "-s1-" in spec.arguments[-1]:
             raise OSError(11, "no process can be had")
-        return popen(["sleep", "100"], start_new_session=True)
+        subprocess.Popen.__init__(self, ["sleep", "100"], start_new_session=True)
 
-    patch.setattr("jobs.local.process.subprocess.Popen", start)
-    return list(runs)
+
+def two_runs(folder: Path) -> list[Run]:
+    (folder / "tiny.yaml").write_text(CONFIG)
+    return list(load_experiment(folder / "tiny.yaml", ["batch.norm_batch_size=8", "seeds=[0, 1]"]).runs)
 
 
 def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = stand_ins(tmp_path, monkeypatch)
+    runs = two_runs(tmp_path)
     monkeypatch.setattr(ProgressView, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)), PlainProcess)
+    outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)), Sleeping)
     assert [code for _, code in outcome.failed] == [1, 1]
     printed = capsys.readouterr().out
     assert "no process can be had" in printed
@@ -178,7 +179,7 @@ def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
 def test_an_error_in_the_launcher_ends_what_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = stand_ins(tmp_path, monkeypatch)
+    runs = two_runs(tmp_path)
     ended: list[PlainProcess] = []
 
     def fail(view: ProgressView, folder: Path, paths: object) -> None:
@@ -188,7 +189,7 @@ def test_an_error_in_the_launcher_ends_what_it_started(
     monkeypatch.setattr("jobs.local.launcher.end", lambda running: [ended.extend(running), end(running)])
     monkeypatch.setattr(ProgressView, "update", fail)
     with pytest.raises(ZeroDivisionError):
-        run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console()), PlainProcess)
+        run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console()), Sleeping)
     assert [process.returncode for process in ended] == [-signal.SIGTERM]
 
 

@@ -129,7 +129,7 @@ def test_mnist_without_its_files_is_refused_before_anything_starts(tmp_path: Pat
     finally:
         os.environ["SHIFTBENCH_DATA_DIR"] = before
     assert isinstance(done.exception, UserError)
-    assert "has no train-labels-idx1-ubyte.gz" in str(done.exception)
+    assert "has neither train-labels-idx1-ubyte.gz" in str(done.exception)
     assert not (tmp_path / "runs").exists()
 
 
