@@ -156,7 +156,7 @@ def test_runs_are_drawn_one_by_one_only_while_they_are_few(tmp_path: Path, monke
         write_run(tmp_path, run, top1_percent=[60.0 + run.seed])
     few = figure_of(gallery_of(tmp_path), "by-norm-batch")
     assert len(rows_of(few.page_specs()[0], 1)) == 6
-    for module in ("charts.batches", "figures.results"):
+    for module in ("charts.steps", "figures.by_steps"):
         monkeypatch.setattr(f"reports.{module}.MAX_RUN_MARKS", 5)
     many = figure_of(gallery_of(tmp_path), "by-norm-batch")
     assert "95 % t interval" in many.caption
