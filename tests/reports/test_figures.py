@@ -13,7 +13,7 @@ from reports.aggregate import scaling_efficiency
 from reports.collect import collect
 from reports.figures import Figure, Gallery, build_gallery
 from reports.filters import facets
-from reports.frames import build_frames
+from reports.frames import NORM_FAMILIES, build_frames
 from reports.theme import variants
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_sweep
 
@@ -203,7 +203,8 @@ def runs_frame(norms: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
         for i in range(done + 1)
     ]
     axes = {"norm_batch_size": 4, "arch": "net", "data": "set", "settings": "", "global_batch_size": 4}
-    return pd.DataFrame(rows).assign(**axes)
+    families = pd.CategoricalDtype(NORM_FAMILIES, ordered=True)
+    return pd.DataFrame(rows).assign(**axes).astype({"norm_family": families})
 
 
 def test_of_many_norms_charts_draw_bn_and_those_with_most_runs() -> None:
