@@ -13,7 +13,7 @@ from reports.aggregate import scaling_efficiency
 from reports.collect import collect
 from reports.figures import Figure, Gallery, build_gallery
 from reports.filters import facets
-from reports.frames import build_frames
+from reports.frames import NORM_FAMILIES, build_frames
 from reports.theme import variants
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_sweep
 
@@ -156,7 +156,7 @@ def test_runs_are_drawn_one_by_one_only_while_they_are_few(tmp_path: Path, monke
         write_run(tmp_path, run, top1_percent=[60.0 + run.seed])
     few = figure_of(gallery_of(tmp_path), "by-norm-batch")
     assert len(rows_of(few.page_specs()[0], 1)) == 6
-    for module in ("charts.batches", "figures.results"):
+    for module in ("charts.steps", "figures.by_steps"):
         monkeypatch.setattr(f"reports.{module}.MAX_RUN_MARKS", 5)
     many = figure_of(gallery_of(tmp_path), "by-norm-batch")
     assert "95 % t interval" in many.caption
@@ -203,7 +203,8 @@ def runs_frame(norms: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
         for i in range(done + 1)
     ]
     axes = {"norm_batch_size": 4, "arch": "net", "data": "set", "settings": "", "global_batch_size": 4}
-    return pd.DataFrame(rows).assign(**axes)
+    families = pd.CategoricalDtype(NORM_FAMILIES, ordered=True)
+    return pd.DataFrame(rows).assign(**axes).astype({"norm_family": families})
 
 
 def test_of_many_norms_charts_draw_bn_and_those_with_most_runs() -> None:
