@@ -40,7 +40,6 @@ class Cluster(Spec):
 
     @property
     def ranks(self) -> int:
-        """Ranks of each run."""
         return self.ntasks_per_node or 1
 
 

@@ -91,7 +91,8 @@ def no_slurm(command: str) -> SlurmError:
     """Return the error for a command of Slurm that is missing."""
     if command == "sacct" and shutil.which("squeue") is not None:
         return SlurmError("sacct is not installed here")
-    return SlurmError(f"{command} is not on the PATH; log in to a Slurm cluster, or leave out --cluster")
+    fix = "log in to a Slurm cluster, or leave out --cluster to train on this machine"
+    return SlurmError(f"{command} is not on the PATH: {fix}")
 
 
 def words(text: str) -> str:
