@@ -88,7 +88,7 @@ def remedies(
     torch.distributed, where each rank's replay would have its own running averages.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
-        raise UserError(f"{PURPOSE}: needs all batches in one process; one of {dist.get_world_size()}")
+        raise UserError(f"{PURPOSE}: needs all batches in one process, not in {dist.get_world_size()}")
     check_repeatable(batches, PURPOSE)
     layers = estimating_layers(model, PURPOSE)
     for momentum in momenta:
