@@ -112,7 +112,7 @@ class Desk:
 def wait_until_released(desk: Desk, run: Run) -> None:
     """Waits until no process trains a run."""
     deadline = time.monotonic() + 60
-    while is_locked(RunPaths(desk.output_dir / run.folder_name)):
+    while is_locked(RunPaths(desk.output_dir / run.folder_name).lock):
         assert time.monotonic() < deadline, "still training"
         time.sleep(0.1)
 
