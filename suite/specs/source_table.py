@@ -35,7 +35,8 @@ SOURCES = {
     "imagenet": Source(
         1000,
         "ImageNet's terms of access: non-commercial research",
-        not_prepared="cannot be downloaded: set data.path to the folder of train/n01440764/*.JPEG … and val/",
+        not_prepared="cannot be downloaded: set data.path to the folder that holds "
+        "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …",
         needs_path=True,
     ),
     "fashion-mnist": Source(
