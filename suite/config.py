@@ -47,7 +47,9 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             try:
                 OmegaConf.update(config, key.strip(), yaml.safe_load(text), merge=False, force_add=True)
             except (OmegaConfBaseException, TypeError, ValueError):
-                raise UserError(f"override {item!r}: {key.strip()} does not lead to a field") from None
+                raise UserError(
+                    f"override {item!r}: {key.strip()} does not lead to a field of {path}"
+                ) from None
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.checks import writing
-from jobs.cluster.backend import JobVerdict, settle
 from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted
 from jobs.local.process_log import also_logged_to, log_to_stderr
-from suite.errors import Preempted
+from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
@@ -56,10 +55,8 @@ class TrainTask:
                 if rank == 0 and not is_asked and (end.is_warned or _is_preempted()):
                     _requeue(run, folder)
             except Exception as error:
-                status = read_status(paths)
-                # Training itself may have written how it ended.
-                if rank == 0 and (status.state in UNFINISHED or status.died_silently):
-                    settle(folder, JobVerdict("failed", in_one_line(error)), status)
+                if rank == 0:
+                    _record_failure(run, folder, error)
                 raise
         return read_status(paths).state
 
@@ -85,6 +82,18 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
                 train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
+def _record_failure(run: Run, folder: Path, error: Exception) -> None:
+    """Write why the run failed into its record, unless training itself has written how it ended."""
+    status = read_status(RunPaths(folder))
+    if status.state not in UNFINISHED and not status.died_silently:
+        return
+    try:
+        with RecordWriter(run, folder) as record:
+            record.mark_ended("failed", in_one_line(error))
+    except (OSError, UserError) as failure:
+        log.error("%s: the record could not be written: %s", folder, failure)
+
+
 def _is_preempted() -> bool:
     """Return whether this job, which received SIGTERM, is being preempted; False where that is not known."""
     job = str(current_job())
@@ -104,7 +113,8 @@ def _requeue(run: Run, folder: Path) -> None:
         if fruitless >= MAX_FRUITLESS_STARTS:
             why = (
                 f"the warning came {fruitless} times in a row before a step was done: the time limit is too "
-                "short; raise time in the cluster's file, and retry with --cluster"
+                "short for a start, or for an evaluation; raise time in the cluster's file, and retry with "
+                "--cluster"
             )
             record.status("failed", fruitless_starts=0, reason=why)
             return
