@@ -32,7 +32,9 @@ class SlurmCluster(Cluster):
     partition: str | None = Field(None, description="null: the site's default")
     account: str | None = None
     qos: str | None = None
-    time: str | None = Field(None, description="'minutes', 'hours:minutes:seconds' or 'days-hours'")
+    time: str | None = Field(
+        None, description="limit, 'minutes', 'hours:minutes:seconds' or 'days-hours'; null: the site's"
+    )
     nodes: int = Field(1, ge=1, description="nodes of each run")
     gpus_per_node: int | None = Field(None, ge=1)
     cpus_per_task: int | None = Field(None, ge=1, description="cores of each rank; reaches srun too")

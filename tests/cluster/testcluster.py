@@ -34,7 +34,7 @@ from tests.cluster.cluster_files import (
 )
 from tests.cluster.daemons import ClusterError, environment, is_done, pid_of, run, start, stop, wait_for
 
-LOCK = Path("/run/shiftbench-cluster.lock")
+LOCKS, HOSTS_LOCK = Path("/run"), "shiftbench-cluster-hosts.lock"
 HOSTS = Path("/etc/hosts")
 HOSTS_MARK = "# shiftbench test cluster"
 
@@ -54,7 +54,7 @@ def up(configure: bool = True) -> None:
     reason = obstacle()
     if reason:
         raise ClusterError(reason)
-    with _alone():
+    with _locked(f"shiftbench-cluster-{NUMBER}.lock"):
         _up(configure)
 
 
@@ -62,7 +62,8 @@ def _up(configure: bool) -> None:
     FOLDER.mkdir(mode=0o755, exist_ok=True)
     if configure:
         _configure()
-    _name_nodes()
+    with _locked(HOSTS_LOCK):
+        _name_nodes()
     start("munged")
     wait_for("munged", (FOLDER / "munge.socket").exists)
     if not (FOLDER / "database" / "mysql").is_dir():
@@ -93,7 +94,7 @@ def down() -> None:
         raise ClusterError("it needs root on Linux")
     if not FOLDER.is_dir():
         return
-    with _alone():
+    with _locked(f"shiftbench-cluster-{NUMBER}.lock"):
         if pid_of("slurmctld") is not None:
             run("scancel", "--user=root", check=False)
             run("scancel", "--user=root", "--full", "--signal=KILL", check=False)
@@ -101,14 +102,15 @@ def down() -> None:
             stop(name)
         _kill_jobs()
         shutil.rmtree(FOLDER)
-        if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
-            _forget_nodes()
+        with _locked(HOSTS_LOCK):
+            if not any(path.is_dir() for path in FOLDER.parent.glob("shiftbench-cluster*")):
+                _forget_nodes()
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Hold a lock: the clusters of this machine share /etc/hosts."""
-    with LOCK.open("w") as lock:
+def _locked(name: str) -> Iterator[None]:
+    """Hold a lock: of one cluster, or of /etc/hosts, which the clusters of this machine share."""
+    with (LOCKS / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
