@@ -28,6 +28,7 @@ from tests.cluster.cluster_files import (
     CONF,
     FOLDER,
     NODES,
+    NUMBER,
     PACKAGES,
     SLURM_CONF,
     SLURMDBD_CONF,
