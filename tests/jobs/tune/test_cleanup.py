@@ -183,7 +183,7 @@ def test_processes_that_a_drivers_server_has_forked_are_ended_and_no_others(
         assert forked.poll() is None
         found = {process.pid for process in jobs.tune.cleanup._processes_of("mine")}
         assert set(forked._pids) <= found
-        assert len(found) == 2  # with the server
+        assert len(found) == 3  # with the server and its supervisor of the run
         end_processes("mine", is_forced=True)
         forked.wait(20)
         assert jobs.tune.cleanup._processes_of("mine") == []
