@@ -1,5 +1,6 @@
 """`python -m benchmarks`: measures how fast the suite is, beside the plainest code that does the same."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs import exit_codes
 from suite.errors import UserError
 
 if TYPE_CHECKING:
@@ -214,13 +216,14 @@ def _print_origin(console: Console, device: str) -> None:
 
 def main() -> None:
     """Run one benchmark. Bad input is one line on stderr and exit code 2."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(exit_codes.INTERRUPTED))
     try:
         app(prog_name="python -m benchmarks")
     except UserError as error:
         Console(stderr=True).print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
-        sys.exit(2)
+        sys.exit(exit_codes.BAD_USAGE)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def _check_together(one: Submission, chosen: Sequence[RunStatus], everyone: Sequ
     if others:
         raise UserError(
             f"{len(others)} other run{'s'[: len(others) != 1]} of the same {one.scheduler} submission would "
-            f"end too: its {backend_of(one).job_noun} is one process; `shiftbench cancel --all` ends them all"
+            f"end too: its {backend_of(one).job_noun} is one process; `shiftbench cancel --all` ends them "
+            "all, and `shiftbench submit` resumes them"
         )
 
 

@@ -45,11 +45,22 @@ def _matches(run: RunStatus, text: str) -> bool:
 
 
 def active_jobs(ledger: Ledger) -> dict[str, str]:
-    """Return the job of every run folder that is queued or running, by name. Raises UserError."""
-    active: dict[str, str] = {}
-    for backend, submissions in by_backend(ledger.read(), lambda one: one).items():
-        active |= backend.active(submissions, ledger.output_dir)
-    return active
+    """Return the job of every run folder that is queued or running, by name. Raises UserError.
+
+    If several submissions of one folder are active, it is the job of the newest one.
+    """
+    found: dict[str, str] = {}
+    submissions = ledger.read()
+    answers = {
+        one.token: active
+        for backend, ones in by_backend(submissions, lambda one: one).items()
+        for active in [backend.active(ones, ledger.output_dir)]
+        for one in ones
+    }
+    for one in submissions:  # oldest first
+        active = answers[one.token]
+        found |= {name: active[name] for name in one.folders if name in active}
+    return found
 
 
 def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOverview:

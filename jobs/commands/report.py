@@ -63,5 +63,7 @@ def report(
     files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
     print_summary(Console(), files.frames)
     collection = files.frames.collection
-    console.print(f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs were read, the others cached)")
+    console.print(
+        f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others cached)"
+    )
     show(files)

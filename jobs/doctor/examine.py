@@ -3,10 +3,11 @@
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.cluster.clusters import LocalCluster, SlurmCluster
+from jobs.cluster.clusters import LocalCluster, SlurmCluster, is_slurm
 from jobs.cluster.ledger import jobs_folder
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot
@@ -26,7 +27,11 @@ OWN_VIEW = "nodes' own view"
 def examine(
     cluster: SlurmCluster | LocalCluster, output_dir: Path, data: Sequence[str], wait_s: int, with_nodes: bool
 ) -> Iterator[Finding]:
-    """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway."""
+    """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway.
+
+    Raises UserError for a scheduler that no topic knows.
+    """
+    is_slurm(cluster)
     case, is_refused = Case(cluster), False
     for topic in login_topics(case):
         for finding in topic.judge(case):
@@ -63,15 +68,17 @@ def ask_here(topic: Topic, case: Case) -> None:
 def _node_findings(case: Case, output_dir: Path, data: Sequence[str], wait_s: int) -> Iterator[Finding]:
     python = case.cluster.python if case.cluster.scheduler == "slurm" else None
     check, fix, token = "jobs folder", JOBS_FOLDER, secrets.token_hex(4)
-    try:
-        sources = snapshot(jobs_folder(output_dir, case.cluster.jobs_folder) / "code")
-        check, fix = "output folder", "set --output-dir to a folder that you can write to"
-        with shared_folder_probe(output_dir, token) as (folder, lock):
-            paths = str(output_dir), str(sources), python or sys.executable
-            case = ask_nodes(case, Request(str(folder), token, list(data), *paths), lock, wait_s)
-            yield from judge_nodes(case, wait_s)
-    except UserError as error:
-        yield Finding(check, "problem", str(error), fix)
+    with ExitStack() as stack:
+        try:
+            sources = snapshot(jobs_folder(output_dir, case.cluster.jobs_folder) / "code")
+            check, fix = "output folder", "set --output-dir to a folder that you can write to"
+            folder, lock = stack.enter_context(shared_folder_probe(output_dir, token))
+        except UserError as error:
+            yield Finding(check, "problem", str(error), fix)
+            return
+        paths = str(output_dir), str(sources), python or sys.executable
+        case = ask_nodes(case, Request(str(folder), token, list(data), *paths), lock, wait_s)
+        yield from judge_nodes(case, wait_s)
 
 
 def ask_nodes(case: Case, request: Request, lock: Answer, wait_s: int) -> Case:

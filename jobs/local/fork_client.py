@@ -27,7 +27,7 @@ import psutil
 
 from jobs import exit_codes
 from jobs.local.process import THREADS, PlainProcess, ProcessSpec, RunProcess, StartProcess, end
-from suite.provenance import ROOT
+from suite.provenance import ROOT, SOURCE_PACKAGES
 
 SERVER_VARIABLE = "SHIFTBENCH_FORK_SERVER"
 LOG = "server.log"
@@ -46,7 +46,7 @@ log = logging.getLogger("shiftbench")
 
 @contextmanager
 def process_starter(num_processes: int, environment: Mapping[str, str]) -> Iterator[StartProcess]:
-    """Yield the function that starts processes of this machine in the quickest way.
+    """Yield the function that starts processes of this machine: by a fork server, else as fresh Pythons.
 
     The server that SHIFTBENCH_FORK_SERVER names forks them, or one that is started here for several of them.
     A single process is a fresh Python, and so is one that no server can fork, which is logged.
@@ -112,7 +112,7 @@ def _start_server(path: Path, environment: Mapping[str, str]) -> "subprocess.Pop
         listener.bind(str(path))
         listener.listen(128)
         return subprocess.Popen(
-            [*COMMAND, str(listener.fileno())],
+            [*COMMAND, str(listener.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -126,10 +126,15 @@ def _serves(path: Path, environment: Mapping[str, str]) -> bool:
     """Whether a server at `path` forks processes that equal fresh ones with this environment."""
     try:
         with _connect(path) as connection, connection.makefile() as lines:
-            return misfit(json.loads(lines.readline())["traits"], traits(environment)) is None
+            greeting = json.loads(lines.readline())
+        if "traits" not in greeting:
+            raise OSError(greeting["refused"])
+        if name := misfit(greeting["traits"], traits(environment)):
+            raise OSError(f"it was started with another {name}")
     except (OSError, ValueError, KeyError) as error:
-        log.warning("%s=%s: no fork server answers: %s", SERVER_VARIABLE, path, error)
+        log.warning("%s=%s: this fork server is not used: %s", SERVER_VARIABLE, path, error)
         return False
+    return True
 
 
 def _connect(path: Path) -> socket.socket:
@@ -149,7 +154,7 @@ def _connect(path: Path) -> socket.socket:
 class ForkedProcess:
     """A process that a fork server has forked. Waits for a server that still imports.
 
-    The connection is a lease: when it is closed, also by the end of this process, the other receives SIGTERM.
+    The connection is a lease: when it is closed, also by the end of this process, the fork receives SIGTERM.
     Raises OSError when the server cannot be reached or does not fork.
     """
 
@@ -157,7 +162,9 @@ class ForkedProcess:
         self.returncode: int | None = None
         self._path, self._spec = path, spec
         self._connection = _connect(path)
-        self._lines = self._connection.makefile("rb")
+        self._lines = self._connection.makefile(
+            "rb", buffering=0
+        )  # so that `_is_readable` sees every message
         try:
             if name := misfit(self._next_message()["traits"], traits(spec.environment)):
                 raise OSError(f"it was started with another {name}")
@@ -168,14 +175,24 @@ class ForkedProcess:
             raise
 
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+        while self.returncode is None and self._is_readable():
             try:
-                self.returncode = self._next_message()["code"]
+                message = self._next_message()
             except OSError:
                 if all(map(is_gone, self._pids)):  # the kernel has signalled them
-                    log.error("the fork server's supervisor of process %d was killed", self._pids[0])
+                    log.error("the fork server's supervisor of processes %s was killed", self._pids)
                     self.returncode = exit_codes.FAILURE
+                break
+            if "ended" in message:
+                self._pids.remove(message["ended"])
+            else:
+                self.returncode = message["code"]
         return self.returncode
+
+    def _is_readable(self) -> bool:
+        poller = select.poll()  # `select.select` refuses file descriptors above 1023
+        poller.register(self._connection, select.POLLIN)
+        return bool(poller.poll(0))
 
     def wait(self, timeout: float | None = None) -> int:
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
@@ -211,7 +228,7 @@ class ForkedProcess:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, or has only its parent's `wait` ahead."""
+    """Whether a process has ended, or is a zombie."""
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     return True
@@ -227,16 +244,22 @@ def send_message(connection: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def traits(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a process with this environment takes from its parent for good: a fork has its server's."""
+    """Return what a process with this environment cannot change once it runs; a fork has its server's."""
     found = {name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}
     return {
         **found,
         "python": sys.executable,
-        "sources": str(ROOT),
+        "sources": f"{ROOT} {_newest_source_ns()}",
         "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
         "nice": str(os.nice(0)),
         "cgroup": Path("/proc/self/cgroup").read_text(),
     }
+
+
+def _newest_source_ns() -> int:
+    """Return the newest modification time of a source file: a server has imported what was there before."""
+    sources = (path for package in SOURCE_PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return max(path.stat().st_mtime_ns for path in sources)
 
 
 def misfit(server: Mapping[str, str], client: Mapping[str, str]) -> str | None:

@@ -1,8 +1,8 @@
 """The fork server: imports torch and the suite once, and forks a process for each request.
 
-`python -m jobs.local.fork_server LISTENER_FD`, which `fork_client` starts. It has one thread, no CUDA and no
-DALI pipeline: a fork has none of its parent's other threads, and CUDA does not survive a fork. The
-environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
+`python -m jobs.local.fork_server LISTENER_FD PARENT_PID`, which `fork_client` starts. It has one thread, no
+CUDA and no DALI pipeline: a fork has none of its parent's other threads, and CUDA does not survive a fork.
+The environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
 """
 
 import atexit
@@ -39,17 +39,26 @@ GRACE_S = 30  # torchrun's, between SIGTERM and SIGKILL
 def serve(listener: socket.socket, own_traits: Mapping[str, str]) -> None:
     """Fork a supervisor for each connection until SIGTERM; ask these to end, and wait for them.
 
-    A supervisor forks and follows the processes of one client, so that the server has no state to lose.
+    A supervisor forks and follows the processes of one client; the server keeps no record of runs.
     """
-    server, supervisors = os.getpid(), set()
-    for number in STOP_SIGNALS:  # the others are for the runs alone
+    server, supervisors, is_closing = os.getpid(), set(), False
+
+    def close(*_: object) -> None:
+        nonlocal is_closing
+        is_closing = True
+        listener.shutdown(socket.SHUT_RDWR)  # ends `accept`
+
+    for number in STOP_SIGNALS:  # a terminal's signals reach the launcher, which passes them on to its runs
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: listener.shutdown(socket.SHUT_RDWR))
-    while True:
+    signal.signal(signal.SIGTERM, close)
+    while not is_closing:
         try:
             connection, _ = listener.accept()
-        except OSError:  # it has been shut down
-            break
+        except OSError as error:
+            if not is_closing:  # such as too many open files: the client starts a fresh process
+                print(f"a connection was not accepted: {error}", file=sys.stderr, flush=True)
+                time.sleep(0.1)
+            continue
         reason = reason_not_to_fork()
         if (uid := peer_uid(connection)) != os.getuid():
             reason = f"refused: a connection of user {uid}"
@@ -62,7 +71,13 @@ def serve(listener: socket.socket, own_traits: Mapping[str, str]) -> None:
         else:
             if pid == 0:
                 listener.close()
-                supervise(connection, server, own_traits, reason)
+                try:
+                    supervise(connection, server, own_traits, reason)
+                except BaseException as error:
+                    sys.excepthook(*sys.exc_info())
+                    send_message(connection, {"refused": f"{type(error).__name__}: {error}"})
+                finally:
+                    os._exit(exit_codes.FAILURE)
             supervisors.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         connection.close()
@@ -90,8 +105,9 @@ def reason_not_to_fork() -> str | None:
 
 
 def preload() -> None:
-    """Import everything that training needs. The loaders need torch, which a test's trainer does without."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library would start its threads on import
+    """Import everything that training needs; no loader for a trainer without torch, as tests have it."""
+    # numpy's library would start its threads on import. If the user wants several, no process is forked.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in PRELOADED:
         importlib.import_module(name)
     for name in LOADERS if "torch" in sys.modules else ():
@@ -169,9 +185,10 @@ def _fork_and_follow(
     while running:
         pid, status = os.wait()
         running.discard(pid)
+        send_message(connection, {"ended": pid})  # its process id may be reused from now on
         code = os.waitstatus_to_exitcode(status)
         if code and not first:
-            first = code if num_ranks == 1 else min(code, exit_codes.FAILURE)  # as torchrun
+            first = code if num_ranks == 1 else min(code, exit_codes.FAILURE)  # a rank's own code says little
             end_all()
     del store
     send_message(connection, {"code": first})
@@ -194,11 +211,11 @@ def _become(
     """Turn this fork into what was requested, and run it. Returns the exit code."""
     os.setsid()
     os.umask(request["umask"])
-    os.chdir(request["cwd"])
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for number in (1, 2):
         os.dup2(log, number)
     os.close(log)
+    os.chdir(request["cwd"])
     signal_when_parent_ends(signal.SIGKILL if variables else signal.SIGTERM, supervisor)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -223,7 +240,7 @@ def _become(
 
 
 def _finish(task: Callable[[], int]) -> NoReturn:
-    """Run a task and end this process as Python would, but for the teardown of its modules."""
+    """Run a task and end this process as Python does, without tearing down modules."""
     code = exit_codes.FAILURE
     try:
         code = task()
@@ -232,7 +249,7 @@ def _finish(task: Callable[[], int]) -> NoReturn:
             code = error.code or exit_codes.DONE
         else:
             sys.excepthook(*sys.exc_info())
-    # What multiprocessing does in its forks, too.
+    # multiprocessing ends its forks in the same way.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -241,8 +258,8 @@ def _finish(task: Callable[[], int]) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Serve until SIGTERM."""
-    signal_when_parent_ends(signal.SIGTERM)
+    """Serve until SIGTERM, or until the process that started this one has ended."""
+    signal_when_parent_ends(signal.SIGTERM, int(sys.argv[2]))
     listener = socket.socket(fileno=int(sys.argv[1]))
     folder = Path(listener.getsockname()).parent
     own_traits = traits(os.environ)

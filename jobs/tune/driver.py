@@ -88,7 +88,8 @@ def drive(
         stop = StopConditions(study.spec.budget, study.name, output_dir, lambda: search.runs)
         errors: list[str] = []
         server: AbstractContextManager[Path | None] = nullcontext()
-        if not is_slurm(cluster):  # forks the processes of trials
+        # Forks the processes of trials. Ray's other machines could not reach it.
+        if not is_slurm(cluster) and ray_options.address is None:
             server = own_server(environment_of(study.samples, threads, context.variables))
         with stop.handling_signals(), view, server as path:
             context = replace(context, fork_server=path)

@@ -5,6 +5,7 @@ Either way it is an ordinary run. A run that another process trains is followed,
 
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ SILENCE_S = 60.0
 STOP_REQUEST_S = 20.0
 # In the environment of every process that a driver's trials start: the driver finds them by it.
 DRIVER_VARIABLE = "SHIFTBENCH_STUDY_DRIVER"
+JOB = re.compile(r"\d+(_\d+)?")  # of Slurm; the queue of another user says more
 
 log = logging.getLogger("shiftbench")
 
@@ -214,8 +216,8 @@ class SlurmRunner:
         while not (is_over := self.is_over()) and self._state == "running" and time.monotonic() < deadline:
             time.sleep(POLL_S)
         try:
-            if is_over or (job := self._job()) is None:
-                return
+            if is_over or not JOB.fullmatch(job := self._job() or ""):
+                return  # nothing to cancel, or a job that is not this study's
             ask("scancel", job)
         except SlurmError as error:  # the driver ends it, or the next driver finds it
             log.warning("%s: its job could not be ended: %s", self.run.label, error)

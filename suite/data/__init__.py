@@ -157,9 +157,13 @@ def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: in
     entry = LOADERS[data.loader]
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:
-        return _made(entry.loader, share, data, device=device, **options)
+        kind = resolve(entry.loader)
     except ImportError as error:
+        if (error.name or "").startswith("suite"):
+            raise  # a fault of ours
         raise UserError(f"the loader {data.loader} cannot be imported ({error}): {entry.install}") from None
+    loader: Loader = kind(share, data, device=device, **options)
+    return loader
 
 
 def _made(reference: str, *arguments: Any, **options: Any) -> Loader:

@@ -71,7 +71,9 @@ class Record:
             raise UserError(f"{paths.run}: not a readable run")
         version = config.pop("schema_version", 0)
         if version > SCHEMA_VERSION:
-            raise UserError(f"{paths.run}: schema {version} is newer than this one's; upgrade")
+            raise UserError(
+                f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
+            )
         provenance, damaged_provenance = read_lines(paths.provenance, ())
         lines, damaged = read_lines(paths.measurements, MEASUREMENT_KEYS) if with_measurements else ([], 0)
         status = read_status(paths)

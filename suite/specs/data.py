@@ -57,7 +57,8 @@ class DataSpec(Spec):
         for name in ("crop_area", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):
-                raise ValueError(f"{name} must be 0 < low ≤ high (area: ≤ 1), got [{low}, {high}]")
+                expected = "[low, high] with 0 < low ≤ high (area: ≤ 1)"
+                raise ValueError(f"{name} must be {expected}, got [{low}, {high}]")
         if self.eval_resize is None:
             object.__setattr__(self, "eval_resize", round(self.image_size * 256 / 224))
         elif self.eval_resize < self.image_size:

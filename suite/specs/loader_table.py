@@ -38,7 +38,7 @@ LOADERS = {
     ),
     "torchvision": LoaderEntry(
         "suite.data.vision:VisionLoader",
-        "torchvision does in worker processes",
+        "torchvision decodes and crops, in worker processes on the CPU",
         {"num_workers": "data_threads"},
         threads="worker processes",
     ),

@@ -75,6 +75,10 @@ class Choice(Grid):
     kind: Literal["choice"]  # type: ignore[assignment]
 
 
+EXPONENTS = {"linear": 1.0, "sqrt": 0.5, "constant": 0.0}
+"""The rules of a scaled axis: value × (field / reference) ^ exponent."""
+
+
 class Scaled(AxisSpec):
     """A number that follows another field by each of these rules: value × (field / reference) ^ exponent.
 
@@ -85,7 +89,7 @@ class Scaled(AxisSpec):
     of: str = Field(description="the field that it follows; before this one in the space")
     reference: float = Field(gt=0, description="where that field has this value, the number is `value`")
     value: float
-    rules: tuple[Literal["linear", "sqrt", "constant"], ...] = Field(("linear",), min_length=1)
+    rules: tuple[Literal[tuple(EXPONENTS)], ...] = Field(("linear",), min_length=1)  # type: ignore[valid-type]
 
     @property
     def needs(self) -> list[tuple[str, str]]:
@@ -99,8 +103,7 @@ class Scaled(AxisSpec):
         field = look_up(point, self.of)
         if not isinstance(field, int | float) or isinstance(field, bool) or field <= 0:
             raise ValueError(f"{key} follows {self.of}, which is {field!r} and not a positive number")
-        exponent = {"linear": 1.0, "sqrt": 0.5, "constant": 0.0}[option]
-        return float(self.value * (field / self.reference) ** exponent)
+        return float(self.value * (field / self.reference) ** EXPONENTS[option])
 
 
 class _Interval(AxisSpec):

@@ -178,9 +178,10 @@ class StudySpec(Spec):
                 expected = f"a field of {', '.join(SWEEPING)} that decides a result, such as recipe.lr"
                 raise ValueError(f"space: {key}: expected {expected}")
         check_order(self.space)
-        is_drawn = self.search.num_proposed is None and any(axis.is_drawn for axis in self.space.values())
-        if self.num_samples > 1 and not is_drawn:
-            raise ValueError("num_samples: no field is drawn, or the search proposes its points; remove it")
+        if self.num_samples > 1 and self.search.num_proposed is not None:
+            raise ValueError("num_samples: the search proposes search.num_points points; remove num_samples")
+        if self.num_samples > 1 and not any(axis.is_drawn for axis in self.space.values()):
+            raise ValueError("num_samples: no field of the space is drawn; remove num_samples")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different numbers, got {list(self.seeds)}")
         if len({objective.metric for objective in self.objectives}) != len(self.objectives):

@@ -72,7 +72,9 @@ class Study:
             content = _with(content, key.split("."), value)
         runs = expand(content, self.name).runs
         if len(runs) != len(self.spec.seeds):
-            raise UserError("a list sweeps, and a point is one cell: list no values, in the base either")
+            raise UserError(
+                "a point is one cell, but a list gives several: give each field one value, in the base too"
+            )
         return StudyPoint(values, runs)
 
 

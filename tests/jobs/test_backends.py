@@ -14,7 +14,7 @@ from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.overview import active_jobs, log_files, overview
 from jobs.cluster.submit import plan, scripts, submit
 from jobs.doctor.examine import examine
-from jobs.tune.runners import RunContext, runner_for
+from jobs.tune.runners import TrialContext, runner_for
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
@@ -145,7 +145,8 @@ def test_a_study_and_the_doctor_refuse_a_scheduler_that_they_cannot_use(
     pbs: PbsBackend, tmp_path: Path
 ) -> None:
     cluster: Any = parse_cluster({"scheduler": "pbs", "name": "site"}, "site.yaml")
-    context = RunContext("mine", tmp_path, cluster, 1, None, "token")
+    study: Any = None  # is not read
+    context = TrialContext(study, tmp_path, cluster, 1, None, "token")
     refusal = "cluster site: expected scheduler local or slurm, got pbs"
     with pytest.raises(UserError, match=refusal):
         runner_for(three_runs()[0], context)

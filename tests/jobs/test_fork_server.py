@@ -179,7 +179,7 @@ def test_a_process_is_asked_to_stop_when_its_supervisor_is_killed(
     os.kill(psutil.Process(process._pids[0]).ppid(), signal.SIGKILL)
     assert process.wait(60) == 1
     assert (tmp_path / "out").read_text() == "asked to stop"
-    assert f"supervisor of process {process._pids[0]} was killed" in caplog.text
+    assert f"supervisor of processes [{process._pids[0]}] was killed" in caplog.text
 
 
 def test_ranks_are_killed_with_their_supervisor(server: Path, tmp_path: Path) -> None:

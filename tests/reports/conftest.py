@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reports.write.report_folder import ReportFiles, build_report
+from tests.helpers.browser import browser  # noqa: F401 - a fixture
 from tests.helpers.records import write_sweep
 
 
