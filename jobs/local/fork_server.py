@@ -2,7 +2,8 @@
 
 `python -m jobs.local.fork_server LISTENER_FD PARENT_PID`, which `fork_client` starts. It has one thread, no
 CUDA and no DALI pipeline: a fork has none of its parent's other threads, and CUDA does not survive a fork.
-The environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of the user.
+The environment variable SHIFTBENCH_FORK_SERVER names the socket of a running server, for any command of
+the user.
 """
 
 import atexit
