@@ -29,7 +29,7 @@ def train_killed_at_the_probe(run: Run, folder: Path) -> list[int]:
 def _train_to_the_probe(run: Run, folder: Path) -> None:
     from suite.train import epoch_end, train_run
 
-    epoch_end.measure_shift = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    epoch_end.measure_shift = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     train_run(run, folder)
 
 
@@ -49,10 +49,10 @@ def _train_into(phase: str, run: Run, folder: Path, rank: int, world_size: int, 
 
     called = getattr(epoch_end, phase)
 
-    def signal_then_call(*args: object) -> object:
+    def signal_then_call(*args: object, **options: object) -> object:
         if rank == world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return called(*args)
+        return called(*args, **options)
 
     setattr(epoch_end, phase, signal_then_call)
     _train(run, folder, rank, world_size, port, None, 0)
