@@ -75,7 +75,7 @@ class JobVerdict:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SchedulerAnswer:
     """What a scheduler says of a run: its job's id, its nodes, and the state that follows."""
 
     job: str | None = None
@@ -157,7 +157,7 @@ class Backend(Protocol[ClusterT]):
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
-    ) -> tuple[dict[Path, Answer], list[str]]:
+    ) -> tuple[dict[Path, SchedulerAnswer], list[str]]:
         """Return an answer for each run folder, and a note for each question that stayed unanswered."""
 
     def out_of_reach(self, submission: Submission) -> str | None:

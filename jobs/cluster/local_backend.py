@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.checks import read_run
-from jobs.cluster.backend import Answer, Cluster, JobVerdict, NewJob, RunStatus, SubmittedRun, settle
+from jobs.cluster.backend import Cluster, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun, settle
 from jobs.cluster.ledger import Ledger, Submission, private_folder
 from suite.errors import UserError
 from suite.paths import RunPaths
@@ -69,9 +69,9 @@ class LocalBackend:
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
-    ) -> tuple[dict[Path, Answer], list[str]]:
+    ) -> tuple[dict[Path, SchedulerAnswer], list[str]]:
         verdicts = {r.folder: _verdict(r.status, r.submission, is_being_submitted) for r in runs}
-        return {r.folder: Answer(r.submission.job_id, "", verdicts[r.folder]) for r in runs}, []
+        return {r.folder: SchedulerAnswer(r.submission.job_id, "", verdicts[r.folder]) for r in runs}, []
 
     def out_of_reach(self, submission: Submission) -> str | None:
         where = f"the launcher of {submission.name} runs on {submission.host}: cancel there"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cluster.backend import Answer, JobVerdict, RunStatus, SubmittedRun, settle
+from jobs.cluster.backend import JobVerdict, RunStatus, SchedulerAnswer, SubmittedRun, settle
 from jobs.cluster.clusters import backend_of, by_backend
 from jobs.cluster.ledger import Ledger
 from suite.errors import UserError
@@ -73,7 +73,7 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         only = [*(paths.folder for paths in find_runs([output_dir])), *latest]
     statuses = {folder: read_status(RunPaths(folder)) for folder in dict.fromkeys(only)}
     submitted = [SubmittedRun(f, status, latest[f]) for f, status in statuses.items() if f in latest]
-    answers: dict[Path, Answer] = {}
+    answers: dict[Path, SchedulerAnswer] = {}
     notes: list[str] = []
     for backend, runs in by_backend(submitted, lambda run: run.submission).items():
         found, unanswered = backend.query(runs, is_being_submitted=ledger.is_held())
@@ -81,7 +81,7 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         notes += unanswered
     shown = []
     for folder, status in statuses.items():
-        answer = answers.get(folder, Answer())
+        answer = answers.get(folder, SchedulerAnswer())
         verdict = answer.verdict or JobVerdict(status.state, status.reason or "")
         if verdict.is_final:
             settle(folder, verdict, status)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cluster import sbatch, slurm_commands
-from jobs.cluster.backend import Answer, JobVerdict, NewJob, RunStatus, SubmittedRun
+from jobs.cluster.backend import JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
 from jobs.cluster.ledger import Submission, private_folder
 from jobs.cluster.sbatch import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
@@ -83,7 +83,7 @@ class SlurmBackend:
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
-    ) -> tuple[dict[Path, Answer], list[str]]:
+    ) -> tuple[dict[Path, SchedulerAnswer], list[str]]:
         notes: list[str] = []
         submissions = {run.submission.token: run.submission for run in runs}
         ids = {token: self.job_ids(one) for token, one in submissions.items()}
@@ -93,7 +93,7 @@ class SlurmBackend:
             seen = slurm_commands.queue(run.submission.name for run in [*unsettled, *returning])
         except SlurmError as error:
             notes.append(f"Slurm does not answer, so this is what the records say: {error}")
-            return {run.folder: Answer(_job_in(ids, run)) for run in runs}, notes
+            return {run.folder: SchedulerAnswer(_job_in(ids, run)) for run in runs}, notes
         by_name = {job.name: job.job.partition("_")[0] for job in seen.values()}
         ids |= {key: self.job_ids(one, by_name.get(one.name)) for key, one in submissions.items()}
         names = {job: run.submission.name for run in unsettled if (job := _job_in(ids, run))}
@@ -117,7 +117,7 @@ class SlurmBackend:
                 verdict = of_job(run.status, run.submission, job, found, is_being_submitted)
             elif found is not None and found.state in WAITING and may_come_back(run.status, job):
                 verdict = JobVerdict("queued", f"{found.reason or found.state}; {run.status.reason}")
-            answers[run.folder] = Answer(job, found.nodes if found else "", verdict)
+            answers[run.folder] = SchedulerAnswer(job, found.nodes if found else "", verdict)
         return answers, notes
 
     def out_of_reach(self, submission: Submission) -> str | None:

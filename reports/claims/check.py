@@ -20,7 +20,7 @@ from reports.paper.published import Label
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
 
 CheckOutcome = Literal["holds", "fails", "inconclusive"]
-Comparison = Literal["above", "below", "disjoint"]
+Side = Literal["above", "below", "disjoint"]
 _WORDS: dict[CheckOutcome, str] = {
     "holds": "",
     "fails": "not ",
@@ -52,7 +52,7 @@ class Check:
     unit: str
     values: tuple[float, ...]
     decimals: int
-    comparison: Comparison = "above"
+    comparison: Side = "above"
     bound: float = 0.0
     others: tuple[float, ...] = ()
     paper: PaperNumber | None = None
@@ -155,7 +155,7 @@ class Rule:
     unit: str
     decimals: int
     metric: Callable[[Frames], Iterable[Measured]]
-    comparison: Comparison
+    comparison: Side
     margin: float = 0.0
 
     def check(self, found: Measured) -> Check:

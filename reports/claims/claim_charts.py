@@ -10,7 +10,7 @@ from reports.charts.band import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
 from reports.claims.inference import errors
 from reports.claims.noise_loss import relative_top1
-from reports.claims.positions import BATCH_FREE_NORMS, POSITIONS, top1_by_site
+from reports.claims.positions import CLAIMED_NORMS, POSITIONS, top1_by_site
 from reports.claims.result import Evidence
 from reports.figures import Figure, Panel
 from reports.figures.figure import MAX_PANELS
@@ -157,7 +157,7 @@ def _positions(frames: Frames) -> ClaimCharts:
         for top1 in by_seed.values()
     ]
     values = pd.DataFrame(rows, columns=["norm", "x", "value"])
-    lines = tuple(norm for norm in map(str.upper, BATCH_FREE_NORMS) if norm in set(values.norm))
+    lines = tuple(norm for norm in map(str.upper, CLAIMED_NORMS) if norm in set(values.norm))
     if values.x.nunique() > 1:
         axes = LineAxes("Position", "Top-1 (%)", lines, ticks=(1, 2, 3), tick_prefix="P")
         ours = _means(values, "norm", "x")

@@ -15,7 +15,7 @@ from reports.frames import Frames
 
 # As the claim names them: a norm that is added later is not part of its rules.
 POSITIONS = ("p1", "p2", "p3")
-BATCH_FREE_NORMS = ("gn", "ln", "in", "gw")
+CLAIMED_NORMS = ("gn", "ln", "in", "gw")
 
 
 def top1_by_site(frames: Frames) -> dict[tuple[str, str], dict[int, float]]:
@@ -53,7 +53,7 @@ RULES = (
     )
     + tuple(
         Rule(f"{_AT_WORST}, GN less {bfn.upper()}", "points", 2, partial(_gn_less, bfn), "above")
-        for bfn in BATCH_FREE_NORMS
+        for bfn in CLAIMED_NORMS
         if bfn != "gn"
     ),
 )

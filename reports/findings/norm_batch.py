@@ -31,7 +31,7 @@ BySeed = dict[int, float]
 
 
 @dataclass(frozen=True)
-class Answer:
+class NormBatchAnswer:
     """A sentence and the number in it. `norm_batch_size`: None where none of those that were run is one."""
 
     kind: str
@@ -41,7 +41,7 @@ class Answer:
     estimate: Estimate | None = None
 
 
-def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
+def norm_batch_answers(frames: Frames, margin_points: float) -> list[NormBatchAnswer]:
     """For each model, data set and global batch at which BN was run with two or more norm batches.
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
@@ -51,7 +51,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[Answer]:
     which XBN's top-1 is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
     than `margin_points` of top-1 against its own largest one.
     """
-    found: list[Answer] = []
+    found: list[NormBatchAnswer] = []
     counted = frames.runs[frames.runs.counted & frames.runs.has_bn]
     # Where a norm batch was run with several batches per GPU, each has its own answers.
     cell = [*CONTEXT, "norm", "norm_batch_size", "seed"]
@@ -88,17 +88,17 @@ def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
     return dict(sorted(found.items()))
 
 
-def _left_out(runs: pd.DataFrame) -> Iterator[Answer]:
+def _left_out(runs: pd.DataFrame) -> Iterator[NormBatchAnswer]:
     """Name what did not complete, and so is in no answer, since it may be the worst."""
     missing = runs[runs.state != "completed"]
     cells = missing.groupby(["norm", "norm_batch_size", "state"], sort=False).size()
     texts = [f"{key[0]} at {key[1]}: {count} {key[2]}" for key, count in cells.items()]  # type: ignore[index]
     if texts:
         text = f"Left out of these, since they did not complete: {'; '.join(texts)}."
-        yield Answer("left_out", "", text)
+        yield NormBatchAnswer("left_out", "", text)
 
 
-def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
+def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[NormBatchAnswer]:
     sizes = list(esm)
     seeds = _in_all(list(esm.values())) if len(sizes) > 1 else []
     found = mean_interval(-_log_slope({size: esm[size][seed] for size in sizes}) for seed in seeds)
@@ -106,7 +106,7 @@ def _grows(name: str, esm: dict[int, BySeed]) -> Iterator[Answer]:
         return
     factor = found.exp()
     text = sentence("esm_per_halving", name=name, factor=factor, sizes=sizes)
-    yield Answer("esm_per_halving", name, text, None, factor)
+    yield NormBatchAnswer("esm_per_halving", name, text, None, factor)
 
 
 def _log_slope(values: dict[int, float]) -> float:
@@ -114,7 +114,7 @@ def _log_slope(values: dict[int, float]) -> float:
     return slope([math.log2(size) for size in values], [math.log(value) for value in values.values()])
 
 
-def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iterator[Answer]:
+def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iterator[NormBatchAnswer]:
     """`shared`: run, rival and value of `over_shared_layers`."""
     found: dict[str, tuple[list[int], Comparison]] = {}
     for name, runs in variants.items():
@@ -129,7 +129,7 @@ def _against_bn(shared: pd.DataFrame, variants: dict[str, pd.DataFrame]) -> Iter
         if (ratio := one.estimate) is not None:
             outcome = judge(ratio, p, 1.0)
             text = sentence("esm_against_bn", name=name, ratio=ratio, outcome=outcome, sizes=sizes)
-            yield Answer("esm_against_bn", name, text, None, ratio)
+            yield NormBatchAnswer("esm_against_bn", name, text, None, ratio)
 
 
 def _in_all(values: Sequence[BySeed]) -> list[int]:
@@ -147,7 +147,7 @@ def _adjusted(comparisons: pd.DataFrame, place: dict[str, object]) -> dict[tuple
 
 def _beats(
     name: str, ours: dict[int, BySeed], bn: dict[int, BySeed], p_values: dict[tuple[str, int], float]
-) -> Iterator[Answer]:
+) -> Iterator[NormBatchAnswer]:
     differences = {s: e for s in bn if (e := paired_difference(ours.get(s, {}), bn[s])) is not None}
     if not differences:
         return
@@ -158,14 +158,14 @@ def _beats(
         largest = max(surely)
         there, others = differences[largest], [size for size in differences if size not in surely]
         text = sentence("xbn_beats_bn", name=name, largest=largest, difference=there, others=others)
-        yield Answer("xbn_beats_bn", name, text, largest, there)
+        yield NormBatchAnswer("xbn_beats_bn", name, text, largest, there)
     else:
         most = max(e.n for e in differences.values())
         text = sentence("xbn_does_not_beat_bn", name=name, sizes=list(differences), seeds=most)
-        yield Answer("xbn_beats_bn", name, text)
+        yield NormBatchAnswer("xbn_beats_bn", name, text)
 
 
-def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
+def _loses(bn: dict[int, BySeed], margin: float) -> NormBatchAnswer:
     largest = max(bn)
     differences = {
         s: e for s in bn if s < largest and (e := paired_difference(bn[s], bn[largest])) is not None
@@ -177,7 +177,7 @@ def _loses(bn: dict[int, BySeed], margin: float) -> Answer:
     if not below:
         most = max((e.n for e in differences.values()), default=0)
         text = sentence("bn_does_not_lose", **texts, sizes=list(differences), seeds=most)
-        return Answer("bn_loses", "BN", text)
+        return NormBatchAnswer("bn_loses", "BN", text)
     threshold, at = min(size for size in bn if size > max(below)), max(below)
     text = sentence("bn_loses", **texts, threshold=threshold, at=at, difference=differences[at])
-    return Answer("bn_loses", "BN", text, threshold, differences[at])
+    return NormBatchAnswer("bn_loses", "BN", text, threshold, differences[at])

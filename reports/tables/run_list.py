@@ -10,7 +10,7 @@ from urllib.parse import quote
 from reports.collect import Skipped
 from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, count_cell, plural
-from reports.tables.table import MAX_ROWS, Cell, Column, Link, State, Table, cut_short
+from reports.tables.table import MAX_ROWS, Cell, Column, Link, StateCell, Table, cut_short
 from suite.paths import RunPaths
 
 # What needs attention comes first.
@@ -30,7 +30,7 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
     places = {name: title for name, title in PLACES.items() if (frames.runs[name] != "").any()}
     nowhere = [EMPTY] * len(places)
     rows: list[list[Cell]] = [
-        [EMPTY, EMPTY, State("unreadable"), EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
+        [EMPTY, EMPTY, StateCell("unreadable"), EMPTY, *nowhere, s.reason, os.path.relpath(s.folder, base)]
         for s in skipped[:MAX_ROWS]
     ]
     folders = [s.folder for s in skipped[:MAX_ROWS]]
@@ -43,7 +43,7 @@ def run_list(frames: Frames, skipped: Sequence[Skipped], out: Path | None = None
             [
                 " ".join(filter(None, axes)),
                 count_cell(run["seed"]),
-                State(run["state"]),
+                StateCell(run["state"]),
                 f"{run['epoch']} of {run['epochs']}",
                 *(run[name] or EMPTY for name in places),
                 "; ".join(_notes(run)),

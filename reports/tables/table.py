@@ -25,7 +25,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class State:
+class StateCell:
     """The state of a run, such as completed."""
 
     name: str
@@ -34,7 +34,7 @@ class State:
         return self.name
 
 
-Cell = str | Number | Link | State
+Cell = str | Number | Link | StateCell
 
 
 @dataclass(frozen=True)

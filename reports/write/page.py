@@ -16,7 +16,7 @@ from reports.figures.figure import distinct
 from reports.filters import Facet
 from reports.findings.accumulation import accumulation
 from reports.findings.baseline import Baseline, against_baseline, resolve_baseline
-from reports.findings.norm_batch import Answer, norm_batch_answers
+from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
 from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import Frames
 from reports.sentences import environment, sentence
@@ -33,7 +33,7 @@ from reports.tables.inventory import (
 )
 from reports.tables.run_list import run_list
 from reports.tables.side_by_side import paper_display
-from reports.tables.table import Link, State, Table
+from reports.tables.table import Link, StateCell, Table
 from reports.write.export import to_csv
 from reports.write.markdown import fill
 from suite import __version__
@@ -54,7 +54,7 @@ class Report:
     header: ReportHeader
     baseline: Baseline
     verdicts: list[Verdict]
-    norm_batch: list[Answer]
+    norm_batch: list[NormBatchAnswer]
     warnings: list[str]
     claims: list[ClaimResult]
     claim_table: Table | None
@@ -156,7 +156,7 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
     made = environment(escape=True)
     made.filters["filtered"] = _filtered
     made.tests["link"] = lambda cell: isinstance(cell, Link)
-    made.tests["state"] = lambda cell: isinstance(cell, State)
+    made.tests["state"] = lambda cell: isinstance(cell, StateCell)
     return made.get_template("report.html.j2").render(
         report=report,
         specs=specs,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from reports.aggregate import summarise
 from reports.collect import Collection, Skipped, collect_folders
-from reports.findings.norm_batch import Answer, norm_batch_answers
+from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
 from reports.frames import Frames, build_frames
 from reports.sentences import sentence
 from reports.tables.cell_tables import print_summary
@@ -30,7 +30,7 @@ class StudyAnswers:
 
     states: dict[str, int]
     curves: pd.DataFrame
-    norm_batch: list[Answer]
+    norm_batch: list[NormBatchAnswer]
     rank_h: float
     read_rank_h: float
     saved_rank_h: float

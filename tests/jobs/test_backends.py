@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 import pytest
 
-from jobs.cluster.backend import Answer, Backend, Cluster, JobVerdict, NewJob, RunStatus, SubmittedRun
+from jobs.cluster.backend import (
+    Backend,
+    Cluster,
+    JobVerdict,
+    NewJob,
+    RunStatus,
+    SchedulerAnswer,
+    SubmittedRun,
+)
 from jobs.cluster.clusters import BACKENDS, AnyCluster, parse_cluster
 from jobs.cluster.control import cancel, retry
 from jobs.cluster.ledger import Ledger, Submission, new_submission
@@ -65,12 +73,12 @@ class PbsBackend:
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
-    ) -> tuple[dict[Path, Answer], list[str]]:
+    ) -> tuple[dict[Path, SchedulerAnswer], list[str]]:
         answers = {}
         for run in runs:
             job = self.job_ids(run.submission)[run.folder.name]
             state: Any = "cancelled" if job in self.cancelled else "running"
-            answers[run.folder] = Answer(job, "pbs1", JobVerdict(state, "by PBS"))
+            answers[run.folder] = SchedulerAnswer(job, "pbs1", JobVerdict(state, "by PBS"))
         return answers, ["PBS is slow today"]
 
     def out_of_reach(self, submission: Submission) -> str | None:

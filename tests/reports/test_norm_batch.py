@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from reports.collect import collect
-from reports.findings.norm_batch import Answer, norm_batch_answers
+from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
 from reports.frames import build_frames
 from reports.stats import slope
 from reports.write.study_answers import cost_sentence, print_study, study_answers, write_study
@@ -27,7 +27,7 @@ def write(root: Path, top1: Cells, esm: Cells | None = None) -> None:
             write_run(root, run, top1_percent=[top1[cell][run.seed]], layers=["a"], esm_sigma=shift)
 
 
-def answers(root: Path, margin: float = 1.0) -> dict[tuple[str, str], Answer]:
+def answers(root: Path, margin: float = 1.0) -> dict[tuple[str, str], NormBatchAnswer]:
     found = norm_batch_answers(build_frames(collect([root])), margin)
     return {(answer.kind, answer.variant): answer for answer in found}
 
