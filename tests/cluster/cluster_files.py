@@ -88,6 +88,7 @@ COMMANDS: dict[str, list[str]] = {
         "--no-defaults",
         "--user=root",
         f"--datadir={FOLDER}/database",
+        f"--tmpdir={FOLDER}/database-tmp",  # the databases of two clusters would share names in /tmp
         f"--socket={FOLDER}/mariadb.socket",
         f"--pid-file={FOLDER}/mariadbd.pid",
         "--bind-address=127.0.0.1",

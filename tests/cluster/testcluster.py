@@ -67,8 +67,10 @@ def _up(configure: bool) -> None:
         _name_nodes()
     start("munged")
     wait_for("munged", (FOLDER / "munge.socket").exists)
+    (FOLDER / "database-tmp").mkdir(exist_ok=True)
     if not (FOLDER / "database" / "mysql").is_dir():
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={FOLDER}/database"]
+        install.append(f"--tmpdir={FOLDER}/database-tmp")
         run(*install, "--auth-root-authentication-method=socket", "--skip-test-db")
     start("mariadbd")
     wait_for("the database", lambda: _sql("select 1"))
