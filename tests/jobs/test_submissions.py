@@ -23,7 +23,6 @@ from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
 from suite.paths import RunPaths
 from suite.provenance import CodeState
 from suite.record import RecordWriter, Status, read_status
@@ -282,21 +281,3 @@ def test_a_refused_requeue_is_written_into_the_record(
     assert after["reason"] == "stopped after step 5; it could not be requeued: Requeue disabled"
     after = requeued(run, tmp_path, monkeypatch, "Unable to contact slurm controller")
     assert len(after["asked"]) > 1  # it may be starting again
-
-
-def test_ports_differ_after_a_restart_and_within_an_array() -> None:
-    def port(job: int, restart: int) -> int:
-        env = {
-            "SLURM_STEP_NUM_TASKS": "2",
-            "SLURM_JOB_ID": str(job),
-            "SLURM_RESTART_COUNT": str(restart),
-            "SLURM_PROCID": "1",
-            "SLURM_LOCALID": "0",
-            "SLURM_STEP_NODELIST": "n1",
-            "MASTER_ADDR": "n1",
-        }
-        return int(launch_variables(env)["MASTER_PORT"])
-
-    ports = {(job, restart): port(job, restart) for job in range(1000, 1064) for restart in range(3)}
-    assert len(set(ports.values())) == len(ports)
-    assert all(FIRST_PORT <= value < FIRST_PORT + NUM_PORTS for value in ports.values())

@@ -1,9 +1,8 @@
 """A stand-in for `suite.train`, with the same interface and the same records, but nothing is learnt.
 
 A step does nothing but wait. At an epoch's end the run measures what a real one would by `run.measure`, with
-made-up values that depend on `run_id`, seed and epoch alone; a checkpoint is a small JSON file under the real
-name, from which a run resumes at its step. Stop signals are obeyed at the next step, stop requests and claims
-within 0.1 s. A learning rate of 1000 or more diverges at the 20th step, and one below 1e-6 learns nothing.
+made-up values that depend on `run_id`, seed and epoch alone. A checkpoint is a small JSON file. Stop signals are
+obeyed at the next step, stop requests within 0.1 s. A learning rate of 1000 diverges, one below 1e-6 learns nothing.
 
 SHIFTBENCH_TEST_STEP_S            seconds that each step takes
 SHIFTBENCH_TEST_PACE              a file with those seconds, which may change while a run trains
@@ -32,10 +31,9 @@ from suite.train.distributed import Ranks, joined
 __all__ = ["joined", "train_on", "train_run"]
 
 GO_ON, STOP, STOP_WARNED, DIVERGED = 0, 1, 2, 3
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S, KEPT = 0.1, 2
 IDLE_LR, DIVERGING_LR, DIVERGES_AT_STEP = 1e-6, 1000.0, 20
 LAYERS = (Layer("stem.1", 16), Layer("layer1.0.bn1", 16), Layer("layer2.0.bn1", 32))
-KEPT = 2
 
 log = logging.getLogger("shiftbench")
 
@@ -284,9 +282,8 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(
-            json.dumps(state).ljust(int(os.environ.get("SHIFTBENCH_TEST_CHECKPOINT_BYTES", "0")))
-        )
+        least_bytes = int(os.environ.get("SHIFTBENCH_TEST_CHECKPOINT_BYTES", "0"))
+        temporary.write_text(json.dumps(state).ljust(least_bytes))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
