@@ -1,8 +1,8 @@
 """A stand-in for `suite.train`, with the same interface and the same records, but nothing is learnt.
 
 A step only waits. At an epoch's end the run measures what a real one would, with made-up values that depend
-on `run_id`, seed and epoch alone. A checkpoint is a small JSON file. Stop signals are obeyed at the next step,
-requests within 0.1 s. A learning rate of 1000 or more diverges at step 20; one below 1e-6 learns nothing.
+on `run_id`, seed and epoch alone. A checkpoint is a small JSON file. Stop signals are obeyed at the next
+step, requests within 0.1 s. A learning rate of 1000 or more diverges at step 20; below 1e-6 nothing is learnt.
 
 SHIFTBENCH_TEST_STEP_S            seconds that each step takes
 SHIFTBENCH_TEST_PACE              a file with those seconds, which may change while a run trains
