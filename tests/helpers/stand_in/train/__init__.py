@@ -2,7 +2,7 @@
 
 A step only waits. At an epoch's end the run measures what a real one would, with made-up values that depend
 on `run_id`, seed and epoch alone. A checkpoint is a small JSON file. Stop signals are obeyed at the next
-step, requests within 0.1 s. A learning rate of 1000 or more diverges at step 20; below 1e-6 nothing is learnt.
+step, requests within 0.1 s. A rate of 1000 or more diverges at step 20, below 1e-6 nothing happens.
 
 SHIFTBENCH_TEST_STEP_S            seconds that each step takes
 SHIFTBENCH_TEST_PACE              a file with those seconds, which may change while a run trains
