@@ -173,10 +173,14 @@ class Cells:
 
     def clear(self) -> None:
         """Cancel the jobs in the queue and wait for their end, so that the nodes are free."""
-        for row in self.jobs():
-            slurm("scancel", "--signal=KILL", "--full", row[0], check=False)
-            slurm("scancel", row[0], check=False)
-        wait_until("an empty queue", lambda: not self.jobs(), 90)
+
+        def is_empty() -> bool:
+            for row in (jobs := self.jobs()):  # again and again: a job may have been put back meanwhile
+                slurm("scancel", "--signal=KILL", "--full", row[0], check=False)
+                slurm("scancel", row[0], check=False)
+            return not jobs
+
+        wait_until("an empty queue", is_empty)
 
 
 @contextmanager
