@@ -273,7 +273,7 @@ def test_a_server_that_cannot_be_started_and_one_that_is_gone(
     monkeypatch.setenv(fork_client.SERVER_VARIABLE, str(tmp_path / "gone"))
     with process_starter(2, os.environ) as start:
         assert start(spec(tmp_path, "exit7")).wait(60) == 7
-    assert "no fork server answers" in caplog.text
+    assert "this fork server is not used" in caplog.text
     assert "the fork server could not be started" in caplog.text
 
 
