@@ -84,7 +84,7 @@ def test_objectives_know_their_direction(tmp_path: Path) -> None:
         ({"space": {"data.path": grid("a", "b")}}, "space: data.path: expected a field"),
         ({"space": {}}, "space: dictionary should have at least 1 item"),
         ({"space": {"batch.norm_batch_size": grid(None, 16)}}, "two points are the same run"),
-        ({"space": {"recipe.lr": grid([0.1, 0.2])}}, "a list sweeps, and a point is one cell"),
+        ({"space": {"recipe.lr": grid([0.1, 0.2])}}, "a point is one cell, but a list gives several"),
         ({"overrides": ["batch.norm_batch_size=4"]}, "the study itself sets batch.norm_batch_size"),
         ({"overrides": ["seeds=[7]"]}, "the study itself sets seeds"),
         (
@@ -99,11 +99,11 @@ def test_objectives_know_their_direction(tmp_path: Path) -> None:
         ),
         ({"objectives": [{"metric": "top1"}]}, "no run measures 'top1'; measured are loss, top1_percent"),
         ({"objectives": [{"metric": "learning_rate"}]}, "give mode, max or min"),
-        ({"num_samples": 3}, "num_samples: no field is drawn"),
+        ({"num_samples": 3}, "num_samples: no field of the space is drawn"),
         ({"seeds": [1, 1]}, "seeds: expected different numbers"),
         ({"sede": [1]}, "sede: unknown key; did you mean 'seeds'?"),
         ({"experiment": "nowhere.yaml"}, "nowhere.yaml: no such file"),
-        ({"base": {**BASE, "recipe": {"lr": [0.1, 0.2]}}}, "a list sweeps, and a point is one cell"),
+        ({"base": {**BASE, "recipe": {"lr": [0.1, 0.2]}}}, "a point is one cell, but a list gives several"),
     ],
 )
 def test_what_is_refused(keys: dict[str, Any], sentence: str, tmp_path: Path) -> None:
