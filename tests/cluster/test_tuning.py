@@ -171,8 +171,11 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     assert len(cells.jobs()) == 2
     refused = tuning.end(tuning.begin("seeds=[0]", "--resume"), expect=2)
     assert "the study has changed since it began: seeds: [0, 1] → [0]" in refused
+    cells.pace(2.0)  # so that the orphan is still there when the driver looks
+    driver = tuning.begin("seeds=[0]", "--resume", "--accept")
+    wait_until("the orphan's end", lambda: tuning.record(orphan).state in ("preempted", "cancelled"))
     cells.pace(0.0)
-    assert "1 of 1 run completed" in tuning.end(tuning.begin("seeds=[0]", "--resume", "--accept"))
+    assert "1 of 1 run completed" in tuning.end(driver)
     assert cells.jobs() == []
     assert tuning.record(wanted).state == "completed"
     assert tuning.record(orphan).state in ("preempted", "cancelled")
