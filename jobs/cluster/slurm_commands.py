@@ -162,7 +162,7 @@ def for_each(jobs: Iterable[str], listed: dict[str, JobState]) -> dict[str, JobS
 
 
 def _task_ids(job: str) -> list[str]:
-    """Return the ids that `12_[3-5,9%2]` stands for: Slurm lists tasks that have not begun together."""
+    """Return the task ids behind `12_[3-5,9%2]`, in which Slurm lists tasks that have not begun."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]

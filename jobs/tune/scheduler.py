@@ -24,7 +24,7 @@ from suite.studies.spec import Objective, StoppingSpec
 CONTINUE, STOP = str(TrialScheduler.CONTINUE), str(TrialScheduler.STOP)
 
 
-# Stands in for Tune, which the median rule asks for paused trials that wait: none of ours is paused.
+# Replaces Tune, which the median rule asks for paused trials; our trials are never paused.
 NO_PAUSED_TRIALS = SimpleNamespace(get_live_trials=list)
 
 

@@ -44,7 +44,7 @@ VISIBLE = ".panel:not([hidden]) .chart"
 
 
 def wait_for_charts(page: Page) -> None:
-    """Until what is to be seen is drawn, by the choice in force."""
+    """Wait until every visible chart is drawn with the current filters."""
     page.wait_for_function("() => charts.every(({isCurrent, box}) => isCurrent || !box.offsetParent)")
     page.wait_for_function("() => !isDrawing")
 

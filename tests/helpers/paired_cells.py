@@ -33,7 +33,7 @@ ESM: Cells = {
 
 
 def frames_of(root: Path, top1: Cells, esm: Cells | None = None, **sweep: Any) -> Frames:
-    """Runs with these final top-1 and ESM σ by seed; a top-1 below zero stands for a run that diverged."""
+    """Write runs with these final top-1 and ESM σ by seed; a top-1 below zero means that the run diverged."""
     for run in expand_runs(**{"batch": BATCH, **sweep}):
         cell = (run.model.norm.label, run.batch.norm)
         if run.seed < len(top1.get(cell, [])):

@@ -18,7 +18,7 @@ XBN = {"arch": "small_resnet20", "norm": {"kind": "xbn"}}
 def write(
     root: Path, top1: Sequence[float], sigma: Sequence[float] | None = None, model: Any = BN, **changes: Any
 ) -> None:
-    """A run of BN for each seed; a top-1 below zero stands for one that failed."""
+    """Write a BN run for each seed; a top-1 below zero means that the run failed."""
     details = changes.pop("details", {})
     runs = expand_runs(model=model, batch=BATCH, seeds=list(range(len(top1))), **changes)
     for run in runs:
