@@ -113,7 +113,7 @@ def test_a_table_golden() -> None:
         r"\midrule",
         r"BN & 62.00 +- 4.97 & 4 \\",
         r"XBN\_\% & \bfseries 166.50 \textsuperscript{a} & 16 \\",
-        r"GN & {\textemdash} & 4 \\",
+        r"GN & {{\textemdash}} & 4 \\",
         r"\midrule",
         r"LN & -1.00 +- 12.50 \textsuperscript{a} & 4 \\",
         r"IN & \bfseries 5.00 \textsuperscript{b} & 4 \\",
