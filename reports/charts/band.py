@@ -9,7 +9,7 @@ import pandas as pd
 from reports.charts.style import (
     SEED_TIPS,
     ChartStyle,
-    LayeredChart,
+    Spec,
     layered,
     linear,
     log_scale,
@@ -34,9 +34,7 @@ class BandAxes:
     log: bool
 
 
-def band_chart(
-    means: pd.DataFrame, unfinished: pd.DataFrame, axes: BandAxes, style: ChartStyle
-) -> LayeredChart:
+def band_chart(means: pd.DataFrame, unfinished: pd.DataFrame, axes: BandAxes, style: ChartStyle) -> Spec:
     """Mean over seeds with a band from the lowest to the highest; unfinished runs as thin dashed lines.
 
     `means`: norm, `axes.column`, `axes.label`, value, low, high, seeds. `unfinished`: norm, run, seed, state,
@@ -100,9 +98,7 @@ class LineAxes:
         return alt.Axis(values=list(self.ticks), labelExpr=f"'{self.tick_prefix}' + datum.value")
 
 
-def paper_points_chart(
-    ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes, style: ChartStyle
-) -> LayeredChart:
+def paper_points_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes, style: ChartStyle) -> Spec:
     """Mean over seeds with a band from the lowest to the highest, and hollow marks for the paper.
 
     `ours`: line, x, value, low, high, seeds. `papers`: line, x, value; may be empty. The legend is the

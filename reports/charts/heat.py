@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.style import ChartStyle, LayeredChart, is_wide, layered, log_scale, log_ticks, tips
+from reports.charts.style import ChartStyle, Spec, is_wide, layered, log_scale, log_ticks, tips
 
 # Perceptually uniform, and legible for colour-blind readers on light and dark backgrounds.
 _SCHEME = "viridis"
@@ -16,7 +16,7 @@ def heat_chart(
     extent: tuple[float, float],
     depth: int,
     style: ChartStyle,
-) -> LayeredChart:
+) -> Spec:
     """Epochs to the right, layers in forward order upwards, the value as a colour.
 
     `cells`: epoch, layer, position, value, seeds. `extent`: the range of values, one for a figure; `depth`:
@@ -55,7 +55,7 @@ def heat_chart(
     rects = style.chart(data).mark_rect(aria=False).encode(x=x, x2="right:Q", y=y, y2="top:Q")
     color = alt.Color("value:Q", scale=scale, legend=legend)
     rects = rects.encode(color=color, tooltip=tips([*texts, ("seeds:Q", "Seeds")]))
-    return layered(style, rects).properties(view=alt.ViewBackground(fill=style.theme.grid))
+    return layered(style, rects) | {"view": {"fill": style.theme.grid}}
 
 
 def _edges(epochs: pd.Series) -> tuple[pd.Series, pd.Series]:

@@ -10,7 +10,7 @@ import pandas as pd
 from reports.charts.style import (
     CELL_TIPS,
     ChartStyle,
-    LayeredChart,
+    Spec,
     is_wide,
     layered,
     linear,
@@ -64,7 +64,7 @@ def names_batches(cells: pd.DataFrame) -> str:
     return "labelled with its norm batch" if len(cells) <= _MAX_LABELS else "larger for a larger norm batch"
 
 
-def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
+def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> Spec:
     """A mark for each cell that shows its norm batch; a thin line joins a norm's cells in that order.
 
     `cells`: norm, norm_batch_size, batch_size_per_gpu, seeds and both columns.
@@ -76,7 +76,7 @@ def path_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle)
     return layered(style, path, *_marks(base, cells, x, y, style))
 
 
-def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> LayeredChart:
+def front_chart(cells: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> Spec:
     """A mark for each cell, and a line through those that no other surpasses in both: the Pareto front.
 
     The chart finds the front itself, by the rule of `seed_statistics.pareto_front`, among the cells shown.

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.style import CELL_TIPS, ChartStyle, LayeredChart, layered, linear, tips
+from reports.charts.style import CELL_TIPS, ChartStyle, Spec, layered, linear, tips
 from reports.seed_statistics import mean_intervals
 
 # More runs than these hide each other: the mean's interval is drawn instead.
@@ -29,7 +29,7 @@ class Steps:
     lines_by: tuple[str, ...] = ()
 
 
-def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> LayeredChart:
+def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Spec:
     """The mean over seeds with every run behind it, or with its 95 % interval where runs are many.
 
     `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value and `axes.column`. A single step gives a
@@ -70,7 +70,7 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Layered
 
 def _dots(
     values: pd.DataFrame, means: pd.DataFrame, many: bool, axes: Steps, scale: alt.Scale, style: ChartStyle
-) -> LayeredChart:
+) -> Spec:
     order = style.present(values)
     x = alt.X("value:Q", title=axes.value_title, scale=scale, axis=alt.Axis(grid=True, tickCount=5))
     y = alt.Y("norm:N", title=None, sort=order, axis=alt.Axis(labelLimit=160))

@@ -5,17 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
-from reports.charts.style import ChartStyle, LayeredChart, parameter
+from reports.charts.style import ChartStyle, Spec, parameter
 from reports.filters import CHART_AXES
 from reports.frames import CONTEXT, Frames
 from reports.theme import FILE, PAGE, Variant
 
 # Side by side, more panels than these are not compared.
 MAX_PANELS = 6
-Draw = Callable[[ChartStyle], LayeredChart]
+Draw = Callable[[ChartStyle], Spec]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Figure:
         specs = []
         for panel in self.panels:
             style = ChartStyle(PAGE, "container", self.palette, filters=CHART_AXES)
-            specs.append(_spec(panel.draw(style).properties(description=panel.description), style))
+            specs.append(_whole(panel.draw(style) | {"description": panel.description}, style))
         parameters = [{"name": parameter(axis), "value": values} for axis, values in self.holds.items()]
         for spec in specs:
             spec["params"] = parameters
@@ -85,14 +84,11 @@ class Figure:
     def file_spec(self) -> dict[str, Any]:
         """One spec of all panels, with legend, for an SVG file."""
         style = ChartStyle(FILE, 290, self.shown, legend=True)
-        charts = [panel.draw(style).properties(title=panel.title) for panel in self.panels]
-        return _spec(alt.concat(*charts, columns=3, spacing=30), style)
+        charts = [panel.draw(style) | {"title": panel.title} for panel in self.panels]
+        return _whole({"concat": charts, "columns": 3, "spacing": 30}, style)
 
 
-def _spec(chart: LayeredChart | alt.ConcatChart, style: ChartStyle) -> dict[str, Any]:
-    # Altair checked each part when it was made; to check the whole again takes seconds.
-    spec: dict[str, Any] = chart.to_dict(validate=False)
-    spec.pop("$schema", None)
+def _whole(spec: Spec, style: ChartStyle) -> Spec:
     return spec | {"config": style.theme.config(), "datasets": style.datasets}
 
 
