@@ -36,12 +36,12 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def cells(cluster: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cells]:
+def cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
     """An experiment on the cluster; the jobs left at the end are cancelled.
 
-    Its jobs write records without training, except in modules with `TRAINS = True`.
+    Its jobs write records without training: see `training_cells`.
     """
-    mine = Cells(tmp_path, trains=getattr(request.module, "TRAINS", False))
+    mine = Cells(tmp_path)
     yield mine
     mine.clear()
     testcluster.up()  # restarts the daemons that a test ended

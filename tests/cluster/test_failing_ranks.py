@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.daemons import is_of_ours
-from tests.helpers.cells import Cells, slurm, wait_until
+from tests.helpers.cells import TWO_RANKS, Cells, slurm, wait_until
 
 pytestmark = pytest.mark.timeout(900)
-TWO_RANKS = ("batch.norm_batch_size=16",)
 
 
 def test_one_task_of_an_array_is_requeued_and_the_others_are_not(cells: Cells) -> None:

@@ -80,19 +80,18 @@ def test_a_folder_removed_while_its_job_waits(cells: Cells) -> None:
     assert "was removed while the job waited" in (folder / "log.txt").read_text() + cells.logs()
 
 
-def test_sources_edited_while_a_job_waits_change_nothing(training_cells: Cells, tmp_path: Path) -> None:
-    cells = training_cells
+def test_sources_edited_while_a_job_waits_change_nothing(cells: Cells, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     for package in ("suite", "jobs", "reports"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
     # The set-up changes the import path, as a line of `module load` might.
-    elsewhere = f"export PYTHONPATH={checkout}"
+    elsewhere = f"export PYTHONPATH=$PYTHONPATH:{checkout}"
     cells.describe(additional_parameters={"hold": True}, setup=[elsewhere])
     command = [sys.executable, "-m", "jobs.cli", "submit", str(cells.config), *QUICK]
     command += ["--cluster", str(cells.folder / "cluster.yaml"), "--output-dir", str(cells.output_dir)]
     cells.overrides = QUICK
     env = os.environ | {"PYTHONPATH": str(checkout)}
     assert subprocess.run(command, cwd=checkout, env=env).returncode == 0
-    (checkout / "suite" / "train" / "loop.py").write_text("raise RuntimeError('edited meanwhile')\n")
+    (checkout / "suite" / "signals.py").write_text("raise RuntimeError('edited meanwhile')\n")
     slurm("scontrol", "release", cells.job())
     cells.wait_for_state("completed")

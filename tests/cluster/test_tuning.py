@@ -37,7 +37,7 @@ class Tuning:
         content = {
             "experiment": "cells.yaml",
             "overrides": OVERRIDES,
-            "space": {"batch.norm_batch_size": {"kind": "grid", "values": [2, 8]}},
+            "space": {"recipe.lr": {"kind": "grid", "values": [0.05, 0.1]}},
             "seeds": [0, 1],
             "trials": {"cluster": str(self.cells.folder / "cluster.yaml"), "at_a_time": 2},
         }
@@ -153,7 +153,7 @@ def test_a_stopped_trials_job_ends_within_seconds(tuning: Tuning) -> None:
 def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -> None:
     cells = tuning.cells
     cells.describe(step_s=0.1)
-    tuning.describe(space={"batch.norm_batch_size": {"kind": "grid", "values": [2]}})
+    tuning.describe(space={"recipe.lr": {"kind": "grid", "values": [0.1]}})
     wanted, orphan = tuning.runs
     driver = tuning.begin()
     wait_until("steps", lambda: min(tuning.step(wanted), tuning.step(orphan)) > 0)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "tests" / "cluster" / "hooks"
 # One epoch of 200 steps, which take `step_s` each, so that a test can act in the middle of it.
 EXPERIMENT: dict[str, Any] = {
-    "model": {"arch": "small_resnet11"},
+    "model": {"arch": "mlp10"},  # its steps cost a quarter of those of the smallest ResNet
     "data": {"name": "fashion-mnist-7k", "image_size": 28, "train_images": 3200, "val_images": 41},
     "batch": {"global_batch_size": 16, "batch_size_per_gpu": 8},
     "recipe": {"epochs": 1, "lr": 0.05, "schedule": "cosine"},
@@ -33,6 +33,8 @@ EXPERIMENT: dict[str, Any] = {
         "collective_timeout_s": 60,
     },
 }
+# A network whose BN statistics can span two ranks, with images so small that a step costs little.
+TWO_RANKS = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
 QUICK = ("data.train_images=32", "measure.precise_bn_images=0")
 CLUSTER: dict[str, Any] = {
     "scheduler": "slurm",
@@ -67,14 +69,23 @@ class Cells:
         self.overrides: tuple[str, ...] = ()
         self.describe()
 
-    def describe(self, *, step_s: float = 0.0, fail: str | None = None, **changes: Any) -> Path:
-        """Write the cluster's file. `step_s` and `fail` are read by the hooks or by the stand-in trainer."""
+    def describe(
+        self,
+        *,
+        step_s: float = 0.0,
+        fail: str | None = None,
+        checkpoint_bytes: int | None = None,
+        **changes: Any,
+    ) -> Path:
+        """Write the cluster's file. The first three are read by the hooks or by the stand-in trainer."""
         path = self.folder / "cluster.yaml"
         trainer = HOOKS if self.trains else stand_in.FOLDER
         hooks = {"PYTHONPATH": str(trainer), "SHIFTBENCH_TEST_PACE": str(self.folder / "pace")}
         self.pace(step_s)
         if fail is not None:
             hooks["SHIFTBENCH_TEST_FAIL"] = fail
+        if checkpoint_bytes is not None:
+            hooks["SHIFTBENCH_TEST_CHECKPOINT_BYTES"] = str(checkpoint_bytes)
         path.write_text(yaml.safe_dump({**CLUSTER, "environment": hooks, **changes}))
         return path
 
@@ -145,9 +156,10 @@ class Cells:
             raise AssertionError(f"not {state}: {self.record(run)}\n{self.logs()}") from None
 
     def logs(self) -> str:
-        """Return the ends of the jobs' logs, for messages."""
+        """Return the queue and the ends of the jobs' logs, for messages."""
+        queue = [slurm("scontrol", "show", "job", row[0], check=False) for row in self.jobs()]
         logs = sorted(self.output_dir.glob(".shiftbench/*/*/*log.*"))
-        return "\n".join(f"{path.name}: {path.read_text()[-3000:]}" for path in logs)
+        return "\n".join([*queue, *(f"{path.name}: {path.read_text()[-3000:]}" for path in logs)])
 
     def jobs(self) -> list[list[str]]:
         """Return this folder's jobs in the queue: id, state, node, name."""
