@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.local.fork_client import ForkedProcess
+from jobs.local.process import ProcessSpec
 from suite.config import load_experiment
 from suite.record import RecordWriter
 from tests.helpers import command_line
@@ -193,22 +195,25 @@ def test_a_read_only_output_folder_is_refused(config: Path, small_disk: Path) ->
     assert "cannot be written: Read-only file system" in refused.stderr
 
 
-def test_ranks_by_torchrun_train_the_runs_in_turn_and_skip_those_that_are_complete(
-    config: Path, tmp_path: Path
+def test_ranks_train_the_runs_in_turn_and_skip_them_afterwards(
+    config: Path, tmp_path: Path, fork_server: Path
 ) -> None:
-    overrides = ["batch.batch_size_per_gpu=8", "model.norm={kind: bn}", "seeds=[0, 1, 2]"]
-    complete, *others = load_experiment(config, overrides).runs
-    with RecordWriter(complete, tmp_path / "runs" / complete.folder_name) as record:
-        record.status("completed")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "jobs.cli", "run", str(config), *overrides, "--output-dir", str(tmp_path / "runs")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("2 completed, 1 were complete, 0 did not complete") == 1
-    for folder in (tmp_path / "runs" / run.folder_name for run in others):
+    """With torchrun's variables; the ranks of test_fork_server.py are those of torchrun itself."""
+
+    def on_two_ranks(log: Path) -> str:
+        arguments = ("run", str(config), "batch.batch_size_per_gpu=8", "--output-dir", str(tmp_path / "runs"))
+        process = ForkedProcess(fork_server, ProcessSpec("jobs.cli", arguments, os.environ, log, ranks=2))
+        assert process.wait(250) == 0, log.read_text()
+        return log.read_text()
+
+    said = on_two_ranks(tmp_path / "first.txt")
+    assert said.count("2 completed, 0 were complete, 0 did not complete") == 1
+    for folder in (tmp_path / "runs").iterdir():
         assert json.loads((folder / "status.json").read_text())["state"] == "completed"
         assert json.loads((folder / "provenance.jsonl").read_text())["world_size"] == 2
         assert "epoch 1 of 1: top-1" in (folder / "log.txt").read_text()
+    again = on_two_ranks(tmp_path / "again.txt")
+    assert "0 completed, 2 were complete, 0 did not complete" in again
 
 
 def test_ranks_of_torchrun_start_no_processes_of_their_own(config: Path) -> None:
