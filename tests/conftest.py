@@ -11,7 +11,6 @@ import pytest
 from jobs.local.fork_client import SERVER_VARIABLE
 from tests.helpers.shared_server import VARIABLE, server_path, shared_server
 
-
 SERVER = ExitStack()
 
 

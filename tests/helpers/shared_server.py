@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -27,12 +27,14 @@ fork_server.main()
 @contextmanager
 def shared_server() -> Iterator[None]:
     """Start the server and name it to the processes of this session, such as xdist's workers."""
-    with mock.patch.object(fork_client, "COMMAND", (sys.executable, "-c", _LAZY)):
-        with own_server(os.environ) as path:
-            assert path is not None
-            os.environ[VARIABLE] = str(path)
-            yield
-            del os.environ[VARIABLE]
+    lazy = mock.patch.object(fork_client, "COMMAND", (sys.executable, "-c", _LAZY))
+    with ExitStack() as stack:
+        with lazy:
+            path = stack.enter_context(own_server(os.environ))
+        assert path is not None
+        os.environ[VARIABLE] = str(path)
+        yield
+        del os.environ[VARIABLE]
 
 
 def server_path() -> Path:

@@ -48,8 +48,8 @@ def launch(folder: Path, *extra: str, **variables: str) -> "subprocess.Popen[str
     (folder / "tiny.yaml").write_text(CONFIG)
     arguments = ["run", folder / "tiny.yaml", "--output-dir", folder / "runs", *extra]
     command, env = [sys.executable, "-m", "jobs.cli", *map(str, arguments)], {**os.environ, **variables}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, **output)  # type: ignore[call-overload,no-any-return]
+    out, err = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err, text=True)
 
 
 def status_of(folder: Path) -> dict[str, object]:
@@ -136,7 +136,9 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, former)
 
 
-def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(trainer: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(
+    trainer: dict[str, str], tmp_path: Path
+) -> None:
     process = launch(tmp_path, *ONE_RANK, **trainer)
     pid = int(str(status_of(tmp_path)["pid"]))
     process.kill()

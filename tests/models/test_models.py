@@ -62,9 +62,9 @@ DOCUMENTED = {
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Networks are built without values, nor the time that torch takes to draw none."""
-    with mock.patch.multiple(nn.init, **dict.fromkeys(INITIALISERS, lambda *_, **__: None)):
-        with torch.device("meta"):
-            yield
+    nothing = dict.fromkeys(INITIALISERS, lambda *_, **__: None)
+    with mock.patch.multiple(nn.init, **nothing), torch.device("meta"):
+        yield
 
 
 INITIALISERS = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "constant_", "ones_", "zeros_")
