@@ -68,7 +68,8 @@ def layer_values(frames: Frames) -> pd.DataFrame:
     layers = frames.layers[frames.layers.run.isin(ids.index)]
     metrics = layers.metric.cat.categories.astype(_ARROW_TEXT)
     found = layers.assign(
-        run_id=layers.run.map(ids).astype(_ARROW_TEXT), metric=layers.metric.cat.rename_categories(metrics)
+        run_id=layers.run.map(ids).astype(_ARROW_TEXT),
+        metric=layers.metric.astype(pd.CategoricalDtype(metrics)),
     )
     return found[["run_id", "metric", "layer", "position", "value"]].reset_index(drop=True)
 
