@@ -13,7 +13,6 @@ from reports.collect import Collection, collect
 from reports.frames import build_frames
 from reports.write.report_folder import ReportFiles, write_report
 from suite.errors import UserError
-from suite.files import write_atomically
 from suite.record import RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
@@ -49,7 +48,8 @@ class Watch:
     def build(self, collection: Collection, reload_s: int | None) -> ReportFiles:
         self.reloads.append(reload_s)
         if not self.writes_all:
-            write_atomically(self.page, "")
+            self.page.parent.mkdir(exist_ok=True)
+            self.page.touch()
             return ReportFiles(self.page, self.page, [], build_frames(collection), [], None)
         return write_report(collection, [self.runs], self.page.parent, self.baseline, reload_s)
 
