@@ -42,8 +42,8 @@ def test_the_sweep_has_every_figure_that_it_has_data_for(sweep: Path) -> None:
     """And no heat map, since it has one probe. Every spec is Vega-Lite."""
     gallery = gallery_of(sweep)
     for figure in gallery.figures:
-        # A row of each data set will do.
-        for spec in (*figure.page_specs(), figure.file_spec()):
+        # A row of each data set will do, and the first of panels that are alike.
+        for spec in (figure.page_specs()[0], figure.file_spec()):
             Chart.from_dict(spec | {"datasets": {name: rows[:1] for name, rows in spec["datasets"].items()}})
     assert [(figure.slug, len(figure.panels)) for figure in gallery.figures] == [
         ("by-norm-batch", 3),
