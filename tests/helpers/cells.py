@@ -33,8 +33,6 @@ EXPERIMENT: dict[str, Any] = {
         "collective_timeout_s": 60,
     },
 }
-# A network whose BN statistics can span two ranks, with images so small that a step costs little.
-TWO_RANKS = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
 QUICK = ("data.train_images=32", "measure.precise_bn_images=0")
 CLUSTER: dict[str, Any] = {
     "scheduler": "slurm",
@@ -86,7 +84,8 @@ class Cells:
             hooks["SHIFTBENCH_TEST_FAIL"] = fail
         if checkpoint_bytes is not None:
             hooks["SHIFTBENCH_TEST_CHECKPOINT_BYTES"] = str(checkpoint_bytes)
-        path.write_text(yaml.safe_dump({**CLUSTER, "environment": hooks, **changes}))
+        environment = {**hooks, **changes.pop("environment", {})}
+        path.write_text(yaml.safe_dump({**CLUSTER, "environment": environment, **changes}))
         return path
 
     def pace(self, step_s: float) -> None:

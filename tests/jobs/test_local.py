@@ -173,10 +173,10 @@ def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
     runs = two_runs(tmp_path)
     monkeypatch.setattr(ProgressView, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)), Sleeping)
-    assert [code for _, code in outcome.failed] == [1, 1]
+    assert [code for _, code in outcome.failed] == [1, 75]
     printed = capsys.readouterr().out
     assert "no process can be had" in printed
-    assert "its process was killed by SIG" in printed
+    assert "its process was killed by SIGTERM before it could train" in printed
 
 
 def test_an_error_in_the_launcher_ends_what_it_started(
