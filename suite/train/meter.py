@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from suite.specs.recipe import PRECISIONS
 from suite.train.energy import EnergyCounter
 
-
 PEAK_S = 1.0  # after which no further product is begun
 
 
