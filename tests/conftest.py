@@ -1,5 +1,6 @@
 """What all tests share: data prepared once, outside the user's cache, and loud skips."""
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -16,6 +17,7 @@ SERVER = ExitStack()
 
 def pytest_configure() -> None:
     """Start the fork server, in the one process that is the parent of all test processes."""
+    gc.disable()  # until all modules are imported
     if VARIABLE not in os.environ:
         SERVER.enter_context(shared_server())
 
@@ -42,6 +44,9 @@ def fork_server(prepared_data: None) -> Iterator[Path]:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compute on one thread: there are more test processes than cores, and threads that wait spin."""
+    gc.collect()
+    gc.freeze()  # what has been imported stays, and need not be examined again and again
+    gc.enable()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -1,6 +1,5 @@
 """Starts or joins Ray for a study, and ends it with the study."""
 
-import gc
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 
 from suite.errors import UserError
+from suite.large_imports import collecting_no_garbage
 
 # Ray's shared memory for objects. Trials use next to none of it; this is the least that Ray accepts.
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -62,16 +62,6 @@ def import_ray() -> None:
     finally:
         if modules["torch"] is None:
             del modules["torch"]
-
-
-@contextmanager
-def collecting_no_garbage() -> Iterator[None]:
-    """Speeds up large imports by a third: they make next to no garbage, which need not be looked for."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextmanager

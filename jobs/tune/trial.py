@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.cluster.slurm_commands import SlurmError
-from jobs.tune.engine import collecting_no_garbage
 from jobs.tune.epoch_results import Results, complete_epochs, read_results
 from jobs.tune.runners import PATIENCE_S, Runner, TrialContext, runner_for, settle_request, wait_for_others
 from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import is_locked, read_json, write_atomically
+from suite.large_imports import collecting_no_garbage
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,

@@ -148,16 +148,16 @@ def test_a_controller_that_restarts(cells: Cells) -> None:
     assert_completes(cells, attempts=1)
 
 
-def test_tasks_that_are_killed_and_a_retry(training_cells: Cells, undisturbed: Reference) -> None:
+def test_a_task_that_is_killed_and_a_retry(training_cells: Cells, undisturbed: Reference) -> None:
     cells = training_cells
-    cells.describe(nodes=2, step_s=0.1)
+    cells.describe(step_s=0.1)
     cells.submit()
     cells.wait_for_step(40)
     wait_until(
         "progress beyond the checkpoint",
         lambda: cells.record()["step"] > cells.paths().checkpoint_steps()[-1],
     )
-    slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # every task of the step, without a warning
+    slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # the task alone, without a warning
     wait_until("the end", lambda: not cells.jobs())
     last_step, checkpoint = cells.record()["step"], cells.paths().checkpoint_steps()[-1]
     (seen,) = cells.status().values()
@@ -166,7 +166,7 @@ def test_tasks_that_are_killed_and_a_retry(training_cells: Cells, undisturbed: R
     assert Record.read(cells.paths().folder).reason == seen["reason"]
     cells.pace(0)
     assert cells.call("retry", "--failed").returncode == 0
-    record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
+    record = assert_ends_as(cells, undisturbed.of(cells.run))
     assert record.status["resumed_from_step"] == checkpoint
     assert record.status["lost_steps"] == last_step - checkpoint > 0
     assert record.status["rank_s"] > 0
