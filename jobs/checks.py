@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from suite.config import explain
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import Record
+from suite.wording import explain
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def read_run(folder: Path) -> Run:
     try:
         return Record.read(folder).run
     except ValidationError as error:
-        raise UserError(f"{folder}: run.json is not a run of this version: {explain(error)}") from None
+        raise UserError(f"{folder}: run.json is not a run of this version: {explain(error, Run)}") from None
 
 
 def check_folders(runs: Sequence[Run], output_dir: Path) -> None:

@@ -71,7 +71,7 @@ def main() -> None:
     try:
         app(prog_name="shiftbench")
     except UserError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(exit_codes.BAD_USAGE)
 

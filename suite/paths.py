@@ -1,9 +1,15 @@
-"""The name of every file of a run, in <output_dir>/<folder_name>/."""
+"""The name of every file of a run, in <output_dir>/<folder_name>/, and the folder of caches."""
 
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+def cache_home() -> Path:
+    """Return the folder of caches: $XDG_CACHE_HOME if it is an absolute path, else ~/.cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base if base.is_absolute() else Path("~/.cache").expanduser()
 
 
 class _Below:

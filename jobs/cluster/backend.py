@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from jobs.cluster.ledger import Submission
 from suite.errors import UserError
@@ -19,20 +19,25 @@ from suite.files import read_json
 from suite.record import RankError, Record, RecordWriter, State, Status
 from suite.specs.base import Spec
 
+# Text that people write as a whole number, such as an account 4711 or OMP_NUM_THREADS: 4.
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
 
 class Cluster(Spec):
     """The keys that a cluster has whatever its scheduler is. Each backend derives its own type from this."""
 
-    name: str = Field("", description="default: the name of the file")
+    name: Text = Field("", description="default: the name of the file")
     ntasks_per_node: int | None = Field(None, ge=1, description="ranks on a node; null: one for each GPU")
     array_parallelism: int | None = Field(None, ge=1, description="runs at a time; null: no limit (local: 1)")
-    environment: dict[str, str] = Field({}, description="variables of the jobs; the ledger shows them to all")
+    environment: dict[str, Text] = Field(
+        {}, description="variables of the jobs; the ledger shows them to all"
+    )
     jobs_folder: str | None = Field(None, description="folder of jobs' files; null: beside the runs or in ~")
     scheduler: str
 
     @field_validator("environment")
     @classmethod
-    def _variable_names(cls, environment: dict[str, str]) -> dict[str, str]:
+    def _variable_names(cls, environment: dict[str, Text]) -> dict[str, str]:
         for name in environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")

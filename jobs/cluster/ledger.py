@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.checks import writing
+from suite.config_file import expand_path
 from suite.errors import UserError
 from suite.files import NoLocks, is_locked, locked, read_json, write_atomically
 
@@ -178,7 +179,7 @@ def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
 def where_jobs_lie(output_dir: Path, wanted: str | None) -> Path:
     """Return that folder: `wanted`, or beside the runs if only this user can write there, or at home."""
     if wanted is not None:
-        return Path(os.path.expandvars(wanted)).expanduser().resolve()
+        return expand_path(wanted, "jobs_folder").resolve()
     beside = output_dir.resolve() / FOLDER  # a link could be changed while jobs wait
     there = next(path for path in (beside, *beside.parents) if path.exists())
     if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from jobs.checks import read_run
-from suite.config import explain
 from suite.data.index import class_names
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
+from suite.wording import explain
+from suite.yaml_values import YamlError, parse
 
 S = TypeVar("S", bound=Spec)
 
@@ -68,9 +68,9 @@ def choose_data(
 def read_norm(norm: str) -> NormSpec:
     """Return the norms that an option's YAML describes. Raises UserError when it describes none."""
     try:
-        return _validated(_Norm, {"norm": yaml.safe_load(norm)}).norm
-    except yaml.YAMLError as error:
-        raise UserError(f"--norm: not valid YAML: {error}") from None
+        return _validated(_Norm, {"norm": parse(norm)}).norm
+    except YamlError as error:
+        raise UserError(f"--norm {norm!r}: {error}") from None
 
 
 class _Norm(Spec):
@@ -89,7 +89,7 @@ def _validated(kind: type[S], fields: dict[str, Any]) -> S:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"probe: {explain(error)}") from None
+        raise UserError(f"probe: {explain(error, kind)}") from None
 
 
 def run_of(checkpoint: Path | None) -> Run | None:

@@ -35,13 +35,14 @@ def submit(
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
+    from suite.config_file import expand_path
     from suite.studies.study import load
 
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)
     console = Console(soft_wrap=True, highlight=False)
     for path in sorted({run.data.path for run in experiment.runs if run.data.path}):
-        if not Path(path).expanduser().is_dir():
+        if not expand_path(path, "data.path").is_dir():
             check = shlex.join(["shiftbench", "doctor", "--cluster", cluster, "--data", path])
             console.print(f"note: {path} is not visible here; to check the cluster: {check}", markup=False)
     if dry_run:

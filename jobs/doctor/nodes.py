@@ -66,11 +66,12 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
 
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
-    python, snapshot = shlex.quote(request.python), Path(request.snapshot)
+    python, snapshot = sbatch.shell_words(request.python), Path(request.snapshot)
+    program_name = sbatch.shell_words(shlex.quote(sbatch.words_of(request.python)[0]))
     lines = [
         *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
-        f"has_python=false; command -v {python} >/dev/null && has_python=true",
+        f"has_python=false; command -v {program_name} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
         f'echo "{MARK} ${{SLURM_PROCID:-0}} . '
         '[\\"start\\", {\\"node\\": \\"$node\\", \\"host\\": \\"$(hostname)\\", '

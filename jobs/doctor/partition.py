@@ -74,8 +74,8 @@ def gpus_in(gres: str) -> int:
 
 def mib(mem: str) -> int:
     """Converts `64G` to MiB; a number without a unit is in MiB."""
-    factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.rstrip("B")[-1], 1)
-    return int(int(mem.rstrip("BKMGT")) * factor)
+    factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.upper().rstrip("B")[-1], 1)
+    return int(int(mem.upper().rstrip("BKMGT")) * factor)
 
 
 def _site(case: Case) -> tuple[Mapping[str, str], list[SlurmNode]]:
@@ -141,7 +141,7 @@ def _nodes(case: Case) -> Iterator[Verdict]:
 
 
 def _gpus(case: Case) -> Iterator[Verdict]:
-    (row, left), name, wanted = _site(case), chosen(case), case.slurm.gpus_per_node
+    (row, left), name, wanted = _site(case), chosen(case), case.slurm.num_gpus
     num_enough = sum(node.gpus >= (wanted or 0) for node in left)
     most = max((node.gpus for node in left), default=0)
     asked = f"a run takes {wanted} on each of {case.slurm.nodes} nodes"
