@@ -16,9 +16,11 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def shown(value: Any, limit: int = MAX_SHOWN) -> str:
     """Return a value as YAML has it, on one line and not longer than a message can carry."""
+    if isinstance(value, str) and len(value) > limit:
+        value = f"{value[: limit - 1]}…"
     text = repr(value) if isinstance(value, str) else _flow(value)
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return text if isinstance(value, str) or len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def key_of(parts: Iterable[object]) -> str:

@@ -334,8 +334,8 @@ def test_an_override_reaches_into_lists(tmp_path: Path) -> None:
     [
         (
             "",
-            "mine.yaml: expected a mapping with the keys of an experiment (model, data, batch, recipe, …); the "
-            "file is empty",
+            "mine.yaml: expected a mapping with the keys of an experiment (model, data, batch, recipe, …); "
+            "the file is empty",
         ),
         ("# nothing\n", "the file is empty"),
         ("- 1\n", "; got [1]"),

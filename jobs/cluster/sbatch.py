@@ -189,7 +189,7 @@ def shell_words(python: str | None) -> str:
 
 
 def _shell_word(word: str) -> str:
-    home = re.match(r"~[\w.-]*(?=/|$)", word)
+    home = re.match(r"~[\w.-]*(?:/|$)", word)
     start = home[0] if home else ""
     parts = _VARIABLE.split(word.removeprefix(start))
     # `:?` ends the job where the variable is empty, and says so; another Python would train otherwise.

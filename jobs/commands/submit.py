@@ -35,11 +35,14 @@ def submit(
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
-    from suite.config_file import expand_path
+    from suite.config_file import expand_path, naming
+    from suite.experiment import check_batches
     from suite.studies.study import load
 
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)
+    with naming(config, overrides=overrides or []):
+        check_batches(experiment.runs, where.ranks)
     console = Console(soft_wrap=True, highlight=False)
     for path in sorted({run.data.path for run in experiment.runs if run.data.path}):
         if not expand_path(path, "data.path").is_dir():
