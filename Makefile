@@ -67,12 +67,12 @@ clean: ## remove the virtual environment and caches; keep runs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 
 .venv/.users: .venv/bin/uv requirements.txt pyproject.toml
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
 .venv/.developers: .venv/.users requirements-dev.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
 	touch $@
 
 .PHONY: root system-packages slurm-packages

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from reports.frames import GROUP, Frames
-from reports.planned_runs import planned_seeds, unstarted_cells
+from reports.planned_runs import planned_seeds
 from reports.stats import Estimate, mean_interval
 
 UNFINISHED = ["failed", "diverged", "cancelled", "preempted", "stopped", "running", "queued", "not_started"]
 HARDWARE = ["device", "world_size"]
+_NEEDED = ["experiment", "seed", "state", "is_of_study", "has_bn", "num_bn_layers"]
 
 
 def summarise(
@@ -20,13 +21,14 @@ def summarise(
 ) -> pd.DataFrame:
     """Aggregate the counted runs by GROUP and `extra_keys`; only completed runs give values of `metrics`.
 
-    The rows are in the order of the runs; cells that have not begun (`planned_runs.unstarted_cells`) come
+    The rows are in the order of the runs; cells that have not begun (`Frames.unstarted`) come
     last, unless there are extra keys. For each metric `_mean`, `_low`, `_high` (Student's t interval at
     stats.CONFIDENCE, NaN for one seed) and `_n`, over its finite values. `sums` are columns that are added
     up over the runs of every state; NaN when no run has a value.
     """
     keys = [*GROUP, *extra_keys]
-    runs = frames.runs[frames.runs.counted]
+    needed = dict.fromkeys([*GROUP, *keys, *_NEEDED, *HARDWARE, *metrics, *sums])
+    runs = frames.counted[list(needed)]
     runs = runs.assign(cell=cell_numbers(runs, keys))
     cells = runs.groupby("cell")
     table = runs.drop_duplicates("cell").set_index("cell")[keys].sort_index()
@@ -47,9 +49,10 @@ def summarise(
     }
     columns |= {name: cells[name].sum(min_count=1) for name in sums}
     table = pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
-    missing = unstarted_cells(runs)
     # Cells that have not begun have no hardware.
-    return table.reset_index(drop=True) if extra_keys or missing.empty else _with(table, missing, metrics)
+    if extra_keys or frames.unstarted.empty:
+        return table.reset_index(drop=True)
+    return _with(table, frames.unstarted, metrics)
 
 
 def _with(table: pd.DataFrame, missing: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

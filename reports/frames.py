@@ -18,10 +18,14 @@ import pyarrow.compute as pc
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
 from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
+from reports.planned_runs import unstarted_cells
 from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
 
 __all__ = ["BEST_TOP1", "CONTEXT", "GROUP", "SCALAR_METRICS", "SHIFT_METRICS", "Frames", "build_frames"]
+
+# Frames are small: the merges and filters of Arrow's strings take several times as long as those of Python's.
+pd.set_option("mode.string_storage", "python")
 
 # What makes two runs seeds of the same thing; `settings` is whatever else decides the result and varies.
 CONTEXT = ["arch", "data", "settings", "global_batch_size"]
@@ -65,10 +69,20 @@ class Frames:
     collection: Collection
     positions: dict[str, dict[str, int]]
 
-    @property
+    @cached_property
+    def counted(self) -> pd.DataFrame:
+        """The runs without second copies."""
+        return self.runs[self.runs.counted]
+
+    @cached_property
     def completed(self) -> pd.DataFrame:
         """The runs that results are made of."""
-        return self.runs[self.runs.counted & (self.runs.state == "completed")]
+        return self.counted[self.counted.state == "completed"]
+
+    @cached_property
+    def unstarted(self) -> pd.DataFrame:
+        """The cells that were planned and have no run: see `planned_runs.unstarted_cells`."""
+        return unstarted_cells(self.counted)
 
     @property
     def deciding(self) -> list[str]:

@@ -1,33 +1,52 @@
 """What all tests share: data prepared once, outside the user's cache, and loud skips."""
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from jobs.local.fork_client import SERVER_VARIABLE, own_server
+from jobs.local.fork_client import SERVER_VARIABLE
+from tests.helpers.shared_server import VARIABLE, server_path, shared_server
+
+SERVER = ExitStack()
+
+
+def pytest_configure() -> None:
+    """Start the fork server, in the one process that is the parent of all test processes."""
+    gc.disable()  # until all modules are imported
+    if VARIABLE not in os.environ:
+        SERVER.enter_context(shared_server())
+
+
+def pytest_unconfigure() -> None:
+    SERVER.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Data sets are prepared below the temporary folder, also by processes that tests start."""
-    os.environ["SHIFTBENCH_DATA_DIR"] = str(tmp_path_factory.getbasetemp() / "data")
+    """Data sets are prepared once, below the temporary folder, also by processes that tests start."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["SHIFTBENCH_DATA_DIR"] = str(folder / "data")
 
 
 @pytest.fixture(scope="session")
 def fork_server(prepared_data: None) -> Iterator[Path]:
     """A server that forks the runs of commands which tests start, so that they need not import torch each."""
-    with own_server(os.environ) as path:
-        assert path is not None
-        os.environ[SERVER_VARIABLE] = str(path)
-        yield path
-        del os.environ[SERVER_VARIABLE]
+    os.environ[SERVER_VARIABLE] = str(server_path())
+    yield server_path()
+    del os.environ[SERVER_VARIABLE]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compute on one thread: there are more test processes than cores, and threads that wait spin."""
+    gc.collect()
+    gc.freeze()  # what has been imported stays, and need not be examined again and again
+    gc.enable()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

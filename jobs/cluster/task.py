@@ -15,6 +15,7 @@ from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempt
 from jobs.local.process_log import also_logged_to, log_to_stderr
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
+from suite.large_imports import collecting_no_garbage
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
 from suite.record.rank_errors import in_one_line
@@ -71,7 +72,8 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
     # By default every rank would use every core of the node.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     with errors_noted(RunPaths(folder), rank):
-        from suite.train import joined, train_on
+        with collecting_no_garbage():
+            from suite.train import joined, train_on
 
         claim = f"{current_job()} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"
         is_done = read_status(RunPaths(folder)).state == "completed"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option, echo
 
 from suite.errors import UserError
+from suite.large_imports import collecting_no_garbage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,9 +83,10 @@ def probe(
         needed = f"a network of the data's {data_spec.num_classes} classes, not {num_classes}"
         raise UserError(f"probe: accuracy needs {needed}; {LEAVE_OUT}")
 
-    import torch
+    with collecting_no_garbage():
+        import torch
 
-    from suite.models import build_model, convert, load_weights, named_model
+        from suite.models import build_model, convert, load_weights, named_model
 
     torch.manual_seed(0)
     if model_spec is not None:

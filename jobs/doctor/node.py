@@ -4,6 +4,7 @@ Prints each answer as soon as it is there, so that a later probe that hangs cann
 standard library; the probes that examine other packages import them.
 """
 
+import gc
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ def write(name: str, answer: object, rank: str) -> None:
 
 def main() -> None:
     """Asks every probe in turn. One that raises answers with its error, and the next one follows."""
+    gc.disable()  # for a short time, most of which is importing
     request = Request(**json.loads(sys.argv[1]))
     rank, answers = os.environ.get("SLURM_PROCID", "0"), dict[str, dict[str, Any]]()
     for topic in NODE_TOPICS:

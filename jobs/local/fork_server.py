@@ -30,6 +30,7 @@ from jobs import exit_codes
 from jobs.local.fork_client import peer_uid, send_message, signal_all, traits
 from jobs.local.process import THREADS
 from jobs.local.worker import signal_when_parent_ends
+from suite.large_imports import collecting_no_garbage
 from suite.signals import STOP_SIGNALS
 
 PRELOADED = ("jobs.local.worker", "suite.train")
@@ -109,11 +110,12 @@ def preload() -> None:
     """Import everything that training needs; no loader for a trainer without torch, as tests have it."""
     # numpy's library would start its threads on import. If the user wants several, no process is forked.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in PRELOADED:
-        importlib.import_module(name)
-    for name in LOADERS if "torch" in sys.modules else ():
-        with suppress(ImportError):  # the run that needs it reports it
+    with collecting_no_garbage():
+        for name in PRELOADED:
             importlib.import_module(name)
+        for name in LOADERS if "torch" in sys.modules else ():
+            with suppress(ImportError):  # the run that needs it reports it
+                importlib.import_module(name)
     from suite.provenance import code_state
 
     code_state()

@@ -14,6 +14,7 @@ from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.process_log import log_to_stderr
 from suite.errors import Diverged, Preempted, UserError
+from suite.large_imports import collecting_no_garbage
 from suite.launch import launch_variables
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,7 +29,8 @@ def main() -> int:
     folder = Path(sys.argv[1])
     try:
         run = read_run(folder)
-        from suite.train import train_run
+        with collecting_no_garbage():
+            from suite.train import train_run
 
         train_run(run, folder)
     except (UserError, Diverged, Preempted) as end:

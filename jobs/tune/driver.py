@@ -30,7 +30,7 @@ from jobs.tune.scheduler import StoppingScheduler
 from jobs.tune.search import StudySearcher, searcher_for
 from jobs.tune.stop_conditions import StopConditions
 from jobs.tune.study_folder import StudyFolder, is_complete, mark_complete, recreate, tune_folder
-from jobs.tune.trial import Trial, is_result
+from jobs.tune.trial import is_result, trial_of
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.studies.spec import StoppingSpec
@@ -139,8 +139,7 @@ def _fit(
 
     try:
         with ray_running(ray_options, stop.handling_signals, on_death):
-            trial = tune.with_parameters(Trial, context=context)
-            trial = tune.with_resources(trial, trial_slots(ray_options, context.cluster.ranks))
+            trial = tune.with_resources(trial_of(context), trial_slots(ray_options, context.cluster.ranks))
             study_folder.write()
             tune_config = _tune_config(context, search, study_folder, ray_options.at_a_time)
             tune.Tuner(trial, tune_config=tune_config, run_config=_run_config(folder, stop, progress)).fit()

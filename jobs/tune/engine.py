@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from suite.errors import UserError
+from suite.large_imports import collecting_no_garbage
 
 # Ray's shared memory for objects. Trials use next to none of it; this is the least that Ray accepts.
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -24,6 +25,8 @@ VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A run whose driver is gone writes a checkpoint first; the kernel signals it.
     "RAY_kill_child_processes_on_worker_exit": "0",
+    # Tune's trials have an environment of their own, so they would not take workers started beforehand.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_niceness": "0",  # else runs would have a low priority too
     "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver ends runs and jobs in its own order
@@ -51,8 +54,9 @@ def import_ray() -> None:
     modules: dict[str, Any] = sys.modules
     modules.setdefault("torch", None)
     try:
-        import ray.tune  # noqa: F401
-        import tensorboardX  # noqa: F401 - Tune's logger would import it
+        with collecting_no_garbage():
+            import ray.tune  # noqa: F401
+            import tensorboardX  # noqa: F401 - Tune's logger would import it
     except ImportError:
         raise UserError("Ray Tune is not installed: pip install 'shiftbench[tune]'") from None
     finally:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ray import tune
-
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.tune.epoch_results import Results, complete_epochs, read_results
 from jobs.tune.runners import PATIENCE_S, Runner, TrialContext, runner_for, settle_request, wait_for_others
@@ -19,6 +17,7 @@ from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import is_locked, read_json, write_atomically
+from suite.large_imports import collecting_no_garbage
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,
@@ -30,6 +29,9 @@ from suite.record import (
 )
 from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study
+
+with collecting_no_garbage():  # Ray's workers import this module before they import Tune
+    from ray import tune
 
 Result = dict[str, Any]
 RETRY_S = 10.0  # while Slurm is down, or accepts no more of our jobs
@@ -66,13 +68,23 @@ def run_of(study: Study, config: dict[str, Any]) -> Run:
     return run
 
 
+def trial_of(context: TrialContext) -> "type[Trial]":
+    """Returns the class of a study's trials.
+
+    Tune's `with_parameters` would keep the context in Ray's object store instead. When a signal ends Ray, Ray
+    would try to recover it there, and end the driver's process at once.
+    """
+    return type("StudyTrial", (Trial,), {"context": context})
+
+
 class Trial(tune.Trainable):  # type: ignore[misc]
     """Tune's handle of a run. One process with a Trial follows many runs, one after the other."""
 
-    def setup(self, config: dict[str, Any], *, context: TrialContext) -> None:
+    context: TrialContext
+
+    def setup(self, config: dict[str, Any]) -> None:
         """Begins with the first run."""
-        self.context = context
-        context.restore_environment()
+        self.context.restore_environment()
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

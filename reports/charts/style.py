@@ -14,8 +14,12 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 import pandas as pd
+from altair.utils import schemapi
 
 from reports.theme import Theme, Variant
+
+# Every chart has the same few parts: a test checks whole specs, so that a report need not check each part.
+schemapi.disable_debug_mode()
 
 HEIGHT_PX = 240
 Spec = dict[str, Any]  # a Vega-Lite view as plain JSON, without its data
@@ -79,8 +83,8 @@ class ChartStyle:
 def layered(style: ChartStyle, *layers: alt.Chart, height: int = HEIGHT_PX) -> Spec:
     """Layers as one view of the style's width.
 
-    Altair checked each part when it was made. Its own layers and rows of charts copy and check all parts over
-    and over, which takes half of a report's time.
+    Altair's own layers and rows of charts copy and check all parts over and over, which takes half of a
+    report's time.
     """
     specs = [layer.to_dict(validate=False) for layer in layers]
     for spec in specs:

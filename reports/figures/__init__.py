@@ -39,7 +39,7 @@ class Gallery:
 
 def build_gallery(frames: Frames) -> Gallery:
     """All figures that the runs have data for, as far as a page can hold them."""
-    counted = frames.runs[frames.runs.counted]
+    counted = frames.counted
     palette = variants(counted)
     choices = facets(counted, palette)
     chosen = counted[counted.norm.isin([variant.label for variant in palette])]

@@ -137,7 +137,7 @@ def compared(
 
 def _by_seed(frames: Frames, pairs: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
     """A line for each seed that both sides of a row completed: row, seed, value and its `_baseline`."""
-    runs = frames.runs[frames.runs.counted]
+    runs = frames.counted
     runs = runs.assign(cell=cell_numbers(runs))[["run", "cell", "seed", "state"]]
     done = runs[runs.state == "completed"].drop(columns="state").merge(values, on="run").drop(columns="run")
     same = [name for name in ("rival",) if name in values]

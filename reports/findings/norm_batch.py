@@ -10,7 +10,7 @@ from statistics import geometric_mean
 
 import pandas as pd
 
-from reports.findings.baseline import against_baseline, mean_over_layers, over_shared_layers
+from reports.findings.baseline import mean_over_layers, over_shared_layers
 from reports.frames import BN, CONTEXT, Frames
 from reports.sentences import sentence
 from reports.stats import (
@@ -41,7 +41,9 @@ class NormBatchAnswer:
     estimate: Estimate | None = None
 
 
-def norm_batch_answers(frames: Frames, margin_points: float) -> list[NormBatchAnswer]:
+def norm_batch_answers(
+    frames: Frames, comparison: pd.DataFrame, margin_points: float
+) -> list[NormBatchAnswer]:
     """For each model, data set and global batch at which BN was run with two or more norm batches.
 
     `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
@@ -50,6 +52,8 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[NormBatchAn
     the paired t-test calls one, adjusted by Holm over the variants. `xbn_beats_bn`: the largest norm batch at
     which XBN's top-1 is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
     than `margin_points` of top-1 against its own largest one.
+
+    `comparison`: what `against_baseline` gives for the same frames and BN.
     """
     found: list[NormBatchAnswer] = []
     counted = frames.runs[frames.runs.counted & frames.runs.has_bn]
@@ -58,7 +62,6 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[NormBatchAn
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
     axes = [*CONTEXT, *apart]
     contexts = list(counted.groupby(axes, sort=False))
-    comparisons = against_baseline(frames, BN)
     shared = over_shared_layers(frames, BN, "esm_sigma", mean_over_layers)
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
@@ -70,7 +73,7 @@ def norm_batch_answers(frames: Frames, margin_points: float) -> list[NormBatchAn
         where += f", batch per GPU {key[-1]}: " if apart else ": " if where else ""
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
         answers += _against_bn(shared, variants)
-        p_values = _adjusted(comparisons, dict(zip(axes, key, strict=True)))
+        p_values = _adjusted(comparison, dict(zip(axes, key, strict=True)))
         answers += [a for name in variants if name != BN for a in _beats(name, top1[name], bn, p_values)]
         answers.append(_loses(bn, margin_points))
         answers += _left_out(runs)
@@ -137,9 +140,9 @@ def _in_all(values: Sequence[BySeed]) -> list[int]:
     return sorted(set.intersection(*map(set, values)))
 
 
-def _adjusted(comparisons: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
+def _adjusted(comparison: pd.DataFrame, place: dict[str, object]) -> dict[tuple[str, int], float]:
     """Of each variant and norm batch at this place, the p with which it stands against BN."""
-    here = comparisons[(comparisons[list(place)] == pd.Series(place)).all(axis=1)].sort_values("top1_n")
+    here = comparison[(comparison[list(place)] == pd.Series(place)).all(axis=1)].sort_values("top1_n")
     return dict(
         zip(zip(here.norm, here.norm_batch_size.astype(int), strict=True), here.top1_p_holm, strict=True)
     )

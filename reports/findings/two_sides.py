@@ -122,7 +122,7 @@ def _common_layers(sides: Sequence[Frames]) -> dict[str, list[str]]:
 
 def _runs(frames: Frames, common: dict[str, list[str]]) -> pd.DataFrame:
     """The counted runs with what is compared. A layer that is NaN makes the run's mean NaN."""
-    runs = frames.runs[frames.runs.counted]
+    runs = frames.counted
     wanted = pd.DataFrame([(a, n) for a, names in common.items() for n in names], columns=["arch", "layer"])
     layers = frames.layers.merge(runs[["run", "arch"]], on="run").merge(wanted, on=["arch", "layer"])
     means = {name: mean_over_layers(layers[layers.metric == name]) for name in ("esm_sigma", "esm_mu")}

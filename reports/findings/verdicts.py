@@ -148,7 +148,7 @@ def _amounts(rows: pd.DataFrame, metric: str, outcome: str, unit: str, noun: str
         is_ordered = means.is_monotonic_increasing or means.is_monotonic_decreasing
         ends = means.iloc[[0, -1]] if is_ordered else (means.min(), means.max())
         first, last = (short(end) if metric == "esm" else number(end, 2) for end in ends)
-        span = f"{first} to {last}{unit}" if is_ordered else f"from {first} to {last}{unit}, in no order,"
+        span = f"{first} to {last}{unit}" if is_ordered else f"{first} to {last}{unit}, lowest to highest,"
         return f"{span}{_at(rows, noun)} ({_evidence(rows, metric)})"
     parts: list[str] = []
     for row in (rows.iloc[[place]] for place in range(len(rows))):

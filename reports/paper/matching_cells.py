@@ -49,7 +49,7 @@ def paper_cells(frames: Frames) -> pd.DataFrame:
 
 def _alike(frames: Frames, series: Series) -> pd.DataFrame:
     """The counted runs that were trained as those of the series were, whatever their state."""
-    runs = frames.runs[frames.runs.counted]
+    runs = frames.counted
     chosen = runs[
         (runs.arch == series.network)
         & (runs.data == series.data)

@@ -31,7 +31,7 @@ BATCH_AXES = ["global_batch_size", "batch_size_per_gpu", "norm_batch_size"]
 
 def report_header(collection: Collection, frames: Frames) -> ReportHeader:
     """Names of the experiments, runs by state, and when they ran (UTC)."""
-    counted = frames.runs[frames.runs.counted]
+    counted = frames.counted
     states = counted.state.value_counts()
     counts = [(state, int(states[state])) for state in reversed(WORST_FIRST) if state in states]
     if collection.skipped:

@@ -5,6 +5,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from reports.frames import BEST_TOP1, SCALAR_METRICS, SHIFT_METRICS, Frames
@@ -32,6 +33,8 @@ _INTEGERS = {
     *("world_size", "restarts", "lost_steps", "num_bn_layers"),
 }
 _FLOATS = {"rank_s", "queue_wait_s", *SCALAR_METRICS, BEST_TOP1, *_SHIFT}
+# As Parquet files have held texts from the first: with 64-bit offsets.
+_ARROW_TEXT = pd.StringDtype("pyarrow", na_value=np.nan)
 # With which a spreadsheet lets a formula begin.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -56,14 +59,18 @@ def _typed(column: pd.Series) -> pd.Series:
         return column.astype(float)
     if column.name == "counted":
         return column.astype(bool)
-    return column.map(str, na_action="ignore").astype("string")
+    return column.map(str, na_action="ignore").astype("string[pyarrow]")
 
 
 def layer_values(frames: Frames) -> pd.DataFrame:
     """The newest probe of every counted run: run_id, metric, layer, position, value."""
-    ids = frames.runs[frames.runs.counted].set_index("run").run_id
+    ids = frames.counted.set_index("run").run_id
     layers = frames.layers[frames.layers.run.isin(ids.index)]
-    found = layers.assign(run_id=layers.run.map(ids))
+    metrics = layers.metric.cat.categories.astype(_ARROW_TEXT)
+    found = layers.assign(
+        run_id=layers.run.map(ids).astype(_ARROW_TEXT),
+        metric=layers.metric.astype(pd.CategoricalDtype(metrics)),
+    )
     return found[["run_id", "metric", "layer", "position", "value"]].reset_index(drop=True)
 
 

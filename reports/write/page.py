@@ -18,7 +18,7 @@ from reports.findings.accumulation import accumulation
 from reports.findings.baseline import Baseline, against_baseline, resolve_baseline
 from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
 from reports.findings.verdicts import Verdict, verdicts
-from reports.frames import Frames
+from reports.frames import BN, Frames
 from reports.sentences import environment, sentence
 from reports.tables.baseline_table import accumulation_display, baseline_display
 from reports.tables.cell_tables import shift_display, summary_display
@@ -107,14 +107,15 @@ def compose(
     slopes = accumulation(frames, against)
     csv_files = {"accumulation.csv": to_csv(slopes)}
     compared, found = None, []
+    rows = against_bn = against_baseline(frames, BN)
     if against.label is not None:
-        rows = against_baseline(frames, against.label)
+        rows = against_bn if against.label == BN else against_baseline(frames, against.label)
         compared, found = baseline_display(rows, against.label), verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
     gallery = build_gallery(frames)
     evidence = [gather(letter, folders) for letter, folders in (claims or {}).items()]
     results = [judge(one) for one in evidence]
-    figures = [*gallery.figures, *claim_figures(evidence, frames.runs[frames.runs.counted])]
+    figures = [*gallery.figures, *claim_figures(evidence, frames.counted)]
     names = distinct(figure.slug for figure in figures)
     return Report(
         frames,
@@ -123,7 +124,7 @@ def compose(
         report_header(collection, frames),
         against,
         found,
-        norm_batch_answers(frames, MARGIN_POINTS),
+        norm_batch_answers(frames, against_bn, MARGIN_POINTS),
         warnings(collection, frames),
         results,
         claim_table(results) if results else None,

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from reports.aggregate import summarise
 from reports.collect import Collection, Skipped, collect_folders
+from reports.findings.baseline import against_baseline
 from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
-from reports.frames import Frames, build_frames
+from reports.frames import BN, Frames, build_frames
 from reports.sentences import sentence
 from reports.tables.cell_tables import print_summary
 from reports.write.export import results, to_csv, to_parquet
@@ -49,7 +50,7 @@ def study_answers(
     Saved are the epochs that stopped runs did not train, each as long as the run's last epoch of training.
     """
     frames = build_frames(collection)
-    runs = frames.runs[frames.runs.counted]
+    runs = frames.counted
     columns = [name if name in runs else f"{name}_common" for name in metrics]
     shown = dict.fromkeys([*columns, "top1_percent", "esm_sigma_common", "esm_mu_common"])
     stopped = runs[runs.state == "stopped"]
@@ -59,7 +60,7 @@ def study_answers(
     return StudyAnswers(
         states={state: int((runs.state == state).sum()) for state in STATES if (runs.state == state).any()},
         curves=summarise(frames, list(shown)),
-        norm_batch=norm_batch_answers(frames, margin_points),
+        norm_batch=norm_batch_answers(frames, against_baseline(frames, BN), margin_points),
         rank_h=float(runs.rank_s[is_own].sum()) / 3600,
         read_rank_h=float(runs.rank_s[~is_own].sum()) / 3600,
         saved_rank_h=float((left * pace_s).sum()) / 3600,

@@ -1,19 +1,20 @@
 """One round of one benchmark, from the command line to its table, and one refusal."""
 
+import os
 import subprocess
 import sys
 
 from tests.helpers.small_experiment import ROOT
 
 
-def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def bench(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
 
 
 def test_one_round_prints_the_ratio_and_where_it_was_measured() -> None:
     size = ["--image-size", "32", "--images-per-batch", "2", "--batches-per-round", "1", "--rounds", "1"]
-    done = bench("probe", *size)
+    done = bench("probe", *size, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     header, ratio, origin = done.stdout.splitlines()[0], done.stdout.splitlines()[1], done.stdout
     assert header.split()[:4] == ["a", "/", "b", "median"]

@@ -78,7 +78,7 @@ def problems(report: Report) -> set[str]:
 
 
 def test_a_healthy_cluster_has_no_problem(doctor: Doctor, tmp_path: Path) -> None:
-    report = doctor("--data", images(tmp_path / "images"), nodes=3, cpus_per_task=1)
+    report = doctor("--data", images(tmp_path / "images"), nodes=2, cpus_per_task=1)
     assert {check: report[check] for check in problems(report)} == {}
     assert doctor.exit_code == 0
     assert {check for check, (verdict, _, _) in report.items() if verdict == "unknown"} == set()
@@ -89,7 +89,7 @@ def test_a_healthy_cluster_has_no_problem(doctor: Doctor, tmp_path: Path) -> Non
         *("data", "process group", "jobs folder"),
     }
     assert asked <= report.keys()
-    assert "3 nodes" in report["process group"][1]
+    assert "2 nodes" in report["process group"][1]
     assert [path.name for path in (tmp_path / "runs" / ".shiftbench").glob("doctor-*")] == []
     assert "shiftbench-doctor" not in run("squeue", "--noheader", "--format=%j")
 

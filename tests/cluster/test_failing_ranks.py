@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.daemons import is_of_ours
-from tests.helpers.cells import TWO_RANKS, Cells, slurm, wait_until
+from tests.helpers.cells import Cells, slurm, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,7 +35,7 @@ def test_one_task_of_an_array_is_requeued_and_the_others_are_not(cells: Cells) -
 def test_one_killed_rank_ends_the_job(training_cells: Cells) -> None:
     cells = training_cells
     cells.describe(nodes=2, step_s=0.1)
-    cells.submit(*TWO_RANKS, "system.collective_timeout_s=600")
+    cells.submit("system.collective_timeout_s=600")
     cells.wait_for_step(20)
     victims = [pid for pid in task_pids() if b"SLURM_PROCID=1" in environment_of(pid)]
     assert len(victims) == 1
@@ -49,7 +49,7 @@ def test_one_killed_rank_ends_the_job(training_cells: Cells) -> None:
 def test_a_rank_that_hangs_is_ended_by_the_time_out(training_cells: Cells) -> None:
     cells = training_cells
     cells.describe(nodes=2, step_s=0.1)
-    cells.submit(*TWO_RANKS, "system.collective_timeout_s=10")
+    cells.submit("system.collective_timeout_s=10")
     cells.wait_for_step(20)
     (victim,) = [pid for pid in task_pids() if b"SLURM_PROCID=1" in environment_of(pid)]
     os.kill(victim, signal.SIGSTOP)
@@ -64,7 +64,7 @@ def test_a_rank_that_hangs_is_ended_by_the_time_out(training_cells: Cells) -> No
 
 def test_the_traceback_of_a_rank_that_raises_is_shown(cells: Cells) -> None:
     cells.describe(nodes=2, step_s=0.05, fail="1:30")
-    cells.submit(*TWO_RANKS)
+    cells.submit()
     wait_until("the job", lambda: cells.jobs())
     wait_until("the end", lambda: not cells.jobs())
     (seen,) = cells.status().values()

@@ -13,10 +13,11 @@ from suite.experiment import Run
 from suite.record import Record
 from tests.cluster import testcluster
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
-from tests.helpers.cells import TWO_RANKS, Cells, configured, slurm, wait_until
+from tests.helpers.cells import Cells, configured, slurm, wait_until
 from tests.helpers.training_processes import train
 
 pytestmark = pytest.mark.timeout(900)
+SPANNING = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 
 
@@ -56,8 +57,9 @@ def assert_ends_as(cells: Cells, reference: Path) -> Record:
 
 def test_a_requeue_in_mid_epoch_on_two_nodes(training_cells: Cells, undisturbed: Reference) -> None:
     cells = training_cells
-    cells.describe(nodes=2, step_s=0.05)
-    cells.submit(*TWO_RANKS)
+    cells.describe(nodes=2, step_s=0.1)
+    # 100 steps of a network whose BN statistics span both ranks.
+    cells.submit(*SPANNING, "data.train_images=1600")
     cells.wait_for_step(40)
     job = cells.job()
     slurm("scontrol", "requeue", job)
@@ -68,7 +70,7 @@ def test_a_requeue_in_mid_epoch_on_two_nodes(training_cells: Cells, undisturbed:
     assert (first["restart"], second["restart"]) == (0, 1)
     assert second["world_size"] == 2
     # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
-    assert 40 <= record.status["resumed_from_step"] < 200
+    assert 40 <= record.status["resumed_from_step"] < 100
     assert record.status["lost_steps"] == 0
     assert record.status["queue_wait_s"] > 0
 
@@ -146,16 +148,16 @@ def test_a_controller_that_restarts(cells: Cells) -> None:
     assert_completes(cells, attempts=1)
 
 
-def test_tasks_that_are_killed_and_a_retry(training_cells: Cells, undisturbed: Reference) -> None:
+def test_a_task_that_is_killed_and_a_retry(training_cells: Cells, undisturbed: Reference) -> None:
     cells = training_cells
-    cells.describe(nodes=2, step_s=0.1)
-    cells.submit(*TWO_RANKS)
+    cells.describe(step_s=0.1)
+    cells.submit()
     cells.wait_for_step(40)
     wait_until(
         "progress beyond the checkpoint",
         lambda: cells.record()["step"] > cells.paths().checkpoint_steps()[-1],
     )
-    slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # every task of the step, without a warning
+    slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # the task alone, without a warning
     wait_until("the end", lambda: not cells.jobs())
     last_step, checkpoint = cells.record()["step"], cells.paths().checkpoint_steps()[-1]
     (seen,) = cells.status().values()
@@ -164,7 +166,7 @@ def test_tasks_that_are_killed_and_a_retry(training_cells: Cells, undisturbed: R
     assert Record.read(cells.paths().folder).reason == seen["reason"]
     cells.pace(0)
     assert cells.call("retry", "--failed").returncode == 0
-    record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
+    record = assert_ends_as(cells, undisturbed.of(cells.run))
     assert record.status["resumed_from_step"] == checkpoint
     assert record.status["lost_steps"] == last_step - checkpoint > 0
     assert record.status["rank_s"] > 0

@@ -1,16 +1,13 @@
 """Studies whose trials are jobs of a real Slurm: drivers end, and find their jobs again or end them."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from jobs.cluster.slurm_commands import accounting
@@ -80,9 +77,8 @@ def tuning(cells: Cells) -> Tuning:
 
 
 def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> None:
-    """Takes longer than others: its jobs train with torch, since it compares weights."""
+    """The trainers are not touched: each job ends with its first start, whatever happens to the driver."""
     cells = tuning.cells
-    cells.trains = True
     # A job takes a while to leave after its record has ended.
     cells.describe(step_s=0.2, setup=["trap 'sleep 4' EXIT"])
     tuning.describe()
@@ -108,26 +104,12 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
         assert status["step"] > at_kill
     for run in others:
         assert tuning.record(run).status["attempts"] == 1
-    calm = cells.folder / "calm"
-    arguments = ["run", str(tuning.file), "--output-dir", str(calm), "--jobs", "2"]
-    subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, check=True, capture_output=True)
-    for run in tuning.runs:
-        assert_same_results(cells.output_dir / run.folder_name, calm / run.folder_name)
 
 
 def ended(ids: list[str]) -> list[str]:
     """Accounting's states of these jobs once all have ended; else nothing."""
     found = [job for job in accounting(ids).values() if not job.is_active]
     return [job.state for job in found] if len(found) == len(ids) else []
-
-
-def assert_same_results(one: Path, other: Path) -> None:
-    states = [torch.load(folder / "checkpoints" / "best.pt")["model"] for folder in (one, other)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
-    lines = [RunPaths(folder).measurements.read_text().splitlines() for folder in (one, other)]
-    of_time = ("images_per_s", "time", "wait", "memory", "matmul_peak")
-    kept = [[s for s in text if not any(w in json.loads(s)["metric"] for w in of_time)] for text in lines]
-    assert kept[0] == kept[1]
 
 
 def test_a_stopped_trials_job_ends_within_seconds(tuning: Tuning) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from suite.data.sources import prepare
+from suite.data.sources import default_root, prepare
 from suite.experiment import BatchSpec, DataSpec, ModelSpec, RecipeSpec, Run, SystemSpec
 
 
@@ -22,9 +22,9 @@ def picture(seed: int, height: int, width: int) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fashion(prepared_data: None) -> Path:
     """The 7,000 images that the repository carries."""
-    return prepare("fashion-mnist-7k", tmp_path_factory.mktemp("prepared"))
+    return prepare("fashion-mnist-7k", default_root())
 
 
 @pytest.fixture(scope="session")

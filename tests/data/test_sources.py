@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from suite.data.idx import DEBIAN_FOLDER, read_split
+from suite.data.idx import DEBIAN_FOLDER, read_split, write_split
 from suite.data.sources import (
     FASHION_CLASSES,
     SUBSET_FOLDER,
@@ -55,15 +55,22 @@ def test_preparing_again_touches_nothing(fashion: Path) -> None:
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
+    carried, root = tmp_path / "carried", tmp_path / "prepared"
+    for folder in (carried, root):
+        folder.mkdir()
+    for split in ("train", "val"):
+        images_NHW, labels_N = np.zeros((1000, 28, 28), np.uint8), np.arange(1000, dtype=np.uint8) % 10
+        write_split(carried, split, images_NHW, labels_N)
     code = (
-        "import pathlib, suite.data.sources as s; "
-        f"print(s.prepare('fashion-mnist-7k', pathlib.Path({str(tmp_path)!r})))"
+        "import pathlib, suite.data.sources as s\n"
+        f"s.SUBSET_FOLDER = pathlib.Path({str(carried)!r})\n"
+        f"print(s.prepare('fashion-mnist-7k', pathlib.Path({str(root)!r})))"
     )
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0].strip() for process in both] == [str(tmp_path / "fashion-mnist-7k")] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["fashion-mnist-7k"]
-    assert len(list(tmp_path.rglob("*.jpg"))) == 7000
+    assert [process.communicate()[0].strip() for process in both] == [str(root / "fashion-mnist-7k")] * 2
+    assert [path.name for path in root.iterdir()] == ["fashion-mnist-7k"]
+    assert len(list(root.rglob("*.jpg"))) == 2000
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,6 @@ EXPERIMENT: dict[str, Any] = {
         "collective_timeout_s": 60,
     },
 }
-# A network whose BN statistics can span two ranks, with images so small that a step costs little.
-TWO_RANKS = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
 QUICK = ("data.train_images=32", "measure.precise_bn_images=0")
 CLUSTER: dict[str, Any] = {
     "scheduler": "slurm",
@@ -86,7 +84,8 @@ class Cells:
             hooks["SHIFTBENCH_TEST_FAIL"] = fail
         if checkpoint_bytes is not None:
             hooks["SHIFTBENCH_TEST_CHECKPOINT_BYTES"] = str(checkpoint_bytes)
-        path.write_text(yaml.safe_dump({**CLUSTER, "environment": hooks, **changes}))
+        environment = {**hooks, **changes.pop("environment", {})}
+        path.write_text(yaml.safe_dump({**CLUSTER, "environment": environment, **changes}))
         return path
 
     def pace(self, step_s: float) -> None:
@@ -173,11 +172,14 @@ class Cells:
         return str(wait_until("the job", lambda: [row[0] for row in self.jobs()])[0])
 
     def hurry(self, job: str) -> None:
-        """Start a requeued job at once, which would wait for two minutes."""
+        """Start a requeued job soon, which would wait for two minutes."""
         wait_until(
             "the requeue",
             lambda: slurm("squeue", "-h", "-j", job, "-o", "%T", check=False).strip() == "PENDING",
         )
+        # The node refuses a credential of the second in which it revoked the former one; Slurm 22.05 then
+        # ends the job: "Killing non-startable batch job: Job credential revoked".
+        time.sleep(2)
         wait_until(
             "a start at once",
             lambda: testcluster.is_done("scontrol", "update", f"JobId={job}", "StartTime=now"),

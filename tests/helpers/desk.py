@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import yaml
@@ -16,6 +17,7 @@ from suite.files import is_locked
 from suite.paths import RunPaths
 from suite.record import Record, RecordWriter, Status, read_status
 from suite.studies.study import Study, load_study
+from tests.helpers.command_line import shiftbench
 from tests.helpers.stand_in import stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +44,7 @@ class Desk:
 
     def describe(self, base: dict[str, Any] | None = None, **keys: Any) -> None:
         (self.folder / "base.yaml").write_text(yaml.safe_dump(base or BASE))
-        content = {"experiment": "base.yaml", "space": NORM_BATCH, "seeds": [0], "trials": {"at_a_time": 2}}
+        content = {"experiment": "base.yaml", "space": NORM_BATCH, "seeds": [0], "trials": {"at_a_time": 1}}
         self.file.write_text(yaml.safe_dump(content | keys, sort_keys=False))
 
     @property
@@ -53,38 +55,37 @@ class Desk:
     def study_folder(self) -> Path:
         return self.output_dir / "studies" / "mine"
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of a driver and of all that it starts."""
+        return {"HOME": str(self.folder), "COLUMNS": "200", **self.trainer}
+
     def begin(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "jobs.cli", "tune", str(self.file), *arguments]
         return subprocess.Popen(
             [*command, "--output-dir", str(self.output_dir)],
             cwd=ROOT,
-            env={**os.environ, "HOME": str(self.folder), "COLUMNS": "200", **self.trainer, **env},
+            env={**os.environ, **self.variables, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    def call(self, *arguments: str) -> str:
-        """Runs another `shiftbench` command with the desk's trainer. Returns what it printed."""
-        command = [sys.executable, "-m", "jobs.cli", *arguments]
-        env = {**os.environ, "HOME": str(self.folder), **self.trainer}
-        return subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout
-
-    def paced(self, step_s: float) -> dict[str, str]:
-        """Returns a stand-in trainer whose steps take `step_s` seconds, until `pace` is called."""
-        self.pace(step_s)
-        return stand_in(pace=self.folder / "pace")
-
-    def pace(self, step_s: float) -> None:
-        """Changes the time of a step, also of runs under way."""
-        (self.folder / "pace").write_text(str(step_s))
-
     def tune(self, *arguments: str, expect: int = 0, **env: str) -> str:
+        """Runs a driver to its end. Returns what it printed."""
         process = self.begin(*arguments, **env)
         said = process.communicate(timeout=900)[0]
         assert process.returncode == expect, said
         return said
+
+    def tune_here(self, *arguments: str, expect: int = 0) -> str:
+        """Runs a driver that starts no Ray, in this process, which saves its imports."""
+        command = ("tune", self.file, *arguments, "--output-dir", self.output_dir)
+        with mock.patch("ray.init", side_effect=AssertionError("Ray was started")):
+            done = shiftbench(*command, **self.variables)
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def record(self, run: Run) -> Record:
         return Record.read(self.output_dir / run.folder_name)
@@ -97,16 +98,15 @@ class Desk:
         while not is_so():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, f"waited for {what}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def epoch(self, run: Run) -> int:
         return int(self.status(run).content.get("evaluated_epoch", 0))
 
-    def processes(self) -> list[str]:
-        """Command lines of the processes that work for this desk."""
+    def processes(self) -> list[psutil.Process]:
+        """The processes that work for this desk."""
         every = psutil.process_iter(["cmdline", "environ"])  # None for processes of other users
-        ours = [one.info for one in every if (one.info["environ"] or {}).get("HOME") == str(self.folder)]
-        return [" ".join(info["cmdline"] or ()) for info in ours]
+        return [one for one in every if (one.info["environ"] or {}).get("HOME") == str(self.folder)]
 
 
 def wait_until_released(desk: Desk, run: Run) -> None:

@@ -23,6 +23,7 @@ from suite.config import load_experiment
 from suite.experiment import Run
 from suite.signals import stop_signals_to
 from tests.helpers.small_experiment import CONFIG, ROOT
+from tests.helpers.stand_in import stand_in
 
 
 @pytest.mark.parametrize(
@@ -43,11 +44,12 @@ def test_exit_codes(codes: list[int], stopped_by: signal.Signals | None, expecte
     assert outcome.exit_code == expected
 
 
-def launch(folder: Path, *extra: str) -> "subprocess.Popen[str]":
+def launch(folder: Path, *extra: str, **variables: str) -> "subprocess.Popen[str]":
     (folder / "tiny.yaml").write_text(CONFIG)
     arguments = ["run", folder / "tiny.yaml", "--output-dir", folder / "runs", *extra]
-    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, env = [sys.executable, "-m", "jobs.cli", *map(str, arguments)], {**os.environ, **variables}
+    out, err = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err, text=True)
 
 
 def status_of(folder: Path) -> dict[str, object]:
@@ -60,7 +62,8 @@ def status_of(folder: Path) -> dict[str, object]:
     return content
 
 
-def test_two_ranks_over_torchrun_share_statistics_and_complete(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fork_server")
+def test_two_ranks_share_statistics_and_complete(tmp_path: Path) -> None:
     process = launch(tmp_path, "--ranks", "2")
     output, _ = process.communicate(timeout=250)
     log = "\n".join(path.read_text() for path in (tmp_path / "runs").glob("*/log.txt"))
@@ -77,17 +80,17 @@ ONE_RANK = ("batch.norm_batch_size=8", "recipe.epochs=200")
 
 
 @pytest.fixture(params=["fresh", "forked"])
-def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are fresh processes, or forks of the session's server."""
+def trainer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables for runs that train in forks of the session's server, or are stand-ins in fresh processes."""
     if request.param == "forked":
         request.getfixturevalue("fork_server")
-    else:
-        monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+        return {}
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    return stand_in(step_s=0.05)
 
 
-@pytest.mark.usefixtures("start")
-def test_a_killed_process_is_a_failed_run_with_its_signal(tmp_path: Path) -> None:
-    process = launch(tmp_path, *ONE_RANK)
+def test_a_killed_process_is_a_failed_run_with_its_signal(trainer: dict[str, str], tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK, **trainer)
     os.kill(int(str(status_of(tmp_path)["pid"])), signal.SIGKILL)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 3, output
@@ -96,9 +99,8 @@ def test_a_killed_process_is_a_failed_run_with_its_signal(tmp_path: Path) -> Non
     assert "was killed by SIGKILL" in str(status["reason"])
 
 
-@pytest.mark.usefixtures("start")
-def test_ctrl_c_checkpoints_and_ends_with_130(tmp_path: Path) -> None:
-    process = launch(tmp_path, *ONE_RANK)
+def test_ctrl_c_checkpoints_and_ends_with_130(trainer: dict[str, str], tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK, **trainer)
     status_of(tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
@@ -134,9 +136,10 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, former)
 
 
-@pytest.mark.usefixtures("start")
-def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(tmp_path: Path) -> None:
-    process = launch(tmp_path, *ONE_RANK)
+def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(
+    trainer: dict[str, str], tmp_path: Path
+) -> None:
+    process = launch(tmp_path, *ONE_RANK, **trainer)
     pid = int(str(status_of(tmp_path)["pid"]))
     process.kill()
     process.communicate(timeout=10)
@@ -170,10 +173,10 @@ def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(
     runs = two_runs(tmp_path)
     monkeypatch.setattr(ProgressView, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     outcome = run_all(runs, tmp_path / "runs", 2, 1, ProgressView(Console(width=200)), Sleeping)
-    assert [code for _, code in outcome.failed] == [1, 1]
+    assert [code for _, code in outcome.failed] == [1, 75]
     printed = capsys.readouterr().out
     assert "no process can be had" in printed
-    assert "its process was killed by SIG" in printed
+    assert "its process was killed by SIGTERM before it could train" in printed
 
 
 def test_an_error_in_the_launcher_ends_what_it_started(
@@ -193,9 +196,8 @@ def test_an_error_in_the_launcher_ends_what_it_started(
     assert [process.returncode for process in ended] == [-signal.SIGTERM]
 
 
-@pytest.mark.usefixtures("start")
-def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
-    process = launch(tmp_path, *ONE_RANK)
+def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(trainer: dict[str, str], tmp_path: Path) -> None:
+    process = launch(tmp_path, *ONE_RANK, **trainer)
     pid = int(str(status_of(tmp_path)["pid"]))
     os.kill(pid, signal.SIGSTOP)  # a run that does not answer
     process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.local.fork_client import starter_of
+from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
 from jobs.reproduce import claim_experiments, perturb_trained
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
+from reports.write.report_folder import ReportFiles, build_report
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -46,6 +49,22 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "D": dataclasses.replace(claim_experiments.PLANS["D"], quick=TINY_NET),
     }
     monkeypatch.setattr(claim_experiments, "PLANS", {**claim_experiments.PLANS, **small})
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """The arguments of all reports of a test. The first is built, and its result returned for the others."""
+    calls: list[tuple[Any, Any]] = []
+    results: list[ReportFiles] = []
+
+    def build_once(*arguments: Any, **options: Any) -> ReportFiles:
+        calls.append((arguments, options))
+        if not results:
+            results.append(build_report(*arguments, **options))
+        return results[0]
+
+    monkeypatch.setattr("reports.write.report_folder.build_report", build_once)
+    return calls
 
 
 def reproduce(folder: Path, *arguments: str) -> Result:
@@ -144,7 +163,10 @@ def test_the_list_names_each_claim_and_its_cost(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- from end to end
 
 
-def test_a_claim_is_run_judged_and_reported_and_not_run_again(tmp_path: Path, tiny: None) -> None:
+@pytest.mark.usefixtures("tiny", "fork_server")
+def test_a_claim_is_run_judged_and_reported_and_not_run_again(
+    tmp_path: Path, reported: list[tuple[Any, Any]]
+) -> None:
     # A folder that holds the runs of others, and one of ours that was interrupted before it began.
     runs = claim_experiments.runs_of(claim_experiments.experiments(["A"], quick=True))
     foreign = runs[0].model_copy(update={"seed": 77, "experiment": "another"})
@@ -166,7 +188,7 @@ def test_a_claim_is_run_judged_and_reported_and_not_run_again(tmp_path: Path, ti
     again = reproduce(tmp_path, "A", "--quick")
     assert again.exit_code == 0
     assert "0 completed, 3 were complete, 0 did not complete" in again.stdout
-    assert (tmp_path / "out" / "report.md").read_text() == report
+    assert reported[0] == reported[1]
 
 
 def test_a_failed_run_leaves_its_claim_open_and_ends_with_3(
@@ -211,8 +233,9 @@ def _complete_all_but_first(runs: list[Run], output_dir: Path) -> None:
 # ---------------------------------------------------------------- noise
 
 
+@pytest.mark.usefixtures("tiny", "reported")
 def test_noise_is_measured_once_and_again_where_it_does_not_fit(
-    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch, fork_server: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_server: Path
 ) -> None:
     start = starter_of(fork_server)
     monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.5))
@@ -230,17 +253,22 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     assert len(set(first.top1_percent[0])) == 1  # no noise, no difference between draws
     assert first.num_images == 20
 
-    def measured() -> list[str | None]:
+    def measured(start: StartProcess = start) -> list[str | None]:
         found = perturb_trained.measure_missing(runs, tmp_path / "runs", 1, start)
         return [error for _, error in found]
+
+    def start_nothing(spec: ProcessSpec) -> PlainProcess:
+        spec.log.touch()
+        return SimpleNamespace(poll=lambda: 0)  # type: ignore[return-value]
 
     assert measured() == []
     for damaged in ("{", json.dumps({**json.loads(paths.noise.read_text()), "step": 99})):
         paths.noise.write_text(damaged)
-        assert measured() == [None]
-        assert read_noise(paths) == first
-    monkeypatch.setattr(perturb_trained, "DRAWS", 3)
+        assert measured(start_nothing) == [None]
     assert measured() == [None]
+    assert read_noise(paths) == first
+    monkeypatch.setattr(perturb_trained, "DRAWS", 3)
+    assert measured(start_nothing) == [None]
     # Several at a time, of one thread each: the same.
     monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1, 0.3, 0.5))
     assert measured() == [None]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.command_line import shiftbench
 from tests.helpers.records import expand_runs, write_run
 
 PROGRAM = """
@@ -26,11 +27,10 @@ def report(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_works_without_what_trains(tmp_path: Path) -> None:
-    for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
-        write_run(tmp_path / "runs", run)
+    write_run(tmp_path / "runs", expand_runs(batch={"global_batch_size": 4})[0])
     done = report(tmp_path / "runs", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "3 of 3 runs completed." in done.stdout
+    assert "1 of 1 run completed." in done.stdout
     assert (tmp_path / "out" / "index.html").exists()
     assert (tmp_path / "out" / "results.parquet").exists()
 
@@ -42,6 +42,6 @@ def test_what_is_absent_is_indeed_absent() -> None:
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    done = report(tmp_path, "--out", tmp_path / "out")
+    done = shiftbench("report", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: no runs found below {tmp_path}; expected folders with a run.json"

@@ -7,28 +7,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from reports.collect import collect
-from reports.frames import build_frames
-from reports.write.page import compose, render_markdown
+from reports.write.export import results
+from reports.write.page import render_html, render_markdown
 from reports.write.report_folder import build_report
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter
+from tests.helpers.composed import composed, inventory
 from tests.helpers.nasty_text import NASTY
-from tests.helpers.records import PROVENANCE, expand_runs, write_run
+from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
 
 def runs_of(**changes: Any) -> list[Run]:
     return expand_runs(**{"batch": {"global_batch_size": 4}, "seeds": [0], **changes})
-
-
-def markdown_of(root: Path) -> str:
-    collection = collect([root])
-    return render_markdown(compose(collection, build_frames(collection)))
 
 
 def edit_run(folder: Path, **changes: Any) -> None:
@@ -54,7 +49,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
 def test_an_output_that_cannot_be_a_folder(tmp_path: Path, where: str) -> None:
-    write_run(tmp_path / "runs", runs_of()[0])
+    write_waiting(tmp_path / "runs", runs_of()[0])
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be a folder for the report"):
         build_report([tmp_path / "runs"], tmp_path / where)
@@ -62,7 +57,7 @@ def test_an_output_that_cannot_be_a_folder(tmp_path: Path, where: str) -> None:
 
 
 def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs", runs_of()[0])
+    write_waiting(tmp_path / "runs", runs_of()[0])
     out = tmp_path / "out"
     (out / "report.md").mkdir(parents=True)  # a folder where the file should go
     with pytest.raises(UserError, match="the report cannot be written"):
@@ -72,16 +67,15 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_named_and_the_others_are_reported(tmp_path: Path) -> None:
-    old, new = (write_run(tmp_path / "runs", run) for run in runs_of()[:2])
+    _, new = (write_waiting(tmp_path / "runs", run) for run in runs_of()[:2])
     edit_run(new, schema_version=999)
-    files = build_report([tmp_path / "runs"], tmp_path / "out")
-    assert files.num_runs == 1
-    for path in (files.html, files.markdown):
-        text = path.read_text().replace("\\", "")
+    report = composed(tmp_path / "runs")
+    assert len(report.frames.runs) == 1
+    for made in (render_html(report), render_markdown(report)):
+        text = made.replace("\\", "")
         assert "schema 999 is newer" in text
         assert new.name in text
         assert "1 unreadable" in text
-    assert old.exists()
 
 
 def test_a_newer_schema_alone_is_fatal(tmp_path: Path) -> None:
@@ -120,7 +114,7 @@ def test_damaged_and_cut_lines_are_left_out_and_shown(tmp_path: Path) -> None:
     path.write_bytes(b"\x00\xff\n" + path.read_bytes()[:-20])
     with RunPaths(foreign).measurements.open("a") as file:
         file.write('{"colour": "blue"}\n{"metric": "loss", "value": {}, "epoch": 1, "step": 1}\n')
-    markdown = markdown_of(tmp_path / "runs").replace("\\", "")
+    markdown = inventory(tmp_path / "runs").replace("\\", "")
     assert "2 damaged lines left out" in markdown
     assert "1 damaged lines left out" in markdown
     assert "measurements.jsonl: only the first" in markdown
@@ -147,7 +141,7 @@ def re_specs(html: str) -> str:
 def test_nothing_completed_still_gives_a_report(tmp_path: Path) -> None:
     for run, state in zip(runs_of(), ("failed", "preempted", "diverged"), strict=True):
         write_run(tmp_path / "runs", run, state=state, reason="it <rained>", final=False, top1_percent=[1.0])
-    text = markdown_of(tmp_path / "runs")
+    text = render_markdown(composed(tmp_path / "runs"))
     assert "1 failed" in text
     assert "No completed run was probed." in text
     assert "it &lt;rained&gt;" in text
@@ -157,23 +151,23 @@ def test_runs_that_never_measured_anything(tmp_path: Path) -> None:
     for run in runs_of():
         with RecordWriter(run, tmp_path / "runs" / run.folder_name):
             pass
-    files = build_report([tmp_path / "runs"], tmp_path / "out")
-    assert files.figures == []
-    assert "it never started" in files.html.read_text()
+    report = composed(tmp_path / "runs")
+    assert report.figures == []
+    assert "it never started" in render_html(report)
 
 
 def test_a_live_run_is_reported_as_running(tmp_path: Path) -> None:
     (bn, *_) = runs_of()
     folder = write_run(tmp_path / "runs", bn, state="running", final=False)
     with RecordWriter(bn, folder):
-        assert "1 running" in markdown_of(tmp_path / "runs")
+        assert "1 running" in inventory(tmp_path / "runs")
 
 
 def test_differing_code_is_warned_of(tmp_path: Path) -> None:
     first, second, _ = runs_of()
     write_run(tmp_path / "runs", first)
     write_run(tmp_path / "runs", second, provenance={**PROVENANCE, "git_sha": "f" * 40, "git_dirty": True})
-    text = markdown_of(tmp_path / "runs")
+    text = inventory(tmp_path / "runs")
     assert "The runs come from 2 states of the code" in text
     assert "modified working tree" in text
     assert "| ffffffffffff | modified | 1 |" in text
@@ -191,7 +185,7 @@ def test_an_older_schema_is_read_if_it_can_be_and_else_named(tmp_path: Path) -> 
 def test_two_folders_of_one_run_are_told_and_counted_once(tmp_path: Path) -> None:
     (bn, *_) = runs_of()
     shutil.copytree(write_run(tmp_path / "runs", bn), tmp_path / "runs" / "copy")
-    text = markdown_of(tmp_path / "runs")
+    text = inventory(tmp_path / "runs")
     assert "1 completed" in text
     assert "1 folder of a run that is found more than once: each run is counted once." in text
     assert "a copy of a run listed elsewhere, not counted" in text
@@ -201,16 +195,14 @@ def test_a_metric_that_half_the_runs_lack(tmp_path: Path) -> None:
     runs = runs_of(model={"arch": "small_resnet20"}, seeds=[0, 1, 2, 3])
     for run in runs:
         write_run(tmp_path / "runs", run, final=run.seed < 2)
-    build_report([tmp_path / "runs"], tmp_path / "out")
-    (row,) = re.findall(
-        r"^\| BN \|.*4 of 4.*60\.00.*", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE
-    )
+    report = composed(tmp_path / "runs")
+    text = render_markdown(report)
+    (row,) = re.findall(r"^\| BN \|.*4 of 4.*60\.00.*", text, re.MULTILINE)
     cells = [cell.strip() for cell in row.split("|")]
     assert "60.00 ± 0.00" in cells  # the top-1 that all have
     assert "60.50 ± 0.00 (2 seeds)" in cells  # with PreciseBN
-    text = (tmp_path / "out" / "report.md").read_text()
     assert "2 completed runs measured no images/s, which Seeds counts." in text
-    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    table = results(report.frames, tmp_path)
     assert table.images_per_s.isna().tolist() == table.top1_precise_percent.isna().tolist()
     assert int(table.images_per_s.isna().sum()) == 2
 
@@ -220,7 +212,7 @@ def test_many_folders_that_cannot_be_read_are_not_all_named(tmp_path: Path) -> N
     for number in range(30):
         (tmp_path / "runs" / f"bad-{number:02d}").mkdir()
         (tmp_path / "runs" / f"bad-{number:02d}" / "run.json").write_text("{")
-    text = markdown_of(tmp_path / "runs")
+    text = inventory(tmp_path / "runs")
     assert text.count("Not read:") == 8
     assert "22 more could not be read; see Runs." in text
     assert text.count("| unreadable |") == 30
@@ -228,8 +220,8 @@ def test_many_folders_that_cannot_be_read_are_not_all_named(tmp_path: Path) -> N
 
 def test_names_from_records_stay_text(tmp_path: Path) -> None:
     data = {"name": NASTY, "path": "/data", "num_classes": 10, "image_size": 28}
-    runs = runs_of(name=NASTY, data=[data, {**data, "name": "plain"}])
-    for run in runs:
+    model = {"arch": "small_resnet11", "norm": [{"kind": "bn"}, {"kind": "xbn"}]}
+    for run in runs_of(name=NASTY, model=model, data=[data, {**data, "name": "plain"}]):
         write_run(
             tmp_path / "runs",
             run,
@@ -244,12 +236,12 @@ def test_names_from_records_stay_text(tmp_path: Path) -> None:
                 "versions": {NASTY: NASTY},
             },
         )
-    files = build_report([tmp_path / "runs"], tmp_path / "out")
-    html = files.html.read_text()
+    report = composed(tmp_path / "runs")
+    html = render_html(report)
     assert "window.pwned" in html
     assert "<script>window.pwned" not in html
     assert html.count("<script") == html.count("</script>") == 2
-    markdown = files.markdown.read_text()
+    markdown = render_markdown(report)
     assert "<script" not in markdown
     assert "\\|" in markdown
 
@@ -258,8 +250,7 @@ def test_seeds_on_different_numbers_of_ranks_are_warned_of(tmp_path: Path) -> No
     one, two = runs_of(model={"arch": "small_resnet11"}, seeds=[0, 1])
     write_run(tmp_path, one)
     write_run(tmp_path, two, provenance={**PROVENANCE, "world_size": 8})
-    page = build_report([tmp_path], tmp_path / "out").html.read_text()
-    assert "ran on different numbers of ranks" in page
+    assert "ran on different numbers of ranks" in inventory(tmp_path)
 
 
 def test_recipes_that_differ_between_norms_are_warned_of(tmp_path: Path) -> None:
@@ -267,5 +258,5 @@ def test_recipes_that_differ_between_norms_are_warned_of(tmp_path: Path) -> None
         model = {"arch": "small_resnet20", "norm": {"kind": norm}}
         for run in runs_of(model=model, recipe={"epochs": epochs, "milestones": [1]}):
             write_run(tmp_path / "runs", run)
-    text = markdown_of(tmp_path / "runs").replace("\\", "")
+    text = inventory(tmp_path / "runs").replace("\\", "")
     assert "differ in more than norm and batch: recipe.epochs 2 / 3." in text

@@ -7,8 +7,9 @@ import pytest
 from reports.collect import collect
 from reports.findings.baseline import Baseline, resolve_baseline
 from reports.frames import Frames, build_frames
-from reports.write.report_folder import build_report
+from reports.write.page import render_html, render_markdown
 from suite.errors import UserError
+from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run
 
 ONE_BATCH = {"global_batch_size": 64, "norm_batch_size": 4}
@@ -52,13 +53,12 @@ def test_without_bn_nothing_is_compared_and_the_report_says_how_to(tmp_path: Pat
     found = resolve_baseline(frames)
     said = "BN was not run, so nothing is compared; --baseline compares with one of XBN-P2-GN8, GN8."
     assert found == Baseline(None, said)
-    files = build_report([tmp_path], tmp_path / "out")
-    for path in (files.html, files.markdown):
-        text = path.read_text()
+    report = composed(tmp_path)
+    for text in (render_html(report), render_markdown(report)):
         assert said in text
         assert "Accuracy against" not in text
         assert "p is that of" not in text
-    assert not (tmp_path / "out" / "standing.csv").exists()
+    assert "standing.csv" not in report.csv_files
 
 
 def test_one_norm_alone_offers_no_other(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_one_norm_alone_offers_no_other(tmp_path: Path) -> None:
 
 def test_all_that_is_paired_follows_the_baseline(tmp_path: Path) -> None:
     frames_of(tmp_path, "BN", "XBN-P2-GN8")
-    text = build_report([tmp_path], tmp_path / "out", "xbn-p2-gn8").markdown.read_text()
+    text = render_markdown(composed(tmp_path, baseline="xbn-p2-gn8"))
     assert "### Accuracy against XBN-P2-GN8" in text
     assert "- BN differs from XBN-P2-GN8 by" in text
     assert "ESM σ per layer, less XBN-P2-GN8's" in text

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,13 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 from pypdf import PdfReader
 
 import reports
 from reports.theme import SERIES_HEX, Variant
+from reports.write.page import render_html, render_markdown
 from reports.write.report_folder import ReportFiles, build_report
 from suite.metrics import METRICS
-from tests.helpers.records import expand_runs, write_run
+from tests.helpers.composed import composed
+from tests.helpers.records import expand_runs, write_run, write_waiting
 
 HEAVY = ("torch", "torchvision", "ray", "nvidia", "submitit")
 
@@ -45,7 +47,9 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
             *("layers.parquet", "results.csv", "results.parquet"),
         ]
     )
-    assert sweep_report.num_runs == 21
+    assert sweep_report.num_runs == len(pd.read_parquet(out / "results.parquet")) == 21
+    assert set(pd.read_parquet(out / "layers.parquet").run_id) <= set(sweep_report.frames.runs.run_id)
+    assert not pd.read_parquet(out / "layers.parquet").empty
 
 
 def test_the_page_fetches_nothing_and_stays_small(sweep_report: ReportFiles) -> None:
@@ -65,7 +69,7 @@ def links_to_runs(made: ReportFiles) -> list[str]:
 
 
 def test_the_run_list_leads_to_every_config_and_to_logs_that_exist(
-    sweep: Path, sweep_report: ReportFiles, tmp_path: Path
+    sweep_report: ReportFiles, tmp_path: Path
 ) -> None:
     html, markdown = sweep_report.html.read_text(), sweep_report.markdown.read_text()
     for link in links_to_runs(sweep_report):
@@ -73,14 +77,13 @@ def test_the_run_list_leads_to_every_config_and_to_logs_that_exist(
         assert html.count(f'<a href="{link}">config</a>') == 1
         assert markdown.count(f"[config]({link})") == 1
     assert "log.txt" not in html
-    shutil.copytree(sweep, tmp_path / "a (b) %&<c>")
-    folder = next(path for path in (tmp_path / "a (b) %&<c>").iterdir())
+    folder = write_waiting(tmp_path / "a (b) %&<c>", expand_runs()[0])
     (folder / "log.txt").write_text("loss is nan\n")
-    files = build_report([tmp_path / "a (b) %&<c>"], tmp_path / "out")
+    report = composed(tmp_path / "a (b) %&<c>", out=tmp_path / "out")
     link = f"../a%20%28b%29%20%25%26%3Cc%3E/{folder.name}/log.txt"
-    assert files.html.read_text().count(f'<a href="{link}">log</a>') == 1
-    assert files.markdown.read_text().count(f"[log]({link})") == 1
-    assert (files.html.parent / unquote(link)).read_text() == "loss is nan\n"
+    assert render_html(report).count(f'<a href="{link}">log</a>') == 1
+    assert render_markdown(report).count(f"[log]({link})") == 1
+    assert Path(os.path.normpath(tmp_path / "out" / unquote(link))).read_text() == "loss is nan\n"
 
 
 def test_the_best_of_each_block_is_bold_everywhere(sweep_report: ReportFiles) -> None:
@@ -188,7 +191,7 @@ def test_what_is_left_out_of_many_verdicts_is_not_folded_away(tmp_path: Path) ->
     for run in expand_runs(model={"arch": "small_resnet20", "norm": norms}, batch=batch, seeds=[0, 1]):
         is_lost = run.model.norm.label == "XBN-P1-GN8" and run.seed == 1
         write_run(tmp_path / "runs", run, layers=["a"], state="diverged" if is_lost else "completed")
-    page = build_report([tmp_path / "runs"], tmp_path / "out").html.read_text()
+    page = render_html(composed(tmp_path / "runs"))
     verdict = page[page.index('<section class="verdict"') : page.index('<h2 id="summary"')]
     folded, caveat = verdict.index("<summary>1 more</summary>"), verdict.index("Left out, since")
     assert folded < verdict.index("</details>") < caveat

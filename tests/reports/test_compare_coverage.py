@@ -1,9 +1,6 @@
 """Which runs a comparison of two sets covers, what it says of the others, and what it writes."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +12,9 @@ from reports.tables import side_by_side
 from reports.tables.side_by_side import two_sides_display
 from reports.write.compare_text import write_comparison
 from suite.errors import UserError
+from tests.helpers.command_line import shiftbench
 from tests.helpers.records import PROVENANCE, expand_runs, write_run
 from tests.helpers.two_sides import BATCH, XBN, rows_of, verdict, write
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def test_what_only_one_side_has_is_counted(tmp_path: Path) -> None:
@@ -173,16 +169,10 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
         write_comparison(compare(tmp_path / "a", tmp_path / "b"), tmp_path / "file")
 
 
-def shiftbench(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-    env = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=250)
-
-
 def test_the_command_prints_a_table_and_ends_with_verdicts(tmp_path: Path) -> None:
     write(tmp_path / "a", [60.0, 61.0, 62.0])
     write(tmp_path / "b", [64.0, 65.5, 66.0])
-    done = shiftbench("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    done = shiftbench("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "Final top-1 (%): B is better" in done.stdout
     assert (tmp_path / "out" / "compare.csv").exists()

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 from reports.collect import collect
 from reports.frames import Frames, build_frames
 from reports.write.export import COLUMNS, layer_values, results, to_csv, to_parquet
-from reports.write.report_folder import build_report
 from suite.metrics import METRICS
 from tests.helpers.records import expand_runs, write_run, write_waiting
 
@@ -33,8 +33,8 @@ def test_every_run_has_its_own_row(tmp_path: Path) -> None:
         tops[run.run_id] = 50.0 + number
         folder = write_run(tmp_path / "runs", run, top1_percent=[90.0, 50.0 + number])
     shutil.copytree(folder, tmp_path / "copy")
-    build_report([tmp_path / "runs", tmp_path / "copy"], tmp_path / "out")
-    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    frames = build_frames(collect([tmp_path / "runs", tmp_path / "copy"]))
+    table = pd.read_parquet(io.BytesIO(to_parquet(results(frames, tmp_path / "out"))))
     assert table.columns.tolist() == COLUMNS
     assert len(table) == 10
     assert int((~table.counted).sum()) == 1
@@ -45,7 +45,7 @@ def test_every_run_has_its_own_row(tmp_path: Path) -> None:
     assert table[table.state == "queued"].top1_percent.isna().all()
     for row in table.itertuples():
         assert row.run_id in str(row.folder) or row.folder == "../copy"
-        assert (tmp_path / "out" / str(row.folder) / "run.json").exists()
+        assert Path(os.path.normpath(tmp_path / "out" / str(row.folder)), "run.json").exists()
 
 
 def test_columns_hold_every_metric_and_have_plain_types(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_no_text_is_a_formula_of_a_spreadsheet(tmp_path: Path, name: str) -> Non
 def test_nan_and_infinity_are_written(tmp_path: Path) -> None:
     (run, *_) = expand_runs(batch=ONE_BATCH)
     write_run(tmp_path / "runs", run, top1_percent=[math.inf], layers=["a"], esm_sigma=[math.nan])
-    files = build_report([tmp_path / "runs"], tmp_path / "out")
-    (row,) = csv.DictReader(io.StringIO((files.html.parent / "results.csv").read_text()))
+    made = results(frames_below(tmp_path / "runs"), tmp_path / "out")
+    (row,) = csv.DictReader(io.StringIO(to_csv(made).decode()))
     assert (row["top1_percent"], row["esm_sigma_mean"], row["queue_wait_s"]) == ("inf", "", "")
-    table = pd.read_parquet(files.html.parent / "results.parquet")
+    table = pd.read_parquet(io.BytesIO(to_parquet(made)))
     assert table.top1_percent[0] == math.inf
     assert math.isnan(table.esm_sigma_mean[0])
 
@@ -110,6 +110,6 @@ def test_layers_are_those_of_the_newest_probe_of_counted_runs(tmp_path: Path) ->
 
 def test_there_may_be_no_layer_at_all(tmp_path: Path) -> None:
     write_waiting(tmp_path / "runs", expand_runs(batch=ONE_BATCH)[0])
-    build_report([tmp_path / "runs"], tmp_path / "out")
-    assert pd.read_parquet(tmp_path / "out" / "layers.parquet").empty
-    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 1
+    frames = frames_below(tmp_path / "runs")
+    assert pd.read_parquet(io.BytesIO(to_parquet(layer_values(frames)))).empty
+    assert len(pd.read_parquet(io.BytesIO(to_parquet(results(frames, tmp_path))))) == 1

@@ -1,4 +1,4 @@
-"""Ten thousand variants: every table is short, says what it leaves out, and counts what is not in it."""
+"""A thousand variants: every table is short, says what it leaves out, and counts what is not in it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,13 @@ from reports.write.latex import to_latex
 from reports.write.markdown import markdown_table
 from tests.helpers.records import expand_runs, write_run
 
-VARIANTS, SEEDS = 10_000, 3
+VARIANTS, SEEDS = 1000, 3
 METRICS = ["top1_percent", "esm_sigma_common", "images_per_s"]
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    """One run, tabulated, and repeated under other names: 10,000 variants of three seeds each."""
+    """One run, tabulated, and repeated under other names: 1000 variants of three seeds each."""
     root = tmp_path_factory.mktemp("many")
     for run in expand_runs(
         model={"arch": "small_resnet20", "norm": {"kind": "bn"}}, seeds=[0], batch={"global_batch_size": 4}
@@ -57,7 +57,7 @@ def test_every_cell_is_summarised_as_one_alone_would_be(many: Frames) -> None:
     cells = counted.groupby(GROUP, sort=False)
     assert len(table) == cells.ngroups
     assert table.norm.tolist() == counted.norm.drop_duplicates().tolist()
-    for i in (0, 1, 2, 3, 4321, 9998, 9999):
+    for i in (0, 1, 2, 3, 432, 998, 999):
         row = table.iloc[i]
         runs = counted[counted.norm == row.norm]
         done = runs[runs.state == "completed"]
@@ -98,7 +98,7 @@ def test_the_run_list_has_what_went_wrong_first(many: Frames, tmp_path: Path) ->
     table = run_list(many, [Skipped(tmp_path / f"x{i}", "why") for i in range(50)], tmp_path)
     assert len(table.texts) == MAX_ROWS
     assert [row[2] for row in table.texts] == ["unreadable"] * 50 + ["failed"] * 150
-    assert "The first 200 of 30,050 rows, what went wrong first;" in table.caption
+    assert "The first 200 of 3,050 rows, what went wrong first;" in table.caption
     assert len(run_list(many, [Skipped(tmp_path / f"x{i}", "why") for i in range(999)]).texts) == MAX_ROWS
 
 
@@ -113,4 +113,4 @@ def test_the_data_has_them_all(many: Frames, tmp_path: Path) -> None:
 def test_notes_do_not_name_every_variant(many: Frames) -> None:
     layers = [note for note in summary_display(many).notes if "common layers" in note]
     assert layers
-    assert all(len(note) < 300 and "and 9,992 more" in note for note in layers)
+    assert all(len(note) < 300 and "and 992 more" in note for note in layers)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from reports.collect import collect
+from reports.findings.baseline import against_baseline
 from reports.findings.norm_batch import NormBatchAnswer, norm_batch_answers
 from reports.frames import build_frames
 from reports.stats import slope
@@ -27,8 +28,13 @@ def write(root: Path, top1: Cells, esm: Cells | None = None) -> None:
             write_run(root, run, top1_percent=[top1[cell][run.seed]], layers=["a"], esm_sigma=shift)
 
 
+def answers_below(root: Path, margin: float = 1.0) -> list[NormBatchAnswer]:
+    frames = build_frames(collect([root]))
+    return norm_batch_answers(frames, against_baseline(frames, "BN"), margin)
+
+
 def answers(root: Path, margin: float = 1.0) -> dict[tuple[str, str], NormBatchAnswer]:
-    found = norm_batch_answers(build_frames(collect([root])), margin)
+    found = answers_below(root, margin)
     return {(answer.kind, answer.variant): answer for answer in found}
 
 
@@ -178,7 +184,7 @@ def test_batches_per_gpu_are_kept_apart(tmp_path: Path) -> None:
         for run in expand_runs(batch=batch, model={"arch": "small_resnet20"}):
             value = top1 + run.batch.norm / 10 * (1 + run.seed / 100)
             write_run(tmp_path, run, top1_percent=[value], layers=["a"])
-    found = norm_batch_answers(build_frames(collect([tmp_path])), 1.0)
+    found = answers_below(tmp_path)
     loses = [answer for answer in found if answer.kind == "bn_loses"]
     assert [answer.norm_batch_size for answer in loses] == [64, 64]
     assert ["batch per GPU 16: BN" in answer.sentence for answer in loses].count(True) == 1
@@ -263,8 +269,6 @@ def test_beating_bn_is_adjusted_over_the_norm_batches(tmp_path: Path) -> None:
     for run in expand_runs(batch=batch, model=model):
         is_ahead = run.model.norm.label != "BN" and run.batch.norm == 4
         write_run(tmp_path, run, top1_percent=[62.0 + run.seed if is_ahead else 60.0])
-    (told,) = (
-        a for a in norm_batch_answers(build_frames(collect([tmp_path])), 1.0) if a.kind == "xbn_beats_bn"
-    )
+    (told,) = (a for a in answers_below(tmp_path) if a.kind == "xbn_beats_bn")
     assert told.norm_batch_size is None
     assert "is not shown to beat BN" in told.sentence

@@ -6,21 +6,16 @@ from pathlib import Path
 import pytest
 
 from reports.figures.figure import distinct, slug
+from reports.write.page import render_markdown
 from reports.write.report_folder import MANIFEST, build_report
 from suite.errors import UserError
-from tests.helpers.records import expand_runs, write_run
+from tests.helpers.composed import composed
+from tests.helpers.records import expand_runs, write_run, write_waiting
 
 ONE_BATCH = {"global_batch_size": 4}
 
 
-def write_three(root: Path) -> None:
-    for run in expand_runs(batch=ONE_BATCH, seeds=[0]):
-        write_run(root, run)
-
-
-def write_unmeasured(root: Path) -> None:
-    for run in expand_runs(batch=ONE_BATCH, seeds=[0]):
-        write_run(root, run, state="failed", final=False, top1_percent=[])
+RUN = expand_runs(batch=ONE_BATCH, seeds=[0])[0]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -32,11 +27,11 @@ def test_files_of_others_stay_and_what_is_no_longer_made_goes(tmp_path: Path) ->
     (out / "figures").mkdir(parents=True)
     for name in ("notes.txt", "figures/mine.svg", "figures/top1-by-epoch-old.svg"):
         (out / name).write_text("mine")
-    write_three(tmp_path / "runs")
+    write_run(tmp_path / "runs", RUN)
     build_report([tmp_path / "runs"], out)
     assert "figures/by-norm-batch.svg" in files_in(out)
     assert "tables/throughput.tex" in files_in(out)
-    write_unmeasured(tmp_path / "bare")
+    write_waiting(tmp_path / "bare", RUN)
     build_report([tmp_path / "bare"], out)
     left = files_in(out)
     assert {"notes.txt", "figures/mine.svg", "figures/top1-by-epoch-old.svg"} <= left
@@ -65,7 +60,7 @@ def test_a_note_that_names_files_of_others_harms_none(tmp_path: Path, noted: str
     (tmp_path / "precious").write_text("x")
     (out / "notes.txt").write_text("x")
     (out / MANIFEST).write_text(noted.replace("HERE", str(tmp_path)))
-    write_three(tmp_path / "runs")
+    write_waiting(tmp_path / "runs", RUN)
     build_report([tmp_path / "runs"], out)
     assert (tmp_path / "precious").exists()
     assert (out / "notes.txt").exists()
@@ -73,20 +68,20 @@ def test_a_note_that_names_files_of_others_harms_none(tmp_path: Path, noted: str
 
 def test_a_report_that_stops_half_way_is_cleared_up_by_the_next(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_three(tmp_path / "runs")
+    write_run(tmp_path / "runs", RUN)
     (out / "index.html").mkdir(parents=True)
     with pytest.raises(UserError, match="the report cannot be written"):
         build_report([tmp_path / "runs"], out)
     assert "figures/by-norm-batch.svg" in files_in(out)
     (out / "index.html").rmdir()
-    write_unmeasured(tmp_path / "bare")
+    write_waiting(tmp_path / "bare", RUN)
     build_report([tmp_path / "bare"], out)
     assert "figures/by-norm-batch.svg" not in files_in(out)
 
 
 @pytest.mark.parametrize("folder", ["/proc/self", "/proc/nowhere/out"])
 def test_a_folder_that_not_even_root_can_write_to(tmp_path: Path, folder: str) -> None:
-    write_three(tmp_path)
+    write_waiting(tmp_path, RUN)
     with pytest.raises(UserError, match=f"^{folder}.*: (the report cannot be written|cannot be a folder)"):
         build_report([tmp_path], Path(folder))
 
@@ -105,8 +100,9 @@ def test_figures_of_names_that_shorten_alike_do_not_overwrite_one_another(tmp_pa
     names = ["a_b", "a/b", "a&b", "<" * 9, "y" * 300]
     for run in expand_runs(data=[{**data, "name": n} for n in names], batch=ONE_BATCH, seeds=[0]):
         write_run(tmp_path / "runs", run)
-    files = build_report([tmp_path / "runs"], tmp_path / "out")
-    assert len(files.figures) == len(set(files.figures)) > 5 * len(names)
-    assert all(path.exists() for path in files.figures)
-    markdown = files.markdown.read_text()
-    assert all(f"(figures/{path.name})" in markdown for path in files.figures)
+    report = composed(tmp_path / "runs")
+    files = [figure.slug for figure in report.figures]
+    assert len(files) == len(set(files)) > 5 * len(names)
+    assert max(map(len, files)) < 100
+    markdown = render_markdown(report)
+    assert all(f"(figures/{name}.svg)" in markdown for name in files)

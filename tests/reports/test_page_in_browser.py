@@ -4,19 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
-from reports.write.report_folder import ReportFiles, build_report
+from reports.write.page import render_html
+from reports.write.report_folder import ReportFiles
 from tests.helpers.browser import chromium, open_page, overflow_px
+from tests.helpers.composed import composed
 from tests.helpers.nasty_text import NASTY
 from tests.helpers.records import expand_runs, write_run, write_waiting
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [375, 1280])
+def page_of(folder: Path) -> Path:
+    """The page alone of the runs in `<folder>/runs`."""
+    page = folder / "index.html"
+    page.write_text(render_html(composed(folder / "runs")))
+    return page
+
+
+@pytest.mark.parametrize(("width", "dark"), [(375, True), (1280, False)])
 def test_charts_are_drawn_quietly_and_nothing_overflows(
     browser: Browser, sweep_report: ReportFiles, width: int, dark: bool
 ) -> None:
+    """In dark mode as in light: page and charts have other colours, and the same places."""
     page, trouble = open_page(browser, sweep_report.html, width, dark)
     charts = page.locator(".chart svg.marks")
     assert charts.count() == 18  # the figures of test_figures.py
@@ -27,25 +36,21 @@ def test_charts_are_drawn_quietly_and_nothing_overflows(
         assert box["height"] > 80
     assert page.locator(".chart[aria-label]").count() == 18
     assert overflow_px(page) == 0
+    before = colours(page)
+    page.emulate_media(color_scheme="light" if dark else "dark")
+    assert all(a != b for a, b in zip(before, colours(page), strict=True))
+    assert overflow_px(page) == 0
     assert trouble == []
     page.close()
 
 
-def test_dark_mode_changes_page_and_charts(browser: Browser, sweep_report: ReportFiles) -> None:
-    seen = []
-    for dark in (False, True):
-        page, _ = open_page(browser, sweep_report.html, dark=dark)
-        script = "(s) => getComputedStyle(document.querySelector(s))"
-        seen.append(
-            (
-                page.evaluate(f"({script})('body').backgroundColor"),
-                page.evaluate(f"({script})('.chart .role-axis-label text').fill"),
-                page.evaluate(f"({script})('.chart .mark-symbol path').fill"),
-            )
-        )
-        page.close()
-    light, dark_colors = seen
-    assert all(a != b for a, b in zip(light, dark_colors, strict=True))
+def colours(page: Page) -> list[str]:
+    style = "getComputedStyle(document.querySelector"
+    return [
+        page.evaluate(f"{style}('body')).backgroundColor"),
+        page.evaluate(f"{style}('.chart .role-axis-label text')).fill"),
+        page.evaluate(f"{style}('.chart .mark-symbol path')).fill"),
+    ]
 
 
 def test_a_mark_tells_its_numbers(browser: Browser, sweep_report: ReportFiles) -> None:
@@ -63,24 +68,25 @@ def test_a_mark_tells_its_numbers(browser: Browser, sweep_report: ReportFiles) -
 def test_one_norm_batch_and_one_seed_look_fine_too(browser: Browser, tmp_path: Path) -> None:
     for run in expand_runs(batch={"global_batch_size": 4}, seeds=[0]):
         write_run(tmp_path / "runs", run)
-    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, 375)
+    page, trouble = open_page(browser, page_of(tmp_path), 375)
     assert overflow_px(page) == 0
     assert trouble == []
     page.close()
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_costs_jobs_and_waiting_runs_fit_a_phone(browser: Browser, tmp_path: Path, width: int) -> None:
+def test_costs_jobs_and_waiting_runs_fit_a_phone(browser: Browser, tmp_path: Path) -> None:
     done, waiting, ended = expand_runs(model={"arch": "small_resnet20"}, batch={"global_batch_size": 4})
     job: dict[str, Any] = {"job": "1234567_999", "nodes": "gpu-rack-12-node-[0001-0016,0020]"}
     costs = {"rank_s": 9e9, "lost_steps": 123_456, "attempts": 12, "queue_wait_s": 90_000.0}
     write_run(tmp_path / "runs", done, **job, **costs)
     write_waiting(tmp_path / "runs", waiting)
     write_waiting(tmp_path / "runs", ended, "cancelled", "job 1234567_998 was cancelled")
-    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, width)
+    page, trouble = open_page(browser, page_of(tmp_path), 375)
     assert page.locator("section[aria-labelledby=cost] table").count() == 1
     assert "1 queued" in page.locator("header .meta").inner_text()
     assert page.locator("#runs ~ .scroll", has_text="gpu-rack-12-node-[0001-0016,0020]").count() == 1
+    assert overflow_px(page) == 0
+    page.set_viewport_size({"width": 1280, "height": 900})
     assert overflow_px(page) == 0
     assert trouble == []
     page.close()
@@ -88,9 +94,12 @@ def test_costs_jobs_and_waiting_runs_fit_a_phone(browser: Browser, tmp_path: Pat
 
 def test_names_from_records_run_no_script(browser: Browser, tmp_path: Path) -> None:
     data = {"name": NASTY, "path": "/data", "num_classes": 10, "image_size": 28}
-    for run in expand_runs(name=NASTY * 9, data=data, batch={"global_batch_size": 4}, seeds=[0, 1]):
+    model = {"arch": "small_resnet20"}
+    for run in expand_runs(
+        name=NASTY * 9, model=model, data=data, batch={"global_batch_size": 4}, seeds=[0, 1]
+    ):
         write_run(tmp_path / "runs", run, layers=[NASTY, "b"], esm_sigma=[1, 2], reason=NASTY)
-    page, trouble = open_page(browser, build_report([tmp_path / "runs"], tmp_path / "out").html, 375)
+    page, trouble = open_page(browser, page_of(tmp_path), 375)
     profile = page.locator("figure", has_text="Depth profile of ESM σ").locator(".chart").first
     profile.scroll_into_view_if_needed()
     profile.locator(".mark-symbol path").first.hover(force=True)

@@ -7,8 +7,9 @@ from reports.aggregate import summarise
 from reports.collect import collect
 from reports.frames import GROUP, Frames, build_frames
 from reports.planned_runs import unstarted_cells
-from reports.write.report_folder import build_report
+from reports.write.page import render_markdown
 from suite.experiment import Run
+from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run
 
 BATCH = {"global_batch_size": 64, "batch_size_per_gpu": [16, 64], "norm_batch_size": [4, 16]}
@@ -81,7 +82,7 @@ def note_study(root: Path) -> None:
 
 def test_a_report_tells_what_was_never_begun_and_no_verdict_of_it(tmp_path: Path) -> None:
     frames_without(tmp_path / "runs", ("XBN-P2-GN8", 64, 4), ("XBN-P2-GN8", 16, 4))
-    report = build_report([tmp_path / "runs"], tmp_path / "out").markdown.read_text().replace("\u00a0", " ")
+    report = render_markdown(composed(tmp_path / "runs")).replace("\u00a0", " ")
     verdict, _, tables = report.partition("## Summary")
     assert "not started" not in verdict
     assert "XBN-P2-GN8" in verdict

@@ -10,6 +10,7 @@ import pytest
 
 import reports.write.report_folder as watching
 from reports.collect import Collection, collect
+from reports.frames import build_frames
 from reports.write.report_folder import ReportFiles, write_report
 from suite.errors import UserError
 from suite.record import RecordWriter
@@ -20,10 +21,14 @@ BN, XBN, _ = expand_runs(batch={"global_batch_size": 64, "norm_batch_size": 4}, 
 
 @dataclass
 class Watch:
-    """A watch of `<folder>/runs`; while it sleeps for the n-th time, the n-th of `steps` is taken."""
+    """A watch of `<folder>/runs`; while it sleeps for the n-th time, the n-th of `steps` is taken.
+
+    Its page is empty, unless `writes_all` of the report.
+    """
 
     folder: Path
     monkeypatch: pytest.MonkeyPatch
+    writes_all: bool = False
     baseline: str | None = None
     reloads: list[int | None] = field(default_factory=list)
     reported: list[tuple[int, int]] = field(default_factory=list)
@@ -42,6 +47,10 @@ class Watch:
 
     def build(self, collection: Collection, reload_s: int | None) -> ReportFiles:
         self.reloads.append(reload_s)
+        if not self.writes_all:
+            self.page.parent.mkdir(exist_ok=True)
+            self.page.touch()
+            return ReportFiles(self.page, self.page, [], build_frames(collection), [], None)
         return write_report(collection, [self.runs], self.page.parent, self.baseline, reload_s)
 
     def follow(self, *steps: Callable[[], object]) -> ReportFiles:
@@ -86,7 +95,8 @@ def waits_since_long(watch: Watch) -> Path:
 
 
 def test_it_is_written_until_the_last_run_has_ended(watch: Watch) -> None:
-    write_run(watch.runs, BN)
+    watch.writes_all = True
+    write_run(watch.runs, BN, final=False)
     folder = write_waiting(watch.runs, XBN)
 
     def grows() -> None:
@@ -165,13 +175,14 @@ def test_a_page_that_was_removed_is_written_again(watch: Watch) -> None:
 
 def test_a_baseline_that_no_run_has_ends_it(watch: Watch) -> None:
     write_waiting(watch.runs, XBN)
-    watch.baseline = "GN64"
+    watch.writes_all, watch.baseline = True, "GN64"
     with pytest.raises(UserError, match="GN64"):
         watch.follow()
 
 
 def test_a_folder_that_cannot_be_written_ends_it(watch: Watch) -> None:
     write_waiting(watch.runs, XBN)
+    watch.writes_all = True
     (watch.folder / "out").write_text("mine")
     with pytest.raises(UserError, match="cannot be a folder for the report"):
         watch.follow()

@@ -1,5 +1,6 @@
 """The parts of training: parameter groups, mixup, the meter, checkpoints, and what a step really does."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,6 +243,16 @@ def test_measuring_the_peak_leaves_the_next_runs_arithmetic_alone() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
     assert matmul_peak_flops_per_s(CPU, "fp32") > 0
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_products_that_take_seconds_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[None] = []
+    clock = itertools.count(0, 5)  # each look is 5 s later
+    monkeypatch.setattr("suite.train.meter.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(torch, "mm", lambda *_: done.append(None))
+    monkeypatch.setattr("suite.train.meter.PEAK_S", 6)
+    assert matmul_peak_flops_per_s(CPU, "fp32") == 2 * 1024**3 / 5
+    assert len(done) == 1
 
 
 def test_two_checkpoints_are_kept_and_the_newest_complete_one_is_found(tmp_path: Path) -> None:

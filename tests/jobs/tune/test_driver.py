@@ -4,22 +4,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from ray import tune
 
 from jobs import exit_codes
+from suite.experiment import Run
 from suite.paths import RunPaths
+from tests.helpers.command_line import shiftbench
 from tests.helpers.desk import BASE, Desk, complete, wait_until_gone, wait_until_released
 from tests.helpers.stand_in import stand_in
 
 pytestmark = pytest.mark.timeout(600)
-LONG = {**BASE, "recipe": {"epochs": 100_000, "lr": 0.02}}
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_a_study_that_is_complete_is_read_and_answered(desk: Desk) -> None:
     accuracy = {2: 50.0, 16: 60.0}
     for run in desk.study.runs:
         complete(desk, run, [10.0, 20.0, 30.0, accuracy[run.batch.norm] + 0.1 * run.seed * run.batch.norm])
-    said = desk.tune()
+    # A Ray of the study's own, whatever address others use.
+    said = desk.tune(RAY_ADDRESS="127.0.0.1:1")
     assert "6 runs, 6 of them complete already" in said
     assert "started" not in said
     assert "BN loses more than 1 point of top-1 against norm batch 16 below norm batch 16" in said
@@ -62,90 +63,102 @@ def test_a_study_that_is_complete_is_read_and_answered(desk: Desk) -> None:
         assert list((tune_folder / run.folder_name).glob("events.out.tfevents.*"))
     assert_tune_reads(tune_folder)
     # Everything is complete: neither Ray nor a trial starts again.
-    assert "6 of them complete already" in desk.tune()
+    assert "6 of them complete already" in desk.tune_here()
     assert desk.processes() == []
     assert (tune_folder / ".shiftbench-study").exists()
 
 
 def assert_tune_reads(folder: Path) -> None:
-    script = (
-        "import sys; from ray.tune import ExperimentAnalysis, ResultGrid\n"
-        "grid = ResultGrid(ExperimentAnalysis(sys.argv[1]))\n"
-        "best = grid.get_best_result('top1_percent', 'max')\n"
-        "print(len(grid), best.config['point'], best.config['seed'], best.metrics['top1_percent'])"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "6 {'batch.norm_batch_size': 16} 2 63.2", done.stderr
+    grid = tune.ResultGrid(tune.ExperimentAnalysis(str(folder)))
+    best = grid.get_best_result("top1_percent", "max")
+    assert len(grid) == 6
+    assert best.config is not None
+    assert (best.config["point"], best.config["seed"]) == ({"batch.norm_batch_size": 16}, 2)
+    assert best.metrics is not None
+    assert best.metrics["top1_percent"] == 63.2
 
 
-def test_runs_of_a_killed_driver_write_a_checkpoint_and_are_resumed(desk: Desk) -> None:
-    desk.trainer, base = desk.paced(0.1), {**BASE, "recipe": {"epochs": 12, "lr": 0.02}}
-    desk.describe(base)
-    first, second = desk.study.runs
-    driver = desk.begin()
-    desk.wait("an epoch", lambda: desk.epoch(first) >= 1, driver)
-    driver.kill()
-    driver.wait()
-    # Ray's own helpers notice within a minute or two; a run at once.
-    wait_until_released(desk, first)
-    reached = desk.record(first)
-    assert reached.state == "preempted"
-    assert "--resume continues it" in desk.tune(expect=2)
-    desk.pace(0.0)
-    assert "2 of 2 runs completed" in desk.tune("--resume")
-    for run in (first, second):
-        assert desk.record(run).status["attempts"] == 2
-    assert desk.record(first).status["resumed_from_step"] == reached.status["step"]
-
-
-@pytest.mark.parametrize(
-    ("send", "numbers", "code", "reason"),
-    [
-        (os.kill, [signal.SIGTERM], 75, "by the driver of the study: SIGTERM"),  # to the driver alone
-        (os.killpg, [signal.SIGTERM], 75, "SIGTERM"),  # to Ray too, as Slurm does at the end of a job
-        (os.killpg, [signal.SIGINT] * 2, 130, ""),  # twice, as from a terminal
-    ],
-    ids=["driver", "group", "twice"],
-)
-def test_a_signal_ends_runs_with_a_checkpoint(
-    desk: Desk, send: Callable[[int, int], None], numbers: list[signal.Signals], code: int, reason: str
+def test_a_driver_that_is_killed_or_stopped_leaves_checkpoints_from_which_its_runs_are_resumed(
+    desk: Desk,
 ) -> None:
-    desk.trainer = stand_in(step_s=0.05)
-    desk.describe(LONG)
-    first, _ = desk.study.runs
-    driver = desk.begin()
-    desk.wait("an epoch", lambda: desk.epoch(first) >= 1, driver)
-    for number in numbers:
-        send(driver.pid, number)
+    desk.trainer = stand_in(step_s=0.02)
+    desk.describe({**BASE, "recipe": {"epochs": 100_000, "lr": 0.02}}, trials={"at_a_time": 2})
+    driver = begun(desk, attempt=1)
+    driver.kill()
+    driver.communicate()
+    # Ray's own helpers notice within a minute or two; a run at once.
+    reached = left_behind(desk, "")
+    assert "--resume continues it" in desk.tune_here(expect=2)
+    driver = begun(desk, "--resume", attempt=2)
+    assert [desk.record(run).status["resumed_from_step"] for run in desk.study.runs] == reached
+    os.killpg(driver.pid, signal.SIGTERM)  # to Ray too, as Slurm does at the end of a job
+    assert_stopped(driver, exit_codes.PREEMPTED, "SIGTERM")
+    reached = left_behind(desk, "SIGTERM")
+    driver = begun(desk, "--resume", attempt=3)
+    assert [desk.record(run).status["resumed_from_step"] for run in desk.study.runs] == reached
+    for _ in range(2):  # twice, as from a terminal
+        os.killpg(driver.pid, signal.SIGINT)
         time.sleep(0.3)
-    said = driver.communicate(timeout=300)[0]
-    assert driver.returncode == code, said
-    assert f"stopped by {numbers[0].name}: --resume continues" in said
-    wait_until_released(desk, first)
-    assert desk.record(first).state == "preempted"
-    assert reason in str(desk.record(first).reason)
-    assert RunPaths(desk.output_dir / first.folder_name).checkpoint_steps()
+    assert_stopped(driver, 130, "SIGINT")
+    left_behind(desk, "")
     wait_until_gone(desk)
 
 
-def test_a_survivor_of_asha_that_was_interrupted_equals_the_same_run_bit_for_bit(desk: Desk) -> None:
+def begun(desk: Desk, *arguments: str, attempt: int) -> "subprocess.Popen[str]":
+    """Starts a driver, and returns it when all runs have ended an epoch of this attempt."""
+    before = {run: desk.epoch(run) for run in desk.study.runs}
+
+    def has_ended_an_epoch(run: Run) -> bool:
+        return desk.status(run).content.get("attempts") == attempt and desk.epoch(run) > before[run]
+
+    driver = desk.begin(*arguments)
+    desk.wait("an epoch", lambda: all(map(has_ended_an_epoch, before)), driver)
+    return driver
+
+
+def assert_stopped(driver: "subprocess.Popen[str]", code: int, name: str) -> None:
+    said = driver.communicate(timeout=300)[0]
+    assert driver.returncode == code, said
+    assert f"stopped by {name}: --resume continues" in said
+
+
+def left_behind(desk: Desk, reason: str) -> list[int]:
+    """Waits until no run trains, and returns the step that each has reached, with a checkpoint."""
+    steps = []
+    for run in desk.study.runs:
+        wait_until_released(desk, run)
+        record = desk.record(run)
+        assert record.state == "preempted"
+        assert reason in str(record.reason)
+        assert RunPaths(desk.output_dir / run.folder_name).checkpoint_steps()[-1] == record.status["step"]
+        steps.append(record.status["step"])
+    return steps
+
+
+def test_a_survivor_of_asha_that_was_interrupted_equals_the_same_run_bit_for_bit(
+    desk: Desk, fork_server: Path
+) -> None:
     """Takes longer than others: it trains with torch, since it compares weights."""
     desk.trainer = {}
     space = {"recipe.lr": {"kind": "grid", "values": [0.02, 1.0e-9]}}  # the second one learns nothing
-    base = {**BASE, "recipe": {"epochs": 6}}
-    keys = {"space": space, "scheduler": {"kind": "asha", "reduction_factor": 2}, "trials": {"at_a_time": 1}}
-    desk.describe(base, **keys)
+    base = {**BASE, "model": {"arch": "mlp10"}, "recipe": {"epochs": 12}}
+    desk.describe(base, space=space, scheduler={"kind": "asha", "reduction_factor": 2})
     good, bad = desk.study.runs
     driver = desk.begin()
     desk.wait("an epoch", lambda: desk.epoch(good) >= 1, driver)
-    driver.send_signal(signal.SIGTERM)
-    said = driver.communicate(timeout=300)[0]
-    assert driver.returncode == exit_codes.PREEMPTED, said
+    driver.send_signal(signal.SIGTERM)  # to the driver alone
+    assert_stopped(driver, exit_codes.PREEMPTED, "SIGTERM")
+    stopped = desk.record(good)
+    assert stopped.state == "preempted"
+    assert "by the driver of the study: SIGTERM" in str(stopped.reason)
+    wait_until_gone(desk)
     desk.tune("--resume")
     assert desk.record(good).status["attempts"] == 2
+    assert desk.record(good).status["resumed_from_step"] == stopped.status["step"]
     assert desk.record(bad).state == "stopped"
     calm = desk.folder / "calm"
-    desk.call("run", str(desk.file), "recipe.epochs=6", "--output-dir", str(calm))
+    done = shiftbench("run", desk.folder / "base.yaml", "recipe.lr=0.02", "--output-dir", calm)
+    assert done.returncode == 0, done.stderr
     assert_same_results(desk.output_dir / good.folder_name, calm / good.folder_name)
 
 
@@ -170,9 +183,11 @@ def test_asha_ends_trials_early_and_keeps_their_last_weights(desk: Desk) -> None
         "model.norm.kind": {"kind": "grid", "values": ["bn", "gn"]},
         "recipe.lr": {"kind": "grid", "values": [0.0001, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1]},
     }
-    desk.describe(space=space, scheduler={"kind": "asha", "reduction_factor": 2})
-    said = desk.tune()
+    desk.describe(space=space, scheduler={"kind": "asha", "reduction_factor": 2}, trials={"at_a_time": 2})
+    said = desk.tune(CUDA_VISIBLE_DEVICES="4,7")  # as where there are GPUs: one for each rank of a trial
     states = {run: desk.record(run).state for run in desk.study.runs}
+    logs = [(desk.output_dir / run.folder_name / "log.txt").read_text() for run in states]
+    assert {log.partition("CUDA_VISIBLE_DEVICES=")[2].partition("\n")[0] for log in logs} == {"4", "7"}
     stopped = [run for run, state in states.items() if state == "stopped"]
     survivors = [run for run, state in states.items() if state == "completed"]
     assert len(states) == len(stopped) + len(survivors) == 16, said
@@ -193,13 +208,13 @@ def test_asha_ends_trials_early_and_keeps_their_last_weights(desk: Desk) -> None
 
 def test_a_spent_budget_ends_the_study(desk: Desk) -> None:
     desk.trainer = stand_in(step_s=0.05)
-    desk.describe(LONG, budget={"rank_hours": 1.0e-6})
+    desk.describe({**BASE, "recipe": {"epochs": 100_000, "lr": 0.02}}, budget={"rank_hours": 1.0e-6})
     sentence = "the budget of 1e-06 rank-hours is spent: --resume continues once it is raised"
     assert sentence in desk.tune(expect=exit_codes.PREEMPTED)
     assert desk.processes() == []
-    ends = [status for run in desk.study.runs if (status := desk.status(run)).content]
-    assert {status.state for status in ends} == {"preempted"}
+    ends = [status for run in desk.study.runs if not (status := desk.status(run)).is_missing]
+    assert {status.state for status in ends} == {"preempted"}, ends
     assert any("the budget of 1e-06 rank-hours is spent" in str(status.reason) for status in ends)
-    assert sentence in desk.tune("--resume", expect=exit_codes.PREEMPTED)
-    again = [status for run in desk.study.runs if (status := desk.status(run)).content]
+    assert sentence in desk.tune_here("--resume", expect=exit_codes.PREEMPTED)
+    again = [status for run in desk.study.runs if not (status := desk.status(run)).is_missing]
     assert [one.content["attempts"] for one in again] == [one.content["attempts"] for one in ends]

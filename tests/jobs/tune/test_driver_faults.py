@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from jobs.tune.study_folder import tune_folder
 from suite.paths import RunPaths
 from suite.record import Record
-from tests.helpers.desk import BASE, ROOT, Desk, complete
+from tests.helpers.desk import BASE, ROOT, Desk
 from tests.helpers.stand_in import stand_in
 
 pytestmark = pytest.mark.timeout(600)
@@ -30,7 +29,7 @@ def test_trials_that_fail_diverge_or_hang_are_results_and_the_study_goes_on(desk
         "recipe.epochs": {"kind": "grid", "values": [4, 100000], "when": {"recipe.lr": 0.02}},
     }
     objectives = [{"metric": "top1_percent"}, {"metric": "esm_sigma"}]
-    trials = {"at_a_time": 2, "timeout_s": 12}
+    trials = {"at_a_time": 2, "timeout_s": 6}
     desk.trainer = stand_in(step_s=0.01)
     desk.describe(space=space, objectives=objectives, trials=trials)
     at = {(p.values["recipe.lr"], p.values.get("recipe.epochs")): p.runs[0] for p in desk.study.points}
@@ -42,69 +41,61 @@ def test_trials_that_fail_diverge_or_hang_are_results_and_the_study_goes_on(desk
     assert ends[0.02, 4].state == "completed"
     assert ends[1.0e30, None].state == "diverged"
     late, broken = ends[0.02, 100000], ends[0.03, None]
-    assert (late.state, late.reason) == ("failed", "ran longer than 12 s (trials.timeout_s)")
+    assert (late.state, late.reason) == ("failed", "ran longer than 6 s (trials.timeout_s)")
     assert broken.state == "failed"
     assert "checkpoints" in str(broken.reason)
     assert "1 of 4 runs completed" in said
     # Nothing of it is run again, and it is shown as failed again.
     attempts = {key: record.status["attempts"] for key, record in ends.items()}
-    assert "1 of 4 runs completed" in desk.tune("--resume", expect=3)
+    assert "1 of 4 runs completed" in desk.tune_here("--resume", expect=3)
     assert {k: desk.record(e.run).status["attempts"] for k, e in ends.items()} == attempts
 
 
 def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
     space = {"recipe.lr": {"kind": "loguniform", "low": 0.01, "high": 0.1}}
     desk.describe({**BASE, "recipe": {"epochs": 1}}, space=space, search={"kind": "optuna", "num_points": 2})
-    driver = desk.begin(CUDA_VISIBLE_DEVICES="4,7")  # as where there are GPUs: one for each rank of a trial
-    assert "2 of 2 runs completed" in driver.communicate(timeout=600)[0]
-    logs = [path.read_text() for path in desk.output_dir.glob("*/log.txt")]
-    assert sorted(log.partition("CUDA_VISIBLE_DEVICES=")[2][:1] for log in logs) == ["4", "7"]
+    assert "2 of 2 runs completed" in desk.tune()
     rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.study_folder / "points.jsonl").open()]
     folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
     assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
 
 
-def test_a_ray_that_runs_already_is_left_alone_or_joined(desk: Desk) -> None:
-    env = {**os.environ, "HOME": str(desk.folder), **desk.trainer}
-    ray = [str(Path(sys.executable).with_name("ray"))]
+def test_a_ray_that_runs_already_is_joined_and_left_running(desk: Desk) -> None:
+    env = {**os.environ, **desk.variables, "RAY_prestart_worker_first_driver": "0"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    start = [*ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
-    subprocess.run([*start, "--disable-usage-stats"], env=env, check=True, capture_output=True)
+    ray = str(Path(sys.executable).with_name("ray"))
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    start += ["--include-log-monitor=false", "--disable-usage-stats"]
+    subprocess.run(start, env=env, check=True, capture_output=True)
     try:
-        desk.describe({**BASE, "recipe": {"epochs": 1}})
-        first, second = desk.study.runs
-        complete(desk, first, [10.0])
-        complete(desk, second, [20.0])
-        assert "2 of 2 runs completed" in desk.tune(RAY_ADDRESS=f"127.0.0.1:{port}")
-        desk.describe({**BASE, "recipe": {"epochs": 1}}, seeds=[5], name="theirs")
+        desk.describe({**BASE, "recipe": {"epochs": 1}}, name="theirs")
+        before = parts_of_ray(desk)
+        assert sorted(before.values()) == ["gcs_server", "raylet"]
         assert "2 of 2 runs completed" in desk.tune("--ray-address", f"127.0.0.1:{port}")
-        alive = subprocess.run([*ray, "status", f"--address=127.0.0.1:{port}"], env=env, capture_output=True)
-        assert alive.returncode == 0
+        assert parts_of_ray(desk) == before
     finally:
-        pids = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if _is_of(p, desk)]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-    said = desk.tune("--ray-address", f"127.0.0.1:{port}", "seeds=[6]", "name=nobody", expect=2)
+        for process in desk.processes():
+            process.kill()
+    said = desk.tune_here("--ray-address", f"127.0.0.1:{port}", "seeds=[6]", "name=nobody", expect=2)
     assert f"Ray could not be joined at 127.0.0.1:{port}" in said
 
 
-def _is_of(environ: Path, desk: Desk) -> bool:
-    try:
-        return f"HOME={desk.folder}\0" in environ.read_text()
-    except OSError:
-        return False
+def parts_of_ray(desk: Desk) -> dict[int, str]:
+    """Process ids and names of the servers of a Ray."""
+    names = {process.pid: process.name() for process in desk.processes()}
+    return {pid: name for pid, name in names.items() if name in ("gcs_server", "raylet")}
 
 
 def test_what_tune_cannot_write_or_others_wrote(desk: Desk) -> None:
     desk.describe(trials={"ray_results": str(desk.file)})
-    assert "mine.yaml" in desk.tune(expect=2)
+    assert "mine.yaml" in desk.tune_here(expect=2)
     desk.describe(trials={"ray_results": str(desk.folder / "rr")})
     theirs = tune_folder(desk.study, desk.output_dir)
     theirs.mkdir(parents=True)
     (theirs / "precious").touch()
-    said = desk.tune("--resume", expect=2)
+    said = desk.tune_here("--resume", expect=2)
     assert f"{theirs}: was not made by a study; move it away" in said
     assert (theirs / "precious").exists()
 
@@ -119,12 +110,12 @@ def test_a_lack_of_free_ports_is_reported_at_once(desk: Desk) -> None:
     done = subprocess.run(
         ["unshare", "--net", "bash", "-c", few, "bash", *command],
         cwd=ROOT,
-        env={**os.environ, "HOME": str(desk.folder), "COLUMNS": "200"},
+        env={**os.environ, **desk.variables},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2, done.stderr
-    assert "Ray needs some 12 free ports on this machine, and there are" in done.stderr
+    assert "Ray needs some 10 free ports on this machine, and there are" in done.stderr
     assert not list(desk.output_dir.glob("*/run.json"))
 
 

@@ -129,9 +129,10 @@ def trial_of(folder: Path, runner: Refusing, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jobs.tune.trial, "runner_for", lambda *_: runner)
     monkeypatch.setattr(jobs.tune.trial, "RETRY_S", 0.0)
     trial = Trial.__new__(Trial)
+    trial.context = trial_context(folder / "runs", study)
     (folder / "runs" / "studies" / "mine").mkdir(parents=True)
     point = study.points[0]
-    trial.setup({"point": point.values, "seed": 0}, context=trial_context(folder / "runs", study))
+    trial.setup({"point": point.values, "seed": 0})
     return trial
 
 

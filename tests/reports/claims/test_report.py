@@ -6,8 +6,9 @@ import pytest
 
 from reports.claims import claim_figures, gather
 from reports.claims.claim_charts import ClaimFigure
-from reports.write.report_folder import ReportFiles, build_report
+from reports.write.page import Report, render_html, render_markdown
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
+from tests.helpers.composed import composed
 
 XBN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
 TRAINING, INFERENCE = [80.0, 40.0, 20.0], [90.0, 85.0, 30.0]
@@ -29,14 +30,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def report(folders: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+def report(folders: dict[str, list[Path]]) -> Report:
     roots = sorted({folder for some in folders.values() for folder in some})
-    out = tmp_path_factory.mktemp("out")
-    return build_report(roots, out, claims=folders, command="shiftbench reproduce A B C D")
+    return composed(*roots, claims=folders, command="shiftbench reproduce A B C D")
 
 
-def test_the_report_has_a_section_on_the_claims(report: ReportFiles) -> None:
-    html, markdown = report.html.read_text(), report.markdown.read_text()
+def test_the_report_has_a_section_on_the_claims(report: Report) -> None:
+    html, markdown = render_html(report), render_markdown(report)
     assert (
         '<h2 id="claims">The paper&#39;s claims</h2>' in html or '<h2 id="claims">The paper\'s claims' in html
     )
@@ -45,18 +45,16 @@ def test_the_report_has_a_section_on_the_claims(report: ReportFiles) -> None:
     for text in (html, markdown):
         assert "90.0, epoch 11 (figure)" in text
         assert "read off a plot of the paper" in text
-    assert (report.html.parent / "tables" / "the-paper-s-claims.tex").exists()
-    names = {path.stem for path in report.figures if path.stem.startswith("claim-")}
-    assert names == {
+    assert report.claim_table in report.tables()
+    assert {figure.slug for figure in report.figures if figure.slug.startswith("claim-")} == {
         "claim-a-error-by-epoch",
         "claim-b-esm-by-layer",
         "claim-c-esm-by-layer",
         "claim-d-top1-by-noise",
     }
-    assert all(path.with_suffix(".pdf").exists() for path in report.figures)
 
 
-def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(report: ReportFiles) -> None:
+def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(report: Report) -> None:
     table = report.claim_table
     assert table is not None
     headlines = [row for row in table.texts if not row[3]]
@@ -68,11 +66,11 @@ def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(repo
     assert all(result.evidence in table.notes for result in report.claims)
 
 
-def test_a_report_without_claims_has_no_word_of_them(folders: dict[str, list[Path]], tmp_path: Path) -> None:
-    made = build_report(folders["A"], tmp_path / "out")
+def test_a_report_without_claims_has_no_word_of_them(folders: dict[str, list[Path]]) -> None:
+    made = composed(folders["A"][0])
     assert (made.claims, made.claim_table) == ([], None)
-    assert 'id="claims"' not in made.html.read_text()
-    assert "The paper's claims" not in made.markdown.read_text()
+    assert 'id="claims"' not in render_html(made)
+    assert "The paper's claims" not in render_markdown(made)
 
 
 def figures(folders: dict[str, list[Path]], letter: str) -> list[ClaimFigure]:
