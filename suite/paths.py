@@ -55,10 +55,17 @@ class RunPaths:
         return sorted(int(match[1]) for match in found if match)
 
 
-def find_runs(roots: list[Path]) -> list[RunPaths]:
-    """Return the run folders at or below the given ones, each real folder once, in a stable order."""
+def find_runs(
+    roots: list[Path], failed: Callable[[str, OSError], None] = lambda folder, error: None
+) -> list[RunPaths]:
+    """Return the run folders at or below the given ones, each real folder once, in a stable order.
+
+    `failed` receives each folder that cannot be listed.
+    """
     seen: set[str] = set()
-    found = [root / below for root in roots for below in walk_runs(os.path.realpath(root), seen)]
+    found = [
+        root / below for root in roots for below in walk_runs(os.path.realpath(root), seen, failed=failed)
+    ]
     return [RunPaths(folder) for folder in sorted(found)]
 
 

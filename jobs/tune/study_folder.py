@@ -25,6 +25,7 @@ from suite.files import NoLocks, append_line, locked, read_json, read_lines, wri
 from suite.studies.space import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
+from suite.user import expanded
 
 SCHEMA_VERSION = 1
 # In Tune's own folder, where users of Tune look.
@@ -142,7 +143,7 @@ def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
 
 def tune_folder(study: Study, output_dir: Path) -> Path:
     """Returns the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
-    above = Path(os.path.expandvars(study.spec.trials.ray_results or "~/ray_results")).expanduser().absolute()
+    above = expanded(os.path.expandvars(study.spec.trials.ray_results or "~/ray_results")).absolute()
     study_folder = str((output_dir / "studies" / study.name).resolve())
     folder = above / f"{study.name}-{sha256(study_folder.encode()).hexdigest()[:6]}"
     if folder.exists() and not (folder / MARK).exists():

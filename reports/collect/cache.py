@@ -22,6 +22,7 @@ from reports.collect.measurements import CURVES, PROBES
 from reports.collect.tables import RUNS, STARTS, Tables
 from suite.experiment import Run
 from suite.record import SCHEMA_VERSION
+from suite.user import expanded, home_or_none
 
 # Of what a digest means. One with other columns is noticed by itself.
 VERSION = 1
@@ -33,10 +34,12 @@ _KEEP_DAYS = 60
 _MAX_SEGMENTS = 12
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "shiftbench"
+def cache_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`; None, for no cache, without a home."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return expanded(base) / "shiftbench"
+    home = home_or_none()
+    return None if home is None else home / ".cache" / "shiftbench"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
 from suite.specs.choice import resolve
 from suite.specs.source_table import SOURCES
+from suite.user import expanded, home_or_none
 
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
 # In the order of the labels; the number keeps that order when folders are sorted.
@@ -27,7 +28,13 @@ JPEG_QUALITY = 95
 def default_root() -> Path:
     """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."""
     root = os.environ.get("SHIFTBENCH_DATA_DIR")
-    return Path(root).expanduser() if root else Path.home() / ".cache" / "shiftbench" / "data"
+    if root:
+        return expanded(root)
+    if (home := home_or_none()) is None:
+        raise UserError(
+            "data sets have no folder here (no HOME, no entry in passwd): set SHIFTBENCH_DATA_DIR"
+        )
+    return home / ".cache" / "shiftbench" / "data"
 
 
 def folder_index(data: DataSpec, split: str) -> ImageIndex:
@@ -54,7 +61,7 @@ def dataset_folder(data: DataSpec) -> Path:
     """Return the folder that holds train/ and val/; a known source is prepared if it is missing."""
     if data.path is None:
         return prepare(data.name)
-    folder = Path(data.path).expanduser()
+    folder = expanded(data.path)
     if not folder.is_dir():
         raise UserError(f"data.path: {folder} is not a folder; expected one that holds train/ and val/")
     return folder
@@ -66,7 +73,7 @@ def idx_folder(data: DataSpec) -> Path:
     Raises UserError for a source that has none, or whose files are missing and cannot be downloaded.
     """
     if data.path is not None:
-        return Path(data.path).expanduser()
+        return expanded(data.path)
     source = SOURCES.get(data.name)
     if source is None or not source.idx:
         known = ", ".join(name for name, one in SOURCES.items() if one.idx)
