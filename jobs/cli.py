@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -78,6 +79,13 @@ def main() -> None:
     except UserError as error:
         _print_error(str(error))
         sys.exit(exit_codes.BAD_USAGE)
+    except (ImportError, MemoryError) as error:
+        limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit_bytes == resource.RLIM_INFINITY:
+            raise
+        limit = f"this shell's limit on address space (ulimit -v) of {limit_bytes / 2**30:.1f} GiB is too low"
+        _print_error(f"{limit}: {error or 'out of memory'}; raise it, or use a compute node")
+        sys.exit(exit_codes.FAILURE)
     except OSError as error:
         if error.filename is None:
             raise
