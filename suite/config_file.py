@@ -110,7 +110,8 @@ def expand_path(text: str, key: str) -> Path:
     try:
         return Path(os.path.expandvars(text)).expanduser()
     except RuntimeError:
-        raise UserError(f"{key}: there is no such user, in {shown(text)}") from None
+        remedy = "set HOME, or give the path without ~"
+        raise UserError(f"{key}: that home is not known, in {shown(text)}; {remedy}") from None
 
 
 def overlap(one: str, other: str) -> bool:

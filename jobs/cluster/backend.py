@@ -12,11 +12,14 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from jobs.checks import read_run
 from jobs.cluster.ledger import Submission
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import read_json
-from suite.record import RankError, Record, RecordWriter, State, Status
+from suite.paths import RunPaths
+from suite.record import RankError, RecordWriter, State, Status
+from suite.record.reader import read_config
+from suite.record.shapes import COUNT
 from suite.specs.base import Spec
 
 # Text that people write as a whole number, such as an account 4711 or OMP_NUM_THREADS: 4.
@@ -86,6 +89,7 @@ class SchedulerAnswer:
     job: str | None = None
     nodes: str = ""
     verdict: JobVerdict | None = None  # None: the record alone decides
+    is_unknown: bool = False  # the scheduler was asked for the job's state and did not answer
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,11 @@ class RunStatus:
     @property
     def epochs(self) -> int | None:
         """The number of epochs in the recipe. Reads run.json on every access."""
-        recipe: dict[str, int] = (read_json(self.folder / "run.json") or {}).get("recipe") or {}
-        return recipe.get("epochs")
+        with suppress(OSError, UserError):
+            recipe = read_config(RunPaths(self.folder))[0].get("recipe")
+            epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+            return epochs if COUNT.fits(epochs) else None
+        return None
 
     @property
     def run_id(self) -> str:
@@ -125,7 +132,8 @@ class RunStatus:
 
     @property
     def restarts(self) -> int:
-        return max(0, int(self.content.get("attempts", 0)) - 1)
+        attempts: int = self.content.get("attempts", 0)
+        return max(0, attempts - 1)
 
     @property
     def eta_s(self) -> float | None:
@@ -135,7 +143,9 @@ class RunStatus:
         if self.state != "running" or None in values or (done := values[2] - values[4]) <= 0:
             return None
         started_at, updated_at, step, total, _ = values
-        return float((total - step) * (updated_at - started_at) / done)
+        if updated_at < started_at:  # the machine's clock was set back
+            return None
+        return float(max(0, total - step) * (updated_at - started_at) / done)
 
 
 class Backend(Protocol[ClusterT]):
@@ -183,7 +193,7 @@ def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
     # Not durable: there may be thousands, and Slurm can be asked again.
     with (
         suppress(OSError, UserError, ValueError),
-        RecordWriter(Record.read(folder).run, folder, durable=False) as record,
+        RecordWriter(read_run(folder), folder, durable=False) as record,
     ):
         if record.detail("updated_at") == status.content.get("updated_at"):
             record.mark_ended(verdict.state, verdict.reason)

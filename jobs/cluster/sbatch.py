@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,9 @@ class SlurmCluster(Cluster):
     additional_parameters: dict[str, str | int | bool] = Field(
         {}, description="any other option of sbatch by its long name; true: an option without a value"
     )
-    setup: tuple[str, ...] = Field((), description="lines of shell before srun, such as module load")
+    setup: tuple[str, ...] = Field(
+        (), description="lines of shell before srun, such as module load; one that fails ends the job"
+    )
     python: str | None = Field(
         None,
         description="interpreter of the jobs, with ~ and $NAME as in their shell, also behind the words of a "
@@ -255,11 +257,19 @@ def set_up(cluster: Cluster, snapshot: Path) -> list[str]:
     """Return a job's lines of shell: the cluster's variables and set-up, then the path of the snapshot."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        *(cluster.setup if isinstance(cluster, SlurmCluster) else ()),
+        *(_checked(cluster.setup) if isinstance(cluster, SlurmCluster) and cluster.setup else ()),
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
     ]
+
+
+def _checked(lines: Sequence[str]) -> list[str]:
+    """Return lines of shell of which the first that fails ends the job, with a sentence that names it."""
+    # In a function, such as `module`, BASH_COMMAND is what failed inside it.
+    what = "${FUNCNAME[0]:+${FUNCNAME[0]}: }$BASH_COMMAND"
+    say = f'echo "shiftbench: setup failed with exit code $?: {what}" >&2'
+    return ["set -eE", f"trap {shlex.quote(say)} ERR", *lines, "trap - ERR", "set +eE"]
 
 
 def _own_pickle(submission_folder: Path) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jobs.cluster import sbatch
 from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
@@ -84,9 +85,10 @@ def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]
 
 def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
     """Runs it to its end, or terminates it when the time is up."""
-    with tempfile.TemporaryFile("w+") as errors:
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a site may use another one
+    with tempfile.TemporaryFile("w+", **text) as errors:
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, **text)
         timer = threading.Timer(timeout_s, process.terminate)
         timer.start()
         try:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.cluster.slurm_commands import ask
+from jobs.cluster.slurm_commands import ask, said_by
 from jobs.doctor.finding import Answer, Case, Topic, Verdict
 
 UNUSABLE = ("down", "drain", "fail", "maint", "unk", "error", "power", "not_resp", "no_respond", "inval")
@@ -128,7 +128,11 @@ def _nodes(case: Case) -> Iterator[Verdict]:
     if not row:
         return
     if error := case.here["nodes"].get("error"):
-        yield "unknown", f"sinfo: {error}", "check that `sinfo` works and that `exclude` is a list of nodes"
+        yield (
+            "unknown",
+            said_by("sinfo", error),
+            "check that `sinfo` works and that `exclude` is a list of nodes",
+        )
     elif most.isdigit() and wanted > int(most):
         yield "problem", f"{each}, but {name} gives a job at most {most}", fix.format(most)
     elif len(left) < wanted:

@@ -34,9 +34,10 @@ _KEEP_DAYS = 60
 _MAX_SEGMENTS = 12
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`."""
-    return cache_home() / "shiftbench"
+def cache_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`; None, for no cache, without a home."""
+    home = cache_home()
+    return None if home is None else home / "shiftbench"
 
 
 @dataclass(frozen=True)

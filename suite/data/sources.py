@@ -30,7 +30,13 @@ JPEG_QUALITY = 95
 def default_root() -> Path:
     """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else that below the cache folder."""
     root = os.environ.get("SHIFTBENCH_DATA_DIR")
-    return expand_path(root, "SHIFTBENCH_DATA_DIR") if root else cache_home() / "shiftbench" / "data"
+    if root:
+        return expand_path(root, "SHIFTBENCH_DATA_DIR")
+    if (home := cache_home()) is None:
+        raise UserError(
+            "data sets have no folder here (no HOME, no entry in passwd): set SHIFTBENCH_DATA_DIR"
+        )
+    return home / "shiftbench" / "data"
 
 
 def folder_index(data: DataSpec, split: str) -> ImageIndex:
