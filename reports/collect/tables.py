@@ -147,8 +147,9 @@ class Gatherer:
         try:
             self._chunks.append(self._parser.submit(read_texts, self._waiting))
         except RuntimeError:  # no room for a thread below a limit on address space
-            self._chunks.append(done := Future())
+            done: Future[Chunk] = Future()
             done.set_result(read_texts(self._waiting))
+            self._chunks.append(done)
         self._waiting, self._waiting_bytes = [], 0
 
     def tables(self) -> Tables:
