@@ -2,6 +2,8 @@
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from suite.errors import UserError
@@ -22,6 +24,22 @@ def home_or_none() -> Path | None:
     except RuntimeError:
         return None
     return home if home.is_absolute() else None  # HOME is set to nothing
+
+
+@contextmanager
+def some_home() -> Iterator[None]:
+    """Set HOME, where the system knows none, for the import of a library that cannot do without."""
+    if home_or_none() is not None:
+        yield
+        return
+    former, os.environ["HOME"] = os.environ.get("HOME"), "/"
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = former
 
 
 def expanded(path: Path | str) -> Path:

@@ -39,9 +39,7 @@ def load_tensors(path: Path | str) -> Any:
         raise UserError(f"{path}: no such checkpoint") from None
     except _UNREADABLE as error:
         if match := _FORBIDDEN.search(str(error)):
-            why = (
-                f"it holds an object of {match[1]}, and loading it could run code; save a state dict alone"
-            )
+            why = f"it holds an object of {match[1]}, and loading it could run code; save a state dict alone"
             raise UserError(f"{path}: not a readable checkpoint of tensors: {why}") from None
         reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint of tensors: {reason}") from None

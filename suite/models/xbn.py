@@ -76,7 +76,7 @@ def convert(
         return model
     norm = _as_released(model, norm)
     norms = _batch_norms(model)
-    if not norms:
+    if not norms and sites is None:
         raise UserError(f"{type(model).__name__} has no batch norm that could be replaced")
     found = {}
     for name in _chosen(model, norm) if sites is None else sites:

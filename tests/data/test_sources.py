@@ -138,5 +138,5 @@ def test_data_lie_below_the_cache_folder_and_a_refusal_names_the_variable(
         UserError, match="SHIFTBENCH_DATA_DIR: the environment variable NOT_SET_HERE is not set"
     ):
         prepare("fashion-mnist-7k")
-    with pytest.raises(UserError, match=r"data\.path: there is no such user, in '~no-such-user/x'"):
+    with pytest.raises(UserError, match=r"data\.path: that home is not known, in '~no-such-user/x'"):
         dataset_folder(DataSpec(path="~no-such-user/x"))

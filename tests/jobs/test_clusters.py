@@ -263,7 +263,7 @@ def test_the_shell_of_a_job_finds_the_interpreter(tmp_path: Path) -> None:
             "jobs_folder: ${NOT_SET_HERE}/jobs",
             "jobs_folder: the environment variable NOT_SET_HERE is not set",
         ),
-        ("jobs_folder: ~no-such-user/jobs", "jobs_folder: there is no such user"),
+        ("jobs_folder: ~no-such-user/jobs", "jobs_folder: that home is not known"),
         (
             "environment: {PATH: '${HOME}/bin'}",
             "environment.PATH: '${HOME}/bin' cannot be resolved; ${oc.env:NAME}",
