@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from suite.config import explain
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import is_locked
+from suite.files import NoLocks, is_locked, locked
 from suite.paths import RunPaths
-from suite.record import Record
+from suite.record import read_status
+from suite.record.reader import read_config
+from suite.wording import explain
 
 
 @contextmanager
@@ -26,15 +27,27 @@ def writing(where: Path) -> Iterator[None]:
 
 def is_completed(folder: Path) -> bool:
     """Return whether the run in `folder` is completed. Raises UserError when its record is not readable."""
-    return (folder / "run.json").exists() and Record.read(folder).state == "completed"
+    try:
+        if not (folder / "run.json").exists():
+            return False
+        read_config(RunPaths(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    if damage := (status := read_status(RunPaths(folder))).damage:
+        raise UserError(damage)
+    return status.state == "completed"
 
 
 def read_run(folder: Path) -> Run:
     """Return the run of a folder. Raises UserError when its run.json is not of this version."""
     try:
-        return Record.read(folder).run
+        config, _ = read_config(RunPaths(folder))
+        config.pop("run_id", None)
+        return Run.model_validate(config)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        raise UserError(f"{folder}: run.json is not a run of this version: {explain(error)}") from None
+        raise UserError(f"{folder}: run.json is not a run of this version: {explain(error, Run)}") from None
 
 
 def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
@@ -46,3 +59,13 @@ def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir) as file:
             file.write(b"\0" * 4096)
+        check_locks(output_dir)
+
+
+def check_locks(output_dir: Path) -> None:
+    """Raise UserError when the file system of a folder has no locks, which keep runs apart."""
+    with tempfile.NamedTemporaryFile(dir=output_dir, prefix=".lock-") as file:
+        try:
+            locked(Path(file.name), wait=False).close()
+        except NoLocks as error:
+            raise UserError(error.sentence(output_dir)) from None

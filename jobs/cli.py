@@ -1,5 +1,8 @@
 """The command `shiftbench`. A command imports what it needs only when it is called."""
 
+import io
+import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -66,14 +69,33 @@ def _options(version: VersionOption = False) -> None:
 
 
 def main() -> None:
-    """Run the command line. A UserError is printed as one line on stderr and exits with 2."""
+    """Run the command line. A UserError exits with 2, an OSError with 1, each after one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path need not be text, nor a terminal take all of it
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, lambda *_: sys.exit(exit_codes.INTERRUPTED))
     try:
         app(prog_name="shiftbench")
     except UserError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error}", style="red", markup=False)
+        _print_error(str(error))
         sys.exit(exit_codes.BAD_USAGE)
+    except (ImportError, MemoryError) as error:
+        limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit_bytes == resource.RLIM_INFINITY:
+            raise
+        limit = f"this shell's limit on address space (ulimit -v) of {limit_bytes / 2**30:.1f} GiB is too low"
+        _print_error(f"{limit}: {error or 'out of memory'}; raise it, or use a compute node")
+        sys.exit(exit_codes.FAILURE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        sys.exit(exit_codes.FAILURE)
+
+
+def _print_error(message: str) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"error: {message}", style="red", markup=False)
 
 
 if __name__ == "__main__":

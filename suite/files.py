@@ -17,6 +17,13 @@ import orjson
 class NoLocks(OSError):
     """The file system has no locks, or refuses one for another reason than that it is held."""
 
+    def sentence(self, folder: Path) -> str:
+        """Return what is wrong with an output folder there, and what would be right."""
+        return (
+            f"{folder}: this file system has no locks ({self.strerror}); choose an output folder on one that "
+            "has (Lustre: mounted with -o flock; NFS: with a lock service, without nolock)"
+        )
+
 
 def write_atomically(path: Path, content: str | bytes | memoryview, *, durable: bool = True) -> None:
     """Write to a temporary name beside `path`, flush to disk, rename. Readers see the old or the new file.
@@ -85,8 +92,12 @@ def parse_json(text: bytes) -> Any:
     """Return the value, or None when the text is not JSON. Accepts NaN as Python writes it."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
-    with suppress(json.JSONDecodeError, UnicodeDecodeError):
-        return json.loads(text)
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half of a surrogate pair can be neither shown nor written
+        return value
     return None
 
 

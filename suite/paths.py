@@ -1,9 +1,23 @@
-"""The name of every file of a run, in <output_dir>/<folder_name>/."""
+"""The name of every file of a run, in <output_dir>/<folder_name>/, and the folder of caches."""
 
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from suite.user import expanded, home_or_none
+
+
+def cache_home() -> Path | None:
+    """Return the folder of caches: $XDG_CACHE_HOME if it is an absolute path, else ~/.cache.
+
+    None without a home. Raises UserError for a `~` in the variable that is not known.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and (folder := expanded(base)).is_absolute():
+        return folder
+    home = home_or_none()
+    return None if home is None else home / ".cache"
 
 
 class _Below:
@@ -55,10 +69,17 @@ class RunPaths:
         return sorted(int(match[1]) for match in found if match)
 
 
-def find_runs(roots: list[Path]) -> list[RunPaths]:
-    """Return the run folders at or below the given ones, each real folder once, in a stable order."""
+def find_runs(
+    roots: list[Path], failed: Callable[[str, OSError], None] = lambda folder, error: None
+) -> list[RunPaths]:
+    """Return the run folders at or below the given ones, each real folder once, in a stable order.
+
+    `failed` receives each folder that cannot be listed.
+    """
     seen: set[str] = set()
-    found = [root / below for root in roots for below in walk_runs(os.path.realpath(root), seen)]
+    found = [
+        root / below for root in roots for below in walk_runs(os.path.realpath(root), seen, failed=failed)
+    ]
     return [RunPaths(folder) for folder in sorted(found)]
 
 

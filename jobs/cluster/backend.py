@@ -8,31 +8,39 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from jobs.checks import read_run
 from jobs.cluster.ledger import Submission
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import read_json
-from suite.record import RankError, Record, RecordWriter, State, Status
+from suite.paths import RunPaths
+from suite.record import RankError, RecordWriter, State, Status
+from suite.record.reader import read_config
+from suite.record.shapes import COUNT
 from suite.specs.base import Spec
+
+# Text that people write as a whole number, such as an account 4711 or OMP_NUM_THREADS: 4.
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class Cluster(Spec):
     """The keys that a cluster has whatever its scheduler is. Each backend derives its own type from this."""
 
-    name: str = Field("", description="default: the name of the file")
+    name: Text = Field("", description="default: the name of the file")
     ntasks_per_node: int | None = Field(None, ge=1, description="ranks on a node; null: one for each GPU")
     array_parallelism: int | None = Field(None, ge=1, description="runs at a time; null: no limit (local: 1)")
-    environment: dict[str, str] = Field({}, description="variables of the jobs; the ledger shows them to all")
+    environment: dict[str, Text] = Field(
+        {}, description="variables of the jobs; the ledger shows them to all"
+    )
     jobs_folder: str | None = Field(None, description="folder of jobs' files; null: beside the runs or in ~")
     scheduler: str
 
     @field_validator("environment")
     @classmethod
-    def _variable_names(cls, environment: dict[str, str]) -> dict[str, str]:
+    def _variable_names(cls, environment: dict[str, Text]) -> dict[str, str]:
         for name in environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")
@@ -81,6 +89,7 @@ class SchedulerAnswer:
     job: str | None = None
     nodes: str = ""
     verdict: JobVerdict | None = None  # None: the record alone decides
+    is_unknown: bool = False  # the scheduler was asked for the job's state and did not answer
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,11 @@ class RunStatus:
     @property
     def epochs(self) -> int | None:
         """The number of epochs in the recipe. Reads run.json on every access."""
-        recipe: dict[str, int] = (read_json(self.folder / "run.json") or {}).get("recipe") or {}
-        return recipe.get("epochs")
+        with suppress(OSError, UserError):
+            recipe = read_config(RunPaths(self.folder))[0].get("recipe")
+            epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+            return epochs if COUNT.fits(epochs) else None
+        return None
 
     @property
     def run_id(self) -> str:
@@ -120,7 +132,8 @@ class RunStatus:
 
     @property
     def restarts(self) -> int:
-        return max(0, int(self.content.get("attempts", 0)) - 1)
+        attempts: int = self.content.get("attempts", 0)
+        return max(0, attempts - 1)
 
     @property
     def eta_s(self) -> float | None:
@@ -130,7 +143,9 @@ class RunStatus:
         if self.state != "running" or None in values or (done := values[2] - values[4]) <= 0:
             return None
         started_at, updated_at, step, total, _ = values
-        return float((total - step) * (updated_at - started_at) / done)
+        if updated_at < started_at:  # the machine's clock was set back
+            return None
+        return float(max(0, total - step) * (updated_at - started_at) / done)
 
 
 class Backend(Protocol[ClusterT]):
@@ -178,7 +193,7 @@ def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
     # Not durable: there may be thousands, and Slurm can be asked again.
     with (
         suppress(OSError, UserError, ValueError),
-        RecordWriter(Record.read(folder).run, folder, durable=False) as record,
+        RecordWriter(read_run(folder), folder, durable=False) as record,
     ):
         if record.detail("updated_at") == status.content.get("updated_at"):
             record.mark_ended(verdict.state, verdict.reason)

@@ -1,6 +1,7 @@
 """Clusters: YAML files that say where runs are trained, and the table of schedulers."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,8 +12,9 @@ from jobs.cluster.ledger import Submission
 from jobs.cluster.local_backend import LocalBackend, LocalCluster
 from jobs.cluster.sbatch import SlurmCluster, time_s
 from jobs.cluster.slurm_backend import SlurmBackend
-from suite.config import explain, read_yaml
+from suite.config_file import expand_path, naming, read_config
 from suite.errors import UserError
+from suite.wording import explain, shown
 
 __all__ = ["AnyCluster", "LocalCluster", "SlurmCluster", "time_s"]
 
@@ -26,20 +28,27 @@ FOLDERS = (Path("configs/clusters"), Path(__file__).resolve().parents[2] / "conf
 def load_cluster(name_or_path: str) -> AnyCluster:
     """Read a cluster by the path of its YAML, or by its name in configs/clusters. Raises UserError."""
     path = _find(name_or_path)
-    return parse_cluster({"name": path.stem} | read_yaml(path), str(path))
+    file = read_config(path, "cluster")
+    file.check_kind("cluster")
+    cluster = parse_cluster({"name": path.stem} | file.resolved(), str(path))
+    with naming(path):
+        expand_path(cluster.jobs_folder or "", "jobs_folder")
+    return cluster
 
 
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml"):
         return path
-    for folder in FOLDERS:
-        if (found := folder / f"{name_or_path}.yaml").is_file():
-            return found
+    with suppress(OSError, ValueError):  # no name of a file: too long, or not readable
+        if path.is_file():
+            return path
+        for folder in FOLDERS:
+            if (found := folder / f"{name_or_path}.yaml").is_file():
+                return found
     names = sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
-    raise UserError(
-        f"no cluster {name_or_path!r}: expected a YAML file, or one of {', '.join(names)} in {FOLDERS[0]}"
-    )
+    known = f"one of {', '.join(names)} in {FOLDERS[0]}"
+    raise UserError(f"no cluster {shown(name_or_path)}: expected a YAML file, or {known}")
 
 
 def parse_cluster(content: dict[str, object], where: str) -> AnyCluster:
@@ -75,5 +84,7 @@ def by_backend(
 
 def _backend_named(scheduler: object, where: str) -> Backend[Any]:
     if not isinstance(scheduler, str) or scheduler not in BACKENDS:
-        raise UserError(f"{where}: scheduler: expected {' or '.join(sorted(BACKENDS))}, got {scheduler!r}")
+        found = "missing; " if scheduler is None else ""
+        got = "" if scheduler is None else f", got {shown(scheduler)}"
+        raise UserError(f"{where}: scheduler: {found}expected {' or '.join(sorted(BACKENDS))}{got}")
     return BACKENDS[scheduler]

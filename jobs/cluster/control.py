@@ -1,5 +1,6 @@
 """Acts on submitted runs: cancels them, or submits them again."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from jobs.cluster.backend import RunStatus
 from jobs.cluster.clusters import AnyCluster, backend_of, by_backend, load_cluster, parse_cluster
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
+from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.submit import Submitted, submit
 from suite.errors import UserError
 from suite.experiment import Run
@@ -15,11 +17,29 @@ from suite.experiment import Run
 RETRIED = ("failed", "cancelled", "preempted")
 
 
+class NoAnswer(UserError):
+    """A scheduler did not answer, so not every run could be cancelled. `num_cancelled` were."""
+
+    def __init__(self, message: str, num_cancelled: int) -> None:
+        super().__init__(message)
+        self.num_cancelled = num_cancelled
+
+
 def cancel(output_dir: Path, wanted: Sequence[str]) -> tuple[list[RunStatus], list[RunStatus]]:
-    """Cancel queued and running runs, or the `wanted` ones; return them, and those that were left alone."""
+    """Cancel queued and running runs, or the `wanted` ones; return them, and those that were left alone.
+
+    Raises NoAnswer when a scheduler does not say which runs it has, or does not take the request.
+    """
     seen = overview(output_dir)
-    cancelled = cancel_runs(seen.select(wanted), seen.runs, Ledger(output_dir), named=bool(wanted))
+    try:
+        cancelled = cancel_runs(seen.select(wanted), seen.runs, Ledger(output_dir), named=bool(wanted))
+    except SlurmError as error:
+        if not error.is_temporary:
+            raise
+        raise NoAnswer(str(error), 0) from None
     overview(output_dir)  # writes into the records which runs never began
+    if seen.unanswered:
+        raise NoAnswer("; ".join(seen.unanswered), len(cancelled))
     return cancelled, [run for run in seen.runs if run.is_unfinished and run not in cancelled]
 
 
@@ -80,11 +100,14 @@ def retry(output_dir: Path, wanted: Sequence[str], cluster: str | None) -> tuple
     seen = overview(output_dir).select(wanted)
     chosen, refused = to_retry(seen, cluster, Ledger(output_dir), named=bool(wanted))
     submitted = []
-    for where, name, group in resubmissions(chosen, cluster):
+    groups, unreadable = resubmissions(chosen, cluster)
+    refused += unreadable
+    for where, name, group in groups:
         try:
             submitted.append(submit(group, where, output_dir, name))
         except UserError as error:  # another cluster may take its runs
             refused.append(str(error))
+    refused += [sentence for done in submitted for sentence in done.unreadable.values()]
     return submitted, refused + [done.refused for done in submitted if done.refused]
 
 
@@ -102,7 +125,7 @@ def to_retry(
         is_of_others = one is not None and not ledger.is_ours(one)
         if run.state not in ((*RETRIED, "diverged") if named else RETRIED) or (is_of_others and not named):
             continue
-        if not (run.folder / "run.json").exists():
+        if not os.access(run.folder / "run.json", os.F_OK):
             refused.append(f"{run.folder}: was removed; submit its experiment again")
         elif cluster is None and one is None:
             refused.append(f"{run.folder.name} was not submitted to a cluster; choose one with --cluster")
@@ -114,15 +137,25 @@ def to_retry(
     return chosen, refused
 
 
-def resubmissions(runs: Sequence[RunStatus], cluster: str | None) -> list[tuple[AnyCluster, str, list[Run]]]:
-    """Group runs by cluster, the given one or their own. Returns clusters, experiments' names and runs."""
-    if cluster is not None:
-        parsed = load_cluster(cluster)
-        return [(parsed, "retry", [read_run(one.folder) for one in runs])] if runs else []
+def resubmissions(
+    runs: Sequence[RunStatus], cluster: str | None
+) -> tuple[list[tuple[AnyCluster, str, list[Run]]], list[str]]:
+    """Group runs by cluster, the given one or their own.
+
+    Returns clusters, experiments' names and runs, and a sentence for each run or cluster that cannot be read.
+    """
     groups: dict[str, tuple[AnyCluster, str, list[Run]]] = {}
+    refused: dict[str, None] = {}
+    given = load_cluster(cluster) if cluster is not None and runs else None
     for run in runs:
-        one = _submission(run)
-        parsed, name = parse_cluster(one.cluster, one.name), one.name.rpartition("-")[0]
-        group = groups.setdefault(repr(sorted(one.cluster.items())), (parsed, name, []))
-        group[2].append(read_run(run.folder))
-    return list(groups.values())
+        try:
+            if given is not None:
+                key, parsed, name = "", given, "retry"
+            else:
+                one = _submission(run)
+                key = repr(sorted(one.cluster.items()))
+                parsed, name = parse_cluster(one.cluster, one.name), one.name.rpartition("-")[0]
+            groups.setdefault(key, (parsed, name, []))[2].append(read_run(run.folder))
+        except UserError as error:
+            refused[str(error)] = None
+    return [group for group in groups.values() if group[2]], list(refused)

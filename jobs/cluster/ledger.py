@@ -6,7 +6,6 @@
   <user>/                    private to that user: pickles, scripts and logs of jobs, snapshots of the sources
 """
 
-import getpass
 import json
 import os
 import re
@@ -16,43 +15,23 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from jobs.checks import writing
+from jobs.cluster.submission import BadEntry, Submission, parse_entry
+from suite.config_file import expand_path
 from suite.errors import UserError
-from suite.files import NoLocks, is_locked, locked, read_json, write_atomically
+from suite.files import NoLocks, is_locked, locked, read_whole, write_atomically
+from suite.user import home_or_none, user_name
+
+__all__ = ["BadEntry", "Ledger", "Submission", "jobs_folder", "new_submission", "private_folder"]
+__all__ += ["FOLDER", "where_jobs_lie", "who_else_can_write"]
 
 FOLDER = ".shiftbench"
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One call of a scheduler: the runs of one job or array, in the order of the array's numbers."""
-
-    token: str
-    name: str
-    cluster: dict[str, Any]
-    user: str
-    host: str
-    submitted_at: float
-    jobs_folder: str
-    snapshot: str
-    folders: tuple[str, ...]
-    job_id: str | None = None
-    driver: str | None = None  # the study whose driver submitted it and may cancel it
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def scheduler(self) -> str:
-        return str(self.cluster.get("scheduler"))
-
-    @property
-    def folder(self) -> Path:
-        """Where the scripts, pickles and logs of its jobs are."""
-        return Path(self.jobs_folder) / self.name
+# Between two entries: more than the resolution of a float that counts seconds since 1970.
+STEP_S = 1e-3
 
 
 def new_submission(
@@ -70,7 +49,7 @@ def new_submission(
         token=token,
         name=f"{plain}-{token}",
         cluster=cluster,
-        user=getpass.getuser(),
+        user=user_name(),
         host=socket.gethostname(),
         submitted_at=time.time(),
         jobs_folder=str(jobs_folder),
@@ -93,27 +72,39 @@ class Ledger:
         """Hold the folder's lock, after waiting for it. Raises UserError if it cannot be locked."""
         try:
             with writing(self._lock):
+                self.output_dir.mkdir(parents=True, exist_ok=True)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.touch()
                 self._share()  # before waiting, so that others of the group can wait too
             lock = locked(self._lock, wait=True)
         except NoLocks as error:
-            raise UserError(
-                f"{self.output_dir}: this file system has no locks ({error.strerror}); choose an output "
-                "folder on one that has (Lustre: mounted with -o flock)"
-            ) from None
+            raise UserError(error.sentence(self.output_dir)) from None
+        except OSError as error:
+            raise UserError(f"{self._lock}: cannot be written: {error.strerror}") from None
         with lock:
             yield
 
     def _share(self) -> None:
-        """Let the group of the output folder submit too, if it can write there; .shiftbench stays private."""
+        """Let whoever reads the output folder read the ledger, and its group submit, if it can write there.
+
+        Whatever the umask. Only `.shiftbench` itself is not writable by others, who could replace what jobs
+        execute.
+        """
         shared = self.output_dir.stat()
-        for path in (self.folder, self._lock):
+        readable = shared.st_mode & (stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+        writable = shared.st_mode & stat.S_IWGRP
+        for path, wanted in (
+            (self.folder.parent, stat.S_IRWXU | readable),
+            (self.folder, stat.S_IRWXU | readable | writable),
+            (self._lock, (0o600 | readable | writable) & 0o666),
+        ):
             status = path.stat()
-            if shared.st_mode & stat.S_IWGRP and status.st_uid == os.getuid():
+            if status.st_uid == os.getuid():
                 with suppress(PermissionError):  # this user is not in that group
-                    os.chown(path, -1, shared.st_gid)
-                    path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWGRP)
+                    if writable and status.st_gid != shared.st_gid:
+                        os.chown(path, -1, shared.st_gid)
+                    if (mode := stat.S_IMODE(status.st_mode)) | wanted != mode:
+                        path.chmod(mode | wanted)
 
     def is_held(self) -> bool:
         """Return whether a submission into this folder is under way."""
@@ -123,44 +114,64 @@ class Ledger:
         """Return whether only this user can have written an entry, so that it may be executed."""
         try:
             status = self._entry(submission).stat()
-        except FileNotFoundError:  # removed meanwhile
+        except OSError:  # removed meanwhile, or in a folder that this user cannot enter
             return False
         return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def read(self) -> list[Submission]:
-        """Return all submissions, oldest first. Raises UserError for an entry that is invalid or newer."""
-        found = []
-        for path in self.folder.glob("*.json"):
-            content = read_json(path)
-            if not isinstance(content, dict):
-                continue  # removed between listing and reading
-            if content.get("token") != path.stem:  # a copy would pass for an entry of the file's owner
-                raise UserError(f"{path}: not an entry of this name; remove it")
-            if content.get("schema_version", 0) > SCHEMA_VERSION:
-                raise UserError(f"{path}: written by a newer shiftbench; upgrade")
-            one = Submission(**{**content, "folders": tuple(content["folders"])})
-            # It reaches command lines.
-            if one.job_id is not None and not re.fullmatch(r"\d+(@\d+)?", one.job_id):
-                raise UserError(f"{path}: job_id {one.job_id!r} is not a job's id")
-            found.append(one)
-        return sorted(found, key=lambda submission: submission.submitted_at)
+        """Return all submissions that can be used, in the order in which they were made."""
+        return self.scan()[0]
 
-    def write(self, submission: Submission) -> None:
-        """Add or replace an entry."""
+    def scan(self) -> tuple[list[Submission], list[BadEntry]]:
+        """Return all submissions, the oldest first, and what is wrong with the other entries."""
+        found: list[Submission] = []
+        bad: list[BadEntry] = []
+        try:
+            files = sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+        except FileNotFoundError:
+            return [], []
+        except OSError as error:
+            return [], [BadEntry("", f"{self.folder}: cannot be read: {error.strerror}")]
+        for path in files:
+            try:
+                data = read_whole(path)
+            except OSError as error:
+                bad.append(BadEntry(path.stem, f"{path}: cannot be read: {error.strerror}"))
+                continue
+            if data is None:
+                continue  # removed between listing and reading
+            entry = parse_entry(data, path)
+            if isinstance(entry, BadEntry):
+                bad.append(entry)
+            else:
+                found.append(entry)
+        return sorted(found, key=lambda submission: submission.submitted_at), bad
+
+    def write(self, submission: Submission) -> Submission:
+        """Add or replace an entry. A new one comes after all others, whatever the clocks say; returns it."""
         path = self._entry(submission)
         former = os.umask(0o022)  # everyone may read it, only this user may write it
         try:
             with writing(path):
+                if not path.exists():
+                    last = max((one.submitted_at for one in self.read()), default=-STEP_S)
+                    submission = replace(submission, submitted_at=max(submission.submitted_at, last + STEP_S))
                 write_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
                 path.chmod(0o644)  # also where the folder's default ACL allows more
         finally:
             os.umask(former)
+        return submission
+
+    def written_s_ago(self, submission: Submission) -> float:
+        """Return how long ago an entry was written by this machine, by the clock of its file system."""
+        try:
+            return time.time() - self._entry(submission).stat().st_mtime
+        except OSError:
+            return float("inf")
 
     def accepted(self, submission: Submission, job_id: str) -> Submission:
         """Enter the id that the scheduler gave, and return the new entry."""
-        submission = replace(submission, job_id=job_id)
-        self.write(submission)
-        return submission
+        return self.write(replace(submission, job_id=job_id))
 
     def drop(self, submission: Submission) -> None:
         """Remove an entry that the scheduler refused."""
@@ -178,12 +189,17 @@ def jobs_folder(output_dir: Path, wanted: str | None) -> Path:
 def where_jobs_lie(output_dir: Path, wanted: str | None) -> Path:
     """Return that folder: `wanted`, or beside the runs if only this user can write there, or at home."""
     if wanted is not None:
-        return Path(os.path.expandvars(wanted)).expanduser().resolve()
+        return expand_path(wanted, "jobs_folder").resolve()
     beside = output_dir.resolve() / FOLDER  # a link could be changed while jobs wait
     there = next(path for path in (beside, *beside.parents) if path.exists())
     if there.is_dir() and who_else_can_write(there, makes_in_it=there != beside) is None:
-        return beside / getpass.getuser()
-    return Path.home().resolve() / FOLDER
+        return beside / user_name()
+    if (home := home_or_none()) is None:
+        raise UserError(
+            f"{output_dir}: others can write there, and there is no home folder for jobs (no HOME, no entry "
+            "in passwd): set jobs_folder in the cluster's file"
+        )
+    return home.resolve() / FOLDER
 
 
 def private_folder(path: Path) -> Path:

@@ -6,23 +6,29 @@ What only a scheduler knows, such as a node that failed, is written into the rec
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.cluster.backend import JobVerdict, RunStatus, SchedulerAnswer, SubmittedRun, settle
-from jobs.cluster.clusters import backend_of, by_backend
-from jobs.cluster.ledger import Ledger
+from jobs.cluster.clusters import BACKENDS, backend_of, by_backend
+from jobs.cluster.ledger import FOLDER as LEDGER_FOLDER
+from jobs.cluster.ledger import BadEntry, Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
 from suite.record import read_status
+from suite.record.shapes import described
 
 
 @dataclass(frozen=True)
 class RunsOverview:
-    """The runs of an output folder, and a note for each question that a scheduler did not answer."""
+    """The runs of an output folder, and a note for each question that a scheduler did not answer.
+
+    `notes` also name each file that cannot be used. `unanswered`: why the state of some jobs is not known.
+    """
 
     runs: list[RunStatus]
     notes: list[str]
+    unanswered: list[str] = field(default_factory=list)
 
     def select(self, wanted: Sequence[str]) -> list[RunStatus]:
         """Return the runs named by run_id (or its beginning), folder, path or job; all if none is named."""
@@ -44,13 +50,30 @@ def _matches(run: RunStatus, text: str) -> bool:
     return bool(is_id) or is_name or (Path(text).exists() and Path(text).resolve() == run.folder.resolve())
 
 
+def usable_entries(ledger: Ledger) -> tuple[list[Submission], list[BadEntry]]:
+    """Return the submissions of a ledger, oldest first, and the entries that cannot be used here."""
+    submissions, bad = ledger.scan()
+    known = [one for one in submissions if one.scheduler in BACKENDS]
+    bad += [
+        BadEntry(
+            one.token,
+            f"{ledger.folder / one.token}.json: scheduler: expected {' or '.join(sorted(BACKENDS))}, got "
+            f"{described(one.cluster.get('scheduler'))}",
+            frozenset(one.folders),
+        )
+        for one in submissions
+        if one.scheduler not in BACKENDS
+    ]
+    return known, bad
+
+
 def active_jobs(ledger: Ledger) -> dict[str, str]:
     """Return the job of every run folder that is queued or running, by name. Raises UserError.
 
     If several submissions of one folder are active, it is the job of the newest one.
     """
     found: dict[str, str] = {}
-    submissions = ledger.read()
+    submissions, _ = usable_entries(ledger)
     answers = {
         one.token: active
         for backend, ones in by_backend(submissions, lambda one: one).items()
@@ -68,17 +91,28 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
     if not output_dir.is_dir():
         raise UserError(f"{output_dir}: no such folder; expected one that holds runs")
     ledger = Ledger(output_dir)
-    latest = {output_dir / name: one for one in ledger.read() for name in one.folders}
+    submissions, bad = usable_entries(ledger)
+    latest = {output_dir / name: one for one in submissions for name in one.folders}
+    notes = [entry.sentence for entry in bad]
     if only is None:
-        only = [*(paths.folder for paths in find_runs([output_dir])), *latest]
+        unlisted: list[tuple[str, OSError]] = []
+        found_runs = find_runs([output_dir], lambda folder, error: unlisted.append((folder, error)))
+        only = [*(paths.folder for paths in found_runs), *latest]
+        notes += [
+            f"{folder}: cannot be listed: {error.strerror}"
+            for folder, error in unlisted
+            if output_dir / Path(folder).name not in latest and Path(folder).name != LEDGER_FOLDER
+        ]
     statuses = {folder: read_status(RunPaths(folder)) for folder in dict.fromkeys(only)}
     submitted = [SubmittedRun(f, status, latest[f]) for f, status in statuses.items() if f in latest]
     answers: dict[Path, SchedulerAnswer] = {}
-    notes: list[str] = []
+    unanswered: list[str] = []
     for backend, runs in by_backend(submitted, lambda run: run.submission).items():
-        found, unanswered = backend.query(runs, is_being_submitted=ledger.is_held())
+        found, silent = backend.query(runs, is_being_submitted=ledger.is_held())
         answers |= found
-        notes += unanswered
+        notes += silent
+        if any(answer.is_unknown for answer in found.values()):
+            unanswered += silent
     shown = []
     for folder, status in statuses.items():
         answer = answers.get(folder, SchedulerAnswer())
@@ -88,7 +122,8 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         node = status.content.get("nodes") or answer.nodes
         state, reason, one = verdict.state, verdict.reason, latest.get(folder)
         shown.append(RunStatus(folder, state, reason, answer.job, one, node, status.content, status.errors))
-    return RunsOverview(shown, notes)
+        notes += status.notes
+    return RunsOverview(shown, notes, unanswered)
 
 
 def log_files(run: RunStatus, rank: int) -> list[Path]:
@@ -96,4 +131,5 @@ def log_files(run: RunStatus, rank: int) -> list[Path]:
     files = [run.folder / "log.txt"] if rank == 0 else []
     if run.submission is not None and run.job is not None:
         files += backend_of(run.submission).log_files(run.submission, run.job, rank)
-    return [path for path in files if os.access(path, os.R_OK)]  # only its owner may enter a job's folder
+    # Only its owner may enter a job's folder.
+    return [path for path in files if os.access(path, os.R_OK) and path.is_file()]

@@ -5,16 +5,17 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.cluster.backend import Cluster
+from jobs.cluster.backend import Cluster, Text
 from jobs.cluster.slurm_commands import current_job, no_slurm
 from suite.errors import UserError
+from suite.wording import shown
 
 # shiftbench sets these itself: they decide where a job's files lie and how it is stopped and restarted.
 OWN_PARAMETERS = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal")
@@ -29,32 +30,56 @@ class SlurmCluster(Cluster):
     """A Slurm cluster. The keys are sbatch's options; see `man sbatch`."""
 
     scheduler: Literal["slurm"]
-    partition: str | None = Field(None, description="null: the site's default")
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = Field(
+    partition: Text | None = Field(None, description="null: the site's default")
+    account: Text | None = None
+    qos: Text | None = None
+    time: Text | None = Field(
         None, description="limit, 'minutes', 'hours:minutes:seconds' or 'days-hours'; null: the site's"
     )
     nodes: int = Field(1, ge=1, description="nodes of each run")
-    gpus_per_node: int | None = Field(None, ge=1)
+    gpus_per_node: int | str | None = Field(None, description="a number, or a type and a number: a100:4")
     cpus_per_task: int | None = Field(None, ge=1, description="cores of each rank; reaches srun too")
-    mem: str | None = Field(None, description="memory of each node, such as 64G", pattern=r"^\d+[KMGT]?B?$")
-    constraint: str | None = None
-    exclude: str | None = Field(None, description="nodes that must not be used")
+    mem: Text | None = Field(
+        None,
+        description="memory of each node, such as 64G; a bare number is in MB, and 0 all of the node's",
+        pattern=r"^(?i:[0-9]{1,12}[KMGT]?B?)$",
+    )
+    constraint: Text | None = None
+    exclude: Text | None = Field(None, description="nodes that must not be used")
     signal_delay_s: int = Field(120, ge=10, description="from the warning (SIGUSR2) to the time limit")
     additional_parameters: dict[str, str | int | bool] = Field(
         {}, description="any other option of sbatch by its long name; true: an option without a value"
     )
-    setup: tuple[str, ...] = Field((), description="lines of shell before srun, such as module load")
-    python: str | None = Field(None, description="interpreter of the jobs; null: the one that submits")
+    setup: tuple[str, ...] = Field(
+        (), description="lines of shell before srun, such as module load; one that fails ends the job"
+    )
+    python: str | None = Field(
+        None,
+        description="interpreter of the jobs, with ~ and $NAME as in their shell, also behind the words of a "
+        "wrapper; null: the one that submits",
+    )
 
-    @field_validator("time", mode="before")
+    @field_validator("gpus_per_node", mode="before")
     @classmethod
-    def _time_in_quotes(cls, time: object) -> object:
-        # YAML 1.1 reads 12:00:00 as the number 43200.
-        if isinstance(time, int):
-            raise ValueError(f"put it in quotes, as in '12:00:00' or '90' (minutes): YAML made it {time}")
-        return time
+    def _typed_gpus(cls, gpus: object) -> object:
+        if gpus is None:
+            return None
+        match = _GPUS.fullmatch(str(gpus)) if isinstance(gpus, int | str) else None
+        if match is None or not int(match["number"]):
+            forms = "a whole number ≥ 1, or a type and a number, such as a100:4"
+            raise ValueError(f"expected {forms}, got {shown(gpus)}")
+        return gpus if match["type"] else int(match["number"])
+
+    @field_validator("python")
+    @classmethod
+    def _python_words(cls, python: str | None) -> str | None:
+        try:
+            if python is not None and not words_of(python):
+                raise ValueError("expected an interpreter, got no text")
+        except ValueError as error:
+            reason = str(error) if str(error).startswith("expected") else "a quote is not closed"
+            raise ValueError(f"{reason}: {shown(python)}") from None
+        return python
 
     @field_validator("additional_parameters")
     @classmethod
@@ -79,23 +104,31 @@ class SlurmCluster(Cluster):
         for name, value in texts.items():
             if isinstance(value, str) and ("\n" in value or "\0" in value):
                 raise ValueError(f"{name} must be one line, got {value!r}")
-        if self.gpus_per_node and self.gpus_per_node != (self.ntasks_per_node or self.gpus_per_node):
-            raise ValueError("a rank takes one GPU: remove ntasks_per_node, which differs from gpus_per_node")
+        if self.num_gpus and self.num_gpus != (self.ntasks_per_node or self.num_gpus):
+            differs = "which differs from gpus_per_node"
+            raise ValueError(f"ntasks_per_node: a rank takes one GPU: remove ntasks_per_node, {differs}")
         if self.time is not None and time_s(self.time) < self.signal_delay_s + LEAST_TIME_S:
             left = f"less than {LEAST_TIME_S} s are left to train before the warning"
-            raise ValueError(f"time {self.time!r}: {left}; raise it, or lower signal_delay_s")
+            raise ValueError(f"time: {self.time!r}: {left}; raise it, or lower signal_delay_s")
         return self
 
     @property
+    def num_gpus(self) -> int | None:
+        """How many GPUs a run takes on each node, of whatever type."""
+        return None if self.gpus_per_node is None else int(str(self.gpus_per_node).rpartition(":")[2])
+
+    @property
     def tasks_per_node(self) -> int:
-        return self.ntasks_per_node or self.gpus_per_node or 1
+        return self.ntasks_per_node or self.num_gpus or 1
 
     @property
     def ranks(self) -> int:
         return self.nodes * self.tasks_per_node
 
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+_GPUS = re.compile(r"(?:(?P<type>(?=\d*[A-Za-z_])[\w.-]{1,60}):)?(?P<number>\d{1,4})", re.ASCII)
+_VARIABLE = re.compile(r"(\$\w+|\$\{\w+\})", re.ASCII)
+_TIME = re.compile(r"(?:(?P<days>\d{1,6})-)?(?P<parts>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
 
 
 def time_s(text: str) -> int:
@@ -103,7 +136,7 @@ def time_s(text: str) -> int:
     match = _TIME.fullmatch(text.strip())
     if match is None:
         forms = "'90' (minutes), '12:00:00' or '2-00:00:00'"
-        raise ValueError(f"time {text!r}: expected sbatch's form, such as {forms}")
+        raise ValueError(f"time: expected sbatch's form, such as {forms}, got {shown(text)}")
     parts = [int(part) for part in match["parts"].split(":")]
     if match["days"] is None and len(parts) < 3:
         parts = [0, *parts]
@@ -129,7 +162,7 @@ def script(
     try:
         from submitit import SlurmExecutor
 
-        executor = SlurmExecutor(folder, python=shlex.quote(cluster.python or sys.executable))
+        executor = SlurmExecutor(folder, python=shell_words(cluster.python))
     except ImportError:
         raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
     except RuntimeError:
@@ -138,6 +171,36 @@ def script(
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
     return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def words_of(python: str) -> list[str]:
+    """Split `python:` into words as a shell does. Raises ValueError for quotes that do not match.
+
+    A path with blanks is one word: it begins like a path, and its last word continues one.
+    """
+    last = python.split()[-1:] or [""]
+    continues = "/" in last[0] and not last[0].startswith(("/", "~", "$", "-"))
+    if python.startswith(("/", "~", "$")) and continues and not set(python) & set("'\"\\"):
+        return [python]
+    return shlex.split(python)
+
+
+def shell_words(python: str | None) -> str:
+    """Return an interpreter, and its wrapper, for a shell, which replaces `~` and `$NAME`."""
+    return " ".join(map(_shell_word, [sys.executable] if python is None else words_of(python)))
+
+
+def _shell_word(word: str) -> str:
+    home = re.match(r"~[\w.-]*(?:/|$)", word)
+    start = home[0] if home else ""
+    parts = _VARIABLE.split(word.removeprefix(start))
+    # `:?` ends the job where the variable is empty, and says so; another Python would train otherwise.
+    quoted = [
+        f'"${{{part.strip("${}")}:?}}"' if n % 2 else shlex.quote(part)
+        for n, part in enumerate(parts)
+        if part
+    ]
+    return start + "".join(quoted)
 
 
 @contextmanager
@@ -194,11 +257,19 @@ def set_up(cluster: Cluster, snapshot: Path) -> list[str]:
     """Return a job's lines of shell: the cluster's variables and set-up, then the path of the snapshot."""
     return [
         *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
-        *(cluster.setup if isinstance(cluster, SlurmCluster) else ()),
+        *(_checked(cluster.setup) if isinstance(cluster, SlurmCluster) and cluster.setup else ()),
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # not what lies where the job was submitted",
     ]
+
+
+def _checked(lines: Sequence[str]) -> list[str]:
+    """Return lines of shell of which the first that fails ends the job, with a sentence that names it."""
+    # In a function, such as `module`, BASH_COMMAND is what failed inside it.
+    what = "${FUNCNAME[0]:+${FUNCNAME[0]}: }$BASH_COMMAND"
+    say = f'echo "shiftbench: setup failed with exit code $?: {what}" >&2'
+    return ["set -eE", f"trap {shlex.quote(say)} ERR", *lines, "trap - ERR", "set +eE"]
 
 
 def _own_pickle(submission_folder: Path) -> str:

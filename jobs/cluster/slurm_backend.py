@@ -4,8 +4,6 @@ One query of squeue answers for all runs, and one of sacct for those whose job h
 their record does not say how they ended.
 """
 
-import getpass
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from jobs.cluster.slurm_commands import JobState, SlurmError
 from jobs.cluster.task import TrainTask
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
+from suite.user import user_name
 
 # Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
 MAX_EARLY_WARNINGS = 3
@@ -53,10 +52,10 @@ class SlurmBackend:
             delayed.dump(folder / sbatch.TASK_PICKLE.format(number))
         with sbatch.outside_any_job():
             answer = slurm_commands.ask("sbatch", str(path))
-        found = re.search(r"batch job (\d+)", answer)
-        if found is None:
+        job_id = slurm_commands.submitted_job(answer, job.submission.name)
+        if job_id is None:
             raise SlurmError(f"sbatch printed {answer.strip()!r} and no job's id", "answer_lost")
-        return found[1]
+        return job_id
 
     def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
         job_id = job_id or submission.job_id
@@ -75,7 +74,7 @@ class SlurmBackend:
                 seen_job = _job_of(one, job, seen)
                 if seen_job is not None and seen_job.is_active:
                     active[folder] = job
-                elif seen_job is None and one.user != getpass.getuser():
+                elif seen_job is None and one.user != user_name():
                     status = read_status(RunPaths(output_dir / folder))
                     if status.state in UNFINISHED and status.content.get("submission") == one.token:
                         active[folder] = f"{job} of {one.user}"
@@ -93,7 +92,10 @@ class SlurmBackend:
             seen = slurm_commands.queue(run.submission.name for run in [*unsettled, *returning])
         except SlurmError as error:
             notes.append(f"Slurm does not answer, so this is what the records say: {error}")
-            return {run.folder: SchedulerAnswer(_job_in(ids, run)) for run in runs}, notes
+            asked = {run.folder for run in [*unsettled, *returning]}
+            return {
+                run.folder: SchedulerAnswer(_job_in(ids, run), is_unknown=run.folder in asked) for run in runs
+            }, notes
         by_name = {job.name: job.job.partition("_")[0] for job in seen.values()}
         ids |= {key: self.job_ids(one, by_name.get(one.name)) for key, one in submissions.items()}
         names = {job: run.submission.name for run in unsettled if (job := _job_in(ids, run))}
@@ -102,6 +104,7 @@ class SlurmBackend:
         ended: dict[str, JobState] = {}
         try:  # squeue lists an ended job for a while, but without its exit code
             ended = slurm_commands.accounting([job.partition("_")[0] for job in missing])
+            ended = slurm_commands.cancelled_in_waiting_arrays(missing, seen) | ended
         except SlurmError as error:
             notes.append(f"sacct does not answer, so why some jobs have ended is not known: {error}")
         for key, one in slurm_commands.for_each(missing, ended).items():
@@ -145,7 +148,8 @@ def _job_of(one: Submission, job: str | None, seen: dict[str, JobState]) -> JobS
 
 def is_unsettled(status: Status) -> bool:
     """Return whether the record does not say how the run ended, so that its scheduler must be asked."""
-    return status.state in UNFINISHED or status.died_silently or status.is_missing
+    is_unreadable = status.is_missing or status.damage is not None
+    return status.state in UNFINISHED or status.died_silently or is_unreadable
 
 
 def may_come_back(status: Status, job: str | None) -> bool:
@@ -162,12 +166,14 @@ def of_job(
     as_recorded = JobVerdict(status.state, status.reason or "")
     if status.state in ("running", "preempted") and status.content.get("job") != job:
         return as_recorded  # it was continued by another process
+    if status.damage is not None and not (seen is not None and seen.is_active):
+        return as_recorded
     if job is None and is_being_submitted:
         return JobVerdict("queued", "being submitted")
     if job is None:
         return JobVerdict("failed", "its submission was interrupted before Slurm took it: submit again")
     if seen is None:
-        if status.state in UNFINISHED and one.user != getpass.getuser():
+        if status.state in UNFINISHED and one.user != user_name():
             return JobVerdict(status.state, f"submitted by {one.user}; Slurm does not show you job {job}")
         if status.state == "preempted":
             return as_recorded

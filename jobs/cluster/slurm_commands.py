@@ -13,6 +13,7 @@ from suite.provenance import scheduler_job
 
 TIMEOUT_S = 60.0
 MAX_NAMES = 1000
+DEFAULT_ARRAY_SIZE = 1001
 # Variables by which users filter their own queries; here they would hide jobs.
 FILTERS = ("SQUEUE_", "SACCT_", "SLURM_TIME_FORMAT")
 # squeue's states of a job that is not over.
@@ -79,12 +80,26 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith(FILTERS)}
     null = subprocess.DEVNULL
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, stdin=null)
+        done = subprocess.run(
+            command,
+            env=env,
+            capture_output=True,
+            timeout=timeout_s,
+            stdin=null,
+        )
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer in {timeout_s:.0f} s") from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]} cannot be started: {error.strerror}", "refused") from None
     if done.returncode != 0:
-        raise SlurmError(words(done.stderr or done.stdout) or f"{command[0]} ended with {done.returncode}")
-    return done.stdout
+        said = words(as_text(done.stderr or done.stdout))
+        raise SlurmError(said or f"{command[0]} ended with {done.returncode}")
+    return as_text(done.stdout)
+
+
+def as_text(output: bytes) -> str:
+    """Return what a command of Slurm printed. A site's messages may be in another encoding than UTF-8."""
+    return output.decode("utf-8", "backslashreplace")
 
 
 def no_slurm(command: str) -> SlurmError:
@@ -100,6 +115,11 @@ def words(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
+def said_by(command: str, message: str) -> str:
+    """Return a message that begins with the command's name; most of Slurm's own do so already."""
+    return message if message.startswith(f"{command}: ") else f"{command}: {message}"
+
+
 def config() -> dict[str, str]:
     """Return the site's configuration by `scontrol show config`. Raises SlurmError."""
     lines = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
@@ -109,8 +129,27 @@ def config() -> dict[str, str]:
 def max_array_size(site: dict[str, str]) -> int:
     """Return how many tasks an array may have, by MaxArraySize and max_array_tasks."""
     limit = re.search(r"max_array_tasks=(\d+)", site.get("SchedulerParameters", ""))
-    sizes = [int(site.get("MaxArraySize", "1001")), *([int(limit[1])] if limit else [])]
+    size = re.match(r"\d+", site.get("MaxArraySize", ""))  # it may be `(null)`
+    sizes = [int(size[0]) if size else DEFAULT_ARRAY_SIZE, *([int(limit[1])] if limit else [])]
     return max(1, min(sizes))
+
+
+def submitted_job(answer: str, name: str) -> str | None:
+    """Return the id of the job `name` that sbatch has just created, from what it printed, or None.
+
+    Sites' wrappers print banners around it, or the number alone. Where that is not clear, the queue decides.
+    """
+    lines = [line.strip() for line in answer.splitlines()]
+    said = [match[1] for line in lines if (match := re.search(r"Submitted batch job (\d+)", line))]
+    alone = [match[1] for line in lines if (match := re.fullmatch(r"(\d+)(;\S*)?", line))]  # --parsable
+    for found in (set(said), set(alone)):
+        if len(found) == 1:
+            return found.pop()
+    try:
+        jobs = {job.job.partition("_")[0] for job in queue([name]).values() if job.name == name}
+    except SlurmError:
+        return None
+    return jobs.pop() if len(jobs) == 1 else None
 
 
 def queue(names: Iterable[str]) -> dict[str, JobState]:
@@ -159,6 +198,22 @@ def for_each(jobs: Iterable[str], listed: dict[str, JobState]) -> dict[str, JobS
     """Return `listed` with an entry for each task of an array that Slurm lists by the array's id only."""
     arrays = {job: job.partition("_")[0] for job in jobs}
     return {job: listed[array] for job, array in arrays.items() if array in listed} | listed
+
+
+def cancelled_in_waiting_arrays(missing: Iterable[str], listed: dict[str, JobState]) -> dict[str, JobState]:
+    """Return the tasks that were cancelled before they began, of arrays with other tasks that still wait.
+
+    Slurm keeps no record of such a task: neither squeue nor sacct lists it until the whole array has begun.
+    """
+    waiting: dict[str, JobState] = {}
+    for job in listed.values():
+        if "_" in job.job and job.state == "PENDING":
+            waiting.setdefault(job.job.partition("_")[0], job)
+    return {
+        job: JobState(job, "CANCELLED", name=waiting[array].name)
+        for job in missing
+        if job not in listed and "_" in job and (array := job.partition("_")[0]) in waiting
+    }
 
 
 def _task_ids(job: str) -> list[str]:

@@ -4,6 +4,7 @@ The order of writing is the ledger's entry, `queued` in the records, the schedul
 entry: after a crash or a refusal at any point no run is lost and none is submitted twice.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,15 @@ from pathlib import Path
 
 from jobs.cluster.backend import NewJob
 from jobs.cluster.clusters import BACKENDS, AnyCluster
-from jobs.cluster.ledger import Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
-from jobs.cluster.overview import active_jobs
+from jobs.cluster.ledger import BadEntry, Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
+from jobs.cluster.overview import active_jobs, usable_entries
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.errors import UserError
 from suite.experiment import Run, check_batches
 from suite.files import read_whole, write_atomically
 from suite.paths import RunPaths
-from suite.record import RecordWriter, read_status
+from suite.record import UNFINISHED, RecordWriter, Status, read_status
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Submitted:
 
     completed: list[str] = field(default_factory=list)  # names of run folders
     queued: dict[str, str] = field(default_factory=dict)  # those under way already, with their job or host
+    unreadable: dict[str, str] = field(default_factory=dict)  # those left alone for what is wrong with them
     left: list[Run] = field(default_factory=list)  # runs to submit that are not in `jobs` yet
     jobs: list[Submission] = field(default_factory=list)
     refused: str | None = None  # the scheduler's message when it refused those in `left`
@@ -40,7 +42,9 @@ class Submitted:
 def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Submitted:
     """Sort runs into completed ones, queued or running ones, and those to submit. Raises UserError."""
     check_batches(runs, cluster.ranks)
-    queued = active_jobs(Ledger(output_dir))
+    ledger = Ledger(output_dir)
+    queued = active_jobs(ledger)
+    _, bad = usable_entries(ledger)
     result = Submitted()
     for run in runs:
         name = run.folder_name  # computed on every access
@@ -49,11 +53,25 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Submitte
             result.completed.append(name)
         elif name in queued:
             result.queued[name] = queued[name]
+        elif obstacle := status.damage or _obstacle(output_dir / name, status, bad):
+            result.unreadable[name] = obstacle
         elif status.state == "running":
             result.queued[name] = f"running on {status.content.get('host')}"
         else:
             result.left.append(run)
     return result
+
+
+def _obstacle(folder: Path, status: Status, bad: Sequence[BadEntry]) -> str | None:
+    """Return why a run is left alone: it cannot be written, or an entry that cannot be read may have it."""
+    if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder}: cannot be written"
+    if status.state in UNFINISHED:
+        token = status.content.get("submission")
+        for entry in bad:
+            if entry.token in ("", token) or folder.name in entry.folders:
+                return f"it may be queued: {entry.sentence}"
+    return None
 
 
 def submit(
@@ -92,6 +110,8 @@ def scripts(
     runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str
 ) -> list[tuple[Sequence[Run], str]]:
     """Return the runs and the script or command line of each call that `submit` makes. Writes nothing."""
+    if not runs:
+        return []
     home = where_jobs_lie(output_dir, cluster.jobs_folder)
     sources = home / "code" / snapshot_name()
     jobs = list(_new_jobs(runs, cluster, output_dir, experiment, home, sources))
@@ -121,7 +141,7 @@ def _new_jobs(
 def _submit_one(job: NewJob, cluster: AnyCluster, ledger: Ledger) -> Submission:
     """Submit one job and return its entry. Undoes what was written if the scheduler refuses."""
     entry = job.submission
-    ledger.write(entry)
+    entry = ledger.write(entry)
     former: dict[Path, bytes | None] = {}
     folders = [ledger.output_dir / name for name in entry.folders]
     made = [folder for folder in folders if not folder.exists()]

@@ -14,7 +14,10 @@ app = typer.Typer(no_args_is_help=True, help="Prepare data sets on disk.")
 @app.command("prepare")
 def prepare(
     name: Annotated[str, typer.Argument(help=f"{_NAMES}.")],
-    root: Annotated[Path | None, typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."),
+    ] = None,
 ) -> None:
     """Write a known data set as JPEG files in ImageFolder layout, unless it exists."""
     from suite.data.sources import prepare as prepare_source

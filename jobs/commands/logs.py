@@ -1,5 +1,6 @@
 """`shiftbench logs`: prints the output of a run's processes."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,19 @@ def logs(
     files = log_files(chosen[0], rank)
     if not files:
         raise UserError(f"{chosen[0].folder.name} has no logs yet (state: {chosen[0].state})")
+    printed = Counter[str]()
     for path in files:
+        try:
+            every = path.read_text(errors="replace").splitlines()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        own, others = Counter[str](), list[str]()
+        for line in every:  # a rank's log is on its job's stderr too
+            own[line] += bool(line.strip())
+            if own[line] == 0 or own[line] > printed[line]:
+                others.append(line)
+        printed |= own
+        if every and not any(map(str.strip, others)):
+            continue
         typer.echo(f"==> {path} <==")
-        typer.echo("\n".join(path.read_text(errors="replace").splitlines()[-lines:]) + "\n")
+        typer.echo("\n".join(others[-lines:]) + "\n")

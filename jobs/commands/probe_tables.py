@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[Any, Any]
 Columns = Mapping[str, tuple[str, str]]
+MAX_LISTED = 3  # bad files
 TITLES = {
     "attribution": "Where it comes from, signed shares that add up to ESM (±: standard error)",
     "origins": "Which layer starts it: ESM that vanishes when it alone is exact, by {training}",
@@ -47,11 +49,28 @@ def _plain(row: Row) -> dict[str, Any]:
     return {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def as_plain(found: dict[str, Any], num_training_images: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measured:
+    """The results of `suite.shift` by name, and the images that they are of.
+
+    `num_training_images`: how many, centre-cropped, the exact statistics are of. `bad_images`: the files that
+    were left out, and why. `input`: a sentence on the size and normalisation of the network's input.
+    """
+
+    found: dict[str, Any]
+    num_training_images: int
+    bad_images: dict[str, str]
+    input: str
+    weights: str | None = None  # what was taken of a checkpoint
+
+
+def as_plain(measured: Measured) -> dict[str, Any]:
     """Return all results for JSON."""
+    found = measured.found
     profile = found["profile"]
     frames = {name: rows(result.to_frame()) for name, result in found.items()}
-    plain = {"num_images": profile.num_images, "num_training_images": num_training_images}
+    plain = {"num_images": profile.num_images, "num_training_images": measured.num_training_images}
+    plain |= {"input": measured.input, "bad_images": measured.bad_images, "weights": measured.weights}
     plain |= {"layers": frames.pop("profile"), "skipped": profile.skipped, "notes": profile.notes, **frames}
     if (origins := found.get("origins")) is not None:
         names = ("starts", "esm", "esm_mu", "esm_sigma", "scale", "top1_percent")
@@ -60,8 +79,9 @@ def as_plain(found: dict[str, Any], num_training_images: int) -> dict[str, Any]:
     return plain
 
 
-def print_all(found: dict[str, Any], num_training_images: int, title: str) -> None:
+def print_all(measured: Measured, title: str) -> None:
     """Print a table of each result. `title` names the network and its images."""
+    found = measured.found
     profile, console = found["profile"], Console()
     if profile.layers:
         mean = {"layer": "mean", **{name: profile.mean(name) for name in PROBED}}
@@ -69,12 +89,19 @@ def print_all(found: dict[str, Any], num_training_images: int, title: str) -> No
         _print_frame(heading, profile.to_frame(), COLUMNS["profile"], last=mean)
     else:
         console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
+    console.print(f"input: {measured.input}", highlight=False, markup=False)
+    if measured.weights is not None:
+        console.print(f"weights: {measured.weights}", highlight=False, markup=False)
+    for path, reason in list(measured.bad_images.items())[:MAX_LISTED]:
+        console.print(f"left out: {path}: {reason}", style="yellow", highlight=False, markup=False)
+    if (more := len(measured.bad_images) - MAX_LISTED) > 0:
+        console.print(f"left out: {more} more files, which --json lists", style="yellow", highlight=False)
     for word, reasons in (("left out", profile.skipped), ("note", profile.notes)):
         for reason in dict.fromkeys(reasons.values()):
             layers = [name for name in reasons if reasons[name] == reason]
             which = layers[0] if len(layers) == 1 else f"{len(layers)} layers ({layers[0]} …)"
             console.print(f"{word}: {which}: {reason}", style="yellow", highlight=False)
-    training = f"{num_training_images} training images, centre-cropped"
+    training = f"{measured.num_training_images} training images, centre-cropped"
     for name, heading in TITLES.items():
         if (result := found.get(name)) is None:
             continue

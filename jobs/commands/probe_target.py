@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from jobs.checks import read_run
-from suite.config import explain
 from suite.data.index import class_names
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
+from suite.specs.source_table import SOURCES
+from suite.wording import explain
+from suite.yaml_values import YamlError, parse
 
 S = TypeVar("S", bound=Spec)
 
@@ -43,9 +44,17 @@ def choose_specs(
 
 
 def choose_data(
-    run: Run | None, data: str | None, image_size: int | None, num_classes: int | None, split: str
+    run: Run | None,
+    data: str | None,
+    image_size: int | None,
+    num_classes: int | None,
+    split: str,
+    resize: float | None = None,
 ) -> DataSpec:
-    """Return the run's data, changed as the options say. The classes of an image folder are counted."""
+    """Return the run's data, changed as the options say. The classes of an image folder are counted.
+
+    `resize`: the shorter side of an image before the central crop, as a multiple of `image_size`.
+    """
     if run is None and data is None:
         raise UserError("probe: --data is missing: a known data set, or a folder that holds train/ and val/")
     fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
@@ -53,13 +62,16 @@ def choose_data(
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
         if name != fields.get("name"):  # the run's numbers of images are those of its own data set
             fields |= {"train_images": None, "val_images": None}
+        is_runs_own = name == fields.get("name")
+        if path is not None and name in SOURCES and (SOURCES[name].generator or not is_runs_own):
+            name = f"{name} (folder)"  # whatever it is called, it is a folder of images
         fields |= {"name": name, "path": path}
         if name in NUM_CLASSES:
             fields |= {"num_classes": None}
         elif path is not None and fields.get("num_classes") is None and num_classes is None:
             num_classes = _count_classes(Path(path) / split)
     if image_size is not None:
-        fields |= {"image_size": image_size, "eval_resize": None}
+        fields |= {"image_size": image_size, "eval_resize": resize and round(image_size * resize)}
     if num_classes is not None:
         fields |= {"num_classes": num_classes}
     return _validated(DataSpec, fields)
@@ -68,9 +80,9 @@ def choose_data(
 def read_norm(norm: str) -> NormSpec:
     """Return the norms that an option's YAML describes. Raises UserError when it describes none."""
     try:
-        return _validated(_Norm, {"norm": yaml.safe_load(norm)}).norm
-    except yaml.YAMLError as error:
-        raise UserError(f"--norm: not valid YAML: {error}") from None
+        return _validated(_Norm, {"norm": parse(norm)}).norm
+    except YamlError as error:
+        raise UserError(f"--norm {norm!r}: {error}") from None
 
 
 class _Norm(Spec):
@@ -89,7 +101,7 @@ def _validated(kind: type[S], fields: dict[str, Any]) -> S:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"probe: {explain(error)}") from None
+        raise UserError(f"probe: {explain(error, kind)}") from None
 
 
 def run_of(checkpoint: Path | None) -> Run | None:

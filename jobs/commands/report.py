@@ -66,4 +66,6 @@ def report(
     console.print(
         f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others cached)"
     )
+    if files.left_out:
+        console.print(f"note: {files.left_out}", style="yellow")
     show(files)

@@ -29,9 +29,10 @@ def reproduce(
 ) -> None:
     """Test the paper's claims: run their experiments, judge each by its rule, and draw its figures.
 
-    Uses MNIST if its four IDX files are in the data folder (~/.cache/shiftbench/data/mnist), else
-    Fashion-MNIST; the table names it. Skips completed runs, and resumes interrupted ones. The exit code is 0
-    when all runs completed, whatever the verdicts, and 3 when some failed.
+    Uses MNIST if its four IDX files are in mnist/ of the data folder ($SHIFTBENCH_DATA_DIR, else
+    ~/.cache/shiftbench/data), else Fashion-MNIST; the table names it. Skips completed runs, and resumes
+    interrupted ones. The exit code is 0 when all runs completed, whatever the verdicts, and 3 when some
+    failed.
     """
     from jobs.reproduce.claim_experiments import PLANS, chosen, experiments, runs_of
     from reports.claims import CLAIMS

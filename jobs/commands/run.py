@@ -42,10 +42,14 @@ def run(
         )
 
     from jobs.exit_codes import DONE
+    from suite.config_file import naming
     from suite.data import check_data
+    from suite.experiment import check_batches
 
-    for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
-        check_data(one)  # refuses a data set that is missing or too small before anything starts
+    with naming(config, overrides=overrides or []):
+        check_batches(experiment.runs, int(group["WORLD_SIZE"]) if group else ranks)
+        for one in {(run.data, run.batch.global_batch_size): run for run in experiment.runs}.values():
+            check_data(one)  # refuses a data set that is missing or too small before anything starts
     console = Console(soft_wrap=True)
     if group:
         from jobs.local.ranked import train_in_turn

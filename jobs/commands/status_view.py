@@ -50,7 +50,8 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
         row = {header: Text(column[number]) for header, column in filled.items()}
         row["state"].stylize(STYLES[run.state])
         rows.add_row(*row.values())
-    parts: list[RenderableType] = [Text(f"{len(runs)} run{'s'[: len(runs) != 1]}: ").append(_counts(runs))]
+    total = Text(f"{len(runs)} run{'s'[: len(runs) != 1]}" + (": " if runs else ""))
+    parts: list[RenderableType] = [total.append(_counts(runs))]
     parts += [rows] if shown else []
     if len(shown) < len(runs):
         parts.append(Text("and ").append(_counts(ordered[len(shown) :])).append("; --all shows them", "dim"))

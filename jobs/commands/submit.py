@@ -35,21 +35,28 @@ def submit(
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
+    from suite.config_file import expand_path, naming
+    from suite.experiment import check_batches
     from suite.studies.study import load
 
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)
+    with naming(config, overrides=overrides or []):
+        check_batches(experiment.runs, where.ranks)
     console = Console(soft_wrap=True, highlight=False)
     for path in sorted({run.data.path for run in experiment.runs if run.data.path}):
-        if not Path(path).expanduser().is_dir():
+        if not expand_path(path, "data.path").is_dir():
             check = shlex.join(["shiftbench", "doctor", "--cluster", cluster, "--data", path])
             console.print(f"note: {path} is not visible here; to check the cluster: {check}", markup=False)
     if dry_run:
-        _print_plan(console, plan(experiment.runs, where, output_dir), where, output_dir, experiment.name)
+        planned = plan(experiment.runs, where, output_dir)
+        _print_plan(console, planned, where, output_dir, experiment.name)
+        if planned.unreadable:
+            raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
         return
     done = submit(experiment.runs, where, output_dir, experiment.name)
     print_submitted(console, done, output_dir)
-    if done.refused:
+    if done.refused or done.unreadable:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
 
@@ -62,12 +69,20 @@ def _print_plan(
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
+    print_unreadable(planned)
     for runs, script in scripts(planned.left, where, output_dir, experiment):
         for number, run in enumerate(runs):
             console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)
         console.print("", script, sep="\n", markup=False)
     if not planned.left:
         console.print("nothing to submit")
+
+
+def print_unreadable(done: "Submitted") -> None:
+    """Print a line for each run that is left alone because of what is wrong with its files."""
+    for name, sentence in done.unreadable.items():
+        text = f"error: {name} was not submitted: {sentence}"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
 
 
 def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> None:
@@ -79,7 +94,9 @@ def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> No
         console.print(f"{noun} {one.job_id}: {number} run{'s'[: number != 1]} ({one.name})", markup=False)
     kept = [f"{len(done.completed)} complete"] if done.completed else []
     kept += [f"{len(done.queued)} queued already"] if done.queued else []
+    kept += [f"{len(done.unreadable)} left alone"] if done.unreadable else []
     console.print(", ".join([f"{done.num_submitted} submitted", *kept]))
+    print_unreadable(done)
     if done.refused:
         text = f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again"
         Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)

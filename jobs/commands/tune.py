@@ -39,6 +39,7 @@ def tune(
     """
     from jobs.cluster.clusters import is_slurm, load_cluster
     from jobs.local.progress import ProgressView
+    from suite.config_file import naming
     from suite.studies.study import load_study
 
     options = {"cluster": cluster, "at_a_time": jobs, "ray_address": ray_address}
@@ -48,8 +49,9 @@ def tune(
     if not is_slurm(where):
         from suite.data import check_data
 
-        for one in {(run.data, run.batch.global_batch_size): run for run in found.samples}.values():
-            check_data(one)
+        with naming(study, overrides=overrides or []):
+            for one in {(run.data, run.batch.global_batch_size): run for run in found.samples}.values():
+                check_data(one)
 
     from jobs.tune.engine import import_ray
 

@@ -1,11 +1,11 @@
 """Accounts, QOS and workload keys, as sacctmgr knows them, and whether sacct answers."""
 
-import getpass
 from collections.abc import Iterator
 
 from jobs.cluster.slurm_commands import ask
 from jobs.doctor.finding import Answer, Case, Topic, Verdict
 from jobs.doctor.partition import chosen
+from suite.user import user_name
 
 TIMEOUT_S = 20.0
 DEMANDING = frozenset(["associations", "limits", "qos", "safe", "wckeys"])
@@ -14,7 +14,7 @@ START = "start slurmdbd: `systemctl start slurmdbd` (administrator)"
 
 def probe_accounts(case: Case) -> Answer:
     """sacctmgr's rows about this user, and its QOS. An empty partition means all of them."""
-    user, at = getpass.getuser(), f"cluster={case.config.get('ClusterName', '')}"
+    user, at = user_name(), f"cluster={case.config.get('ClusterName', '')}"
     return {
         "user": user,
         "assoc": _rows("assoc", f"user={user}", at, "format=account,partition,qos"),

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.cluster.slurm_commands import SlurmError, ask, config, words
+from jobs.cluster.slurm_commands import SlurmError, as_text, ask, config, said_by, words
 from jobs.doctor.finding import Answer, Case, Topic, Verdict
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -38,10 +38,15 @@ def probe_test_only(case: Case) -> Answer:
     script = sbatch.script(1, case.slurm, folder / "shiftbench-doctor", folder)
     try:
         with sbatch.outside_any_job():
-            done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT_S)
+            done = subprocess.run(
+                command,
+                input=script.encode(),
+                capture_output=True,
+                timeout=TIMEOUT_S,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"sbatch did not answer: {error}") from None
-    return {"returncode": done.returncode, "message": words(done.stderr or done.stdout)}
+    return {"returncode": done.returncode, "message": words(as_text(done.stderr or done.stdout))}
 
 
 def fields(line: str) -> dict[str, str]:
@@ -72,7 +77,7 @@ def _commands(case: Case) -> Iterator[Verdict]:
 def _controller(case: Case) -> Iterator[Verdict]:
     if error := case.here["controller"].get("error"):
         fix = "log in to a machine of the cluster, whose slurm.conf names a running one (`scontrol ping`)"
-        yield "problem", f"scontrol: {error}", fix
+        yield "problem", said_by("scontrol", error), fix
     else:
         yield "ok", f"{case.config.get('ClusterName', 'unnamed')} answers"
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jobs.cluster import sbatch
 from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
@@ -66,11 +67,12 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
 
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
-    python, snapshot = shlex.quote(request.python), Path(request.snapshot)
+    python, snapshot = sbatch.shell_words(request.python), Path(request.snapshot)
+    program_name = sbatch.shell_words(shlex.quote(sbatch.words_of(request.python)[0]))
     lines = [
         *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
-        f"has_python=false; command -v {python} >/dev/null && has_python=true",
+        f"has_python=false; command -v {program_name} >/dev/null && has_python=true",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
         f'echo "{MARK} ${{SLURM_PROCID:-0}} . '
         '[\\"start\\", {\\"node\\": \\"$node\\", \\"host\\": \\"$(hostname)\\", '
@@ -83,9 +85,10 @@ def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]
 
 def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
     """Runs it to its end, or terminates it when the time is up."""
-    with tempfile.TemporaryFile("w+") as errors:
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a site may use another one
+    with tempfile.TemporaryFile("w+", **text) as errors:
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=errors, **text)
         timer = threading.Timer(timeout_s, process.terminate)
         timer.start()
         try:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.cluster.slurm_commands import ask
+from jobs.cluster.slurm_commands import ask, said_by
 from jobs.doctor.finding import Answer, Case, Topic, Verdict
 
 UNUSABLE = ("down", "drain", "fail", "maint", "unk", "error", "power", "not_resp", "no_respond", "inval")
@@ -74,8 +74,8 @@ def gpus_in(gres: str) -> int:
 
 def mib(mem: str) -> int:
     """Converts `64G` to MiB; a number without a unit is in MiB."""
-    factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.rstrip("B")[-1], 1)
-    return int(int(mem.rstrip("BKMGT")) * factor)
+    factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.upper().rstrip("B")[-1], 1)
+    return int(int(mem.upper().rstrip("BKMGT")) * factor)
 
 
 def _site(case: Case) -> tuple[Mapping[str, str], list[SlurmNode]]:
@@ -128,7 +128,11 @@ def _nodes(case: Case) -> Iterator[Verdict]:
     if not row:
         return
     if error := case.here["nodes"].get("error"):
-        yield "unknown", f"sinfo: {error}", "check that `sinfo` works and that `exclude` is a list of nodes"
+        yield (
+            "unknown",
+            said_by("sinfo", error),
+            "check that `sinfo` works and that `exclude` is a list of nodes",
+        )
     elif most.isdigit() and wanted > int(most):
         yield "problem", f"{each}, but {name} gives a job at most {most}", fix.format(most)
     elif len(left) < wanted:
@@ -141,7 +145,7 @@ def _nodes(case: Case) -> Iterator[Verdict]:
 
 
 def _gpus(case: Case) -> Iterator[Verdict]:
-    (row, left), name, wanted = _site(case), chosen(case), case.slurm.gpus_per_node
+    (row, left), name, wanted = _site(case), chosen(case), case.slurm.num_gpus
     num_enough = sum(node.gpus >= (wanted or 0) for node in left)
     most = max((node.gpus for node in left), default=0)
     asked = f"a run takes {wanted} on each of {case.slurm.nodes} nodes"

@@ -109,7 +109,8 @@ def probe_shm(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """For each data folder, why a run could not train on it here, or null."""
-    return {path: _data_fault(Path(path).expanduser()) for path in request.data}
+    # Unlike Path.expanduser this raises nothing where there is no home.
+    return {path: _data_fault(Path(os.path.expanduser(path))) for path in request.data}  # noqa: PTH111
 
 
 def _data_fault(folder: Path) -> str | None:
@@ -175,7 +176,8 @@ def _shm(case: Case) -> Iterator[Verdict]:
 
 def _data(case: Case) -> Iterator[Verdict]:
     if not case.request.data:
-        yield "ok", "no folder was named; --data PATH or --config EXPERIMENT.yaml checks one"
+        fix = "name the folder of images: --data PATH, or --config EXPERIMENT.yaml for the experiment's"
+        yield "unknown", "no folder was named, so whether nodes can read the images is not known", fix
     for path in case.request.data:
         if faults := case.faults("data", methodcaller("get", path)):
             fix = "set data.path in the experiment to a folder that every node reads, with train/CLASS/ and "

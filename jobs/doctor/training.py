@@ -116,7 +116,7 @@ def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | Non
 
 def _gpus(case: Case) -> Iterator[Verdict]:
     answers = case.answers("gpus")
-    wanted = case.slurm.gpus_per_node if case.cluster.scheduler == "slurm" else None
+    wanted = case.slurm.num_gpus if case.cluster.scheduler == "slurm" else None
     if wanted and not answers:
         yield "unknown", "not checked: torch could not be imported", "see `packages`"
         return

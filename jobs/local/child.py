@@ -11,7 +11,7 @@ from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import Record, RecordWriter, State, clear_stop_request
+from suite.record import RecordWriter, State, clear_stop_request, read_status
 from suite.signals import STOP_SIGNALS
 
 WAS_KILLED = "was killed by"
@@ -58,12 +58,14 @@ def start(
 
 def settle(child: Child) -> tuple[State, str | None]:
     """Return how a run ended, and why: from its record, or from the exit code, which is then recorded."""
-    record = Record.read(child.folder)
+    record, log = read_status(RunPaths(child.folder)), RunPaths(child.folder).log
     code, state, reason = child.process.poll(), record.state, record.reason
     assert code is not None
-    if record.died_silently or record.status.get("updated_at", 0.0) < child.started_at:
+    if record.damage is None and (
+        record.died_silently or record.content.get("updated_at", 0.0) < child.started_at
+    ):
         how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        state, reason = "failed", f"its process {how}; see {record.paths.log.name}"
+        state, reason = "failed", f"its process {how}; see {log.name}"
         if -code in STOP_SIGNALS:  # which training obeys; this one came while the process was starting
             state, reason = "preempted", f"its process {how} before it could train"
         try:

@@ -40,14 +40,26 @@ def run_all(
     `start_process`: by default the quickest way. No process is left behind. Raises UserError before anything
     starts for folders that cannot be written or are in use, batches that do not fit the ranks, too few GPUs.
     """
-    waiting = [run for run in runs if not is_completed(output_dir / run.folder_name)]
-    outcome = LaunchOutcome(skipped=[output_dir / run.folder_name for run in runs if run not in waiting])
+    outcome, waiting = LaunchOutcome(), list[Run]()
+    unreadable: list[tuple[Run, str]] = []
+    for run in runs:
+        folder = output_dir / run.folder_name
+        try:
+            if is_completed(folder):
+                outcome.skipped.append(folder)
+            else:
+                waiting.append(run)
+        except UserError as error:
+            unreadable.append((run, str(error)))
+            outcome.add(folder, exit_codes.of(error))
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))
+    for run, sentence in unreadable:
+        view.refused(run, sentence)
     running: list[Child] = []
     stop = Stop()
     with stop_signals_to(stop.handle), view, ExitStack() as stack:

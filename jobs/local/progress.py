@@ -1,7 +1,8 @@
 """Shows the progress of runs: bars on a terminal, plain lines elsewhere."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -9,6 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from suite.experiment import Run
 from suite.files import read_json
 from suite.paths import RunPaths
+from suite.record.shapes import fault_in
+from suite.record.status import SHAPES
+
+_SHOWN = {name: SHAPES[name].required() for name in ("evaluated_epoch", "top1_percent")}
 
 
 class ProgressView:
@@ -54,8 +59,12 @@ class ProgressView:
 
     def update(self, folder: Path, paths: RunPaths) -> None:
         """Read a run's status file; move the bar on a terminal, print a line for each new epoch elsewhere."""
-        status = read_json(paths.status) or {}  # not written yet: the process is still importing
-        epoch, top1 = status.get("evaluated_epoch"), status.get("top1_percent")
+        status: Any = None
+        with suppress(OSError):
+            status = read_json(paths.status)
+        if fault_in(status, _SHOWN):  # not written yet: the process is still importing
+            return
+        epoch, top1 = status["evaluated_epoch"], status["top1_percent"]
         if epoch is None or top1 is None or self._epochs.get(folder) == epoch:
             return
         self._epochs[folder] = epoch

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("shiftbench")
 
 
+# What a rank sees of a run's record; the ranks agree on the largest.
+_TO_TRAIN, _COMPLETE, _UNREADABLE = range(3)
+
+
 def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> LaunchOutcome:
     """Join the other ranks once, then train every run that is not completed. Every rank calls this.
 
@@ -31,17 +35,21 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Lau
     UserError before anything starts when the batches do not fit the ranks.
     """
     folders = [output_dir / run.folder_name for run in runs]
-    complete = [is_completed(folder) for folder in folders]
-    check_batches([run for run, done in zip(runs, complete, strict=True) if not done], world_size)
+    found = [_look_at(folder) for folder in folders]
+    check_batches([run for run, state in zip(runs, found, strict=True) if state == _TO_TRAIN], world_size)
 
     import suite.train
 
     log_to_stderr()
     outcome = LaunchOutcome()
     with stop_flag() as stop, suite.train.joined(runs[0].system) as ranks:
-        for run, folder, done in zip(runs, folders, complete, strict=True):
-            if ranks.agree(int(done)):  # one file system may show it later than another
+        for run, folder, seen in zip(runs, folders, found, strict=True):
+            state = ranks.agree(seen)  # one file system may show it later than another
+            if state == _COMPLETE:
                 outcome.skipped.append(folder)
+            elif state == _UNREADABLE:
+                outcome.add(folder, exit_codes.BAD_USAGE)
+            if state != _TO_TRAIN:
                 continue
             code = _train(run, folder, ranks, stop)
             outcome.add(folder, code)
@@ -49,6 +57,14 @@ def train_in_turn(runs: Sequence[Run], output_dir: Path, world_size: int) -> Lau
                 outcome.stopped_by = signal.SIGTERM  # or another stop signal, here or on another rank
                 break
     return outcome
+
+
+def _look_at(folder: Path) -> int:
+    try:
+        return _COMPLETE if is_completed(folder) else _TO_TRAIN
+    except UserError as error:
+        log.error("%s: left alone: %s", folder.name, error)
+        return _UNREADABLE
 
 
 def _train(run: Run, folder: Path, ranks: "Ranks", stop: StopFlag) -> int:

@@ -58,7 +58,7 @@ def end_jobs(study: str, output_dir: Path, reason: str, is_forced: bool) -> None
         driven = _driven(study, output_dir)
         left = _active(driven, output_dir)
         waited_s = time.monotonic() - begun_at
-        is_over = not left and not _is_being_submitted(driven, seen.values())
+        is_over = not left and not _is_being_submitted(driven, seen.values(), Ledger(output_dir))
         if is_over or waited_s > PATIENCE_S:
             break
         is_patient = not is_forced and waited_s < LEAVES_BY_ITSELF_S
@@ -118,11 +118,11 @@ def _active(driven: Sequence[Submission], output_dir: Path) -> list[tuple[JobSta
     return [(job, folders[job.name]) for job in jobs if job.is_active and job.name in folders]
 
 
-def _is_being_submitted(driven: Sequence[Submission], seen: Collection[Path]) -> bool:
+def _is_being_submitted(driven: Sequence[Submission], seen: Collection[Path], ledger: Ledger) -> bool:
     """Whether an sbatch whose caller was killed may still submit a job."""
     names = {folder.name for folder in seen}
     waiting = [one for one in driven if one.job_id is None and one.folders[0] not in names]
-    return any(0 <= time.time() - one.submitted_at < SBATCH_S for one in waiting)
+    return any(ledger.written_s_ago(one) < SBATCH_S for one in waiting)
 
 
 def end_processes(driver: str, is_forced: bool) -> None:

@@ -96,6 +96,8 @@ def ray_running(
             ray.shutdown()
         what = "started" if options.address is None else f"joined at {address}"
         why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        if "AF_UNIX" in str(error) or "socket path" in str(error).lower():
+            why += "; set RAY_TMPDIR to a folder with a short path that exists, such as /tmp"
         raise UserError(f"Ray could not be {what}: {why}") from error
     # The processes without which a Ray that we started cannot work; none of a Ray that we joined.
     ours = [one for one in psutil.process_iter(["name", "ppid"]) if one.info["ppid"] == os.getpid()]

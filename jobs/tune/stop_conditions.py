@@ -19,6 +19,7 @@ from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
 from suite.record import SETTLED, read_status
 from suite.record.costs import costs_of
+from suite.record.reader import experiment_of
 from suite.signals import stop_signals_to
 from suite.studies.spec import BudgetSpec
 
@@ -87,7 +88,7 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
         if run.run_id in self._settled:
             return self._settled[run.run_id]
         paths = RunPaths(self.output_dir / run.folder_name)
-        if (read_json(paths.run) or {}).get("experiment") != self.study:
+        if experiment_of(paths) != self.study:
             return 0.0
         status = read_status(paths)
         rank_s = costs_of(status.content).rank_s

@@ -12,7 +12,6 @@ The runs themselves lie beside the others in the output folder.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from suite.config_file import expand_path
 from suite.errors import UserError
 from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
 from suite.studies.space import Point
@@ -142,7 +142,7 @@ def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
 
 def tune_folder(study: Study, output_dir: Path) -> Path:
     """Returns the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
-    above = Path(os.path.expandvars(study.spec.trials.ray_results or "~/ray_results")).expanduser().absolute()
+    above = expand_path(study.spec.trials.ray_results or "~/ray_results", "trials.ray_results").absolute()
     study_folder = str((output_dir / "studies" / study.name).resolve())
     folder = above / f"{study.name}-{sha256(study_folder.encode()).hexdigest()[:6]}"
     if folder.exists() and not (folder / MARK).exists():

@@ -27,6 +27,7 @@ from suite.record import (
     read_stop_request,
     request_stop,
 )
+from suite.record.reader import experiment_of
 from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study
 
@@ -51,7 +52,7 @@ def is_result(run: Run, context: TrialContext) -> bool:
     status = read_status(paths)
     if status.state == "completed":
         return True
-    if not context.is_resumed or (read_json(paths.run) or {}).get("experiment") != context.study.name:
+    if not context.is_resumed or experiment_of(paths) != context.study.name:
         return False
     request, is_dead = read_stop_request(paths), status.died_silently or status.state == "preempted"
     # The record lacks a scheduler's decision when the driver or the run was killed.

@@ -19,7 +19,7 @@ from reports.collect.finder import Signature, find, look_at
 from reports.collect.tables import Gatherer, Tables, joined
 from suite.errors import UserError
 from suite.files import read_whole
-from suite.record import STATES, Record
+from suite.record import Record
 
 __all__ = ["Collection", "Skipped", "cache_folder", "collect", "collect_folders"]
 
@@ -217,8 +217,6 @@ def _as_one(segments: Sequence[Segment]) -> Segment:
 def _read(folder: Path) -> tuple[Record, dict[str, Any], list[dict[str, Any]], bytes]:
     try:
         record = Record.read(folder, with_measurements=False)
-        if record.state not in STATES:
-            raise UserError(f"{folder}: status.json has the unknown state {record.state!r}")
         row, starts = digest(record)
         row["notes"] = f"{n} damaged lines left out" if (n := record.damaged_lines) else ""
         return record, row, starts, read_whole(record.paths.measurements) or b""

@@ -21,6 +21,7 @@ from reports.collect.finder import Signature
 from reports.collect.measurements import CURVES, PROBES
 from reports.collect.tables import RUNS, STARTS, Tables
 from suite.experiment import Run
+from suite.paths import cache_home
 from suite.record import SCHEMA_VERSION
 
 # Of what a digest means. One with other columns is noticed by itself.
@@ -33,10 +34,10 @@ _KEEP_DAYS = 60
 _MAX_SEGMENTS = 12
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "shiftbench"
+def cache_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/shiftbench`, else `~/.cache/shiftbench`; None, for no cache, without a home."""
+    home = cache_home()
+    return None if home is None else home / "shiftbench"
 
 
 @dataclass(frozen=True)

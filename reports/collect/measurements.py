@@ -11,6 +11,7 @@ import pyarrow.json
 
 from suite.files import parse_lines
 from suite.record import MEASUREMENT_KEYS
+from suite.record.shapes import is_measurement
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 CURVES = pa.schema(
@@ -115,7 +116,7 @@ def _read_by_lines(text: Text) -> Chunk:
     try:
         for line in lines:
             value, metric, split, epoch = line["value"], line["metric"], line.get("split"), line["epoch"]
-            if not (isinstance(metric, str) and isinstance(split, str | None) and type(epoch) is int):
+            if not is_measurement(line):
                 raise TypeError(f"no measurement: {line}")
             where = {"run": text.run, "metric": metric, "epoch": epoch}
             if isinstance(value, list):

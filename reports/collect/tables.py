@@ -144,7 +144,12 @@ class Gatherer:
             self._parse()
 
     def _parse(self) -> None:
-        self._chunks.append(self._parser.submit(read_texts, self._waiting))
+        try:
+            self._chunks.append(self._parser.submit(read_texts, self._waiting))
+        except RuntimeError:  # no room for a thread below a limit on address space
+            done: Future[Chunk] = Future()
+            done.set_result(read_texts(self._waiting))
+            self._chunks.append(done)
         self._waiting, self._waiting_bytes = [], 0
 
     def tables(self) -> Tables:

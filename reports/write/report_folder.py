@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from reports.collect import Collection, collect
 from reports.figures.figure import distinct, slug
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
+from reports.write.drawing import obstacle_to_drawing
 from reports.write.export import layer_values, results, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
@@ -37,6 +38,7 @@ class ReportFiles:
     frames: Frames
     claims: list[ClaimResult]
     claim_table: Table | None
+    left_out: str | None = None  # why there are no charts
 
     @property
     def num_runs(self) -> int:
@@ -75,6 +77,8 @@ def write_report(
     _make_folder(out)
     frames = build_frames(collection)
     report = compose(collection, frames, baseline, roots, out, claims, command, str(Path.cwd()))
+    if (left_out := obstacle_to_drawing() if report.figures else None) is not None:
+        report = replace(report, figures=[], warnings=[*report.warnings, left_out])
     files = _files(report, out, reload_s)
     for folder in sorted({(out / name).parent for name in files}):
         _make_folder(folder)
@@ -84,7 +88,7 @@ def write_report(
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
     figures = [out / name for name in files if name.endswith(".svg")]
     pages = out / "index.html", out / "report.md"
-    return ReportFiles(*pages, figures, frames, report.claims, report.claim_table)
+    return ReportFiles(*pages, figures, frames, report.claims, report.claim_table, left_out)
 
 
 def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:

@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from suite.config_file import expand_path
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
+from suite.paths import cache_home
 from suite.specs.choice import resolve
 from suite.specs.source_table import SOURCES
 
+ELSEWHERE = "the variable SHIFTBENCH_DATA_DIR names another folder for data"
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
 # In the order of the labels; the number keeps that order when folders are sorted.
 FASHION_CLASSES = (
@@ -25,9 +28,15 @@ JPEG_QUALITY = 95
 
 
 def default_root() -> Path:
-    """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."""
+    """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else that below the cache folder."""
     root = os.environ.get("SHIFTBENCH_DATA_DIR")
-    return Path(root).expanduser() if root else Path.home() / ".cache" / "shiftbench" / "data"
+    if root:
+        return expand_path(root, "SHIFTBENCH_DATA_DIR")
+    if (home := cache_home()) is None:
+        raise UserError(
+            "data sets have no folder here (no HOME, no entry in passwd): set SHIFTBENCH_DATA_DIR"
+        )
+    return home / "shiftbench" / "data"
 
 
 def folder_index(data: DataSpec, split: str) -> ImageIndex:
@@ -54,7 +63,7 @@ def dataset_folder(data: DataSpec) -> Path:
     """Return the folder that holds train/ and val/; a known source is prepared if it is missing."""
     if data.path is None:
         return prepare(data.name)
-    folder = Path(data.path).expanduser()
+    folder = expand_path(data.path, "data.path")
     if not folder.is_dir():
         raise UserError(f"data.path: {folder} is not a folder; expected one that holds train/ and val/")
     return folder
@@ -66,7 +75,7 @@ def idx_folder(data: DataSpec) -> Path:
     Raises UserError for a source that has none, or whose files are missing and cannot be downloaded.
     """
     if data.path is not None:
-        return Path(data.path).expanduser()
+        return expand_path(data.path, "data.path")
     source = SOURCES.get(data.name)
     if source is None or not source.idx:
         known = ", ".join(name for name, one in SOURCES.items() if one.idx)
@@ -116,7 +125,9 @@ def mnist_idx() -> Path:
     """Return the folder of MNIST's files. Raises UserError if it is missing."""
     folder = default_root() / "mnist"
     if not folder.is_dir():
-        raise UserError(f"mnist is not here: put its four IDX files into {folder}, or set data.path to them")
+        raise UserError(
+            f"mnist is not here: put its four IDX files into {folder} ({ELSEWHERE}), or set data.path"
+        )
     return folder
 
 
@@ -131,7 +142,7 @@ def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
             publish_folder(make(draft), folder)  # another process may be faster: its folder is as complete
     except OSError as error:
         where = error.filename or root
-        raise UserError(f"{where}: {name} cannot be written there: {error.strerror}") from None
+        raise UserError(f"{where}: {name} cannot be written there: {error.strerror}; {ELSEWHERE}") from None
     return folder
 
 

@@ -1,7 +1,8 @@
 """Networks by name or from a spec, and XBN as a transformation of their norm sites."""
 
 from suite.models.batch_norm import set_norm_batch_size
-from suite.models.build import build_model, load_tensors, load_weights
+from suite.models.build import build_model
+from suite.models.weights import load_tensors, load_weights
 from suite.models.xbn import NormSite, convert, norm_sites
 from suite.models.zoo import named_model
 

@@ -17,13 +17,18 @@ the released code; see docs/design.md.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
 from suite.models.batch_free import batch_free_norm
+from suite.specs.base import Spec
+from suite.wording import explain
 
 
 @dataclass(frozen=True)
@@ -52,34 +57,68 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
     return [NormSite(n, roles.get(n, frozenset({"other"})), m.num_features) for n, m in norms.items()]
 
 
-def convert(model: nn.Module, norm: NormSpec, sites: list[str] | None = None) -> nn.Module:
+def convert(
+    model: nn.Module, norm: NormSpec | dict[str, Any] | str, sites: list[str] | None = None
+) -> nn.Module:
     """Replace norms in place, as `norm` specifies, and return the model.
+
+    `norm` may also be a mapping, such as {"kind": "xbn", "position": "p2"}, or its kind alone.
 
     Works on any torchvision or timm residual network; for another one, name the modules in `sites`. If
     `num_groups` and `stem` are null, they are as released for ResNets: 64 groups (32 everywhere), and only a
-    ResNet's stem. New norms have fresh parameters on the old norm's device, and none where the old norm had
-    none. Raises UserError for an unknown layout or site, and groups that do not divide the channels.
+    ResNet's stem. New norms have fresh parameters of the old norm's device, type, mode and `requires_grad`,
+    and none where the old norm had none. Raises UserError, with the model as it was, for a norm that is
+    none, an unknown layout or site, a network without batch norms, and groups that do not divide the
+    channels.
     """
+    norm = norm_spec(norm)
     if isinstance(norm, BatchNormSpec):
         return model
     norm = _as_released(model, norm)
-    bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
     norms = _batch_norms(model)
+    if not norms and sites is None:
+        raise UserError(f"{type(model).__name__} has no batch norm that could be replaced")
+    found = {}
     for name in _chosen(model, norm) if sites is None else sites:
-        old = norms.get(name)
-        if old is None:
+        if name not in norms:
             raise UserError(f"{name!r} is not a batch norm of the model; valid: {', '.join(norms)}")
-        try:
-            new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine)
-        except ValueError as error:
-            raise UserError(f"norm.num_groups at {name}: {error}") from None
+        found[name] = _replacement(norms[name], norm, name)
+    for name, new in found.items():  # all of them, or none
         parent, _, child = name.rpartition(".")
-        device = next((t.device for t in old.state_dict().values()), torch.device("cpu"))
-        # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
-        rest = [m for name, m in old.named_children() if name in ("drop", "act")]
-        new = nn.Sequential(new, *rest) if rest else new
-        setattr(model.get_submodule(parent), child, new.to(device))
+        setattr(model.get_submodule(parent), child, new)
     return model
+
+
+def norm_spec(norm: NormSpec | dict[str, Any] | str) -> NormSpec:
+    """Return a norm that is given as a spec, as its mapping, or as its kind. Raises UserError."""
+    if not isinstance(norm, str | dict):
+        return norm
+    try:
+        return _Norm.model_validate({"norm": norm}).norm
+    except ValidationError as error:
+        raise UserError(explain(error, _Norm)) from None
+
+
+class _Norm(Spec):
+    norm: NormSpec
+
+
+def _replacement(old: _BatchNorm, norm: XbnSpec | BatchFreeSpec, name: str) -> nn.Module:
+    """Return the batch-free norm for one site. Raises UserError when its groups do not fit."""
+    bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
+    try:
+        new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine)
+    except ValueError as error:
+        raise UserError(f"norm.num_groups at {name}: {error}") from None
+    if isinstance(new, nn.InstanceNorm2d) and isinstance(old, nn.BatchNorm1d | nn.BatchNorm3d):
+        new = nn.GroupNorm(old.num_features, old.num_features, affine=False)  # the same, with any pixels
+    example = next((t for t in old.state_dict().values() if t.is_floating_point()), torch.empty(0))
+    # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
+    rest = [m for child, m in old.named_children() if child in ("drop", "act")]
+    new = new.to(example.device, example.dtype).train(old.training)
+    if old.affine:
+        new.requires_grad_(old.weight.requires_grad)
+    return nn.Sequential(new, *rest).train(old.training) if rest else new
 
 
 def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | BatchFreeSpec:
@@ -93,9 +132,8 @@ def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | B
     return norm.model_copy(update=update)
 
 
-def _batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def _chosen(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> list[str]:

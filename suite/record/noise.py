@@ -37,7 +37,10 @@ def write_noise(paths: RunPaths, noise: NoiseRecord) -> None:
 
 def read_noise(paths: RunPaths) -> NoiseRecord | None:
     """Return the content of noise.json, or None if there is none. Raises UserError for a malformed one."""
-    content = read_json(paths.noise)
+    try:
+        content = read_json(paths.noise)
+    except OSError as error:
+        raise UserError(f"{paths.noise}: cannot be read: {error.strerror}") from None
     if content is None and not paths.noise.exists():
         return None
     try:
@@ -47,6 +50,6 @@ def read_noise(paths: RunPaths) -> NoiseRecord | None:
         is_matrix = len(rows) == len(deltas) and len({len(row) for row in rows}) == 1 and rows[0]
         if content["schema_version"] == NOISE_VERSION and is_matrix:
             return NoiseRecord(step, seed, num_images, deltas, rows)
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         pass
     raise UserError(f"{paths.noise}: not a noise.json of this version; remove it to measure again")

@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from suite.errors import Diverged, Preempted, UserError
-from suite.files import read_json, write_atomically
+from suite.files import parse_json, read_whole, write_atomically
 from suite.paths import RunPaths
+from suite.record.shapes import COUNT, NUMBER, TEXT, Shape, fault_in, known
 
 log = logging.getLogger("shiftbench")
 
+SHAPES: dict[str, Shape] = {
+    "rank": COUNT.required(),
+    "host": TEXT.required(),
+    "at": NUMBER.required(),
+    "sentence": TEXT.required(),
+    "traceback": TEXT.required(),
+}
 # Messages of gloo and NCCL on a rank whose peer has ended.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
@@ -82,11 +90,28 @@ def _note(paths: RunPaths, rank: int, error: Exception) -> None:
         log.error("%s: could not be written: %s", paths.error(rank), failure)
 
 
-def read_errors(paths: RunPaths) -> list[RankError]:
-    """Return the ranks' errors in the newest attempt, the earliest first."""
-    found = [read_json(path) for path in paths.errors.glob("rank-*.json")]
-    errors = [RankError(**content) for content in found if isinstance(content, dict)]
-    return sorted(errors, key=lambda error: error.at)
+def read_errors(paths: RunPaths) -> tuple[list[RankError], list[str]]:
+    """Return the ranks' errors in the newest attempt, earliest first, and a sentence for each bad file."""
+    errors: list[RankError] = []
+    notes: list[str] = []
+    try:
+        files = sorted(paths.errors.glob("rank-*.json"))
+    except OSError as error:
+        return [], [f"{paths.errors}: cannot be read: {error.strerror}"]
+    for path in files:
+        try:
+            data = read_whole(path)
+        except OSError as error:
+            notes.append(f"{path}: cannot be read: {error.strerror}")
+            continue
+        if data is None:
+            continue  # removed between listing and reading
+        content = parse_json(data)
+        if fault := fault_in(content, SHAPES):
+            notes.append(f"{path}: not as shiftbench writes it: {fault}")
+        else:
+            errors.append(RankError(**known(content, SHAPES)))
+    return sorted(errors, key=lambda error: error.at), notes
 
 
 def clear_errors(paths: RunPaths) -> None:

@@ -12,10 +12,13 @@ from suite.files import parse_json, read_json, read_lines, read_whole
 from suite.paths import RunPaths
 from suite.record.costs import Costs, costs_of
 from suite.record.rank_errors import RankError
+from suite.record.shapes import COUNT, TEXT, Shape, described, fault_in, is_measurement
 from suite.record.status import State, read_status
 
 SCHEMA_VERSION = 1
 MEASUREMENT_KEYS = ("metric", "value", "epoch", "step")
+_RUN_SHAPES = {"schema_version": COUNT, "run_id": TEXT}
+_LAYER_SHAPES: dict[str, Shape] = {"name": TEXT.required(), "num_channels": COUNT.required()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,38 @@ class Layer:
 
 @lru_cache(maxsize=256)  # many runs train the same network
 def _layers(text: bytes) -> tuple[Layer, ...]:
-    return tuple(Layer(**layer) for layer in parse_json(text) or [])
+    """Raises ValueError with what is wrong."""
+    content = parse_json(text)
+    if not isinstance(content, list):
+        raise ValueError(f"expected a list of layers, found {described(content)}")
+    for number, layer in enumerate(content):
+        if fault := fault_in(layer, _LAYER_SHAPES):
+            raise ValueError(f"{number}: {fault}")
+    return tuple(Layer(layer["name"], layer["num_channels"]) for layer in content)
+
+
+def read_config(paths: RunPaths) -> tuple[dict[str, Any], int]:
+    """Return run.json's content, without the schema's version, and that. Raises UserError, OSError."""
+    config = read_json(paths.run)
+    if not isinstance(config, dict):
+        raise UserError(f"{paths.run}: not a readable run")
+    if fault := fault_in(config, _RUN_SHAPES):
+        raise UserError(f"{paths.run}: not as shiftbench writes it: {fault}")
+    version = config.pop("schema_version", 0)
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
+        )
+    return config, version
+
+
+def experiment_of(paths: RunPaths) -> str | None:
+    """Return the experiment that a run belongs to, or None where run.json does not say so."""
+    try:
+        experiment = read_config(paths)[0].get("experiment")
+    except (OSError, UserError):
+        return None
+    return experiment if isinstance(experiment, str) else None
 
 
 @dataclass(frozen=True)
@@ -61,22 +95,30 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path, with_measurements: bool = True) -> "Record":
-        """Read a run folder. Raises UserError when run.json is not readable or of a newer schema.
+        """Read a run folder. Raises UserError when a file is not readable or run.json of a newer schema.
 
         Without measurements, `lines` is empty: reports read those of thousands of runs in a faster way.
         """
         paths = RunPaths(folder)
-        config = read_json(paths.run)
-        if not isinstance(config, dict):
-            raise UserError(f"{paths.run}: not a readable run")
-        version = config.pop("schema_version", 0)
-        if version > SCHEMA_VERSION:
-            raise UserError(
-                f"{paths.run}: schema {version} is newer than this shiftbench's {SCHEMA_VERSION}; upgrade"
-            )
+        try:
+            return cls._read(paths, with_measurements)
+        except OSError as error:
+            raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
+
+    @classmethod
+    def _read(cls, paths: RunPaths, with_measurements: bool) -> "Record":
+        config, version = read_config(paths)
         provenance, damaged_provenance = read_lines(paths.provenance, ())
         lines, damaged = read_lines(paths.measurements, MEASUREMENT_KEYS) if with_measurements else ([], 0)
+        usable = [line for line in lines if is_measurement(line)]
+        damaged += len(lines) - len(usable)
         status = read_status(paths)
+        if status.damage:
+            raise UserError(status.damage)
+        try:
+            layers = list(_layers(read_whole(paths.layers) or b"[]"))
+        except ValueError as error:
+            raise UserError(f"{paths.layers}: not as shiftbench writes it: {error}") from None
         return cls(
             paths,
             config.pop("run_id", ""),
@@ -84,11 +126,11 @@ class Record:
             config,
             status.content,
             provenance,
-            layers=list(_layers(read_whole(paths.layers) or b"[]")),
+            layers=layers,
             damaged_lines=damaged + damaged_provenance,
             died_silently=status.died_silently,
             errors=status.errors,
-            lines=lines,
+            lines=usable,
         )
 
     @property

@@ -5,9 +5,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from suite.files import is_locked, read_json
+from suite.errors import UserError
+from suite.files import is_locked, parse_json, read_whole
 from suite.paths import RunPaths
 from suite.record.rank_errors import RankError, read_errors
+from suite.record.shapes import COUNT, MEASURED, NUMBER, TEXT, Shape, described, fault_in, one_of
 
 State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "stopped", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -16,6 +18,22 @@ UNFINISHED: tuple[State, ...] = ("queued", "running", "preempted")
 SETTLED: tuple[State, ...] = ("completed", "diverged", "stopped")
 """States that a run leaves only on a user's request. One that failed may be retried."""
 
+_TEXTS = ("reason", "host", "job", "nodes", "submission", "stopped_by")
+_COUNTS = (
+    *("attempts", "lost_steps", "step", "total_steps", "resumed_from_step", "epoch", "evaluated_epoch"),
+    *("world_size", "pid", "fruitless_starts", "stopped_after_epoch"),
+)
+_TIMES = ("updated_at", "started_at", "created_at", "rank_s", "queue_wait_s")
+_RESULTS = ("top1_percent", "images_per_s")
+SHAPES: dict[str, Shape] = {
+    "state": one_of(*STATES).required(),
+    **dict.fromkeys(_TEXTS, TEXT.or_null()),
+    **dict.fromkeys(_COUNTS, COUNT.or_null()),
+    **dict.fromkeys(("attempts", "lost_steps"), COUNT),
+    **dict.fromkeys(_TIMES, NUMBER.or_null()),
+    **dict.fromkeys(("updated_at", "rank_s"), NUMBER),
+    **dict.fromkeys(_RESULTS, MEASURED.or_null()),
+}
 # Training updates its status every few seconds. A lock is not always visible from another machine.
 SILENCE_S = 120.0
 
@@ -28,6 +46,8 @@ class Status:
     died_silently: bool = False
     is_missing: bool = False
     errors: list[RankError] = field(default_factory=list)
+    damage: str | None = None  # why status.json cannot be used; the state is then `failed`
+    notes: list[str] = field(default_factory=list)  # a sentence for each other file that cannot be used
 
     @property
     def state(self) -> State:
@@ -40,26 +60,64 @@ class Status:
         return reason
 
 
+class DamagedStatus(UserError):
+    """status.json is there, but not as shiftbench writes it."""
+
+
+def read_content(paths: RunPaths) -> dict[str, Any] | None:
+    """Return the content of status.json; None where there is none, or no JSON in it. Raises DamagedStatus."""
+    try:
+        data = read_whole(paths.status)
+    except OSError as error:
+        raise DamagedStatus(f"{paths.status}: cannot be read: {error.strerror}") from None
+    content = None if data is None else parse_json(data)
+    if content is None or content == {}:
+        return None
+    if fault := fault_in(content, SHAPES):
+        state = content.get("state") if isinstance(content, dict) else None
+        if isinstance(state, str) and state not in STATES:
+            fault = f"unknown state {described(state)}; valid: {', '.join(STATES)}"
+        raise DamagedStatus(
+            f"{paths.status}: not as shiftbench writes it: {fault}; correct it, or remove it to train on "
+            "from the newest checkpoint"
+        )
+    found: dict[str, Any] = content
+    return found
+
+
 def read_status(paths: RunPaths) -> Status:
-    """Read the status. A run that says `running` but has no process is failed, by a rank's error."""
-    content = read_json(paths.status)
-    is_missing = not content
-    if is_missing:
-        content = {"state": "failed", "reason": "it never started: status.json is missing"}
+    """Read the status. A run that says `running` but has no process is failed, by a rank's error.
+
+    One that cannot be used is failed too, with the reason, and `damage` says so.
+    """
+    try:
+        return _read_status(paths)
+    except DamagedStatus as error:
+        return Status({"state": "failed", "reason": str(error)}, damage=str(error))
+
+
+def _read_status(paths: RunPaths) -> Status:
+    content = read_content(paths)
+    is_missing = content is None
+    if content is None:
+        why = "has no content" if paths.status.exists() else "is missing"
+        content = {"state": "failed", "reason": f"it never started: status.json {why}"}
     died_silently = content.get("state") == "running" and not is_alive(paths, content)
-    if died_silently and (newer := read_json(paths.status)) not in (None, content):
+    if died_silently and (newer := read_content(paths)) not in (None, content):
+        assert newer is not None
         content, died_silently = newer, False  # it ended normally between the two reads
     if died_silently:
         reason = "the process ended without writing a status (it was killed, or its machine failed)"
         content |= {"state": "failed", "reason": reason}
     errors: list[RankError] = []
+    notes: list[str] = []
     if content.get("state") == "failed":
-        errors = read_errors(paths)
+        errors, notes = read_errors(paths)
         cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
         # The first rank has written the reason of its own end itself.
         if cause is not None and (died_silently or cause.rank != 0 or cause.is_symptom):
             content["reason"] = str(cause)
-    return Status(content, died_silently, is_missing, errors)
+    return Status(content, died_silently, is_missing, errors, notes=notes)
 
 
 def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
@@ -68,4 +126,7 @@ def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
     if locked:
         return True
     is_elsewhere = locked is None or content.get("host") not in (None, socket.gethostname())
-    return is_elsewhere and time.time() - content.get("updated_at", 0.0) < SILENCE_S
+    silent_s = time.time() - content.get("updated_at", 0.0)
+    if silent_s < -SILENCE_S:  # the clocks of the two machines differ; that of the file system is a third
+        silent_s = time.time() - paths.status.stat().st_mtime
+    return is_elsewhere and silent_s < SILENCE_S

@@ -9,6 +9,14 @@ from typing import Literal
 
 from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
+from suite.record.shapes import COUNT, TEXT, fault_in, known, one_of
+
+_SHAPES = {
+    "state": one_of("stopped", "preempted").required(),
+    "reason": TEXT.required(),
+    "by": TEXT.required(),
+    "epoch": COUNT.or_null(),
+}
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,12 @@ def request_stop(paths: RunPaths, request: StopRequest) -> None:
 
 
 def read_stop_request(paths: RunPaths) -> StopRequest | None:
-    """Return the pending request, or None."""
-    content = read_json(paths.stop)
-    return StopRequest(**content) if isinstance(content, dict) else None
+    """Return the pending request, or None; one that cannot be read asks for nothing."""
+    try:
+        content = read_json(paths.stop)
+    except OSError:
+        return None
+    return None if fault_in(content, _SHAPES) else StopRequest(**known(content, _SHAPES))
 
 
 def clear_stop_request(paths: RunPaths) -> None:

@@ -13,13 +13,13 @@ from typing import IO, Any, Literal
 
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import append_line, locked, read_json, read_lines, write_atomically
+from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
 from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
 from suite.record.rank_errors import clear_errors
 from suite.record.reader import SCHEMA_VERSION, Layer
-from suite.record.status import State
+from suite.record.status import State, read_content
 from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request
 
 Split = Literal["train", "val"]
@@ -54,22 +54,35 @@ class RecordWriter:
         try:
             self.paths.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
+            former = read_content(self.paths)
             # A restart may have other paths, threads or measurements: run.json holds those in use.
             content = {"schema_version": SCHEMA_VERSION, "run_id": self.run.run_id}
             content |= self.run.model_dump(mode="json")
             if read_json(self.paths.run) != content:
                 text = json.dumps(content, indent=1) + "\n"
                 write_atomically(self.paths.run, text, durable=self._durable)
+        except NoLocks as error:
+            if is_new:
+                shutil.rmtree(self.paths.folder, ignore_errors=True)
+            raise UserError(error.sentence(self.paths.folder.parent)) from None
         except OSError as error:
+            self._leave()
             if is_new:
                 shutil.rmtree(self.paths.folder, ignore_errors=True)
             raise UserError(f"{self.paths.folder}: cannot be written: {error.strerror or error}") from None
-        self._status = read_json(self.paths.status) or {"attempts": 0, "created_at": time.time()}
+        except UserError:
+            self._leave()
+            raise
+        self._status = {"attempts": 0, "created_at": time.time()} if former is None else former
+        self._status.setdefault("attempts", 0)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._lock is not None
-        self._lock.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     # ------------------------------------------------------------ one writer at a time
 
@@ -132,7 +145,7 @@ class RecordWriter:
         has_waited = state in ("queued", "preempted", "running") or before.get("job") == job
         if job and has_waited:
             line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
-            costs["queue_wait_s"] = before.get("queue_wait_s", 0.0) + line["queue_wait_s"]
+            costs["queue_wait_s"] = (before.get("queue_wait_s") or 0.0) + line["queue_wait_s"]
         append_line(self.paths.provenance, json.dumps(line))
         self.status(
             "running",
@@ -147,7 +160,7 @@ class RecordWriter:
 
     def resume(self, step: int, damaged_checkpoints: Sequence[str]) -> None:
         """Write the step at which this attempt begins, and how many steps of former ones are lost."""
-        lost = max(0, self._status.get("step", 0) - step)
+        lost = max(0, (self._status.get("step") or 0) - step)
         self.status(
             "running",
             resumed_from_step=step,

@@ -2,8 +2,12 @@
 
 from typing import Any
 
-import altair as alt
 import pandas as pd
+
+from suite.user import some_home
+
+with some_home():  # Altair asks for the home folder when it is imported
+    import altair as alt
 
 OWN, INHERITED, GREY = "#0b62a4", "#cc5a00", "#5b5b66"
 SYMBOLS = {"mu": "μ", "sigma": "σ"}

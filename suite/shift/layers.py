@@ -1,8 +1,8 @@
 """Finds the BN layers of a network, reads and writes their estimates, and restores a model afterwards."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,80 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from suite.errors import UserError
 
+# torch.compile wraps a module in one whose only child has this name.
+_COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
+_STATISTIC = re.compile(r"(.*?)[._]?running_(mean|var)")
+
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return every BN layer (1d, 2d, 3d, Sync, ghost) by module name, in definition order.
 
-    Raises UserError for a lazy layer, which has no statistics before its first batch.
+    Names are those of the network before it was compiled. Raises UserError for a lazy layer, which has no
+    statistics before its first batch, and for a scripted network, whose layers call no hooks.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    for name, layer in layers.items():
-        if isinstance(layer, LazyModuleMixin):
-            which = name or type(layer).__name__
+    layers: dict[str, _BatchNorm] = {}
+    for full_name, module in model.named_modules():
+        name = _plain(full_name)
+        if isinstance(module, torch.jit.ScriptModule) and (module is model or keeps_statistics(module)):
+            which = name or "the network"
+            raise UserError(f"{which} is scripted, and hides its layers from hooks: give the original module")
+        if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
+            which = name or type(module).__name__
             raise UserError(f"{which} is not initialised: run a batch through it first")
+        if isinstance(module, _BatchNorm):
+            layers[name] = module
     return layers
+
+
+def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return by name the layers that normalise with constants, such as torchvision's FrozenBatchNorm2d."""
+    return {
+        _plain(name): module
+        for name, module in model.named_modules()
+        if "BatchNorm" in type(module).__name__
+        and not isinstance(module, _BatchNorm | torch.jit.ScriptModule)
+        and all(isinstance(getattr(module, key, None), Tensor) for key in ("running_mean", "running_var"))
+    }
+
+
+def unknown_statistics(model: nn.Module) -> dict[str, str]:
+    """Return a reason for each place with running statistics of which no BN layer is known to use them."""
+    why = (
+        "its running statistics belong to no BN layer, as after torch.export or with F.batch_norm on buffers "
+        "of its own, and cannot be measured: give the original network, with nn.BatchNorm"
+    )
+    known = {*batch_norm_layers(model), *frozen_layers(model)}
+    instance = nn.modules.instancenorm._InstanceNorm
+    known |= {_plain(name) for name, module in model.named_modules() if isinstance(module, instance)}
+    names = (_STATISTIC.fullmatch(_plain(name)) for name, _ in model.named_buffers())
+    return {match[1]: why for match in names if match is not None and match[1] not in known}
+
+
+def check_visible(model: nn.Module, purpose: str) -> None:
+    """Raise UserError, led by `purpose`, when all running statistics are where no BN layer is known."""
+    hidden = unknown_statistics(model)
+    if hidden and not batch_norm_layers(model) and not frozen_layers(model):
+        name, why = next(iter(hidden.items()))
+        raise UserError(f"{purpose}: {name or type(model).__name__}: {why}")
+
+
+def keeps_statistics(model: nn.Module) -> bool:
+    """Return whether any buffer is a running mean or variance."""
+    return any(_STATISTIC.fullmatch(name) for name, _ in model.named_buffers())
+
+
+def num_channels(layer: nn.Module) -> int:
+    """Return the width of a BN layer or of a frozen one."""
+    return layer.num_features if isinstance(layer, _BatchNorm) else estimates(layer)[0].numel()
+
+
+def _plain(name: str) -> str:
+    return _COMPILED.sub("", name).removeprefix(".")
 
 
 def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
     """Return the BN layers that keep running statistics. Raises UserError, led by `purpose`, if none does."""
+    check_visible(model, purpose)
     layers = batch_norm_layers(model)
     found = {name: layer for name, layer in layers.items() if layer.running_var is not None}
     if not found:
@@ -36,11 +94,12 @@ def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
     return found
 
 
-def estimates(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+def estimates(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Return a layer's running mean μ̃ and variance σ̃², each (C,): its buffers themselves, not copies."""
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    return layer.running_mean, layer.running_var
+    mean_C, var_C = layer.running_mean, layer.running_var
+    assert isinstance(mean_C, Tensor)
+    assert isinstance(var_C, Tensor)
+    return mean_C, var_C
 
 
 @torch.no_grad()
@@ -53,12 +112,13 @@ def put_estimates(name: str, layer: _BatchNorm, mean_C: Tensor, var_C: Tensor) -
             raise UserError(f"{name}: its statistics do not fit {buffer_C.dtype}; make its buffers float32")
 
 
-def is_untrained(layer: _BatchNorm) -> bool:
+def is_untrained(layer: nn.Module) -> bool:
     """Return whether the estimates are still the initial 0 and 1.
 
     `num_batches_tracked` alone is not enough: checkpoints from before torch 0.4.1 lack it.
     """
-    if layer.running_var is None or (layer.num_batches_tracked is not None and layer.num_batches_tracked > 0):
+    batches = getattr(layer, "num_batches_tracked", None)
+    if layer.running_var is None or (isinstance(batches, Tensor) and batches > 0):
         return False
     mean_C, var_C = estimates(layer)
     return bool((mean_C == 0).all() and (var_C == 1).all())
@@ -77,20 +137,3 @@ def preserved(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers.items():
                 buffer.copy_(value)
-
-
-def images_of(batch: Any) -> Tensor:
-    """Return the images of a batch: a tensor, (images, labels), or an object with `images_NCHW`."""
-    if isinstance(batch, Tensor):
-        return batch
-    images: Tensor = batch.images_NCHW if hasattr(batch, "images_NCHW") else batch[0]
-    return images
-
-
-def labels_of(batch: Any) -> Tensor | None:
-    """Return the labels (N,) of (images, labels) or of an object with `labels_N`, or None."""
-    if isinstance(batch, Tensor):
-        return None
-    has_name = hasattr(batch, "labels_N")
-    labels = batch.labels_N if has_name else batch[1] if len(batch) > 1 else None
-    return labels if isinstance(labels, Tensor) and labels.dim() == 1 else None

@@ -8,10 +8,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+FAR = 16.0  # means of so many standard deviations lose digits in float32
 
-def batch_moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance, each (C,), of an (N, C, *) tensor over all dimensions but C."""
+
+def batch_moments(x_NC: Tensor, near_C: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, each (C,), of an (N, C, *) tensor over all dimensions but C.
+
+    `near_C`: numbers near the mean, (C,). Where means are large beside the standard deviations, the moments
+    are those of the differences from it, which float32 holds exactly; the mean is then float64.
+    """
     x_NC = x_NC if x_NC.dtype in (torch.float32, torch.float64) else x_NC.float()
+    mean_C, var_C = _moments(x_NC)
+    is_far = near_C is not None and bool((mean_C.square() > FAR**2 * var_C).any())
+    if near_C is None or not is_far or not bool(near_C.isfinite().all()):
+        return mean_C, var_C
+    near_C = near_C.to(x_NC.dtype)
+    # An estimate that is far off would lose as many digits as zero does.
+    near_C = torch.where((mean_C - near_C).abs() < mean_C.abs(), near_C, mean_C)
+    mean_C, var_C = _moments(x_NC - near_C.view(1, -1, *[1] * (x_NC.dim() - 2)))
+    return near_C.double() + mean_C.double(), var_C
+
+
+def _moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
     if x_NC.device.type == "cpu" and x_NC.dtype is torch.float32:
         # The kernel of BN's own statistics: it sums in float64 and is three times as fast as var_mean.
         mean_C, var_C = torch.ops.aten.batch_norm_update_stats(x_NC, None, None, 0.0)

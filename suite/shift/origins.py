@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
+from suite.shift.batches import Logits
 from suite.shift.layers import estimating_layers, preserved
 from suite.shift.passes import Pass, check_repeatable, run_pass
 from suite.shift.precise import precise_statistics, with_statistics
@@ -92,6 +93,7 @@ def find_origins(
     *,
     training_batches: Iterable[Any] | None = None,
     layers: Sequence[str] | None = None,
+    logits: Logits | None = None,
 ) -> Origins:
     """Make the estimates of one BN layer at a time exact, and measure shift and accuracy again.
 
@@ -107,11 +109,12 @@ def find_origins(
     count as behind. The model is restored. Raises UserError for a network without estimates, an unknown
     layer, one that is no longer called once another is exact, and batches that are empty or cannot be read
     repeatedly.
+    `logits` takes the (N, K) logits out of what the model returns.
     """
     check_repeatable(batches, "find_origins")
     estimating = estimating_layers(model, "find_origins")
     exact = precise_statistics(model, batches if training_batches is None else training_batches)
-    before = _inference_pass(model, batches)
+    before = _inference_pass(model, batches, logits)
     order = [name for name in before.inputs if name in estimating and name in exact]
     tried = {name: estimating[name] for name in order}
     shift_before = _mean_shift(before, tried)
@@ -121,7 +124,7 @@ def find_origins(
     found = []
     for name in order if layers is None else sorted(layers, key=order.index):
         with with_statistics(model, {name: exact[name]}):
-            after = _inference_pass(model, batches)
+            after = _inference_pass(model, batches, logits)
             if missing := [n for n in order if n not in after.inputs]:
                 raise UserError(f"find_origins: {missing[0]} is no longer called when {name} is exact")
             shift_after = _mean_shift(after, tried)
@@ -135,10 +138,10 @@ def find_origins(
     return Origins(tuple(found), *shift_before, scale, before.top1_percent, before.notes(tried))
 
 
-def _inference_pass(model: nn.Module, batches: Iterable[Any]) -> Pass:
+def _inference_pass(model: nn.Module, batches: Iterable[Any], logits: Logits | None) -> Pass:
     with preserved(model):
         model.eval()
-        return run_pass(model, batches, "find_origins", with_labels=True)
+        return run_pass(model, batches, "find_origins", with_labels=True, logits=logits)
 
 
 def _mean_shift(seen: Pass, layers: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:

@@ -1,19 +1,24 @@
 """One pass of a network over batches: the moments of its BN layers' inputs, and its accuracy."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from suite.errors import UserError
-from suite.shift.layers import batch_norm_layers, images_of, is_untrained, labels_of
+from suite.shift.batches import Logits, images_of, labels_of, logits_of
+from suite.shift.layers import batch_norm_layers, frozen_layers, is_untrained, num_channels
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
+
+PAST_HOOKS = "is called by its `forward`, which runs no hook: call the layer itself, as layer(x)"
 
 # Called before a layer runs: its name, and of its input (N, C, *) the N, mean and biased variance (C,).
 Adapt = Callable[[str, int, Tensor, Tensor], None]
@@ -42,15 +47,17 @@ class Pass:
     """The result of a pass over all batches, also those of other ranks.
 
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
-    the batches have no labels or the network gives no (N, K) logits.
+    the batches have no labels or the network gives no (N, K) logits. `unhooked` are the layers whose
+    `forward` is called directly, which no hook sees.
     """
 
     inputs: Mapping[str, LayerInputs]
     num_images: int
     num_batches: int
     top1_percent: float | None
+    unhooked: frozenset[str] = frozenset()
 
-    def notes(self, layers: Mapping[str, _BatchNorm]) -> dict[str, str]:
+    def notes(self, layers: Mapping[str, nn.Module]) -> dict[str, str]:
         """Return a warning for each called layer whose numbers need one, by layer name."""
         found = {}
         for name, layer in layers.items():
@@ -80,36 +87,45 @@ def run_pass(
     purpose: str,
     *,
     with_labels: bool = False,
+    logits: Logits | None = None,
     adapt: Adapt | None = None,
+    with_frozen: bool = False,
     over_ranks: bool = True,
 ) -> Pass:
-    """Run the model, in the mode that it is in, over batches (tensors, (images, labels), loader batches).
+    """Run the model, in the mode that it is in, over batches as `suite.shift.batches.images_of` takes them.
 
-    Images go to the device and, unless they are integers, to the type of the first parameter. Under
-    torch.distributed every rank gives its own share and gets the pass of all, unless `over_ranks` is false
-    and the pass is this rank's alone. Raises UserError, with `purpose` in front, when there are no images,
-    when a BN layer that uses batch statistics gets a single value per channel, and when a label has no
-    output of the network.
+    A compiled model runs uncompiled, since compiled code calls no hooks. Images go to the device and, unless
+    they are integers, to the type of the first parameter. `logits` takes the (N, K) logits out of what the
+    model returns; `with_frozen` records layers that normalise with constants, too. Under torch.distributed
+    every rank gives its own share and gets the pass of all, unless
+    `over_ranks` is false and the pass is this rank's alone. Raises UserError, with `purpose` in front, when
+    there are no images, when a BN layer that uses batch statistics gets a single value per channel, when
+    `adapt` cannot reach a layer, and when a label has no output of the network.
     """
-    recorder = _Recorder(model, purpose, adapt)
+    layers: dict[str, nn.Module] = {**batch_norm_layers(model)}
+    recorder = _Recorder(model, layers | frozen_layers(model) if with_frozen else layers, purpose, adapt)
     parameter = next(model.parameters(), torch.empty(0))
     right = torch.zeros((), dtype=torch.int64, device=recorder.device)
     num_images = num_batches = num_labelled = 0
     with ExitStack() as hooks:
-        for name, layer in batch_norm_layers(model).items():
+        hooks.enter_context(_uncompiled())
+        for name, layer in recorder.layers.items():
             hook = functools.partial(recorder.record, name)
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         for batch in batches:
-            images_NCHW = images_of(batch)
+            images_NCHW = images_of(batch, purpose)
             if len(images_NCHW) == 0:
                 continue
             recorder.batch = num_batches
             num_batches += 1
             num_images += len(images_NCHW)
             dtype = parameter.dtype if images_NCHW.is_floating_point() else images_NCHW.dtype
-            logits_NK = model(images_NCHW.to(recorder.device, dtype, non_blocking=True))
+            inputs_NCHW = images_NCHW.to(recorder.device, dtype, non_blocking=True)
+            with recorder.watching_functions() if num_batches == 1 else nullcontext():
+                output = model(inputs_NCHW)
+            logits_NK = logits_of(output, logits) if with_labels else None
             labels_N = labels_of(batch) if with_labels else None
-            if labels_N is not None and isinstance(logits_NK, Tensor) and logits_NK.dim() == 2:
+            if labels_N is not None and logits_NK is not None:
                 right += _num_right(logits_NK, labels_N.to(recorder.device), purpose)
                 num_labelled += len(labels_N)
     counts = (num_images, num_batches, num_labelled, int(right))
@@ -125,7 +141,8 @@ def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
 def top1_of(seen: Pass, purpose: str) -> float:
     """Return the pass's top-1 (%). Raises UserError when it has none."""
     if seen.top1_percent is None:
-        raise UserError(f"{purpose}: accuracy needs batches of (images, labels), and (N, K) logits")
+        needs = "accuracy needs batches of (images, labels), and (N, K) logits"
+        raise UserError(f"{purpose}: {needs}; `logits` can take them out of what the network returns")
     return seen.top1_percent
 
 
@@ -139,22 +156,45 @@ def _num_right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
 class _Recorder:
     """Records the moments of BN layers' inputs, as a forward pre-hook of each."""
 
-    def __init__(self, model: nn.Module, purpose: str, adapt: Adapt | None) -> None:
-        self.purpose, self.adapt = purpose, adapt
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, nn.Module], purpose: str, adapt: Adapt | None
+    ) -> None:
+        self.layers, self.purpose, self.adapt = layers, purpose, adapt
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.widths = {name: layer.num_features for name, layer in batch_norm_layers(model).items()}
         self.inputs: dict[str, LayerInputs] = {}
         self.batch = 0
+        self.unhooked: frozenset[str] = frozenset()
         self._last_batch: dict[str, int] = {}
 
     def of(self, name: str) -> LayerInputs:
         """Return the layer's inputs so far. The first call determines its place in the order."""
         if name not in self.inputs:
-            self.inputs[name] = LayerInputs(self.widths[name], self.device)
+            self.inputs[name] = LayerInputs(num_channels(self.layers[name]), self.device)
         return self.inputs[name]
 
+    @contextmanager
+    def watching_functions(self) -> Iterator[None]:
+        """Note which layers normalise without calling their hooks. Raises UserError where it matters."""
+        functions = _BatchNormCalls()
+        with functions:
+            yield
+        self.unhooked = frozenset(
+            name
+            for name, layer in self.layers.items()
+            if name not in self.inputs and any(layer.running_mean is mean for mean in functions.running_means)
+        )
+        if self.unhooked and self.adapt is not None:
+            raise UserError(f"{self.purpose}: {min(self.unhooked)} {PAST_HOOKS}")
+
+    def _near(self, layer: nn.Module) -> Tensor | None:
+        """Return numbers near the layer's mean; none where the moments are for the layer itself to use."""
+        near_C = layer.running_mean
+        return near_C if isinstance(near_C, Tensor) and self.adapt is None else None
+
     def record(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x_NC: Tensor = args[0] if args else kwargs["input"]
+        x_NC: Tensor = args[0] if args else next(iter(kwargs.values()))
+        if x_NC.is_quantized:
+            x_NC = x_NC.dequantize()
         if not (count := x_NC.numel() // x_NC.shape[1]):
             return
         if count == 1 and (layer.training or self.adapt is not None):
@@ -162,7 +202,7 @@ class _Recorder:
                 f"{self.purpose}: {name} normalises with its batch, which has one value per channel "
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
-        mean_C, var_C = batch_moments(x_NC)
+        mean_C, var_C = batch_moments(x_NC, self._near(layer))
         seen = self.of(name)
         seen.halves[self.batch % 2].merge(count, mean_C.double(), var_C.double() * count)
         seen.num_calls += 1
@@ -170,6 +210,26 @@ class _Recorder:
         self._last_batch[name] = self.batch
         if self.adapt is not None:
             self.adapt(name, len(x_NC), mean_C, var_C)
+
+
+class _BatchNormCalls(TorchFunctionMode):
+    """Collects the running means with which F.batch_norm is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running_means: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            self.running_means.append(args[1] if len(args) > 1 else (kwargs or {}).get("running_mean"))
+        return func(*args, **(kwargs or {}))
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Let compiled code run as it was written: a hook that is registered after compiling is not called."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _joined(recorder: _Recorder, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
@@ -194,4 +254,4 @@ def _joined(recorder: _Recorder, counts: tuple[int, int, int, int], purpose: str
     if over_ranks:
         reduce_over_ranks([half for seen in inputs.values() for half in seen.halves])
     top1_percent = 100 * num_right / num_images if num_labelled == num_images else None
-    return Pass(inputs, num_images, num_batches, top1_percent)
+    return Pass(inputs, num_images, num_batches, top1_percent, recorder.unhooked)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
+from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers
 from suite.shift.passes import check_repeatable, run_pass, top1_of
 from suite.shift.precise import with_statistics
@@ -59,6 +60,7 @@ def perturb(
     *,
     draws: int = 5,
     seed: int = 0,
+    logits: Logits | None = None,
 ) -> Perturbation:
     """Measure accuracy with noisy estimates in every BN layer: one inference pass for each δ > 0 and draw.
 
@@ -68,9 +70,9 @@ def perturb(
     this one is our reading. Clamping σ̃ to a small value instead would make a channel's output huge.
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
-    depends on `seed` alone, not on the device or on torch's global generator, which is not changed. The
-    model is restored. Raises UserError for a network without estimates, batches that are empty or have no
-    labels, and values out of range.
+    depends on `seed` alone, not on the device or on torch's global generator, which is not changed. `logits`
+    takes the (N, K) logits out of what the model returns. The model is restored. Raises UserError for a
+    network without estimates, batches that are empty or have no labels, and values out of range.
     """
     check_repeatable(batches, PURPOSE)
     layers = estimating_layers(model, PURPOSE)
@@ -91,7 +93,7 @@ def perturb(
             perturbed = {n: _perturbed(*estimates(layer), delta, noise_of[n]) for n, layer in layers.items()}
             with with_statistics(model, perturbed):
                 model.eval()
-                seen = run_pass(model, batches, PURPOSE, with_labels=True)
+                seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits)
             row.append(top1_of(seen, PURPOSE))
             if delta == min(deltas):  # for the notes: more noise alone may overflow
                 quietest = seen

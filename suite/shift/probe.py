@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from suite.errors import UserError
 from suite.metrics import PROBED
-from suite.shift.layers import batch_norm_layers, estimates, preserved
+from suite.shift.layers import (
+    batch_norm_layers,
+    check_visible,
+    estimates,
+    frozen_layers,
+    num_channels,
+    preserved,
+    unknown_statistics,
+)
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import Pass, run_pass
+from suite.shift.passes import PAST_HOOKS, Pass, run_pass
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,7 +53,9 @@ class ShiftProfile:
     notes: dict[str, str] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
-        """Return one number for each layer, of a metric of `suite.metrics.PROBED`."""
+        """Return one number for each layer, of a metric of `suite.metrics.PROBED`. Raises UserError."""
+        if metric not in PROBED:
+            raise UserError(f"no metric {metric!r} is probed; probed are {', '.join(PROBED)}")
         return [getattr(layer, metric) for layer in self.layers]
 
     def mean(self, metric: str) -> float:
@@ -81,14 +91,16 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
 
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
-    differences. The model's modes, hooks and buffers are restored. A network without BN gives a profile
-    without layers. Raises UserError when there are no images.
+    differences. Layers that normalise with constants (FrozenBatchNorm2d) are measured as well. The model's
+    modes, hooks and buffers are restored. A network without BN gives a profile without layers. Raises
+    UserError when there are no images, and when no layer of a network with running statistics can be seen.
     """
-    layers = batch_norm_layers(model)
+    check_visible(model, "probe")
+    layers = {**batch_norm_layers(model), **frozen_layers(model)}
     with preserved(model):
         model.eval()
-        seen = run_pass(model, batches, "probe")
-    skipped = skipped_layers(layers, seen)
+        seen = run_pass(model, batches, "probe", with_frozen=True)
+    skipped = unknown_statistics(model) | skipped_layers(layers, seen)
     measured = [name for name in seen.inputs if name not in skipped]
     return ShiftProfile(
         tuple(_layer_shift(name, layers[name], seen.inputs[name].whole, per_channel) for name in measured),
@@ -98,27 +110,32 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
     )
 
 
-def skipped_layers(layers: Mapping[str, _BatchNorm], *passes: Pass) -> dict[str, str]:
+def skipped_layers(layers: Mapping[str, nn.Module], *passes: Pass) -> dict[str, str]:
     """Return the layers that cannot be measured from all of the passes, with the reasons."""
-    skipped = {n: "not called in the forward pass" for n in layers if any(n not in p.inputs for p in passes)}
+    unhooked = {name for one in passes for name in one.unhooked}
+    skipped = {
+        name: PAST_HOOKS if name in unhooked else "not called in the forward pass"
+        for name in layers
+        if any(name not in one.inputs for one in passes)
+    }
     untracked = {n: "keeps no running statistics" for n, layer in layers.items() if layer.running_var is None}
     return untracked | skipped
 
 
-def differences(layer: _BatchNorm, expected: ChannelMoments) -> tuple[Tensor, Tensor]:
+def differences(layer: nn.Module, expected: ChannelMoments) -> tuple[Tensor, Tensor]:
     """Return μ̂ − μ̃ and σ̂ − σ̃, each (C,) float64."""
     mean_C, var_C = (estimate.double() for estimate in estimates(layer))
     return expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
 
 
-def _layer_shift(name: str, layer: _BatchNorm, expected: ChannelMoments, per_channel: bool) -> LayerShift:
+def _layer_shift(name: str, layer: nn.Module, expected: ChannelMoments, per_channel: bool) -> LayerShift:
     mu_difference_C, sigma_difference_C = differences(layer, expected)
     # ε keeps a channel that is constant in the data from dividing by zero, as it does in the layer itself.
-    unit_C = (expected.var_C + layer.eps).sqrt()
-    root_d = math.sqrt(layer.num_features)
+    unit_C = (expected.var_C + float(getattr(layer, "eps", 1e-5))).sqrt()
+    root_d = math.sqrt(num_channels(layer))
     return LayerShift(
         name,
-        layer.num_features,
+        num_channels(layer),
         esm_mu=float(mu_difference_C.norm()),
         esm_sigma=float(sigma_difference_C.norm()),
         esm_mu_scaled=float((mu_difference_C / unit_C).norm()) / root_d,

@@ -11,6 +11,7 @@ which is the paper's ESM when every batch is normalised alike. The results are m
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from suite.errors import UserError
+from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers, preserved, put_estimates
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import Pass, check_repeatable, run_pass, top1_of
@@ -70,6 +72,7 @@ def remedies(
     *,
     momenta: Sequence[float] = (0.01, 0.5),
     source_images: Sequence[int] = (16, 128),
+    logits: Logits | None = None,
 ) -> Remedies:
     """Try every remedy on a trained network, one inference pass over `batches` each.
 
@@ -83,7 +86,8 @@ def remedies(
         α-BN                 N/(N + n) r + n/(N + n) b, for N of `source_images` (Schneider et al. 2020)
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
-    `training_batches` the remedies that need them are left out. The model is restored. Raises UserError for
+    `training_batches` the remedies that need them are left out. `logits` takes the (N, K) logits out of what
+    the model returns. The model is restored. Raises UserError for
     a network without estimates, batches that are empty or have no labels, values out of range, and under
     torch.distributed, where each rank's replay would have its own running averages.
     """
@@ -95,7 +99,8 @@ def remedies(
         _check_momentum(momentum)
     if any(n < 1 for n in source_images):
         raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
-    frozen, seen = _try(model, batches, "frozen")
+    attempt = partial(_try, model, batches, logits)
+    frozen, seen = attempt("frozen")
     rows = [frozen]
     if training_batches is not None:
         check_repeatable(training_batches, PURPOSE)
@@ -104,9 +109,9 @@ def remedies(
             found[f"momentum {momentum:g} replayed"] = replayed_statistics(model, training_batches, momentum)
         for name, statistics in found.items():
             with with_statistics(model, statistics):
-                rows.append(_try(model, batches, name)[0])
-    rows.append(_try(model, batches, "prediction-time BN", source_images=0)[0])
-    rows += [_try(model, batches, f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
+                rows.append(attempt(name)[0])
+    rows.append(attempt("prediction-time BN", source_images=0)[0])
+    rows += [attempt(f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
     return Remedies(tuple(rows), seen.num_images, seen.notes(layers))
 
 
@@ -139,14 +144,18 @@ def _check_momentum(momentum: float) -> None:
 
 
 def _try(
-    model: nn.Module, batches: Iterable[Any], name: str, source_images: int | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    logits: Logits | None,
+    name: str,
+    source_images: int | None = None,
 ) -> tuple[Remedy, Pass]:
     """Run one inference pass; with `source_images`, mix each test batch into the model's statistics."""
     mixture = _Mixture(model, source_images)
     with preserved(model):
         model.eval()
         adapt = None if source_images is None else mixture.adapt
-        seen = run_pass(model, batches, PURPOSE, with_labels=True, adapt=adapt)
+        seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits, adapt=adapt)
         shift = [mixture.esm(n, seen.inputs[n].whole) for n in mixture.layers if n in seen.inputs]
     means = [math.fsum(esm[i] for esm in shift) / len(shift) if shift else math.nan for i in range(2)]
     return Remedy(name, top1_of(seen, PURPOSE), means[0], means[1]), seen

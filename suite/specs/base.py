@@ -4,22 +4,40 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from suite.wording import expected, models_of, shown
+
+MAX_WHOLE = 2**53
+"""No number of a config is larger; below it, whole numbers are exact as floating-point ones too."""
+
 
 class Spec(BaseModel):
-    """Base of every part: frozen, and an unknown key is an error at every depth."""
+    """Base of every part: frozen, finite, and an unknown key is an error at every depth."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _no_bool_for_number(cls, data: Any) -> Any:
-        # YAML's `yes` would otherwise become the number 1.
-        for name, value in data.items() if isinstance(data, dict) else ():
+    def _as_typed(cls, data: Any) -> Any:
+        """Take `norm: bn` for `norm: {kind: bn}`, and refuse true and false where a number is expected."""
+        if not isinstance(data, dict):
+            return data
+        for name, value in data.items():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
-                raise ValueError(f"{name}: expected {_plain(field.annotation)}, got {str(value).lower()}")
+            if field is None:
+                continue
+            if isinstance(value, str) and len(models_of(field.annotation)) > 1:
+                data = {**data, name: {"kind": value}}
+            if "bool" not in str(field.annotation) and "Any" not in str(field.annotation):
+                for place, item in enumerate(value) if isinstance(value, list | tuple) else [("", value)]:
+                    if isinstance(item, bool):
+                        key = name if place == "" else f"{name}.{place}"
+                        what = expected(field.annotation, field.metadata)
+                        raise ValueError(f"{key}: expected {what}, got {shown(item)}")
         return data
 
-
-def _plain(annotation: Any) -> str:
-    return str(getattr(annotation, "__name__", annotation)).replace("NoneType", "null")
+    @model_validator(mode="after")
+    def _of_moderate_size(self) -> "Spec":
+        for name, value in self:
+            if isinstance(value, int) and abs(value) > MAX_WHOLE:
+                raise ValueError(f"{name}: {shown(value, 30)} is too large a number")
+        return self

@@ -25,7 +25,8 @@ class BatchSpec(Spec):
             object.__setattr__(self, "batch_size_per_gpu", total)
         per_gpu = self.per_gpu
         if total % per_gpu:
-            near = max(d for d in range(1, min(per_gpu, total) + 1) if total % d == 0)
+            most = min(per_gpu, total)  # 1 divides, too, where a divisor would take long to find
+            near = next((d for d in range(most, max(1, most - 100_000), -1) if total % d == 0), 1)
             raise ValueError(
                 f"global_batch_size {total} is not a multiple of batch_size_per_gpu {per_gpu}: "
                 f"{total} = {total // per_gpu} × {per_gpu} + {total % per_gpu}; {near} would divide it"

@@ -54,6 +54,9 @@ class DataSpec(Spec):
             raise ValueError(f"num_classes is {self.num_classes}, but {self.name} has {source.num_classes}")
         if self.path is None and (source is None or source.needs_path):
             raise ValueError(f"path is missing: the folder of {self.name!r} that holds train/ and val/")
+        if self.path is not None and source is not None and source.generator:
+            made = f"{self.name} is made of random numbers and reads no folder"
+            raise ValueError(f"path: {made}; remove it, or give the data another name")
         for name in ("crop_area", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, U
 
 from pydantic import Field, model_validator
 
+from suite.config_file import overlap
 from suite.specs.base import Spec
+from suite.wording import shown
 
 Point = dict[str, Any]
 """The value of each field by dotted key. A field whose condition does not hold is missing."""
@@ -25,6 +27,9 @@ class Proposer(Protocol):
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
+MAX_TRIED = 100_000  # combinations, in search of the corners of a space
+
+
 class AxisSpec(Spec):
     """One field of a space. It goes through its `options`, unless it `is_drawn` for each sample."""
 
@@ -32,10 +37,14 @@ class AxisSpec(Spec):
     kind: str
     when: dict[str, Any] = Field({}, description="only where these fields have this value, or one of these")
 
+    @property
+    def allowed(self) -> dict[str, Sequence[Any]]:
+        """The values of other fields at which this one is set."""
+        return {k: v if isinstance(v, list | tuple) else [v] for k, v in self.when.items()}
+
     def holds(self, point: Mapping[str, Any]) -> bool:
         """Whether this field is set at a point with the fields before it."""
-        allowed = {k: v if isinstance(v, list | tuple) else [v] for k, v in self.when.items()}
-        return all(look_up(point, key) in values for key, values in allowed.items())
+        return all(look_up(point, key) in values for key, values in self.allowed.items())
 
     @property
     def needs(self) -> list[tuple[str, str]]:
@@ -103,7 +112,7 @@ class Scaled(AxisSpec):
         field = look_up(point, self.of)
         if not isinstance(field, int | float) or isinstance(field, bool) or field <= 0:
             raise ValueError(f"{key} follows {self.of}, which is {field!r} and not a positive number")
-        return float(self.value * (field / self.reference) ** EXPONENTS[option])
+        return float(self.value * (float(field) / self.reference) ** EXPONENTS[option])
 
 
 class _Interval(AxisSpec):
@@ -161,6 +170,8 @@ def look_up(point: Mapping[str, Any], key: str) -> Any:
     if key in point:
         return point[key]
     for head, value in point.items():
+        if key == f"{head}.kind" and isinstance(value, str):
+            return value  # the short form of {kind: value}
         if key.startswith(f"{head}.") and isinstance(value, Mapping):
             return look_up(value, key.removeprefix(f"{head}."))
     return None
@@ -176,15 +187,16 @@ class _Draws(random.Random):
         return self.choice(choices)
 
 
-def points(space: Space, num_samples: int, seed: int) -> Iterator[Point]:
+def points(space: Space, num_samples: int, seed: int, max_tried: int | None = None) -> Iterator[Point]:
     """Every point of the grids, each with the same `num_samples` draws of the other fields; no point twice.
 
     A field's n-th draw depends on its name, on n and on `seed`, so a study that grows keeps its points.
+    Ends after `max_tried` combinations of the grids, if given.
     Raises ValueError for a number that cannot follow another.
     """
     seen: set[str] = set()
     grids = {key: axis.options for key, axis in space.items() if not axis.is_drawn}
-    for options in itertools.product(*grids.values()):
+    for options in itertools.islice(itertools.product(*grids.values()), max_tried):
         chosen = dict(zip(grids, options, strict=True))
         for sample in range(num_samples):
             point: Point = {}
@@ -206,7 +218,51 @@ def corners(space: Space) -> Iterator[Point]:
         key: Grid(values=tuple(axis.options), when=axis.when) if axis.is_drawn else axis
         for key, axis in space.items()
     }
-    return points(grids, 1, 0)
+    return points(grids, 1, 0, MAX_TRIED)
+
+
+def num_combinations(space: Space) -> int:
+    """How many combinations of the grids' values there are, with those that conditions make alike."""
+    return math.prod(len(axis.options) for axis in space.values() if not axis.is_drawn)
+
+
+def check_conditions(space: Space, known: Sequence[Point] | None) -> None:
+    """Raises ValueError for a condition on a value that its field cannot have, or that holds nowhere.
+
+    `known`: every point of the space, or its corners; None if they are too many.
+    """
+    for place, (key, axis) in enumerate(space.items()):
+        before = dict(list(space.items())[:place])
+        for name, wanted in axis.allowed.items():
+            where = f"{key}: when: {name}"
+            if not wanted:
+                raise ValueError(
+                    f"{where}: an empty list holds nowhere; give a value, or remove the condition"
+                )
+            can_be = _values_of(name, before)
+            for value in wanted:
+                if can_be is not None and not any(value == one for one in can_be):
+                    have = ", ".join(shown(one) for one in can_be) or "no value that can be compared"
+                    raise ValueError(f"{where}: no point has {shown(value)}; they have {have}")
+        if known is not None and not any(key in point for point in known):
+            raise ValueError(f"{key}: when: its conditions hold together at no point")
+
+
+def _values_of(name: str, before: Space) -> list[Any] | None:
+    """The values that a field can have by the axes before; None if they are computed from other fields."""
+    found: list[Any] = []
+    for key, axis in before.items():
+        if not f"{name}.".startswith(f"{key}."):
+            continue
+        if isinstance(axis, Scaled):
+            return None if name == key else []
+        options = [] if isinstance(axis, _Interval) else axis.options
+        found += [look_up({key: option}, name) for option in options]
+        if axis.when:
+            found.append(None)
+    if all(one is None for one in found) and any(name != key for key in before if overlap(key, name)):
+        return []  # no value has such a part
+    return [one for number, one in enumerate(found) if one not in found[:number]]
 
 
 def check_order(space: Space) -> None:
@@ -219,8 +275,3 @@ def check_order(space: Space) -> None:
         for earlier in before:
             if overlap(key, earlier):
                 raise ValueError(f"space: {key} and {earlier} set the same field; keep one of them")
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys set the same field, or one a part of the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

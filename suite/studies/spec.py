@@ -7,7 +7,7 @@ class from `SearchSpec`, add it to `SEARCHES`, and give its searcher in `jobs.tu
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
@@ -29,11 +29,11 @@ class Objective(Spec):
     @model_validator(mode="after")
     def _known(self) -> "Objective":
         if self.metric not in METRICS:
-            raise ValueError(f"no run measures {self.metric!r}; measured are {', '.join(METRICS)}")
+            raise ValueError(f"metric: no run measures {self.metric!r}; measured are {', '.join(METRICS)}")
         if self.mode is None:
             direction = METRICS[self.metric].direction
             if direction == "neither":
-                raise ValueError(f"{self.metric} is neither better high nor low: give mode, max or min")
+                raise ValueError(f"mode: {self.metric} is neither better high nor low: give mode, max or min")
             object.__setattr__(self, "mode", "max" if direction == "higher" else "min")
         return self
 
@@ -154,7 +154,11 @@ class TrialsSpec(Spec):
 class StudySpec(Spec):
     """A study's YAML."""
 
-    name: str = Field(min_length=1, pattern=r"^\w[\w. -]*$", description="the file's name, unless given")
+    name: str = Field(
+        min_length=1,
+        pattern=r"^\w[\w. -]*$",
+        description="letters, digits, _ . - and spaces; default: the file's name",
+    )
     experiment: str = Field(description="the base experiment's YAML, relative to this file")
     overrides: tuple[str, ...] = Field((), description="key=value for the base, as on the command line")
     space: Space = Field(min_length=1, description=f"dotted field -> {{kind: {' | '.join(kinds(AXES))}, …}}")
@@ -169,6 +173,16 @@ class StudySpec(Spec):
     budget: BudgetSpec = BudgetSpec()
     trials: TrialsSpec = TrialsSpec()
     margin_points: float = Field(1.0, ge=0, description="the answers say where BN loses more top-1")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _lists_are_grids(cls, space: Any) -> Any:
+        if not isinstance(space, dict):
+            return space
+        return {
+            key: {"kind": "grid", "values": axis} if isinstance(axis, list) else axis
+            for key, axis in space.items()
+        }
 
     @model_validator(mode="after")
     def _check(self) -> "StudySpec":

@@ -11,11 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from suite.config import expand, explain, load_experiment, read_yaml
+from suite.config import MAX_RUNS, expand, experiment_of
+from suite.config_file import ConfigFile, key_in, naming, overlap, override_key, read_config
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run, check_batches
-from suite.studies.space import Point, corners, overlap, points
+from suite.studies.space import Point, check_conditions, corners, num_combinations, points
 from suite.studies.spec import OWN_KEYS, StoppingSpec, StudySpec, is_due
+from suite.wording import explain, shown
 
 MAX_LISTED = 3  # impossible points in a refusal
 MAX_CORNERS = 2000  # that are tried, of a space whose points are proposed later
@@ -72,17 +74,15 @@ class Study:
             content = _with(content, key.split("."), value)
         runs = expand(content, self.name).runs
         if len(runs) != len(self.spec.seeds):
-            raise UserError(
-                "a point is one cell, but a list gives several: give each field one value, in the base too"
-            )
+            several = "a point is one cell, but a list gives several"
+            raise UserError(f"space: {several}: give each field one value, in the base too")
         return StudyPoint(values, runs)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
     """Reads a study, if the file has a space, or else an experiment. Raises UserError."""
-    if {"space", "experiment"} & read_yaml(path).keys():
-        return load_study(path, overrides)
-    return load_experiment(path, overrides)
+    file = read_config(path, "experiment")
+    return study_of(file, overrides) if file.kind == "study" else experiment_of(file, overrides)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -90,52 +90,88 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
     Raises UserError, with the number of impossible points if there are any.
     """
+    return study_of(read_config(path, "study"), overrides)
+
+
+def study_of(file: ConfigFile, overrides: Sequence[str] = ()) -> Study:
+    """Returns the study that a file describes. Raises UserError that names the file."""
+    file.check_kind("study")
     own = [item for item in overrides if _section(item) in OWN_KEYS]
-    content = {"name": path.stem, **read_yaml(path, own)}
-    try:
-        spec = StudySpec.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, StudySpec)}") from None
+    content = {"name": file.path.stem, **file.resolved(own)}
+    with naming(file.path, overrides=own):
+        try:
+            spec = StudySpec.model_validate(content)
+        except ValidationError as error:
+            raise UserError(explain(error, StudySpec)) from None
     for_base = [*spec.overrides, *(item for item in overrides if item not in own)]
     for item in for_base:
-        key = item.partition("=")[0].strip()
+        key = override_key(item)
         if _section(item) in OWN_KEYS or any(overlap(key, axis) for axis in spec.space):
-            raise UserError(f"override {item!r}: the study itself sets {key}")
-    study = Study(spec, read_yaml(path.parent / spec.experiment, for_base), (), ())
+            raise UserError(f"{file.path}: override {shown(item)}: the study itself sets {key}")
+    base = read_config(file.path.parent / spec.experiment, "experiment")
+    base.check_kind("experiment")
+    study = Study(spec, base.resolved(for_base), (), ())
     try:
-        found = _for_each([(values, values) for values in _known_values(spec)], study.at)
-        kept = () if study.is_proposed else _without_repeats(found)
-        samples = tuple(run for point in kept or found for run in point.runs)
-        study = replace(study, points=kept, samples=samples)
-        _check_objectives(study)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        with naming(file.path, overrides=overrides):
+            found = _for_each([(values, values) for values in _known_values(spec)], study.at)
+            kept = () if study.is_proposed else _without_repeats(found)
+            samples = tuple(run for point in kept or found for run in point.runs)
+            study = replace(study, points=kept, samples=samples)
+            _check_objectives(study)
+    except _BaseFault as fault:
+        with naming(base.path, overrides=for_base):
+            raise UserError(str(fault)) from None
     return study
 
 
+class _BaseFault(Exception):
+    """Every point is impossible for one reason, which is not in a field of the space."""
+
+
 def _section(override: str) -> str:
-    return override.partition("=")[0].partition(".")[0].strip()
+    return override_key(override).partition(".")[0]
 
 
 def _known_values(spec: StudySpec) -> list[Point]:
     """Every point, or corners of the space if points are proposed. Raises UserError."""
+    space, num_proposed, num_seeds = spec.space, spec.search.num_proposed, len(spec.seeds)
+    if (num_proposed or 0) * num_seeds > MAX_RUNS:
+        asked = f"{num_proposed:,} points × {num_seeds} seeds"
+        raise UserError(f"search.num_points: {asked} are more than {MAX_RUNS:,} runs; take fewer")
+    number = num_combinations(space) * spec.num_samples
+    if num_proposed is None and number * num_seeds > MAX_RUNS:
+        key = "num_samples" if num_combinations(space) * num_seeds <= MAX_RUNS else "space"
+        asked = f"{number:,} points × {num_seeds} seeds"
+        fewer = "take fewer, or search: {kind: optuna, num_points: …}"
+        raise UserError(f"{key}: {asked} are more than {MAX_RUNS:,} runs; {fewer}")
     try:
-        if spec.search.num_proposed is not None:
-            return list(itertools.islice(corners(spec.space), MAX_CORNERS))
-        return list(points(spec.space, spec.num_samples, spec.sampling_seed))
-    except ValueError as error:
+        if num_proposed is not None:
+            known = list(itertools.islice(corners(space), MAX_CORNERS))
+        else:
+            known = list(points(space, spec.num_samples, spec.sampling_seed))
+        check_conditions(space, known if len(known) < MAX_CORNERS or num_proposed is None else None)
+    except (ValueError, OverflowError) as error:
         raise UserError(f"space: {error}") from None
+    return known
 
 
 def _for_each(items: Sequence[tuple[Point, Any]], call: Callable[[Any], Any]) -> list[Any]:
-    """Calls a function for each point. Raises UserError, with their number, for impossible points."""
-    made, impossible = [], []
+    """Calls a function for each point. Raises UserError, with their number, for impossible points.
+
+    Raises _BaseFault for a fault that is not one of the space.
+    """
+    made, impossible, reasons = list[Any](), list[str](), set[str]()
     for values, item in items:
         try:
             made.append(call(item))
         except UserError as error:
             impossible.append(f"{_shown(values)}: {error}")
+            reasons.add(str(error))
     if impossible:
+        key = key_in(min(reasons))
+        is_of_space = any(overlap(key, field) for values, _ in items for field in values)
+        if len(reasons) == 1 and len(impossible) == len(items) and "." in key and not is_of_space:
+            raise _BaseFault(min(reasons))
         few, rest = impossible[:MAX_LISTED], len(impossible) - MAX_LISTED
         more = f"; and {rest} more" if rest > 0 else ""
         raise UserError(f"{len(impossible)} of {len(items)} points are impossible: {'; '.join(few)}{more}")
@@ -180,9 +216,11 @@ def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
         run = point.runs[0]
         former = found.setdefault(run.run_id, point)
         if former is not point and not isinstance(run.model.norm, BatchFreeSpec):
-            raise UserError(f"two points are the same run: {_shown(former.values)}; {_shown(point.values)}")
+            raise UserError(
+                f"space: two points are the same run: {_shown(former.values)}; {_shown(point.values)}"
+            )
     return tuple(found.values())
 
 
 def _shown(point: Point) -> str:
-    return ", ".join(f"{key}={value}" for key, value in point.items()) or "the base"
+    return ", ".join(f"{key}={shown(value)}" for key, value in point.items()) or "the base"

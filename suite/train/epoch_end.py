@@ -79,7 +79,10 @@ class EpochEnd:
                     self._raise_if_stopped(step)
                     self.metrics.measure("top1_inference_percent", top1, "train", epoch=epoch, step=step)
             if is_probed:
-                found = measure_shift(run, self.model, self.ranks, batches, with_precise=epoch == epochs)
+                is_last = epoch == epochs
+                found = measure_shift(
+                    run, self.model, self.ranks, batches, is_stop_requested, with_precise=is_last
+                )
                 self._raise_if_stopped(step)
                 self.metrics.shift(*found, epoch=epoch, step=step)
         finally:

@@ -17,7 +17,13 @@ from suite.train.optim import autocast
 
 
 def measure_shift(
-    run: Run, model: torch.nn.Module, ranks: Ranks, val_batches: Iterable[Batch], with_precise: bool
+    run: Run,
+    model: torch.nn.Module,
+    ranks: Ranks,
+    val_batches: Iterable[Batch],
+    is_asked_to_stop: Callable[[], bool],
+    *,
+    with_precise: bool,
 ) -> tuple[ShiftProfile, float | None]:
     """Return the shift over the validation set and, `with_precise`, top-1 (%) with PreciseBN's statistics."""
     # In the run's own precision: otherwise rounding would appear as estimation shift.
@@ -32,7 +38,8 @@ def measure_shift(
     try:
         passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
-            statistics = precise_statistics(model, islice(loader, passes))
+            batches = UntilStopped(islice(loader, passes), is_asked_to_stop)
+            statistics = precise_statistics(model, batches)
     finally:
         loader.close()
     with with_statistics(model, statistics):

@@ -12,6 +12,7 @@ The nodes are four slurmd on this host, so they share its cores, memory and file
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -215,6 +216,19 @@ def _kill_jobs() -> None:
             continue  # it has ended meanwhile
 
 
+def instructions() -> str:
+    """Return what to type next. All of it can be pasted into a shell, whatever folder that is in."""
+    root = Path(__file__).resolve().parents[2]
+    program = Path(sys.executable).parent / "shiftbench"
+    command = shlex.quote(str(program)) if program.exists() else "shiftbench"
+    return (
+        "# Four nodes are up. These lines use them:\n"
+        f"export SLURM_CONF={shlex.quote(str(CONF))}\n"
+        f"cd {shlex.quote(str(root))}\n"
+        f"{command} submit configs/experiments/demo.yaml --cluster test"
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command line."""
     actions = {"up": up, "down": down}
@@ -230,8 +244,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: the test cluster: {error}", file=sys.stderr)
         return 1
     if arguments[0] == "up":
-        print(f"Four nodes are up. For this shell:\n\n  export SLURM_CONF={CONF}\n")
-        print("and then: shiftbench submit configs/experiments/demo.yaml --cluster test")
+        print(instructions())
     return 0
 
 

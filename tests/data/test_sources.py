@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from suite.data.idx import DEBIAN_FOLDER, read_split, write_split
-from suite.data.sources import FASHION_CLASSES, SUBSET_FOLDER, dataset_folder, default_root, prepare
+from suite.data.sources import (
+    FASHION_CLASSES,
+    SUBSET_FOLDER,
+    dataset_folder,
+    default_root,
+    idx_folder,
+    prepare,
+)
 from suite.errors import UserError
 from suite.experiment import DataSpec
 
@@ -109,4 +116,27 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, fashion: Path) -> None:
     assert default_root() == fashion.parent
     assert dataset_folder(DataSpec()) == fashion
     monkeypatch.delenv("SHIFTBENCH_DATA_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_root() == Path.home() / ".cache" / "shiftbench" / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says is ignored
+    assert default_root() == Path.home() / ".cache" / "shiftbench" / "data"
+
+
+def test_data_lie_below_the_cache_folder_and_a_refusal_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SHIFTBENCH_DATA_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_root() == tmp_path / "cache" / "shiftbench" / "data"
+    (tmp_path / "cache").write_text("no folder")
+    with pytest.raises(UserError, match="SHIFTBENCH_DATA_DIR names another folder for data"):
+        prepare("fashion-mnist-7k")
+    with pytest.raises(UserError, match="SHIFTBENCH_DATA_DIR names another folder for data"):
+        idx_folder(DataSpec(name="mnist", num_classes=10))
+    monkeypatch.setenv("SHIFTBENCH_DATA_DIR", "$NOT_SET_HERE/data")
+    with pytest.raises(
+        UserError, match="SHIFTBENCH_DATA_DIR: the environment variable NOT_SET_HERE is not set"
+    ):
+        prepare("fashion-mnist-7k")
+    with pytest.raises(UserError, match=r"data\.path: that home is not known, in '~no-such-user/x'"):
+        dataset_folder(DataSpec(path="~no-such-user/x"))

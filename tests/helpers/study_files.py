@@ -16,7 +16,7 @@ def write(folder: Path, **keys: Any) -> Path:
     (folder / "base.yaml").write_text(yaml.safe_dump(keys.pop("base", BASE)))
     path = folder / "mine.yaml"
     grid = {"batch.norm_batch_size": {"kind": "grid", "values": [2, 16]}}
-    path.write_text(yaml.safe_dump({"experiment": "base.yaml", "space": grid, **keys}))
+    path.write_text(yaml.safe_dump({"experiment": "base.yaml", "space": grid, **keys}, sort_keys=False))
     return path
 
 

@@ -162,14 +162,17 @@ def test_a_study_and_the_doctor_refuse_a_scheduler_that_they_cannot_use(
         next(examine(cluster, tmp_path, [], 1, with_nodes=True))
 
 
-def test_a_submission_to_an_unknown_scheduler_is_refused(tmp_path: Path) -> None:
+def test_a_submission_to_an_unknown_scheduler_is_named_and_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     with ledger.held():
         one = new_submission("x", {"scheduler": "lsf"}, tmp_path, tmp_path, ["x"])
         ledger.write(one)
-    for ask in (overview, lambda folder: active_jobs(Ledger(folder)), lambda folder: cancel(folder, [])):
-        with pytest.raises(UserError, match=rf"submission {one.name}: scheduler: expected local or slurm"):
-            ask(tmp_path)
+    seen = overview(tmp_path)
+    assert seen.runs == []
+    said = f"{ledger.folder / one.token}.json: scheduler: expected local or slurm, got 'lsf'"
+    assert seen.notes == [said]
+    assert active_jobs(Ledger(tmp_path)) == {}
+    assert cancel(tmp_path, []) == ([], [])
 
 
 def test_the_type_of_clusters_and_the_literals_follow_the_table() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,88 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
         probe_of(tmp_path, "--model", "torchvision:resnet18")
     with pytest.raises(UserError, match="--data is missing"):
         CliRunner().invoke(app, ["probe", "--model", "torchvision:resnet18"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "mnist", "imagenet"])
+def test_a_folder_is_a_folder_whatever_it_is_called(photos: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(photos, tmp_path / name)
+    (tmp_path / "pictures").symlink_to(photos)
+    model = ("--model", "torchvision:resnet18", "--json")
+    named, plain = (json.loads(probe_of(tmp_path / folder, *model)) for folder in (name, "pictures"))
+    assert named["layers"] == plain["layers"]
+    assert named["num_images"] == 12
+
+
+def test_a_generated_data_set_takes_no_path() -> None:
+    with pytest.raises(ValueError, match="path: synthetic is made of random numbers and reads no folder"):
+        DataSpec(name="synthetic", path="/data/synthetic")
+
+
+def normalised_by_hand(photos: Path, mean: float, std: float) -> torch.Tensor:
+    """The images of val/ as the network gets them; each is of one colour, so that no size matters."""
+    colours = [Image.open(path).convert("RGB").getpixel((20, 18)) for path in photos.glob("val/*/*.jpg")]
+    return (torch.tensor(colours, dtype=torch.float64) / 255 - mean) / std
+
+
+@pytest.mark.parametrize(
+    ("stated", "options", "mean", "std", "source"),
+    [
+        ((0.5, 0.25), (), 0.5, 0.25, "as the network states"),
+        ((0.5, 0.25), ("--mean", 0.1, 0.1, 0.1, "--std", 1, 1, 1), 0.1, 1.0, "as the options say"),
+        (None, ("--mean", 0.0, 0.0, 0.0, "--std", 0.5, 0.5, 0.5), 0.0, 0.5, "as the options say"),
+    ],
+)
+def test_a_network_gets_its_own_mean_and_std(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stated: tuple[float, float] | None,
+    options: tuple[Any, ...],
+    mean: float,
+    std: float,
+    source: str,
+) -> None:
+    lines = ["from torch import nn", "net = nn.Sequential(nn.BatchNorm2d(3))"]
+    if stated is not None:
+        values = ", ".join(f"{key!r}: ({value},) * 3" for key, value in zip(("mean", "std"), stated))  # noqa: B905
+        lines.append(f"net.pretrained_cfg = {{{values}, 'input_size': (3, 32, 32), 'crop_pct': 1.0}}")
+    here(monkeypatch, tmp_path, "\n".join(lines))
+    plain = json.loads(probe_of(photos, "--model", "my_networks:net", "--json", *options))
+    inputs = normalised_by_hand(photos, mean, std)
+    (layer,) = plain["layers"]
+    # The photographs are JPEGs of one colour; decoders may differ by one of 255 levels.
+    assert layer["esm_mu"] == pytest.approx(float(inputs.mean(dim=0).norm()), abs=0.02 / std)
+    assert source in plain["input"]
+
+
+def test_a_timm_network_states_its_size_and_normalisation() -> None:
+    from jobs.commands.probe_input import preprocessing_of
+    from suite.models import named_model
+
+    model = named_model("timm:mobilenetv3_small_050", 3)
+    model.pretrained_cfg |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "input_size": (3, 160, 160)}
+    given = preprocessing_of(model, None, None)
+    assert (given.mean, given.std, given.image_size) == ((0.5,) * 3, (0.5,) * 3, 160)
+    assert given.resize == pytest.approx(1 / model.pretrained_cfg["crop_pct"])
+    assert not given.is_imagenets
+    assert "bicubic" in given.describe(160)
+    with pytest.raises(UserError, match="--std: expected positive numbers, got 0"):
+        preprocessing_of(model, None, (0.0, 1.0, 1.0))
+
+
+def test_bad_files_are_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "some"
+    shutil.copytree(photos, data)
+    for number in range(5):
+        (data / "val" / "class-1" / f"bad{number}.jpg").write_bytes(b"no image")
+    model = ("--model", "torchvision:resnet18")
+    plain = json.loads(probe_of(data, *model, "--json"))
+    assert plain["num_images"] == 12
+    assert sorted(Path(path).name for path in plain["bad_images"]) == [f"bad{n}.jpg" for n in range(5)]
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = probe_of(data, *model)
+    assert shown.count("left out: ") == 4
+    assert "left out: 2 more files, which --json lists" in shown
 
 
 def test_json_has_no_nan() -> None:

@@ -82,7 +82,7 @@ def test_objectives_know_their_direction(tmp_path: Path) -> None:
         ({"space": {"recipe": grid({})}}, "space: recipe: expected a field of"),
         ({"space": {"measure.warmup_steps": grid(1, 2)}}, "space: measure.warmup_steps: expected a field of"),
         ({"space": {"data.path": grid("a", "b")}}, "space: data.path: expected a field"),
-        ({"space": {}}, "space: dictionary should have at least 1 item"),
+        ({"space": {}}, "space: expected a mapping, each value a mapping with a key `kind`"),
         ({"space": {"batch.norm_batch_size": grid(None, 16)}}, "two points are the same run"),
         ({"space": {"recipe.lr": grid([0.1, 0.2])}}, "a point is one cell, but a list gives several"),
         ({"overrides": ["batch.norm_batch_size=4"]}, "the study itself sets batch.norm_batch_size"),
@@ -94,7 +94,7 @@ def test_objectives_know_their_direction(tmp_path: Path) -> None:
         ({"space": {"batch.norm_batch_size": grid(2, 3, 5, 7, 9, 16)}}, "; and 1 more"),
         (
             {"space": {"model.norm": grid(*({"kind": "xbn", "num_groups": groups} for groups in (7, 8, 9)))}},
-            "2 of 3 points are impossible: model.norm={'kind': 'xbn', 'num_groups': 7}: model: "
+            "2 of 3 points are impossible: model.norm={kind: xbn, num_groups: 7}: model."
             "norm.num_groups 7 does not divide the 16, 32 and 64 channels of small_resnet",
         ),
         ({"objectives": [{"metric": "top1"}]}, "no run measures 'top1'; measured are loss, top1_percent"),

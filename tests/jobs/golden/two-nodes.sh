@@ -23,7 +23,11 @@
 # setup
 export NCCL_DEBUG=WARN
 export ODD='$(touch x) '"'"'y'"'"''
+set -eE
+trap 'echo "shiftbench: setup failed with exit code $?: ${FUNCNAME[0]:+${FUNCNAME[0]}: }$BASH_COMMAND" >&2' ERR
 module load cuda
+trap - ERR
+set +eE
 export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default
 export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted

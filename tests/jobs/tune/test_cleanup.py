@@ -146,7 +146,8 @@ def test_a_job_that_comes_of_a_late_sbatch_is_cancelled_too(site: Site) -> None:
 
 def test_an_sbatch_that_never_answered_is_not_waited_for_for_ever(site: Site) -> None:
     for submitted_at in (time.time() - 60, time.time() + 3600):  # another machine's clock
-        site.ledger.write(replace(site.entry, job_id=None, submitted_at=submitted_at))
+        one = site.ledger.write(replace(site.entry, job_id=None, submitted_at=submitted_at))
+        os.utime(site.ledger.folder / f"{one.token}.json", (time.time() - 60,) * 2)
         site.end()
     assert site.commands == []
 

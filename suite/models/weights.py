@@ -1,0 +1,149 @@
+"""Reads a checkpoint file, of ours or of other training code, and puts its weights into a network."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, get_args
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite.errors import UserError
+
+Which = Literal["raw", "ema"]
+# Where training code keeps its weights, and their exponential moving average, in the order of preference.
+RAW = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
+# What torch.load raises for a file that is cut short or holds something else.
+_UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def load_tensors(path: Path | str) -> Any:
+    """Read a checkpoint with `weights_only=True`: tensors and plain values, never code.
+
+    Raises UserError, naming the file, when it is missing, cut short, or holds more than tensors; then with
+    the class that it holds.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return _load_safetensors(path)
+        with torch.serialization.safe_globals(_safe_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except _UNREADABLE as error:
+        if match := _FORBIDDEN.search(str(error)):
+            why = f"it holds an object of {match[1]}, and loading it could run code; save a state dict alone"
+            raise UserError(f"{path}: not a readable checkpoint of tensors: {why}") from None
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint of tensors: {reason}") from None
+
+
+def load_weights(model: nn.Module, path: Path | str, which: Which | None = None) -> str:
+    """Load a checkpoint into `model`, and return a phrase that says what was taken of it.
+
+    The state dict may be the whole file (also .safetensors) or lie under one of the keys `RAW` or `EMA`.
+    `which`: the weights themselves or their moving average; None: the average if there is one. A prefix that
+    all names share (`module.`, `_orig_mod.`, `model.`, `backbone.`) is removed where the model's names lack
+    it. Raises UserError for names or shapes that do not fit, with the first one that differs, or the two
+    numbers of classes.
+    """
+    state, taken = _state_dict(load_tensors(path), which, path)
+    own = model.state_dict()
+    state, prefix = _without_prefix(state, own)
+    if prefix:
+        taken = f"{taken}, without the prefix {prefix!r}"
+    _check_fits(state, own, path)
+    model.load_state_dict(state, strict=False)
+    return taken
+
+
+def _safe_globals() -> list[Any]:
+    """Return the classes that may be in a file beside tensors: options, and numpy's numbers."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")}
+    # Files of numpy 1 name the module that numpy 2 has renamed.
+    old = (scalar, "numpy.core.multiarray.scalar")
+    return [argparse.Namespace, scalar, old, np.dtype, *kinds]
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(
+            f"{path}: needs safetensors, which is not installed: pip install safetensors"
+        ) from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable checkpoint of tensors: {error}") from None
+
+
+def _state_dict(content: Any, which: Which | None, path: Path | str) -> tuple[dict[str, Tensor], str]:
+    """Return names to tensors, and where they lay. Raises UserError when there are none."""
+    if which not in (None, *get_args(Which)):
+        raise UserError(f"weights: expected raw or ema, got {which!r}")
+    if isinstance(content, Mapping):
+        found = {key: _tensors(content.get(key)) for key in (*EMA, *RAW)}
+        keys = {"raw": RAW, "ema": EMA, None: (*EMA, *RAW)}[which]
+        for key in keys:
+            if state := found[key]:
+                others = [name for name in EMA if found[name]] if key in RAW else []
+                note = f" and not {others[0]!r}" if others else ""
+                note = " (the moving average)" if key in EMA else note
+                return state, f"{key!r}{note}"
+        if which == "ema":
+            raise UserError(f"{path}: holds no moving average of weights ({', '.join(EMA[:3])}, …)")
+        if state := _tensors(content):
+            return state, "the whole file"
+    raise UserError(f"{path}: holds no state dict (names to tensors)")
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    """Return a state dict, which may lie under one of the keys `RAW` once more; empty if it is none."""
+    if not isinstance(value, Mapping) or not value:
+        return {}
+    if all(isinstance(tensor, Tensor) for tensor in value.values()):
+        # AveragedModel counts its updates in a tensor of its own.
+        return {str(name): tensor for name, tensor in value.items() if name != "n_averaged"}
+    return next((state for key in RAW if (state := _tensors(value.get(key)))), {})
+
+
+def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors without the longest prefix that all names share and the model's names lack."""
+    prefix = ""
+    while state and not own.keys() & state.keys():
+        first = next(iter(state)).partition(".")[0] + "."
+        if not all(name.startswith(first) and name != first for name in state):
+            break
+        state = {name.removeprefix(first): tensor for name, tensor in state.items()}
+        prefix += first
+    return state, prefix
+
+
+def _check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path | str) -> None:
+    # Checkpoints from before torch 0.4.1 lack this counter, which nothing here computes with.
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    unknown = [n for n in state if n not in own]
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if shapes and not missing and not unknown:
+        theirs, ours = (tuple(s[shapes[0]].shape) for s in (state, own))
+        # Only the classifier differs: each of its tensors in the number of rows alone.
+        pairs = [(state[n].shape, own[n].shape) for n in shapes]
+        if all((a[:1], b[:1]) == (theirs[:1], ours[:1]) and a[1:] == b[1:] for a, b in pairs):
+            raise UserError(
+                f"{path}: has {theirs[0]} classes and the model {ours[0]} ({shapes[0]}); "
+                f"make the model with num_classes {theirs[0]}"
+            )
+    if missing or unknown or shapes:
+        named = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+        parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in named.items() if names]
+        raise UserError(f"{path}: does not fit the model: {', '.join(parts)}")

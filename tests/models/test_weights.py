@@ -1,0 +1,130 @@
+"""Checkpoints as other training code writes them."""
+
+import argparse
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.models import load_weights
+
+State = dict[str, Tensor]
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def filled(value: float) -> State:
+    return {name: torch.full_like(tensor, value) for name, tensor in network().state_dict().items()}
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+OPTIONS = argparse.Namespace(lr=0.1, model="resnet50", momenta=[0.9])
+FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
+    "torchvision's references": (
+        lambda s: {"model": s, "optimizer": {"state": {}}, "epoch": 3, "args": OPTIONS},
+        "'model'",
+    ),
+    "timm": (
+        lambda s: {"epoch": 3, "arch": "resnet50", "state_dict": s, "args": OPTIONS, "metric": np.float64(7)},
+        "'state_dict'",
+    ),
+    "numpy's numbers": (
+        lambda s: {"model_state_dict": s, "loss": np.float32(1.5), "step": np.int64(3)},
+        "'model_state_dict'",
+    ),
+    "Lightning": (
+        lambda s: {"state_dict": prefixed("model.", s), "pytorch-lightning_version": "2"},
+        "'state_dict', without the prefix 'model.'",
+    ),
+    "DeepSpeed": (lambda s: {"module": s, "ds_version": "0.1"}, "'module'"),
+    "AveragedModel": (
+        lambda s: {"n_averaged": torch.tensor(3), **prefixed("module.", s)},
+        "the whole file, without the prefix 'module.'",
+    ),
+    "a backbone": (lambda s: prefixed("backbone.", s), "the whole file, without the prefix 'backbone.'"),
+    "compiled, then parallel": (
+        lambda s: {"model": prefixed("module._orig_mod.", s)},
+        "'model', without the prefix 'module._orig_mod.'",
+    ),
+    "parallel, then compiled": (
+        lambda s: {"model": prefixed("_orig_mod.module.", s)},
+        "'model', without the prefix '_orig_mod.module.'",
+    ),
+    "of an average within": (
+        lambda s: {"model": filled(9.0), "model_ema": {"module": s}},
+        "'model_ema' (the moving average)",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_usual_forms_load_and_say_what_was_taken(form: str, tmp_path: Path) -> None:
+    wrap, phrase = FORMS[form]
+    torch.save(wrap(filled(2.0)), tmp_path / "w.pt")
+    model = network()
+    assert load_weights(model, tmp_path / "w.pt") == phrase
+    assert {float(tensor.double().mean()) for tensor in model.state_dict().values()} == {2.0}
+
+
+def test_the_average_is_taken_unless_the_weights_are_asked_for(tmp_path: Path) -> None:
+    torch.save({"state_dict": filled(1.0), "state_dict_ema": filled(2.0)}, tmp_path / "w.pt")
+    model = network()
+    for which, value, phrase in (
+        (None, 2.0, "'state_dict_ema' (the moving average)"),
+        ("ema", 2.0, "'state_dict_ema' (the moving average)"),
+        ("raw", 1.0, "'state_dict' and not 'state_dict_ema'"),
+    ):
+        assert load_weights(model, tmp_path / "w.pt", which) == phrase  # type: ignore[arg-type]
+        assert float(model[0].bias.detach().mean()) == value  # type: ignore[index]
+    torch.save({"state_dict": filled(1.0)}, tmp_path / "raw.pt")
+    with pytest.raises(UserError, match=r"raw\.pt: holds no moving average of weights"):
+        load_weights(model, tmp_path / "raw.pt", "ema")
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(prefixed("model.", filled(3.0)), tmp_path / "w.safetensors")
+    model = network()
+    assert load_weights(model, tmp_path / "w.safetensors") == "the whole file, without the prefix 'model.'"
+    assert float(model[3].bias.detach().mean()) == 3.0  # type: ignore[index]
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:100])
+    for name, words in (("cut", "not a readable checkpoint"), ("none", "no such checkpoint")):
+        with pytest.raises(UserError, match=f"{name}.safetensors: {words}"):
+            load_weights(model, tmp_path / f"{name}.safetensors")
+
+
+class Harmful:
+    """Would run code if it were loaded."""
+
+    def __reduce__(self) -> Any:
+        return print, ("owned",)
+
+
+class Settings:
+    pass
+
+
+def test_other_classes_are_named_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for thing, name in ((Harmful(), "print"), (Settings(), "Settings")):
+        torch.save({"model": filled(1.0), "args": thing}, tmp_path / "w.pt", pickle_module=pickle)
+        with pytest.raises(UserError, match=rf"it holds an object of \S*{name}, and loading it could run"):
+            load_weights(network(), tmp_path / "w.pt")
+    assert "owned" not in capsys.readouterr().out
+
+
+def test_a_prefix_of_only_some_names_is_not_removed(tmp_path: Path) -> None:
+    state = {**prefixed("module.", filled(1.0)), "extra": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"does not fit the model: .* missing"):
+        load_weights(network(), tmp_path / "w.pt")

@@ -1,0 +1,257 @@
+"""Networks as people have them: compiled, wrapped, frozen, scripted, exported, with outputs of any form."""
+
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from suite.errors import UserError
+from suite.shift import attribute, find_origins, perturb, probe, remedies
+from suite.shift.batches import logits_of
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class Net(nn.Module):
+    """Two convolutions with BN, and a classifier."""
+
+    def __init__(self, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), norm(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 6, 3), norm(6)
+        self.fc = nn.Linear(6, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x))).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.features(x))
+
+
+def put_statistics(model: nn.Module) -> nn.Module:
+    """Write other estimates than 0 and 1 into every layer, the same into each network of this shape."""
+    generator = torch.Generator().manual_seed(3)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
+        if name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return model.eval()
+
+
+def net(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    torch.manual_seed(1)
+    return put_statistics(Net(norm))
+
+
+@pytest.fixture
+def batches() -> Batches:
+    """Of 8, 8 and 5: the last one is smaller, for which compiled code is another."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(21, 3, 9, 9, generator=generator)
+    labels = torch.randint(3, (21,), generator=generator)
+    return list(zip(images.split(8), labels.split(8), strict=True))
+
+
+def by_hand(model: nn.Module, batches: Batches) -> list[tuple[float, float]]:
+    """ESM μ and σ of the two layers in float64, without hooks: the network is written out again."""
+    copy = net().double()
+    copy.load_state_dict({name.replace("_orig_mod.", ""): v for name, v in model.state_dict().items()})
+    x = F.conv2d(torch.cat([images for images, _ in batches]).double(), copy.conv1.weight, copy.conv1.bias)
+    found = []
+    for bn, following in ((copy.bn1, copy.conv2), (copy.bn2, None)):
+        mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+        found.append(
+            (
+                float((mean - bn.running_mean).norm()),
+                float((var.sqrt() - bn.running_var.sqrt()).norm()),
+            )
+        )
+        if following is not None:
+            scaled = (x - bn.running_mean[:, None, None]) / (bn.running_var + bn.eps).sqrt()[:, None, None]
+            shifted = scaled * bn.weight[:, None, None] + bn.bias[:, None, None]
+            x = F.conv2d(shifted.relu(), following.weight, following.bias)
+    return found
+
+
+def assert_by_hand(model: nn.Module, batches: Batches, reference: nn.Module | None = None) -> None:
+    profile = probe(model, batches)
+    assert [layer.name.removeprefix("module.") for layer in profile.layers] == ["bn1", "bn2"]
+    found = [(layer.esm_mu, layer.esm_sigma) for layer in profile.layers]
+    for ours, theirs in zip(found, by_hand(reference or model, batches), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.parametrize("how", ["whole", "in place", "submodule"])
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_compiled_network_that_has_run_is_measured(batches: Batches, how: str, backend: str) -> None:
+    model = net()
+    if how == "whole":
+        used: nn.Module = torch.compile(model, backend=backend)
+    elif how == "in place":
+        model.compile(backend=backend)
+        used = model
+    else:
+        model.bn1 = torch.compile(model.bn1, backend=backend)
+        used = model
+    with torch.no_grad():
+        for images, _ in batches:
+            used(images)
+    assert_by_hand(used, batches, model)
+    plain = net()
+    assert remedies(used, batches, batches).rows == remedies(plain, batches, batches).rows
+    assert perturb(used, batches, [0.0, 0.4]).top1_percent == perturb(plain, batches, [0.0, 0.4]).top1_percent
+    assert find_origins(used, batches).to_frame().equals(find_origins(plain, batches).to_frame())
+    assert attribute(used, batches).to_frame().equals(attribute(plain, batches).to_frame())
+
+
+def test_a_network_in_data_parallel_is_measured(batches: Batches) -> None:
+    model = net()
+    assert_by_hand(nn.DataParallel(model), batches, model)
+
+
+def test_layers_that_normalise_with_constants_are_measured(batches: Batches) -> None:
+    frozen = net(torchvision.ops.FrozenBatchNorm2d)
+    reference = net()
+    assert_by_hand(frozen, batches, reference)
+    # Nothing of it can be adapted to batches.
+    with pytest.raises(UserError, match="has no BN layer, so nothing is estimated"):
+        remedies(frozen, batches)
+
+
+def test_a_network_whose_layers_are_hidden_is_refused(batches: Batches) -> None:
+    images = batches[0][0]
+    scripted = torch.jit.script(net())
+    exported = torch.export.export(net(), (images,)).module()
+    for model, word in ((scripted, "scripted"), (torch.jit.freeze(scripted), "scripted")):
+        with pytest.raises(UserError, match=f"{word}.*give the original module"):
+            probe(model, batches)
+    with pytest.raises(UserError, match=r"bn1: its running statistics belong to no BN layer.*torch\.export"):
+        probe(exported, [(images, None)])
+
+
+class Functional(nn.Module):
+    """Its first norm is nn.BatchNorm2d, its second F.batch_norm on buffers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.bn(self.conv(x)), self.running_mean, self.running_var)
+
+
+def test_statistics_that_no_layer_uses_are_named(batches: Batches) -> None:
+    profile = probe(Functional(), batches)
+    assert [layer.name for layer in profile.layers] == ["bn"]
+    assert "F.batch_norm on buffers of its own" in profile.skipped[""]
+
+
+class CallsForward(Net):
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1.forward(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x))).mean(dim=(2, 3))
+
+
+def test_a_layer_whose_forward_is_called_is_named(batches: Batches) -> None:
+    model = put_statistics(CallsForward())
+    profile = probe(model, batches)
+    assert [layer.name for layer in profile.layers] == ["bn2"]
+    assert "called by its `forward`, which runs no hook" in profile.skipped["bn1"]
+    with pytest.raises(UserError, match=r"remedies: bn1 is called by its `forward`"):
+        remedies(model, batches)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda logits: {"logits": logits, "loss": None},
+        lambda logits: {"out": logits},
+        lambda logits: (logits, logits.new_zeros(1)),
+        lambda logits: SimpleNamespace(loss=None, logits=logits),
+    ],
+)
+def test_outputs_of_the_usual_forms_give_their_logits(
+    batches: Batches, wrap: Callable[[Tensor], Any]
+) -> None:
+    class Wrapped(Net):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(super().forward(x))
+
+    torch.manual_seed(1)
+    model = put_statistics(Wrapped())
+    assert remedies(model, batches).rows == remedies(net(), batches).rows
+    mappings = [{"pixel_values": images, "labels": labels} for images, labels in batches]
+    assert perturb(model, mappings, [0.2]).top1_percent == perturb(net(), batches, [0.2]).top1_percent
+
+
+def test_other_outputs_need_a_function(batches: Batches) -> None:
+    class Wrapped(Net):
+        def forward(self, x: Tensor) -> Any:
+            return {"head": {"scores": super().forward(x)}}
+
+    torch.manual_seed(1)
+    model = put_statistics(Wrapped())
+    with pytest.raises(UserError, match="`logits` can take them out"):
+        remedies(model, batches)
+
+    def logits(output: Any) -> Tensor:
+        scores: Tensor = output["head"]["scores"]
+        return scores
+
+    assert remedies(model, batches, logits=logits).rows == remedies(net(), batches).rows
+    assert logits_of(torch.zeros(2, 3, 4), None) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (np.zeros((2, 3, 9, 9)), "a batch is numpy.ndarray; expected a tensor of images"),
+        ((np.zeros((2, 3, 9, 9)), 1), "a batch is tuple, which holds ndarray"),
+        ({"nothing": 1}, "a batch is dict, which holds NoneType"),
+        (torch.zeros(2, 3, 9, 9, dtype=torch.uint8), "the images are uint8, 0 to 255"),
+    ],
+)
+def test_batches_that_are_none_are_refused(batch: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"probe: .*{sentence}"):
+        probe(net(), [batch])
+
+
+def test_an_unknown_metric_is_refused(batches: Batches) -> None:
+    with pytest.raises(UserError, match="no metric 'esm' is probed; probed are esm_mu"):
+        probe(net(), batches).mean("esm")
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("shift", [1e-3, 1.0])
+def test_a_mean_far_from_zero_costs_no_digits(ratio: float, shift: float) -> None:
+    """Inputs of σ ≈ 1 whose mean is `ratio`, and an estimate that is `shift` away."""
+    generator = torch.Generator().manual_seed(4)
+    x = (ratio + torch.randn(64, 5, 6, 6, generator=generator)).float()
+    bn = nn.BatchNorm2d(5)
+    bn.running_mean.copy_(x.double().mean(dim=(0, 2, 3)) + shift)
+    bn.eval()
+    expected = (x.double().mean(dim=(0, 2, 3)) - bn.running_mean.double()).norm()
+    sigma = (x.double().var(dim=(0, 2, 3), correction=0).sqrt() - 1).norm()
+    (layer,) = probe(nn.Sequential(nn.Identity(), bn), list(x.split(16))).layers
+    assert layer.esm_mu == pytest.approx(float(expected), rel=1e-5)
+    assert layer.esm_sigma == pytest.approx(float(sigma), rel=1e-5)
+    assert not math.isnan(layer.esm_mu_scaled)
