@@ -103,14 +103,16 @@ def probe(
     with collecting_no_garbage():
         import torch
 
-        from suite.models import build_model, convert, load_weights, named_model
+        from suite.models import build_model, chosen_sites, convert, load_weights, named_model
 
     torch.manual_seed(0)
     if model_spec is not None:
         network = build_model(model_spec)
     else:
         assert model is not None
-        network = convert(named_model(model, num_classes or data_spec.num_classes), norm_spec)
+        network = named_model(model, num_classes or data_spec.num_classes)
+        title = f"{title}{tables.by_role(chosen_sites(network, norm_spec))}"
+        network = convert(network, norm_spec)
     given = preprocessing_of(network, mean, std)
     if image_size is None and run is None and given.image_size is not None:
         data_spec = choose_data(run, data, given.image_size, data_spec.num_classes, split.value, given.resize)

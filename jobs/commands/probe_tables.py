@@ -1,7 +1,8 @@
 """Prints what `shiftbench probe` measured, as tables or as JSON, from each result's frame. No torch."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from suite.metrics import METRICS, PROBED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from suite.models import NormSite
 
 Row = Mapping[Any, Any]
 Columns = Mapping[str, tuple[str, str]]
@@ -38,6 +41,12 @@ COLUMNS = {
     "perturbation": {"delta": ("δ", "g"), "mean": ("top-1 (%)", ".2f")}
     | {"min": ("lowest", ".2f"), "max": ("highest", ".2f"), "count": ("draws", "d")},
 }
+
+
+def by_role(sites: Iterable["NormSite"]) -> str:
+    """Return how many norms were replaced by role, such as " (replaced: 16 p2, 1 stem)"; empty for none."""
+    counts = Counter("/".join(sorted(site.roles)) for site in sites)
+    return f" (replaced: {', '.join(f'{n} {role}' for role, n in counts.most_common())})" if counts else ""
 
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """The image files of a split and their classes. Numpy only."""
 
 import functools
+import logging
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +17,11 @@ from suite.errors import UserError
 
 Int64s = NDArray[np.int64]
 Name = TypeVar("Name", str, bytes)
-SUFFIXES = (b".jpg", b".jpeg", b".png")
+# Those of torchvision's ImageFolder.
+SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+
+log = logging.getLogger("shiftbench")
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,11 @@ class ImageIndex:
 
 @functools.lru_cache(maxsize=4)
 def scan(folder: Path, split: str) -> ImageIndex:
-    """List the images of `folder/split/CLASS/`. Cached until the process ends.
+    """List the images of `folder/split/CLASS/` and of the folders in it, as torchvision's ImageFolder does.
 
-    Raises UserError for a missing or empty folder, and for a class folder without images.
+    Warns of files with other suffixes, which are ignored; hidden files and folders are so silently. Cached
+    until the process ends. Raises UserError for a missing or empty folder, and for a class folder without
+    images.
     """
     root = folder / split
     if not folder.is_dir():
@@ -60,13 +67,16 @@ def scan(folder: Path, split: str) -> ImageIndex:
     classes = class_names(root)
     if not classes:
         raise UserError(f"{root}: has no class folders; {LAYOUT}")
-    names, counts = list[bytes](), list[int]()
+    names, counts, ignored = list[bytes](), list[int](), list[bytes]()
     for name in classes:
-        found = _images_in(root / name)
+        found, others = _images_in(root / name)
         if not found:
-            raise UserError(f"{root / name}: a class folder without images (.jpg, .jpeg or .png)")
+            raise UserError(f"{root / name}: a class folder without images ({_listed(SUFFIXES)})")
+        ignored += [os.fsencode(f"{name}/") + other for other in others]
         names += [os.fsencode(f"{split}/{name}/") + image for image in found]
         counts.append(len(found))
+    if ignored:
+        log.warning("%s", _about_ignored(root, ignored))
     labels_N = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     return ImageIndex(folder, np.array(names, dtype=np.bytes_), labels_N, tuple(classes))
 
@@ -96,12 +106,41 @@ def class_names(root: Path) -> list[str]:
     return _list(root, lambda entry: entry.name if entry.is_dir() and entry.name[0] != "." else None)
 
 
-def _images_in(folder: Path) -> list[bytes]:
-    def image_name(entry: "os.DirEntry[str]") -> bytes | None:
-        name = os.fsencode(entry.name)
-        return name if name.lower().endswith(SUFFIXES) and name[:1] != b"." else None
+def _images_in(folder: Path) -> tuple[list[bytes], list[bytes]]:
+    """Return the names, relative to a class folder, of its images and of the other files."""
+    images, others = list[bytes](), list[bytes]()
+    below = sorted(_walk(os.fsencode(folder), b"", frozenset()), key=lambda found: found[0].rstrip(b"/"))
+    for inner, names in below:
+        for name in sorted(names):
+            (images if name.lower().endswith(SUFFIXES) else others).append(inner + name)
+    return images, others
 
-    return _list(folder, image_name)
+
+def _walk(folder: bytes, inner: bytes, above: frozenset[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield each folder below, relative to the first one, with the names of its files; follow links once."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if entry.name[:1] != b"."]
+    except OSError as error:
+        raise UserError(f"{os.fsdecode(folder)}: cannot be read: {error.strerror}") from None
+    yield inner, [name for name, is_folder in found if not is_folder]
+    if folders := [name for name, is_folder in found if is_folder]:
+        above |= {os.path.realpath(folder)}
+        for name in folders:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if os.path.realpath(path) not in above:  # a link to a folder above it
+                yield from _walk(path, inner + name + b"/", above)
+
+
+def _about_ignored(root: Path, ignored: Sequence[bytes]) -> str:
+    kinds = Counter(os.path.splitext(name)[1].lower() or b"without a suffix" for name in ignored)  # noqa: PTH122
+    counts = ", ".join(f"{count} {os.fsdecode(kind)}" for kind, count in kinds.most_common(5))
+    first = os.fsdecode(ignored[0])
+    return f"{root}: {len(ignored)} files are no images and are ignored ({counts}), the first being {first}"
+
+
+def _listed(suffixes: Sequence[bytes]) -> str:
+    return ", ".join(map(os.fsdecode, suffixes))
 
 
 def _list(folder: Path, pick: Callable[["os.DirEntry[str]"], Name | None]) -> list[Name]:

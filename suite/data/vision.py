@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
@@ -19,6 +20,8 @@ from suite.data.loader import MEAN, STD, Batch, decoding_fault, good_image, to_d
 from suite.data.plan import Share
 from suite.experiment import DataSpec
 
+# The first bytes of BMP, TIFF and PNM, which torchvision does not decode and Pillow does.
+OTHER_IMAGES = (b"BM", b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6")
 # Images, labels, and the bad files found.
 WorkerBatch = tuple[Tensor, Tensor, dict[str, str]]
 
@@ -101,11 +104,20 @@ class PlannedBatches(Dataset[WorkerBatch]):
 
 
 def decode(path: str) -> Tensor | str:
-    """Return the image in RGB, uint8, CHW; or why it cannot be decoded."""
+    """Return the image in RGB, uint8, CHW; or why it cannot be decoded.
+
+    What is an image is decided by its first bytes, as DALI does, and not by its name.
+    """
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
-        return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
-    except (RuntimeError, OSError) as error:
+        start = bytes(encoded[:12].numpy())
+        if start.startswith((b"\xff\xd8", b"\x89P")):
+            return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
+        if start.startswith(OTHER_IMAGES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"):
+            with Image.open(path) as image:
+                return F.pil_to_tensor(image.convert("RGB"))
+        return decoding_fault(path, "its first bytes are not those of JPEG, PNG, BMP, TIFF, PNM or WebP")
+    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return decoding_fault(path, str(error))
 
 

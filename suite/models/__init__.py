@@ -2,13 +2,15 @@
 
 from suite.models.batch_norm import set_norm_batch_size
 from suite.models.build import build_model
+from suite.models.norm_sites import NormSite, norm_sites
 from suite.models.weights import load_tensors, load_weights
-from suite.models.xbn import NormSite, convert, norm_sites
+from suite.models.xbn import chosen_sites, convert
 from suite.models.zoo import named_model
 
 __all__ = [
     "NormSite",
     "build_model",
+    "chosen_sites",
     "convert",
     "load_tensors",
     "load_weights",

@@ -11,7 +11,7 @@ import torch
 
 import suite.models.families
 from suite.architectures import FILE, Channels, Family
-from suite.models.xbn import norm_sites
+from suite.models.norm_sites import norm_sites
 from suite.specs.choice import resolve
 
 

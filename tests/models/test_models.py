@@ -195,7 +195,7 @@ def test_timm_activations_survive_conversion() -> None:
 
 
 def test_convert_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(UserError, match="no block of a known layout"):
+    with pytest.raises(UserError, match="none of its batch norms is in a block of a known layout"):
         convert(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)), norm_of(kind="xbn"))
     named = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
     assert isinstance(convert(named, norm_of(kind="xbn"), sites=["1"])[1], nn.GroupNorm)
