@@ -115,7 +115,7 @@ def decode(path: str) -> Tensor | str:
             return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
         if start.startswith(OTHER_IMAGES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"):
             with Image.open(path) as image:
-                return F.pil_to_tensor(image.convert("RGB"))
+                return cast(Tensor, F.pil_to_tensor(image.convert("RGB")))
         return decoding_fault(path, "its first bytes are not those of JPEG, PNG, BMP, TIFF, PNM or WebP")
     except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return decoding_fault(path, str(error))

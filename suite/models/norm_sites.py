@@ -112,9 +112,10 @@ def _block_roles(module: nn.Module) -> Roles:
         yield from ((f"{child}.bn", of) for child, of in layout.items())
     elif {"conv_exp", "bn1", "conv_pwl", "bn2"} <= names:  # timm's fused mobile block
         yield from (("bn1", {"p1", "p2"}), ("bn2", {"p3"}))
-    elif {"conv", "bn1", "drop_path"} <= names:  # timm's fused block without expansion
-        yield "bn1", {"p1", "p2"}
-    elif "conv_dw" in names:  # timm's mobile blocks
+    elif {"conv", "bn1", "drop_path"} <= names:  # timm's fused block without expansion, or a 1×1 head
+        if getattr(children["conv"], "kernel_size", (1, 1)) != (1, 1):
+            yield "bn1", {"p1", "p2"}
+    elif "conv_dw" in names and all("." not in name for name in batch_norms(module)):  # timm's mobile blocks
         yield from _inverted_bottleneck_roles(module, "", shortcut=False)
     elif "branch2" in names:
         yield from _inverted_bottleneck_roles(children["branch2"], "branch2.", shortcut=False)

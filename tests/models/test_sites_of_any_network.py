@@ -74,6 +74,7 @@ BLOCKS = {
     "resnet26t": 8,
     "regnetx_002": 13,
     "tf_efficientnetv2_s": 40,
+    "mobilenetv3_large_100": 15,  # and a 1×1 head of the same class as a fused block
     "gernet_s": 1 + 3 + 7 + 2 + 1,
 }
 
@@ -99,7 +100,7 @@ def test_fused_blocks_of_torchvision() -> None:
     assert {preceding_conv(model, site).kernel_size for site in fused} == {(3, 3)}
 
 
-@pytest.mark.parametrize("name", ["densenet121", "inception_v3", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["densenet121", "inception_v3", "vgg11_bn", "ghostnetv3_100"])
 def test_networks_without_residual_blocks_of_a_known_layout_are_refused_and_untouched(name: str) -> None:
     model = on_meta(lambda: timm.create_model(name))
     before = str(model)
