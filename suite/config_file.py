@@ -178,7 +178,7 @@ def _interpolated(content: dict[str, Any]) -> dict[str, Any]:
     leaves = dict(_leaves(content, ()))
     for keys, text in leaves.items():
         if text == "???":
-            raise UserError(f"{key_of(keys)}: missing; ??? stands for a value that is to be filled in")
+            raise UserError(f"{key_of(keys)}: missing; replace the placeholder ??? with a value")
     found = {keys: text for keys, text in leaves.items() if "${" in text}
     if not found:
         return content

@@ -84,7 +84,7 @@ class _Values:
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node, keys)
         if any(node is one for one in self.above):
-            raise _fault("an alias stands for a part of itself", keys, node)
+            raise _fault("an alias refers to a value that contains it", keys, node)
         self.above.append(node)
         value = self._mapping(node, keys) if isinstance(node, yaml.MappingNode) else self._list(node, keys)
         self.above.pop()

@@ -85,7 +85,7 @@ class Ledger:
             yield
 
     def _share(self) -> None:
-        """Let whoever reads the output folder read the ledger, and its group submit, if it can write there.
+        """Give all who can read the output folder access to the ledger, and its group the right to submit.
 
         Whatever the umask. Only `.shiftbench` itself is not writable by others, who could replace what jobs
         execute.

@@ -10,6 +10,7 @@ from suite.data.index import class_names
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
+from suite.specs.model import norm_spec
 from suite.specs.source_table import SOURCES
 from suite.wording import explain
 from suite.yaml_values import YamlError, parse
@@ -80,13 +81,9 @@ def choose_data(
 def read_norm(norm: str) -> NormSpec:
     """Return the norms that an option's YAML describes. Raises UserError when it describes none."""
     try:
-        return _validated(_Norm, {"norm": parse(norm)}).norm
+        return norm_spec(parse(norm))
     except YamlError as error:
         raise UserError(f"--norm {norm!r}: {error}") from None
-
-
-class _Norm(Spec):
-    norm: NormSpec
 
 
 def _count_classes(root: Path) -> int:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,8 +10,7 @@ from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
 from suite.models.batch_free import batch_free_norm
 from suite.models.norm_sites import NormSite, batch_norms, norm_sites
-from suite.specs.base import Spec
-from suite.wording import explain
+from suite.specs.model import norm_spec
 
 
 def convert(
@@ -45,20 +43,6 @@ def convert(
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
     return model
-
-
-def norm_spec(norm: NormSpec | dict[str, Any] | str) -> NormSpec:
-    """Return a norm that is given as a spec, as its mapping, or as its kind. Raises UserError."""
-    if not isinstance(norm, str | dict):
-        return norm
-    try:
-        return _Norm.model_validate({"norm": norm}).norm
-    except ValidationError as error:
-        raise UserError(explain(error, _Norm)) from None
-
-
-class _Norm(Spec):
-    norm: NormSpec
 
 
 def _replacement(old: _BatchNorm, norm: XbnSpec | BatchFreeSpec, name: str) -> nn.Module:

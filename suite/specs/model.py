@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from suite.architectures import ARCHITECTURES
+from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.choice import described, listed
 from suite.specs.norm_table import BATCH_FREE_NORMS, GROUPED
+from suite.wording import explain
 
 Position = Literal["p1", "p2", "p3"]
 if TYPE_CHECKING:
@@ -76,6 +78,18 @@ class BatchFreeSpec(Spec):
 
 
 NormSpec = Annotated[BatchNormSpec | XbnSpec | BatchFreeSpec, Field(discriminator="kind")]
+
+
+class _Norm(Spec):
+    norm: NormSpec
+
+
+def norm_spec(norm: object) -> NormSpec:
+    """Return a norm that is given as a spec, as its mapping, or as its kind. Raises UserError."""
+    try:
+        return _Norm.model_validate({"norm": norm}).norm
+    except ValidationError as error:
+        raise UserError(explain(error, _Norm)) from None
 
 
 class ModelSpec(Spec):
