@@ -17,7 +17,7 @@ import yaml
 
 from jobs.cluster import slurm_commands
 from tests.helpers.command_line import shiftbench
-from tests.jobs.test_clusters import with_srun
+from tests.helpers.srun import with_srun
 
 EXPERIMENT = {
     "name": "mine",

@@ -1,7 +1,6 @@
 """Clusters: which files are valid, and the exact sbatch scripts that they give."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from jobs.doctor.partition import mib
 from suite.config import load_experiment
 from suite.errors import UserError
 from suite.experiment import check_batches
+from tests.helpers.srun import with_srun
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -125,13 +125,6 @@ def test_the_sbatch_script(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     script = sbatch.script(runs, slurm(**keys), folder, Path("/runs/code/abc"), after)
     path = GOLDEN / f"{name}.sh"
     assert script == path.read_text(), "\n" + script
-
-
-def with_srun(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Provide the srun that Submitit requires but does not call."""
-    (folder / "srun").write_text("#!/bin/sh\nexit 1\n")
-    (folder / "srun").chmod(0o755)
-    patch.setenv("PATH", f"{folder}:{Path(str(shutil.which('sh'))).parent}")
 
 
 def test_a_percent_sign_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
