@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -131,11 +132,23 @@ def publish_folder(draft: Path, folder: Path) -> bool:
 
 # ------------------------------------------------------------ locks
 
+_held = weakref.WeakSet[IO[str]]()
+
+
+def _close_copies_in_fork() -> None:
+    """Close what a fork inherited: it would hold its parent's locks after the parent has ended."""
+    for file in list(_held):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_copies_in_fork)
+
 
 def locked(path: Path, *, wait: bool) -> IO[str]:
     """Take the exclusive lock of `path`, which is created if missing. Use the result with `with`.
 
-    The lock is released when the returned file is closed, or when the process ends in any way. Raises
+    The lock is released when the returned file is closed, or when the process ends in any way; forks of the
+    process do not have it. Raises
     BlockingIOError when another process holds the lock and `wait` is false, NoLocks when the file system
     has none, and another OSError when the file cannot be opened for writing.
     """
@@ -147,6 +160,7 @@ def locked(path: Path, *, wait: bool) -> IO[str]:
         if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
             raise NoLocks(error.errno, error.strerror, str(path)) from None
         raise
+    _held.add(file)
     return file
 
 

@@ -1,6 +1,9 @@
 """Handles the signals by which a terminal, a scheduler or a launcher asks a process to stop."""
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,6 +11,7 @@ from types import FrameType
 # A scheduler's warning that the job's time is nearly up: the run will be restarted. SIGTERM ends it.
 WARNING = signal.SIGUSR2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextmanager
@@ -44,3 +48,26 @@ def stop_flag() -> Iterator[StopFlag]:
     flag = StopFlag()
     with stop_signals_to(flag.raise_):
         yield flag
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Hold back stop signals until the end. Processes that are started meanwhile never receive them."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def signal_when_parent_ends(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send `number` to this process when its parent ends.
+
+    Sends it at once if `parent` is given and has ended. Does nothing on other systems than Linux, where a
+    killed launcher leaves its runs training.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if parent not in (None, os.getppid()):
+        os.kill(os.getpid(), number)

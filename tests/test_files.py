@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,3 +201,19 @@ def test_a_missing_lock_service_and_an_unwritable_file_raise_different_errors(
         locked(tmp_path / "lock", wait=wait)
     assert raised.value.strerror == "No locks available"
     assert is_locked(tmp_path / "lock") is None
+
+
+def test_a_fork_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -> None:
+    """Such as a loader's worker, which may outlive a training process by a moment."""
+    path, (started, start) = tmp_path / "lock", os.pipe()
+    with locked(path, wait=False):
+        pid = os.fork()
+        if pid == 0:
+            os.write(start, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(started, 1)
+        assert is_locked(path) is True
+    assert is_locked(path) is False
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

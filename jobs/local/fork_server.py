@@ -29,9 +29,8 @@ from typing import Any, NoReturn
 from jobs import exit_codes
 from jobs.local.fork_client import peer_uid, send_message, signal_all, traits
 from jobs.local.process import THREADS
-from jobs.local.worker import signal_when_parent_ends
 from suite.large_imports import collecting_no_garbage
-from suite.signals import STOP_SIGNALS
+from suite.signals import STOP_SIGNALS, signal_when_parent_ends
 
 PRELOADED = ("jobs.local.worker", "suite.train")
 LOADERS = ("suite.data.vision", "suite.data.memory", "suite.data.synthetic", "suite.data.dali")

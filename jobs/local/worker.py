@@ -3,7 +3,6 @@
 FOLDER holds the run.json that the launcher wrote. Messages go to stderr, which is the run's log.txt.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -16,8 +15,7 @@ from jobs.local.process_log import log_to_stderr
 from suite.errors import Diverged, Preempted, UserError
 from suite.large_imports import collecting_no_garbage
 from suite.launch import launch_variables
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from suite.signals import signal_when_parent_ends
 
 
 def main() -> int:
@@ -45,19 +43,6 @@ def torchrun() -> None:
     from torch.distributed.run import main as run_torchrun
 
     run_torchrun(sys.argv[1:])
-
-
-def signal_when_parent_ends(number: signal.Signals, parent: int | None = None) -> None:
-    """Have the kernel send `number` to this process when its parent ends.
-
-    Sends it at once if `parent` is given and has ended. Does nothing on other systems than Linux, where a
-    killed launcher leaves its runs training.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    if parent not in (None, os.getppid()):
-        os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

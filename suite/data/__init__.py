@@ -12,6 +12,7 @@ from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader, Place
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
 from suite.data.sources import dataset_folder, idx_folder, prepare
+from suite.data.watch import WatchedLoader
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
 from suite.specs.choice import resolve
@@ -112,6 +113,7 @@ def folder_loader(
     device: "torch.device",
     num_images: int | None = None,
     data_threads: int = 2,
+    timeout_s: float = 600.0,
     rank: int = 0,
     world_size: int = 1,
     num_channels: int = 3,
@@ -122,6 +124,7 @@ def folder_loader(
     `num_images`: only this many, evenly spaced, so that each class keeps its share; None: all. They are
     ordered by class, or shuffled with `shuffle_seed`, as batch statistics need. `num_channels`: 1 if the
     network reads the first channel only, so that the loader may leave out the others; see `Batch`.
+    `timeout_s`: how long worker processes may give nothing.
     """
     if generator := _generator(data):
         total = num_images or split_size(data, split)
@@ -132,7 +135,8 @@ def folder_loader(
     if shuffle_seed is not None:
         index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
     share = EvalShare(index, images_per_batch, rank, world_size)
-    return _loader(share, data, device, data_threads=data_threads, num_channels=num_channels)
+    settings = {"data_threads": data_threads, "timeout_s": timeout_s, "num_channels": num_channels}
+    return _loader(share, data, device, **settings)
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
@@ -147,13 +151,14 @@ def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIn
     return index if num_images is None else spread(index, num_images)
 
 
-def _settings(run: Run) -> dict[str, int]:
+def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a loader may take; see `LoaderEntry`."""
     num_channels = ARCHITECTURES[run.model.arch].family.input_channels
-    return {"data_threads": run.system.data_threads, "num_channels": num_channels}
+    threads, timeout_s = run.system.data_threads, run.system.collective_timeout_s
+    return {"data_threads": threads, "timeout_s": timeout_s, "num_channels": num_channels}
 
 
-def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: int) -> Loader:
+def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
     entry = LOADERS[data.loader]
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:
@@ -162,8 +167,7 @@ def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: in
         if (error.name or "").startswith("suite"):
             raise  # a fault of ours
         raise UserError(f"the loader {data.loader} cannot be imported ({error}): {entry.install}") from None
-    loader: Loader = kind(share, data, device=device, **options)
-    return loader
+    return WatchedLoader(kind(share, data, device=device, **options))
 
 
 def _made(reference: str, *arguments: Any, **options: Any) -> Loader:

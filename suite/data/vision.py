@@ -18,6 +18,14 @@ from torchvision.transforms.v2 import functional as F
 from suite.data.crops import CropDraws, geometry
 from suite.data.loader import MEAN, STD, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Share
+from suite.data.watch import WaitTimer
+from suite.data.workers import (
+    PREFETCHED_BATCHES,
+    Workers,
+    shared_memory_needed,
+    shared_memory_shortage,
+)
+from suite.errors import UserError
 from suite.experiment import DataSpec
 
 # The first bytes of BMP, TIFF and PNM, which torchvision does not decode and Pillow does.
@@ -27,31 +35,64 @@ WorkerBatch = tuple[Tensor, Tensor, dict[str, str]]
 
 
 class VisionLoader:
-    """The batches of `share`. See `Loader`. `num_workers` processes decode."""
+    """The batches of `share`. See `Loader`. `num_workers` processes decode.
 
-    def __init__(self, share: Share, data: DataSpec, *, num_workers: int, device: torch.device) -> None:
+    Iterating raises UserError when the shared memory is too small for the workers' batches, and RuntimeError
+    when they give none for `timeout_s`, or one of them ends.
+    """
+
+    def __init__(
+        self, share: Share, data: DataSpec, *, num_workers: int, timeout_s: float, device: torch.device
+    ) -> None:
         self.bad_images: dict[str, str] = {}
         self._batches = PlannedBatches(share, data)
         self._num_workers = num_workers
+        self._timeout_s = timeout_s
         self._device = device
+        self._needed_bytes = shared_memory_needed(
+            share.images_per_batch, data.image_size, num_workers, share.num_batches
+        )
 
     def __iter__(self) -> Iterator[Batch]:
-        share = self._batches.share
+        share, workers = self._batches.share, Workers()
+        if shortage := shared_memory_shortage(self._needed_bytes):
+            raise UserError(shortage)
         loader = DataLoader(
             self._batches,
             batch_size=None,
             sampler=itertools.count() if share.num_batches is None else range(share.num_batches),
             num_workers=self._num_workers,
+            prefetch_factor=PREFETCHED_BATCHES,
+            multiprocessing_context=workers,
             pin_memory=self._device.type == "cuda",  # by a thread, ahead of time
         )
         found_good = 0
-        for images_NCHW, labels_N, bad in cast(Iterator[WorkerBatch], loader):
-            self.bad_images |= bad
-            found_good += len(images_NCHW)
-            if len(images_NCHW):
-                yield Batch(to_device(images_NCHW, self._device), to_device(labels_N, self._device))
+        batches = cast(Iterator[WorkerBatch], iter(loader))
+        # DataLoader's own time-out does not count the time in which a tensor is received.
+        with WaitTimer(self._timeout_s, workers.kill) as timer:
+            while (batch := self._next(batches, timer)) is not None:
+                images_NCHW, labels_N, bad = batch
+                self.bad_images |= bad
+                found_good += len(images_NCHW)
+                if len(images_NCHW):
+                    yield Batch(to_device(images_NCHW, self._device), to_device(labels_N, self._device))
         if share.num_batches and not found_good:
             good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
+
+    def _next(self, batches: Iterator[WorkerBatch], timer: WaitTimer) -> WorkerBatch | None:
+        """Return the next batch, or None after the last one. Says why when the workers give none."""
+        try:
+            with timer.waiting():
+                return next(batches, None)
+        except Exception as error:
+            if not timer.is_over:
+                raise
+            shortage = shared_memory_shortage(self._needed_bytes)
+            why = shortage or "one of them was stopped, or waited for the file system"
+            raise RuntimeError(
+                f"the loader's {self._num_workers} worker processes gave no batch for {self._timeout_s:g} s "
+                f"(system.collective_timeout_s): {why}"
+            ) from error
 
     def close(self) -> None:
         """Do nothing: the workers end with the iteration."""

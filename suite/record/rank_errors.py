@@ -76,11 +76,12 @@ def errors_noted(paths: RunPaths, rank: int) -> Iterator[None]:
     except Exception as error:
         if not getattr(error, "is_noted", False):
             error.is_noted = True  # type: ignore[attr-defined]
-            _note(paths, rank, error)
+            note_error(paths, rank, error)
         raise
 
 
-def _note(paths: RunPaths, rank: int, error: Exception) -> None:
+def note_error(paths: RunPaths, rank: int, error: Exception) -> None:
+    """Write an error that ends this rank to its file, or into the log if that cannot be written."""
     text = "".join(traceback.format_exception(error))
     noted = RankError(rank, node_name(), time.time(), in_one_line(error), text)
     try:

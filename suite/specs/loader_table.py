@@ -13,10 +13,11 @@ class LoaderEntry:
     """A loader.
 
     `loader`: "module:class", called with (share, data, device=...) and `options`: keyword arguments of the
-    class, each with the name of the setting that it takes (data_threads or num_channels).
+    class, each with the name of the setting that it takes (data_threads, timeout_s or num_channels).
     `index`: "module:function" that lists a split's images, called with (data, split). `crops`: whether it
     crops and mirrors; otherwise a config that asks for it is refused. `threads`: what `system.data_threads`
-    counts. `install`: what to do if the module cannot be imported.
+    counts. `shares_memory`: whether that many processes give their batches through shared memory. `install`:
+    what to do if the module cannot be imported.
     """
 
     loader: str
@@ -25,6 +26,7 @@ class LoaderEntry:
     index: str = "suite.data.sources:folder_index"
     crops: bool = True
     threads: str = ""
+    shares_memory: bool = False
     install: str = "install the extra `train`"
 
 
@@ -39,8 +41,9 @@ LOADERS = {
     "torchvision": LoaderEntry(
         "suite.data.vision:VisionLoader",
         "torchvision decodes and crops, in worker processes on the CPU",
-        {"num_workers": "data_threads"},
+        {"num_workers": "data_threads", "timeout_s": "timeout_s"},
         threads="worker processes",
+        shares_memory=True,
     ),
     "memory": LoaderEntry(
         "suite.data.memory:MemoryLoader",

@@ -49,5 +49,5 @@ class SystemSpec(Spec):
         None, ge=1, description="also within an epoch; null: only at its end"
     )
     collective_timeout_s: float = Field(
-        600.0, gt=0, description="a rank that waits this long for the others fails"
+        600.0, gt=0, description="a rank that waits this long for the others, or for its data, fails"
     )

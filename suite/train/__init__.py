@@ -2,19 +2,21 @@
 
 import errno
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
+from suite.data.watch import DataWatch, Silence
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
-from suite.record.rank_errors import in_one_line
+from suite.record.rank_errors import in_one_line, note_error
 from suite.signals import StopFlag, stop_flag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined
@@ -58,7 +60,12 @@ def train_on(
             refused.is_noted = True  # the folder is another process's: write no error into it
             raise refused
         with errors_noted(RunPaths(folder), ranks.rank):
-            _train(run, ranks, record, stop)
+
+            def end(meaning: Silence, sentence: str) -> NoReturn:
+                _end_process(meaning, sentence, RunPaths(folder), ranks, record, stop)
+
+            with DataWatch(run.system.collective_timeout_s, stop, end):
+                _train(run, ranks, record, stop)
 
 
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
@@ -72,12 +79,7 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         trainer = Trainer(run, ranks, record, stop)
         trainer.train(_newest_state(record, ranks))
     except Preempted as preempted:
-        request = record.stop_request() if record is not None else None
-        state = "preempted" if request is None else request.state
-        by = _stopped_by(record, stop) if request is None else request.reason
-        log.warning("%s, by %s", preempted, by)
-        details = {} if request is None else {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
-        _end(record, state, f"{preempted}, by {by}", **details)
+        _end_stopped(record, stop, str(preempted))
         raise
     except Diverged as diverged:
         _end(record, "diverged", str(diverged))
@@ -119,6 +121,34 @@ def _end(record: RecordWriter | None, state: State, reason: str | None, **detail
         record.status(state, reason=reason, **details)
     except OSError as error:  # a full disk: the error that ended the run matters more
         log.error("%s: the status %r could not be written: %s", record.paths.status, state, error)
+
+
+def _end_stopped(record: RecordWriter | None, stop: StopFlag, what: str) -> None:
+    """Write that the run was stopped, and by whom: a signal, a newer start, or a study."""
+    request = record.stop_request() if record is not None else None
+    state = "preempted" if request is None else request.state
+    by = _stopped_by(record, stop) if request is None else request.reason
+    log.warning("%s, by %s", what, by)
+    details = {} if request is None else {"stopped_by": request.by, "stopped_after_epoch": request.epoch}
+    _end(record, state, f"{what}, by {by}", **details)
+
+
+def _end_process(
+    meaning: Silence,
+    sentence: str,
+    paths: RunPaths,
+    ranks: Ranks,
+    record: RecordWriter | None,
+    stop: StopFlag,
+) -> NoReturn:
+    """End this process from another thread than the one that waits for its data, which cannot end."""
+    if meaning == "stopped":
+        _end_stopped(record, stop, f"{sentence}; the last complete checkpoint is kept; stopped")
+    else:
+        log.error("%s", sentence)
+        note_error(paths, ranks.rank, TimeoutError(sentence))
+        _end(record, "failed", sentence)
+    os._exit(1)
 
 
 def _stopped_by(record: RecordWriter | None, stop: StopFlag) -> str:

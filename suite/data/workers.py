@@ -1,0 +1,80 @@
+"""The worker processes of the torchvision loader, and the shared memory through which they give batches."""
+
+import multiprocessing.context
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from suite.signals import signal_when_parent_ends, stop_signals_blocked
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED_BATCHES = 2  # by each worker
+# One more is being trained on.
+_HELD_BATCHES = 1
+_REMEDY = (
+    "enlarge it (docker run --shm-size, or mount -o remount,size=), lower batch.batch_size_per_gpu or "
+    "system.data_threads, or set data.loader=dali"
+)
+
+
+class Worker(multiprocessing.context.ForkProcess):
+    """A process that decodes images until its parent ends it, or has ended.
+
+    A signal to the process group, or to all processes of a job, asks the training process to write a
+    checkpoint: it still needs its batches then.
+    """
+
+    def start(self) -> None:
+        with stop_signals_blocked():
+            super().start()
+
+    def run(self) -> None:
+        signal_when_parent_ends(signal.SIGKILL)
+        super().run()
+
+    def terminate(self) -> None:
+        """Kill: SIGTERM is blocked, and does not reach a stopped process."""
+        self.kill()
+
+
+class Workers(multiprocessing.context.ForkContext):
+    """The context by which torch's DataLoader starts `Worker` processes; `kill` ends those it started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: list[Worker] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> Worker:  # type: ignore[override]
+        self._started.append(Worker(*arguments, **options))
+        return self._started[-1]
+
+    def kill(self) -> None:
+        for worker in self._started:
+            worker.kill()
+
+
+def shared_memory_needed(
+    images_per_batch: int, image_size: int, num_workers: int, num_batches: int | None = None
+) -> int:
+    """Return how many bytes the batches of a loader take at most at a time, in float32 with 3 channels."""
+    held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
+    held = held if num_batches is None else min(held, num_batches)
+    return held * images_per_batch * 3 * image_size**2 * 4
+
+
+def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str | None:
+    """Return why batches of so many bytes do not fit into the shared memory, or None.
+
+    `is_idle`: count what other processes use now as free. Where its size is not known nothing is reported.
+    """
+    try:
+        system = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    total_bytes, free_bytes = system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize
+    if needed_bytes <= (total_bytes if is_idle else free_bytes):
+        return None
+    has = f"{SHARED_MEMORY} has {total_bytes / 2**20:.0f} MiB, of which {free_bytes / 2**20:.0f} are free"
+    needs = f"the batches of the torchvision loader's workers need {needed_bytes / 2**20:.0f} MiB there"
+    return f"{has}; {needs}: {_REMEDY}"
