@@ -320,7 +320,7 @@ def clusters(folder: Path, chance: random.Random) -> tuple[Callable[[], Any], tu
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [(experiments, 400), (overrides, 400), (studies, 300), (clusters, 300)]
+    ("kind", "number"), [(experiments, 150), (overrides, 150), (studies, 120), (clusters, 120)]
 )
 def test_a_damaged_config_is_read_or_refused_in_a_sentence(
     kind: Callable[..., Any], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -208,7 +208,8 @@ class Trainer:
 
     def _log_work(self) -> None:
         if self.metrics.record is not None:
-            for name, value in measure_work(self.run, self.ranks, self.metrics.images_per_s).items():
+            work = measure_work(self.run, self.model, self.ranks, self.metrics.images_per_s)
+            for name, value in work.items():
                 self.metrics.measure(name, value, "train", epoch=self.epoch, step=self.step)
 
     # ------------------------------------------------------------ checkpoints

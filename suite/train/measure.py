@@ -7,7 +7,6 @@ import torch
 
 from suite.data import Batch, steps_per_epoch, train_images_loader, train_loader
 from suite.experiment import Run
-from suite.models import build_model
 from suite.shift import ShiftProfile, TidMeter, precise_statistics, probe, with_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.train.distributed import Ranks
@@ -74,11 +73,11 @@ def measure_training_images(
         loader.close()
 
 
-def measure_work(run: Run, ranks: Ranks, images_per_s: float | None) -> dict[str, float]:
+def measure_work(
+    run: Run, model: torch.nn.Module, ranks: Ranks, images_per_s: float | None
+) -> dict[str, float]:
     """Measure the FLOPs of an image, the matmul peak of this rank's device (FLOP/s), and its share in use."""
-    with torch.device("meta"):
-        shadow = build_model(run.model)
-    flops = flops_per_image(shadow, run.data.image_size)
+    flops = flops_per_image(model, run.data.image_size, ranks.device)
     peak = matmul_peak_flops_per_s(ranks.device, run.recipe.precision)
     work = {"flops_per_image": flops, "matmul_peak_flops_per_s": peak}
     if images_per_s is not None:

@@ -230,7 +230,7 @@ def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch)
 def test_work_of_a_network_by_hand() -> None:
     """ResNet-18 at 224 px: 1.814 G multiply-adds forward; backward twice that, less the images' gradient."""
     run = synthetic_run(model={"arch": "resnet18"}, data={"name": "synthetic", "image_size": 224})
-    work = measure_work(run, Ranks(0, 0, 1, CPU), images_per_s=10.0)
+    work = measure_work(run, build_model(run.model), Ranks(0, 0, 1, CPU), images_per_s=10.0)
     stem = 2 * 64 * 3 * 49 * 112 * 112
     assert work["flops_per_image"] == pytest.approx(3 * 2 * 1.814e9 - stem, rel=2e-3)
     expected = work["flops_per_image"] * 10 / work["matmul_peak_flops_per_s"]
