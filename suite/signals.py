@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # A scheduler's warning that the job's time is nearly up: the run will be restarted. SIGTERM ends it.
@@ -32,22 +32,44 @@ def stop_signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterato
 class StopFlag:
     """The last stop signal, or None; `warned` is true after a scheduler's warning."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrivals: int | None = None) -> None:
+        """`arrivals`: a descriptor to which Python's own handler writes the number of each signal."""
         self.signal: signal.Signals | None = None
         self.warned = False
+        self._arrivals = arrivals
 
     def raise_(self, number: int, _: FrameType | None) -> None:
         """Store the signal. This is the handler."""
         self.signal = signal.Signals(number)
         self.warned |= number == WARNING
 
+    def look(self) -> None:
+        """Store what has come while the main thread was in native code, where no handler is called.
+
+        For other threads.
+        """
+        if self._arrivals is None:
+            return
+        with suppress(BlockingIOError):
+            for number in os.read(self._arrivals, 256):
+                if number in STOP_SIGNALS:
+                    self.raise_(number, None)
+
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
     """Set the flag when a stop signal comes; the training loop acts on it at a step boundary."""
-    flag = StopFlag()
-    with stop_signals_to(flag.raise_):
-        yield flag
+    arrivals, arrive = os.pipe()
+    for end in (arrivals, arrive):
+        os.set_blocking(end, False)
+    flag, former = StopFlag(arrivals), signal.set_wakeup_fd(arrive, warn_on_full_buffer=False)
+    try:
+        with stop_signals_to(flag.raise_):
+            yield flag
+    finally:
+        signal.set_wakeup_fd(former)
+        for end in (arrivals, arrive):
+            os.close(end)
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class DataWatch(WaitTimer):
 
     def _look(self) -> None:
         super()._look()
+        self._stop.look()
         if self._stop.signal is None:
             return
         self._stopped_at_s = self._stopped_at_s or time.monotonic()

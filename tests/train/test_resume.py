@@ -8,34 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from suite.config import expand
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record, StopRequest, clear_stop_request, request_stop
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
+from tests.helpers.runs import tiny_run
 from tests.helpers.training_processes import train, train_killed_at_the_probe, train_stopped_in
 
 # 96 images in steps of 16: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
 STEPS = (2, 6, 9)
-
-
-def tiny_run(**sections: dict[str, Any]) -> Run:
-    content: dict[str, Any] = {
-        "model": {"arch": "small_resnet11", "norm": {"kind": "xbn"}},
-        "data": {"name": "fashion-mnist-7k", "image_size": 16, "train_images": 96, "val_images": 25},
-        "batch": {"global_batch_size": 16, "batch_size_per_gpu": 8, "norm_batch_size": 4},
-        "recipe": {"epochs": 2, "lr": 0.05, "schedule": "cosine", "mixup_alpha": 0.2},
-        "measure": {"probe_every_epochs": 1, "precise_bn_images": 32, "tid_every_steps": 5},
-        "system": {
-            "checkpoint_every_steps": 4,
-            "torch_threads": 1,
-            "data_threads": 1,
-            "collective_timeout_s": 60,
-        },
-    }
-    for name, section in sections.items():
-        content[name] = {**content[name], **section}
-    return expand(content, "tiny").runs[0]
 
 
 @pytest.fixture(scope="module")
