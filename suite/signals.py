@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -36,10 +37,13 @@ class StopFlag:
         """`arrivals`: a descriptor to which Python's own handler writes the number of each signal."""
         self.signal: signal.Signals | None = None
         self.warned = False
+        self.at_s = 0.0
+        """When the first one came, by `time.monotonic`."""
         self._arrivals = arrivals
 
     def raise_(self, number: int, _: FrameType | None) -> None:
         """Store the signal. This is the handler."""
+        self.at_s = self.at_s if self.signal else time.monotonic()
         self.signal = signal.Signals(number)
         self.warned |= number == WARNING
 

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.cluster.backend import Cluster, Text
 from jobs.cluster.slurm_commands import current_job, no_slurm
+from jobs.cluster.snapshot import SNAPSHOT_VARIABLE
 from suite.errors import UserError
 from suite.wording import shown
 
@@ -144,6 +145,20 @@ def time_s(text: str) -> int:
     return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
+# In a job: the seconds from the warning to the time limit, and the file by which its task asks the script to
+# have the job requeued.
+GRACE_VARIABLE, REQUEUE_VARIABLE = "SHIFTBENCH_GRACE_S", "SHIFTBENCH_TO_REQUEUE"
+_REQUEUE = f"""
+code=$?
+
+# The task's own requests to be requeued failed: the controller may be away for longer than its grace time.
+for attempt in {{1..120}}; do
+    [ -e "${REQUEUE_VARIABLE}" ] || break
+    scontrol requeue "$job" && rm -f "${REQUEUE_VARIABLE}"
+    sleep 5
+done
+exit $code
+"""
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TASK_PICKLE = "task-{}.pkl"
 
@@ -170,7 +185,7 @@ def script(
     executor.update_parameters(**_parameters(cluster, folder, snapshot, after))
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
+    return executor._make_submission_file_text(executor._submitit_command_str, "") + _REQUEUE
 
 
 def words_of(python: str) -> list[str]:
@@ -237,7 +252,7 @@ def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: str 
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*set_up(cluster, snapshot), _own_pickle(folder)],
+        "setup": [*set_up(cluster, snapshot), *_own_files(cluster, folder, snapshot)],
         # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *cpus],
         "wckey": None,  # Submitit's default is refused where wckeys are tracked
@@ -272,10 +287,15 @@ def _checked(lines: Sequence[str]) -> list[str]:
     return ["set -eE", f"trap {shlex.quote(say)} ERR", *lines, "trap - ERR", "set +eE"]
 
 
-def _own_pickle(submission_folder: Path) -> str:
-    """Return a line of shell that links this task's pickle to the name that Submitit expects."""
-    # An existing one is kept: after an early warning Submitit has written a pickle that counts them.
-    folder = shlex.quote(str(submission_folder))
-    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-    name, pickle = f'{folder}/"{job}_submitted.pkl"', TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")
-    return f'[ -e {name} ] || ln -s "{pickle}" {name}'
+def _own_files(cluster: SlurmCluster, submission_folder: Path, snapshot: Path) -> list[str]:
+    """Return lines of shell that give this task its pickle, by the name that Submitit expects, and paths."""
+    folder, pickle = shlex.quote(str(submission_folder)), TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")
+    return [
+        'job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+        # An existing one is kept: after an early warning Submitit has written a pickle that counts them.
+        f'[ -e {folder}/"${{job}}_submitted.pkl" ] || ln -s "{pickle}" {folder}/"${{job}}_submitted.pkl"',
+        f"export {SNAPSHOT_VARIABLE}={shlex.quote(str(snapshot))}",
+        f"export {GRACE_VARIABLE}={cluster.signal_delay_s}",
+        f'export {REQUEUE_VARIABLE}={folder}/"${{job}}_to_requeue"',
+        f'rm -f "${REQUEUE_VARIABLE}"',
+    ]

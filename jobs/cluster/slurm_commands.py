@@ -179,10 +179,15 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     return found
 
 
+def shown_job(job: str) -> dict[str, str]:
+    """Return the fields of `scontrol show job`, such as JobState. Raises SlurmError."""
+    pairs = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
+    return {key: value for key, _, value in pairs}
+
+
 def is_preempted(job: str) -> bool:
     """Return whether Slurm has asked this running job to make room for another since its last start."""
-    pairs = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
-    shown = {key: value for key, _, value in pairs}
+    shown = shown_job(job)
     times = [shown.get("StartTime", ""), shown.get("PreemptTime", "")]
     # ISO 8601 orders as text; the field is `None` or missing where the job is not preempted.
     are_times = all(time[:1].isdigit() for time in times)

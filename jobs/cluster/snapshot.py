@@ -13,6 +13,9 @@ from suite.errors import UserError
 from suite.files import draft_of, publish_folder, write_atomically
 from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
 
+SNAPSHOT_VARIABLE = "SHIFTBENCH_SNAPSHOT"
+"""The environment variable in which a job has the path of its sources."""
+
 
 def snapshot(into: Path) -> Path:
     """Copy the packages and a note of their commit into a folder below `into`, and return it.
@@ -38,6 +41,21 @@ def snapshot(into: Path) -> Path:
     except OSError as error:
         raise UserError(f"{into}: the sources cannot be copied there: {error.strerror}") from None
     return into / name
+
+
+def check_own_sources() -> None:
+    """Raise UserError when this job does not run the copy of the sources that it was submitted with.
+
+    Python would import a checkout that is installed here instead, in whatever state it is now.
+    """
+    wanted = os.environ.get(SNAPSHOT_VARIABLE)
+    if wanted is None:  # submitted by an earlier version
+        return
+    path = Path(wanted)
+    if path.resolve() != ROOT:
+        raise UserError(f"{path}: the sources that this job was submitted with were removed; submit it again")
+    if snapshot_name() != path.name:
+        raise UserError(f"{path}: the sources that this job was submitted with were changed; submit it again")
 
 
 def snapshot_name() -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.checks import writing
-from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted
+from jobs.cluster.sbatch import GRACE_VARIABLE, REQUEUE_VARIABLE
+from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted, shown_job
+from jobs.cluster.snapshot import check_own_sources
 from jobs.local.process_log import also_logged_to, log_to_stderr
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
@@ -27,7 +29,8 @@ log = logging.getLogger("shiftbench")
 PATIENCE_S = 180.0
 # Consecutive starts that were warned before their first step: the time limit is too short for a start.
 MAX_FRUITLESS_STARTS = 3
-REQUEUE_PATIENCE_S, REQUEUE_POLL_S = 60.0, 3.0
+# Slurm's default from SIGTERM to SIGKILL, and what is left of any such time for the end of the task itself.
+KILL_WAIT_S, MARGIN_S, REQUEUE_POLL_S = 30.0, 5.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class TrainTask:
             if not folder.exists():
                 log.warning("%s was removed while the job waited: the run starts from step 0", folder)
             try:
+                check_own_sources()
                 if rank == 0:
                     with writing(folder):
                         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +58,8 @@ class TrainTask:
             except Preempted as end:
                 is_asked = read_stop_request(paths) is not None  # the study does not want it to continue
                 if rank == 0 and not is_asked and (end.is_warned or _is_preempted()):
-                    _requeue(run, folder)
+                    began_s = stop.at_s or time.monotonic()
+                    _requeue(run, folder, began_s + _grace_s(end) - MARGIN_S)
             except Exception as error:
                 if rank == 0:
                     _record_failure(run, folder, error)
@@ -106,8 +111,11 @@ def _is_preempted() -> bool:
         return False
 
 
-def _requeue(run: Run, folder: Path) -> None:
-    """Ask Slurm to start this job again, unless several starts in a row have not reached a step."""
+def _requeue(run: Run, folder: Path, deadline_s: float) -> None:
+    """Ask Slurm to start this job again, unless several starts in a row have not reached a step.
+
+    After `deadline_s` (of time.monotonic) the job's script goes on asking.
+    """
     with RecordWriter(run, folder) as record:
         is_fruitless = record.detail("step") == record.detail("resumed_from_step")
         fruitless = (record.detail("fruitless_starts") or 0) + 1 if is_fruitless else 0
@@ -122,23 +130,42 @@ def _requeue(run: Run, folder: Path) -> None:
             return
         record.status("preempted", fruitless_starts=fruitless)
         try:
-            _ask_for_requeue(str(current_job()))
+            _ask_for_requeue(str(current_job()), deadline_s)
         except SlurmError as error:
-            record.status("preempted", reason=f"{reason}; it could not be requeued: {error}")
-            log.error("not requeued: %s", error)
+            why = f"{error}; if its job does not return to the queue, `shiftbench retry` submits it again"
+            record.status("preempted", reason=f"{reason}; it could not be requeued yet: {why}")
+            log.error("not requeued yet, and left to the job's script: %s", error)
+            if (request := os.environ.get(REQUEUE_VARIABLE)) is not None:
+                Path(request).touch()
         else:
             log.info("requeued")
 
 
-def _ask_for_requeue(job: str) -> None:
-    """Ask until the controller answers: it may be restarting. Raises SlurmError."""
-    deadline = time.monotonic() + REQUEUE_PATIENCE_S
+def _ask_for_requeue(job: str, deadline_s: float) -> None:
+    """Ask until Slurm has requeued the job. Raises SlurmError after `deadline_s`.
+
+    Whatever it answers meanwhile: a controller that restarts, and one without munge, refuse in many words.
+    """
     while True:
         try:
             ask("scontrol", "requeue", job)
             return
         except SlurmError as error:
-            if error.kind not in ("unreachable", "answer_lost") or time.monotonic() > deadline:
+            if _has_stopped_running(job):  # the answer to an earlier request was lost
+                return
+            if time.monotonic() > deadline_s:
                 raise
             log.warning("%s; asking again", error)
             time.sleep(REQUEUE_POLL_S)
+
+
+def _grace_s(end: Preempted) -> float:
+    """Return the seconds that Slurm leaves a job after the signal that ended its training."""
+    return float(os.environ.get(GRACE_VARIABLE, KILL_WAIT_S)) if end.is_warned else KILL_WAIT_S
+
+
+def _has_stopped_running(job: str) -> bool:
+    try:
+        return shown_job(job).get("JobState", "RUNNING") != "RUNNING"
+    except SlurmError:
+        return False

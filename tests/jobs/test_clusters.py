@@ -219,7 +219,8 @@ def test_typed_gpus_are_counted(tmp_path: Path) -> None:
 )
 def test_the_interpreter(python: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cluster = loaded(tmp_path, f"python: {yaml.safe_dump(python).strip()}")
-    assert f" {command} -u -m submitit" in lines_of(cluster, monkeypatch, tmp_path)[-1]
+    (srun,) = (line for line in lines_of(cluster, monkeypatch, tmp_path) if line.startswith("srun"))
+    assert f" {command} -u -m submitit" in srun
 
 
 def test_the_shell_of_a_job_finds_the_interpreter(tmp_path: Path) -> None:

@@ -234,8 +234,10 @@ def test_an_end_is_written_only_if_the_record_has_not_changed(tmp_path: Path) ->
     assert read_status(RunPaths(tmp_path)).state == "failed"
 
 
-def requeued(run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None) -> dict[str, Any]:
-    """The record after a warning before the first step, and Slurm's answer."""
+def requeued(
+    run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None, job_state: str = "RUNNING"
+) -> dict[str, Any]:
+    """The record after a warning before the first step, and Slurm's answers in 0.05 s."""
     asked: list[tuple[str, ...]] = []
 
     def answer(*command: str) -> str:
@@ -245,7 +247,8 @@ def requeued(run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None
         return ""
 
     patch.setattr(task, "ask", answer)
-    patch.setattr(task, "REQUEUE_PATIENCE_S", 0.05)
+    patch.setattr(task, "shown_job", lambda _: {"JobState": job_state})
+    patch.setenv("SHIFTBENCH_TO_REQUEUE", str(folder / "to_requeue"))
     patch.setattr(task, "REQUEUE_POLL_S", 0.01)
     for name, value in {"JOB_ID": "12", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3"}.items():
         patch.setenv(f"SLURM_{name}", value)
@@ -253,7 +256,7 @@ def requeued(run: Run, folder: Path, patch: pytest.MonkeyPatch, said: str | None
         record.start({})
         record.resume(5, [])
         record.status("preempted", reason="stopped after step 5")
-    task._requeue(run, folder)
+    task._requeue(run, folder, time.monotonic() + 0.05)
     content: dict[str, Any] = read_status(RunPaths(folder)).content
     return content | {"asked": asked}
 
@@ -278,7 +281,22 @@ def test_a_refused_requeue_is_written_into_the_record(
 ) -> None:
     run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
     after = requeued(run, tmp_path, monkeypatch, "Requeue disabled")
+    assert after["reason"] == (
+        "stopped after step 5; it could not be requeued yet: Requeue disabled; if its job does not return to "
+        "the queue, `shiftbench retry` submits it again"
+    )
+    assert (tmp_path / "to_requeue").exists()  # by which the job's script goes on
+
+
+@pytest.mark.parametrize("said", ["Unexpected message received for job 12", "Protocol authentication error"])
+def test_a_requeue_is_asked_for_again_whatever_slurm_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    assert len(requeued(run, tmp_path, monkeypatch, said)["asked"]) > 1
+    (tmp_path / "to_requeue").unlink()
+    # An earlier request has taken effect, although its answer was lost.
+    after = requeued(run, tmp_path, monkeypatch, said, job_state="PENDING")
     assert len(after["asked"]) == 1
-    assert after["reason"] == "stopped after step 5; it could not be requeued: Requeue disabled"
-    after = requeued(run, tmp_path, monkeypatch, "Unable to contact slurm controller")
-    assert len(after["asked"]) > 1  # it may be starting again
+    assert after["reason"] == "stopped after step 5"
+    assert not (tmp_path / "to_requeue").exists()

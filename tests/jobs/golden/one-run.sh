@@ -14,8 +14,23 @@
 export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default
 export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted
-[ -e '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl" ] || ln -s "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"
+job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+[ -e '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_submitted.pkl" ] || ln -s "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_submitted.pkl"
+export SHIFTBENCH_SNAPSHOT=/runs/code/abc
+export SHIFTBENCH_GRACE_S=120
+export SHIFTBENCH_TO_REQUEUE='/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_to_requeue"
+rm -f "$SHIFTBENCH_TO_REQUEUE"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.err' --kill-on-bad-exit=1 --wait=0 /venv/bin/python -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
+
+code=$?
+
+# The task's own requests to be requeued failed: the controller may be away for longer than its grace time.
+for attempt in {1..120}; do
+    [ -e "$SHIFTBENCH_TO_REQUEUE" ] || break
+    scontrol requeue "$job" && rm -f "$SHIFTBENCH_TO_REQUEUE"
+    sleep 5
+done
+exit $code
