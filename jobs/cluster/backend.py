@@ -50,6 +50,11 @@ class Cluster(Spec):
     def ranks(self) -> int:
         return self.ntasks_per_node or 1
 
+    @property
+    def runs_at_a_time(self) -> int | None:
+        """How many runs may train at a time, over all submissions of an output folder; None: no limit."""
+        return self.array_parallelism
+
 
 ClusterT = TypeVar("ClusterT", bound=Cluster)
 
@@ -61,7 +66,7 @@ class NewJob:
     submission: Submission
     runs: Sequence[Run]
     output_dir: Path
-    after: str | None = None  # the id of a job that must end first
+    after: tuple[str, ...] = ()  # the ids of jobs that must end first
 
 
 @dataclass(frozen=True)

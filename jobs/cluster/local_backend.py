@@ -1,6 +1,7 @@
 """The backend `local`: runs are processes of a launcher that trains in the background on this machine.
 
-The launcher is this module as a program: python -m jobs.cluster.local_backend OUTPUT_DIR TOKEN
+The launcher is this module as a program: python -m jobs.cluster.local_backend OUTPUT_DIR TOKEN [LAUNCHER ...]
+It waits for the launchers that it is given to end.
 """
 
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,12 +23,17 @@ from suite.paths import RunPaths
 from suite.record import RecordWriter, Status, read_status
 
 LOG = "launcher.log"
+POLL_S = 1.0
 
 
 class LocalCluster(Cluster):
     """This machine, without a scheduler."""
 
     scheduler: Literal["local"] = "local"
+
+    @property
+    def runs_at_a_time(self) -> int:
+        return self.array_parallelism or 1
 
 
 class LocalBackend:
@@ -97,9 +104,11 @@ def _is_alive(one: Submission) -> bool | None:
     """Return whether a submission's launcher runs; None when it is on another machine."""
     if one.job_id is None:
         return False
-    if one.host != socket.gethostname():
-        return None
-    pid, _, started = one.job_id.partition("@")
+    return _runs(one.job_id) if one.host == socket.gethostname() else None
+
+
+def _runs(job: str) -> bool:
+    pid, _, started = job.partition("@")
     return start_ticks(int(pid)) == started
 
 
@@ -117,7 +126,7 @@ def start_ticks(pid: int) -> str | None:
 
 def _command(job: NewJob) -> list[str]:
     folder = str(job.output_dir.absolute())
-    return [sys.executable, "-m", "jobs.cluster.local_backend", folder, job.submission.token]
+    return [sys.executable, "-m", "jobs.cluster.local_backend", folder, job.submission.token, *job.after]
 
 
 def _verdict(status: Status, one: Submission, is_being_submitted: bool) -> JobVerdict | None:
@@ -140,14 +149,16 @@ def main() -> int:
     from jobs.local.launcher import run_all
     from jobs.local.progress import ProgressView
 
-    output_dir, token = Path(sys.argv[1]), sys.argv[2]
+    output_dir, token, *former = Path(sys.argv[1]), *sys.argv[2:]
+    while any(map(_runs, former)):
+        time.sleep(POLL_S)
     (one,) = (s for s in Ledger(output_dir).read() if s.token == token)
     cluster = parse_cluster(one.cluster, token)
     folders = [output_dir / name for name in one.folders]
     runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]
     view = ProgressView(Console(force_terminal=False, width=200))
     try:
-        outcome = run_all(runs, output_dir, cluster.array_parallelism or 1, cluster.ranks, view)
+        outcome = run_all(runs, output_dir, cluster.runs_at_a_time or 1, cluster.ranks, view)
     except UserError as error:  # such as too few GPUs: `status` shows it from the records
         for run in runs:
             with RecordWriter(run, output_dir / run.folder_name) as record:

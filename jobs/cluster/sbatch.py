@@ -164,12 +164,12 @@ TASK_PICKLE = "task-{}.pkl"
 
 
 def script(
-    num_runs: int, cluster: SlurmCluster, folder: Path, snapshot: Path, after: str | None = None
+    num_runs: int, cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequence[str] = ()
 ) -> str:
     """Return the script for sbatch.
 
     `folder`: for the job's pickles and logs; its name is the job's. `snapshot`: the sources that the job
-    imports. `after`: the id of a job that must end first.
+    imports. `after`: the ids of jobs that must end first.
     """
     for path in (folder, snapshot):
         if "%" in str(path) or "\n" in str(path):
@@ -236,15 +236,16 @@ def minutes(cluster: SlurmCluster) -> int | None:
     return None if cluster.time is None else math.ceil(time_s(cluster.time) / 60)
 
 
-def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: str | None) -> dict[str, Any]:
+def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequence[str]) -> dict[str, Any]:
     """Return Submitit's parameters; options that it has no name for go into additional_parameters."""
     # srun does not inherit sbatch's --cpus-per-task.
     cpus = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
-    if after is not None:
-        more["dependency"] = ",".join(filter(None, [str(more.get("dependency", "")), f"afterany:{after}"]))
+    if after:
+        own = f"afterany:{':'.join(after)}"
+        more["dependency"] = ",".join(filter(None, [str(more.get("dependency", "")), own]))
     passed_on = ("partition", "account", "qos", "gpus_per_node", "cpus_per_task", "constraint", "exclude")
     return {
         "job_name": folder.name,

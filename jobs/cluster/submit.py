@@ -32,6 +32,7 @@ class Submitted:
     unreadable: dict[str, str] = field(default_factory=dict)  # those left alone for what is wrong with them
     left: list[Run] = field(default_factory=list)  # runs to submit that are not in `jobs` yet
     jobs: list[Submission] = field(default_factory=list)
+    active: dict[str, str] = field(default_factory=dict)  # every run of the folder that is under way
     refused: str | None = None  # the scheduler's message when it refused those in `left`
 
     @property
@@ -45,7 +46,7 @@ def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Submitte
     ledger = Ledger(output_dir)
     queued = active_jobs(ledger)
     _, bad = usable_entries(ledger)
-    result = Submitted()
+    result = Submitted(active=queued)
     for run in runs:
         name = run.folder_name  # computed on every access
         status = read_status(RunPaths(output_dir / name))
@@ -91,10 +92,8 @@ def submit(
         home = jobs_folder(output_dir, cluster.jobs_folder)
         sources = snapshot(home / "code")
         driver = experiment if is_driven else None
+        after = () if is_driven else in_the_way(done, cluster, ledger)
         for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
-            # %N limits one array: a limit over several is kept by making each wait for the one before.
-            is_limited = cluster.array_parallelism is not None and done.jobs
-            after = done.jobs[-1].job_id if is_limited else None
             try:
                 done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))
             except UserError as error:
@@ -103,20 +102,41 @@ def submit(
                 done.refused = str(error)
                 break
             done.left = done.left[len(job.runs) :]
+            if cluster.runs_at_a_time is not None:
+                after = tuple(filter(None, [done.jobs[-1].job_id]))
     return done
 
 
+def in_the_way(planned: Submitted, cluster: AnyCluster, ledger: Ledger) -> tuple[str, ...]:
+    """Return the jobs of earlier submissions that must end before the planned runs may begin.
+
+    A scheduler limits one array; a limit over several is kept by making each wait for those before.
+    """
+    limit = cluster.runs_at_a_time
+    newest = {name: one for one in usable_entries(ledger)[0] for name in one.folders}
+    active = {
+        name: job
+        for name, job in planned.active.items()
+        if newest[name].scheduler == cluster.scheduler and ledger.is_ours(newest[name])
+    }
+    if limit is None or len(active) + len(planned.left) <= limit:
+        return ()
+    return tuple(sorted({newest[name].job_id or job.partition("_")[0] for name, job in active.items()}))
+
+
 def scripts(
-    runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str
+    planned: Submitted, cluster: AnyCluster, output_dir: Path, experiment: str
 ) -> list[tuple[Sequence[Run], str]]:
     """Return the runs and the script or command line of each call that `submit` makes. Writes nothing."""
+    runs = planned.left
     if not runs:
         return []
     home = where_jobs_lie(output_dir, cluster.jobs_folder)
     sources = home / "code" / snapshot_name()
     jobs = list(_new_jobs(runs, cluster, output_dir, experiment, home, sources))
-    if cluster.array_parallelism is not None:
-        jobs[1:] = [replace(job, after="ID-OF-THE-FORMER") for job in jobs[1:]]
+    jobs[0] = replace(jobs[0], after=in_the_way(planned, cluster, Ledger(output_dir)))
+    if cluster.runs_at_a_time is not None:
+        jobs[1:] = [replace(job, after=("ID-OF-THE-FORMER",)) for job in jobs[1:]]
     return [(job.runs, BACKENDS[cluster.scheduler].preview(job, cluster)) for job in jobs]
 
 

@@ -70,7 +70,7 @@ def _print_plan(
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
     print_unreadable(planned)
-    for runs, script in scripts(planned.left, where, output_dir, experiment):
+    for runs, script in scripts(planned, where, output_dir, experiment):
         for number, run in enumerate(runs):
             console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)
         console.print("", script, sep="\n", markup=False)

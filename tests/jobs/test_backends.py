@@ -111,11 +111,14 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     cluster: Any = parse_cluster({"scheduler": "pbs", "name": "site", "array_parallelism": 1}, "site.yaml")
     assert isinstance(cluster, PbsCluster)
     runs = three_runs()
-    calls = scripts(runs, cluster, tmp_path, "x")
-    assert calls == [(runs[:2], "qsub 2 after None"), (runs[2:], "qsub 1 after ID-OF-THE-FORMER")]
+    calls = scripts(plan(runs, cluster, tmp_path), cluster, tmp_path, "x")
+    assert calls == [
+        (list(runs[:2]), "qsub 2 after ()"),
+        (list(runs[2:]), "qsub 1 after ('ID-OF-THE-FORMER',)"),
+    ]
     done = submit(runs, cluster, tmp_path, "x")
     assert [one.job_id for one in done.jobs] == ["101", "102"]
-    assert [job.after for job in pbs.jobs] == [None, "101"]
+    assert [job.after for job in pbs.jobs] == [(), ("101",)]
     names = [run.folder_name for run in runs]
     jobs = dict(zip(names, ["101.0", "101.1", "102.0"], strict=True))
     assert pbs.job_ids(done.jobs[0]) | pbs.job_ids(done.jobs[1]) == jobs
@@ -130,6 +133,26 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     assert ([run.job for run in cancelled], len(left)) == (["101.1"], 2)
     assert [one.num_submitted for one in retry(tmp_path, [], None)[0]] == [1]
     assert len(pbs.jobs) == 3
+
+
+@pytest.mark.parametrize(("limit", "after"), [(2, ("101",)), (3, ()), (None, ())])
+def test_the_limit_of_runs_at_a_time_holds_over_commands(
+    pbs: PbsBackend, tmp_path: Path, limit: int | None, after: tuple[str, ...]
+) -> None:
+    """Two runs of the first command are under way; one of them was cancelled and is tried again."""
+    cluster: Any = parse_cluster(
+        {"scheduler": "pbs", "name": "site", "array_parallelism": limit}, "site.yaml"
+    )
+    first, second, third = three_runs()
+    submit([first, second], cluster, tmp_path, "x")
+    pbs.cancelled.add("101.0")
+    planned = plan([first, third], cluster, tmp_path)
+    assert [script for _, script in scripts(planned, cluster, tmp_path, "x")] == [f"qsub 2 after {after}"]
+    submit([first, third], cluster, tmp_path, "x")
+    assert pbs.jobs[-1].after == after
+    # A study's driver counts its trials itself.
+    submit([second.model_copy(update={"seed": 9})], cluster, tmp_path, "x", is_driven=True)
+    assert pbs.jobs[-1].after == ()
 
 
 def test_runs_that_end_together_are_not_cancelled_singly(pbs: PbsBackend, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_an_unknown_cluster_and_an_unknown_scheduler() -> None:
 
 
 CASES: dict[str, tuple[int, dict[str, Any], str | None]] = {
-    "one-run": (1, {}, None),
-    "array": (12, {"array_parallelism": 3, "time": "1-00:00:00", "partition": "gpu", "mem": "64G"}, None),
+    "one-run": (1, {}, ()),
+    "array": (12, {"array_parallelism": 3, "time": "1-00:00:00", "partition": "gpu", "mem": "64G"}, ()),
     "two-nodes": (
         2,
         {
@@ -110,7 +110,7 @@ CASES: dict[str, tuple[int, dict[str, Any], str | None]] = {
             "environment": {"NCCL_DEBUG": "WARN", "ODD": "$(touch x) 'y'"},
             "python": "/opt/my python/bin/python",
         },
-        "17",
+        ("17",),
     ),
 }
 

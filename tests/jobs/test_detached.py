@@ -132,3 +132,15 @@ def test_batches_that_do_not_fit_the_ranks_are_refused(here: Here, tmp_path: Pat
     assert done.returncode == 2
     assert "3 ranks × batch_size_per_gpu 8 = 24 samples a pass" in done.stderr
     assert not (here.folder / "runs").exists()
+
+
+def test_a_later_submission_waits_for_an_earlier_one(here: Here) -> None:
+    """One run at a time, as the cluster's file says, also over two commands."""
+    here.submit("recipe.epochs=200", "seeds=[0]")
+    here.wait_for("running")
+    assert "1 submitted" in here.submit("recipe.epochs=1", "seeds=[1]")
+    time.sleep(2)
+    assert sorted(run["state"] for run in here.runs()) == ["queued", "running"]
+    running = next(run for run in here.runs() if run["state"] == "running")
+    assert "1 run cancelled" in here.call("cancel", running["run_id"]).stdout
+    here.wait_for("preempted", "completed")
