@@ -15,8 +15,12 @@ from jobs.cluster.ledger import FOLDER as LEDGER_FOLDER
 from jobs.cluster.ledger import BadEntry, Ledger, Submission
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
-from suite.record import read_status
+from suite.record import Status, read_status
 from suite.record.shapes import described
+from suite.record.status import is_elsewhere, silent_for_s
+
+SILENT_S = 300.0
+"""After so long without a word `status` says so. Training writes every few seconds, between two steps."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,28 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         verdict = answer.verdict or JobVerdict(status.state, status.reason or "")
         if verdict.is_final:
             settle(folder, verdict, status)
+        verdict = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
         node = status.content.get("nodes") or answer.nodes
         state, reason, one = verdict.state, verdict.reason, latest.get(folder)
         shown.append(RunStatus(folder, state, reason, answer.job, one, node, status.content, status.errors))
         notes += status.notes
     return RunsOverview(shown, notes, unanswered)
+
+
+def _marked_if_silent(verdict: JobVerdict, status: Status, folder: Path, *, is_unknown: bool) -> JobVerdict:
+    """Say in the reason of a running run that it has not written for long: it may hang.
+
+    `is_unknown`: its scheduler does not answer. A silent run of another machine is then not called failed.
+    """
+    may_run = is_unknown and status.died_silently and is_elsewhere(status.content)
+    has_begun = status.died_silently or status.state == "running"
+    if not (may_run or (verdict.state == "running" and has_begun)):
+        return verdict
+    silent_s = silent_for_s(RunPaths(folder), status.content)
+    if silent_s < SILENT_S:
+        return JobVerdict("running", verdict.reason) if may_run else verdict
+    silence = f"has written nothing for {silent_s / 60:.0f} minutes: it may hang; see `shiftbench logs`"
+    return JobVerdict("running", silence if may_run else "; ".join(filter(None, [verdict.reason, silence])))
 
 
 def log_files(run: RunStatus, rank: int) -> list[Path]:

@@ -125,8 +125,17 @@ def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:
     locked = is_locked(paths.lock)
     if locked:
         return True
-    is_elsewhere = locked is None or content.get("host") not in (None, socket.gethostname())
-    silent_s = time.time() - content.get("updated_at", 0.0)
+    return (locked is None or is_elsewhere(content)) and silent_for_s(paths, content) < SILENCE_S
+
+
+def is_elsewhere(content: dict[str, Any]) -> bool:
+    """Return whether another machine wrote the status."""
+    return content.get("host") not in (None, socket.gethostname())
+
+
+def silent_for_s(paths: RunPaths, content: dict[str, Any]) -> float:
+    """Return the seconds since the status was written; 0 or more."""
+    silent_s = time.time() - float(content.get("updated_at", 0.0))
     if silent_s < -SILENCE_S:  # the clocks of the two machines differ; that of the file system is a third
         silent_s = time.time() - paths.status.stat().st_mtime
-    return is_elsewhere and silent_s < SILENCE_S
+    return max(0.0, silent_s)

@@ -48,8 +48,19 @@ def cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
 
 
 @pytest.fixture
-def training_cells(cells: Cells) -> Cells:
+def training_cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
     """The same experiment, with jobs that train."""
-    cells.trains = True
-    cells.describe()
-    return cells
+    mine = Cells(tmp_path, trains=True)
+    yield mine
+    mine.clear()
+    testcluster.up()
+
+
+@pytest.fixture
+def both(cluster: None, tmp_path: Path) -> Iterator[tuple[Cells, Cells]]:
+    """The same experiment with each of two loaders, whose processes and threads see signals differently."""
+    one, other = (Cells(tmp_path / loader, trains=True, loader=loader) for loader in ("dali", "torchvision"))
+    yield one, other
+    one.clear()
+    other.clear()
+    testcluster.up()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.cluster.ledger import Ledger
-from tests.helpers.cells import QUICK, ROOT, Cells, slurm
+from tests.helpers.cells import QUICK, ROOT, Cells, slurm, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -78,6 +78,31 @@ def test_a_folder_removed_while_its_job_waits(cells: Cells) -> None:
     slurm("scontrol", "release", cells.job())
     cells.wait_for_state("completed")
     assert "was removed while the job waited" in (folder / "log.txt").read_text() + cells.logs()
+
+
+def test_a_job_whose_copy_of_the_sources_is_gone_or_changed_fails_with_that_reason(cells: Cells) -> None:
+    """The checkout, which is installed in the environment of its Python, would be trained with otherwise."""
+    cells.describe(additional_parameters={"hold": True})
+    for done, (seed, word) in enumerate([(0, "changed"), (1, "removed")]):
+        cells.submit(*QUICK, f"seeds=[{seed}]")
+        (copy,) = (path.parent for path in cells.output_dir.glob(".shiftbench/*/code/*/suite"))
+        if word == "changed":
+            (copy / "suite" / "paths.py").open("a").write("# edited\n")
+        else:
+            shutil.rmtree(copy)
+        slurm("scontrol", "release", cells.job())
+        cells.wait_for_state("failed")
+        said = f"{copy}: the sources that this job was submitted with were {word}; submit it again"
+        assert cells.record()["reason"] == said
+        assert len(cells.status()) == done + 1
+        wait_until("the end", lambda: not cells.jobs())
+    # Submitting again copies the sources anew.
+    cells.describe()
+    assert (
+        "2 submitted"
+        in cells.call("retry", "--failed", "--cluster", str(cells.folder / "cluster.yaml")).stdout
+    )
+    cells.wait_for_state("completed")
 
 
 def test_sources_edited_while_a_job_waits_change_nothing(cells: Cells, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.helpers.cells import Cells, configured, slurm, wait_until
 from tests.helpers.training_processes import train
 
 pytestmark = pytest.mark.timeout(900)
+Both = tuple[Cells, Cells]
 SPANNING = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 
@@ -33,7 +34,7 @@ class Reference:
         self.folder = folder
 
     def of(self, run: Run, world_size: int = 1) -> Path:
-        folder = self.folder / f"{run.run_id}-{world_size}"
+        folder = self.folder / f"{run.run_id}-{run.data.loader}-{world_size}"
         if not folder.exists():
             assert train(run, folder, world_size=world_size) == [0] * world_size
         return folder
@@ -55,41 +56,50 @@ def assert_ends_as(cells: Cells, reference: Path) -> Record:
     return record
 
 
-def test_a_requeue_in_mid_epoch_on_two_nodes(training_cells: Cells, undisturbed: Reference) -> None:
-    cells = training_cells
-    cells.describe(nodes=2, step_s=0.1)
-    # 100 steps of a network whose BN statistics span both ranks.
-    cells.submit(*SPANNING, "data.train_images=1600")
-    cells.wait_for_step(40)
-    job = cells.job()
-    slurm("scontrol", "requeue", job)
-    cells.hurry(job)
-    cells.pace(0)
-    record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
-    first, second = record.provenance
-    assert (first["restart"], second["restart"]) == (0, 1)
-    assert second["world_size"] == 2
-    # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
-    assert 40 <= record.status["resumed_from_step"] < 100
-    assert record.status["lost_steps"] == 0
-    assert record.status["queue_wait_s"] > 0
+def test_a_requeue_in_mid_epoch_on_two_nodes(both: Both, undisturbed: Reference) -> None:
+    for cells in both:
+        cells.describe(nodes=2, step_s=0.2)
+        cells.submit(*SPANNING)  # a network whose BN statistics span both ranks
+    for cells in both:
+        cells.wait_for_step(40)
+        job = cells.job()
+        slurm("scontrol", "requeue", job)
+        cells.hurry(job)
+        cells.pace(0)
+    for cells in both:
+        record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
+        first, second = record.provenance
+        assert (first["restart"], second["restart"]) == (0, 1)
+        assert second["world_size"] == 2
+        # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
+        assert 40 <= record.status["resumed_from_step"] < 100
+        assert record.status["lost_steps"] == 0
+        assert record.status["queue_wait_s"] > 0
 
 
-def test_a_slurmd_that_dies_in_training(training_cells: Cells, undisturbed: Reference) -> None:
-    cells = training_cells
-    cells.describe(step_s=0.5)  # longer than the controller takes to notice
-    cells.submit()
-    cells.wait_for_step(20)
-    ((job, _, node, _),) = cells.jobs()
-    # Its job step keeps training, as on a node that is cut off from the controller.
-    testcluster.stop(f"slurmd-{node}", signal.SIGKILL)
-    cells.hurry(job)
-    wait_until("a start elsewhere", lambda: cells.record().get("nodes") not in (node, None))
-    cells.pace(0)
-    record = assert_ends_as(cells, undisturbed.of(cells.run))
-    # The newer start asked the older one to leave, which wrote a checkpoint: they never wrote at once.
-    assert "by a newer start of this run" in cells.paths().log.read_text()
-    assert record.status["lost_steps"] == 0
+def test_a_slurmd_that_dies_in_training(both: Both, undisturbed: Reference) -> None:
+    jobs, nodes = [], set()
+    for cells in both:
+        cells.describe(step_s=1.0)  # longer than the controller takes to notice
+        cells.submit()
+    for cells in both:
+        cells.wait_for_step(20)
+        ((job, _, node, _),) = cells.jobs()
+        jobs.append(job)
+        nodes.add(node)
+    for node in nodes:
+        # Its job step keeps training, as on a node that is cut off from the controller.
+        testcluster.stop(f"slurmd-{node}", signal.SIGKILL)
+    for job in jobs:
+        cells.hurry(job)
+    for cells in both:
+        wait_until("a start elsewhere", lambda cells=cells: cells.record().get("nodes") not in {*nodes, None})
+        cells.pace(0)
+    for cells in both:
+        record = assert_ends_as(cells, undisturbed.of(cells.run))
+        # The newer start asked the older one to leave, which wrote a checkpoint: they never wrote at once.
+        assert "by a newer start of this run" in cells.paths().log.read_text()
+        assert record.status["lost_steps"] == 0
 
 
 def test_a_time_limit_shorter_than_an_epoch(cells: Cells) -> None:
@@ -106,33 +116,31 @@ def test_a_time_limit_shorter_than_an_epoch(cells: Cells) -> None:
     assert 0 < record.status["resumed_from_step"] < 200
 
 
-def test_preemption(training_cells: Cells, undisturbed: Reference) -> None:
-    cells = training_cells
-    cells.describe(step_s=0.1)
-    cells.submit()
-    cells.wait_for_step(20)
-    job = cells.job()
-    slurm("sbatch", *URGENT)
-    cells.wait_for_state("preempted")
-    assert "by SIGUSR2" in cells.record()["reason"]
-    cells.hurry(job)
-    cells.pace(0)
-    record = assert_ends_as(cells, undisturbed.of(cells.run))
-    assert record.status["lost_steps"] == 0
+def test_preemption(both: Both, undisturbed: Reference) -> None:
+    assert_survives_preemption(both, undisturbed, "by SIGUSR2")
 
 
-def test_preemption_without_a_warning(cells: Cells) -> None:
+def test_preemption_without_a_warning(both: Both, undisturbed: Reference) -> None:
+    """SIGTERM, to every process of the jobs."""
     with configured("SlurmctldParameters=preempt_send_user_signal", ""):
-        cells.describe(step_s=0.1)
+        assert_survives_preemption(both, undisturbed, "by SIGTERM")
+
+
+def assert_survives_preemption(both: Both, undisturbed: Reference, reason: str) -> None:
+    for cells in both:
+        cells.describe(step_s=0.2)
         cells.submit()
+    for cells in both:
         cells.wait_for_step(20)
-        job = cells.job()
-        slurm("sbatch", *URGENT)
-        wait_until("the end of the first", lambda: "by SIGTERM" in (cells.record().get("reason") or ""))
+    jobs = [cells.job() for cells in both]
+    slurm("sbatch", *URGENT)
+    for cells, job in zip(both, jobs, strict=True):
+        wait_until(reason, lambda cells=cells: reason in (cells.record().get("reason") or ""))
         cells.hurry(job)
         cells.pace(0)
-        record = assert_completes(cells)
-    assert record.status["lost_steps"] == 0
+    for cells in both:
+        record = assert_ends_as(cells, undisturbed.of(cells.run))
+        assert record.status["lost_steps"] == 0
 
 
 def test_a_controller_that_restarts(cells: Cells) -> None:
@@ -148,25 +156,30 @@ def test_a_controller_that_restarts(cells: Cells) -> None:
     assert_completes(cells, attempts=1)
 
 
-def test_a_task_that_is_killed_and_a_retry(training_cells: Cells, undisturbed: Reference) -> None:
-    cells = training_cells
-    cells.describe(step_s=0.1)
-    cells.submit()
-    cells.wait_for_step(40)
-    wait_until(
-        "progress beyond the checkpoint",
-        lambda: cells.record()["step"] > cells.paths().checkpoint_steps()[-1],
-    )
-    slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # the task alone, without a warning
-    wait_until("the end", lambda: not cells.jobs())
-    last_step, checkpoint = cells.record()["step"], cells.paths().checkpoint_steps()[-1]
-    (seen,) = cells.status().values()
-    assert seen["state"] == "failed"
-    assert "Killed" in seen["reason"], seen
-    assert Record.read(cells.paths().folder).reason == seen["reason"]
-    cells.pace(0)
-    assert cells.call("retry", "--failed").returncode == 0
-    record = assert_ends_as(cells, undisturbed.of(cells.run))
-    assert record.status["resumed_from_step"] == checkpoint
-    assert record.status["lost_steps"] == last_step - checkpoint > 0
-    assert record.status["rank_s"] > 0
+def test_a_task_that_is_killed_and_a_retry(both: Both, undisturbed: Reference) -> None:
+    for cells in both:
+        cells.describe(step_s=0.2)
+        cells.submit()
+    reached = {}
+    for cells in both:
+        cells.wait_for_step(40)
+        wait_until(
+            "progress beyond the checkpoint",
+            lambda cells=cells: cells.record()["step"] > cells.paths().checkpoint_steps()[-1],
+        )
+        slurm("scancel", "--signal=KILL", f"{cells.job()}.0")  # the task alone, without a warning
+    for cells in both:
+        wait_until("the end", lambda cells=cells: not cells.jobs())
+        reached[cells] = cells.record()["step"], cells.paths().checkpoint_steps()[-1]
+        (seen,) = cells.status().values()
+        assert seen["state"] == "failed"
+        assert "Killed" in seen["reason"], seen
+        assert Record.read(cells.paths().folder).reason == seen["reason"]
+        cells.pace(0)
+        assert cells.call("retry", "--failed").returncode == 0
+    for cells in both:
+        last_step, checkpoint = reached[cells]
+        record = assert_ends_as(cells, undisturbed.of(cells.run))
+        assert record.status["resumed_from_step"] == checkpoint
+        assert record.status["lost_steps"] == last_step - checkpoint > 0
+        assert record.status["rank_s"] > 0

@@ -56,14 +56,17 @@ def wait_until(what: str, is_so: Callable[[], Any], timeout_s: float = TIMEOUT_S
 class Cells:
     """An experiment, a cluster and an output folder.
 
-    `trains`: whether its jobs train; if not, the stand-in trainer writes their records.
+    `trains`: whether its jobs train, with this `loader`, half as many steps; if not, the stand-in trainer
+    writes their records.
     """
 
-    def __init__(self, folder: Path, *, trains: bool = False) -> None:
+    def __init__(self, folder: Path, *, trains: bool = False, loader: str = "dali") -> None:
         self.folder, self.trains = folder, trains
         self.output_dir = folder / "runs"
         self.config = folder / "cells.yaml"
-        self.config.write_text(yaml.safe_dump(EXPERIMENT))
+        data = {**EXPERIMENT["data"], "loader": loader, **({"train_images": 1600} if trains else {})}
+        folder.mkdir(exist_ok=True)
+        self.config.write_text(yaml.safe_dump({**EXPERIMENT, "data": data}))
         self.overrides: tuple[str, ...] = ()
         self.describe()
 

@@ -1,0 +1,50 @@
+"""`status` marks a run that has not written for long, on any machine and whatever the scheduler says."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import slurm_commands
+from jobs.cluster.ledger import Ledger, new_submission
+from jobs.cluster.overview import SILENT_S, overview
+from jobs.cluster.slurm_commands import SlurmError
+from suite.record import RecordWriter
+from tests.helpers.runs import make_run
+
+
+@pytest.mark.parametrize("silent_s", [SILENT_S - 60, SILENT_S + 60])
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+@pytest.mark.parametrize("slurm", ["says it runs", "does not answer", "is not used"])
+def test_a_run_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_s: float, host: str, slurm: str
+) -> None:
+    run = make_run()
+    ledger = Ledger(tmp_path)
+    entry = new_submission("x", {"scheduler": "slurm"}, tmp_path, tmp_path, [run.folder_name])
+    if slurm != "is not used":
+        with ledger.held():
+            ledger.accepted(entry, "12")
+
+    def ask(command: str, *_: str) -> str:
+        if slurm == "does not answer":
+            raise SlurmError("Unable to contact slurm controller")
+        return f"12|RUNNING|None|n1|{entry.name}\n" if command == "squeue" else ""
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({"scheduler_job": "12"})
+        content = json.loads(record.paths.status.read_text())
+        content["updated_at"] = time.time() - silent_s
+        if host == "elsewhere":
+            content["host"] = "another-machine"
+        record.paths.status.write_text(json.dumps(content))
+        (seen,) = overview(tmp_path).runs  # the lock is held, as this machine sees it
+        is_silent = silent_s > SILENT_S
+        assert seen.state == "running"
+        assert ("has written nothing for 6 minutes: it may hang" in seen.reason) is is_silent
+    (seen,) = overview(tmp_path).runs  # the lock is not held, as another machine may see it
+    if host == "elsewhere" and slurm != "is not used":
+        assert seen.state == "running"
+        assert ("has written nothing for 6 minutes" in seen.reason) is is_silent
