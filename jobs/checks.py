@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from suite.data.workers import shared_memory_of_run, shared_memory_shortage
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import NoLocks, is_locked, locked
@@ -60,6 +61,16 @@ def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=output_dir) as file:
             file.write(b"\0" * 4096)
         check_locks(output_dir)
+
+
+def check_shared_memory(runs: Sequence[Run], num_ranks: int) -> None:
+    """Raise UserError when the loaders of one run's ranks do not fit into the shared memory.
+
+    `num_ranks`: how many train at a time. Their loaders would wait for each other.
+    """
+    needed_bytes = max(map(shared_memory_of_run, runs), default=0) * num_ranks
+    if needed_bytes and (shortage := shared_memory_shortage(needed_bytes, is_idle=True)):
+        raise UserError(shortage)
 
 
 def check_locks(output_dir: Path) -> None:

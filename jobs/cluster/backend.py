@@ -47,8 +47,13 @@ class Cluster(Spec):
         return environment
 
     @property
-    def ranks(self) -> int:
+    def tasks_per_node(self) -> int:
+        """How many ranks of a run share a node."""
         return self.ntasks_per_node or 1
+
+    @property
+    def ranks(self) -> int:
+        return self.tasks_per_node
 
     @property
     def runs_at_a_time(self) -> int | None:

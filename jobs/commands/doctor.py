@@ -15,7 +15,10 @@ from rich.text import Text
 from jobs.commands.submit import ClusterOption, OutputOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobs.doctor.finding import Finding
+    from suite.experiment import Run
 
 # How each verdict is marked, coloured and counted.
 STYLES = {
@@ -46,12 +49,17 @@ def doctor(
     from jobs import exit_codes
     from jobs.cluster.clusters import load_cluster
     from jobs.doctor.examine import examine
+    from suite.data.workers import shared_memory_of_run
 
     where = load_cluster(cluster)
-    folders = list(dict.fromkeys([*map(str, data or []), *(_data_of(config) if config else [])]))
+    runs = _runs_of(config) if config else []
+    folders = list(
+        dict.fromkeys([*map(str, data or []), *sorted({r.data.path for r in runs if r.data.path})])
+    )
+    shm_mib = max((shared_memory_of_run(run) >> 20 for run in runs), default=0) * where.tasks_per_node
     console, counts = Console(highlight=False), Counter[str]()
     with console.status("checking") if console.is_terminal and not as_json else nullcontext():
-        for finding in examine(where, output_dir, folders, wait_s, with_nodes):
+        for finding in examine(where, output_dir, folders, wait_s, with_nodes, shm_mib):
             counts[finding.verdict] += 1
             if as_json:
                 typer.echo(json.dumps(asdict(finding), ensure_ascii=False))
@@ -68,12 +76,11 @@ def doctor(
         raise typer.Exit(exit_codes.FAILURE)
 
 
-def _data_of(config: Path) -> list[str]:
+def _runs_of(config: Path) -> "Sequence[Run]":
     from suite.studies.study import Study, load
 
     found = load(config)
-    runs = found.samples if isinstance(found, Study) else found.runs
-    return sorted({run.data.path for run in runs if run.data.path})
+    return found.samples if isinstance(found, Study) else found.runs
 
 
 def _line(finding: "Finding") -> RenderableType:

@@ -25,10 +25,16 @@ OWN_VIEW = "nodes' own view"
 
 
 def examine(
-    cluster: SlurmCluster | LocalCluster, output_dir: Path, data: Sequence[str], wait_s: int, with_nodes: bool
+    cluster: SlurmCluster | LocalCluster,
+    output_dir: Path,
+    data: Sequence[str],
+    wait_s: int,
+    with_nodes: bool,
+    shm_mib: int = 0,
 ) -> Iterator[Finding]:
     """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway.
 
+    `shm_mib`: what the loaders of an experiment need of a node's shared memory; 0 if that is not known.
     Raises UserError for a scheduler that no topic knows.
     """
     is_slurm(cluster)
@@ -41,7 +47,7 @@ def examine(
         fix = "solve the problems above, then run the doctor again"
         yield Finding(OWN_VIEW, "unknown", "not checked, because jobs would not start", fix)
     elif with_nodes:
-        yield from _node_findings(case, output_dir, data, wait_s)
+        yield from _node_findings(case, output_dir, data, wait_s, shm_mib)
 
 
 def login_topics(case: Case) -> Iterator[Topic]:
@@ -65,7 +71,9 @@ def ask_here(topic: Topic, case: Case) -> None:
             case.here[name] = {"error": str(error)}
 
 
-def _node_findings(case: Case, output_dir: Path, data: Sequence[str], wait_s: int) -> Iterator[Finding]:
+def _node_findings(
+    case: Case, output_dir: Path, data: Sequence[str], wait_s: int, shm_mib: int
+) -> Iterator[Finding]:
     python = case.cluster.python if case.cluster.scheduler == "slurm" else None
     check, fix, token = "jobs folder", JOBS_FOLDER, secrets.token_hex(4)
     with ExitStack() as stack:
@@ -77,7 +85,7 @@ def _node_findings(case: Case, output_dir: Path, data: Sequence[str], wait_s: in
             yield Finding(check, "problem", str(error), fix)
             return
         paths = str(output_dir), str(sources), python or sys.executable
-        case = ask_nodes(case, Request(str(folder), token, list(data), *paths), lock, wait_s)
+        case = ask_nodes(case, Request(str(folder), token, list(data), *paths, shm_mib), lock, wait_s)
         yield from judge_nodes(case, wait_s)
 
 

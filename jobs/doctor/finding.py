@@ -35,6 +35,7 @@ class Request:
     output_dir: str
     snapshot: str
     python: str
+    shm_mib: int = 0  # what the loaders of an experiment need of shared memory; 0: not known
 
 
 NodeProbe = Callable[[Request, Mapping[str, Answer]], Answer | None]

@@ -162,12 +162,17 @@ def _locks(case: Case) -> Iterator[Verdict]:
 
 
 def _shm(case: Case) -> Iterator[Verdict]:
+    needed_mib = case.request.shm_mib
+
     def too_small(answer: Answer) -> str:
-        return f"{answer['free_mib']} MiB free" if answer["free_mib"] < LEAST_SHM_MIB else ""
+        return f"{answer['free_mib']} MiB free" if answer["free_mib"] < (needed_mib or LEAST_SHM_MIB) else ""
 
     if small := case.faults("shm", too_small):
         fix = "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g"
-        yield "warning", small, fix
+        if needed_mib:
+            small += f"; the loaders of the experiment need {needed_mib} MiB"
+            fix += "; or lower batch.batch_size_per_gpu or system.data_threads, or set data.loader=dali"
+        yield "problem" if needed_mib else "warning", small, fix
     elif free_mib := [answer["free_mib"] for answer in case.answers("shm").values()]:
         yield "ok", f"{min(free_mib) / 1024:.0f} GiB free, or more"
     else:

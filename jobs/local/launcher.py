@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import exit_codes
-from jobs.checks import check_folders, is_completed
+from jobs.checks import check_folders, check_shared_memory, is_completed
 from jobs.local.child import Child, environment_of, settle, start, threads_of_a_rank
 from jobs.local.fork_client import process_starter
 from jobs.local.gpus import share_out, visible_gpus
@@ -38,7 +38,8 @@ def run_all(
     """Train every run that is not completed, `jobs` at a time with `ranks` processes each.
 
     `start_process`: by default the quickest way. No process is left behind. Raises UserError before anything
-    starts for folders that cannot be written or are in use, batches that do not fit the ranks, too few GPUs.
+    starts for folders that cannot be written or are in use, batches that do not fit the ranks, and too few
+    GPUs or too little shared memory.
     """
     outcome, waiting = LaunchOutcome(), list[Run]()
     unreadable: list[tuple[Run, str]] = []
@@ -54,6 +55,7 @@ def run_all(
             outcome.add(folder, exit_codes.of(error))
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
+    check_shared_memory(waiting, min(jobs, len(waiting)) * ranks)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)

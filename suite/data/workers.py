@@ -6,7 +6,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from suite.experiment import Run
 from suite.signals import signal_when_parent_ends, stop_signals_blocked
+from suite.specs.loader_table import LOADERS
+from suite.specs.source_table import SOURCES
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED_BATCHES = 2  # by each worker
@@ -61,6 +64,14 @@ def shared_memory_needed(
     held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
     held = held if num_batches is None else min(held, num_batches)
     return held * images_per_batch * 3 * image_size**2 * 4
+
+
+def shared_memory_of_run(run: Run) -> int:
+    """Return how many bytes of shared memory each rank of a run takes at most; 0 if its loader takes none."""
+    has_files = run.data.name not in SOURCES or not SOURCES[run.data.name].generator
+    if not (has_files and LOADERS[run.data.loader].shares_memory):
+        return 0
+    return shared_memory_needed(run.batch.per_gpu, run.data.image_size, run.system.data_threads)
 
 
 def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str | None:

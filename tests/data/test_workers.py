@@ -12,16 +12,20 @@ import psutil
 import pytest
 import torch
 
+from jobs.checks import check_shared_memory
 from suite.data import Batch, vision, workers
 from suite.data.plan import EvalShare
 from suite.data.sources import folder_index
 from suite.data.vision import VisionLoader
+from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import is_locked, locked
 from tests.helpers.cells import needs_mounts, wait_until
 from tests.helpers.ranks import in_processes
+from tests.helpers.runs import make_run
 
 CPU = torch.device("cpu")
+DATA = {"name": "fashion-mnist-7k", "train_images": 64, "val_images": 41}
 Started = tuple[Generator[Batch, None, None], list[psutil.Process]]
 
 
@@ -142,3 +146,21 @@ def test_what_batches_need_of_shared_memory() -> None:
 def test_a_system_without_that_folder_is_not_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "missing")
     assert workers.shared_memory_shortage(2**60) is None
+
+
+def test_a_run_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks of five batches of 2.1 MiB each in 8 MiB; what others use at this moment may be free later."""
+    run = make_run(
+        data={**DATA, "image_size": 128, "loader": "torchvision"},
+        batch={"global_batch_size": 11},
+        system={"data_threads": 2},
+    )
+    assert workers.shared_memory_of_run(run) == 5 * 11 * 3 * 128 * 128 * 4
+    sizes = os.statvfs_result((4096, 4096, 2048, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(workers.os, "statvfs", lambda _: sizes)
+    check_shared_memory([], 2)
+    check_shared_memory([make_run(data={**DATA, "image_size": 128})], 2)  # DALI has threads
+    with pytest.raises(UserError, match=r"/dev/shm has 8 MiB, of which 0 are free; .* need 21 MiB"):
+        check_shared_memory([run], 2)
+    one = run.model_copy(update={"system": run.system.model_copy(update={"data_threads": 1})})
+    check_shared_memory([one], 1)
