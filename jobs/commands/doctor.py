@@ -53,10 +53,9 @@ def doctor(
 
     where = load_cluster(cluster)
     runs = _runs_of(config) if config else []
-    folders = list(
-        dict.fromkeys([*map(str, data or []), *sorted({r.data.path for r in runs if r.data.path})])
-    )
-    shm_mib = max((shared_memory_of_run(run) >> 20 for run in runs), default=0) * where.tasks_per_node
+    used = sorted({run.data.path for run in runs if run.data.path})
+    folders = list(dict.fromkeys([*map(str, data or []), *used]))
+    shm_mib = max((shared_memory_of_run(run) for run in runs), default=0) * where.tasks_per_node >> 20
     console, counts = Console(highlight=False), Counter[str]()
     with console.status("checking") if console.is_terminal and not as_json else nullcontext():
         for finding in examine(where, output_dir, folders, wait_s, with_nodes, shm_mib):

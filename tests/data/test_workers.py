@@ -149,7 +149,7 @@ def test_a_system_without_that_folder_is_not_judged(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks of five batches of 2.1 MiB each in 8 MiB; what others use at this moment may be free later."""
+    """Two ranks of five batches of 2.1 MiB each in 8 MiB; what others use now may be free later."""
     run = make_run(
         data={**DATA, "image_size": 128, "loader": "torchvision"},
         batch={"global_batch_size": 11},

@@ -1,5 +1,6 @@
 """The doctor's findings on the nodes, judged from recorded answers with a planted fault."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -175,6 +176,17 @@ def test_little_shared_memory_is_a_warning() -> None:
     for node in case.nodes:
         node.answers["shm"]["free_mib"] = 4096
     assert findings(case)["/dev/shm"].found == "4 GiB free, or more"
+
+
+def test_less_shared_memory_than_the_experiments_loaders_need_is_a_problem() -> None:
+    case = recorded()
+    case = replace(case, request=replace(case.request, shm_mib=5000))
+    for node in case.nodes:
+        node.answers["shm"]["free_mib"] = 4096
+    finding = findings(case)["/dev/shm"]
+    assert finding.verdict == "problem"
+    assert finding.found.endswith("4096 MiB free; the loaders of the experiment need 5000 MiB")
+    assert "data.loader=dali" in finding.fix
 
 
 def test_data_that_a_node_cannot_read_is_a_problem() -> None:
