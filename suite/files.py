@@ -39,6 +39,9 @@ def write_atomically(path: Path, content: str | bytes | memoryview, *, durable: 
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

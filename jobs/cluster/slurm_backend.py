@@ -4,8 +4,10 @@ One query of squeue answers for all runs, and one of sacct for those whose job h
 their record does not say how they ended.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.cluster import sbatch, slurm_commands
@@ -21,6 +23,7 @@ from suite.user import user_name
 # Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
 MAX_EARLY_WARNINGS = 3
 LONGEST_RETURN_S = 7 * 24 * 3600.0
+FULL_BYTES = 2**16
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 
@@ -191,7 +194,16 @@ def of_job(
         return as_recorded  # its final record may not be visible yet
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
-    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or _last_error(one, job)}", is_final=True)
+    why = recorded or _last_error(one, job) or _full_disk(one)
+    return JobVerdict("failed", f"job {job}: {seen.end}{why}", is_final=True)
+
+
+def _full_disk(one: Submission) -> str:
+    """Return that a job could write nothing, not even its errors, if that is so now."""
+    with suppress(OSError):
+        if shutil.disk_usage(one.folder).free < FULL_BYTES:
+            return f"; the file system of {one.folder} is full"
+    return ""
 
 
 def _last_error(one: Submission, job: str) -> str:

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from suite.errors import UserError
@@ -161,7 +161,8 @@ def queue(names: Iterable[str]) -> dict[str, JobState]:
     named = [f"--name={','.join(sorted(wanted))}"] if len(wanted) <= MAX_NAMES else []
     options = ("--noheader", "--all", "--array", "--states=all", *named, "--format=%i|%T|%r|%N|%j")
     rows = (line.split("|") for line in ask("squeue", *options).splitlines())
-    return {row[0]: JobState(*row) for row in rows if len(row) == 5}
+    jobs = (JobState(*row) for row in rows if len(row) == 5)
+    return {job.job: replace(job, reason="") if job.reason == "None" else job for job in jobs}
 
 
 def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:

@@ -26,6 +26,8 @@ SHAPES: dict[str, Shape] = {
 }
 # Messages of gloo and NCCL on a rank whose peer has ended.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+# Those of a rank that has waited for its peers in vain.
+_WAITED = ("Timed out waiting", "Wait timeout", "collective operation timeout")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,19 @@ class RankError:
 
     @property
     def is_symptom(self) -> bool:
-        """Whether this rank only noticed that another one had ended."""
-        return any(sign in self.traceback for sign in _LOST)
+        """Whether this rank only noticed that another one had ended, or did not come."""
+        return self.has_waited or any(sign in self.traceback for sign in _LOST)
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether this rank waited for another one longer than system.collective_timeout_s."""
+        return any(sign in self.traceback for sign in _WAITED)
 
     def __str__(self) -> str:
         rank = f"rank {self.rank} on {self.host}"
+        if self.has_waited:
+            hangs = "a rank hangs, or is slower than the others by more than system.collective_timeout_s"
+            return f"{hangs}, as {rank} noticed: {self.sentence}"
         if self.is_symptom:
             return f"a rank was lost (killed, or its node failed), as {rank} noticed: {self.sentence}"
         return f"{rank}: {self.sentence}"

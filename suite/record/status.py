@@ -100,8 +100,7 @@ def _read_status(paths: RunPaths) -> Status:
     content = read_content(paths)
     is_missing = content is None
     if content is None:
-        why = "has no content" if paths.status.exists() else "is missing"
-        content = {"state": "failed", "reason": f"it never started: status.json {why}"}
+        content = {"state": "failed", "reason": _why_missing(paths)}
     died_silently = content.get("state") == "running" and not is_alive(paths, content)
     if died_silently and (newer := read_content(paths)) not in (None, content):
         assert newer is not None
@@ -115,9 +114,15 @@ def _read_status(paths: RunPaths) -> Status:
         errors, notes = read_errors(paths)
         cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
         # The first rank has written the reason of its own end itself.
-        if cause is not None and (died_silently or cause.rank != 0 or cause.is_symptom):
+        if cause is not None and (died_silently or is_missing or cause.rank != 0 or cause.is_symptom):
             content["reason"] = str(cause)
     return Status(content, died_silently, is_missing, errors, notes=notes)
+
+
+def _why_missing(paths: RunPaths) -> str:
+    if not paths.folder.exists():
+        return "it never started, or its folder was removed"
+    return f"it never started: status.json {'has no content' if paths.status.exists() else 'is missing'}"
 
 
 def is_alive(paths: RunPaths, content: dict[str, Any]) -> bool:

@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import shutil
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from suite.data.watch import DataWatch, Silence
+from suite.data.workers import SHARED_MEMORY
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run, check_batches
 from suite.paths import RunPaths
@@ -25,6 +28,9 @@ from suite.train.loop import Trainer
 __all__ = ["joined", "train_on", "train_run"]
 
 log = logging.getLogger("shiftbench")
+
+FULL_BYTES = 2**16
+"""With less free space a file system is called full."""
 
 
 def train_run(run: Run, folder: Path) -> None:
@@ -85,15 +91,32 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         _end(record, "diverged", str(diverged))
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            _end(record, "failed", in_one_line(error))
+        fault = None if record is None else storage_fault(error, record.paths)
+        _end(record, "failed", fault or in_one_line(error))
+        if fault is None:
             raise
-        _end(record, "failed", f"{error.strerror}: the last complete checkpoint is kept")
-        raise UserError(f"{error.filename or 'the run folder'}: {error.strerror}") from error
+        raise UserError(fault) from error
     except BaseException as error:
         _end(record, "failed", in_one_line(error))
         raise
     _end(record, "completed", None)
+
+
+def storage_fault(error: OSError, paths: RunPaths) -> str | None:
+    """Return in a sentence which storage is full, read-only or gone; None for an error of another kind."""
+    if error.errno == errno.ENOENT and not paths.folder.exists():
+        return f"{paths.folder}: was removed while the run trained"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    others = [Path(tempfile.gettempdir()), SHARED_MEMORY]
+    full = [place for place in others if place.exists() and shutil.disk_usage(place).free < FULL_BYTES]
+    where = Path(error.filename) if error.filename else (full or [paths.folder])[0]
+    if not where.is_relative_to(paths.folder):
+        return f"{where}: {error.strerror}"
+    kept = (
+        "the last complete checkpoint is kept" if paths.checkpoint_steps() else "there is no checkpoint yet"
+    )
+    return f"{paths.folder}: {error.strerror}: {kept}"
 
 
 def _newest_state(record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ def test_a_rank_that_hangs_is_ended_by_the_time_out(training_cells: Cells) -> No
     wait_until("an empty queue", lambda: not cells.jobs())
     (seen,) = cells.status().values()
     assert "imed out" in seen["reason"], seen
+    assert "slower than the others by more than system.collective_timeout_s" in seen["reason"], seen
 
 
 def test_the_traceback_of_a_rank_that_raises_is_shown(cells: Cells) -> None:

@@ -65,3 +65,10 @@ def test_a_task_with_an_entry_of_its_own_keeps_it() -> None:
 def test_a_job_that_is_being_preempted(said: str, is_so: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_commands, "ask", lambda *_: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
     assert slurm_commands.is_preempted("1") is is_so
+
+
+def test_a_job_without_a_reason_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "7|SUSPENDED|None|n1|x\n8|PENDING|Priority||x\n"
+    monkeypatch.setattr(slurm_commands, "ask", lambda *_: listed)
+    jobs = slurm_commands.queue(["x"])
+    assert [jobs["7"].reason, jobs["8"].reason] == ["", "Priority"]

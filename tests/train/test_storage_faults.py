@@ -1,0 +1,97 @@
+"""What ended a run is named: the storage that is full, the folder that was removed, the rank that hangs."""
+
+import errno
+import os
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from suite import train
+from suite.paths import RunPaths
+from suite.record import RecordWriter, read_status
+from suite.record.rank_errors import note_error
+from suite.train import storage_fault
+from tests.helpers.runs import make_run
+
+
+def full(filename: str | None = None) -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device", filename)
+
+
+@pytest.mark.parametrize(
+    ("filename", "full_places", "has_checkpoint", "sentence"),
+    [
+        (
+            "{run}/status.json",
+            [],
+            True,
+            "{run}: No space left on device: the last complete checkpoint is kept",
+        ),
+        ("{run}/status.json", [], False, "{run}: No space left on device: there is no checkpoint yet"),
+        (None, [], False, "{run}: No space left on device: there is no checkpoint yet"),
+        (None, ["/dev/shm"], True, "/dev/shm: No space left on device"),
+        ("/scratch/x", [], True, "/scratch/x: No space left on device"),
+    ],
+)
+def test_the_storage_that_is_full(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    filename: str | None,
+    full_places: list[str],
+    has_checkpoint: bool,
+    sentence: str,
+) -> None:
+    paths = RunPaths(tmp_path)
+    if has_checkpoint:
+        paths.checkpoints.mkdir()
+        paths.checkpoint(4).touch()
+    usage = lambda place: SimpleNamespace(free=0 if str(place) in full_places else 2**30)  # noqa: E731
+    monkeypatch.setattr(train, "shutil", SimpleNamespace(disk_usage=usage))
+    error = full(None if filename is None else filename.format(run=tmp_path))
+    assert storage_fault(error, paths) == sentence.format(run=tmp_path)
+
+
+def test_a_folder_that_was_removed(tmp_path: Path) -> None:
+    error = OSError(errno.ENOENT, "No such file or directory", str(tmp_path / "run" / "status.json"))
+    said = storage_fault(error, RunPaths(tmp_path / "run"))
+    assert said == f"{tmp_path / 'run'}: was removed while the run trained"
+    (tmp_path / "run").mkdir()
+    assert storage_fault(error, RunPaths(tmp_path / "run")) is None
+
+
+def test_status_of_a_folder_that_was_removed(tmp_path: Path) -> None:
+    """A rank's error is written into the folder anew, and says more than the lack of a status."""
+    run = make_run()
+    paths = RunPaths(tmp_path / run.folder_name)
+    with RecordWriter(run, paths.folder) as record:
+        record.start({})
+        shutil.rmtree(paths.folder)
+        assert read_status(paths).reason == "it never started, or its folder was removed"
+        note_error(paths, 0, RuntimeError("the folder is gone"))
+    assert read_status(paths).state == "failed"
+    assert read_status(paths).reason == f"rank 0 on {os.uname().nodename}: RuntimeError: the folder is gone"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_rank_that_waited_is_not_blamed(tmp_path: Path, is_first: bool) -> None:
+    run = make_run()
+    paths = RunPaths(tmp_path)
+    waited = RuntimeError(
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 10000ms for recv operation"
+    )
+    with RecordWriter(run, tmp_path) as record:
+        record.start({})
+        note_error(paths, 0 if is_first else 1, waited)
+        record.status("failed", reason=str(waited))
+    reason = str(read_status(paths).reason)
+    assert reason.startswith(
+        "a rank hangs, or is slower than the others by more than system.collective_timeout_s"
+    )
+    assert "Timed out waiting 10000ms" in reason
+    # An error of another rank is the cause, although it is later.
+    time.sleep(0.01)
+    note_error(paths, 2, ValueError("planted"))
+    assert str(read_status(paths).reason).endswith("ValueError: planted")
