@@ -156,6 +156,23 @@ def test_a_controller_that_restarts(cells: Cells) -> None:
     assert_completes(cells, attempts=1)
 
 
+def test_a_warning_while_the_controller_is_away_for_longer_than_the_grace_time(cells: Cells) -> None:
+    cells.describe(step_s=0.5, signal_delay_s=10)
+    cells.submit()
+    cells.wait_for_step(20)
+    job = cells.job()
+    slurm("scancel", "--signal=USR2", f"{job}.0")
+    testcluster.stop("slurmctld", signal.SIGKILL)
+    why = "it could not be requeued yet"
+    wait_until(why, lambda: why in (cells.record().get("reason") or ""))
+    assert cells.record()["state"] == "preempted"
+    assert "`shiftbench retry`" in cells.record()["reason"]
+    testcluster.up()
+    cells.hurry(job)  # the script asked on
+    cells.pace(0)
+    assert assert_completes(cells).status["lost_steps"] == 0
+
+
 def test_a_task_that_is_killed_and_a_retry(both: Both, undisturbed: Reference) -> None:
     for cells in both:
         cells.describe(step_s=0.2)

@@ -219,8 +219,9 @@ def _kill_jobs() -> None:
 def instructions() -> str:
     """Return what to type next. All of it can be pasted into a shell, whatever folder that is in."""
     root = Path(__file__).resolve().parents[2]
-    program = Path(sys.executable).parent / "shiftbench"
-    command = shlex.quote(str(program)) if program.exists() else "shiftbench"
+    places = (Path(sys.executable).parent, root / ".venv" / "bin")  # `make cluster` calls the system's Python
+    programs = [place / "shiftbench" for place in places if (place / "shiftbench").exists()]
+    command = shlex.quote(str(programs[0])) if programs else "shiftbench"
     return (
         "# Four nodes are up. These lines use them:\n"
         f"export SLURM_CONF={shlex.quote(str(CONF))}\n"
