@@ -1,5 +1,6 @@
 """XBN as a transformation: replaces chosen norm sites of a network."""
 
+import logging
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
 from suite.models.batch_free import batch_free_norm
 from suite.models.norm_sites import NormSite, batch_norms, norm_sites
 from suite.specs.model import norm_spec
+
+log = logging.getLogger("shiftbench")
 
 
 def convert(
@@ -39,10 +42,28 @@ def convert(
         if name not in norms:
             raise UserError(f"{name!r} is not a batch norm of the model; valid: {', '.join(norms)}")
         found[name] = _replacement(norms[name], norm, name)
+    _say_where_groups_have_one_channel(norms, found)
     for name, new in found.items():  # all of them, or none
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
     return model
+
+
+def _say_where_groups_have_one_channel(norms: dict[str, _BatchNorm], found: dict[str, nn.Module]) -> None:
+    """Log at which sites GN has as many groups as channels, to which the groups were clipped or equal."""
+    single = []
+    for name, new in found.items():
+        norm = next(iter(new.children()), new) if isinstance(new, nn.Sequential) else new
+        if isinstance(norm, nn.GroupNorm) and norm.affine and norm.num_groups == norm.num_channels > 1:
+            single.append(name)
+    if single:
+        some = ", ".join(single[:3]) + (", …" if len(single) > 3 else "")
+        flat = any(isinstance(norms[name], nn.BatchNorm1d) for name in single)
+        zero = ", and gives zeros where an input has no pixels" if flat else ""
+        log.warning(
+            "groups of one channel at %d of %d norms (%s): GN is an instance norm there%s",
+            *(len(single), len(found), some, zero),
+        )
 
 
 def _replacement(old: _BatchNorm, norm: XbnSpec | BatchFreeSpec, name: str) -> nn.Module:

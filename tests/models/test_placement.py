@@ -88,3 +88,20 @@ def test_stages_that_there_are_not_are_refused(arch: str, stages: list[int], sai
 def test_another_networks_stages_are_its_layers() -> None:
     with pytest.raises(UserError, match=r"norm\.stages: MobileNetV2 has no stage 1 \(layer1\)"):
         convert(torchvision.models.mobilenet_v2(), XbnSpec(kind="xbn", num_groups=8, stages=(1,)))
+
+
+def test_groups_of_one_channel_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """ResNet-50: the stem and the first stage have 64 channels where the released models have 64 groups."""
+    convert(torchvision.models.resnet50(), "xbn")
+    four = "groups of one channel at 4 of 17 norms (bn1, layer1.0.bn2, layer1.1.bn2, …)"
+    assert caplog.messages == [f"{four}: GN is an instance norm there"]
+    caplog.clear()
+    convert(torchvision.models.resnet50(), {"kind": "xbn", "num_groups": 32})
+    convert(torchvision.models.resnet50(), {"kind": "xbn", "bfn": "in"})  # which is what was asked for
+    assert caplog.messages == []
+    flat = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+    convert(flat, {"kind": "gn", "num_groups": 8})
+    (said,) = caplog.messages
+    assert said.startswith("groups of one channel at 1 of 1 norms (1): GN is an instance norm there")
+    assert said.endswith(", and gives zeros where an input has no pixels")
+    assert flat(torch.randn(4, 8)).abs().max() < 1e-4
