@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test cluster cluster-down lint types format hooks architectures lock clean
+.PHONY: help install demo study test cluster cluster-down lint types format hooks architectures networks lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -49,6 +49,9 @@ hooks: ## check style and types before each commit in this checkout
 
 architectures: .venv/.users ## measure the channels of all networks, after a family was added or changed
 	$(BIN)/python -m tests.helpers.generate_architectures
+
+networks: .venv/.developers ## convert every network of timm and torchvision, and write docs/networks.md
+	$(BIN)/python -m tests.helpers.zoo
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
