@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from jobs.cluster.backend import Backend
 from jobs.cluster.ledger import Submission
 from jobs.cluster.local_backend import LocalBackend, LocalCluster
-from jobs.cluster.sbatch import SlurmCluster, time_s
 from jobs.cluster.slurm_backend import SlurmBackend
+from jobs.cluster.slurm_cluster import SlurmCluster, time_s
 from suite.config_file import expand_path, naming, read_config
 from suite.errors import UserError
 from suite.wording import explain, shown

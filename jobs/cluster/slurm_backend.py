@@ -13,7 +13,7 @@ from pathlib import Path
 from jobs.cluster import sbatch, slurm_commands
 from jobs.cluster.backend import JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
 from jobs.cluster.ledger import Submission, private_folder
-from jobs.cluster.sbatch import SlurmCluster
+from jobs.cluster.slurm_cluster import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
 from jobs.cluster.task import TrainTask
 from suite.paths import RunPaths

@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs.cluster import sbatch
 from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
+from jobs.cluster.slurm_cluster import words_of
 from jobs.cluster.slurm_commands import words
 from jobs.doctor.finding import NodeAnswers, Request
 from jobs.doctor.node import MARK
@@ -68,7 +69,7 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
 def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
     """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
     python, snapshot = sbatch.shell_words(request.python), Path(request.snapshot)
-    program_name = sbatch.shell_words(shlex.quote(sbatch.words_of(request.python)[0]))
+    program_name = sbatch.shell_words(shlex.quote(words_of(request.python)[0]))
     lines = [
         *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
