@@ -63,12 +63,10 @@ def check_folders(runs: Sequence[Run], output_dir: Path) -> None:
         check_locks(output_dir)
 
 
-def check_shared_memory(runs: Sequence[Run], num_ranks: int) -> None:
-    """Raise UserError when the loaders of one run's ranks do not fit into the shared memory.
-
-    `num_ranks`: how many train at a time. Their loaders would wait for each other.
-    """
-    needed_bytes = max(map(shared_memory_of_run, runs), default=0) * num_ranks
+def check_shared_memory(runs: Sequence[Run], at_a_time: int, ranks: int) -> None:
+    """Raise UserError when the loaders of so many runs at a time, of so many ranks, do not fit into it."""
+    most = sorted(map(shared_memory_of_run, runs), reverse=True)[:at_a_time]
+    needed_bytes = sum(most) * ranks
     if needed_bytes and (shortage := shared_memory_shortage(needed_bytes, is_idle=True)):
         raise UserError(shortage)
 

@@ -50,7 +50,12 @@ def append_line(path: Path, line: str) -> None:
     """Append a line in a single write, so that a crash or a reader can cut only the last line short."""
     with path.open("ab", buffering=0) as file:
         data = (line + "\n").encode()
-        if file.write(data) != len(data):
+        try:
+            written = file.write(data)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+        if written != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 

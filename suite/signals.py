@@ -7,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 # A scheduler's warning that the job's time is nearly up: the run will be restarted. SIGTERM ends it.
 WARNING = signal.SIGUSR2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
+# In a scheduler's job: the seconds from its warning to the time limit, and a file whose existence asks the
+# job's script to have the job queued again.
+GRACE_VARIABLE, REQUEUE_VARIABLE = "SHIFTBENCH_GRACE_S", "SHIFTBENCH_TO_REQUEUE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -74,6 +78,21 @@ def stop_flag() -> Iterator[StopFlag]:
         signal.set_wakeup_fd(former)
         for end in (arrivals, arrive):
             os.close(end)
+
+
+def grace_after_warning_s() -> float:
+    """Return how many seconds a scheduler leaves this process after its warning; 0 if that is not known."""
+    return float(os.environ.get(GRACE_VARIABLE, "0"))
+
+
+def ask_script_to_requeue(is_asked: bool) -> None:
+    """Ask the script of this scheduler's job to have it queued again, or take that back."""
+    if (request := os.environ.get(REQUEUE_VARIABLE)) is None:
+        return
+    if is_asked:
+        Path(request).touch()
+    else:
+        Path(request).unlink(missing_ok=True)
 
 
 @contextmanager

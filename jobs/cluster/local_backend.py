@@ -18,6 +18,7 @@ from typing import Literal
 from jobs.checks import read_run
 from jobs.cluster.backend import Cluster, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun, settle
 from jobs.cluster.ledger import Ledger, Submission, private_folder
+from jobs.sources import SNAPSHOT_VARIABLE, check_own_sources
 from suite.errors import UserError
 from suite.paths import RunPaths
 from suite.record import RecordWriter, Status, read_status
@@ -54,6 +55,7 @@ class LocalBackend:
         env = os.environ | cluster.environment
         path = filter(None, [job.submission.snapshot, env.get("PYTHONPATH")])
         env |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+        env[SNAPSHOT_VARIABLE] = job.submission.snapshot
         null = subprocess.DEVNULL
         try:
             with (folder / LOG).open("ab") as log:
@@ -158,6 +160,7 @@ def main() -> int:
     runs = [read_run(f) for f in folders if read_status(RunPaths(f)).state != "cancelled"]
     view = ProgressView(Console(force_terminal=False, width=200))
     try:
+        check_own_sources()
         outcome = run_all(runs, output_dir, cluster.runs_at_a_time or 1, cluster.ranks, view)
     except UserError as error:  # such as too few GPUs: `status` shows it from the records
         for run in runs:

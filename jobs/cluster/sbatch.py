@@ -13,12 +13,9 @@ from typing import Any
 from jobs.cluster.backend import Cluster
 from jobs.cluster.slurm_cluster import SlurmCluster, time_s, words_of
 from jobs.cluster.slurm_commands import current_job, no_slurm
-from jobs.cluster.snapshot import SNAPSHOT_VARIABLE
 from suite.errors import UserError
+from suite.signals import GRACE_VARIABLE, REQUEUE_VARIABLE
 
-# In a job: the seconds from the warning to the time limit, and the file by which its task asks the script to
-# have the job requeued.
-GRACE_VARIABLE, REQUEUE_VARIABLE = "SHIFTBENCH_GRACE_S", "SHIFTBENCH_TO_REQUEUE"
 _REQUEUE = f"""
 code=$?
 
@@ -113,7 +110,7 @@ def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequ
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.tasks_per_node,
         "signal_delay_s": cluster.signal_delay_s,
-        "setup": [*set_up(cluster, snapshot), *_own_files(cluster, folder, snapshot)],
+        "setup": [*set_up(cluster, snapshot), *_own_files(cluster, folder)],
         # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *cpus],
         "wckey": None,  # Submitit's default is refused where wckeys are tracked
@@ -148,14 +145,13 @@ def _checked(lines: Sequence[str]) -> list[str]:
     return ["set -eE", f"trap {shlex.quote(say)} ERR", *lines, "trap - ERR", "set +eE"]
 
 
-def _own_files(cluster: SlurmCluster, submission_folder: Path, snapshot: Path) -> list[str]:
+def _own_files(cluster: SlurmCluster, submission_folder: Path) -> list[str]:
     """Return lines of shell that give this task its pickle, by the name that Submitit expects, and paths."""
     folder, pickle = shlex.quote(str(submission_folder)), TASK_PICKLE.format("${SLURM_ARRAY_TASK_ID:-0}")
     return [
         'job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         # An existing one is kept: after an early warning Submitit has written a pickle that counts them.
         f'[ -e {folder}/"${{job}}_submitted.pkl" ] || ln -s "{pickle}" {folder}/"${{job}}_submitted.pkl"',
-        f"export {SNAPSHOT_VARIABLE}={shlex.quote(str(snapshot))}",
         f"export {GRACE_VARIABLE}={cluster.signal_delay_s}",
         f'export {REQUEUE_VARIABLE}={folder}/"${{job}}_to_requeue"',
         f'rm -f "${REQUEUE_VARIABLE}"',

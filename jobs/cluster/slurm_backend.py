@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster import sbatch, slurm_commands
@@ -49,7 +50,8 @@ class SlurmBackend:
         from submitit.core.utils import DelayedSubmission
 
         for number, (run, name) in enumerate(zip(job.runs, names, strict=True)):
-            task = TrainTask(run.model_dump_json(), str((job.output_dir / name).absolute()))
+            folder_text = str((job.output_dir / name).absolute())
+            task = TrainTask(run.model_dump_json(), folder_text, job.submission.snapshot)
             delayed = DelayedSubmission(task)
             delayed.set_timeout(sbatch.minutes(cluster) or 0, MAX_EARLY_WARNINGS)
             delayed.dump(folder / sbatch.TASK_PICKLE.format(number))
@@ -121,6 +123,9 @@ class SlurmBackend:
             verdict = None
             if is_unsettled(run.status):
                 verdict = of_job(run.status, run.submission, job, found, is_being_submitted)
+                if verdict.state == "failed" and verdict.is_final:
+                    full = _full_disk(run.folder, run.submission.folder)
+                    verdict = replace(verdict, reason=verdict.reason + full)
             elif found is not None and found.state in WAITING and may_come_back(run.status, job):
                 verdict = JobVerdict("queued", f"{found.reason or found.state}; {run.status.reason}")
             answers[run.folder] = SchedulerAnswer(job, found.nodes if found else "", verdict)
@@ -194,15 +199,15 @@ def of_job(
         return as_recorded  # its final record may not be visible yet
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
-    why = recorded or _last_error(one, job) or _full_disk(one)
-    return JobVerdict("failed", f"job {job}: {seen.end}{why}", is_final=True)
+    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or _last_error(one, job)}", is_final=True)
 
 
-def _full_disk(one: Submission) -> str:
+def _full_disk(*folders: Path) -> str:
     """Return that a job could write nothing, not even its errors, if that is so now."""
-    with suppress(OSError):
-        if shutil.disk_usage(one.folder).free < FULL_BYTES:
-            return f"; the file system of {one.folder} is full"
+    for folder in folders:
+        with suppress(OSError):
+            if shutil.disk_usage(folder).free < FULL_BYTES:
+                return f"; the file system of {folder} is full"
     return ""
 
 

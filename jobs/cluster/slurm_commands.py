@@ -180,9 +180,10 @@ def accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     return found
 
 
-def shown_job(job: str) -> dict[str, str]:
+def shown_job(job: str, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """Return the fields of `scontrol show job`, such as JobState. Raises SlurmError."""
-    pairs = (word.partition("=") for word in ask("scontrol", "--oneliner", "show", "job", job).split())
+    said = ask("scontrol", "--oneliner", "show", "job", job, timeout_s=timeout_s)
+    pairs = (word.partition("=") for word in said.split())
     return {key: value for key, _, value in pairs}
 
 

@@ -1,20 +1,16 @@
 """Copies of the sources for jobs to import, so that edits while they wait change nothing."""
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.cluster.ledger import private_folder
+from jobs.sources import source_files, sources_digest
 from suite.errors import UserError
 from suite.files import draft_of, publish_folder, write_atomically
-from suite.provenance import ROOT, SNAPSHOT_NOTE, SOURCE_PACKAGES, code_state
-
-SNAPSHOT_VARIABLE = "SHIFTBENCH_SNAPSHOT"
-"""The environment variable in which a job has the path of its sources."""
+from suite.provenance import ROOT, SNAPSHOT_NOTE, code_state
 
 
 def snapshot(into: Path) -> Path:
@@ -24,15 +20,15 @@ def snapshot(into: Path) -> Path:
     is completed. Raises UserError when it cannot be written.
     """
     name = snapshot_name()
-    if (folder := into / name).is_dir() and _digest(folder) == name:
+    if (folder := into / name).is_dir() and sources_digest(folder) == name:
         return folder
     private_folder(into)
     try:
         with draft_of(into / name) as draft:
-            for relative in _files(ROOT):
+            for relative in source_files(ROOT):
                 (draft / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / relative, draft / relative)
-            name = _digest(draft)  # of the copies: a file may have been saved meanwhile
+            name = sources_digest(draft)  # of the copies: a file may have been saved meanwhile
             note = asdict(replace(code_state(), snapshot=name))
             write_atomically(draft / SNAPSHOT_NOTE, json.dumps(note, indent=1) + "\n", durable=False)
             if not publish_folder(draft, into / name):
@@ -43,34 +39,6 @@ def snapshot(into: Path) -> Path:
     return into / name
 
 
-def check_own_sources() -> None:
-    """Raise UserError when this job does not run the copy of the sources that it was submitted with.
-
-    Python would import a checkout that is installed here instead, in whatever state it is now.
-    """
-    wanted = os.environ.get(SNAPSHOT_VARIABLE)
-    if wanted is None:  # submitted by an earlier version
-        return
-    path = Path(wanted)
-    if path.resolve() != ROOT:
-        raise UserError(f"{path}: the sources that this job was submitted with were removed; submit it again")
-    if snapshot_name() != path.name:
-        raise UserError(f"{path}: the sources that this job was submitted with were changed; submit it again")
-
-
 def snapshot_name() -> str:
     """Return a hash of the sources and their commit."""
-    return _digest(ROOT)
-
-
-def _digest(root: Path) -> str:
-    digest = hashlib.sha256(str(code_state().git_sha).encode())
-    for relative in sorted(_files(root)):
-        digest.update(f"{relative}\0".encode() + hashlib.sha256((root / relative).read_bytes()).digest())
-    return digest.hexdigest()[:12]
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for path in (path for package in SOURCE_PACKAGES for path in (root / package).rglob("*")):
-        if path.suffix not in (".pyc", ".pyo") and "__pycache__" not in path.parts and path.is_file():
-            yield path.relative_to(root)
+    return sources_digest(ROOT)

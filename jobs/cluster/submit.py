@@ -33,6 +33,7 @@ class Submitted:
     left: list[Run] = field(default_factory=list)  # runs to submit that are not in `jobs` yet
     jobs: list[Submission] = field(default_factory=list)
     active: dict[str, str] = field(default_factory=dict)  # every run of the folder that is under way
+    waits_for: tuple[str, ...] = ()  # jobs of earlier submissions that must end first
     refused: str | None = None  # the scheduler's message when it refused those in `left`
 
     @property
@@ -93,6 +94,7 @@ def submit(
         sources = snapshot(home / "code")
         driver = experiment if is_driven else None
         after = () if is_driven else in_the_way(done, cluster, ledger)
+        done.waits_for = after
         for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
             try:
                 done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))
@@ -117,7 +119,7 @@ def in_the_way(planned: Submitted, cluster: AnyCluster, ledger: Ledger) -> tuple
     active = {
         name: job
         for name, job in planned.active.items()
-        if newest[name].scheduler == cluster.scheduler and ledger.is_ours(newest[name])
+        if newest[name].cluster.get("name") == cluster.name and ledger.is_ours(newest[name])
     }
     if limit is None or len(active) + len(planned.left) <= limit:
         return ()

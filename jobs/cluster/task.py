@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.checks import writing
-from jobs.cluster.sbatch import GRACE_VARIABLE, REQUEUE_VARIABLE
 from jobs.cluster.slurm_commands import SlurmError, ask, current_job, is_preempted, shown_job
-from jobs.cluster.snapshot import check_own_sources
 from jobs.local.process_log import also_logged_to, log_to_stderr
+from jobs.sources import check_own_sources
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.large_imports import collecting_no_garbage
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
 from suite.record.rank_errors import in_one_line
-from suite.signals import StopFlag, stop_flag
+from suite.signals import StopFlag, ask_script_to_requeue, grace_after_warning_s, stop_flag
 
 log = logging.getLogger("shiftbench")
 
@@ -39,6 +38,7 @@ class TrainTask:
 
     run_json: str
     folder: str
+    snapshot: str | None = None  # None in the pickles of earlier versions
 
     def __call__(self) -> str:
         """Train, and return the run's state. Raises what ends this rank, so that srun ends the others."""
@@ -49,7 +49,7 @@ class TrainTask:
             if not folder.exists():
                 log.warning("%s was removed while the job waited: the run starts from step 0", folder)
             try:
-                check_own_sources()
+                check_own_sources(self.snapshot)
                 if rank == 0:
                     with writing(folder):
                         folder.mkdir(parents=True, exist_ok=True)
@@ -129,15 +129,15 @@ def _requeue(run: Run, folder: Path, deadline_s: float) -> None:
             record.status("failed", fruitless_starts=0, reason=why)
             return
         record.status("preempted", fruitless_starts=fruitless)
+        ask_script_to_requeue(True)  # first: Slurm may kill this process while it asks
         try:
             _ask_for_requeue(str(current_job()), deadline_s)
         except SlurmError as error:
             why = f"{error}; if its job does not return to the queue, `shiftbench retry` submits it again"
             record.status("preempted", reason=f"{reason}; it could not be requeued yet: {why}")
             log.error("not requeued yet, and left to the job's script: %s", error)
-            if (request := os.environ.get(REQUEUE_VARIABLE)) is not None:
-                Path(request).touch()
         else:
+            ask_script_to_requeue(False)
             log.info("requeued")
 
 
@@ -147,11 +147,12 @@ def _ask_for_requeue(job: str, deadline_s: float) -> None:
     Whatever it answers meanwhile: a controller that restarts, and one without munge, refuse in many words.
     """
     while True:
+        left_s = max(REQUEUE_POLL_S, deadline_s - time.monotonic())
         try:
-            ask("scontrol", "requeue", job)
+            ask("scontrol", "requeue", job, timeout_s=left_s)
             return
         except SlurmError as error:
-            if _has_stopped_running(job):  # the answer to an earlier request was lost
+            if _is_requeued(job, left_s):  # the answer to an earlier request was lost
                 return
             if time.monotonic() > deadline_s:
                 raise
@@ -161,11 +162,13 @@ def _ask_for_requeue(job: str, deadline_s: float) -> None:
 
 def _grace_s(end: Preempted) -> float:
     """Return the seconds that Slurm leaves a job after the signal that ended its training."""
-    return float(os.environ.get(GRACE_VARIABLE, KILL_WAIT_S)) if end.is_warned else KILL_WAIT_S
+    return (grace_after_warning_s() or KILL_WAIT_S) if end.is_warned else KILL_WAIT_S
 
 
-def _has_stopped_running(job: str) -> bool:
+def _is_requeued(job: str, timeout_s: float) -> bool:
     try:
-        return shown_job(job).get("JobState", "RUNNING") != "RUNNING"
+        shown = shown_job(job, timeout_s=timeout_s)
     except SlurmError:
         return False
+    is_again = int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return is_again or shown.get("JobState") in ("PENDING", "CONFIGURING", "REQUEUED")

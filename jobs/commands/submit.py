@@ -97,6 +97,10 @@ def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> No
     kept += [f"{len(done.unreadable)} left alone"] if done.unreadable else []
     console.print(", ".join([f"{done.num_submitted} submitted", *kept]))
     print_unreadable(done)
+    if done.waits_for:
+        jobs = ", ".join(done.waits_for[:5]) + (", …" if len(done.waits_for) > 5 else "")
+        limit = "its array_parallelism limits the runs at a time; a file of another name counts anew"
+        console.print(f"waits for {jobs} of this cluster: {limit}", markup=False)
     if done.refused:
         text = f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again"
         Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)

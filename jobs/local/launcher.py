@@ -55,7 +55,7 @@ def run_all(
             outcome.add(folder, exit_codes.of(error))
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
-    check_shared_memory(waiting, min(jobs, len(waiting)) * ranks)
+    check_shared_memory(waiting, jobs, ranks)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)

@@ -12,9 +12,12 @@ from pathlib import Path
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.process_log import log_to_stderr
+from jobs.sources import check_own_sources
 from suite.errors import Diverged, Preempted, UserError
+from suite.experiment import Run
 from suite.large_imports import collecting_no_garbage
 from suite.launch import launch_variables
+from suite.record import RecordWriter
 from suite.signals import signal_when_parent_ends
 
 
@@ -27,6 +30,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     try:
         run = read_run(folder)
+        _check_sources(run, folder)
         with collecting_no_garbage():
             from suite.train import train_run
 
@@ -35,6 +39,17 @@ def main() -> int:
         logging.error("%s: %s", type(end).__name__, end)
         return exit_codes.of(end)
     return exit_codes.DONE
+
+
+def _check_sources(run: Run, folder: Path) -> None:
+    """Write into the record, and raise, that these are not the sources that the run was submitted with."""
+    try:
+        check_own_sources()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            with RecordWriter(run, folder) as record:
+                record.status("failed", reason=str(error))
+        raise
 
 
 def torchrun() -> None:

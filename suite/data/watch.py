@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Literal, Self
 
 from suite.data.loader import Batch, Loader
-from suite.signals import StopFlag
+from suite.signals import StopFlag, grace_after_warning_s
 
 POLL_S = 1.0
 SLACK_S = 10.0
 """How much later than a loader that measures its own time, whose error says more."""
 STOP_PATIENCE_S = 20.0
-"""How long a batch may take after a stop request; schedulers kill after thirty seconds at the earliest."""
+"""How long a batch may take after SIGTERM; schedulers kill after thirty seconds at the earliest."""
+END_S = 10.0
+"""What is left of the time after a warning for the end of the process."""
 
 Silence = Literal["failed", "stopped"]
 
@@ -25,7 +27,8 @@ class WaitTimer:
         self.is_over = False
         """Whether `end` has been called."""
         self._timeout_s, self._end = timeout_s, end
-        self._waiting_since_s: float | None = None
+        self._waited_s = 0.0
+        self._num_waits, self._is_waiting = 0, False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="waits-for-data", daemon=True)
 
@@ -40,31 +43,35 @@ class WaitTimer:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Measure the time inside."""
-        self._waiting_since_s = time.monotonic()
+        self._num_waits += 1
+        self._is_waiting = True
         try:
             yield
         finally:
-            self._waiting_since_s = None
+            self._is_waiting = False
 
     def _poll(self) -> None:
-        while not self._closed.wait(min(POLL_S, self._timeout_s)):
-            self._look()
+        every_s = min(POLL_S, self._timeout_s / 4)
+        last_s, last_wait = time.monotonic(), 0
+        while not self._closed.wait(every_s):
+            now_s, wait = time.monotonic(), self._num_waits
+            # Time in which the job was suspended is no waiting.
+            passed_s, last_s = min(now_s - last_s, 2 * every_s), now_s
+            is_the_same = self._is_waiting and wait == last_wait
+            self._waited_s, last_wait = self._waited_s + passed_s if is_the_same else 0.0, wait
+            self._look(passed_s)
 
-    def _look(self) -> None:
-        waited_s = self._waited_s()
-        if waited_s is not None and waited_s > self._timeout_s and not self.is_over:
+    def _look(self, passed_s: float) -> None:
+        if self._waited_s > self._timeout_s and not self.is_over:
             self.is_over = True
             self._end()
-
-    def _waited_s(self) -> float | None:
-        since_s = self._waiting_since_s
-        return None if since_s is None else time.monotonic() - since_s
 
 
 class DataWatch(WaitTimer):
     """Measures the waits of all loaders that `suite.data` returns in this process.
 
-    `timeout_s`: the longest wait. `stop`: after a stop signal the wait is shorter. `end` is called with what
+    `timeout_s`: the longest wait. `stop`: after a stop signal the wait is shorter, and after a scheduler's
+    warning it ends before the job's time does. `end` is called with what
     the wait means and a sentence; it does not return, because native code that waits cannot be interrupted.
     """
 
@@ -73,7 +80,7 @@ class DataWatch(WaitTimer):
     def __init__(self, timeout_s: float, stop: StopFlag, end: Callable[[Silence, str], None]) -> None:
         super().__init__(timeout_s + SLACK_S, self._fail)
         self._limit_s, self._stop, self._end_process = timeout_s, stop, end
-        self._stopped_at_s: float | None = None
+        self._stopped_s = 0.0
 
     def __enter__(self) -> Self:
         DataWatch.current = self
@@ -83,16 +90,16 @@ class DataWatch(WaitTimer):
         DataWatch.current = None
         super().__exit__()
 
-    def _look(self) -> None:
-        super()._look()
+    def _look(self, passed_s: float) -> None:
+        super()._look(passed_s)
         self._stop.look()
         if self._stop.signal is None:
             return
-        self._stopped_at_s = self._stopped_at_s or time.monotonic()
-        waited_s, stopped_s = self._waited_s(), time.monotonic() - self._stopped_at_s
-        if waited_s is not None and min(waited_s, stopped_s) > STOP_PATIENCE_S:
-            sentence = f"the loader has given no batch for {waited_s:.0f} s, so the last checkpoint is kept"
-            self._end_process("stopped", sentence)
+        self._stopped_s += passed_s
+        grace_s = grace_after_warning_s() if self._stop.warned else 0.0
+        if min(self._waited_s, self._stopped_s) > max(STOP_PATIENCE_S, grace_s - END_S):
+            waited = f"the loader has given no batch for {self._waited_s:.0f} s"
+            self._end_process("stopped", f"{waited}, so the last checkpoint is kept")
 
     def _fail(self) -> None:
         limit = f"for longer than system.collective_timeout_s ({self._limit_s:g} s)"

@@ -1,8 +1,10 @@
 """The worker processes of the torchvision loader, and the shared memory through which they give batches."""
 
 import multiprocessing.context
+import multiprocessing.popen_fork
 import os
 import signal
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ _REMEDY = (
 )
 
 
+class _KilledPopen(multiprocessing.popen_fork.Popen):
+    """A started process that is killed where others are terminated, as at the end of Python."""
+
+    def terminate(self) -> None:
+        """Kill: SIGTERM is blocked, and does not reach a stopped process."""
+        self.kill()
+
+
 class Worker(multiprocessing.context.ForkProcess):
     """A process that decodes images until its parent ends it, or has ended.
 
@@ -36,9 +46,9 @@ class Worker(multiprocessing.context.ForkProcess):
         signal_when_parent_ends(signal.SIGKILL)
         super().run()
 
-    def terminate(self) -> None:
-        """Kill: SIGTERM is blocked, and does not reach a stopped process."""
-        self.kill()
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _KilledPopen:
+        return _KilledPopen(process_obj)
 
 
 class Workers(multiprocessing.context.ForkContext):
@@ -63,15 +73,23 @@ def shared_memory_needed(
     """Return how many bytes the batches of a loader take at most at a time, in float32 with 3 channels."""
     held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
     held = held if num_batches is None else min(held, num_batches)
-    return held * images_per_batch * 3 * image_size**2 * 4
+    return held * _batch_bytes(images_per_batch, image_size)
+
+
+def _batch_bytes(images_per_batch: int, image_size: int) -> int:
+    return images_per_batch * 3 * image_size**2 * 4
 
 
 def shared_memory_of_run(run: Run) -> int:
-    """Return how many bytes of shared memory each rank of a run takes at most; 0 if its loader takes none."""
+    """Return how many bytes of shared memory each rank of a run takes at most; 0 if its loader takes none.
+
+    At the end of an epoch there are two loaders: that of the training images keeps what it has prefetched.
+    """
     has_files = run.data.name not in SOURCES or not SOURCES[run.data.name].generator
     if not (has_files and LOADERS[run.data.loader].shares_memory):
         return 0
-    return shared_memory_needed(run.batch.per_gpu, run.data.image_size, run.system.data_threads)
+    held = 2 * PREFETCHED_BATCHES * run.system.data_threads + _HELD_BATCHES
+    return held * _batch_bytes(run.batch.per_gpu, run.data.image_size)
 
 
 def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str | None:

@@ -27,7 +27,10 @@ SHAPES: dict[str, Shape] = {
 # Messages of gloo and NCCL on a rank whose peer has ended.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 # Those of a rank that has waited for its peers in vain.
-_WAITED = ("Timed out waiting", "Wait timeout", "collective operation timeout")
+_WAITED = (
+    *("timed out waiting", "timed out after", "timed out in monitoredbarrier", "wait timeout"),
+    *("connect timeout", "socket timeout", "collective operation timeout"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RankError:
     @property
     def has_waited(self) -> bool:
         """Whether this rank waited for another one longer than system.collective_timeout_s."""
-        return any(sign in self.traceback for sign in _WAITED)
+        return any(sign in self.traceback.lower() for sign in _WAITED)
 
     def __str__(self) -> str:
         rank = f"rank {self.rank} on {self.host}"

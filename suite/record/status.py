@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -139,8 +140,13 @@ def is_elsewhere(content: dict[str, Any]) -> bool:
 
 
 def silent_for_s(paths: RunPaths, content: dict[str, Any]) -> float:
-    """Return the seconds since the status was written; 0 or more."""
-    silent_s = time.time() - float(content.get("updated_at", 0.0))
-    if silent_s < -SILENCE_S:  # the clocks of the two machines differ; that of the file system is a third
-        silent_s = time.time() - paths.status.stat().st_mtime
-    return max(0.0, silent_s)
+    """Return the seconds since the status was written; 0 or more.
+
+    The clocks of the two machines may differ, and that of the file system is a third: the smaller age that is
+    not in the future counts.
+    """
+    now = time.time()
+    ages_s = [now - float(content.get("updated_at", 0.0))]
+    with suppress(OSError):
+        ages_s.append(now - paths.status.stat().st_mtime)
+    return min((age_s for age_s in ages_s if age_s >= 0), default=0.0)

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,7 @@ from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
 from suite.record.rank_errors import in_one_line, note_error
-from suite.signals import StopFlag, stop_flag
+from suite.signals import StopFlag, ask_script_to_requeue, stop_flag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined
 from suite.train.loop import Trainer
@@ -108,15 +108,20 @@ def storage_fault(error: OSError, paths: RunPaths) -> str | None:
         return f"{paths.folder}: was removed while the run trained"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return None
-    others = [Path(tempfile.gettempdir()), SHARED_MEMORY]
-    full = [place for place in others if place.exists() and shutil.disk_usage(place).free < FULL_BYTES]
-    where = Path(error.filename) if error.filename else (full or [paths.folder])[0]
+    places = [paths.folder, Path(tempfile.gettempdir()), SHARED_MEMORY]
+    where = Path(error.filename) if error.filename else next(filter(_is_full, places), paths.folder)
     if not where.is_relative_to(paths.folder):
         return f"{where}: {error.strerror}"
     kept = (
         "the last complete checkpoint is kept" if paths.checkpoint_steps() else "there is no checkpoint yet"
     )
     return f"{paths.folder}: {error.strerror}: {kept}"
+
+
+def _is_full(place: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(place).free < FULL_BYTES
+    return False
 
 
 def _newest_state(record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:
@@ -165,11 +170,14 @@ def _end_process(
     stop: StopFlag,
 ) -> NoReturn:
     """End this process from another thread than the one that waits for its data, which cannot end."""
-    if meaning == "stopped":
-        _end_stopped(record, stop, f"{sentence}; the last complete checkpoint is kept; stopped")
-    else:
+    if meaning == "failed" or record is None:  # only the first rank writes the status
         log.error("%s", sentence)
         note_error(paths, ranks.rank, TimeoutError(sentence))
+    if meaning == "stopped":
+        _end_stopped(record, stop, f"{sentence}; stopped")
+        if stop.warned:
+            ask_script_to_requeue(True)
+    else:
         _end(record, "failed", sentence)
     os._exit(1)
 

@@ -7,6 +7,7 @@ with the stand-in trainer, which loses no step either.
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from suite.experiment import Run
@@ -48,9 +49,9 @@ def assert_completes(cells: Cells, attempts: int = 2) -> Record:
     return record
 
 
-def assert_ends_as(cells: Cells, reference: Path) -> Record:
-    """Assert that the run completes in two attempts with the same weights and measurements."""
-    record = assert_completes(cells)
+def assert_ends_as(cells: Cells, reference: Path, attempts: int = 2) -> Record:
+    """Assert that the run completes in so many attempts with the same weights and measurements."""
+    record = assert_completes(cells, attempts)
     assert_bit_equal(final_state(cells.paths().folder), final_state(reference))
     assert measured(cells.paths().folder) == measured(reference)
     return record
@@ -102,18 +103,21 @@ def test_a_slurmd_that_dies_in_training(both: Both, undisturbed: Reference) -> N
         assert record.status["lost_steps"] == 0
 
 
-def test_a_time_limit_shorter_than_an_epoch(cells: Cells) -> None:
-    # 160 s of steps in the only epoch; the warning comes 30 to 60 s after the start.
-    cells.describe(time="2", signal_delay_s=60, step_s=0.8)
-    cells.submit()
-    job = cells.job()
-    cells.wait_for_state("preempted")
-    assert "by SIGUSR2" in cells.record()["reason"]
-    cells.hurry(job)
-    cells.pace(0)
-    record = assert_completes(cells)
-    assert record.status["lost_steps"] == 0
-    assert 0 < record.status["resumed_from_step"] < 200
+def test_a_time_limit_shorter_than_an_epoch(both: Both, undisturbed: Reference) -> None:
+    # 150 s of steps in the only epoch; the warning comes 30 to 60 s after the start.
+    for cells in both:
+        cells.describe(time="2", signal_delay_s=60, step_s=1.5)
+        cells.submit()
+    jobs = [cells.job() for cells in both]
+    for cells, job in zip(both, jobs, strict=True):
+        cells.wait_for_state("preempted")
+        assert "by SIGUSR2" in cells.record()["reason"]
+        cells.hurry(job)
+        cells.pace(0)
+    for cells in both:
+        record = assert_ends_as(cells, undisturbed.of(cells.run))
+        assert record.status["lost_steps"] == 0
+        assert 0 < record.status["resumed_from_step"] < 100
 
 
 def test_preemption(both: Both, undisturbed: Reference) -> None:
@@ -143,17 +147,39 @@ def assert_survives_preemption(both: Both, undisturbed: Reference, reason: str) 
         assert record.status["lost_steps"] == 0
 
 
-def test_a_controller_that_restarts(cells: Cells) -> None:
-    cells.describe(step_s=0.1)
-    cells.submit()
-    cells.wait_for_step(80)  # the controller writes its state after some five seconds
+def test_a_controller_that_restarts(both: Both, undisturbed: Reference) -> None:
+    for cells in both:
+        cells.describe(step_s=0.2)
+        cells.submit()
+    for cells in both:
+        cells.wait_for_step(40)  # the controller writes its state after some five seconds
     testcluster.stop("slurmctld", signal.SIGKILL)
-    (seen,) = cells.status().values()
-    assert seen["state"] == "running"
-    assert "Slurm does not answer" in cells.call("status").stdout
+    for cells in both:
+        (seen,) = cells.status().values()
+        assert seen["state"] == "running"
+        assert "Slurm does not answer" in cells.call("status").stdout
     testcluster.up()
+    for cells in both:
+        cells.pace(0)
+        assert_ends_as(cells, undisturbed.of(cells.run), attempts=1)
+
+
+def test_a_warning_while_a_data_worker_is_stopped(both: Both, undisturbed: Reference) -> None:
+    """The run is abandoned before its time ends, and its job's script has it queued again."""
+    _, cells = both
+    cells.describe(step_s=0.2, signal_delay_s=35)
+    cells.submit()
+    cells.wait_for_step(20)
+    job = cells.job()
+    for process in psutil.process_iter(["name", "environ"]):
+        if process.info["name"] == "pt_data_worker" and process.info["environ"]["SLURM_JOB_ID"] == job:
+            process.suspend()
+    slurm("scancel", "--signal=USR2", f"{job}.0")
+    why = "the loader has given no batch for"
+    wait_until(why, lambda: why in (cells.record().get("reason") or ""))
+    cells.hurry(job)
     cells.pace(0)
-    assert_completes(cells, attempts=1)
+    assert_ends_as(cells, undisturbed.of(cells.run))
 
 
 def test_a_warning_while_the_controller_is_away_for_longer_than_the_grace_time(cells: Cells) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from suite.data import Batch, vision, workers
 from suite.data.plan import EvalShare
 from suite.data.sources import folder_index
 from suite.data.vision import VisionLoader
+from suite.data.watch import WaitTimer
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import is_locked, locked
@@ -155,12 +157,51 @@ def test_a_run_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> N
         batch={"global_batch_size": 11},
         system={"data_threads": 2},
     )
-    assert workers.shared_memory_of_run(run) == 5 * 11 * 3 * 128 * 128 * 4
+    assert workers.shared_memory_of_run(run) == 9 * 11 * 3 * 128 * 128 * 4
     sizes = os.statvfs_result((4096, 4096, 2048, 0, 0, 0, 0, 0, 0, 255))
     monkeypatch.setattr(workers.os, "statvfs", lambda _: sizes)
-    check_shared_memory([], 2)
-    check_shared_memory([make_run(data={**DATA, "image_size": 128})], 2)  # DALI has threads
-    with pytest.raises(UserError, match=r"/dev/shm has 8 MiB, of which 0 are free; .* need 21 MiB"):
-        check_shared_memory([run], 2)
-    one = run.model_copy(update={"system": run.system.model_copy(update={"data_threads": 1})})
-    check_shared_memory([one], 1)
+    check_shared_memory([], 1, 2)
+    check_shared_memory([make_run(data={**DATA, "image_size": 128})], 1, 2)  # DALI has threads
+    with pytest.raises(UserError, match=r"/dev/shm has 8 MiB, of which 0 are free; .* need 37 MiB"):
+        check_shared_memory([run], 1, 2)
+    small = make_run(
+        data={**DATA, "image_size": 28, "loader": "torchvision"}, batch={"global_batch_size": 11}
+    )
+    check_shared_memory([small] * 50, 1, 2)
+    check_shared_memory([small, run], 2, 0)
+    # The largest runs that may train at a time, and not as many of the largest.
+    with pytest.raises(UserError, match="need 19 MiB"):
+        check_shared_memory([small] * 7 + [run], 2, 1)
+
+
+RAISING = """
+import sys, torch
+from suite.data.plan import EvalShare
+from suite.data.sources import folder_index
+from suite.data.vision import VisionLoader
+from suite.experiment import DataSpec
+data = DataSpec(name="test", path=sys.argv[1], num_classes=3, image_size=48, loader="torchvision")
+share = EvalShare(folder_index(data, "train"), 1, 0, 1)
+batches = iter(VisionLoader(share, data, num_workers=2, timeout_s=60, device=torch.device("cpu")))
+next(batches)
+raise ValueError("planted")
+"""
+
+
+def test_a_process_that_raises_between_two_batches_ends(pictures: Path) -> None:
+    """Python waits for its worker processes at its end, with the loader still in the traceback's frames."""
+    command = [sys.executable, "-c", RAISING, str(pictures)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ValueError: planted" in done.stderr
+
+
+def test_time_in_which_the_process_was_suspended_is_no_waiting() -> None:
+    over: list[bool] = []
+    with WaitTimer(0.8, lambda: over.append(True)) as timer, timer.waiting():
+        sleeper = subprocess.Popen(
+            ["sh", "-c", f"sleep 0.2; kill -STOP {os.getpid()}; sleep 2; kill -CONT {os.getpid()}"]
+        )
+        sleeper.wait()
+        assert over == []
+        wait_until("the end of patience", lambda: over, 5)

@@ -32,11 +32,11 @@ parts ([the roles](../suite/models/norm_sites.py)). It refuses a network of whic
 norms are in blocks of a known layout, and leaves it as it was; `sites` then names the norms to convert.
 
 This table covers every architecture of {VERSIONS} that has batch norms. In each network that was converted,
-every P2 norm follows a convolution that mixes pixels, in the order of definition. A test tries one network of
-each row; `make networks` writes the table anew.
+every P2 norm follows a convolution that mixes pixels, in the order of definition, and every block of a class
+of which one has a P2 norm has one. A test tries the examples; `make networks` writes the table anew.
 
-| Family | Converted | Refused | For example |
-|---|---:|---:|---|
+| Family | Converted | for example | Refused | for example |
+|---|---:|---|---:|---|
 """
 
 
@@ -57,11 +57,16 @@ class WithoutValues(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a network. `misplaced`: P2 norms that do not follow a convolution that mixes pixels."""
+    """What became of a network.
+
+    `misplaced`: P2 norms that do not follow a convolution that mixes pixels. `missed`: blocks of a class of
+    which others have a P2 norm, that hold norms behind such a convolution and have none.
+    """
 
     family: str
     is_converted: bool
     misplaced: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
 
 
 def names() -> Iterator[str]:
@@ -112,11 +117,31 @@ def tried(name: str) -> Outcome | None:
             assert kinds(model) == before, f"{name} was refused, and changed"
             return Outcome(family, is_converted=False)
         raise AssertionError(f"{name} was converted, although its sites are not known")
-    wrong = [site.name for site in sites if "p2" in site.roles and max(follows[site.name], default=1) == 1]
+    p2 = {site.name for site in sites if "p2" in site.roles}
+    mixed = {norm for norm, kernel in follows.items() if max(kernel, default=1) > 1}
+    found = tuple(blocks_without(model, p2, mixed))
     convert(model, P2)
     changed = {place for place, kind in kinds(model).items() if before.get(place) != kind}
     assert {site.name for site in sites} == {place for place in changed if place in before}, name
-    return Outcome(family, is_converted=True, misplaced=tuple(wrong))
+    return Outcome(family, is_converted=True, misplaced=tuple(sorted(p2 - mixed)), missed=found)
+
+
+def blocks_without(model: nn.Module, p2: set[str], mixed: set[str]) -> Iterator[str]:
+    """Yield the blocks that were missed. A block is the least module with a P2 norm and another norm."""
+    modules = dict(model.named_modules())
+
+    def block_of(name: str) -> nn.Module:
+        while name:
+            name = name.rpartition(".")[0]
+            if sum(isinstance(module, _BatchNorm) for module in modules[name].modules()) > 1:
+                break
+        return modules[name]
+
+    classes = {type(block_of(name)) for name in p2} - {nn.Sequential}
+    for name, module in modules.items():
+        of_it = {norm for norm in mixed if norm.startswith(f"{name}.")}
+        if type(module) in classes and of_it and not of_it & p2:
+            yield name
 
 
 def kinds(model: nn.Module) -> dict[str, type]:
@@ -135,28 +160,36 @@ def preceding_convolutions(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def rows() -> dict[str, tuple[int, int, str]]:
-    """Read the table: for each family, how many are converted and refused, and an example of the majority."""
+def examples() -> list[tuple[str, str, bool]]:
+    """Read the table: a family, a network of it, and whether that is converted, for both outcomes."""
     lines = (line.split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `"))
-    return {cells[1].strip(" `"): (int(cells[2]), int(cells[3]), cells[4].strip(" `")) for cells in lines}
+    cells = [[cell.strip(" `") for cell in line] for line in lines]
+    return [
+        (family, name, is_converted)
+        for _, family, _, converted, _, refused, _ in cells
+        for name, is_converted in ((converted, True), (refused, False))
+        if name
+    ]
 
 
 def main() -> None:
     """Try every network, and write the table."""
-    outcomes: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    outcomes: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for name in names():
         if (outcome := tried(name)) is not None:
             assert not outcome.misplaced, f"{name}: {outcome.misplaced}"
-            outcomes[outcome.family].append((name, outcome.is_converted))
-    text, totals = HEAD, [0, 0]
-    for family, members in sorted(outcomes.items(), key=lambda item: item[0].lower()):
-        converted = sum(is_converted for _, is_converted in members)
-        refused = len(members) - converted
-        example = next(name for name, is_converted in members if is_converted == (converted >= refused))
-        text += f"| `{family}` | {converted} | {refused} | `{example}` |\n"
-        totals = [totals[0] + converted, totals[1] + refused]
-    text += f"| All {len(outcomes)} families | {totals[0]} | {totals[1]} | |\n"
-    TABLE.write_text(text)
+            assert not outcome.missed, f"{name}: {outcome.missed}"
+            converted, refused = outcomes[outcome.family]
+            (converted if outcome.is_converted else refused).append(name)
+    lines, totals = [], [0, 0]
+    for family, (converted, refused) in sorted(outcomes.items(), key=lambda item: item[0].lower()):
+        cells = [f"`{family}`"]
+        for number, members in enumerate((converted, refused)):
+            cells += [str(len(members)), f"`{members[0]}`" if members else ""]
+            totals[number] += len(members)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append(f"| All {len(outcomes)} families | {totals[0]} | | {totals[1]} | |")
+    TABLE.write_text(HEAD + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_a_task_with_an_entry_of_its_own_keeps_it() -> None:
     ],
 )
 def test_a_job_that_is_being_preempted(said: str, is_so: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_commands, "ask", lambda *_: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
+    monkeypatch.setattr(slurm_commands, "ask", lambda *_, **__: f"JobId=1 JobName=x y {said} Deadline=N/A\n")
     assert slurm_commands.is_preempted("1") is is_so
 
 

@@ -20,14 +20,14 @@ def requeued(
     """The record after a warning before the first step, and Slurm's answers in 0.05 s."""
     asked: list[tuple[str, ...]] = []
 
-    def answer(*command: str) -> str:
+    def answer(*command: str, timeout_s: float) -> str:
         asked.append(command)
         if said is not None:
             raise SlurmError(said)
         return ""
 
     patch.setattr(task, "ask", answer)
-    patch.setattr(task, "shown_job", lambda _: {"JobState": job_state})
+    patch.setattr(task, "shown_job", lambda *_, **__: {"JobState": job_state})
     patch.setenv("SHIFTBENCH_TO_REQUEUE", str(folder / "to_requeue"))
     patch.setattr(task, "REQUEUE_POLL_S", 0.01)
     for name, value in {"JOB_ID": "12", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3"}.items():

@@ -1,6 +1,7 @@
 """`status` marks a run that has not written for long, on any machine and whatever the scheduler says."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def test_a_run_without_a_word(
         if host == "elsewhere":
             content["host"] = "another-machine"
         record.paths.status.write_text(json.dumps(content))
+        os.utime(record.paths.status, (content["updated_at"],) * 2)
         (seen,) = overview(tmp_path).runs  # the lock is held, as this machine sees it
         is_silent = silent_s > SILENT_S
         assert seen.state == "running"
@@ -48,3 +50,14 @@ def test_a_run_without_a_word(
     if host == "elsewhere" and slurm != "is not used":
         assert seen.state == "running"
         assert ("has written nothing for 6 minutes" in seen.reason) is is_silent
+
+
+def test_a_node_whose_clock_is_an_hour_behind_is_not_silent(tmp_path: Path) -> None:
+    """It writes every few seconds, which the file system's clock shows."""
+    run = make_run()
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.start({})
+        content = json.loads(record.paths.status.read_text())
+        record.paths.status.write_text(json.dumps({**content, "updated_at": time.time() - 3600}))
+        (seen,) = overview(tmp_path).runs
+        assert (seen.state, seen.reason) == ("running", "")

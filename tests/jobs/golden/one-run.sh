@@ -16,7 +16,6 @@ export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted
 job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 [ -e '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_submitted.pkl" ] || ln -s "task-${SLURM_ARRAY_TASK_ID:-0}.pkl" '/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_submitted.pkl"
-export SHIFTBENCH_SNAPSHOT=/runs/code/abc
 export SHIFTBENCH_GRACE_S=120
 export SHIFTBENCH_TO_REQUEUE='/runs/it'"'"'s/.shiftbench/me/demo-00000000'/"${job}_to_requeue"
 rm -f "$SHIFTBENCH_TO_REQUEUE"
