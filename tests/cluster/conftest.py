@@ -43,8 +43,8 @@ def cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
     """
     mine = Cells(tmp_path)
     yield mine
-    mine.clear()
     testcluster.up()  # restarts the daemons that a test ended
+    mine.clear()
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def training_cells(cluster: None, tmp_path: Path) -> Iterator[Cells]:
     """The same experiment, with jobs that train."""
     mine = Cells(tmp_path, trains=True)
     yield mine
-    mine.clear()
     testcluster.up()
+    mine.clear()
 
 
 @pytest.fixture
@@ -61,6 +61,6 @@ def both(cluster: None, tmp_path: Path) -> Iterator[tuple[Cells, Cells]]:
     """The same experiment with each of two loaders, whose processes and threads see signals differently."""
     one, other = (Cells(tmp_path / loader, trains=True, loader=loader) for loader in ("dali", "torchvision"))
     yield one, other
+    testcluster.up()
     one.clear()
     other.clear()
-    testcluster.up()
