@@ -70,7 +70,7 @@ class VisionLoader:
         batches = cast(Iterator[WorkerBatch], iter(loader))
         # DataLoader's own time-out does not count the time in which a tensor is received.
         with WaitTimer(self._timeout_s, workers.kill) as timer:
-            while (batch := self._next(batches, timer)) is not None:
+            while (batch := self._next(batches, timer, workers)) is not None:
                 images_NCHW, labels_N, bad = batch
                 self.bad_images |= bad
                 found_good += len(images_NCHW)
@@ -79,7 +79,7 @@ class VisionLoader:
         if share.num_batches and not found_good:
             good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
 
-    def _next(self, batches: Iterator[WorkerBatch], timer: WaitTimer) -> WorkerBatch | None:
+    def _next(self, batches: Iterator[WorkerBatch], timer: WaitTimer, workers: Workers) -> WorkerBatch | None:
         """Return the next batch, or None after the last one. Says why when the workers give none."""
         try:
             with timer.waiting():
@@ -87,6 +87,7 @@ class VisionLoader:
         except Exception as error:
             if not timer.is_over:
                 raise
+            workers.join_killed()
             shortage = shared_memory_shortage(self._needed_bytes)
             why = shortage or "one of them was stopped, or waited for the file system"
             raise RuntimeError(

@@ -4,6 +4,7 @@ import multiprocessing.context
 import multiprocessing.popen_fork
 import os
 import signal
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED_BATCHES = 2  # by each worker
 # One more is being trained on.
 _HELD_BATCHES = 1
+END_S = 5.0
 _REMEDY = (
     "enlarge it (docker run --shm-size, or mount -o remount,size=), lower batch.batch_size_per_gpu or "
     "system.data_threads, or set data.loader=dali"
@@ -65,6 +67,12 @@ class Workers(multiprocessing.context.ForkContext):
     def kill(self) -> None:
         for worker in self._started:
             worker.kill()
+
+    def join_killed(self) -> None:
+        """Wait for the end of killed workers, for each of which torch's signal handler raises an error."""
+        for worker in self._started:
+            with suppress(RuntimeError):
+                worker.join(END_S)
 
 
 def shared_memory_needed(

@@ -46,7 +46,8 @@ class RankError:
     @property
     def is_symptom(self) -> bool:
         """Whether this rank only noticed that another one had ended, or did not come."""
-        return self.has_waited or any(sign in self.traceback for sign in _LOST)
+        is_own = "DataLoader worker" in self.sentence  # a process of this rank, to which a connection broke
+        return self.has_waited or (not is_own and any(sign in self.traceback for sign in _LOST))
 
     @property
     def has_waited(self) -> bool:

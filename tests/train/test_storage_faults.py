@@ -12,7 +12,7 @@ import pytest
 from suite import train
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
-from suite.record.rank_errors import note_error
+from suite.record.rank_errors import RankError, note_error
 from suite.train import storage_fault
 from tests.helpers.runs import make_run
 
@@ -95,3 +95,9 @@ def test_the_rank_that_waited_is_not_blamed(tmp_path: Path, is_first: bool) -> N
     time.sleep(0.01)
     note_error(paths, 2, ValueError("planted"))
     assert str(read_status(paths).reason).endswith("ValueError: planted")
+
+
+def test_a_data_worker_that_was_killed_is_no_lost_rank() -> None:
+    said = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."
+    error = RankError(0, "n1", 1.0, said, f"ConnectionResetError: Connection reset by peer … {said}")
+    assert str(error) == f"rank 0 on n1: {said}"
