@@ -71,7 +71,7 @@ with torch.device("meta"):
 loader = train_loader(run, start_step=0, rank=0, world_size=1, device=torch.device("cpu"))
 print(json.dumps({
     "label": run.label, "schema": json.dumps(Run.model_json_schema()), "table": console.export_text(),
-    "help": data._NAMES, "norms": sorted(norms), "loader": type(loader).__name__,
+    "help": data._NAMES, "norms": sorted(norms), "loader": type(loader._loader).__name__,
     "batch": list(next(iter(loader)).images_NCHW.shape),
 }))
 """
