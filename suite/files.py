@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import orjson
 
+FULL_BYTES = 2**16
+
 
 class NoLocks(OSError):
     """The file system has no locks, or refuses one for another reason than that it is held."""
@@ -57,6 +59,13 @@ def append_line(path: Path, line: str) -> None:
             raise
         if written != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def is_full(place: Path) -> bool:
+    """Return whether the file system of `place` has no room for a small file; False if not known."""
+    with suppress(OSError):
+        return shutil.disk_usage(place).free < FULL_BYTES
+    return False
 
 
 # ------------------------------------------------------------ reading

@@ -4,10 +4,8 @@ One query of squeue answers for all runs, and one of sacct for those whose job h
 their record does not say how they ended.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from jobs.cluster.ledger import Submission, private_folder
 from jobs.cluster.slurm_cluster import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
 from jobs.cluster.task import TrainTask
+from suite.files import is_full
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
 from suite.user import user_name
@@ -24,7 +23,6 @@ from suite.user import user_name
 # Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
 MAX_EARLY_WARNINGS = 3
 LONGEST_RETURN_S = 7 * 24 * 3600.0
-FULL_BYTES = 2**16
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 
 
@@ -204,11 +202,8 @@ def of_job(
 
 def _full_disk(*folders: Path) -> str:
     """Return that a job could write nothing, not even its errors, if that is so now."""
-    for folder in folders:
-        with suppress(OSError):
-            if shutil.disk_usage(folder).free < FULL_BYTES:
-                return f"; the file system of {folder} is full"
-    return ""
+    full = next(filter(is_full, folders), None)
+    return "" if full is None else f"; the file system of {full} is full"
 
 
 def _last_error(one: Submission, job: str) -> str:

@@ -28,8 +28,9 @@ log = logging.getLogger("shiftbench")
 PATIENCE_S = 180.0
 # Consecutive starts that were warned before their first step: the time limit is too short for a start.
 MAX_FRUITLESS_STARTS = 3
-# Slurm's default from SIGTERM to SIGKILL, and what is left of any such time for the end of the task itself.
-KILL_WAIT_S, MARGIN_S, REQUEUE_POLL_S = 30.0, 5.0, 3.0
+KILL_WAIT_S = 30.0  # Slurm's default, between SIGTERM and SIGKILL
+MARGIN_S = 5.0  # A task stops asking for its requeue this long before Slurm kills it.
+REQUEUE_POLL_S = 3.0
 
 
 @dataclass(frozen=True)

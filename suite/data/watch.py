@@ -15,7 +15,7 @@ SLACK_S = 10.0
 STOP_PATIENCE_S = 20.0
 """How long a batch may take after SIGTERM; schedulers kill after thirty seconds at the earliest."""
 END_S = 10.0
-"""What is left of the time after a warning for the end of the process."""
+"""How long before the time after a warning runs out a process that waits is ended."""
 
 Silence = Literal["failed", "stopped"]
 
@@ -71,8 +71,8 @@ class DataWatch(WaitTimer):
     """Measures the waits of all loaders that `suite.data` returns in this process.
 
     `timeout_s`: the longest wait. `stop`: after a stop signal the wait is shorter, and after a scheduler's
-    warning it ends before the job's time does. `end` is called with what
-    the wait means and a sentence; it does not return, because native code that waits cannot be interrupted.
+    warning it ends before the job's time does. `end` is called with what the wait means and a sentence; it
+    does not return, because native code that waits cannot be interrupted.
     """
 
     current: "DataWatch | None" = None

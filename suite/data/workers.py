@@ -78,14 +78,13 @@ class Workers(multiprocessing.context.ForkContext):
 def shared_memory_needed(
     images_per_batch: int, image_size: int, num_workers: int, num_batches: int | None = None
 ) -> int:
-    """Return how many bytes the batches of a loader take at most at a time, in float32 with 3 channels."""
+    """Return how many bytes the batches that workers prefetch, and the one in use, take at most.
+
+    Images are float32 with 3 channels. `num_batches`: of the loader; None: without end.
+    """
     held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
     held = held if num_batches is None else min(held, num_batches)
-    return held * _batch_bytes(images_per_batch, image_size)
-
-
-def _batch_bytes(images_per_batch: int, image_size: int) -> int:
-    return images_per_batch * 3 * image_size**2 * 4
+    return held * images_per_batch * 3 * image_size**2 * 4
 
 
 def shared_memory_of_run(run: Run) -> int:
@@ -96,8 +95,7 @@ def shared_memory_of_run(run: Run) -> int:
     has_files = run.data.name not in SOURCES or not SOURCES[run.data.name].generator
     if not (has_files and LOADERS[run.data.loader].shares_memory):
         return 0
-    held = 2 * PREFETCHED_BATCHES * run.system.data_threads + _HELD_BATCHES
-    return held * _batch_bytes(run.batch.per_gpu, run.data.image_size)
+    return shared_memory_needed(run.batch.per_gpu, run.data.image_size, 2 * run.system.data_threads)
 
 
 def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str | None:

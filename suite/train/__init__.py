@@ -3,9 +3,8 @@
 import errno
 import logging
 import os
-import shutil
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from suite.data.watch import DataWatch, Silence
 from suite.data.workers import SHARED_MEMORY
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run, check_batches
+from suite.files import is_full
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
@@ -28,9 +28,6 @@ from suite.train.loop import Trainer
 __all__ = ["joined", "train_on", "train_run"]
 
 log = logging.getLogger("shiftbench")
-
-FULL_BYTES = 2**16
-"""With less free space a file system is called full."""
 
 
 def train_run(run: Run, folder: Path) -> None:
@@ -109,19 +106,13 @@ def storage_fault(error: OSError, paths: RunPaths) -> str | None:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return None
     places = [paths.folder, Path(tempfile.gettempdir()), SHARED_MEMORY]
-    where = Path(error.filename) if error.filename else next(filter(_is_full, places), paths.folder)
+    where = Path(error.filename) if error.filename else next(filter(is_full, places), paths.folder)
     if not where.is_relative_to(paths.folder):
         return f"{where}: {error.strerror}"
     kept = (
         "the last complete checkpoint is kept" if paths.checkpoint_steps() else "there is no checkpoint yet"
     )
     return f"{paths.folder}: {error.strerror}: {kept}"
-
-
-def _is_full(place: Path) -> bool:
-    with suppress(OSError):
-        return shutil.disk_usage(place).free < FULL_BYTES
-    return False
 
 
 def _newest_state(record: RecordWriter | None, ranks: Ranks) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Damaged configs: what stands in a file or an override in the place of a value or a key."""
+"""Damages configs at random: replaces values and keys, in files and in overrides, by what people mistype."""
 
 import copy
 import random

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from suite import train
+from suite import files
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
 from suite.record.rank_errors import RankError, note_error
@@ -49,7 +49,7 @@ def test_the_storage_that_is_full(
         paths.checkpoints.mkdir()
         paths.checkpoint(4).touch()
     usage = lambda place: SimpleNamespace(free=0 if str(place) in full_places else 2**30)  # noqa: E731
-    monkeypatch.setattr(train, "shutil", SimpleNamespace(disk_usage=usage))
+    monkeypatch.setattr(files.shutil, "disk_usage", usage)
     error = full(None if filename is None else filename.format(run=tmp_path))
     assert storage_fault(error, paths) == sentence.format(run=tmp_path)
 
