@@ -148,12 +148,12 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
 
     driver = tuning.begin("--resume")
     wait_until("two jobs again", lambda: len(tuning.running()) == 2)
+    cells.pace(2.0)  # so that the orphan is still there when a later driver looks, however slow the machine is
     driver.kill()
     driver.wait()
     assert len(cells.jobs()) == 2
     refused = tuning.end(tuning.begin("seeds=[0]", "--resume"), expect=2)
     assert "the study has changed since it began: seeds: [0, 1] → [0]" in refused
-    cells.pace(2.0)  # so that the orphan is still there when the driver looks
     driver = tuning.begin("seeds=[0]", "--resume", "--accept")
     wait_until("the orphan's end", lambda: tuning.record(orphan).state in ("preempted", "cancelled"))
     cells.pace(0.0)
