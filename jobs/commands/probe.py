@@ -53,7 +53,7 @@ PER_BATCH = Option(min=1, help="Images behind a batch statistic; default: the ru
 MAX_IMAGES = Option(min=1, help="Probe on this many images of the split; default: the run's, else all.")
 ATTRIBUTE = Option("--attribute", help="Split each layer's shift into its own and the inherited. Two passes.")
 ORIGINS = Option("--origins", help="Find the layer that starts it; needs train/. One pass for each BN layer.")
-REMEDIES = Option("--remedies", help="Measure what helps without training: accuracy and shift. 7 passes.")
+REMEDIES = Option("--remedies", help="Measure what helps without training: accuracy and shift. 8 passes.")
 PERTURB = Option("--perturb", help="Measure accuracy under noise on the estimates. 41 passes.")
 AS_JSON = Option("--json", help="Print the results as JSON.")
 

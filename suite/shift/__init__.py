@@ -13,7 +13,7 @@ Results are frozen, with `.to_frame()` (pandas) and `.plot()` (Altair). Formulas
 from suite.shift.attribute import Attribution, LayerAttribution, Parts, attribute
 from suite.shift.origins import Origin, Origins, find_origins
 from suite.shift.perturb import Perturbation, perturb
-from suite.shift.precise import precise_statistics, with_statistics
+from suite.shift.precise import bias_corrected_statistics, precise_statistics, with_statistics
 from suite.shift.probe import LayerShift, ShiftProfile, probe
 from suite.shift.remedies import Remedies, Remedy, remedies, replayed_statistics
 from suite.shift.tid import TidMeter
@@ -31,6 +31,7 @@ __all__ = [
     "ShiftProfile",
     "TidMeter",
     "attribute",
+    "bias_corrected_statistics",
     "find_origins",
     "perturb",
     "precise_statistics",

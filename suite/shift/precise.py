@@ -1,8 +1,12 @@
-"""PreciseBN: the population statistics of training batches, and their use in place of the estimates.
+"""Better estimates without training, and their use in place of a network's own.
 
-Source: Wu and Johnson 2021, as in fvcore. With the weights fixed and BN in training mode, the population
+PreciseBN (Wu and Johnson 2021, as in fvcore): with the weights fixed and BN in training mode, the population
 mean is the size-weighted mean of μ_B and the population variance E[μ_B² + σ_B²] − E[μ_B]². Upstream layers
 normalise with batch statistics here, unlike in the probe's expected statistics.
+
+Bias-corrected estimates: after t batches the running averages r still hold (1 − m)ᵗ of their first values, mean
+0 and variance 1. Without that part, and divided by what remains, they average over the batches alone, as Adam's
+moments do (Kingma and Ba 2015).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,8 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.shift.layers import batch_norm_layers, preserved, put_estimates
+from suite.shift.layers import batch_norm_layers, estimates, preserved, put_estimates
 from suite.shift.passes import Pass, run_pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -38,6 +43,38 @@ def training_mode_pass(model: nn.Module, batches: Iterable[Any], purpose: str) -
 def statistics_of(seen: Pass) -> Statistics:
     """Return mean and biased variance, each (C,) float64, of every layer that the pass called."""
     return {name: (inputs.whole.mean_C, inputs.whole.var_C) for name, inputs in seen.inputs.items()}
+
+
+def bias_corrected_statistics(model: nn.Module) -> Statistics:
+    """Return the estimates without what their first values still contribute, each (C,) float64, by layer.
+
+        μ̃ / (1 − k)        (σ̃² − k) / (1 − k)        k = (1 − m)ᵗ
+
+    for momentum m and t = `num_batches_tracked`. Layers for which there is nothing to correct keep their
+    estimates: those without a batch, with a cumulative average (momentum None), or with a momentum of 0 or 1.
+    Assumes that the averages began at 0 and 1 and that t counts all of their batches.
+    """
+    found = {}
+    for name, layer in batch_norm_layers(model).items():
+        if layer.running_var is None:
+            continue
+        mean_C, var_C = (estimate.double() for estimate in estimates(layer))
+        kept = initial_share(layer)
+        if 0 < kept < 1:
+            mean_C, var_C = mean_C / (1 - kept), ((var_C - kept) / (1 - kept)).clamp(min=0)
+        found[name] = (mean_C, var_C)
+    return found
+
+
+def initial_share(layer: _BatchNorm) -> float:
+    """Return (1 − m)ᵗ, the share of the first values 0 and 1 in a layer's running averages; 1 before a batch.
+
+    A cumulative average (momentum None) has none of them after its first batch.
+    """
+    num_batches = int(layer.num_batches_tracked) if layer.num_batches_tracked is not None else 0
+    if num_batches == 0:
+        return 1.0
+    return 0.0 if layer.momentum is None else (1 - layer.momentum) ** num_batches
 
 
 @contextmanager

@@ -23,7 +23,12 @@ from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers, preserved, put_estimates
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import Pass, check_repeatable, run_pass, top1_of
-from suite.shift.precise import Statistics, precise_statistics, with_statistics
+from suite.shift.precise import (
+    Statistics,
+    bias_corrected_statistics,
+    precise_statistics,
+    with_statistics,
+)
 
 if TYPE_CHECKING:
     import altair as alt
@@ -80,6 +85,7 @@ def remedies(
     averages and b the statistics of a batch of n:
 
         frozen               r
+        bias-corrected       r without its first values, 0 and 1: see `bias_corrected_statistics`
         PreciseBN            the population's, over the training batches (Wu and Johnson 2021)
         momentum replayed    r ← (1 − m) r + m b over the training batches, for m of `momenta`
         prediction-time BN   b of each test batch (Nado et al. 2020)
@@ -101,7 +107,8 @@ def remedies(
         raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
     attempt = partial(_try, model, batches, logits)
     frozen, seen = attempt("frozen")
-    rows = [frozen]
+    with with_statistics(model, bias_corrected_statistics(model)):
+        rows = [frozen, attempt("bias-corrected estimates")[0]]
     if training_batches is not None:
         check_repeatable(training_batches, PURPOSE)
         found = {"PreciseBN": precise_statistics(model, training_batches)}

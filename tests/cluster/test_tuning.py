@@ -148,7 +148,9 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
 
     driver = tuning.begin("--resume")
     wait_until("two jobs again", lambda: len(tuning.running()) == 2)
-    cells.pace(2.0)  # so that the orphan is still there when a later driver looks, however slow the machine is
+    cells.pace(
+        2.0
+    )  # so that the orphan is still there when a later driver looks, however slow the machine is
     driver.kill()
     driver.wait()
     assert len(cells.jobs()) == 2

@@ -72,7 +72,11 @@ def test_all_results_of_a_users_network_as_json(
     assert origins["starts"] == most["layer"]
     assert origins["top1_percent"] == plain["remedies"][0]["top1_percent"]
     assert plain["num_training_images"] == 12
-    assert [row["remedy"] for row in plain["remedies"]][:2] == ["frozen", "PreciseBN"]
+    assert [row["remedy"] for row in plain["remedies"]][:3] == [
+        "frozen",
+        "bias-corrected estimates",
+        "PreciseBN",
+    ]
     clean = [row["top1_percent"] for row in plain["perturbation"] if row["delta"] == 0]
     assert clean == [plain["remedies"][0]["top1_percent"]] * 5
     assert plain["remedies"][0]["esm_sigma"] == pytest.approx(

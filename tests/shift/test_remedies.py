@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift import perturb, probe, remedies, replayed_statistics
+from suite.models import set_norm_batch_size
+from suite.shift import bias_corrected_statistics, perturb, probe, remedies, replayed_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.shift.perturb import _perturbed
 from tests.helpers.layers import batch_norm
@@ -55,14 +56,21 @@ def test_every_remedy_is_in_the_table_and_the_model_is_restored() -> None:
     table = remedies(
         model, labelled(), [images for images, _ in labelled()], momenta=[0.5], source_images=[16]
     )
-    names = ["frozen", "PreciseBN", "momentum 0.5 replayed", "prediction-time BN", "α-BN, N = 16"]
+    names = [
+        "frozen",
+        "bias-corrected estimates",
+        "PreciseBN",
+        "momentum 0.5 replayed",
+        "prediction-time BN",
+        "α-BN, N = 16",
+    ]
     assert [row.name for row in table.rows] == names
     assert table.num_images == 30
     assert all(torch.equal(v, state[n]) for n, v in model.state_dict().items())
     assert (model.training, model[1].momentum, model[4].momentum) == (True, None, 0.3)
     assert not any(m._forward_pre_hooks for m in model.modules())
     short = remedies(model, labelled(), source_images=[])
-    assert [row.name for row in short.rows] == ["frozen", "prediction-time BN"]
+    assert [row.name for row in short.rows] == ["frozen", "bias-corrected estimates", "prediction-time BN"]
 
 
 def test_frozen_is_plain_inference() -> None:
@@ -109,6 +117,33 @@ def test_a_replay_by_hand() -> None:
     assert (mean.item(), var.item()) == pytest.approx((3.0, 4.75))  # 0 → 1 → 3 and 1 → 1.5 → 4.75
     mean, var = replayed_statistics(single(), [ONE, OTHER], 1.0)["0"]
     assert (mean.item(), var.item()) == pytest.approx((5.0, 8.0))
+
+
+def test_bias_corrected_estimates_by_hand() -> None:
+    """Three batches of mean 2 and unbiased variance 2, with m = 0.5: r is 1.75 and 1.875, and k = 1/8."""
+    layer = nn.BatchNorm1d(1, momentum=0.5)
+    for _ in range(3):
+        layer(ONE)
+    assert (layer.running_mean.item(), layer.running_var.item()) == pytest.approx((1.75, 1.875))
+    ((mean, var),) = bias_corrected_statistics(layer).values()
+    assert (mean.item(), var.item()) == pytest.approx((2.0, 2.0))
+
+
+def test_ghost_groups_count_as_batches() -> None:
+    model = set_norm_batch_size(nn.Sequential(nn.BatchNorm2d(1)), 2, 4, torch.device("cpu"))
+    model(torch.cat([ONE, ONE]).view(4, 1, 1, 1))
+    ((mean, var),) = bias_corrected_statistics(model).values()
+    assert (mean.item(), var.item()) == pytest.approx((2.0, 2.0))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0, None])
+@pytest.mark.parametrize("num_batches", [0, 2])
+def test_there_is_nothing_to_correct(momentum: float | None, num_batches: int) -> None:
+    layer = nn.BatchNorm1d(1, momentum=momentum)
+    for _ in range(num_batches):
+        layer(ONE)
+    ((mean, var),) = bias_corrected_statistics(layer).values()
+    assert (mean.item(), var.item()) == (layer.running_mean.item(), layer.running_var.item())
 
 
 def test_noise_by_hand() -> None:
