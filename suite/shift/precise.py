@@ -4,9 +4,9 @@ PreciseBN (Wu and Johnson 2021, as in fvcore): with the weights fixed and BN in 
 mean is the size-weighted mean of μ_B and the population variance E[μ_B² + σ_B²] − E[μ_B]². Upstream layers
 normalise with batch statistics here, unlike in the probe's expected statistics.
 
-Bias-corrected estimates: after t batches the running averages r still hold (1 − m)ᵗ of their first values, mean
-0 and variance 1. Without that part, and divided by what remains, they average over the batches alone, as Adam's
-moments do (Kingma and Ba 2015).
+Bias-corrected estimates: after t batches the running averages still hold (1 − m)ᵗ of their first values,
+mean 0 and variance 1. Without that part, and divided by what remains, they average over the batches alone,
+as the moments of Adam do (Kingma and Ba 2015).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
