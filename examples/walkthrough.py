@@ -70,18 +70,22 @@ for epoch in range(2):
 # %% [markdown]
 # ## Where is the shift?
 #
-# This takes one inference pass. `esm_mu` and `esm_sigma` are the paper's measure (ESM) for each layer.
+# This takes one inference pass. `esm_sigma` is the paper's measure (ESM) for each layer, and
+# `esm_sigma_scaled` the same in units of the channels' standard deviations, so that layers compare.
+# Sampling raises both; the cross-half product does not have this bias, and it has an interval.
 
 # %%
 profile = probe(model, val_batches)
-print(profile.to_frame().to_string(index=False))
+cross = "esm_sigma_scaled_cross"
+columns = ["layer", "esm_mu", "esm_sigma", "esm_sigma_scaled", cross, f"{cross}_low", f"{cross}_high"]
+print(profile.to_frame()[columns].to_string(index=False))
 profile.plot()
 
 # %% [markdown]
 # ## Where does it come from?
 #
 # Each layer's shift has two parts: the error of its own running average, and what it inherits from
-# the layers before it, which normalise with estimates too. The signed shares add up to ESM. The
+# the layers before it, which normalise with estimates too. The signed shares add up to the scaled ESM. The
 # population statistics are those of training images and the expected ones those of validation images,
 # so the gap between the two data sets is inherited.
 
@@ -95,11 +99,12 @@ attribution.plot("sigma")
 # ## Which layer starts it?
 #
 # One layer at a time gets exact statistics, and all others keep their estimates. How much of the mean
-# shift vanishes?
+# shift vanishes? `selected_percent` counts in how many resamples of the batches a layer is the one.
 
 # %%
 origins = find_origins(model, val_batches, training_batches=training_batches)
-print(origins.to_frame().to_string(index=False))
+columns = ["layer", "esm_vanished", "esm_vanished_error", "selected_percent", "top1_gain_percent"]
+print(origins.to_frame()[columns].to_string(index=False))
 print(f"It starts in {origins.starts}." if origins.starts else "No single layer starts it.")
 origins.plot()
 

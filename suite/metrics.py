@@ -51,6 +51,15 @@ _ALL = (
            "‖(μ̂ − μ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂", "ESM μ, scaled", True, "val"),
     Metric("esm_sigma_scaled", "1", "lower",
            "‖(σ̂ − σ̃) / √(σ̂² + ε)‖₂ / √d: root mean square in units of σ̂", "ESM σ, scaled", True, "val"),
+    Metric("esm_mu_cross", "1", "lower",
+           "√⟨δ_even, δ_odd⟩ with δ = μ̂ − μ̃ of the even and of the odd batches: free of ESM's upward bias "
+           "by sampling; −√ of a negative product", "ESM μ, cross-half", True, "val"),
+    Metric("esm_sigma_cross", "1", "lower",
+           "√⟨δ_even, δ_odd⟩ with δ = σ̂ − σ̃, as ESM μ, cross-half", "ESM σ, cross-half", True, "val"),
+    Metric("esm_mu_scaled_cross", "1", "lower",
+           "as ESM μ, cross-half, of δ = (μ̂ − μ̃) / √(σ̂² + ε) / √d", "ESM μ, scaled, cross-half", True, "val"),
+    Metric("esm_sigma_scaled_cross", "1", "lower",
+           "as ESM μ, cross-half, of δ = (σ̂ − σ̃) / √(σ̂² + ε) / √d", "ESM σ, scaled, cross-half", True, "val"),
     Metric("tid_mu", "1", "lower",
            "mean over passes and channels of |μ_run − μ_B| / √(σ_B² + ε), running statistics updated, "
            "biased batch variance (Wang et al. 2022); of several groups in a pass: their weighted mean",
@@ -84,3 +93,5 @@ _ALL = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 # What the probe measures of each BN layer.
 PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")
+# Those of them that are free of the upward bias by sampling.
+CROSS = tuple(name for name in PROBED if name.endswith("_cross"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from suite.metrics import METRICS, PROBED
+from suite.metrics import CROSS, METRICS, PROBED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,25 +19,35 @@ if TYPE_CHECKING:
 Row = Mapping[Any, Any]
 Columns = Mapping[str, tuple[str, str]]
 MAX_LISTED = 3  # bad files
+MIN_GROUPS = 4  # of batches, two in each half
 TITLES = {
-    "attribution": "Where it comes from, signed shares that add up to ESM (±: standard error)",
-    "origins": "Which layer starts it: ESM that vanishes when it alone is exact, by {training}",
-    "remedies": "Remedies without training, {num_images} images; {training}",
+    "attribution": "Where it comes from, signed shares that add up to the scaled ESM (±: standard error)",
+    "origins": "Which layer starts it: scaled ESM that vanishes, and top-1 gained in points, when it alone is"
+    " exact, by {training}",
+    "remedies": "Remedies without training, ESM as a mean over the layers; {num_images} images; {training}",
     "perturbation": "Noise on the estimates, {num_images} images",
 }
 # Of each result: the heading and the number format of each column of its frame that is printed.
 COLUMNS = {
     "profile": {"layer": ("layer", ""), "num_channels": ("channels", "d")}
-    | {name: (METRICS[name].title, ".4f") for name in PROBED},
+    | {name: (METRICS[name].title, ".4f") for name in PROBED if name not in CROSS},
+    "cross": {"layer": ("layer", "")}
+    | {
+        f"esm_{statistic}_scaled_cross{end}": (heading, ".4f")
+        for statistic, symbol in (("mu", "μ"), ("sigma", "σ"))
+        for end, heading in (("", f"scaled ESM {symbol}"), ("_low", "from"), ("_high", "to"))
+    },
     "attribution": {"layer": ("layer", ""), "statistic": ("of", "")}
     | {"esm": ("ESM", ".4f"), "esm_error": ("±", ".4f"), "own": ("own", ".4f"), "own_error": ("±", ".4f")}
     | {"inherited": ("inherited", ".4f"), "inherited_error": ("±", ".4f")},
-    "origins": {"layer": ("layer", ""), "num_layers_behind": ("layers behind", "d")}
-    | {"esm_vanished": ("mean ESM", ".4f"), "esm_mu_vanished": ("of μ", ".4f")}
-    | {"esm_sigma_vanished": ("of σ", ".4f"), "top1_gain_percent": ("top-1 gained (points)", "+.2f")},
+    "origins": {"layer": ("layer", ""), "num_layers_behind": ("behind", "d")}
+    | {"esm_vanished": ("mean ESM", ".4f"), "esm_vanished_error": ("±", ".4f")}
+    | {"esm_mu_vanished": ("of μ", ".4f"), "esm_sigma_vanished": ("of σ", ".4f")}
+    | {"selected_percent": ("chosen (%)", ".0f"), "top1_gain_percent": ("top-1", "+.2f")},
     "remedies": {"remedy": ("remedy", ""), "top1_percent": ("top-1 (%)", ".2f")}
-    | {"top1_gain_percent": ("gained (points)", "+.2f")}
-    | {"esm_mu": ("mean ESM μ", ".4f"), "esm_sigma": ("mean ESM σ", ".4f")},
+    | {"top1_gain_percent": ("gained", "+.2f")}
+    | {"esm_mu_scaled": ("scaled μ", ".3f"), "esm_sigma_scaled": ("scaled σ", ".3f")}
+    | {"esm_mu": ("ESM μ", ".3f"), "esm_sigma": ("ESM σ", ".3f")},
     "perturbation": {"delta": ("δ", "g"), "mean": ("top-1 (%)", ".2f")}
     | {"min": ("lowest", ".2f"), "max": ("highest", ".2f"), "count": ("draws", "d")},
 }
@@ -96,6 +106,7 @@ def print_all(measured: Measured, title: str) -> None:
         mean = {"layer": "mean", **{name: profile.mean(name) for name in PROBED}}
         heading = f"Estimation shift of {title}, {profile.num_images} images"
         _print_frame(heading, profile.to_frame(), COLUMNS["profile"], last=mean)
+        _print_cross(profile, console)
     else:
         console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
     console.print(f"input: {measured.input}", highlight=False, markup=False)
@@ -124,6 +135,17 @@ def print_all(measured: Measured, title: str) -> None:
         if name == "origins":
             verdict = f"it starts in {start}" if start else "no single layer starts it"
             console.print(f"Of a mean ESM of {result.esm:.4f}: {verdict}.", markup=False, highlight=False)
+
+
+def _print_cross(profile: Any, console: Console) -> None:
+    """Print the shift without its upward bias by sampling, with 95 % intervals."""
+    num_groups = max(layer.num_groups for layer in profile.layers)
+    if num_groups < MIN_GROUPS:
+        few = f"{profile.num_images} images in {num_groups} batch{'es' * (num_groups > 1)}"
+        console.print(f"No intervals: they need {MIN_GROUPS} batches or more, and these are {few}.")
+        return
+    heading = f"Without the upward bias by sampling: cross-half, 95 % intervals, {profile.num_images} images"
+    _print_frame(heading, profile.to_frame(), COLUMNS["cross"])
 
 
 def _print_frame(

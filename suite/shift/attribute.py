@@ -5,7 +5,8 @@ estimates. Norms do not add, so each part also has a signed share, negative wher
 
     own · u  +  inherited · u  =  ‖total‖  =  ESM,   with u = total / ‖total‖
 
-See `attribute` for the formulas and sources.
+The parts' errors come from leaving out groups of batches, since the channels of a layer err together. See
+`attribute` for the formulas and sources.
 """
 
 import math
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, preserved
 from suite.shift.passes import LayerInputs, check_repeatable, run_pass
 from suite.shift.precise import training_mode_pass
-from suite.shift.probe import skipped_layers
+from suite.shift.probe import skipped_layers, unit
+from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,8 +35,8 @@ class Parts:
     """The shift of one layer's μ or σ in its two parts. `own_C` and `inherited_C` are (C,), float64.
 
     `own` and `inherited` are the signed shares (both 0 if `esm` is 0); `cosine` is that between the two parts
-    (NaN if one is 0). `*_error` is the standard error of `esm` or a share over
-    the batches, estimated from the difference of their two halves; NaN with a single batch.
+    (NaN if one is 0). `*_error` is the standard error of `esm` or a share by the jackknife over groups of
+    batches; NaN with a single batch.
     """
 
     esm: float
@@ -89,7 +91,11 @@ class Attribution:
 
 
 def attribute(
-    model: nn.Module, batches: Iterable[Any], *, training_batches: Iterable[Any] | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    training_batches: Iterable[Any] | None = None,
+    scaled: bool = True,
 ) -> Attribution:
     """Split each BN layer's estimation shift into its own part and the inherited one, in two passes.
 
@@ -100,7 +106,8 @@ def attribute(
 
     with μ̃ the running average, μᵗ the population's mean with upstream BN in training mode, which the running
     average estimates (PreciseBN; Wu and Johnson 2021), and μ̂ that in inference mode. The split is ours;
-    ESM is Huang et al.'s (CVPR 2022).
+    ESM is Huang et al.'s (CVPR 2022). With `scaled` each channel is in units of √(σ̂² + ε) and divided by √C,
+    so that layers of other widths and scales compare; without, the norms are the paper's.
 
     `batches` as in `probe`; they are read twice. By default both populations are taken over them, so that
     `inherited` comes from upstream layers alone, and the data's difference from training is in `own`.
@@ -114,6 +121,7 @@ def attribute(
     if training_batches is None:
         check_repeatable(batches, "attribute")
         training_batches = batches
+    is_same = training_batches is batches
     population = training_mode_pass(model, training_batches, "attribute")
     with preserved(model):
         model.eval()
@@ -121,44 +129,67 @@ def attribute(
     skipped = skipped_layers(batch_norm_layers(model), population, expected)
     split = []
     for name in (n for n in expected.inputs if n not in skipped):
-        mean_C, var_C = (estimate.double() for estimate in estimates(layers[name]))
-        inputs = (population.inputs[name], expected.inputs[name])
-        mu = _split(mean_C, *(_sample(i, "mean_C") for i in inputs))
-        sigma = _split(var_C.sqrt(), *(_sample(i, "sigma_C") for i in inputs))
-        split.append(LayerAttribution(name, layers[name].num_features, mu, sigma))
+        layer, inputs = layers[name], (population.inputs[name], expected.inputs[name])
+        unit_C = unit(layer, inputs[1].whole) * math.sqrt(layer.num_features) if scaled else None
+        mean_C, var_C = (estimate.double() for estimate in estimates(layer))
+        mu, sigma = _split((mean_C, var_C.sqrt()), inputs, unit_C, is_same)
+        split.append(LayerAttribution(name, layer.num_features, mu, sigma))
     notes = expected.notes({layer.name: layers[layer.name] for layer in split})
     return Attribution(tuple(split), expected.num_images, skipped, notes)
 
 
-def _sample(inputs: LayerInputs, statistic: str) -> tuple[Tensor, Tensor]:
-    """Return a statistic over all batches, and its sampling error; NaN when all values are in one half.
+def _split(
+    estimated: tuple[Tensor, Tensor],
+    inputs: tuple[LayerInputs, LayerInputs],
+    unit_C: Tensor | None,
+    is_same: bool,
+) -> list[Parts]:
+    """Return the parts of μ and of σ from a layer's inputs in training and in inference mode.
 
-    Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
-    One draw for each channel, not its expectation. Of σ to first order.
+    `is_same`: both passes read the same batches, so that one resample leaves a group out of both. Otherwise
+    their errors are independent.
     """
-    even, odd = inputs.halves
-    share = even.count / inputs.whole.count
-    scale = math.sqrt(share * (1 - share)) if 0 < share < 1 else math.nan
-    return getattr(inputs.whole, statistic), (getattr(even, statistic) - getattr(odd, statistic)) * scale
+    groups = [one.by_group for one in inputs]
+    resampled = [_statistics(one, all_but_one(len(one.count_G))) for one in groups]
+    found = []
+    for place, estimated_C in enumerate(estimated):
+        population_C, expected_C = ((one.whole.mean_C, one.whole.sigma_C)[place] for one in inputs)
+        scale_C = torch.ones_like(population_C) if unit_C is None else unit_C
+        own_C, inherited_C = population_C - estimated_C, expected_C - population_C
+        whole = _shares(own_C / scale_C, inherited_C / scale_C)
+        population_GC, expected_GC = (statistics[place] for statistics in resampled)
+        if is_same:
+            deletions = [(population_GC, expected_GC)]
+        else:
+            deletions = [(population_GC, expected_C), (population_C, expected_GC)]
+        errors = []
+        for (a_GC, b_GC), one in zip(deletions, groups, strict=False):
+            without = _shares((a_GC - estimated_C) / scale_C, (b_GC - a_GC) / scale_C)
+            errors.append(
+                [jackknife_error(float(w), w_G, one.share_G) for w, w_G in zip(whole, without, strict=True)]
+            )
+        _, own_error, inherited_error = (math.hypot(*each) for each in zip(*errors, strict=True))
+        esm_error = errors[-1][0]  # ESM does not depend on the population in training mode
+        esm, own, inherited = map(float, whole)
+        own_norm, inherited_norm = (float((part_C / scale_C).norm()) for part_C in (own_C, inherited_C))
+        product = float((own_C / scale_C) @ (inherited_C / scale_C))
+        cosine = product / (own_norm * inherited_norm or math.nan)
+        norms = (own_norm, inherited_norm, cosine)
+        found.append(
+            Parts(esm, own, inherited, *norms, esm_error, own_error, inherited_error, own_C, inherited_C)
+        )
+    return found
 
 
-def _split(estimated_C: Tensor, population: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> Parts:
-    # The errors are half minus half: the estimates cancel, and in `inherited` also what both passes share.
-    (population_C, population_error_C), (expected_C, expected_error_C) = population, expected
-    own_C, inherited_C = population_C - estimated_C, expected_C - population_C
-    total_C = own_C + inherited_C
-    esm, own_norm, inherited_norm = (float(part_C.norm()) for part_C in (total_C, own_C, inherited_C))
-    direction_C = total_C / esm if esm else torch.zeros_like(total_C)
-    own, inherited = float(own_C @ direction_C), float(inherited_C @ direction_C)
+def _statistics(groups: GroupMoments, weight_RG: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, each (R, C)."""
+    mean_RC, var_RC = groups.weighted(weight_RG)
+    return mean_RC, var_RC.sqrt()
 
-    def error(error_C: Tensor, part_C: Tensor, share: float) -> float:
-        """Return the error of part · u to first order: u · d(part) + (part − share u) · d(total) / ESM."""
-        across_C = (part_C - share * direction_C) / esm if esm else torch.zeros_like(part_C)
-        return float((error_C * direction_C + expected_error_C * across_C).norm())
 
-    cosine = float(own_C @ inherited_C) / (own_norm * inherited_norm or math.nan)
-    esm_error = error(expected_error_C, total_C, esm)
-    own_error = error(population_error_C, own_C, own)
-    inherited_error = error(expected_error_C - population_error_C, inherited_C, inherited)
-    errors = (esm_error, own_error, inherited_error)
-    return Parts(esm, own, inherited, own_norm, inherited_norm, cosine, *errors, own_C, inherited_C)
+def _shares(own_XC: Tensor, inherited_XC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ESM and the signed shares of the two parts, each over the last dimension."""
+    total_XC = own_XC + inherited_XC
+    esm_X = total_XC.norm(dim=-1)
+    direction_XC = torch.where(esm_X.unsqueeze(-1) > 0, total_XC / esm_X.unsqueeze(-1), 0.0)
+    return esm_X, (own_XC * direction_XC).sum(-1), (inherited_XC * direction_XC).sum(-1)

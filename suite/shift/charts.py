@@ -16,14 +16,14 @@ LayeredChart = alt.LayerChart | alt.FacetChart  # what alt.layer is declared to 
 
 
 def profile_chart(frame: pd.DataFrame) -> alt.Chart:
-    """ESM_μ and ESM_σ by depth."""
-    titles = {"esm_mu": "ESM μ", "esm_sigma": "ESM σ"}
+    """Scaled ESM_μ and ESM_σ by depth."""
+    titles = {"esm_mu_scaled": "ESM μ, scaled", "esm_sigma_scaled": "ESM σ, scaled"}
     long = frame.melt(["depth", "layer"], list(titles), "measure", "value")
     long["measure"] = long["measure"].map(titles)
     chart = alt.Chart(long).mark_line(point=True)
     chart = chart.encode(
         x=_depth(),
-        y=alt.Y("value:Q", title="ESM"),
+        y=alt.Y("value:Q", title="ESM, scaled"),
         color=alt.Color("measure:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
         tooltip=["layer:N", "measure:N", alt.Tooltip("value:Q", format=".4~g")],
     )

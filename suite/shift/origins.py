@@ -6,7 +6,8 @@ statistics each layer would absorb its inherited shift too, and every layer woul
 
 ESM is measured for μ, for σ, and for both together, ESM² = ESM_μ² + ESM_σ²: the 2-Wasserstein distance
 between normal channels with the expected and with the estimated statistics. The mean is over the same layers
-for each corrected layer, so that late and early layers are measured alike. Formula: `find_origins`.
+for each corrected layer, so that late and early layers are measured alike. How sure the choice is, is
+counted over resamples of the batches. Formula: `find_origins`.
 """
 
 import math
@@ -14,15 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
 from suite.shift.batches import Logits
-from suite.shift.layers import estimating_layers, preserved
+from suite.shift.layers import estimates, estimating_layers, preserved
 from suite.shift.passes import Pass, check_repeatable, run_pass
 from suite.shift.precise import precise_statistics, with_statistics
-from suite.shift.probe import differences
+from suite.shift.probe import unit
+from suite.shift.resample import all_but_one, drawn_anew, jackknife_error
 
 if TYPE_CHECKING:
     import altair as alt
@@ -38,7 +41,9 @@ MIN_SHARE, ROUNDING = 0.01, 1e-5
 class Origin:
     """By how much one layer's exact estimates reduce the mean ESM of all layers.
 
-    `depth` is its position in the forward pass, from 0; `esm_vanished` is that of both statistics together.
+    `depth` is its position in the forward pass, from 0; `esm_vanished` is that of both statistics together,
+    and `esm_vanished_error` its standard error by the jackknife over groups of batches. `selected_percent`:
+    in how many of 100 resamples of the batches this layer starts the shift. Both are NaN with a single batch.
     `top1_gain_percent` is in percentage points; None without labels.
     """
 
@@ -48,6 +53,8 @@ class Origin:
     esm_vanished: float
     esm_mu_vanished: float
     esm_sigma_vanished: float
+    esm_vanished_error: float
+    selected_percent: float
     top1_gain_percent: float | None
 
 
@@ -60,7 +67,7 @@ class Origins:
     esm_mu: float
     esm_sigma: float
     scale: float
-    """The mean over the layers of √(‖μ̂‖² + ‖σ̂‖²), to compare ESM with."""
+    """The mean over the layers of √(‖μ̂‖² + ‖σ̂‖²), in the units of ESM, to compare it with."""
     top1_percent: float | None
     notes: dict[str, str]
     """Warnings by layer name, as in a ShiftProfile."""
@@ -69,8 +76,8 @@ class Origins:
     def starts(self) -> str | None:
         """The layer whose exact estimates remove the most ESM; None when none removes MIN_SHARE of it."""
         most = max(self.layers, key=lambda origin: origin.esm_vanished, default=None)
-        least = max(MIN_SHARE * self.esm, ROUNDING * self.scale)
-        return most.name if most is not None and most.esm_vanished > least else None
+        is_enough = most is not None and most.esm_vanished > _least(self.esm, self.scale)
+        return most.name if most is not None and is_enough else None
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each tried layer: depth (from 0), layer, and the other fields of its Origin."""
@@ -93,6 +100,7 @@ def find_origins(
     *,
     training_batches: Iterable[Any] | None = None,
     layers: Sequence[str] | None = None,
+    scaled: bool = True,
     logits: Logits | None = None,
 ) -> Origins:
     """Make the estimates of one BN layer at a time exact, and measure shift and accuracy again.
@@ -101,7 +109,9 @@ def find_origins(
 
     over all L layers, k among them; ESM as in `probe`, each of a layer's input (N, C, *). Negative where
     correcting one layer uncovers an error that it had cancelled. *Exact* are the
-    population's mean and variance (C,) with upstream BN in training mode. The measure is ours.
+    population's mean and variance (C,) with upstream BN in training mode. With `scaled` each channel is in
+    units of the unchanged network's √(σ̂² + ε) and divided by √C, so that layers of other widths and scales
+    weigh alike in the mean; without, ESM is the paper's. The measure is ours.
 
     Costs an inference pass over `batches` for each of `layers` (default: all that keep estimates and are
     called) and two more. `batches` as in `probe`; the exact statistics are taken over `training_batches`,
@@ -116,26 +126,29 @@ def find_origins(
     exact = precise_statistics(model, batches if training_batches is None else training_batches)
     before = _inference_pass(model, batches, logits)
     order = [name for name in before.inputs if name in estimating and name in exact]
-    tried = {name: estimating[name] for name in order}
-    shift_before = _mean_shift(before, tried)
     if unknown := [name for name in layers or () if name not in order]:
         reason = f"is not a BN layer that keeps estimates; valid: {', '.join(order)}"
         raise UserError(f"find_origins: {unknown[0]!r} {reason}")
-    found = []
-    for name in order if layers is None else sorted(layers, key=order.index):
+    measured = _MeanShift(before, {name: estimating[name] for name in order}, scaled)
+    shift_before_R3 = measured.of(before)
+    tried = order if layers is None else sorted(layers, key=order.index)
+    vanished, gains = [], []
+    for name in tried:
         with with_statistics(model, {name: exact[name]}):
             after = _inference_pass(model, batches, logits)
             if missing := [n for n in order if n not in after.inputs]:
                 raise UserError(f"find_origins: {missing[0]} is no longer called when {name} is exact")
-            shift_after = _mean_shift(after, tried)
-        gain = None
-        if before.top1_percent is not None and after.top1_percent is not None:
-            gain = after.top1_percent - before.top1_percent
-        esm, mu, sigma = (a - b for a, b in zip(shift_before, shift_after, strict=True))
-        depth = order.index(name)
-        found.append(Origin(name, depth, len(order) - 1 - depth, esm, mu, sigma, gain))
-    scale = _mean([_joint(before.inputs[n].whole.mean_C, before.inputs[n].whole.sigma_C) for n in order])
-    return Origins(tuple(found), *shift_before, scale, before.top1_percent, before.notes(tried))
+            vanished.append(shift_before_R3 - measured.of(after))
+        has_top1 = before.top1_percent is not None and after.top1_percent is not None
+        gains.append(after.top1_percent - before.top1_percent if has_top1 else None)
+    selected = measured.selected(shift_before_R3, vanished)
+    found = []
+    for name, vanished_R3, selected_percent, gain in zip(tried, vanished, selected, gains, strict=True):
+        depth, whole = order.index(name), map(float, vanished_R3[0])
+        reliability = (measured.error(vanished_R3[:, 0]), selected_percent)
+        found.append(Origin(name, depth, len(order) - 1 - depth, *whole, *reliability, gain))
+    notes = before.notes(measured.layers)
+    return Origins(tuple(found), *map(float, shift_before_R3[0]), measured.scale, before.top1_percent, notes)
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any], logits: Logits | None) -> Pass:
@@ -144,16 +157,58 @@ def _inference_pass(model: nn.Module, batches: Iterable[Any], logits: Logits | N
         return run_pass(model, batches, "find_origins", with_labels=True, logits=logits)
 
 
-def _mean_shift(seen: Pass, layers: Mapping[str, _BatchNorm]) -> tuple[float, float, float]:
-    """Return ESM, ESM_μ and ESM_σ with the current estimates, means over these layers."""
-    pairs = [differences(layer, seen.inputs[name].whole) for name, layer in layers.items()]
-    mu, sigma = (_mean([float(pair[i].norm()) for pair in pairs]) for i in range(2))
-    return _mean([_joint(*pair) for pair in pairs]), mu, sigma
+class _MeanShift:
+    """Means over `layers` of ESM, ESM_μ and ESM_σ with their current estimates, for resamples of the batches.
+
+    The resamples (R): all groups of batches, all but each one, and groups drawn anew.
+    """
+
+    def __init__(self, seen: Pass, layers: Mapping[str, _BatchNorm], scaled: bool) -> None:
+        self.layers = layers
+        inputs = [seen.inputs[name] for name in layers]
+        self.units = [
+            unit(layer, one.whole) * math.sqrt(layer.num_features) if scaled else torch.ones(1).double()
+            for layer, one in zip(layers.values(), inputs, strict=True)
+        ]
+        sizes = [
+            math.hypot(*(float((part_C / unit_C).norm()) for part_C in (one.whole.mean_C, one.whole.sigma_C)))
+            for one, unit_C in zip(inputs, self.units, strict=True)
+        ]
+        self.scale = math.fsum(sizes) / len(sizes) if sizes else math.nan
+        count_G = torch.stack([one.by_group.count_G for one in inputs]).sum(dim=0)
+        self.share_G = count_G / count_G.sum()
+        self.num_groups = len(count_G)
+        whole_1G = torch.ones(1, self.num_groups, dtype=torch.float64)
+        self.weight_RG = torch.cat([whole_1G, all_but_one(self.num_groups), drawn_anew(count_G > 0)])
+
+    def of(self, seen: Pass) -> Tensor:
+        """Return ESM, ESM_μ and ESM_σ, (R, 3)."""
+        total_R3 = torch.zeros(len(self.weight_RG), 3, dtype=torch.float64)
+        for (name, layer), unit_C in zip(self.layers.items(), self.units, strict=True):
+            mean_RC, var_RC = seen.inputs[name].by_group.weighted(self.weight_RG)
+            mean_C, var_C = (estimate.double() for estimate in estimates(layer))
+            mu_R = ((mean_RC - mean_C) / unit_C).norm(dim=1)
+            sigma_R = ((var_RC.sqrt() - var_C.sqrt()) / unit_C).norm(dim=1)
+            total_R3 += torch.stack([mu_R.hypot(sigma_R), mu_R, sigma_R], dim=1).cpu()
+        return total_R3 / len(self.layers)
+
+    def error(self, value_R: Tensor) -> float:
+        """Return the standard error of a number, from its value in every resample."""
+        return jackknife_error(float(value_R[0]), value_R[1 : 1 + self.num_groups], self.share_G.cpu())
+
+    def selected(self, before_R3: Tensor, vanished: Sequence[Tensor]) -> list[float]:
+        """Return for each tried layer in how many of 100 resamples it starts the shift."""
+        if int((self.share_G > 0).sum()) < 2:
+            return [math.nan] * len(vanished)
+        drawn = slice(1 + self.num_groups, None)
+        vanished_KR = torch.stack([one[drawn, 0] for one in vanished])
+        most_R, place_R = vanished_KR.max(dim=0)
+        least_R = torch.tensor([_least(float(esm), self.scale) for esm in before_R3[drawn, 0]])
+        place_R = place_R[most_R > least_R]
+        counts_K = torch.bincount(place_R, minlength=len(vanished))
+        return [100 * count / len(least_R) for count in counts_K.tolist()]
 
 
-def _joint(mu_C: Tensor, sigma_C: Tensor) -> float:
-    return math.hypot(float(mu_C.norm()), float(sigma_C.norm()))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _least(esm: float, scale: float) -> float:
+    """Return what must vanish at least for a layer to start the shift."""
+    return max(MIN_SHARE * esm, ROUNDING * scale)

@@ -17,29 +17,36 @@ from suite.errors import UserError
 from suite.shift.batches import Logits, images_of, labels_of, logits_of
 from suite.shift.layers import batch_norm_layers, frozen_layers, is_untrained, num_channels
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
+from suite.shift.resample import GroupMoments
 
 PAST_HOOKS = "is called by its `forward`, which runs no hook: call the layer itself, as layer(x)"
 
+# Batch i belongs to group i mod this many. The number is even, so that the even groups hold the even batches.
+NUM_GROUPS = 20
 # Called before a layer runs: its name, and of its input (N, C, *) the N, mean and biased variance (C,).
 Adapt = Callable[[str, int, Tensor, Tensor], None]
 
 
 class LayerInputs:
-    """Moments of one BN layer's inputs in a pass, of the even and of the odd batches, and its calls."""
+    """Moments of one BN layer's inputs in a pass, by group of batches, and its calls."""
 
     def __init__(self, num_channels: int, device: torch.device) -> None:
-        self.halves = (ChannelMoments(num_channels, device), ChannelMoments(num_channels, device))
+        self.groups = [ChannelMoments(num_channels, device) for _ in range(NUM_GROUPS)]
         self.num_calls = 0
         self.num_batches = 0
 
     @functools.cached_property
     def whole(self) -> ChannelMoments:
         """The moments over all batches. Read it when the pass is over."""
-        even, odd = self.halves
-        whole = ChannelMoments(even.mean_C.numel(), even.mean_C.device)
-        for half in (even, odd):
-            whole.merge(half.count, half.mean_C, half.squares_C)
+        whole = ChannelMoments(self.groups[0].mean_C.numel(), self.groups[0].mean_C.device)
+        for group in self.groups:
+            whole.merge(group.count, group.mean_C, group.squares_C)
         return whole
+
+    @functools.cached_property
+    def by_group(self) -> GroupMoments:
+        """The moments of each group. Read them when the pass is over."""
+        return GroupMoments.of(self.groups)
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,7 @@ class _Recorder:
             )
         mean_C, var_C = batch_moments(x_NC, self._near(layer))
         seen = self.of(name)
-        seen.halves[self.batch % 2].merge(count, mean_C.double(), var_C.double() * count)
+        seen.groups[self.batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)
         seen.num_calls += 1
         seen.num_batches += self._last_batch.get(name) != self.batch
         self._last_batch[name] = self.batch
@@ -252,6 +259,6 @@ def _joined(recorder: _Recorder, counts: tuple[int, int, int, int], purpose: str
             sum(one[1].get(name, (0, 0))[i] for one in everyone) for i in range(2)
         )
     if over_ranks:
-        reduce_over_ranks([half for seen in inputs.values() for half in seen.halves])
+        reduce_over_ranks([group for seen in inputs.values() for group in seen.groups])
     top1_percent = 100 * num_right / num_images if num_labelled == num_images else None
     return Pass(inputs, num_images, num_batches, top1_percent, recorder.unhooked)

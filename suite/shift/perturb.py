@@ -1,8 +1,10 @@
 """Measures how sensitive a network is to wrong estimates: its accuracy under noise on them.
 
-One draw is one set of ε, scaled by every δ: along a draw's curve only the magnitude of the noise changes.
+One draw is one set of ε, scaled by every δ: along a draw's curve only the magnitude of the noise changes. A
+layer's ε depend on its name alone, so that networks with the same layer get the same noise in it.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,28 +62,33 @@ def perturb(
     *,
     draws: int = 5,
     seed: int = 0,
+    layers: Sequence[str] | None = None,
     logits: Logits | None = None,
 ) -> Perturbation:
-    """Measure accuracy with noisy estimates in every BN layer: one inference pass for each δ > 0 and draw.
+    """Measure accuracy with noisy estimates in BN layers: one inference pass for each δ > 0 and draw.
 
         μ̃ + δ·σ̃·ε        σ̃·|1 + δ·ε′|        ε, ε′ (C,) ~ N(0, 1)
 
     in place of the running averages μ̃, σ̃ (C,). Huang et al. (CVPR 2022) show such curves without a formula;
     this one is our reading. Clamping σ̃ to a small value instead would make a channel's output huge.
 
-    `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. The noise
-    depends on `seed` alone, not on the device or on torch's global generator, which is not changed. `logits`
-    takes the (N, K) logits out of what the model returns. The model is restored. Raises UserError for a
-    network without estimates, batches that are empty or have no labels, and values out of range.
+    `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. `layers`:
+    the names of those that get noise; all by default. The noise depends on `seed`, the draw and the layer's
+    name alone, not on the device or on torch's global generator, which is not changed. `logits` takes the
+    (N, K) logits out of what the model returns. The model is restored. Raises UserError for a network without
+    estimates, an unknown layer, batches that are empty or have no labels, and values out of range.
     """
     check_repeatable(batches, PURPOSE)
-    layers = estimating_layers(model, PURPOSE)
+    found = estimating_layers(model, PURPOSE)
     if not deltas or draws < 1 or any(delta < 0 for delta in deltas):
         raise UserError(f"{PURPOSE}: needs one or more deltas ≥ 0 and draws ≥ 1")
-    generator = torch.Generator().manual_seed(seed)
+    if unknown := [name for name in layers or () if name not in found]:
+        reason = f"is not a BN layer that keeps estimates; valid: {', '.join(found)}"
+        raise UserError(f"{PURPOSE}: {unknown[0]!r} {reason}")
+    noisy = found if layers is None else {name: found[name] for name in layers}
     noise = [
-        {n: torch.randn(2, layer.num_features, generator=generator) for n, layer in layers.items()}
-        for _ in range(draws)
+        {name: _noise(seed, draw, name, layer.num_features) for name, layer in noisy.items()}
+        for draw in range(draws)
     ]
     rows = []
     for delta in deltas:
@@ -90,7 +97,7 @@ def perturb(
             if delta == 0 and row:
                 row.append(row[0])
                 continue
-            perturbed = {n: _perturbed(*estimates(layer), delta, noise_of[n]) for n, layer in layers.items()}
+            perturbed = {n: _perturbed(*estimates(layer), delta, noise_of[n]) for n, layer in noisy.items()}
             with with_statistics(model, perturbed):
                 model.eval()
                 seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits)
@@ -98,7 +105,14 @@ def perturb(
             if delta == min(deltas):  # for the notes: more noise alone may overflow
                 quietest = seen
         rows.append(tuple(row))
-    return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, quietest.notes(layers))
+    return Perturbation(tuple(deltas), tuple(rows), quietest.num_images, quietest.notes(found))
+
+
+def _noise(seed: int, draw: int, name: str, num_channels: int) -> Tensor:
+    """Return a layer's ε and ε′, (2, C)."""
+    digest = hashlib.sha256(f"{seed}/{draw}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(2, num_channels, generator=generator)
 
 
 def _perturbed(mean_C: Tensor, var_C: Tensor, delta: float, noise_2C: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.metrics import PROBED
+from suite.metrics import CROSS, PROBED
 from suite.shift.layers import (
     batch_norm_layers,
     check_visible,
@@ -19,7 +20,8 @@ from suite.shift.layers import (
     unknown_statistics,
 )
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import PAST_HOOKS, Pass, run_pass
+from suite.shift.passes import PAST_HOOKS, LayerInputs, Pass, run_pass
+from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
 
 if TYPE_CHECKING:
     import altair as alt
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerShift:
-    """The shift of one BN layer. The signed differences are expected minus estimated, (C,), float64."""
+    """The shift of one BN layer. The signed differences are expected minus estimated, (C,), float64.
+
+    `product_errors`: by name of `CROSS`, the standard error of that value's signed square, from `num_groups`
+    groups of batches; NaN of fewer than two.
+    """
 
     name: str
     num_channels: int
@@ -36,8 +42,25 @@ class LayerShift:
     esm_sigma: float
     esm_mu_scaled: float
     esm_sigma_scaled: float
+    esm_mu_cross: float = math.nan
+    esm_sigma_cross: float = math.nan
+    esm_mu_scaled_cross: float = math.nan
+    esm_sigma_scaled_cross: float = math.nan
+    product_errors: Mapping[str, float] = field(default_factory=dict)
+    num_groups: int = 0
     mu_difference_C: Tensor | None = None
     sigma_difference_C: Tensor | None = None
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """Return the 95 % interval of a value of `CROSS`, by Student's t on its signed square, or NaN."""
+        error = self.product_errors.get(name, math.nan)
+        if math.isnan(error):
+            return math.nan, math.nan
+        from scipy.special import stdtrit
+
+        product = signed_square(getattr(self, name))
+        half = float(stdtrit(self.num_groups - 1, 0.975)) * error
+        return signed_root(product - half), signed_root(product + half)
 
 
 @dataclass(frozen=True)
@@ -64,15 +87,22 @@ class ShiftProfile:
         return sum(values) / len(values) if values else math.nan
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a row for each layer: depth (from 0), layer, num_channels and the metrics of `PROBED`."""
+        """Return a row for each layer: depth (from 0), layer, num_channels, and the metrics of `PROBED`.
+
+        The interval of a cross-half value is in the columns that end in _low and _high.
+        """
         import pandas as pd
 
         columns = ["num_channels", *PROBED]
-        rows = [[i, layer.name, *(getattr(layer, c) for c in columns)] for i, layer in enumerate(self.layers)]
-        return pd.DataFrame(rows, columns=["depth", "layer", *columns])
+        ends = [f"{name}_{end}" for name in CROSS for end in ("low", "high")]
+        rows = [
+            [i, one.name, *(getattr(one, c) for c in columns), *(e for c in CROSS for e in one.interval(c))]
+            for i, one in enumerate(self.layers)
+        ]
+        return pd.DataFrame(rows, columns=["depth", "layer", *columns, *ends])
 
     def plot(self) -> "alt.Chart":
-        """ESM_μ and ESM_σ by depth."""
+        """Scaled ESM_μ and ESM_σ by depth."""
         from suite.shift.charts import profile_chart
 
         return profile_chart(self.to_frame())
@@ -103,7 +133,7 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
     skipped = unknown_statistics(model) | skipped_layers(layers, seen)
     measured = [name for name in seen.inputs if name not in skipped]
     return ShiftProfile(
-        tuple(_layer_shift(name, layers[name], seen.inputs[name].whole, per_channel) for name in measured),
+        tuple(_layer_shift(name, layers[name], seen.inputs[name], per_channel) for name in measured),
         seen.num_images,
         skipped,
         seen.notes({name: layers[name] for name in measured}),
@@ -128,18 +158,69 @@ def differences(layer: nn.Module, expected: ChannelMoments) -> tuple[Tensor, Ten
     return expected.mean_C - mean_C, expected.sigma_C - var_C.sqrt()
 
 
-def _layer_shift(name: str, layer: nn.Module, expected: ChannelMoments, per_channel: bool) -> LayerShift:
+def unit(layer: nn.Module, expected: ChannelMoments) -> Tensor:
+    """Return √(σ̂² + ε), (C,): ε keeps a channel that is constant in the data from dividing by zero."""
+    return (expected.var_C + float(getattr(layer, "eps", 1e-5))).sqrt()
+
+
+def signed_root(product: float) -> float:
+    """Return √|x| with the sign of x."""
+    return math.copysign(math.sqrt(abs(product)), product)
+
+
+def signed_square(root: float) -> float:
+    """Return x² with the sign of x."""
+    return root * abs(root)
+
+
+def _layer_shift(name: str, layer: nn.Module, inputs: LayerInputs, per_channel: bool) -> LayerShift:
+    expected = inputs.whole
     mu_difference_C, sigma_difference_C = differences(layer, expected)
-    # ε keeps a channel that is constant in the data from dividing by zero, as it does in the layer itself.
-    unit_C = (expected.var_C + float(getattr(layer, "eps", 1e-5))).sqrt()
-    root_d = math.sqrt(num_channels(layer))
+    unit_C = unit(layer, expected) * math.sqrt(num_channels(layer))
+    mean_C, var_C = (estimate.double() for estimate in estimates(layer))
+    products = _cross_products(inputs.by_group, mean_C, var_C.sqrt(), unit_C)
     return LayerShift(
         name,
         num_channels(layer),
         esm_mu=float(mu_difference_C.norm()),
         esm_sigma=float(sigma_difference_C.norm()),
-        esm_mu_scaled=float((mu_difference_C / unit_C).norm()) / root_d,
-        esm_sigma_scaled=float((sigma_difference_C / unit_C).norm()) / root_d,
+        esm_mu_scaled=float((mu_difference_C / unit_C).norm()),
+        esm_sigma_scaled=float((sigma_difference_C / unit_C).norm()),
+        **{metric: signed_root(product) for metric, (product, _) in products.items()},
+        product_errors={metric: error for metric, (_, error) in products.items()},
+        num_groups=int((inputs.by_group.count_G > 0).sum()),
         mu_difference_C=mu_difference_C if per_channel else None,
         sigma_difference_C=sigma_difference_C if per_channel else None,
     )
+
+
+def _cross_products(
+    groups: GroupMoments, mean_C: Tensor, sigma_C: Tensor, unit_C: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Return ⟨δ_even, δ_odd⟩ and its standard error for each metric of `CROSS`.
+
+    The two halves err independently, so the product's expectation has no square of an error in it.
+    """
+    num_groups = len(groups.count_G)
+    is_even_G = (torch.arange(num_groups) % 2 == 0).double()
+    halves = (is_even_G, 1 - is_even_G)
+    weight_RG = torch.cat([torch.ones(1, num_groups, dtype=torch.float64), all_but_one(num_groups)])
+    (mu_even_RC, sigma_even_RC), (mu_odd_RC, sigma_odd_RC) = (
+        _errors(groups, weight_RG * half_G, mean_C, sigma_C) for half_G in halves
+    )
+    found = {}
+    for name, product_RC in (("mu", mu_even_RC * mu_odd_RC), ("sigma", sigma_even_RC * sigma_odd_RC)):
+        for scale, each_RC in (("", product_RC), ("_scaled", product_RC / unit_C.square())):
+            product_R = each_RC.sum(dim=1)
+            whole, without_G = float(product_R[0]), product_R[1:]
+            errors = [jackknife_error(whole, without_G, groups.share_of(half_G)) for half_G in halves]
+            found[f"esm_{name}{scale}_cross"] = (whole, math.hypot(*errors))
+    return found
+
+
+def _errors(
+    groups: GroupMoments, weight_RG: Tensor, mean_C: Tensor, sigma_C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return μ̂ − μ̃ and σ̂ − σ̃, each (R, C), of the weighted groups."""
+    mean_RC, var_RC = groups.weighted(weight_RG)
+    return mean_RC - mean_C, var_RC.sqrt() - sigma_C

@@ -5,7 +5,8 @@ with those that a batch was normalised with, as the root mean square over the n-
 
     ESM_μ² = E_B ‖μ̂ − μ_used,B‖² = ‖μ̂ − E_B μ_used‖² + Σ_C Var_B μ_used        (σ likewise)
 
-which is the paper's ESM when every batch is normalised alike. The results are means over the layers.
+which is the paper's ESM when every batch is normalised alike. The results are means over the layers; those in
+units of √(σ̂² + ε) of each channel, and divided by √C, are scaled.
 """
 
 import math
@@ -29,6 +30,7 @@ from suite.shift.precise import (
     precise_statistics,
     with_statistics,
 )
+from suite.shift.probe import unit
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,6 +47,8 @@ class Remedy:
     top1_percent: float
     esm_mu: float
     esm_sigma: float
+    esm_mu_scaled: float
+    esm_sigma_scaled: float
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ def _try(
         adapt = None if source_images is None else mixture.adapt
         seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits, adapt=adapt)
         shift = [mixture.esm(n, seen.inputs[n].whole) for n in mixture.layers if n in seen.inputs]
-    means = [math.fsum(esm[i] for esm in shift) / len(shift) if shift else math.nan for i in range(2)]
-    return Remedy(name, top1_of(seen, PURPOSE), means[0], means[1]), seen
+    means = [math.fsum(each) / len(shift) for each in zip(*shift, strict=True)] or [math.nan] * 4
+    return Remedy(name, top1_of(seen, PURPOSE), *means), seen
 
 
 class _Mixture:
@@ -193,14 +197,22 @@ class _Mixture:
             moments = used.setdefault(name, ChannelMoments(len(value_C), value_C.device))
             moments.merge(num_images, value_C.double(), torch.zeros_like(moments.squares_C))
 
-    def esm(self, name: str, expected: ChannelMoments) -> tuple[float, float]:
-        """Return ESM_μ and ESM_σ by the module's formula."""
+    def esm(self, name: str, expected: ChannelMoments) -> tuple[float, float, float, float]:
+        """Return ESM_μ and ESM_σ by the module's formula, and both scaled."""
         if name in self.used_mu:
             used = (self.used_mu[name], self.used_sigma[name])
-            (mu_C, mu_var), (sigma_C, sigma_var) = ((m.mean_C, float(m.var_C.sum())) for m in used)
+            (mu_C, mu_var_C), (sigma_C, sigma_var_C) = ((m.mean_C, m.var_C) for m in used)
         else:
             mean_C, var_C = self.source[name]
-            mu_C, sigma_C, mu_var, sigma_var = mean_C.double(), var_C.double().sqrt(), 0.0, 0.0
-        gaps = ((expected.mean_C - mu_C, mu_var), (expected.sigma_C - sigma_C, sigma_var))
-        esm_mu, esm_sigma = (math.sqrt(float(gap_C.square().sum()) + var) for gap_C, var in gaps)
-        return esm_mu, esm_sigma
+            mu_C, sigma_C = mean_C.double(), var_C.double().sqrt()
+            mu_var_C = sigma_var_C = torch.zeros_like(mu_C)
+        squares = (
+            (expected.mean_C - mu_C).square() + mu_var_C,
+            (expected.sigma_C - sigma_C).square() + sigma_var_C,
+        )
+        unit_C = unit(self.layers[name], expected)
+        esm_mu, esm_sigma = (math.sqrt(float(square_C.sum())) for square_C in squares)
+        scaled_mu, scaled_sigma = (
+            math.sqrt(float((square_C / unit_C.square()).mean())) for square_C in squares
+        )
+        return esm_mu, esm_sigma, scaled_mu, scaled_sigma

@@ -65,7 +65,7 @@ def test_all_results_of_a_users_network_as_json(
     assert set(plain["notes"]) == {"1", "4"}  # never trained
     sigma = [row for row in plain["attribution"] if row["statistic"] == "sigma"]
     for row, layer in zip(sigma, plain["layers"], strict=True):
-        assert row["own"] + row["inherited"] == pytest.approx(layer["esm_sigma"])
+        assert row["own"] + row["inherited"] == pytest.approx(layer["esm_sigma_scaled"])
     origins = plain["origins"]
     assert [row["layer"] for row in origins["layers"]] == ["1", "4"]
     most = max(origins["layers"], key=lambda row: row["esm_vanished"])
@@ -110,11 +110,11 @@ def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.
     here(monkeypatch, tmp_path, "from tests.jobs.test_probe_command import own_network as net")
     monkeypatch.setenv("COLUMNS", "160")
     options = ("--attribute", "--origins", "--remedies", "--perturb")
-    shown = probe_of(photos, "--model", "my_networks:net", *options)
+    shown = " ".join(probe_of(photos, "--model", "my_networks:net", *options).split())  # titles are wrapped
     for expected in (
         "Estimation shift of my_networks:net BN on",
         "note: 2 layers (1 …): its estimates are the initial 0 and 1",
-        "signed shares that add up to ESM",
+        "signed shares that add up to the scaled ESM",
         "Which layer starts it",
         "it starts in ",
         "Of a mean ESM of",

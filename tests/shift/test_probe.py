@@ -14,6 +14,7 @@ from suite.models.batch_norm import GhostBatchNorm2d
 from suite.shift import ShiftProfile, precise_statistics, probe, with_statistics
 from suite.shift.layers import batch_norm_layers
 from suite.shift.moments import ChannelMoments, batch_moments
+from suite.shift.probe import signed_square
 from tests.helpers.ranks import on_ranks
 
 METRICS = ("esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
@@ -115,6 +116,45 @@ def test_one_layer_by_hand() -> None:
     assert layer.esm_sigma_scaled == pytest.approx(math.sqrt((0**2 + 0.75**2) / 2))
     assert layer.mu_difference_C.tolist() == pytest.approx([2, 4])
     assert layer.sigma_difference_C.tolist() == pytest.approx([0, 3])
+
+
+def test_the_cross_half_product_by_hand() -> None:
+    """Batches of means 2, 5, 4 and 1: the even ones have mean 3, the odd ones 3, both against 0.
+
+    Without one batch each: 4, 2 of the even; 1, 5 of the odd. So the product is 9, or 12, 6, 3 and 15.
+    """
+    batches = [torch.tensor([[mean - 1.0], [mean + 1.0]]) for mean in (2, 5, 4, 1)]
+    model = nn.Sequential(nn.BatchNorm1d(1, eps=0.0))
+    (layer,) = probe(model, batches).layers
+    assert layer.esm_mu_cross == pytest.approx(3)
+    # Each half has two batches of one half each: pseudo-values 6 and 12, and 15 and 3, about 9.
+    assert layer.product_errors["esm_mu_cross"] == pytest.approx(math.hypot(3, 6))
+    unit = math.sqrt(1 + 2.5)  # the variance of all values: 1 within, 2.5 between the batches
+    assert layer.esm_mu_scaled_cross == pytest.approx(3 / unit)
+    low, high = layer.interval("esm_mu_cross")
+    half = 3.182446 * math.hypot(3, 6)  # Student's t of four groups
+    assert (low, high) == pytest.approx((-math.sqrt(half - 9), math.sqrt(half + 9)), rel=1e-6)
+    for count in (1, 2, 3):
+        (layer,) = probe(model, batches[:count]).layers
+        assert all(math.isnan(end) for end in layer.interval("esm_mu_cross"))
+    assert probe(model, batches[:2]).layers[0].esm_mu_cross == pytest.approx(math.sqrt(2 * 5))
+
+
+def test_the_cross_half_product_has_no_bias_and_its_interval_covers() -> None:
+    """16 channels that correlate by 0.64, in 400 samples of 320 values; the true shift is 0.3 in each."""
+    torch.manual_seed(0)
+    truth, found = 16 * 0.3**2, []
+    for _ in range(400):
+        x_BNC = 0.8 * torch.randn(20, 16, 1) + 0.6 * torch.randn(20, 16, 16) + 0.3
+        (layer,) = probe(nn.Sequential(nn.BatchNorm1d(16)), list(x_BNC)).layers
+        low, high = layer.interval("esm_mu_cross")
+        covers = signed_square(low) <= truth <= signed_square(high)
+        found.append([signed_square(layer.esm_mu_cross), layer.esm_mu**2, covers])
+    product, plug_in, coverage = (float(one) for one in torch.tensor(found).mean(0))
+    assert product == pytest.approx(truth, abs=0.05)
+    assert plug_in == pytest.approx(truth + 16 / 320, abs=0.05)
+    assert plug_in - product == pytest.approx(16 / 320, rel=0.25)
+    assert 0.92 < coverage < 0.98
 
 
 def test_a_large_mean_costs_the_variance_no_digits() -> None:

@@ -81,6 +81,8 @@ def test_frozen_is_plain_inference() -> None:
     assert frozen.top1_percent == pytest.approx(100 * right / 30)
     assert frozen.esm_mu == pytest.approx(profile.mean("esm_mu"), rel=1e-12)
     assert frozen.esm_sigma == pytest.approx(profile.mean("esm_sigma"), rel=1e-12)
+    assert frozen.esm_mu_scaled == pytest.approx(profile.mean("esm_mu_scaled"), rel=1e-12)
+    assert frozen.esm_sigma_scaled == pytest.approx(profile.mean("esm_sigma_scaled"), rel=1e-12)
 
 
 def test_prediction_time_bn_is_training_mode_of_bn_alone() -> None:
@@ -97,6 +99,7 @@ def test_prediction_time_esm_by_hand() -> None:
     row = remedies(single(), [(ONE, LABELS), (OTHER, LABELS)], source_images=[]).rows[-1]
     sigma = math.sqrt(4.75)  # of 1 3 3 7, about 3.5
     assert row.esm_mu == pytest.approx(1.5)  # 2 and 5 about 3.5
+    assert row.esm_mu_scaled == pytest.approx(1.5 / sigma, rel=1e-5)
     assert row.esm_sigma == pytest.approx(math.sqrt(((sigma - 1) ** 2 + (sigma - 2) ** 2) / 2))
     alone = remedies(single(), [(ONE, LABELS)], source_images=[]).rows[-1]
     assert (alone.esm_mu, alone.esm_sigma) == pytest.approx((0, 0), abs=1e-7)
@@ -153,6 +156,24 @@ def test_noise_by_hand() -> None:
     assert var.sqrt().tolist() == pytest.approx([3.0, 3.0])  # |1 − 2| · 3 and 1.5 · 2
 
 
+def test_networks_with_the_same_layers_get_the_same_noise_in_them() -> None:
+    """Without the first BN, the second has the same ε: its noise has no part of the other's draws."""
+    model, batches = network(), labelled()
+    only_second = nn.Sequential(*(nn.Identity() if i == 1 else m for i, m in enumerate(model)))
+    seen: list[Tensor] = []
+    for one, layers in ((model, ["4"]), (only_second, None)):
+        one[4].register_forward_pre_hook(lambda m, _: seen.append(m.running_mean.clone()))
+        perturb(one, batches[:1], [0.5], draws=2, seed=3, layers=layers)
+        one[4]._forward_pre_hooks.clear()
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+    first = model[1].running_mean.clone()
+    model[1].register_forward_pre_hook(lambda m, _: seen.append(m.running_mean.clone()))
+    perturb(model, batches[:1], [0.5], draws=1, layers=["4"])
+    assert torch.equal(seen[-1], first)  # no noise where none is asked for
+
+
 def test_accuracy_falls_with_noise_the_same_for_each_seed_and_torch_keeps_its_generator() -> None:
     torch.manual_seed(5)
     model = nn.Sequential(nn.BatchNorm1d(4, affine=False))
@@ -184,6 +205,10 @@ def test_accuracy_falls_with_noise_the_same_for_each_seed_and_torch_keeps_its_ge
         (lambda m, b: perturb(m, b, [-0.1]), "perturb: needs one or more deltas ≥ 0 and draws ≥ 1"),
         (lambda m, b: perturb(m, b, []), "perturb: needs one or more deltas"),
         (lambda m, b: perturb(m, b, draws=0), "draws ≥ 1"),
+        (
+            lambda m, b: perturb(m, b, layers=["4", "2"]),
+            "perturb: '2' is not a BN layer that keeps estimates; valid: 1, 4",
+        ),
         (
             lambda m, b: perturb(m, [(x, y + 7) for x, y in b]),
             "perturb: a label is 10, but the network has 4",

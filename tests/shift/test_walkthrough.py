@@ -18,12 +18,14 @@ def test_the_walkthrough_measures_a_shift_that_accumulates(cells: dict[str, Any]
     profile, attribution, table = cells["profile"], cells["attribution"], cells["table"]
     assert len(profile.layers) == cells["DEPTH"]
     for layer, split in zip(profile.layers, attribution.layers, strict=True):
-        assert split.sigma.own + split.sigma.inherited == pytest.approx(layer.esm_sigma)
+        assert split.sigma.own + split.sigma.inherited == pytest.approx(layer.esm_sigma_scaled)
     # It is inherited that accumulates. The first layer has nobody to inherit from but the data.
     inherited = [split.sigma.inherited for split in attribution.layers]
     assert abs(inherited[0]) < inherited[4] < inherited[-1]
-    frozen, precise = table.rows[0], table.rows[1]
-    assert precise.esm_sigma < frozen.esm_sigma
+    frozen, precise = (
+        next(row for row in table.rows if row.name == name) for name in ("frozen", "PreciseBN")
+    )
+    assert precise.esm_sigma_scaled < frozen.esm_sigma_scaled
     assert frozen.top1_percent > 25  # of ten classes: it has learnt
 
 
