@@ -132,23 +132,28 @@ def find_origins(
     measured = _MeanShift(before, {name: estimating[name] for name in order}, scaled)
     shift_before_R3 = measured.of(before)
     tried = order if layers is None else sorted(layers, key=order.index)
-    vanished, gains = [], []
+    vanished: list[Tensor] = []
+    gains: list[float | None] = []
     for name in tried:
         with with_statistics(model, {name: exact[name]}):
             after = _inference_pass(model, batches, logits)
             if missing := [n for n in order if n not in after.inputs]:
                 raise UserError(f"find_origins: {missing[0]} is no longer called when {name} is exact")
             vanished.append(shift_before_R3 - measured.of(after))
-        has_top1 = before.top1_percent is not None and after.top1_percent is not None
-        gains.append(after.top1_percent - before.top1_percent if has_top1 else None)
+        gain = None
+        if before.top1_percent is not None and after.top1_percent is not None:
+            gain = after.top1_percent - before.top1_percent
+        gains.append(gain)
     selected = measured.selected(shift_before_R3, vanished)
     found = []
     for name, vanished_R3, selected_percent, gain in zip(tried, vanished, selected, gains, strict=True):
-        depth, whole = order.index(name), map(float, vanished_R3[0])
-        reliability = (measured.error(vanished_R3[:, 0]), selected_percent)
-        found.append(Origin(name, depth, len(order) - 1 - depth, *whole, *reliability, gain))
+        depth, (esm, mu, sigma) = order.index(name), vanished_R3[0].tolist()
+        error = measured.error(vanished_R3[:, 0])
+        behind = len(order) - 1 - depth
+        found.append(Origin(name, depth, behind, esm, mu, sigma, error, selected_percent, gain))
+    esm, mu, sigma = shift_before_R3[0].tolist()
     notes = before.notes(measured.layers)
-    return Origins(tuple(found), *map(float, shift_before_R3[0]), measured.scale, before.top1_percent, notes)
+    return Origins(tuple(found), esm, mu, sigma, measured.scale, before.top1_percent, notes)
 
 
 def _inference_pass(model: nn.Module, batches: Iterable[Any], logits: Logits | None) -> Pass:
