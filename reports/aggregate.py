@@ -23,8 +23,8 @@ def summarise(
 
     The rows are in the order of the runs; cells that have not begun (`Frames.unstarted`) come
     last, unless there are extra keys. For each metric `_mean`, `_low`, `_high` (Student's t interval at
-    stats.CONFIDENCE, NaN for one seed) and `_n`, over its finite values. `sums` are columns that are added
-    up over the runs of every state; NaN when no run has a value.
+    stats.CONFIDENCE; of two seeds the values themselves, NaN of one) and `_n`, over its finite values.
+    `sums` are columns that are added up over the runs of every state; NaN when no run has a value.
     """
     keys = [*GROUP, *extra_keys]
     needed = dict.fromkeys([*GROUP, *keys, *_NEEDED, *HARDWARE, *metrics, *sums])

@@ -12,16 +12,18 @@ MAX_NAMES = 8
 
 @dataclass(frozen=True)
 class Number:
-    """A number as every format prints it: `−1.20 ± 0.81 (2 seeds)`, `1.20 [0.90, 1.30]` or `× 0.35`.
+    """A number as every format prints it: `−1.20 ± 0.81 (3 seeds)`, `1.20 [0.90, 1.30]` or `× 0.35`.
 
-    `half`: half the width of a symmetric interval. `bounds`: low and high of any other interval. `remark`:
-    follows in parentheses. `signed`: with a plus. `grouped`: with commas between thousands.
+    `half`: half the width of a symmetric interval. `bounds`: low and high of any other interval. `both`: the
+    two values that this is the mean of; it is then printed as `1.15 and 1.25`. `remark`: follows in
+    parentheses. `signed`: with a plus. `grouped`: with commas between thousands.
     """
 
     value: float
     decimals: int = 0
     half: float | None = None
     bounds: tuple[float, float] | None = None
+    both: tuple[float, float] | None = None
     remark: str = ""
     unit: str = ""
     prefix: str = ""
@@ -29,8 +31,10 @@ class Number:
     grouped: bool = True
 
     def __str__(self) -> str:
-        shown = self._sign + number(self.value, self.decimals) if self.grouped else self.mean
-        text = self.prefix + shown
+        if self.both is not None:
+            text = " and ".join(self.prefix + self._shown(value) for value in self.both)
+        else:
+            text = self.prefix + (self._shown(self.value) if self.grouped else self.mean)
         if self.half is not None:
             text += f" ± {number(self.half, self.decimals)}"
         if self.bounds is not None:
@@ -38,9 +42,8 @@ class Number:
         text += f" ({self.remark})" if self.remark else ""
         return f"{text} {self.unit}" if self.unit else text
 
-    @property
-    def _sign(self) -> str:
-        return "+" if self.signed and self.value > 0 else ""
+    def _shown(self, value: float) -> str:
+        return ("+" if self.signed and value > 0 else "") + number(value, self.decimals)
 
     @property
     def is_finite(self) -> bool:
@@ -49,7 +52,8 @@ class Number:
     @property
     def mean(self) -> str:
         """The value alone in ASCII, as `float` and LaTeX read it."""
-        return self._sign + ascii_number(self.value, self.decimals)
+        sign = "+" if self.signed and self.value > 0 else ""
+        return sign + ascii_number(self.value, self.decimals)
 
 
 def estimate_cell(
@@ -60,32 +64,38 @@ def estimate_cell(
     say_one: bool = True,
     signed: bool = False,
 ) -> Number | str:
-    """`71.20 ± 0.81`; an interval that is not symmetric as `71.20 [70.10, 71.90]`.
+    """`71.20 ± 0.81`; an interval that is not symmetric as `71.20 [70.10, 71.90]`; of two, `70.9 and 71.5`.
 
-    `expected_n`: the remark names the seeds where fewer have the value, or where one gives no interval.
+    `expected_n`: the remark names the seeds where fewer have the value, or where there is only one.
     """
     if estimate is None:
         return EMPTY
-    mean, half, bounds = estimate.mean * factor, None, None
+    mean, half, bounds, both = estimate.mean * factor, None, None, None
     if estimate.low is not None and estimate.high is not None:
         up, down = estimate.high - estimate.mean, estimate.mean - estimate.low
-        if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-9 * abs(estimate.mean)):
+        if not estimate.is_claim:
+            both = estimate.low * factor, estimate.high * factor
+        elif math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-9 * abs(estimate.mean)):
             half = up * factor
         else:
             bounds = estimate.low * factor, estimate.high * factor
     is_short = (say_one and estimate.n == 1) or estimate.n < expected_n
     places = significant_decimals(mean) if decimals is None else decimals
-    return Number(mean, places, half, bounds, plural(estimate.n, "seed") if is_short else "", signed=signed)
+    remark = plural(estimate.n, "seed") if is_short else ""
+    return Number(mean, places, half, bounds, both, remark, signed=signed)
 
 
 def bracket_cell(estimate: Estimate | None, prefix: str = "") -> Number | str:
-    """`0.350 [0.310, 0.390]`, for what has no symmetric interval."""
+    """`0.350 [0.310, 0.390]`, for what has no symmetric interval; of two values, both."""
     if estimate is None:
         return EMPTY
     places = significant_decimals(estimate.mean)
     if estimate.low is None or estimate.high is None:
         return Number(estimate.mean, places, remark=plural(estimate.n, "seed"), prefix=prefix)
-    return Number(estimate.mean, places, bounds=(estimate.low, estimate.high), prefix=prefix)
+    ends = (estimate.low, estimate.high)
+    if not estimate.is_claim:
+        return Number(estimate.mean, places, both=ends, prefix=prefix)
+    return Number(estimate.mean, places, bounds=ends, prefix=prefix)
 
 
 def p_cell(p: float) -> Number | str:

@@ -12,13 +12,19 @@ from reports.stats import CONFIDENCE
 def mean_intervals(values: pd.DataFrame, keys: Sequence[str], confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Of the finite column `value` by `keys`: its mean, Student's t interval (`low`, `high`), and `seeds`.
 
-    One seed has no interval: NaN. Student's t, as `stats.t_interval`, for all groups at once.
+    One seed has no interval: NaN. Of two, `low` and `high` are the two values, as in `stats.mean_interval`.
     """
     groups = values.groupby(list(keys), as_index=False, sort=False, observed=True)
-    found = groups.agg(value=("value", "mean"), deviation=("value", "std"), seeds=("value", "count"))
+    found = groups.agg(
+        value=("value", "mean"), deviation=("value", "std"), seeds=("value", "count"),
+        lowest=("value", "min"), highest=("value", "max"),
+    )  # fmt: skip
     t = special.stdtrit(found.seeds - 1, (1 + confidence) / 2)
     half = t * found.deviation / np.sqrt(found.seeds)
-    return found.drop(columns="deviation").assign(low=found.value - half, high=found.value + half)
+    is_pair = found.seeds == 2
+    low = (found.value - half).where(~is_pair, found.lowest)
+    high = (found.value + half).where(~is_pair, found.highest)
+    return found.drop(columns=["deviation", "lowest", "highest"]).assign(low=low, high=high)
 
 
 def extremes(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

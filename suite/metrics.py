@@ -93,5 +93,7 @@ _ALL = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 # What the probe measures of each BN layer.
 PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")
-# Those of them that are free of the upward bias by sampling.
+# By these layers and networks are compared, since they do not depend on a layer's width and scale.
+SHIFT_SIGMA, SHIFT_MU = "esm_sigma_scaled", "esm_mu_scaled"
+# Those of the probed that are free of the upward bias by sampling.
 CROSS = tuple(name for name in PROBED if name.endswith("_cross"))

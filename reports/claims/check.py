@@ -17,7 +17,7 @@ from typing import Literal, assert_never
 from reports.frames import Frames
 from reports.numbers import Number, estimate_cell, number, plural
 from reports.paper.published import Label
-from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, mean_t_interval, paired_p
+from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM, Estimate, difference_interval, paired_p
 
 CheckOutcome = Literal["holds", "fails", "inconclusive"]
 Side = Literal["above", "below", "disjoint"]
@@ -82,13 +82,13 @@ class Check:
     def rule(self) -> str:
         """What the values have to be, such as `above 85`, in the unit of `ours`."""
         if self.comparison == "disjoint":
-            return f"below {estimate_cell(mean_t_interval(self.others), len(self.others), self.decimals)}"
+            return f"below {estimate_cell(difference_interval(self.others), len(self.others), self.decimals)}"
         places = 0 if self.bound == round(self.bound) else self.decimals
         return f"{self.comparison} {number(self.bound, places)}"
 
     @cached_property
     def estimate(self) -> Estimate | None:
-        return mean_t_interval(self.values)
+        return difference_interval(self.values)
 
     @property
     def compared(self) -> tuple[tuple[float, ...], ...]:
@@ -121,7 +121,7 @@ class Check:
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
     """The interval of a mean of three seeds or more, all of them measured; None for any other."""
-    found = mean_t_interval(values)
+    found = difference_interval(values)
     if found is None or found.n < len(values) or not found.is_claim:
         return None
     return None if found.low is None or found.high is None else (found.low, found.high)

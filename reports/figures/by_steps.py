@@ -13,11 +13,12 @@ from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.seed_statistics import pareto_front
 from reports.theme import Variant
+from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
 _MEASURES = (
     ("top1_percent", "Final top-1", "Top-1 (%)", False),
-    ("esm_sigma_common", "Mean ESM σ, common layers", "ESM σ", True),
-    ("esm_mu_common", "Mean ESM μ, common layers", "ESM μ", True),
+    (f"{SHIFT_SIGMA}_common", "Scaled ESM σ, mean over common layers", "Scaled ESM σ", True),
+    (f"{SHIFT_MU}_common", "Scaled ESM μ, mean over common layers", "Scaled ESM μ", True),
 )
 _MAX_MEANS = 24
 

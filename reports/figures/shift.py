@@ -15,45 +15,47 @@ from reports.frames import Frames
 from reports.numbers import plural, short
 from reports.seed_statistics import thinned
 from reports.theme import Variant
+from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
-SHIFT, ACCURACY = "esm_sigma_common", "top1_percent"
+SHIFT, ACCURACY = f"{SHIFT_SIGMA}_common", "top1_percent"
 # Across a panel: narrower cells are not seen.
 MAX_EPOCHS = 40
 
 
 def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """ESM σ and μ of completed runs along the depth of the network."""
-    for metric, symbol in (("esm_sigma", "σ"), ("esm_mu", "μ")):
+    """Scaled ESM σ and μ of completed runs along the depth of the network."""
+    for metric, symbol in ((SHIFT_SIGMA, "σ"), (SHIFT_MU, "μ")):
         values = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
         values = finite(values, "value").merge(cells_of(context.completed), on="run")
         panels, texts = banded(
-            values, "position", "Layer (forward order)", "layer", f"ESM {symbol}", log_if_wide=True
+            values, "position", "Layer (forward order)", "layer", f"Scaled ESM {symbol}", log_if_wide=True
         )
         caption = (
             "BN layers in forward order; a layer that a variant has replaced has no point. "
             f"Line: mean over seeds; band: lowest to highest seed.{texts}"
         )
-        title = f"Depth profile of ESM {symbol}"
+        title = f"Depth profile of scaled ESM {symbol}"
         yield from make_figure(
             context, f"{metric}-by-depth", "shift", title, caption, panels, values, palette
         )
 
 
 def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """Mean ESM σ against final top-1, a mark for each cell."""
+    """Mean scaled ESM σ against final top-1, a mark for each cell."""
     done = finite(context.completed, SHIFT, ACCURACY)
-    cells, (x, y) = marks_of(done, CELL, {SHIFT: "ESM σ", ACCURACY: "Top-1 (%)"})
+    cells, (x, y) = marks_of(done, CELL, {SHIFT: "Scaled ESM σ", ACCURACY: "Top-1 (%)"})
     if len(cells) < 2:
         return
     by_shift = cells.sort_values(SHIFT)
     texts = "; ".join(
-        f"{row.norm} at norm batch {row.norm_batch_size}, ESM σ {short(row[SHIFT])}, "
+        f"{row.norm} at norm batch {row.norm_batch_size}, scaled ESM σ {short(row[SHIFT])}, "
         f"top-1 {short(row[ACCURACY])} %"
         for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
     panel = Panel(
-        "Final top-1 against mean ESM σ, common layers",
-        f"Final top-1 against mean ESM σ of {plural(len(cells), 'cell')}. Least and greatest shift: {texts}",
+        "Final top-1 against mean scaled ESM σ, common layers",
+        f"Final top-1 against mean scaled ESM σ of {plural(len(cells), 'cell')}. "
+        f"Least and greatest shift: {texts}",
         partial(path_chart, cells, x, y),
     )
     caption = (
@@ -65,7 +67,7 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
 
 
 def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """ESM σ of each layer at each probed epoch: where runs were probed at two epochs or more."""
+    """Scaled ESM σ of each layer at each probed epoch: where runs were probed at two epochs or more."""
     runs = context.completed
     runs = runs[runs.num_bn_layers > 0]
     labels = [variant.label for variant in palette if (runs.norm == variant.label).any()]
@@ -97,12 +99,14 @@ def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Itera
         caption += f" Drawn for {drawn} of {len(labels)} norms: those probed at several epochs"
         caption += f", {MAX_PANELS} at most."
     shown = pd.DataFrame([pane[:2] for pane in panes], columns=["norm", "norm_batch_size"])
-    title = "ESM σ by layer and epoch"
-    yield from make_figure(context, "esm_sigma-by-epoch", "shift", title, caption, panels, shown, palette)
+    title = "Scaled ESM σ by layer and epoch"
+    yield from make_figure(
+        context, f"{SHIFT_SIGMA}-by-epoch", "shift", title, caption, panels, shown, palette
+    )
 
 
 def _probed(frames: Frames, runs: pd.DataFrame) -> pd.DataFrame:
-    values = finite(frames.shift_by_epoch(runs.run.tolist(), "esm_sigma"), "value")
+    values = finite(frames.shift_by_epoch(runs.run.tolist(), SHIFT_SIGMA), "value")
     return values.loc[values.epoch.isin(thinned(values.epoch.unique().tolist(), MAX_EPOCHS))]
 
 
@@ -116,7 +120,7 @@ def _heat_panel(
     )
     return Panel(
         title,
-        f"ESM σ by layer and epoch of {title}; mean over layers {texts}",
-        partial(heat_chart, values, "ESM σ", extent, depth),
+        f"Scaled ESM σ by layer and epoch of {title}; mean over layers {texts}",
+        partial(heat_chart, values, "Scaled ESM σ", extent, depth),
         {"norm": label, "norm_batch_size": str(size)},
     )

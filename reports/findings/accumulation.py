@@ -1,4 +1,4 @@
-"""How fast the shift accumulates over depth: the slope of a layer's ESM σ over its place among the layers."""
+"""How fast the shift accumulates over depth: the slope of a layer's scaled ESM σ over its place."""
 
 from dataclasses import replace
 
@@ -8,12 +8,14 @@ from reports.aggregate import summarise
 from reports.findings.baseline import Baseline, compared, over_shared_layers, pair_cells
 from reports.frames import GROUP, Frames
 from reports.stats import slopes
+from suite.metrics import SHIFT_SIGMA
 
-SLOPES = {"esm_sigma": "sigma_slope", "esm_sigma_scaled": "scaled_slope"}
+# The paper's raw slopes stand beside it: the first layer, in units of the image, enters each of them.
+SLOPES = {SHIFT_SIGMA: "scaled_slope", "esm_sigma": "sigma_slope"}
 
 
 def run_slopes(frames: Frames) -> pd.DataFrame:
-    """For each run the least-squares slopes of ESM σ and of the scaled ESM σ, per layer: run and SLOPES.
+    """For each run the least-squares slopes of scaled ESM σ and of ESM σ, per layer: run and SLOPES.
 
     Over the run's own BN layers at their places among those of all norms; NaN with fewer than two of them,
     or when one of the values is not finite.
@@ -32,8 +34,8 @@ def _slope_over_layers(rows: pd.DataFrame) -> pd.Series:
 def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
     """A row for each cell with BN layers that was probed: the columns of `summarise` for each of SLOPES.
 
-    And, with a baseline, `difference_*`: of the slope of ESM σ to the baseline's over the layers that both
-    have, paired by seed, as in `baseline.compared`.
+    And, with a baseline, `difference_*`: of the slope of scaled ESM σ to the baseline's over the layers that
+    both have, paired by seed, as in `baseline.compared`.
     """
     runs = frames.runs.merge(run_slopes(frames), on="run")
     table = summarise(replace(frames, runs=runs), list(SLOPES.values()))
@@ -42,6 +44,6 @@ def accumulation(frames: Frames, baseline: Baseline) -> pd.DataFrame:
         return table.reset_index(drop=True)
     pairs = pair_cells(frames, baseline.label)
     pairs = pairs[pairs.has_bn.astype(bool)].reset_index(drop=True)
-    shared = over_shared_layers(frames, baseline.label, "esm_sigma", _slope_over_layers)
+    shared = over_shared_layers(frames, baseline.label, SHIFT_SIGMA, _slope_over_layers)
     differences = compared(frames, pairs, shared).add_prefix("difference_")
     return table.merge(pd.concat([pairs[GROUP], differences], axis=1), on=GROUP, how="left")

@@ -11,7 +11,7 @@ from reports.findings.two_sides import COMPARED, Compared, MatchedRuns
 from reports.frames import GROUP
 from reports.numbers import plural
 from reports.sentences import sentence
-from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, holm, judge, mean_t_interval, paired_p
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, Estimate, difference_interval, holm, judge, paired_p
 
 _MAX_NAMED = 3
 Seeds = frozenset[int]
@@ -51,7 +51,7 @@ def compare_over_seeds(comparison: MatchedRuns, metric: Compared) -> OverSeeds:
     seeds = shared_seeds([frozenset(one) for one in have.values()])
     cells = [c for c, mine in have.items() if seeds <= mine]
     means = [math.fsum(differences[c, s] for c in cells) / len(cells) for s in sorted(seeds)]
-    estimate = mean_t_interval(means)
+    estimate = difference_interval(means)
     if metric.is_ratio and estimate is not None:
         estimate = estimate.exp()
     all_seeds = {s for _, s in differences}

@@ -24,9 +24,10 @@ from reports.stats import (
     paired_difference,
     slope,
 )
+from suite.metrics import SHIFT_SIGMA
 
 TOP1 = "top1_percent"
-ESM = "esm_sigma_mean"
+ESM = f"{SHIFT_SIGMA}_mean"
 BySeed = dict[int, float]
 
 
@@ -46,8 +47,8 @@ def norm_batch_answers(
 ) -> list[NormBatchAnswer]:
     """For each model, data set and global batch at which BN was run with two or more norm batches.
 
-    `esm_per_halving`: the factor by which a variant's mean ESM σ grows as the norm batch is halved, from the
-    least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: a variant's mean ESM σ
+    `esm_per_halving`: the factor by which a variant's mean scaled ESM σ grows as the norm batch is halved,
+    from the least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: that mean
     divided by BN's with the same seed, in geometric mean over the norm batches of both; a difference is what
     the paired t-test calls one, adjusted by Holm over the variants. `xbn_beats_bn`: the largest norm batch at
     which XBN's top-1 is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
@@ -62,7 +63,7 @@ def norm_batch_answers(
     apart = ["batch_size_per_gpu"] if counted.duplicated(cell).any() else []
     axes = [*CONTEXT, *apart]
     contexts = list(counted.groupby(axes, sort=False))
-    shared = over_shared_layers(frames, BN, "esm_sigma", mean_over_layers)
+    shared = over_shared_layers(frames, BN, SHIFT_SIGMA, mean_over_layers)
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
         top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}

@@ -13,7 +13,7 @@ from reports.findings.baseline import mean_over_layers
 from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
-from suite.metrics import METRICS, Direction
+from suite.metrics import METRICS, SHIFT_MU, SHIFT_SIGMA, Direction
 
 # What makes two runs of one cell; `has_bn` goes with the norm.
 AXES = [*GROUP, "has_bn"]
@@ -42,7 +42,7 @@ class Compared:
 
 
 _POINTS, _SHARE = 0.2, 0.02
-_RATIOS = {"esm_sigma": "Mean ESM σ", "esm_mu": "Mean ESM μ", "images_per_s": "Images/s"}
+_RATIOS = {SHIFT_SIGMA: "Mean scaled ESM σ", SHIFT_MU: "Mean scaled ESM μ", "images_per_s": "Images/s"}
 _RATIOS |= {"peak_memory_gib": "Peak memory (GiB)", "epoch_time_s": "Epoch time (s)"}
 COMPARED = (
     Compared("top1_percent", "Final top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
@@ -125,7 +125,7 @@ def _runs(frames: Frames, common: dict[str, list[str]]) -> pd.DataFrame:
     runs = frames.counted
     wanted = pd.DataFrame([(a, n) for a, names in common.items() for n in names], columns=["arch", "layer"])
     layers = frames.layers.merge(runs[["run", "arch"]], on="run").merge(wanted, on=["arch", "layer"])
-    means = {name: mean_over_layers(layers[layers.metric == name]) for name in ("esm_sigma", "esm_mu")}
+    means = {name: mean_over_layers(layers[layers.metric == name]) for name in (SHIFT_SIGMA, SHIFT_MU)}
     runs = runs.assign(**{n: runs.run.map(mean) for n, mean in means.items()})
     return runs[[*AXES, "seed", "run_id", "state", *HARDWARE, *(metric.column for metric in COMPARED)]]
 

@@ -112,7 +112,7 @@ def _sentence(rows: pd.DataFrame, baseline: str) -> str:
             "no pairs": "was not measured in a common seed",
         }
         shift = _clauses(rows, "esm", heads, f" × {baseline}'s")
-        text += f" Its mean ESM σ over the layers that both have {shift}."
+        text += f" Its mean scaled ESM σ over the layers that both have {shift}."
     return text
 
 

@@ -10,7 +10,7 @@ from reports.numbers import EMPTY, Number, bracket_cell, count_cell, estimate_ce
 from reports.stats import SIGNIFICANCE
 from reports.tables.cell_tables import MakeCell, by_cell, runs_text
 from reports.tables.table import MAX_ROWS, Table
-from suite.metrics import METRICS
+from suite.metrics import METRICS, SHIFT_SIGMA
 
 
 def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
@@ -28,7 +28,7 @@ def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
         "Effect size": lambda row: short_cell(row.top1_effect_size),
         "p": lambda row: p_cell(row.top1_p_holm),
         f"Against {baseline}": lambda row: str(row.top1_verdict),
-        f"ESM σ, × {baseline}'s": lambda row: bracket_cell(estimate_of(row, "esm")),
+        f"Scaled ESM σ, × {baseline}'s": lambda row: bracket_cell(estimate_of(row, "esm")),
     }
     notes = [
         f"Final top-1 less {baseline}'s, paired by seed, at the same batch per GPU and norm batch. A norm "
@@ -36,7 +36,8 @@ def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
         f"Better or worse where p, adjusted by Holm over all {len(table):,} rows, is below {SIGNIFICANCE:g}; "
         "± and brackets are 95 % intervals of the one row. Effect size is Hedges' g_av. Runs that are not "
         "completed are in no difference: they are counted under the runs.",
-        f"ESM σ is the mean over the BN layers that a norm shares with {baseline}, whatever else was run.",
+        f"Scaled ESM σ is the mean over the BN layers that a norm shares with {baseline}, whatever else was "
+        "run.",
         *([left_out] if left_out else []),
     ]
     texts = {"Runs", f"{baseline} runs", f"Against {baseline}"}
@@ -61,7 +62,7 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
     """The rows of `accumulation` as a table; None when no completed run was probed at two layers or more."""
     if table.empty:
         return None
-    shown, cut = most_different(table, "sigma_slope_mean", "accumulation.csv")
+    shown, cut = most_different(table, "scaled_slope_mean", "accumulation.csv")
     cells: dict[str, MakeCell] = {"Runs": runs_text}
     cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
     notes = [
@@ -74,7 +75,7 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
     if baseline.label is not None:
         against = f"Against {baseline.label}"
         cells |= {
-            f"ESM σ per layer, less {baseline.label}'s": _slope("difference"),
+            f"Scaled ESM σ per layer, less {baseline.label}'s": _slope("difference"),
             "p": lambda row: p_cell(row.difference_p_holm),
             against: lambda row: _word(row, str(baseline.label)),
         }
@@ -113,4 +114,4 @@ def _word(row: pd.Series, baseline: str) -> str:
     """Steeper is worse, as a larger shift is."""
     if row.norm == baseline or pd.isna(row.difference_n):
         return EMPTY
-    return verdict_word(row.difference_outcome, METRICS["esm_sigma"].direction)
+    return verdict_word(row.difference_outcome, METRICS[SHIFT_SIGMA].direction)

@@ -12,20 +12,19 @@ from rich.text import Text
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
-from reports.stats import BCA_FROM
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
-from suite.metrics import METRICS, PROBED, Direction
+from suite.metrics import METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
 
 SUMMARY_METRICS = [
     "top1_percent",
     BEST_TOP1,
     "top1_precise_percent",
-    "esm_sigma_common",
-    "esm_mu_common",
+    f"{SHIFT_SIGMA}_common",
+    f"{SHIFT_MU}_common",
     "images_per_s",
 ]
 # The first columns of the shift table, also over all layers of a run; then the probe's other metrics.
-_FIRST, _SECOND = ("esm_sigma", "esm_mu"), ("esm_sigma_scaled", "esm_mu_scaled")
+_FIRST, _SECOND = (SHIFT_SIGMA, SHIFT_MU), ("esm_sigma", "esm_mu")
 _OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND))]
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
@@ -41,14 +40,14 @@ def summary_display(frames: Frames) -> Table:
         "Top-1, final (%)": MetricCell("top1_percent", decimals=2),
         "Top-1, best epoch (%)": MetricCell(BEST_TOP1, decimals=2),
         "Top-1, PreciseBN (%)": MetricCell("top1_precise_percent", decimals=2),
-        "Mean ESM σ, common layers": MetricCell("esm_sigma_common"),
-        "Mean ESM μ, common layers": MetricCell("esm_mu_common"),
+        "Scaled ESM σ, common layers": MetricCell(f"{SHIFT_SIGMA}_common"),
+        "Scaled ESM μ, common layers": MetricCell(f"{SHIFT_MU}_common"),
         # Speeds of different machines have no mean.
         "Images/s": lambda row: "mixed hardware" if row.mixed_hardware else MetricCell("images_per_s")(row),
     }
     notes = [
-        f"± is half of a 95 % interval over seeds (Student's t; from {BCA_FROM} seeds on BCa, in brackets); "
-        "one seed gives no interval, and says so.",
+        "± is half of a 95 % interval over seeds (Student's t); of two seeds both values are given, and one "
+        "seed says so.",
         "Runs: completed of planned. Planned is an experiment's product: each norm at each batch, with each "
         "seed that it uses anywhere; what is missing is counted, and only completed runs enter the means.",
         *common_layer_notes(frames),
@@ -202,7 +201,7 @@ def _axis_cell(value: object) -> Cell:
 def print_summary(console: Console, frames: Frames) -> None:
     """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
-    left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Mean ESM μ, common layers"}
+    left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Scaled ESM μ, common layers"}
     print_table(console, table, left_out)
     done = f"{len(frames.completed)} of {plural(int(frames.runs.counted.sum()), 'run')} completed."
     for note in filter(None, [table.caption, *common_layer_notes(frames), done]):

@@ -38,7 +38,7 @@ def two_sides_display(table: pd.DataFrame) -> Table | None:
         "all compared seeds have on both sides.",
         f"The same: the whole interval within {_margin(False)} or {_margin(True)}. Better or worse: p of the "
         f"paired t-test over seeds, adjusted by Holm over the metrics, below {SIGNIFICANCE:g}.",
-        "Mean ESM is over the BN layers that all variants of both sides have.",
+        "Mean scaled ESM is over the BN layers that all variants of both sides have.",
     ]
     left = int(number_of.max()) + 1 - MAX_CELLS
     if left > 0:

@@ -154,7 +154,9 @@ class _Cells:
 
 
 def _is_aligned(number: Number) -> bool:
-    """Whether siunitx takes it as one number: it takes no exponent beside an uncertainty, and no prefix."""
+    """Whether siunitx takes it as one number: no pair, no exponent beside an uncertainty, and no prefix."""
+    if number.both is not None:
+        return False
     parts = [number.mean, "" if number.half is None else ascii_number(number.half, number.decimals)]
     return number.is_finite and not number.prefix and not (number.half is not None and "e" in "".join(parts))
 

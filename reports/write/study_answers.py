@@ -20,6 +20,7 @@ from reports.tables.cell_tables import print_summary
 from reports.write.export import results, to_csv, to_parquet
 from suite.errors import UserError
 from suite.files import write_atomically
+from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 from suite.record import STATES
 
 SCHEMA_VERSION = 1
@@ -52,7 +53,7 @@ def study_answers(
     frames = build_frames(collection)
     runs = frames.counted
     columns = [name if name in runs else f"{name}_common" for name in metrics]
-    shown = dict.fromkeys([*columns, "top1_percent", "esm_sigma_common", "esm_mu_common"])
+    shown = dict.fromkeys([*columns, "top1_percent", f"{SHIFT_SIGMA}_common", f"{SHIFT_MU}_common"])
     stopped = runs[runs.state == "stopped"]
     left = (stopped.epochs - stopped.epoch).clip(lower=0)
     pace_s = stopped.epoch_time_s * stopped.world_size.astype(float)

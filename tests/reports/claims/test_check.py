@@ -72,7 +72,7 @@ def test_a_check_states_its_numbers_and_its_rule() -> None:
     )
     assert check(WIDE, "above", 5).sentence == "slope: 2.00 ± 2.48 a layer, not above 5"
     assert "1 of 3 values were not measured" in check((1.0, 2.0, math.nan)).sentence
-    assert check((1.0, 1.0)).sentence == "slope: 1.00 a layer, of 2 seeds, where 3 are needed"
+    assert check((1.0, 1.0)).sentence == "slope: 1.00 and 1.00 a layer, of 2 seeds, where 3 are needed"
 
 
 def test_of_values_that_are_all_the_same_six_decide() -> None:
