@@ -37,6 +37,9 @@ _ALL = (
     Metric("top1_inference_percent", "%", "higher",
            "top-1 over the training images with the estimated statistics, without random crops",
            "Top-1, inference on training images"),
+    Metric("top1_bias_corrected_percent", "%", "higher",
+           "as top1_inference_percent, with the estimates freed of their first values 0 and 1",
+           "Top-1, bias-corrected estimates, on training images"),
     Metric("images_evaluated", "1", "neither",
            "images counted, each exactly once", "Images evaluated", measured_in="val"),
     Metric("top1_precise_percent", "%", "higher",
@@ -60,6 +63,12 @@ _ALL = (
            "as ESM μ, cross-half, of δ = (μ̂ − μ̃) / √(σ̂² + ε) / √d", "ESM μ, scaled, cross-half", True, "val"),
     Metric("esm_sigma_scaled_cross", "1", "lower",
            "as ESM μ, cross-half, of δ = (σ̂ − σ̃) / √(σ̂² + ε) / √d", "ESM σ, scaled, cross-half", True, "val"),
+    Metric("esm_mu_scaled_train", "1", "lower",
+           "as ESM μ, scaled, with the expected statistics of the training images",
+           "ESM μ, scaled, on training images", True),
+    Metric("esm_sigma_scaled_train", "1", "lower",
+           "as ESM σ, scaled, with the expected statistics of the training images",
+           "ESM σ, scaled, on training images", True),
     Metric("tid_mu", "1", "lower",
            "mean over passes and channels of |μ_run − μ_B| / √(σ_B² + ε), running statistics updated, "
            "biased batch variance (Wang et al. 2022); of several groups in a pass: their weighted mean",
@@ -95,5 +104,12 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")
 # By these layers and networks are compared, since they do not depend on a layer's width and scale.
 SHIFT_SIGMA, SHIFT_MU = "esm_sigma_scaled", "esm_mu_scaled"
+# What `measure.eval_train` adds: measured over the training images, in inference mode.
+ON_TRAINING_IMAGES = (
+    "top1_inference_percent",
+    "top1_bias_corrected_percent",
+    "esm_mu_scaled_train",
+    "esm_sigma_scaled_train",
+)
 # Those of the probed that are free of the upward bias by sampling.
 CROSS = tuple(name for name in PROBED if name.endswith("_cross"))

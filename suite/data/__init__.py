@@ -84,13 +84,15 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
 def val_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
     """Return this rank's share of the validation images, centrally cropped, each once over all ranks.
 
-    Shares differ by at most one image, so some ranks may have a batch less, or none.
+    Shares differ by at most one image, so some ranks may have a batch less, or none. The order is mixed, and
+    the same in every run: errors that are estimated from batches need batches that are alike.
     """
     return folder_loader(
         run.data,
         "val",
         images_per_batch=images_per_batch,
         num_images=run.data.val_images,
+        shuffle_seed=0,
         **_settings(run),
         **place,
     )

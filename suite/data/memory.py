@@ -1,4 +1,7 @@
-"""The loader for small grey images: it holds a split's IDX file in memory, and decodes and crops nothing."""
+"""The loader for small grey images: it holds a split's IDX file in memory, and decodes and crops nothing.
+
+Images can be made smaller by a whole factor, once, when they are read: each pixel is the mean of a square.
+"""
 
 import functools
 import math
@@ -24,8 +27,8 @@ class MemoryLoader:
     """The batches of `share`, bit-equal to the torchvision loader's on the same pixels. See `Loader`.
 
     `num_channels`: 1 leaves out the second and third channel, which are the first one normalised differently.
-    The share's index is that of `scan_idx`. Raises UserError for a file whose images do not match the labels
-    or `data.image_size`, or that does not fit into the device's memory.
+    The share's index is that of `scan_idx`. Raises UserError for a file whose images do not match the labels,
+    whose side is no multiple of `data.image_size`, or that does not fit into the device's memory.
     """
 
     def __init__(self, share: Share, data: DataSpec, *, num_channels: int, device: torch.device) -> None:
@@ -33,14 +36,10 @@ class MemoryLoader:
         self._share = share
         self._num_channels = num_channels
         self._device = device
-        side = data.image_size
-        self._pixels_NHW = _pixels(share.index.folder, device)
+        self._pixels_NHW = _pixels(share.index.folder, device, data.image_size)
         # The position in the file of each image of the index.
         self._numbers_N = share.index.names_N.astype(np.int64)
-        count, *shape = self._pixels_NHW.shape
-        if shape != [side, side]:
-            images = f"{share.index.folder}: has images of {' × '.join(map(str, shape))}"
-            raise UserError(f"{images}, but data.image_size is {side}: loader memory does not resize")
+        count = len(self._pixels_NHW)
         if self._numbers_N.max() >= count:
             raise UserError(f"{share.index.folder}: has {count} images, fewer than there are labels")
 
@@ -66,15 +65,26 @@ class MemoryLoader:
 
 
 @functools.lru_cache(maxsize=4)
-def _pixels(path: Path, device: torch.device) -> Tensor:
-    """Return (N, H, W) uint8 on the device. Cached until the process ends."""
+def _pixels(path: Path, device: torch.device, side: int) -> Tensor:
+    """Return (N, side, side) uint8 on the device. Cached until the process ends."""
+    _, height, width = read_shape(path)
+    if height != width or height % side:
+        raise UserError(
+            f"{path}: has images of {height} × {width}, but data.image_size is {side}: loader memory makes "
+            "images smaller by whole factors only"
+        )
     num_bytes, free_bytes = math.prod(read_shape(path)), _free_bytes(device)
     if free_bytes is not None and num_bytes > free_bytes:
         raise UserError(
             f"{path}: its images take {num_bytes / 2**30:.1f} GiB, but {free_bytes / 2**30:.1f} GiB "
             f"of memory are free on {device}; the other loaders read images as they need them"
         )
-    return torch.from_numpy(read_array(path).copy()).to(device)
+    pixels_NHW = torch.from_numpy(read_array(path).copy())
+    if side < height:
+        factor = height // side
+        squares_NHWF = pixels_NHW.view(-1, side, factor, side, factor).transpose(2, 3).flatten(3)
+        pixels_NHW = squares_NHWF.float().mean(dim=3).round().byte()
+    return pixels_NHW.to(device)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -75,6 +75,6 @@ class DataSpec(Spec):
         is_whole = self.crop_area == (1, 1) and self.crop_ratio[0] <= 1 <= self.crop_ratio[1]
         if not is_whole or self.flip or self.eval_resize != self.image_size:
             raise ValueError(
-                f"loader {self.loader} gives images as they are: set crop_area: [1, 1], flip: false and "
+                f"loader {self.loader} does not crop or mirror: set crop_area: [1, 1], flip: false and "
                 f"eval_resize: {self.image_size}, and leave crop_ratio out"
             )

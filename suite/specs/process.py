@@ -15,7 +15,10 @@ class MeasureSpec(Spec):
     """What is measured besides accuracy. Not part of the run_id."""
 
     eval_every_epochs: int = Field(1, ge=1, description="the last epoch is always evaluated")
-    eval_train: bool = Field(False, description="evaluate the training images too (top1_inference_percent)")
+    eval_train: bool = Field(
+        False,
+        description="evaluate the training images too, also with bias-corrected estimates, and probe on them",
+    )
     probe_every_epochs: int | None = Field(None, ge=1, description="null: only at the end")
     precise_bn_images: int = Field(
         2048, ge=0, description="training images behind the PreciseBN statistics; 0: skip"

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
-from suite.metrics import METRICS
+from suite.metrics import METRICS, ON_TRAINING_IMAGES
 from suite.specs.base import Spec
 from suite.studies.space import AXES, Space, check_order, kinds
 
@@ -42,14 +42,15 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
     """Whether a run measures a metric at the end of an epoch (counted from 1)."""
     measure, epochs = run.measure, run.recipe.epochs
     is_last, is_evaluated = epoch == epochs, measure.is_evaluated(epoch, epochs)
+    if metric in ON_TRAINING_IMAGES:
+        is_probed = measure.is_probed(epoch, epochs) and not isinstance(run.model.norm, BatchFreeSpec)
+        return is_evaluated and measure.eval_train and (is_probed or not METRICS[metric].per_layer)
     if METRICS[metric].per_layer or metric == "top1_precise_percent":
         if isinstance(run.model.norm, BatchFreeSpec):
             return False  # no BN, so no estimates
         if metric == "top1_precise_percent":
             return is_last and measure.precise_bn_images > 0
         return measure.is_probed(epoch, epochs) if metric in VALIDATED else measure.tid
-    if metric == "top1_inference_percent":
-        return is_evaluated and measure.eval_train
     return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
 
 

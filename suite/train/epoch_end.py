@@ -75,9 +75,11 @@ class EpochEnd:
                 self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
                 self._keep_if_best(epoch, result.top1_percent)
                 if run.measure.eval_train:
-                    top1 = measure_training_images(run, self.model, self.ranks, is_stop_requested)
+                    on_training = measure_training_images(
+                        run, self.model, self.ranks, is_stop_requested, with_shift=is_probed
+                    )
                     self._raise_if_stopped(step)
-                    self.metrics.measure("top1_inference_percent", top1, "train", epoch=epoch, step=step)
+                    self.metrics.training_images(on_training, epoch=epoch, step=step)
             if is_probed:
                 is_last = epoch == epochs
                 found = measure_shift(

@@ -1,13 +1,21 @@
 """Measures a run beyond its accuracy: the shift, PreciseBN's accuracy, TID, and the work of a step."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
 from suite.data import Batch, steps_per_epoch, train_images_loader, train_loader
 from suite.experiment import Run
-from suite.shift import ShiftProfile, TidMeter, precise_statistics, probe, with_statistics
+from suite.shift import (
+    ShiftProfile,
+    TidMeter,
+    bias_corrected_statistics,
+    precise_statistics,
+    probe,
+    with_statistics,
+)
 from suite.shift.layers import batch_norm_layers
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
@@ -57,18 +65,43 @@ def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None
     return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm)
 
 
+@dataclass(frozen=True)
+class OnTrainingImages:
+    """Top-1 (%) in inference mode over the training images, with two kinds of estimates, and the shift."""
+
+    top1_inference_percent: float
+    top1_bias_corrected_percent: float
+    profile: ShiftProfile | None
+
+
 def measure_training_images(
-    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
-) -> float:
-    """Measure top-1 (%) in inference mode over the images that the run trains on.
+    run: Run,
+    model: torch.nn.Module,
+    ranks: Ranks,
+    is_asked_to_stop: Callable[[], bool],
+    *,
+    with_shift: bool,
+) -> OnTrainingImages:
+    """Measure in inference mode over the images that the run trains on.
 
     When the training's own top-1 is far higher, the estimated statistics are the cause: the images are the
-    same (except for random crops), and so are the weights, to within a step.
+    same (except for random crops), and so are the weights, to within a step. Bias-corrected estimates show
+    which part of it is their first values, 0 and 1. Without BN both accuracies are the same.
     """
+    precision = run.recipe.precision
     loader = train_images_loader(run, images_per_batch=run.batch.per_gpu, **ranks.place)
     try:
         batches = UntilStopped(loader, is_asked_to_stop)
-        return evaluate(model, batches, ranks, run.recipe.precision).top1_percent
+        plain = evaluate(model, batches, ranks, precision).top1_percent
+        corrected = plain
+        if statistics := bias_corrected_statistics(model):
+            with with_statistics(model, statistics):
+                corrected = evaluate(model, batches, ranks, precision).top1_percent
+        profile = None
+        if with_shift:
+            with autocast(ranks.device, precision):
+                profile = probe(model, batches)
+        return OnTrainingImages(plain, corrected, profile)
     finally:
         loader.close()
 

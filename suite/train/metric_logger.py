@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from suite.data import Loader
-from suite.metrics import PROBED
+from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA
 from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation
+from suite.train.measure import OnTrainingImages
 
 log = logging.getLogger("shiftbench")
 
@@ -90,6 +91,15 @@ class MetricLogger:
             self._per_layer(layers, values, "val", epoch=epoch, step=step)
         if top1_precise_percent is not None:
             self.measure("top1_precise_percent", top1_precise_percent, "val", epoch=epoch, step=step)
+
+    def training_images(self, found: OnTrainingImages, *, epoch: int, step: int) -> None:
+        """Write accuracy and shift over the training images, in inference mode."""
+        for name in ("top1_inference_percent", "top1_bias_corrected_percent"):
+            self.measure(name, getattr(found, name), "train", epoch=epoch, step=step)
+        if found.profile is not None and found.profile.layers:
+            layers = [Layer(layer.name, layer.num_channels) for layer in found.profile.layers]
+            values = {f"{name}_train": found.profile.values(name) for name in (SHIFT_MU, SHIFT_SIGMA)}
+            self._per_layer(layers, values, "train", epoch=epoch, step=step)
 
     def bad_images(self, loader: Loader, split: Split, *, epoch: int, step: int) -> None:
         """Write how many files no loader of any rank could read so far, and log each of them once."""

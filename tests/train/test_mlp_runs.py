@@ -12,6 +12,8 @@ from suite.data import train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
+from suite.shift import probe
+from suite.shift.layers import batch_norm_layers
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
 from tests.helpers.training_processes import train
 
@@ -80,6 +82,27 @@ def test_the_error_in_inference_is_that_of_the_weights_on_the_same_images(traine
         v["value"] for v in measured(trained) if v["metric"] == "top1_percent" and v["split"] == "train"
     ]
     assert at_six["top1_inference_percent"] < training[5] - 10
+
+
+def test_the_training_images_are_measured_with_corrected_estimates_and_probed(trained: Path) -> None:
+    run = full_batch_run()
+    model = build_model(run.model)
+    model.load_state_dict(final_state(trained)["model"])
+    batch = next(iter(train_loader(run, start_step=0, rank=0, world_size=1, device=torch.device("cpu"))))
+    profile = probe(model, [batch])
+    last = {line["metric"]: line["value"] for line in measured(trained) if line["epoch"] == EPOCHS}
+    for name in ("esm_mu_scaled", "esm_sigma_scaled"):
+        assert last[f"{name}_train"] == pytest.approx(profile.values(name), rel=1e-4)
+    for layer in batch_norm_layers(model).values():
+        # By hand: twelve batches at momentum 0.1 leave 0.9¹² of the first values, mean 0 and variance 1.
+        layer.running_mean /= 1 - 0.9**EPOCHS
+        layer.running_var.sub_(0.9**EPOCHS).div_(1 - 0.9**EPOCHS)
+    with torch.no_grad():
+        right_N = model.eval()(batch.images_NCHW).argmax(1) == batch.labels_N
+    assert last["top1_bias_corrected_percent"] == pytest.approx(100 * float(right_N.float().mean()), abs=1e-4)
+    assert last["top1_bias_corrected_percent"] != last["top1_inference_percent"]
+    epochs = [line["epoch"] for line in measured(trained) if line["metric"] == "esm_sigma_scaled_train"]
+    assert epochs == [6, EPOCHS]
 
 
 @pytest.mark.parametrize("step", [3, 6])

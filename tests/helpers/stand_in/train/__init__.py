@@ -231,7 +231,9 @@ class Trainer:
                     _write(self.record.paths.best, {"epoch": self.epoch})
                 self.record.status("running", evaluated_epoch=self.epoch, top1_percent=top1)
             if measure.eval_train:
-                self._measure("train", top1_inference_percent=top1)
+                self._measure("train", top1_inference_percent=top1, top1_bias_corrected_percent=top1)
+                if measure.is_probed(self.epoch, epochs) and self._has_bn:
+                    self._measure_layers("train", "esm_mu_scaled_train", "esm_sigma_scaled_train")
         if measure.is_probed(self.epoch, epochs) and self._has_bn:
             self._measure_layers("val", "esm_mu", "esm_sigma", "esm_mu_scaled", "esm_sigma_scaled")
             if self.epoch == epochs and measure.precise_bn_images:
