@@ -19,6 +19,7 @@ from suite.yaml_values import MAX_CHARACTERS, YamlError, parse
 KINDS = {
     "study": (("space", "experiment"), "a study", "`config show`, `run`, `submit` and `tune` take it"),
     "cluster": (("scheduler", "partition"), "a cluster", "give it with --cluster"),
+    "claims": (("claims", "pilots"), "registered claims", "`reproduce` reads configs/claims.yaml"),
     "experiment": (
         ("model", "data", "batch", "recipe"),
         "an experiment",

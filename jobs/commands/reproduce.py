@@ -1,14 +1,20 @@
 """`shiftbench reproduce`: run and judge the paper's claims on this machine."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from suite.experiment import Run
+from suite.experiment import Experiment
+
+if TYPE_CHECKING:
+    from jobs.local.process import StartProcess
+    from reports.claims import ClaimResult
+    from reports.claims.registration import Registered
 
 NOISE = "D"  # the claim that is judged by noise on the estimates of trained networks
 
@@ -20,89 +26,163 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="Smaller experiments of one seed, without verdicts.")
     ] = False,
-    output_dir: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
+    output_dir: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs/reproduce"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("out/reproduce"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs that train at the same time.")] = 1,
     show_list: Annotated[
         bool, typer.Option("--list", help="Show the claims and their cost, and exit.")
     ] = False,
 ) -> None:
-    """Test the paper's claims: run their experiments, judge each by its rule, and draw its figures.
+    """Test the paper's claims by registered rules: train, judge, add seeds until each has a verdict, and
+    report.
 
     Uses MNIST if its four IDX files are in mnist/ of the data folder ($SHIFTBENCH_DATA_DIR, else
     ~/.cache/shiftbench/data), else Fashion-MNIST; the table names it. Skips completed runs, and resumes
     interrupted ones. The exit code is 0 when all runs completed, whatever the verdicts, and 3 when some
     failed.
     """
-    from jobs.reproduce.claim_experiments import PLANS, chosen, experiments, runs_of
-    from reports.claims import CLAIMS
+    from jobs.reproduce.claim_experiments import PLANS, chosen
+    from reports.claims import load_registration, register
 
     console = Console(soft_wrap=True, highlight=False)
-    letters = chosen(claims or [])
+    letters, registered = chosen(claims or []), load_registration()
     if show_list:
         for letter in letters:
-            plan = PLANS[letter]
+            plan, claim = PLANS[letter], registered.content.claims[letter]
+            looks = " or ".join(map(str, claim.looks))
             cost = f"about {plan.cost} minutes on two cores with --jobs 2, {plan.quick_cost} with --quick"
-            console.print(f"{letter}  {CLAIMS[letter].says}; {cost}", markup=False)
+            console.print(f"{letter}  {claim.says}; {looks} seeds; {cost}", markup=False)
         return
-    found = experiments(letters, quick)
-    runs = runs_of(found)
+    study = _Claims(registered, output_dir, quick)
+    study.check_data(letters)
+    if not quick:
+        register(output_dir)
+    code = study.run(letters, jobs, console)
 
     from jobs import exit_codes
-    from suite.data import check_data
 
-    for one in {(run.data, run.batch.global_batch_size): run for run in runs}.values():
-        check_data(one)
-    noise_runs = found[NOISE].runs if NOISE in found else ()
-    code = _train_and_perturb(console, runs, noise_runs, output_dir, jobs)
     if code not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
         raise typer.Exit(code)
-
-    from reports.tables.cell_tables import print_table
-    from reports.write.report_folder import build_report
-
-    planned = {letter: [output_dir / run.folder_name for run in one.runs] for letter, one in found.items()}
-    begun = [folder for run in runs if ((folder := output_dir / run.folder_name) / "run.json").exists()]
     options = [*letters, *(["--quick"] if quick else []), "--output-dir", str(output_dir), "--out", str(out)]
-    command = shlex.join(["shiftbench", "reproduce", *options])
-    files = build_report(begun, out, claims=planned, command=command)
-    assert files.claim_table is not None
-    print_table(Console(), files.claim_table)
-    # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
-    for note in files.claim_table.notes:
-        console.print(note, markup=False)
+    _report(study.experiments, output_dir, out, shlex.join(["shiftbench", "reproduce", *options]))
     if quick:
         console.print("--quick runs one seed, which is too few for a verdict.")
-    console.print(f"report: {files.html}", markup=False)
+    console.print(f"report: {out / 'index.html'}", markup=False)
     if code != exit_codes.DONE:
         raise typer.Exit(code)
 
 
+class _Claims:
+    """The claims of one call, each with the experiment of its last look in `experiments`."""
+
+    def __init__(self, registered: "Registered", output_dir: Path, quick: bool) -> None:
+        self.registered, self.output_dir, self.quick = registered, output_dir, quick
+        self.experiments: dict[str, Experiment] = {}
+
+    def check_data(self, letters: Sequence[str]) -> None:
+        """Refuse, before anything starts, data that a run would refuse. Raises UserError."""
+        from suite.data import check_data
+
+        runs = [run for letter in letters for run in self._experiment(letter, 0).runs]
+        for one in {(run.data, run.batch.global_batch_size): run for run in runs}.values():
+            check_data(one)
+
+    def run(self, letters: Sequence[str], jobs: int, console: Console) -> int:
+        """Train and judge until each claim has a verdict or its last look. Returns the exit code.
+
+        A claim with a run that did not complete is not looked at again: the same command repeats the run.
+        """
+        from jobs import exit_codes
+        from jobs.local.child import environment_of, threads_of_a_rank
+        from jobs.local.fork_client import process_starter
+
+        looks, code = dict.fromkeys(letters, 0), exit_codes.DONE
+        runs = [run for letter in letters for run in self._experiment(letter, 0).runs]
+        environment = environment_of(runs, threads_of_a_rank(jobs), {})
+        starter: AbstractContextManager[StartProcess] = process_starter(len(runs) + 1, environment)
+        with starter as start_process:
+            while looks:
+                found = {letter: self._experiment(letter, look) for letter, look in looks.items()}
+                self.experiments |= found
+                done = _train_and_perturb(console, found, self.output_dir, jobs, start_process)
+                if done not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
+                    return done
+                code = max(code, done)
+                looks = self._undecided(looks, console)
+        return code
+
+    def _undecided(self, looks: Mapping[str, int], console: Console) -> dict[str, int]:
+        """Return the next look of each claim that has no verdict yet, and has one left."""
+        if self.quick:
+            return {}
+        further = {}
+        for letter, look in looks.items():
+            result = self._judged(letter)
+            seeds = self.registered.content.claims[letter].looks
+            console.print(f"{letter}         {result.verdict} at {seeds[look]} seeds", markup=False)
+            if result.verdict == "inconclusive" and result.is_complete and look + 1 < len(seeds):
+                further[letter] = look + 1
+        return further
+
+    def _judged(self, letter: str) -> "ClaimResult":
+        from reports.claims import gather, judge
+
+        folders = [self.output_dir / run.folder_name for run in self.experiments[letter].runs]
+        return judge(gather(letter, folders), self.registered)
+
+    def _experiment(self, letter: str, look: int) -> Experiment:
+        from jobs.reproduce.claim_experiments import QUICK_SEED, experiment_of
+
+        claim = self.registered.content.claims[letter]
+        seeds = [QUICK_SEED] if self.quick else claim.seeds(look)
+        return experiment_of(letter, claim.experiment, seeds, self.quick)
+
+
 def _train_and_perturb(
-    console: Console, runs: Sequence[Run], noise_runs: Sequence[Run], output_dir: Path, jobs: int
+    console: Console,
+    found: Mapping[str, Experiment],
+    output_dir: Path,
+    jobs: int,
+    start_process: "StartProcess",
 ) -> int:
-    """Train what is not complete, then put noise on the estimates of `noise_runs` where that is missing.
+    """Train what is not complete, then put noise on the estimates of claim D's runs where that is missing.
 
     Returns the exit code: that of the signal that stopped the training, or whether anything failed.
     """
     from jobs import exit_codes
-    from jobs.local.child import environment_of, threads_of_a_rank
-    from jobs.local.fork_client import process_starter
     from jobs.local.launcher import run_all
     from jobs.local.progress import ProgressView
+    from jobs.reproduce.claim_experiments import runs_of
     from jobs.reproduce.perturb_trained import measure_missing
 
-    environment = environment_of(runs, threads_of_a_rank(jobs), {})
-    with process_starter(len(runs) + len(noise_runs), environment) as start_process:
-        outcome = run_all(runs, output_dir, jobs, 1, ProgressView(console), start_process)
-        console.print(f"{outcome}; records in {output_dir}")
-        if outcome.stopped_by is not None:
-            console.print("the same command continues")
-            return outcome.exit_code
-        failed = {folder for folder, _ in outcome.failed}
-        trained = [run for run in noise_runs if output_dir / run.folder_name not in failed]
-        has_all = not failed
-        for run, error in measure_missing(trained, output_dir, jobs, start_process):
-            has_all &= error is None
-            console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
+    outcome = run_all(runs_of(found), output_dir, jobs, 1, ProgressView(console), start_process)
+    console.print(f"{outcome}; records in {output_dir}")
+    if outcome.stopped_by is not None:
+        console.print("the same command continues")
+        return outcome.exit_code
+    failed = {folder for folder, _ in outcome.failed}
+    noisy = found[NOISE].runs if NOISE in found else ()
+    trained = [run for run in noisy if output_dir / run.folder_name not in failed]
+    has_all = not failed
+    for run, error in measure_missing(trained, output_dir, jobs, start_process):
+        has_all &= error is None
+        console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
     return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
+
+
+def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, command: str) -> None:
+    """Write the report, and print the table of verdicts with its notes."""
+    from jobs.reproduce.claim_experiments import runs_of
+    from reports.tables.cell_tables import print_table
+    from reports.write.report_folder import build_report
+
+    planned = {letter: [output_dir / run.folder_name for run in one.runs] for letter, one in found.items()}
+    folders = [output_dir / run.folder_name for run in runs_of(found)]
+    begun = [folder for folder in folders if (folder / "run.json").exists()]
+    files = build_report(begun, out, claims=planned, command=command)
+    assert files.claim_table is not None
+    print_table(Console(), files.claim_table)
+    # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
+    console = Console(soft_wrap=True, highlight=False)
+    for note in files.claim_table.notes:
+        console.print(note, markup=False)

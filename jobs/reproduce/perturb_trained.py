@@ -1,6 +1,7 @@
 """Measures trained networks under noise on BN's estimates, and writes each result to its run's folder.
 
-`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS` measures one run; `measure_missing` starts it.
+`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS NORMS` measures one run; `measure_missing`
+starts it.
 """
 
 import json
@@ -11,20 +12,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.child import threads_of_a_rank
 from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess, end
 from suite.errors import UserError
-from suite.experiment import Run
+from suite.experiment import ModelSpec, NormSpec, Run
 from suite.paths import RunPaths
-from suite.record import NoiseRecord, read_noise, write_noise
+from suite.record import Noise, NoiseRecord, Scope, read_noise, write_noise
 
 log = logging.getLogger("shiftbench")
-DELTAS = (0.0, 0.1, 0.3, 0.5)
-DRAWS = 3
+DELTAS = (0.0, 0.1, 0.2)
+DRAWS = 30
+# Each seed has test images of its own, so that the spread over seeds includes that of the images.
+NUM_IMAGES = 256
 POLL_S = 0.05
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
@@ -34,10 +39,12 @@ def measure_missing(
 ) -> Iterator[tuple[Run, str | None]]:
     """Measure those completed `runs` that were not measured, `jobs` at a time. Yields each run and its error.
 
+    The norms of the runs are those that are compared: noise on the common layers is on those that all have.
     A measurement of another checkpoint, or with other magnitudes or draws, is repeated. With `jobs` above
     one, each process has one thread: networks as small as these gain nothing by more.
     """
     waiting = []
+    norms = json.dumps([norm.model_dump(mode="json") for norm in _norms(runs)])
     for run in runs:
         try:
             paths = RunPaths(output_dir / run.folder_name)
@@ -52,7 +59,7 @@ def measure_missing(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, output = waiting.pop(0), Path(folder) / str(len(waiting))
-                    arguments = (str(output_dir / run.folder_name), json.dumps(DELTAS), str(DRAWS))
+                    arguments = (str(output_dir / run.folder_name), json.dumps(DELTAS), str(DRAWS), norms)
                     spec = ProcessSpec("jobs.reproduce.perturb_trained", arguments, environment, output)
                     running.append((run, output, start_process(spec)))
                 time.sleep(POLL_S)
@@ -62,6 +69,10 @@ def measure_missing(
                         yield one[0], _error_of(one[0], code, one[1].read_text())
         finally:
             end([process for *_, process in running])
+
+
+def _norms(runs: Sequence[Run]) -> list[NormSpec]:
+    return list({run.model.norm.label: run.model.norm for run in runs}.values())
 
 
 def _error_of(run: Run, code: int, output: str) -> str | None:
@@ -74,10 +85,11 @@ def _error_of(run: Run, code: int, output: str) -> str | None:
 
 def main() -> int:
     """Measure one run. Returns the exit code; the last line of the output is the error."""
-    folder, deltas, draws = Path(sys.argv[1]), *sys.argv[2:]
+    folder, deltas, draws, norms = Path(sys.argv[1]), *sys.argv[2:]
     paths = RunPaths(folder)
     try:
-        noise = measure(read_run(folder), paths, _last_step(paths), json.loads(deltas), int(draws))
+        run = read_run(folder)
+        noise = measure(run, paths, _last_step(paths), json.loads(deltas), int(draws), json.loads(norms))
         write_noise(paths, noise)
     except (UserError, OSError) as error:
         print(f"{paths.noise}: cannot be written: {error.strerror}" if isinstance(error, OSError) else error)
@@ -95,33 +107,56 @@ def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
     kept = None
     with suppress(UserError):
         kept = read_noise(paths)
-    if kept is None or (kept.step, kept.seed, kept.deltas) != (step, seed, DELTAS):
+    if kept is None:
         return False
-    return all(len(draws) == DRAWS for draws in kept.top1_percent)
+    return all(
+        (one.step, one.seed, one.deltas, {len(draws) for draws in one.top1_percent})
+        == (step, seed, DELTAS, {DRAWS})
+        for one in kept.values()
+    )
 
 
-def measure(run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws: int) -> NoiseRecord:
-    """Return the accuracy under noise of the network after `step` steps, over the run's validation images.
+def measure(
+    run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws: int, norms: Sequence[Any]
+) -> Noise:
+    """Return the accuracy under noise of the network after `step` steps, on test images chosen by the seed.
 
-    Raises UserError for a checkpoint that cannot be read, and for missing data.
+    `norms`: those that are compared; layers that all of them leave as BN are common. Raises UserError for a
+    checkpoint that cannot be read, and for missing data.
     """
     import torch
 
-    from suite.data import val_loader
+    from suite.data import folder_loader
     from suite.models import build_model, load_weights
     from suite.shift import perturb
+    from suite.shift.layers import batch_norm_layers
 
     has_gpu = run.system.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
     model = build_model(run.model)
     load_weights(model, paths.checkpoint(step))
-    images = val_loader(run, images_per_batch=_IMAGES_PER_BATCH, rank=0, world_size=1, device=device)
+    names = list(batch_norm_layers(model))
+    others = [build_model(ModelSpec.model_validate({**run.model.model_dump(), "norm": one})) for one in norms]
+    shared = set(names).intersection(*map(batch_norm_layers, others))
+    loader = folder_loader(
+        run.data, "val", images_per_batch=_IMAGES_PER_BATCH, device=device, shuffle_seed=run.seed
+    )
     try:
-        found = perturb(model.to(device), images, tuple(deltas), draws=draws, seed=run.seed)
+        images = list(islice(loader, NUM_IMAGES // _IMAGES_PER_BATCH))
     finally:
-        images.close()
-    # Seeded by the run: draws that all runs shared would be missing from the differences between seeds.
-    return NoiseRecord(step, run.seed, found.num_images, found.deltas, found.top1_percent)
+        loader.close()
+    model = model.to(device)
+    found: dict[Scope, NoiseRecord] = {}
+    scopes: dict[Scope, list[str]] = {"all": names, "common": [name for name in names if name in shared]}
+    for scope, layers in scopes.items():
+        if found and layers == names:
+            found[scope] = found["all"]
+            continue
+        # Seeded by the run: draws that all runs shared would be missing from the differences between seeds.
+        result = perturb(model, images, tuple(deltas), draws=draws, seed=run.seed, layers=layers)
+        rows = result.top1_percent
+        found[scope] = NoiseRecord(step, run.seed, result.num_images, tuple(layers), result.deltas, rows)
+    return found
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import pandas as pd
 
 from reports.charts.band import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
-from reports.claims.inference import errors
-from reports.claims.noise_loss import relative_top1
+from reports.claims.inference import CORRECTED, INFERENCE, TRAINING, errors
+from reports.claims.noise_loss import SCOPES, relative_top1
 from reports.claims.positions import CLAIMED_NORMS, POSITIONS, top1_by_site
 from reports.claims.result import Evidence
 from reports.figures import Figure, Panel
@@ -18,11 +18,13 @@ from reports.frames import Frames
 from reports.numbers import short
 from reports.paper.published import Series, load_paper
 from reports.seed_statistics import extremes, thinned
+from suite.metrics import SHIFT_SIGMA
 
 # As many lines as can be distinguished in one chart.
 _MAX_LINES = 8
 _LINE = "Line: mean over seeds; band: lowest to highest."
 _HOLLOW = "Hollow marks: read off the paper's plot."
+RAW = "esm_sigma"  # the paper's own measure, in the paper's own figures
 _NO_POINTS = pd.DataFrame(columns=["line", "x", "value"])
 
 
@@ -44,11 +46,11 @@ def _inference(frames: Frames) -> ClaimCharts:
     if not values.empty:
         ours = _means(values, "series", "epoch")
         papers = _papers(
-            {"Training": "inaccurate-estimates/train", "Inference mode": "inaccurate-estimates/inference"}
+            {TRAINING: "inaccurate-estimates/train", INFERENCE: "inaccurate-estimates/inference"}
         )
-        axes = LineAxes("Epoch", "Error (%)", ("Training", "Inference mode"))
+        axes = LineAxes("Epoch", "Error (%)", (TRAINING, INFERENCE, CORRECTED))
         yield _single("error-by-epoch", "error on the training images", ours, axes, papers)
-    shift = frames.shift_by_epoch(frames.completed.run.tolist(), "esm_sigma")
+    shift = frames.shift_by_epoch(frames.completed.run.tolist(), RAW)
     if shift.epoch.nunique() > 1:
         epochs = thinned(shift.epoch.unique().tolist(), _MAX_LINES)
         shift = shift[shift.epoch.isin(epochs)]
@@ -62,7 +64,7 @@ def _inference(frames: Frames) -> ClaimCharts:
 
 
 def _accumulation(frames: Frames) -> ClaimCharts:
-    values = profiles(frames)
+    values = profiles(frames, RAW)
     values = values[values.norm_family == "bn"]
     if values.empty:
         return
@@ -75,7 +77,7 @@ def _accumulation(frames: Frames) -> ClaimCharts:
 
 
 def _blocking(frames: Frames) -> ClaimCharts:
-    values = profiles(frames)
+    values = profiles(frames, RAW)
     sizes = thinned(values.images.unique().tolist(), MAX_PANELS)
     lines = tuple(values.sort_values("norm_family").norm.unique())
     axes = LineAxes("Layer", "ESM σ", lines)
@@ -98,7 +100,7 @@ def _blocking_by_epoch(frames: Frames, sizes: Sequence[int]) -> ClaimCharts:
     for size in dict.fromkeys((min(sizes), max(sizes))):
         done = frames.completed[frames.completed.global_batch_size == size].sort_values("norm_family")
         for norm, runs in done.groupby("norm", sort=False):
-            shift = frames.shift_by_epoch(runs.run.tolist(), "esm_sigma")
+            shift = frames.shift_by_epoch(runs.run.tolist(), RAW)
             if shift.epoch.nunique() > 1:
                 found[f"{norm}, {_images(size)}"] = shift
     shared = set.intersection(*(set(shift.position) for shift in found.values())) if found else set()
@@ -124,30 +126,34 @@ def _noise(frames: Frames) -> ClaimCharts:
     curves = values[values.series != ""].drop_duplicates("norm")
     papers = _papers(dict(zip(curves.norm, curves.series, strict=True)), relative=True)
     axes = LineAxes("Noise magnitude δ", "Top-1 (% of that without noise)", lines)
+    title = "top-1 by noise on the estimates"
+    panels = [
+        _panel(
+            f"Noise {where}", f"{title} {where}", _means(values[values.scope == scope], "norm", "delta"),
+            papers if scope == "all" else _NO_POINTS, axes,
+        )
+        for scope, where in SCOPES.items()
+    ]  # fmt: skip
     more = "A seed's value is the mean over its draws; the paper's are of ImageNet."
-    ours = _means(values, "norm", "delta")
-    yield _single("top1-by-noise", "top-1 by noise on the estimates", ours, axes, papers, more)
+    caption = " ".join([_LINE, *([] if papers.empty else [_HOLLOW]), more])
+    yield ClaimChart("top1-by-noise", title, caption, panels)
 
 
-def _norm_batches(frames: Frames) -> ClaimCharts:
+def _small_batches(frames: Frames) -> ClaimCharts:
+    """Both norms at the norm batch that is judged: each seed's accuracy by its shift."""
     done = frames.completed
-    done = done[["norm", "norm_family", "has_bn", "norm_batch_size", "top1_percent", "esm_sigma_common"]]
-    # What has no statistic over a batch is the same at each: a level line.
-    level, moving = done[~done.has_bn], done[done.has_bn]
-    sizes = moving[["norm_batch_size"]].drop_duplicates()
-    if len(sizes) < 2:
+    column = f"{SHIFT_SIGMA}_common"
+    values = done[done.has_bn].dropna(subset=[column, "top1_percent"]).sort_values(["norm_family", column])
+    if values.norm.nunique() < 2:
         return
-    done = pd.concat([moving, level.drop(columns="norm_batch_size").merge(sizes, how="cross")])
-    for column, slug, name, unit in (
-        ("top1_percent", "top1", "top-1", "Top-1 (%)"),
-        ("esm_sigma_common", "esm", "mean ESM σ of the layers that all have", "Mean ESM σ"),
-    ):
-        values = done.rename(columns={column: "value"}).dropna(subset=["value"]).sort_values("norm_family")
-        if not values.empty:
-            lines, ticks = tuple(values.norm.unique()), tuple(sorted(sizes.norm_batch_size))
-            axes = LineAxes("Norm batch (samples)", unit, lines, ticks)
-            ours = _means(values, "norm", "norm_batch_size")
-            yield _single(f"{slug}-by-norm-batch", f"{name} by norm batch", ours, axes)
+    lines = tuple(values.norm.unique())
+    ours = pd.DataFrame({"line": values.norm, "x": values[column], "value": values.top1_percent}).assign(
+        low=values.top1_percent, high=values.top1_percent, seeds=1
+    )
+    axes = LineAxes("Mean scaled ESM σ of the layers that both have", "Top-1 (%)", lines)
+    title = "top-1 by shift"
+    caption = "Each mark is a run; the line joins those of a norm, from the smallest shift to the largest."
+    yield ClaimChart("top1-by-shift", title, caption, [_panel("", title, ours, _NO_POINTS, axes)])
 
 
 def _positions(frames: Frames) -> ClaimCharts:
@@ -169,7 +175,7 @@ CLAIM_CHARTS: Mapping[str, Callable[[Frames], ClaimCharts]] = {
     "B": _accumulation,
     "C": _blocking,
     "D": _noise,
-    "E": _norm_batches,
+    "E": _small_batches,
     "F": _positions,
 }
 

@@ -1,11 +1,11 @@
-"""The claims by their letters, the runs that each rests on, their verdicts, and the table of them."""
+"""The runs that each claim rests on, its verdict, and the table of verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.claims import depth, inference, noise_loss, positions, small_batches
-from reports.claims.check import Check, CheckOutcome, PaperNumber, Rule, evaluate, together
+from reports.claims.check import P_PER_LOOK, Check, PaperNumber, Verdict, evaluate, together
+from reports.claims.registration import Registered, check_registered, load_registration
 from reports.collect import collect
 from reports.frames import Frames, build_frames
 from reports.numbers import EMPTY, listed, number, plural
@@ -13,57 +13,6 @@ from reports.paper.published import LABELS, load_paper
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM
 from reports.tables.table import Cell, Column, Table
 from suite.errors import UserError
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper.
-
-    `rules`: in blocks, see `check.evaluate`. `remark`: what one must know of the rules before believing the
-    verdict.
-    """
-
-    letter: str
-    says: str
-    rules: Sequence[Sequence[Rule]]
-    remark: str = ""
-
-
-CLAIMS = {
-    claim.letter: claim
-    for claim in (
-        Claim("A", "BN's estimates are wrong on the very images that it trains on", inference.RULES),
-        Claim(
-            "B",
-            "the shift accumulates over depth, the more the smaller the training set",
-            depth.ACCUMULATION,
-        ),
-        Claim(
-            "C",
-            "GN in every second layer blocks the accumulation",
-            depth.BLOCKING,
-            "At the end of training, from above: a shift that falls with depth does not accumulate either.",
-        ),
-        Claim(
-            "D",
-            "XBN is more robust to noise on the estimates than BN, and more so with IN than with GN",
-            noise_loss.RULES,
-            "The paper gives no formula for its noise: ours is a reading of it.",
-        ),
-        Claim(
-            "E",
-            "with few samples behind a statistic, XBN beats BN and shifts less",
-            small_batches.RULES,
-            "GN has no statistic over a batch: it does not depend on the norm batch by construction.",
-        ),
-        Claim(
-            "F",
-            "P2 is the best position of GN, and GN the best batch-free norm at its worst position",
-            positions.RULES,
-            "The paper gives no numbers by position: only the order is judged.",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +38,12 @@ class Evidence:
 
 
 def gather(letter: str, folders: Sequence[Path]) -> Evidence:
-    """Read the planned runs of a claim. A folder that is not there, or holds no run, has not begun."""
+    """Read the planned runs of a claim. A folder that is not there, or holds no run, has not begun.
+
+    Raises UserError when the runs were made under other rules than those that are registered now.
+    """
+    for output_dir in sorted({folder.parent for folder in folders}):
+        check_registered(output_dir)
     begun = [folder for folder in folders if (folder / "run.json").exists()]
     if not begun:
         return Evidence(letter, None, len(folders), "no run has begun")
@@ -117,32 +71,53 @@ def _trouble(frames: Frames, num_planned: int) -> str:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """`runs`: completed of planned. `evidence`: one sentence on what decided the verdict."""
+    """What came of a claim under the rules of the file with this `sha256`.
 
-    claim: Claim
+    `runs`: completed of planned. `checks` decide the verdict, and `shown` stand beside them. `evidence`: one
+    sentence on what decided it. `is_complete`: whether all runs completed, so that further seeds may follow.
+    """
+
+    letter: str
+    says: str
+    sha256: str
     data: str
+    seeds: int
     runs: str
     checks: list[Check]
-    verdict: CheckOutcome
+    shown: list[Check]
+    verdict: Verdict
     evidence: str
+    is_complete: bool
 
 
-def judge(evidence: Evidence) -> ClaimResult:
-    """Apply the claim's rule to its runs; one that did not complete makes it inconclusive."""
-    claim = CLAIMS[evidence.letter]
-    checks = [] if evidence.frames is None else evaluate(claim.rules, evidence.frames)
+def judge(evidence: Evidence, registered: Registered | None = None) -> ClaimResult:
+    """Apply the claim's rules to its runs; one that did not complete makes it inconclusive.
+
+    `registered`: the claims; by default those of configs/claims.yaml.
+    """
+    registered = registered or load_registration()
+    claim = registered.content.claims[evidence.letter]
+    checks: list[Check] = []
+    shown: list[Check] = []
+    seeds = 0
+    if evidence.frames is not None:
+        applied = evaluate(claim.rules, evidence.frames)
+        checks, shown = applied.checks, applied.shown
+        seeds = int(evidence.frames.completed.seed.nunique())
     verdict = "inconclusive" if evidence.trouble else together(checks)
     runs = f"{evidence.num_completed} of {evidence.num_planned}"
     texts = evidence.trouble or _deciding(checks, verdict)
     remark = f" {claim.remark}" if claim.remark else ""
-    text = f"{claim.letter}: {verdict}, {evidence.data or 'no data'}. {texts[:1].upper()}{texts[1:]}.{remark}"
-    return ClaimResult(claim, evidence.data, runs, checks, verdict, text)
+    where = f"{evidence.data or 'no data'}, {plural(seeds, 'seed')}"
+    text = f"{evidence.letter}: {verdict}, {where}. {texts[:1].upper()}{texts[1:]}.{remark}"
+    head = (evidence.letter, claim.says, registered.sha256, evidence.data, seeds, runs)
+    return ClaimResult(*head, checks, shown, verdict, text, not evidence.trouble)
 
 
-def _deciding(checks: list[Check], verdict: CheckOutcome) -> str:
+def _deciding(checks: list[Check], verdict: Verdict) -> str:
     """The checks that made the verdict what it is."""
     if not checks:
-        return "the runs have nothing that the rule could be applied to"
+        return "the runs have nothing that the rules could be applied to"
     return "; ".join(check.sentence for check in checks if check.outcome == verdict)
 
 
@@ -164,17 +139,25 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
     for result in results:
         if rows:
             breaks.append(len(rows))
-        where = f"{result.claim.says} ({result.data or 'no data'}; {result.runs} runs)"
-        rows.append([result.claim.letter, where[:1].upper() + where[1:], "", "", "", "", result.verdict])
-        rows += [_row(result.claim.letter, check) for check in result.checks]
-    labels = sorted({c.paper.label for result in results for c in result.checks if c.paper is not None})
+        where = f"{result.says} ({result.data or 'no data'}; {result.runs} runs)"
+        rows.append([result.letter, where[:1].upper() + where[1:], "", "", "", "", result.verdict])
+        rows += [_row(result.letter, check, check.outcome, check.rule) for check in result.checks]
+        rows += [_row(result.letter, check, "shown", EMPTY) for check in result.shown]
+    checks = [check for result in results for check in (*result.checks, *result.shown)]
+    labels = sorted({check.paper.label for check in checks if check.paper is not None})
     notes = [
         *(result.evidence for result in results),
-        f"Ours: mean over seeds, ± half of its {100 * CONFIDENCE:g} % interval. A check holds when the "
-        "interval lies wholly on the claimed side, and fails when wholly on the other; it is inconclusive "
-        f"otherwise, and below {MIN_SEEDS_FOR_A_CLAIM} seeds. Values that all seeds share decide from six "
-        "seeds on (sign test). A claim holds when all of its checks do, fails "
-        "when one does, and is inconclusive when a run did not complete.",
+        f"Ours: mean over seeds, ± half of its {100 * CONFIDENCE:g} % interval. Seeds are added until a "
+        "claim has a verdict, or its last look was taken. At each look a check holds when p is below "
+        f"{P_PER_LOOK:g} on the claimed side, and fails when p on the other side is below that divided by "
+        f"the claim's number of checks. It is absent when the {100 * CONFIDENCE:g} % interval lies within "
+        f"the margin. It is inconclusive otherwise, and below {MIN_SEEDS_FOR_A_CLAIM} seeds. What is shown "
+        "decides nothing. A claim holds when all of its checks do, fails when one does, is absent when all "
+        "hold or are absent, and is inconclusive when a run did not complete.",
+        *(
+            f"The rules, seeds and margins are those of configs/claims.yaml with SHA-256 {sha256}."
+            for sha256 in dict.fromkeys(result.sha256 for result in results)
+        ),
         f"The paper: {load_paper().title}, {load_paper().address}. "
         + " ".join(f"{label}: {LABELS[label]}." for label in labels)
         + " Tolerance: of the reading, at worst. The paper does not describe its set-up in full, so "
@@ -183,9 +166,9 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
     return Table("The paper's claims", _COLUMNS, rows, notes=notes, breaks=frozenset(breaks))
 
 
-def _row(letter: str, check: Check) -> list[Cell]:
+def _row(letter: str, check: Check, outcome: str, rule: str) -> list[Cell]:
     measured = check.measured[:1].upper() + check.measured[1:]
-    return [letter, measured, check.ours, check.rule, *_paper(check.paper, check.decimals), check.outcome]
+    return [letter, measured, check.ours, rule, *_paper(check.paper, check.decimals), outcome]
 
 
 def _paper(paper: PaperNumber | None, decimals: int) -> tuple[str, str]:

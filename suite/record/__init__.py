@@ -6,7 +6,7 @@ run that says `running` while no process holds its lock as failed.
 """
 
 from suite.record.costs import Costs
-from suite.record.noise import NoiseRecord, read_noise, write_noise
+from suite.record.noise import Noise, NoiseRecord, Scope, read_noise, write_noise
 from suite.record.rank_errors import RankError, errors_noted
 from suite.record.reader import MEASUREMENT_KEYS, SCHEMA_VERSION, Layer, Measurement, Record
 from suite.record.status import SETTLED, STATES, UNFINISHED, State, Status, read_status
@@ -22,10 +22,12 @@ __all__ = [
     "Costs",
     "Layer",
     "Measurement",
+    "Noise",
     "NoiseRecord",
     "RankError",
     "Record",
     "RecordWriter",
+    "Scope",
     "State",
     "Status",
     "StopRequest",

@@ -2,22 +2,30 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
 from suite.paths import RunPaths
 
-NOISE_VERSION = 1
+NOISE_VERSION = 2
+# Which BN layers get noise: all that the run has, or those that all norms of the comparison have.
+Scope = Literal["all", "common"]
 
 
 @dataclass(frozen=True)
 class NoiseRecord:
-    """Top-1 (%) after `step` steps: `top1_percent[i][j]` at `deltas[i]`, in draw j of `seed`."""
+    """Top-1 (%) after `step` steps: `top1_percent[i][j]` at `deltas[i]`, in draw j of `seed`.
+
+    `layers`: the names of the BN layers that got noise. `num_images`: the test images, chosen by `seed` too.
+    """
 
     step: int
     seed: int
     num_images: int
+    layers: tuple[str, ...]
     deltas: tuple[float, ...]
     top1_percent: tuple[tuple[float, ...], ...]
 
@@ -29,13 +37,17 @@ class NoiseRecord:
         return math.nan
 
 
-def write_noise(paths: RunPaths, noise: NoiseRecord) -> None:
+Noise = Mapping[Scope, NoiseRecord]
+
+
+def write_noise(paths: RunPaths, noise: Noise) -> None:
     """Replace the run's noise.json. Raises OSError when it cannot be written."""
-    content = {"schema_version": NOISE_VERSION, **asdict(noise)}
+    scopes = {scope: asdict(record) for scope, record in noise.items()}
+    content = {"schema_version": NOISE_VERSION, "scopes": scopes}
     write_atomically(paths.noise, json.dumps(content, indent=1) + "\n")
 
 
-def read_noise(paths: RunPaths) -> NoiseRecord | None:
+def read_noise(paths: RunPaths) -> Noise | None:
     """Return the content of noise.json, or None if there is none. Raises UserError for a malformed one."""
     try:
         content = read_json(paths.noise)
@@ -44,12 +56,21 @@ def read_noise(paths: RunPaths) -> NoiseRecord | None:
     if content is None and not paths.noise.exists():
         return None
     try:
-        deltas = tuple(float(delta) for delta in content["deltas"])
-        rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
-        step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
-        is_matrix = len(rows) == len(deltas) and len({len(row) for row in rows}) == 1 and rows[0]
-        if content["schema_version"] == NOISE_VERSION and is_matrix:
-            return NoiseRecord(step, seed, num_images, deltas, rows)
+        if content["schema_version"] == NOISE_VERSION:
+            return {scope: _record(content["scopes"][scope]) for scope in get_args(Scope)}
     except (TypeError, ValueError, KeyError, OverflowError):
         pass
     raise UserError(f"{paths.noise}: not a noise.json of this version; remove it to measure again")
+
+
+def _record(content: Mapping[str, Any]) -> NoiseRecord:
+    """Raises ValueError, TypeError or KeyError for anything else."""
+    deltas = tuple(float(delta) for delta in content["deltas"])
+    rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
+    if len(rows) != len(deltas) or len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise ValueError("top1_percent is no matrix")
+    layers = content["layers"]
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        raise TypeError("layers are no names")
+    step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
+    return NoiseRecord(step, seed, num_images, tuple(layers), deltas, rows)

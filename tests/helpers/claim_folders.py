@@ -54,25 +54,33 @@ def write(
     *,
     training: Sequence[float] = (),
     inference: Sequence[float] = (),
+    corrected: Sequence[float] = (),
     esm_sigma: Sequence[float] = (),
+    on_training: Sequence[float] = (),
     layers: Sequence[str] | None = None,
     top1_percent: float = 50.0,
     state: str = "completed",
     reason: str | None = None,
     noise: dict[float, float] | None = None,
+    common_noise: dict[float, float] | None = None,
     earlier: dict[int, list[float]] | None = None,
 ) -> Path:
     """A run: errors (%) on its training images by epoch, ESM σ by layer at its end, final top-1, and noise.
 
-    `earlier`: ESM σ by layer at epochs before the end. `noise`: top-1 by magnitude, the mean of two draws
-    that are a point above it and below.
+    The scaled ESM σ is half of the raw one; `on_training`: the scaled one of the training images. `earlier`:
+    ESM σ by layer at epochs before the end. `noise`: top-1 by magnitude, the mean of two draws that are a
+    point above it and below; `common_noise`: that on the common layers, where it differs.
     """
     folder = root / run.folder_name
     names = layer_names(run) if layers is None else list(layers)
     with RecordWriter(run, folder) as record:
         record.start(PROVENANCE)
         record.layers([Layer(name, 100) for name in names])
-        for metric, errors in (("top1_percent", training), ("top1_inference_percent", inference)):
+        for metric, errors in (
+            ("top1_percent", training),
+            ("top1_inference_percent", inference),
+            ("top1_bias_corrected_percent", corrected),
+        ):
             for epoch, error in enumerate(errors, start=1):
                 record.measure(metric, 100 - error, epoch=epoch, step=epoch, split="train")
         for epoch, values in (earlier or {}).items():
@@ -80,12 +88,22 @@ def write(
         last: dict[str, Any] = {"epoch": run.recipe.epochs, "step": run.recipe.epochs, "split": "val"}
         if esm_sigma:
             record.measure("esm_sigma", list(esm_sigma), **last)
+            record.measure("esm_sigma_scaled", [value / 2 for value in esm_sigma], **last)
+        if on_training:
+            record.measure("esm_sigma_scaled_train", list(on_training), **{**last, "split": "train"})
         record.measure("top1_percent", top1_percent, **last)
         record.status(state, reason=reason)  # type: ignore[arg-type]
     if noise is not None:
-        rows = tuple((value - 1, value + 1) for value in noise.values())
-        write_noise(RunPaths(folder), NoiseRecord(60, 0, 1000, tuple(noise), rows))
+        write_noise(
+            RunPaths(folder),
+            {"all": _noise(noise, names), "common": _noise(common_noise or noise, names[:1])},
+        )
     return folder
+
+
+def _noise(top1: dict[float, float], layers: Sequence[str]) -> NoiseRecord:
+    rows = tuple((value - 1, value + 1) for value in top1.values())
+    return NoiseRecord(60, 0, 1000, tuple(layers), tuple(top1), rows)
 
 
 def judged(letter: str, root: Path, runs: Sequence[Run]) -> ClaimResult:

@@ -1,0 +1,192 @@
+"""The claims as they were registered: `configs/claims.yaml`, its hash, and the folders of runs made under it.
+
+The file holds rules, bounds, margins and seeds. `shiftbench reproduce` copies it into the folder of its runs
+before the first of them starts. A folder whose copy differs from the file is refused: its rules have changed
+after runs were made.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError, model_validator
+
+from reports.claims import depth, inference, noise_loss, positions, small_batches
+from reports.claims.check import Measured, Rule, Side
+from reports.frames import Frames
+from suite.config_file import read_config
+from suite.errors import UserError
+from suite.files import write_atomically
+from suite.specs.base import Spec
+from suite.wording import explain
+
+FILE = Path(__file__).resolve().parents[2] / "configs" / "claims.yaml"
+COPY = Path(".shiftbench") / "claims.yaml"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a check can measure: its text, with the names of a subset in braces, its unit and decimals."""
+
+    text: str
+    unit: str
+    decimals: int
+    function: Callable[..., Iterable[Measured]]
+
+
+_LOST = f"top-1 above chance lost to noise of δ = {' and '.join(f'{d:g}' for d in noise_loss.MAGNITUDES)}"
+_SIGMA = "scaled ESM σ behind the first layer"
+MEASURES: Mapping[str, Measure] = {
+    "inference_gap": Measure(
+        "error in inference mode less training error, epoch {epoch}", "points", 1, inference.inference_gap
+    ),
+    "bias_corrected_gap": Measure(
+        "the same with bias-corrected estimates, epoch {epoch}", "points", 1, inference.bias_corrected_gap
+    ),
+    "slope_by_size": Measure(
+        f"{{images:,}} images: slope of the {_SIGMA}", "a layer", 4, depth.slope_by_size
+    ),
+    "mean_of_neighbours": Measure(
+        f"{{smaller:,}} less {{larger:,}} images: mean {_SIGMA}", "", 3, depth.mean_of_neighbours
+    ),
+    "slope_of_neighbours": Measure(
+        "{smaller:,} less {larger:,} images: slope", "a layer", 4, depth.slope_of_neighbours
+    ),
+    "mean_on_training_images": Measure(
+        f"{{images:,}} images: mean {_SIGMA}, on the training images", "", 3, depth.mean_on_training_images
+    ),
+    "mean_by_the_gap": Measure(
+        "{images:,} images: what the test images add to it", "", 3, depth.mean_by_the_gap
+    ),
+    "slope_less_quarter": Measure(
+        "{images:,} images: GNBN's slope less ¼ of BN's", "a layer", 4, depth.slope_less_quarter
+    ),
+    "highest_over_lowest": Measure(
+        f"{{images:,}} images: GNBN's highest {_SIGMA} over its lowest", "times", 2, depth.highest_over_lowest
+    ),
+    "bn_less_xbn": Measure(f"{_LOST} {{where}}, BN less XBN-GN", "points", 1, noise_loss.bn_less_xbn),
+    "gn_less_in": Measure(f"{_LOST} {{where}}, XBN-GN less XBN-IN", "points", 1, noise_loss.gn_less_in),
+    "xbn_less_bn_top1": Measure(
+        "top-1, XBN less BN, norm batch {norm_batch}", "points", 2, small_batches.xbn_less_bn_top1
+    ),
+    "xbn_less_bn_shift": Measure(
+        "mean scaled ESM σ, XBN less BN, norm batch {norm_batch}", "", 3, small_batches.xbn_less_bn_shift
+    ),
+    "gn_at_p2_less_elsewhere": Measure(
+        "top-1, GN at P2 less at {other}", "points", 2, positions.gn_at_p2_less_elsewhere
+    ),
+    "gn_less_others": Measure("top-1 at {position}, GN less {bfn}", "points", 2, positions.gn_less_others),
+}
+
+
+class RegisteredCheck(Spec):
+    """A measure, and what its mean over the seeds is claimed to be."""
+
+    measure: str = Field(description=", ".join(MEASURES))
+    of: dict[str, int | str] = Field(default_factory=dict, description="arguments of the measure")
+    side: Side = Field("above", description="of the bound on which the mean is claimed to lie")
+    bound: float = 0.0
+    margin: float | None = Field(
+        None, gt=0, description="around the bound: no difference; null: none is named"
+    )
+    judged: bool = Field(True, description="false: shown beside the others, and decides nothing")
+
+    @model_validator(mode="after")
+    def _known(self) -> "RegisteredCheck":
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure is {self.measure!r}; expected one of {', '.join(MEASURES)}")
+        return self
+
+    def rule(self) -> Rule:
+        """Return the check as a rule to apply to runs."""
+        measure = MEASURES[self.measure]
+
+        def metric(frames: Frames) -> Iterable[Measured]:
+            return measure.function(frames, **self.of)
+
+        text = (measure.text, measure.unit, measure.decimals)
+        return Rule(*text, metric, self.side, self.bound, self.margin, self.judged)
+
+
+class RegisteredClaim(Spec):
+    """A claim of the paper. `remark`: what one must know of the rules before believing the verdict."""
+
+    says: str
+    experiment: str = Field(description="a file in configs/experiments/paper")
+    first_seed: int = Field(ge=0, description="the seeds are this one and those that follow")
+    looks: tuple[int, ...] = Field((6, 12, 24), min_length=1, description="seeds at each look")
+    remark: str = ""
+    checks: tuple[RegisteredCheck, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> "RegisteredClaim":
+        if list(self.looks) != sorted(set(self.looks)):
+            raise ValueError(f"looks must rise, got {list(self.looks)}")
+        return self
+
+    def seeds(self, look: int) -> list[int]:
+        """Return the seeds of a look, counted from 0."""
+        return [self.first_seed + place for place in range(self.looks[look])]
+
+    @property
+    def rules(self) -> list[Rule]:
+        return [check.rule() for check in self.checks]
+
+
+class Registration(Spec):
+    """All claims by letter. `pilots`: the seeds that set-ups were tried with, which no claim may use."""
+
+    pilots: str
+    looked_at: tuple[int, ...] = Field(
+        (), description="seeds whose results were seen before the rules were made"
+    )
+    claims: dict[str, RegisteredClaim]
+
+    @model_validator(mode="after")
+    def _fresh(self) -> "Registration":
+        for letter, claim in self.claims.items():
+            if seen := sorted(set(claim.seeds(-1)) & set(self.looked_at)):
+                raise ValueError(f"claims.{letter}: seed {seen[0]} was looked at before; choose fresh ones")
+        return self
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The registration and the SHA-256 of its file."""
+
+    content: Registration
+    sha256: str
+
+
+def load_registration(path: Path = FILE) -> Registered:
+    """Read the registered claims. Raises UserError, with file and key, for a missing or malformed file."""
+    file = read_config(path, "claims")
+    file.check_kind("claims")
+    try:
+        content = Registration.model_validate(file.content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Registration)}") from None
+    return Registered(content, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def register(output_dir: Path, path: Path = FILE) -> None:
+    """Copy the claims' file into a folder of runs, before the first of them starts. Raises UserError.
+
+    Refuses a folder whose copy differs.
+    """
+    check_registered(output_dir, path)
+    copy = output_dir / COPY
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, path.read_text(encoding="utf-8"))
+
+
+def check_registered(output_dir: Path, path: Path = FILE) -> None:
+    """Raise UserError when the runs of a folder were made under other rules than those of the file."""
+    copy = output_dir / COPY
+    if copy.exists() and copy.read_bytes() != path.read_bytes():
+        raise UserError(
+            f"{path}: differs from {copy}, under which the runs of {output_dir} were made: restore it, or "
+            "choose another --output-dir for runs under the new rules"
+        )
