@@ -1,7 +1,7 @@
 """Measures trained networks under noise on BN's estimates, and writes each result to its run's folder.
 
-`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS NORMS` measures one run; `measure_missing`
-starts it.
+`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS IMAGES NORMS` measures one run;
+`measure_missing` starts it.
 """
 
 import json
@@ -59,7 +59,13 @@ def measure_missing(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, output = waiting.pop(0), Path(folder) / str(len(waiting))
-                    arguments = (str(output_dir / run.folder_name), json.dumps(DELTAS), str(DRAWS), norms)
+                    arguments = (
+                        str(output_dir / run.folder_name),
+                        json.dumps(DELTAS),
+                        str(DRAWS),
+                        str(NUM_IMAGES),
+                        norms,
+                    )
                     spec = ProcessSpec("jobs.reproduce.perturb_trained", arguments, environment, output)
                     running.append((run, output, start_process(spec)))
                 time.sleep(POLL_S)
@@ -85,11 +91,12 @@ def _error_of(run: Run, code: int, output: str) -> str | None:
 
 def main() -> int:
     """Measure one run. Returns the exit code; the last line of the output is the error."""
-    folder, deltas, draws, norms = Path(sys.argv[1]), *sys.argv[2:]
+    folder, deltas, draws, num_images, norms = Path(sys.argv[1]), *sys.argv[2:]
     paths = RunPaths(folder)
     try:
         run = read_run(folder)
-        noise = measure(run, paths, _last_step(paths), json.loads(deltas), int(draws), json.loads(norms))
+        counts = (int(draws), int(num_images))
+        noise = measure(run, paths, _last_step(paths), json.loads(deltas), *counts, json.loads(norms))
         write_noise(paths, noise)
     except (UserError, OSError) as error:
         print(f"{paths.noise}: cannot be written: {error.strerror}" if isinstance(error, OSError) else error)
@@ -110,14 +117,20 @@ def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
     if kept is None:
         return False
     return all(
-        (one.step, one.seed, one.deltas, {len(draws) for draws in one.top1_percent})
-        == (step, seed, DELTAS, {DRAWS})
+        (one.step, one.seed, one.num_images, one.deltas, {len(draws) for draws in one.top1_percent})
+        == (step, seed, NUM_IMAGES, DELTAS, {DRAWS})
         for one in kept.values()
     )
 
 
 def measure(
-    run: Run, paths: RunPaths, step: int, deltas: Sequence[float], draws: int, norms: Sequence[Any]
+    run: Run,
+    paths: RunPaths,
+    step: int,
+    deltas: Sequence[float],
+    draws: int,
+    num_images: int,
+    norms: Sequence[Any],
 ) -> Noise:
     """Return the accuracy under noise of the network after `step` steps, on test images chosen by the seed.
 
@@ -142,7 +155,7 @@ def measure(
         run.data, "val", images_per_batch=_IMAGES_PER_BATCH, device=device, shuffle_seed=run.seed
     )
     try:
-        images = list(islice(loader, NUM_IMAGES // _IMAGES_PER_BATCH))
+        images = list(islice(loader, num_images // _IMAGES_PER_BATCH))
     finally:
         loader.close()
     model = model.to(device)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,22 +16,24 @@ from jobs.cli import app
 from jobs.local.fork_client import starter_of
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
 from jobs.reproduce import claim_experiments, perturb_trained
+from reports.claims import load_registration
+from reports.claims.check import Check
+from reports.claims.registration import COPY, FILE, Registered
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
 from reports.write.report_folder import ReportFiles, build_report
+from suite.config import load_experiment
 from suite.errors import UserError
-from suite.experiment import Run
+from suite.experiment import Experiment, Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_noise
 
-# Three runs of two epochs on the carried images: seconds.
-TINY = ("seeds=[0, 1, 2]", "data.train_images=64", "data.val_images=20", "recipe.epochs=2")
+# Runs of twelve epochs on few images: seconds.
+TINY = ("data.train_images=32", "data.val_images=20", "recipe.epochs=12", "recipe.lr=0.1")
 TINY_NET = (
-    "seeds=[0]",
-    "model={arch: small_resnet11, norm: [{kind: bn}]}",
+    "model={arch: small_resnet11, norm: [{kind: bn}, {kind: xbn, position: p2, bfn: gn, num_groups: 8}]}",
     "data.train_images=32",
     "data.val_images=20",
     "recipe.epochs=1",
-    "measure.precise_bn_images=0",
 )
 
 
@@ -49,6 +52,24 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "D": dataclasses.replace(claim_experiments.PLANS["D"], quick=TINY_NET),
     }
     monkeypatch.setattr(claim_experiments, "PLANS", {**claim_experiments.PLANS, **small})
+
+
+@pytest.fixture
+def small_claim(monkeypatch: pytest.MonkeyPatch) -> Registered:
+    """Claim A with looks at three, four and five seeds, and experiments as tiny as the preview's."""
+    registered = load_registration()
+    claim = registered.content.claims["A"].model_copy(update={"looks": (3, 4, 5)})
+    content = registered.content.model_copy(update={"claims": {"A": claim}})
+    changed = dataclasses.replace(registered, content=content)
+    monkeypatch.setattr("reports.claims.load_registration", lambda: changed)
+    monkeypatch.setattr("reports.claims.result.load_registration", lambda: changed)
+
+    def small(_: str, config: str, seeds: Sequence[int], quick: bool) -> Experiment:
+        assert not quick
+        return load_experiment(claim_experiments.FOLDER / config, [f"seeds={list(seeds)}", *CARRIED, *TINY])
+
+    monkeypatch.setattr(claim_experiments, "experiment_of", small)
+    return changed
 
 
 @pytest.fixture
@@ -74,31 +95,38 @@ def reproduce(folder: Path, *arguments: str) -> Result:
 
 # ---------------------------------------------------------------- what is run
 
-
-@pytest.mark.parametrize("quick", [False, True])
-def test_every_claim_has_a_valid_experiment(quick: bool) -> None:
-    found = claim_experiments.experiments(claim_experiments.chosen([]), quick)
-    assert list(found) == list("ABCDEF")
-    counts = {letter: len(one.runs) for letter, one in found.items()}
-    assert counts["B"] < counts["C"]
+CLAIMS = load_registration().content.claims
+CARRIED = (f"data.name={claim_experiments.CARRIED}",)
 
 
-def test_every_claim_has_the_seeds_that_a_verdict_takes() -> None:
-    for one in claim_experiments.experiments(claim_experiments.chosen([]), quick=False).values():
-        assert len({run.seed for run in one.runs}) >= MIN_SEEDS_FOR_A_CLAIM
+def experiment(letter: str, look: int = 0, quick: bool = False) -> Experiment:
+    claim = CLAIMS[letter]
+    return claim_experiments.experiment_of(letter, claim.experiment, claim.seeds(look), quick)
 
 
 @pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize(
-    ("some", "others", "num_shared"), [("B", "C", 5), ("D", "E", 2), ("E", "F", 2)], ids=["BC", "DE", "EF"]
-)
-def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared: int, quick: bool) -> None:
-    found = claim_experiments.experiments([some, others], quick)
-    ids = [{run.run_id for run in found[letter].runs} for letter in (some, others)]
-    num_seeds = len({run.seed for run in found[some].runs})
-    if quick and some == "B":
-        num_shared = 2  # sizes
-    assert len(ids[0] & ids[1]) == num_shared * num_seeds
+@pytest.mark.parametrize("letter", CLAIMS)
+def test_every_claim_has_a_valid_experiment_for_each_look(letter: str, quick: bool) -> None:
+    for look, count in enumerate(CLAIMS[letter].looks):
+        seeds = {run.seed for run in experiment(letter, look, quick).runs}
+        assert seeds == set(range(CLAIMS[letter].first_seed, CLAIMS[letter].first_seed + count))
+    assert list(claim_experiments.PLANS) == list(CLAIMS)
+    assert CLAIMS[letter].looks[0] >= MIN_SEEDS_FOR_A_CLAIM
+
+
+def test_the_shipped_configs_have_none_of_the_claims_seeds() -> None:
+    """Whoever runs a config alone looks at its results: they are no longer fresh."""
+    for claim in CLAIMS.values():
+        shipped = load_experiment(claim_experiments.FOLDER / claim.experiment)
+        assert not {run.seed for run in shipped.runs} & set(claim.seeds(-1))
+        assert claim_experiments.QUICK_SEED not in claim.seeds(-1)
+
+
+@pytest.mark.parametrize(("some", "others", "num_shared"), [("B", "C", 5), ("D", "F", 2)], ids=["BC", "DF"])
+def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared: int) -> None:
+    found = {letter: experiment(letter) for letter in (some, others)}
+    ids = [{run.run_id for run in one.runs} for one in found.values()]
+    assert len(ids[0] & ids[1]) == num_shared * CLAIMS[some].looks[0]
     assert len(claim_experiments.runs_of(found)) == len(ids[0] | ids[1])
 
 
@@ -116,18 +144,15 @@ def test_mnist_is_taken_where_it_is_then_fashion_mnist_then_what_is_carried(
 ) -> None:
     if folder is not None:
         (tmp_path / "data" / folder).mkdir(parents=True)
-    found = claim_experiments.experiments(list("AD"), quick=False)
-    assert {run.data.name for run in found["A"].runs} == {expected}
-    # The small ResNets have enough in the carried images, unless MNIST itself is here.
-    assert {run.data.name for run in found["D"].runs} == {
-        "mnist" if folder == "mnist" else claim_experiments.CARRIED
-    }
+    for letter in "AD":
+        assert {run.data.name for run in experiment(letter).runs} == {expected}
 
 
-def test_the_carried_images_are_enough_for_every_claim() -> None:
+@pytest.mark.parametrize("letter", CLAIMS)
+def test_the_carried_images_are_enough_for_every_claim(letter: str) -> None:
     from suite.data import check_data
 
-    for run in claim_experiments.runs_of(claim_experiments.experiments(list("ABCDEF"), quick=False)):
+    for run in experiment(letter).runs:
         check_data(run)
 
 
@@ -163,39 +188,61 @@ def test_the_list_names_each_claim_and_its_cost(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- from end to end
 
 
-@pytest.mark.usefixtures("tiny", "fork_server")
-def test_a_claim_is_run_judged_and_reported_and_not_run_again(
-    tmp_path: Path, reported: list[tuple[Any, Any]]
+@pytest.mark.usefixtures("fork_server")
+def test_seeds_are_added_until_there_is_a_verdict_and_nothing_is_run_again(
+    tmp_path: Path, small_claim: Registered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A folder that holds the runs of others, and one of ours that was interrupted before it began.
-    runs = claim_experiments.runs_of(claim_experiments.experiments(["A"], quick=True))
-    foreign = runs[0].model_copy(update={"seed": 77, "experiment": "another"})
-    for run, state in ((foreign, "failed"), (runs[0], "preempted")):
-        with RecordWriter(run, tmp_path / "runs" / run.folder_name) as record:
+    outcomes = {3: "inconclusive", 4: "holds"}
+    monkeypatch.setattr(Check, "outcome", property(lambda check: outcomes[len(check.values)]))
+    # A folder that holds a run of others, and one of ours that was interrupted before it began.
+    output_dir = tmp_path / "runs"
+    first = experiment_of_look(0).runs[0]
+    foreign = first.model_copy(update={"seed": 77, "experiment": "another"})
+    for run, state in ((foreign, "failed"), (first, "preempted")):
+        with RecordWriter(run, output_dir / run.folder_name) as record:
             record.status(state, reason="no matter")  # type: ignore[arg-type]
-    done = reproduce(tmp_path, "A", "--quick", "--jobs", "2")
+    done = reproduce(tmp_path, "A", "--jobs", "2")
     assert done.exit_code == 0, done.stdout
+    assert (output_dir / COPY).read_bytes() == FILE.read_bytes()
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert [line for line in lines if line.startswith("A ") and " at " in line] == [
+        "A inconclusive at 3 seeds",
+        "A holds at 4 seeds",
+    ]
     assert "3 completed, 0 were complete, 0 did not complete" in done.stdout
-    assert "fails" in done.stdout  # in two epochs nothing is learnt
+    assert "1 completed, 3 were complete, 0 did not complete" in done.stdout
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## The paper's claims" in report
-    assert "3 of 3 runs" in report
-    assert f"({claim_experiments.CARRIED}; 3 of 3 runs)" in report
-    assert "shiftbench reproduce A --quick" in report
+    assert f"({claim_experiments.CARRIED}; 4 of 4 runs)" in report
+    assert "shiftbench reproduce A" in report
     assert (tmp_path / "out" / "figures" / "claim-a-error-by-epoch.svg").exists()
     assert foreign.run_id not in (tmp_path / "out" / "results.csv").read_text()
 
-    again = reproduce(tmp_path, "A", "--quick")
+    # Stopped between looks and begun again, it takes the same looks, whatever else there is by now.
+    again = reproduce(tmp_path, "A")
     assert again.exit_code == 0
     assert "0 completed, 3 were complete, 0 did not complete" in again.stdout
-    assert reported[0] == reported[1]
+    assert "A         holds at 4 seeds" in again.stdout
+    assert (tmp_path / "out" / "report.md").read_text() == report
+
+    (output_dir / COPY).write_text("other: rules\n")
+    changed = reproduce(tmp_path, "A")
+    assert isinstance(changed.exception, UserError)
+    assert "under which the runs of" in str(changed.exception)
 
 
-def test_a_failed_run_leaves_its_claim_open_and_ends_with_3(
-    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
+def experiment_of_look(look: int) -> Experiment:
+    """Of the small claim."""
+    seeds = list(range(1000, 1003 + look))
+    path = claim_experiments.FOLDER / CLAIMS["A"].experiment
+    return load_experiment(path, [f"seeds={seeds}", *CARRIED, *TINY])
+
+
+@pytest.mark.usefixtures("small_claim")
+def test_a_failed_seed_leaves_its_claim_open_without_further_seeds_and_ends_with_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = claim_experiments.runs_of(claim_experiments.experiments(["A"], quick=True))
-    _complete_all_but_first(runs, tmp_path / "runs")
+    _complete_all_but_first(list(experiment_of_look(0).runs), tmp_path / "runs")
 
     def refuse(run: Run, folder: Path, *_: Any) -> None:
         with RecordWriter(run, folder) as record:
@@ -203,10 +250,21 @@ def test_a_failed_run_leaves_its_claim_open_and_ends_with_3(
         raise OSError(12, "no memory left")
 
     monkeypatch.setattr("jobs.local.launcher.start", refuse)
-    done = reproduce(tmp_path, "A", "--quick")
+    done = reproduce(tmp_path, "A")
     assert done.exit_code == 3, done.stdout
-    assert "A: inconclusive" in done.stdout
+    assert "A         inconclusive at 3 seeds" in done.stdout
+    assert "at 4 seeds" not in done.stdout
     assert "Of 3 runs 1 did not complete: 1 failed (no memory left)" in done.stdout
+
+
+@pytest.mark.usefixtures("tiny", "fork_server")
+def test_a_preview_has_one_seed_and_no_verdict(tmp_path: Path) -> None:
+    done = reproduce(tmp_path, "A", "--quick")
+    assert done.exit_code == 0, done.stdout
+    assert "1 completed, 0 were complete, 0 did not complete" in done.stdout
+    assert "A: inconclusive" in done.stdout
+    assert "--quick runs one seed, which is too few for a verdict." in done.stdout
+    assert not (tmp_path / "runs" / COPY).exists()
 
 
 def test_ctrl_c_ends_with_130_and_without_a_report(
@@ -240,18 +298,29 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     start = starter_of(fork_server)
     monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.5))
     monkeypatch.setattr(perturb_trained, "DRAWS", 2)
+    monkeypatch.setattr(perturb_trained, "NUM_IMAGES", 32)
     done = reproduce(tmp_path, "D", "--quick")
     assert done.exit_code == 0, done.stdout
-    assert done.stdout.count("noise  ") == 1
+    assert done.stdout.count("noise  ") == 2
     assert "D: inconclusive" in done.stdout
-    runs = claim_experiments.runs_of(claim_experiments.experiments(["D"], quick=True))
-    paths = RunPaths(tmp_path / "runs" / runs[0].folder_name)
-    first = read_noise(paths)
+    path = claim_experiments.FOLDER / CLAIMS["D"].experiment
+    runs = list(load_experiment(path, ["seeds=[0]", *CARRIED, *TINY_NET]).runs)
+    of_bn, of_xbn = (RunPaths(tmp_path / "runs" / run.folder_name) for run in runs)
+    first, xbn = read_noise(of_bn), read_noise(of_xbn)
     assert first is not None
-    assert first.deltas == (0.0, 0.5)
-    assert [len(draws) for draws in first.top1_percent] == [2, 2]
-    assert len(set(first.top1_percent[0])) == 1  # no noise, no difference between draws
-    assert first.num_images == 20
+    assert xbn is not None
+    for record in first.values():
+        assert record.deltas == (0.0, 0.5)
+        assert [len(draws) for draws in record.top1_percent] == [2, 2]
+        assert len(set(record.top1_percent[0])) == 1  # no noise, no difference between draws
+        assert record.num_images == perturb_trained.NUM_IMAGES
+    # XBN has GN in the stem and at P2 of three blocks; what is left, both have.
+    assert set(first["all"].layers) - set(first["common"].layers) == {
+        "bn1", *(f"layer{stage}.0.bn2" for stage in (1, 2, 3)),
+    }  # fmt: skip
+    assert first["common"].layers == xbn["common"].layers == xbn["all"].layers
+    assert xbn["all"] == xbn["common"]
+    assert first["all"].top1_percent != first["common"].top1_percent
 
     def measured(start: StartProcess = start) -> list[str | None]:
         found = perturb_trained.measure_missing(runs, tmp_path / "runs", 1, start)
@@ -262,23 +331,26 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
         return SimpleNamespace(poll=lambda: 0)  # type: ignore[return-value]
 
     assert measured() == []
-    for damaged in ("{", json.dumps({**json.loads(paths.noise.read_text()), "step": 99})):
-        paths.noise.write_text(damaged)
+    content = json.loads(of_bn.noise.read_text())
+    content["scopes"]["common"]["step"] = 99
+    for damaged in ("{", json.dumps(content), json.dumps({**content, "schema_version": 1})):
+        of_bn.noise.write_text(damaged)
         assert measured(start_nothing) == [None]
     assert measured() == [None]
-    assert read_noise(paths) == first
+    assert read_noise(of_bn) == first
     monkeypatch.setattr(perturb_trained, "DRAWS", 3)
-    assert measured(start_nothing) == [None]
+    assert measured(start_nothing) == [None, None]
     # Several at a time, of one thread each: the same.
-    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1, 0.3, 0.5))
-    assert measured() == [None]
-    alone = read_noise(paths)
-    paths.noise.unlink()
+    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1))
+    assert measured() == [None, None]
+    alone = read_noise(of_bn)
+    of_bn.noise.unlink()
     both = perturb_trained.measure_missing([*runs, *runs], tmp_path / "runs", 2, start)
     assert [trouble for _, trouble in both] == [None, None]
-    assert read_noise(paths) == alone
-    for step in paths.checkpoint_steps():
-        paths.checkpoint(step).unlink()
+    assert read_noise(of_bn) == alone
+    for step in of_bn.checkpoint_steps():
+        of_bn.checkpoint(step).unlink()
+    of_bn.noise.unlink()
     assert "has no checkpoint to measure under noise" in str(measured()[0])
     failed = reproduce(tmp_path, "D", "--quick")
     assert failed.exit_code == 3

@@ -18,8 +18,8 @@ def check(
     return Check("slope", "a layer", values, 2, side, bound, margin, num_checks)  # type: ignore[arg-type]
 
 
-# Mean 2, deviation 1, standard error 1 / √3. With two degrees of freedom p is 1 − t / √(t² + 2), where t is √3
-# times the distance: 0.018 at 4.2450, and 0.018 / 2 at 6.0445.
+# Mean 2, deviation 1, standard error 1 / √3. With two degrees of freedom p is 1 − t / √(t² + 2), where t is
+# √3 times the distance: 0.018 at 4.2450, and 0.018 / 2 at 6.0445.
 WIDE = (1.0, 2.0, 3.0)
 # Mean 0, deviation 1, six values: Student's half width is 2.5706 · 1 / √6 = 1.0494.
 SIX = (-1.0, 1.0, -1.0, 1.0, -(0.5**0.5), 0.5**0.5)

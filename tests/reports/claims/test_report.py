@@ -1,17 +1,20 @@
 """The claims in a report: their section, table, figures, and the paper's points beside ours."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from reports.claims import claim_figures, gather
+from reports.claims import claim_figures, gather, load_registration, register
 from reports.claims.claim_charts import ClaimFigure
+from reports.claims.registration import COPY, FILE
 from reports.write.page import Report, render_html, render_markdown
+from suite.errors import UserError
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 from tests.helpers.composed import composed
 
 XBN = {"kind": "xbn", "position": "p2", "bfn": "gn", "num_groups": 8}
-TRAINING, INFERENCE = [80.0, 40.0, 20.0], [90.0, 85.0, 30.0]
+TRAINING, INFERENCE = [80.0 - 5 * epoch for epoch in range(11)], [90.0] * 10 + [40.0]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         heights = [1.0 + layer for layer in range(layers)]
         made.append(write(root, run, training=TRAINING, inference=INFERENCE, esm_sigma=heights))
     noisy = [
-        write(root, run, layers=["fc"], esm_sigma=[1.0], noise={0.0: 80.0, 0.5: 40.0})
+        write(root, run, layers=["fc"], esm_sigma=[1.0], noise={0.0: 80.0, 0.1: 60.0, 0.2: 40.0})
         for run in resnet_runs(({"kind": "bn"},))
     ]
     return {"A": made[:3], "B": made[:3], "C": made, "D": noisy}
@@ -43,7 +46,7 @@ def test_the_report_has_a_section_on_the_claims(report: Report) -> None:
     assert "## The paper's claims" in markdown
     assert "shiftbench reproduce A B C D" in markdown
     for text in (html, markdown):
-        assert "90.0, epoch 11 (figure)" in text
+        assert "41.0, epoch 11 (figure)" in text
         assert "read off a plot of the paper" in text
     assert report.claim_table in report.tables()
     assert {figure.slug for figure in report.figures if figure.slug.startswith("claim-")} == {
@@ -59,11 +62,52 @@ def test_the_table_has_a_headline_with_the_verdict_and_a_row_for_each_check(repo
     assert table is not None
     headlines = [row for row in table.texts if not row[3]]
     assert [(row[0], row[-1]) for row in headlines] == [
-        (result.claim.letter, result.verdict) for result in report.claims
+        (result.letter, result.verdict) for result in report.claims
     ]
-    assert len(table.texts) == sum(1 + len(result.checks) for result in report.claims)
+    assert len(table.texts) == sum(1 + len(one.checks) + len(one.shown) for one in report.claims)
     assert table.breaks == {table.texts.index(row) for row in headlines[1:]}
     assert all(result.evidence in table.notes for result in report.claims)
+    beside = [row for row in table.texts if row[-1] == "shown"]
+    assert "bias-corrected estimates, epoch 10" in beside[0][1]
+
+
+def test_each_result_carries_the_hash_of_the_rules_and_the_report_prints_it(report: Report) -> None:
+    sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
+    assert {result.sha256 for result in report.claims} == {sha256}
+    for text in (render_html(report), render_markdown(report)):
+        assert f"configs/claims.yaml with SHA-256 {sha256}" in text
+
+
+def test_runs_that_were_made_under_other_rules_are_refused(tmp_path: Path) -> None:
+    runs = mlp_runs()
+    folders = [write(tmp_path, run, training=TRAINING, inference=INFERENCE) for run in runs]
+    register(tmp_path)
+    assert gather("A", folders).num_completed == 3
+    copy = tmp_path / COPY
+    copy.write_text(copy.read_text().replace("bound: 20", "bound: 19"))
+    for refused in (lambda: composed(*folders, claims={"A": folders}), lambda: register(tmp_path)):
+        with pytest.raises(UserError, match=r"claims\.yaml: differs from .*: restore it, or choose another"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("measure: inference_gap", "measure: gap", r"measure is 'gap'; expected one of inference_gap"),
+        ("bound: 20", "bound: high", r"claims\.A\.checks\.0\.bound: expected a number, got 'high'"),
+        ("first_seed: 1000", "first_seed: 890", r"claims\.A: seed 900 was looked at before"),
+        ("first_seed: 1000", "looks: [12, 6]\n    first_seed: 1000", r"looks must rise, got \[12, 6\]"),
+        ("judged: false}", "judged: false, margn: 3}", r"margn: unknown key; did you mean 'margin'"),
+    ],
+)
+def test_a_malformed_registration_is_refused_with_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(FILE.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as refused:
+        load_registration(path)
+    assert str(refused.value).startswith(str(path))
 
 
 def test_a_report_without_claims_has_no_word_of_them(folders: dict[str, list[Path]]) -> None:
@@ -91,11 +135,18 @@ def test_our_means_and_the_papers_points_stand_side_by_side(folders: dict[str, l
     assert hollow["filled"] is False
 
 
-def test_noise_is_drawn_relative_to_none(folders: dict[str, list[Path]]) -> None:
+def test_noise_is_drawn_relative_to_none_on_all_layers_and_on_common_ones(
+    folders: dict[str, list[Path]],
+) -> None:
     (figure,) = figures(folders, "D")
-    ours, papers = figure.file_spec()["datasets"].values()
-    assert [(row["x"], row["value"]) for row in ours] == [(0, 100), (0.5, 50)]
+    assert [panel.title for panel in figure.panels] == [
+        "Noise on all BN layers",
+        "Noise on the BN layers that all have",
+    ]
+    ours, papers, common = figure.file_spec()["datasets"].values()
+    assert [(row["x"], row["value"]) for row in ours] == [(0, 100), (0.1, 75), (0.2, 50)]
     assert {row["x"]: row["value"] for row in papers}[0.5] == pytest.approx(100 * 67.4 / 76.3, rel=1e-4)
+    assert "XBN" not in {row["line"] for row in common}
 
 
 def test_each_set_size_has_a_panel_with_both_norms_and_both_papers_curves(
@@ -107,27 +158,19 @@ def test_each_set_size_has_a_panel_with_both_norms_and_both_papers_curves(
     assert {row["line"] for row in ours} == {row["line"] for row in papers} == {"BN", "XBN-P2-GN10"}
 
 
-def test_norm_batches_have_a_figure_each_of_top1_and_shift_and_gn_is_a_level_line(tmp_path: Path) -> None:
-    top1 = {("bn", 2): 50.0, ("bn", 32): 70.0, ("xbn", 2): 60.0, ("xbn", 32): 72.0, ("gn", 32): 40.0}
-    runs = resnet_runs(({"kind": "bn"}, XBN, {"kind": "gn", "num_groups": 8}), norm_batches=(2, 32))
+def test_small_batches_have_a_figure_of_accuracy_by_shift(tmp_path: Path) -> None:
+    runs = resnet_runs(({"kind": "bn"}, XBN), norm_batches=(2,))
     made = []
     for run in runs:
-        kind, batch = run.model.norm.kind, run.batch.norm
-        layers = {"bn": ["bn1", "fc"], "xbn": ["fc"], "gn": []}[kind]
-        sigma = [9.0, 4.0 / batch][-len(layers) :] if layers else []
-        value = top1[kind, batch] + run.seed
-        made.append(write(tmp_path, run, layers=layers, esm_sigma=sigma, top1_percent=value))
-    accuracy, shift = figures({"E": made}, "E")
-    assert (accuracy.slug, shift.slug) == ("claim-e-top1-by-norm-batch", "claim-e-esm-by-norm-batch")
-    assert points(accuracy) == {
-        "BN": {2: (51, 50, 52), 32: (71, 70, 72)},
-        "XBN-P2-GN8": {2: (61, 60, 62), 32: (73, 72, 74)},
-        "GN8": {2: (41, 40, 42), 32: (41, 40, 42)},
-    }
-    # The layer that both have alone: BN's own would lie higher.
-    assert points(shift)["BN"] == points(shift)["XBN-P2-GN8"] == {2: (2, 2, 2), 32: (0.125, 0.125, 0.125)}
-    assert "GN8" not in points(shift)
-    assert "Hollow" not in accuracy.caption
+        is_bn = run.model.norm.kind == "bn"
+        layers = ["bn1", "fc"] if is_bn else ["fc"]
+        # The layer that both have alone counts: BN's own would lie higher.
+        sigma = [9.0, 4.0 - run.seed][-len(layers) :]
+        made.append(write(tmp_path, run, layers=layers, esm_sigma=sigma, top1_percent=50.0 + run.seed))
+    (figure,) = figures({"E": made}, "E")
+    assert figure.slug == "claim-e-top1-by-shift"
+    expected = {1.0: (52, 52, 52), 1.5: (51, 51, 51), 2.0: (50, 50, 50)}
+    assert points(figure) == {"BN": expected, "XBN-P2-GN8": expected}
 
 
 def test_positions_are_drawn_with_a_line_for_each_norm(tmp_path: Path) -> None:
