@@ -70,17 +70,17 @@ def estimate_cell(
     """
     if estimate is None:
         return EMPTY
-    mean, half, bounds, both = estimate.mean * factor, None, None, None
-    if estimate.low is not None and estimate.high is not None:
-        up, down = estimate.high - estimate.mean, estimate.mean - estimate.low
-        if not estimate.is_claim:
-            both = estimate.low * factor, estimate.high * factor
-        elif math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-9 * abs(estimate.mean)):
+    mean, half, bounds = estimate.mean * factor, None, None
+    both = None if estimate.both is None else (estimate.both[0] * factor, estimate.both[1] * factor)
+    if estimate.interval is not None:
+        low, high = estimate.interval
+        up, down = high - estimate.mean, estimate.mean - low
+        if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-9 * abs(estimate.mean)):
             half = up * factor
         else:
-            bounds = estimate.low * factor, estimate.high * factor
+            bounds = low * factor, high * factor
     is_short = (say_one and estimate.n == 1) or estimate.n < expected_n
-    places = significant_decimals(mean) if decimals is None else decimals
+    places = significant_decimals(_largest(mean, both)) if decimals is None else decimals
     remark = plural(estimate.n, "seed") if is_short else ""
     return Number(mean, places, half, bounds, both, remark, signed=signed)
 
@@ -89,13 +89,15 @@ def bracket_cell(estimate: Estimate | None, prefix: str = "") -> Number | str:
     """`0.350 [0.310, 0.390]`, for what has no symmetric interval; of two values, both."""
     if estimate is None:
         return EMPTY
-    places = significant_decimals(estimate.mean)
-    if estimate.low is None or estimate.high is None:
-        return Number(estimate.mean, places, remark=plural(estimate.n, "seed"), prefix=prefix)
-    ends = (estimate.low, estimate.high)
-    if not estimate.is_claim:
-        return Number(estimate.mean, places, both=ends, prefix=prefix)
-    return Number(estimate.mean, places, bounds=ends, prefix=prefix)
+    both, ends = estimate.both, estimate.interval
+    places = significant_decimals(_largest(estimate.mean, both))
+    remark = plural(estimate.n, "seed") if both is None and ends is None else ""
+    return Number(estimate.mean, places, bounds=ends, both=both, remark=remark, prefix=prefix)
+
+
+def _largest(mean: float, both: tuple[float, float] | None) -> float:
+    """The number whose digits decide the decimals: of two values the larger, since their mean may be zero."""
+    return mean if both is None else max(map(abs, both))
 
 
 def p_cell(p: float) -> Number | str:

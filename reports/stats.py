@@ -50,14 +50,21 @@ class Estimate:
         """Whether there are seeds enough to call anything a difference."""
         return self.n >= MIN_SEEDS_FOR_A_CLAIM
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its ends; None where there is none, as of two values."""
+        if not self.is_claim or self.low is None or self.high is None:
+            return None
+        return self.low, self.high
+
+    @property
+    def both(self) -> tuple[float, float] | None:
+        """The two values, the lower one first; None where n is not 2."""
+        return None if self.n != 2 or self.low is None or self.high is None else (self.low, self.high)
+
     def excludes(self, value: float) -> bool:
         """Whether the interval lies wholly on one side of `value`. No interval excludes nothing."""
-        return (
-            self.is_claim
-            and self.low is not None
-            and self.high is not None
-            and not self.low <= value <= self.high
-        )
+        return self.interval is not None and not self.interval[0] <= value <= self.interval[1]
 
     def exp(self) -> "Estimate":
         """The estimate of a mean logarithm as one of a geometric mean."""

@@ -1,5 +1,6 @@
 """A metric against the norm batch or the number of ranks, which go up by factors."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from reports.charts.style import CELL_TIPS, ChartStyle, Spec, layered, linear, tips
+from reports.numbers import EMPTY
 from reports.seed_statistics import mean_intervals
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM
 
 # More runs than these hide each other: the mean's interval is drawn instead.
 MAX_RUN_MARKS = 400
@@ -36,6 +39,7 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Spec:
     dot plot by norm instead of a line.
     """
     means = mean_intervals(values, list(dict.fromkeys([*CELL, axes.column])))
+    means["spread"] = [_spread(*one) for one in zip(means.low, means.high, means.seeds, strict=True)]
     many = len(values) > MAX_RUN_MARKS
     lowest, highest = (means.low.min(), means.high.max()) if many else (np.nan, np.nan)
     low = float(np.nanmin([lowest, values.value.min()]))
@@ -102,6 +106,15 @@ def _seeds(
         dots = runs.mark_point(size=small, filled=True, opacity=0.45)
         of_run = tips([*texts, ("value:Q", axes.value_title), ("seed:Q", "Seed")])
         behind = dots.encode(shape=style.shape(), tooltip=of_run)
-    texts += [("value:Q", f"{axes.value_title}, mean"), ("low:Q", "95 % interval from"), ("high:Q", "to")]
+    texts += [("value:Q", f"{axes.value_title}, mean"), ("spread:N", "Over seeds")]
     marks = means.mark_point(size=large, filled=True, opacity=1)
     return behind, marks.encode(shape=style.shape(), tooltip=tips([*texts, ("seeds:Q", "Seeds")]))
+
+
+def _spread(low: float, high: float, seeds: int) -> str:
+    """The mean's interval, or both values of two seeds; a dash where there is neither."""
+    if not math.isfinite(low):
+        return EMPTY
+    if seeds < MIN_SEEDS_FOR_A_CLAIM:
+        return f"{low:.4g} and {high:.4g}"
+    return f"95 % interval {low:.4g} to {high:.4g}"

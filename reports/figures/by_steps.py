@@ -39,7 +39,9 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
     caption = "Each small mark is a run; "
     caption += "the line joins the means over seeds." if several else "the large one is the mean over seeds."
     if most > MAX_RUN_MARKS:
-        caption = "Each mark is a mean over seeds, with its 95 % t interval."
+        caption = (
+            "Each mark is a mean over seeds, with its 95 % t interval, or with both values of two seeds."
+        )
     if several and crossed:
         caption += " Each batch per GPU has its own line."
     if not done.has_bn.all():

@@ -110,8 +110,8 @@ def _word(metric: Compared, estimate: Estimate, p: float) -> str:
     outcome = judge(estimate, p, metric.neutral)
     if outcome == "too few seeds":
         return "too few seeds for a claim"
-    if estimate.low is not None and estimate.high is not None:
-        farthest = max(abs(estimate.low - metric.neutral), abs(estimate.high - metric.neutral))
+    if estimate.interval is not None:
+        farthest = max(abs(end - metric.neutral) for end in estimate.interval)
         if farthest <= metric.margin:
             shown = f"{_up(farthest * 100)} %" if metric.is_ratio else f"{_up(farthest)} points"
             return f"the same within {shown}"

@@ -174,7 +174,7 @@ def _loses(bn: dict[int, BySeed], margin: float) -> NormBatchAnswer:
     differences = {
         s: e for s in bn if s < largest and (e := paired_difference(bn[s], bn[largest])) is not None
     }
-    worse = {s for s, e in differences.items() if e.is_claim and e.high is not None and e.high < -margin}
+    worse = {s for s, e in differences.items() if e.interval is not None and e.interval[1] < -margin}
     # Below a batch means at every smaller one.
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
     texts = {"margin": margin, "largest": largest}

@@ -161,7 +161,7 @@ def _amount(row: pd.Series, metric: str, outcome: str) -> str:
     estimate = estimate_of(row, metric)
     assert estimate is not None
     if metric == "esm":
-        return short(estimate.mean)
+        return " and ".join(map(short, estimate.both or [estimate.mean]))
     if outcome == "worse":
         low, high = (None if bound is None else -bound for bound in (estimate.high, estimate.low))
         estimate = Estimate(-estimate.mean, low, high, estimate.n)
@@ -173,8 +173,8 @@ def _evidence(rows: pd.DataFrame, metric: str) -> str:
     """`95 % interval 0.310 to 0.390, 5 paired seeds, p = 0.01`."""
     parts = []
     one = estimate_of(rows.iloc[0], metric)
-    if metric == "esm" and len(rows) == 1 and one and one.low is not None and one.high is not None:
-        parts.append(f"95\u00a0% interval {short(one.low)} to {short(one.high)}")
+    if metric == "esm" and len(rows) == 1 and one and one.interval:
+        parts.append(f"95\u00a0% interval {' to '.join(map(short, one.interval))}")
     fewest, most = int(rows[f"{metric}_n"].min()), int(rows[f"{metric}_n"].max())
     parts.append(f"{fewest} to {most} paired seeds" if fewest < most else plural(most, "paired seed"))
     adjusted = rows[f"{metric}_p_holm"]

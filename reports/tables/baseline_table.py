@@ -8,7 +8,7 @@ from reports.findings.baseline import BASELINE, Baseline, verdict_word
 from reports.frames import GROUP, Frames
 from reports.numbers import EMPTY, Number, bracket_cell, count_cell, estimate_cell, p_cell, plural, short_cell
 from reports.stats import SIGNIFICANCE
-from reports.tables.cell_tables import MakeCell, by_cell, runs_text
+from reports.tables.cell_tables import MakeCell, by_cell, runs_text, title_of
 from reports.tables.table import MAX_ROWS, Table
 from suite.metrics import METRICS, SHIFT_SIGMA
 
@@ -34,8 +34,8 @@ def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
         f"Final top-1 less {baseline}'s, paired by seed, at the same batch per GPU and norm batch. A norm "
         "without BN has no norm batch, and is compared at each.",
         f"Better or worse where p, adjusted by Holm over all {len(table):,} rows, is below {SIGNIFICANCE:g}; "
-        "± and brackets are 95 % intervals of the one row. Effect size is Hedges' g_av. Runs that are not "
-        "completed are in no difference: they are counted under the runs.",
+        "± and brackets are 95 % intervals of the one row; of two pairs both values are given. Effect size "
+        "is Hedges' g_av. Runs that are not completed are in no difference: they are counted under the runs.",
         f"Scaled ESM σ is the mean over the BN layers that a norm shares with {baseline}, whatever else was "
         "run.",
         *([left_out] if left_out else []),
@@ -64,10 +64,11 @@ def accumulation_display(frames: Frames, table: pd.DataFrame, baseline: Baseline
         return None
     shown, cut = most_different(table, "scaled_slope_mean", "accumulation.csv")
     cells: dict[str, MakeCell] = {"Runs": runs_text}
-    cells |= {f"{METRICS[metric].title} per layer": _slope(name) for metric, name in SLOPES.items()}
+    cells |= {f"{title_of(metric)} per layer": _slope(name) for metric, name in SLOPES.items()}
     notes = [
         "The slope of the least-squares line through a run's ESM σ over its BN layers, at their places among "
-        "those of all norms here, then the mean over seeds: zero where the shift does not accumulate.",
+        "those of all norms here, then the mean over seeds: zero where the shift does not accumulate. Unlike "
+        "the scaled one, the raw ESM σ of a layer also depends on its width and on the scale of its input.",
         *_without_slope(frames, table),
         *([cut] if cut else []),
     ]

@@ -13,7 +13,7 @@ from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
-from suite.metrics import METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
+from suite.metrics import CROSS, METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -23,9 +23,11 @@ SUMMARY_METRICS = [
     f"{SHIFT_MU}_common",
     "images_per_s",
 ]
-# The first columns of the shift table, also over all layers of a run; then the probe's other metrics.
+# The first columns of the shift table, also over all layers of a run; then the probe's other metrics, except
+# those that have a table of their own.
 _FIRST, _SECOND = (SHIFT_SIGMA, SHIFT_MU), ("esm_sigma", "esm_mu")
-_OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND))]
+_OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND, *CROSS))]
+_CROSS = sorted(CROSS, key=lambda name: ("scaled" not in name, "sigma" not in name))
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
 _BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."
@@ -69,11 +71,9 @@ def shift_display(frames: Frames) -> Table | None:
         "BN layers": lambda row: count_cell(row.num_bn_layers) if row.num_bn_layers else EMPTY,
     }
     for metric in _FIRST:
-        cells[f"{METRICS[metric].title}, common layers"] = MetricCell(f"{metric}_common")
-        cells[f"{METRICS[metric].title}, all its BN layers"] = MetricCell(f"{metric}_mean", ranked=False)
-    for metric in others:
-        title = METRICS[metric].title.replace(",", "")
-        cells[f"{title}, common"] = MetricCell(f"{metric}_common")
+        cells[f"{title_of(metric)}, common layers"] = MetricCell(f"{metric}_common")
+        cells[f"{title_of(metric)}, all its BN layers"] = MetricCell(f"{metric}_mean", ranked=False)
+    cells |= {f"{title_of(metric)}, common layers": MetricCell(f"{metric}_common") for metric in others}
     notes = [
         "Means over layers, at the last probe, then over seeds. A variant with fewer BN layers averages over "
         "other layers; only the common layers compare like with like.",
@@ -82,6 +82,31 @@ def shift_display(frames: Frames) -> Table | None:
     if not table.has_bn.all():
         notes.append(_NO_ESTIMATES)
     return by_cell("Mean estimation shift", table, cells, notes)
+
+
+def cross_half_display(frames: Frames) -> Table | None:
+    """The means of ESM that are free of its bias by sampling; None when no probe recorded them."""
+    columns = [f"{metric}_common" for metric in _CROSS]
+    table = summarise(frames, columns)
+    table = table[table.has_bn.astype(bool)].reset_index(drop=True)
+    if not any(table[f"{column}_n"].any() for column in columns):
+        return None
+    cells: dict[str, MakeCell] = {"Runs": runs_text}
+    for metric, column in zip(_CROSS, columns, strict=True):
+        cells[f"{title_of(metric)}, common layers"] = MetricCell(column)
+    notes = [
+        "Sampling errors of the expected statistics raise ESM, but not these values, since the two halves of "
+        "a probe's batches err independently. A negative value is one that cannot be told from zero. A probe "
+        "of fewer than four batches has no such value.",
+        *common_layer_notes(frames),
+    ]
+    return by_cell("Estimation shift without sampling bias", table, cells, notes)
+
+
+def title_of(metric: str) -> str:
+    """A metric's title as a column names it: `Scaled ESM σ` rather than `ESM σ, scaled`."""
+    title = METRICS[metric].title
+    return f"Scaled {title.replace(', scaled', '')}" if ", scaled" in title else title
 
 
 def common_layer_notes(frames: Frames) -> list[str]:

@@ -56,8 +56,8 @@ def throughput_display(frames: Frames) -> Table | None:
     if table.scaling_efficiency_n.any():
         cells["Scaling efficiency (%)"] = MetricCell(SCALING, 1, factor=100, seeds=False, ranked=False)
     notes = [
-        "Completed runs only, separately by hardware; ± is half of a 95 % interval over seeds. "
-        "Epoch is the last epoch's training time.",
+        "Completed runs only, separately by hardware; ± is half of a 95 % interval over seeds; of two "
+        "seeds both values are given. Epoch is the last epoch's training time.",
         *_missing_notes(frames, THROUGHPUT_METRICS),
     ]
     if table.scaling_efficiency_n.any():

@@ -33,7 +33,7 @@ def two_sides_display(table: pd.DataFrame) -> Table | None:
     }
     notes = [
         f"Means over the pairs. Differences are B − A; where a cell begins with ×, it is the ratio B / A. "
-        f"± and brackets: {100 * CONFIDENCE:g} % interval.",
+        f"± and brackets: {100 * CONFIDENCE:g} % interval; of two pairs, both values.",
         "Verdicts are over seeds, never over cells: each seed counts once, as its mean over the cells that "
         "all compared seeds have on both sides.",
         f"The same: the whole interval within {_margin(False)} or {_margin(True)}. Better or worse: p of the "
@@ -87,7 +87,8 @@ def paper_table(found: pd.DataFrame) -> Table:
         f"The paper: {load_paper().title}, {load_paper().address}. It names no seeds.",
         *sorted({f"{s.label}: {LABELS[s.label]}, ± {s.tolerance:g} points." for s in shown}),
         f"Ours: the paper's recipe over {EPOCHS[0]} to {EPOCHS[-1]} epochs, global batch {GLOBAL_BATCH}, "
-        f"norm batch {NORM_BATCH}; ± is half of a 95 % t interval over seeds.",
+        f"norm batch {NORM_BATCH}; ± is half of a 95 % t interval over seeds; of two seeds both "
+        "values are given.",
     ]
     if any(series.network_inferred for series in shown):
         notes.append("The paper's plot does not name its network: that it is ResNet-50 is inferred.")

@@ -94,8 +94,10 @@ _SETUP = (
 def _marks(table: Table) -> dict[str, str]:
     """A letter for each remark that stands behind a number, in the order of the rows."""
     of_numbers = [i for i, column in enumerate(table.columns) if column.kind == "number"]
-    cells = (row[i] for row in table.rows for i in of_numbers)
-    remarks = dict.fromkeys(cell.remark for cell in cells if isinstance(cell, Number) and cell.remark)
+    cells = [row[i] for row in table.rows for i in of_numbers]
+    # Any other number is set as text, with its remark.
+    aligned = [cell for cell in cells if isinstance(cell, Number) and _is_aligned(cell)]
+    remarks = dict.fromkeys(cell.remark for cell in aligned if cell.remark)
     return {remark: _letters(i) for i, remark in enumerate(remarks)}
 
 
@@ -184,7 +186,7 @@ _KNOWN = (
     "\u0112-\u0117\u011a-\u012d\u0130-\u0148\u014c-\u0171\u0174-\u017e\u0391-\u03a1\u03a3-\u03a9\u03b1-\u03c9"
     "\u2013\u2014\u2016\u2018\u2019\u201c\u201d\u2020-\u2022\u2026\u2032\u2070\u2074-\u2079\u207f\u2080-\u2089"
     "\u20ac\u2190-\u2194\u21d0-\u21d4\u2202\u2207\u2208\u220f\u2211-\u2213\u221a\u221d\u221e"
-    "\u2248\u2260\u2261\u2264\u2265\u22c5"
+    "\u2248\u2260\u2261\u2264\u2265\u22c5\u27e8\u27e9"
 )
 _PATTERNS = [
     (re.compile(f"([α-ω])([{''.join(_MATH_ACCENTS)}])"), lambda found: _accented(*found.groups())),
@@ -193,6 +195,7 @@ _PATTERNS = [
 ]
 # Behind a row's end, a bracket or an asterisk would be read as its argument.
 _CHARACTERS = {"[": "{[}", "*": "{*}", "|": r"\textbar", "`": r"\textasciigrave", "√": r"\ensuremath{\surd}"}
+_CHARACTERS |= {"⟨": r"\ensuremath{\langle}", "⟩": r"\ensuremath{\rangle}"}
 _CODES = {ord(character): command for character, command in _CHARACTERS.items()}
 _Rule = latexencode.UnicodeToLatexConversionRule
 _RULES = [_Rule(latexencode.RULE_REGEX, _PATTERNS), _Rule(latexencode.RULE_DICT, _CODES), "defaults"]

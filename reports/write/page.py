@@ -21,7 +21,7 @@ from reports.findings.verdicts import Verdict, verdicts
 from reports.frames import BN, Frames
 from reports.sentences import environment, sentence
 from reports.tables.baseline_table import accumulation_display, baseline_display
-from reports.tables.cell_tables import shift_display, summary_display
+from reports.tables.cell_tables import cross_half_display, shift_display, summary_display
 from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.inventory import (
     ReportHeader,
@@ -61,6 +61,7 @@ class Report:
     summary: Table
     against_baseline: Table | None
     shift: Table | None
+    cross_half: Table | None
     accumulation: Table | None
     throughput: Table | None
     cost: Table | None
@@ -131,6 +132,7 @@ def compose(
         summary_display(frames),
         compared,
         shift_display(frames),
+        cross_half_display(frames),
         accumulation_display(frames, slopes, against),
         throughput_display(frames),
         cost_display(frames),

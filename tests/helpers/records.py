@@ -67,6 +67,7 @@ def write_run(
 ) -> Path:
     """Write one run with the given numbers, one top-1 for each epoch; returns its folder.
 
+    The scaled ESM is a quarter of the raw one. There are no cross-half values, as in older records.
     `earlier_sigma`: ESM σ by layer at the first epochs, in turn; `esm_sigma` is the last epoch's.
     `per_layer`: other metrics by layer, at the last epoch.
     `details` are written to its status.
@@ -87,7 +88,9 @@ def write_run(
             writer.measure("top1_percent", top1, split="val", **at)
             writer.measure("top5_percent", min(100.0, top1 + 20), split="val", **at)
             if epoch <= len(earlier_sigma):
-                writer.measure("esm_sigma", list(earlier_sigma[epoch - 1]), split="val", **at)
+                earlier = list(earlier_sigma[epoch - 1])
+                writer.measure("esm_sigma", earlier, split="val", **at)
+                writer.measure("esm_sigma_scaled", [v / 4 for v in earlier], split="val", **at)
         if final and names:
             for metric, values in (("esm_sigma", sigma), ("esm_mu", mu)):
                 writer.measure(metric, values, split="val", **at)
@@ -127,7 +130,8 @@ THROUGHPUT = {
 def write_sweep(root: Path, *, probe_epochs: bool = False, **changes: Any) -> list[Path]:
     """A plausible sweep: BN's shift grows with depth and as norm batches shrink, XBN's less.
 
-    One run fails and one diverges. With `probe_epochs` the shift is known at every epoch, and falls.
+    One run fails and one diverges. With `probe_epochs` the shift is known at every epoch, and falls. The
+    cross-half values are 0.95 of ESM.
     """
     folders = []
     for number, run in enumerate(expand_runs(**changes)):
@@ -147,13 +151,20 @@ def write_sweep(root: Path, *, probe_epochs: bool = False, **changes: Any) -> li
             state, reason, shown = "diverged", "loss is nan at step 312", top1[:3]
         if number == 13:
             state, reason, shown = "failed", "CUDA out of memory while allocating 2.00 GiB", top1[:2]
+        mu = [1.6 * s * noise.uniform(0.9, 1.1) for s in sigma]
+        cross = {
+            f"esm_{name}{scale}_cross": [0.95 * value / divisor for value in values]
+            for name, values in (("sigma", sigma), ("mu", mu))
+            for scale, divisor in (("", 1), ("_scaled", 4))
+        }
         folders.append(
             write_run(
                 root,
                 run,
                 top1_percent=shown,
                 esm_sigma=sigma,
-                esm_mu=[1.6 * s * noise.uniform(0.9, 1.1) for s in sigma],
+                esm_mu=mu,
+                per_layer=cross if names and state == "completed" else {},
                 earlier_sigma=[[s * (8 - e) / 2 for s in sigma] for e in range(1, 6)] if probe_epochs else [],
                 throughput={"images_per_s": noise.uniform(0.97, 1.03) * (2400 if names else 2250)},
                 state=state,

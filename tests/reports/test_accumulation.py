@@ -53,7 +53,8 @@ def test_a_layer_keeps_its_place_in_the_network_whatever_was_replaced(tmp_path: 
     frames = build_frames(collect([tmp_path]))
     assert run_slopes(frames).sigma_slope[1] == pytest.approx(0.4 / 2)
     table = accumulation(frames, Baseline("BN")).set_index("norm")
-    assert table.difference_mean["XBN-P2-GN8"] == pytest.approx(0.4 / 2 - 2 / 2)
+    # Of scaled ESM σ, which the makers write as a quarter.
+    assert table.difference_mean["XBN-P2-GN8"] == pytest.approx((0.4 / 2 - 2 / 2) / 4)
 
 
 def test_mean_interval_and_paired_difference(tmp_path: Path) -> None:
@@ -63,8 +64,11 @@ def test_mean_interval_and_paired_difference(tmp_path: Path) -> None:
     # 0.7, 1.2, 0.66: mean 2.56 / 3; squares about it 0.023511, 0.120178 and 0.037378, so sd √0.0905333.
     half = 4.302653 * math.sqrt(0.0905333333) / math.sqrt(3)
     assert (bn.sigma_slope_mean, bn.sigma_slope_high) == pytest.approx((2.56 / 3, 2.56 / 3 + half), rel=1e-6)
-    # Over the layers that both have: −0.8, −1.3, −1.1: mean −16/15, sd √(0.19/3).
-    assert xbn.difference_mean == pytest.approx(-16 / 15)
+    assert (bn.scaled_slope_mean, bn.scaled_slope_high) == pytest.approx(
+        (2.56 / 12, 2.56 / 12 + half / 4), rel=1e-6
+    )
+    # Over the layers that both have a quarter of −0.8, −1.3, −1.1: mean −16/15, sd √(0.19/3).
+    assert xbn.difference_mean == pytest.approx(-16 / 15 / 4)
     t = (16 / 15) / math.sqrt(0.19 / 9)
     assert xbn.difference_p_holm == pytest.approx(1 - t / math.sqrt(t * t + 2))
     assert math.isnan(bn.difference_n)
@@ -75,6 +79,9 @@ def test_a_layer_that_is_nan_leaves_the_run_out(tmp_path: Path) -> None:
     assert table.sigma_slope_n["BN"] == 2
     assert table.sigma_slope_mean["BN"] == pytest.approx(0.95)
     assert table.difference_n["XBN-P2-GN8"] == 2
+    # The differences of the other two are a quarter of −0.8 and −1.3.
+    both = (table.difference_low["XBN-P2-GN8"], table.difference_high["XBN-P2-GN8"])
+    assert both == pytest.approx((-0.325, -0.2))
 
 
 def test_the_table_in_words(tmp_path: Path) -> None:
@@ -83,9 +90,11 @@ def test_the_table_in_words(tmp_path: Path) -> None:
     assert display is not None
     headers = [column.header for column in display.columns]
     rows = {row[0]: dict(zip(headers, row, strict=True)) for row in display.texts}
+    # 0.8533 ± 0.7474 and, of the differences, −1.0667 ± 0.6252 (√(0.19 / 3) × 4.302653 / √3), each over 4.
     assert rows["BN"]["ESM σ per layer"] == "+0.853 ± 0.747"
-    assert rows["BN"]["ESM σ per layer, less BN's"] == rows["BN"]["Against BN"] == "—"
-    assert rows["XBN-P2-GN8"]["ESM σ per layer, less BN's"] == "−1.07 ± 0.63"
+    assert rows["BN"]["Scaled ESM σ per layer"] == "+0.213 ± 0.187"
+    assert rows["BN"]["Scaled ESM σ per layer, less BN's"] == rows["BN"]["Against BN"] == "—"
+    assert rows["XBN-P2-GN8"]["Scaled ESM σ per layer, less BN's"] == "−0.267 ± 0.156"
     assert rows["XBN-P2-GN8"]["Against BN"] == "better"
     assert any("over the BN layers that a norm shares with BN" in note for note in display.notes)
 

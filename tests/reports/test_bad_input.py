@@ -200,11 +200,30 @@ def test_a_metric_that_half_the_runs_lack(tmp_path: Path) -> None:
     (row,) = re.findall(r"^\| BN \|.*4 of 4.*60\.00.*", text, re.MULTILINE)
     cells = [cell.strip() for cell in row.split("|")]
     assert "60.00 ± 0.00" in cells  # the top-1 that all have
-    assert "60.50 ± 0.00 (2 seeds)" in cells  # with PreciseBN
+    assert "60.50 and 60.50 (2 seeds)" in cells  # with PreciseBN
     assert "2 completed runs measured no images/s, which Seeds counts." in text
     table = results(report.frames, tmp_path)
     assert table.images_per_s.isna().tolist() == table.top1_precise_percent.isna().tolist()
     assert int(table.images_per_s.isna().sum()) == 2
+
+
+def test_records_with_the_raw_esm_alone_keep_their_tables(tmp_path: Path) -> None:
+    """Older records have neither scaled nor cross-half values."""
+    for run in runs_of(model={"arch": "small_resnet20"}, seeds=[0, 1, 2]):
+        folder = write_run(tmp_path / "runs", run, layers=["a", "b"], esm_sigma=[1.0, 3.0])
+        lines = RunPaths(folder).measurements.read_text().splitlines(keepends=True)
+        raw = [line for line in lines if "_scaled" not in line]
+        assert len(raw) == len(lines) - 2
+        RunPaths(folder).measurements.write_text("".join(raw))
+    text = render_markdown(composed(tmp_path / "runs"))
+    rows = [
+        [cell.strip() for cell in row.split("|")] for row in re.findall(r"^\| BN \|.*", text, re.MULTILINE)
+    ]
+    summary, shift, slope = rows[:3]
+    assert summary[-4:-2] == ["—", "—"]
+    assert shift[-7:-1] == ["—"] * 4 + ["2.00 ± 0.00"] * 2
+    assert "+2.00 ± 0.00" in slope
+    assert "without sampling bias" not in text
 
 
 def test_many_folders_that_cannot_be_read_are_not_all_named(tmp_path: Path) -> None:

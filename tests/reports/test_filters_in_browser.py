@@ -25,9 +25,9 @@ SIZES = [2, 4, 8, 16, 32, 64, 128, 256]
 FIGURES = [
     "Accuracy and shift by norm batch",
     "Accuracy by shift",
-    "Depth profile of ESM σ",
-    "Depth profile of ESM μ",
-    "ESM σ by layer and epoch",
+    "Depth profile of scaled ESM σ",
+    "Depth profile of scaled ESM μ",
+    "Scaled ESM σ by layer and epoch",
     "Evaluation top-1 by epoch",
     "Training loss by epoch",
     "Accuracy by throughput",
@@ -116,7 +116,7 @@ def test_a_filter_acts_on_every_chart_and_table(page: Page) -> None:
 
 
 def test_a_norm_batch_that_is_filtered_away_takes_its_panels_along(page: Page) -> None:
-    profile = page.locator("figure", has_text="Depth profile of ESM σ")
+    profile = page.locator("figure", has_text="Depth profile of scaled ESM σ")
     assert profile.locator("h4:visible").all_inner_texts() == [
         f"Norm batch {n}" for n in (2, 4, 16, 32, 128, 256)
     ]

@@ -128,6 +128,15 @@ def test_a_table_golden() -> None:
     ]
 
 
+def test_both_values_of_two_seeds_are_set_as_text() -> None:
+    both = Number(-0.25, 2, both=(-1.0, 0.5), remark="2 seeds", signed=True)
+    table = Table("T", [Column("N", "text"), Column("Value")], [["a", both], ["b", Number(3.5, 2)]])
+    text = to_latex(table, "tab:x")
+    assert r"a & {\ensuremath{-}1.00 and +0.50 (2 seeds)} \\" in text
+    assert "S[table-format={1.2}]" in text
+    assert "textsuperscript" not in text  # the remark stands in the cell
+
+
 def test_many_rows_break_over_pages() -> None:
     table = Table(
         "Long", [Column("Run", "text"), Column("Value")], [[f"r{i}", Number(i + 0.5, 1)] for i in range(90)]
@@ -163,6 +172,7 @@ def test_pdflatex_sets_numbers_of_every_kind_and_long_tables(tmp_path: Path) -> 
     cells: list[Cell] = [Number(1.2e-8, 10, half=3e-9), Number(4.1e13), Number(1234, half=5)]
     cells += [Number(-0.5, 1, remark="1 seed"), "< 0.001", "[x]", "*", Number(0.4, 1, prefix="× ")]
     cells += [Number(71.2, 1, bounds=(-70.1, 72.3), remark="3 seeds"), "mixed hardware"]
+    cells += [Number(71.2, 1, both=(-70.9, 71.5)), Number(71.2, 1, both=(70.9, 71.5), remark="2 seeds")]
     few = Table("Few", [Column("N", "text"), Column("Value", better="lower")], [[c, c] for c in cells])
     many = Table("Many", few.columns, [[SPECIAL, c] for c in cells * 30], notes=[SPECIAL])
     for name, table in (("few", few), ("many", many)):

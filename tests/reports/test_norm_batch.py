@@ -59,7 +59,8 @@ def test_the_shift_grows_by_a_factor_for_each_halving(tmp_path: Path) -> None:
     write(other, top1, esm)
     sentence = answers(other)["esm_per_halving", "BN"].sentence.replace("\u00a0", " ")
     assert sentence.startswith(
-        "BN's mean ESM σ over its BN layers rises as the norm batch shrinks: × 1.42 for each halving from 64 "
+        "BN's mean scaled ESM σ over its BN layers rises as the norm batch shrinks: × 1.42 for each halving "
+        "from 64 "
     )
 
 
@@ -91,8 +92,8 @@ def test_whose_shift_is_smaller_over_all_norm_batches(tmp_path: Path) -> None:
     bounds = (ours.estimate.mean, ours.estimate.low, ours.estimate.high)
     assert bounds == pytest.approx((0.39685, 0.24141, 0.65237), rel=1e-4)
     assert ours.sentence.replace("\u00a0", " ") == (
-        f"{ours.variant}'s mean ESM σ over the layers that both have is below BN's: × 0.397 in geometric "
-        "mean over norm batches 4, 16 (95 % interval 0.241 to 0.652, 3 paired seeds)."
+        f"{ours.variant}'s mean scaled ESM σ over the layers that both have is below BN's: × 0.397 in "
+        "geometric mean over norm batches 4, 16 (95 % interval 0.241 to 0.652, 3 paired seeds)."
     )
     assert "is not shown to differ from BN's: × 0.997 in geometric mean" in p1.sentence
     assert "is above BN's: × 1.99 at norm batch 4 (" in p3.sentence
@@ -113,8 +114,10 @@ def test_of_two_seeds_no_shift_is_called_smaller(tmp_path: Path) -> None:
     write_shifts(tmp_path, esm)
     told = next(one for (kind, _), one in answers(tmp_path).items() if kind == "esm_against_bn").sentence
     # 1/√8 and 1/4.
-    assert "is × 0.297 of BN's in geometric mean over norm batches 4, 16 (" in told
-    assert told.endswith("2 paired seeds); nothing is claimed from 2 seeds.")
+    assert told.endswith(
+        "is × 0.297 of BN's in geometric mean over norm batches 4, 16 (0.250 and 0.354 in the 2 paired "
+        "seeds); nothing is claimed from 2 seeds."
+    )
 
 
 def test_the_largest_norm_batch_at_which_xbn_wins(tmp_path: Path) -> None:

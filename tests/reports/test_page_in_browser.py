@@ -55,7 +55,7 @@ def colours(page: Page) -> list[str]:
 
 def test_a_mark_tells_its_numbers(browser: Browser, sweep_report: ReportFiles) -> None:
     page, _ = open_page(browser, sweep_report.html)
-    profile = page.locator("figure", has_text="Depth profile of ESM σ").locator(".chart").first
+    profile = page.locator("figure", has_text="Depth profile of scaled ESM σ").locator(".chart").first
     profile.scroll_into_view_if_needed()
     profile.locator(".mark-symbol path").first.hover(force=True)
     tooltip = page.locator("#vg-tooltip-element.visible")
@@ -100,7 +100,7 @@ def test_names_from_records_run_no_script(browser: Browser, tmp_path: Path) -> N
     ):
         write_run(tmp_path / "runs", run, layers=[NASTY, "b"], esm_sigma=[1, 2], reason=NASTY)
     page, trouble = open_page(browser, page_of(tmp_path), 375)
-    profile = page.locator("figure", has_text="Depth profile of ESM σ").locator(".chart").first
+    profile = page.locator("figure", has_text="Depth profile of scaled ESM σ").locator(".chart").first
     profile.scroll_into_view_if_needed()
     profile.locator(".mark-symbol path").first.hover(force=True)
     assert NASTY in page.locator("#vg-tooltip-element.visible").inner_text()

@@ -109,8 +109,8 @@ def test_the_papers_top1_stands_beside_runs_like_its_own(tmp_path: Path) -> None
     assert set(rows) == {"BN", "XBN-P2-GN64"}
     bn, xbn = rows["BN"], rows["XBN-P2-GN64"]
     assert bn["Top-1, paper (%)"] == "76.3 (figure)"
-    assert bn["Ours, final (%)"].startswith("76.50 ± ")
-    assert bn["Ours, best epoch (%)"].startswith("79.50")
+    assert bn["Ours, final (%)"] == "76.00 and 77.00"
+    assert bn["Ours, best epoch (%)"] == "79.50 and 79.50"
     assert bn["Final less the paper's"] == "+0.20"
     assert (xbn["Top-1, paper (%)"], xbn["Final less the paper's"]) == ("77.4 (figure)", "+1.10")
     assert bn["Runs"] == "2 of 2"
@@ -184,10 +184,10 @@ def test_how_far_ours_are_from_the_papers_is_told(tmp_path: Path) -> None:
     write_like_the_papers(tmp_path / "runs")
     cells = beside_paper(tmp_path / "runs")
     assert paper_sentences(cells) == [
-        "BN at norm batch 128: 76.50 ± 6.35 over 2 seeds, 0.20 points above the paper's top-1 of 76.3 % "
-        "(figure), within its ± 0.3, the tolerance of its reading.",
-        "XBN-P2-GN64 at norm batch 128: 77.00 ± 6.35 over 2 seeds, 0.40 points below the paper's top-1 of "
-        "77.4 % (figure), beyond its ± 0.3, the tolerance of its reading.",
+        "BN at norm batch 128: 76.00 and 77.00 in 2 seeds, on average 0.20 points above the paper's top-1 of "
+        "76.3 % (figure), within its ± 0.3, the tolerance of its reading.",
+        "XBN-P2-GN64 at norm batch 128: 76.50 and 77.50 in 2 seeds, on average 0.40 points below the paper's "
+        "top-1 of 77.4 % (figure), beyond its ± 0.3, the tolerance of its reading.",
         "XBN-IN: no cell beside the paper's top-1 of 75.2 % (figure).",
         NO_TEST,
     ]

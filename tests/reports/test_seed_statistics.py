@@ -23,6 +23,7 @@ def test_intervals_of_groups_are_those_of_the_groups_one_by_one() -> None:
             assert math.isnan(found.high[norm])
         else:
             assert (found.low[norm], found.high[norm]) == pytest.approx((expected.low, expected.high))
+    assert (found.low["GN8"], found.high["GN8"]) == (5.0, 5.5)
     # By hand: mean 7/3, sd √(7/3), t(0.975, 2) = 4.302653.
     assert found.high["BN"] == pytest.approx(7 / 3 + 4.302653 * math.sqrt(7 / 3) / math.sqrt(3))
 

@@ -49,6 +49,8 @@ def test_interval_of_three_by_hand() -> None:
 def test_two_values_are_given_themselves_and_no_claim() -> None:
     found = mean_interval([2.0, 1.0])
     assert found == Estimate(1.5, 1.0, 2.0, 2)
+    assert (found.both, found.interval) == ((1.0, 2.0), None)
+    assert (Estimate(1.5, 1.0, 2.0, 3).both, Estimate(1.5, 1.0, 2.0, 3).interval) == (None, (1.0, 2.0))
     assert not found.is_claim
     assert not found.excludes(0)
     assert compare_pairs([2.0, 8.0], [1.0, 1.0], ratio=True).estimate == Estimate(

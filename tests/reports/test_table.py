@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.numbers import EMPTY, Number, ascii_number, estimate_cell, listed, number, p_cell
+from reports.numbers import EMPTY, Number, ascii_number, bracket_cell, estimate_cell, listed, number, p_cell
 from reports.stats import Estimate
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 
@@ -11,7 +11,9 @@ from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
     ("cell", "text", "mean"),
     [
         (Number(71.2, 2, half=1.2), "71.20 ± 1.20", "71.20"),
-        (Number(71.2, 1, half=1.2, remark="2 seeds"), "71.2 ± 1.2 (2 seeds)", "71.2"),
+        (Number(71.2, 1, half=1.2, remark="3 seeds"), "71.2 ± 1.2 (3 seeds)", "71.2"),
+        (Number(71.2, 1, both=(70.9, 71.5), remark="2 seeds"), "70.9 and 71.5 (2 seeds)", "71.2"),
+        (Number(0.5, 1, both=(-1, 2), signed=True, unit="%"), "−1.0 and +2.0 %", "+0.5"),
         (Number(71.2, 1, bounds=(-70.1, 1072.3)), "71.2 [−70.1, 1,072.3]", "71.2"),
         (Number(1234), "1,234", "1234"),
         (Number(1234, grouped=False), "1234", "1234"),
@@ -36,9 +38,21 @@ def test_ascii_and_printed_numbers_have_the_same_digits(value: float) -> None:
 
 
 def test_the_remark_names_the_seeds_that_are_there() -> None:
-    cell = estimate_cell(Estimate(71.204, 69.204, 73.204, 2), 3, decimals=2)
+    cell = estimate_cell(Estimate(71.204, 69.204, 73.204, 3), 4, decimals=2)
     assert isinstance(cell, Number)
-    assert (cell.half, cell.remark) == (pytest.approx(2.0), "2 seeds")
+    assert (cell.half, cell.remark) == (pytest.approx(2.0), "3 seeds")
+    assert (
+        str(estimate_cell(Estimate(71.204, 69.204, 73.204, 2), 3, decimals=2)) == "69.20 and 73.20 (2 seeds)"
+    )
+    assert str(estimate_cell(Estimate(71.204, 69.204, 73.204, 2), 2, decimals=2)) == "69.20 and 73.20"
+
+
+def test_two_values_have_the_digits_of_the_larger_one() -> None:
+    """Their mean may be zero, or nearly: it would have digits without end."""
+    opposite = Estimate(-1e-9, -0.503, 0.503, 2)
+    assert str(estimate_cell(opposite, 2, signed=True)) == "−0.503 and +0.503"
+    assert str(bracket_cell(Estimate(0.5, 0.4, 0.625, 2), prefix="× ")) == "× 0.400 and × 0.625"
+    assert str(bracket_cell(Estimate(0.5, None, None, 1))) == "0.500 (1 seed)"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from reports.numbers import estimate_cell, number, short
 from reports.stats import Estimate
 from reports.tables.cell_tables import (
     SUMMARY_METRICS,
+    cross_half_display,
     print_summary,
     shift_display,
     summary_display,
@@ -22,7 +23,7 @@ from reports.tables.cell_tables import (
 from reports.tables.cost_tables import cost_display, throughput_display
 from reports.tables.inventory import report_header
 from reports.tables.run_list import WORST_FIRST, run_list
-from suite.metrics import METRICS, PROBED
+from suite.metrics import CROSS, METRICS, PROBED
 from suite.record import STATES, RecordWriter
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_waiting
 
@@ -56,12 +57,13 @@ def test_summary_golden(tmp_path: Path) -> None:
     assert (bn.top1_percent_low, bn.top1_percent_high) == pytest.approx((62 - half, 62 + half), rel=1e-6)
     assert bn.best_top1_percent_mean == 70
     assert bn.top1_precise_percent_mean == 62.5
-    # Common layers a and b: seeds give 2.5, 3.5 and 4.5.
-    assert bn.esm_sigma_common_mean == 3.5
+    # Common layers a and b: seeds give a quarter of 2.5, 3.5 and 4.5.
+    assert bn.esm_sigma_scaled_common_mean == 0.875
     assert (xbn.planned, xbn.completed, xbn.diverged) == (3, 2, 1)
-    assert (xbn.top1_percent_mean, xbn.esm_sigma_common_mean) == (66.5, 1.0)
+    assert (xbn.top1_percent_mean, xbn.esm_sigma_scaled_common_mean) == (66.5, 0.25)
+    assert (xbn.top1_percent_low, xbn.top1_percent_high, xbn.top1_percent_n) == (66, 67, 2)
     assert (gn.planned, gn.completed, gn.not_started) == (3, 1, 2)
-    assert math.isnan(gn.esm_sigma_common_mean)
+    assert math.isnan(gn.esm_sigma_scaled_common_mean)
     assert math.isnan(gn.top1_percent_low)
 
 
@@ -69,7 +71,7 @@ def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
     table = summary_display(golden(tmp_path))
     rows = {row[0]: [cell.replace("\u00a0", " ") for cell in row] for row in table.texts}
     assert rows["BN"][2:4] == ["3 of 3", "62.00 ± 4.97"]
-    assert rows["XBN-P2-GN8"][2] == "2 of 3 (1 diverged)"
+    assert rows["XBN-P2-GN8"][2:4] == ["2 of 3 (1 diverged)", "66.00 and 67.00"]
     assert rows["GN8"][2:4] == ["1 of 3 (2 not started)", "58.00 (1 seed)"]
     assert rows["GN8"][6] == "—"
     assert "small_resnet20: common layers are the 2 BN layers that BN, XBN-P2-GN8 all have." in table.notes
@@ -90,7 +92,9 @@ def test_shift_table_keeps_both_means_apart(tmp_path: Path) -> None:
     bn = dict(zip(headers, table.texts[0], strict=True))
     assert bn["BN layers"] == "3"
     assert bn["ESM σ, common layers"].startswith("3.50 ± ")
-    assert bn["ESM σ, all its BN layers"].startswith("2.67 ± ")  # (1 + 3 + 4) / 3, the middle seed
+    assert bn["Scaled ESM σ, common layers"].startswith("0.875 ± ")  # a quarter
+    assert bn["Scaled ESM σ, all its BN layers"].startswith("0.667 ± ")  # of (1 + 3 + 4) / 3, the middle seed
+    assert "ESM σ, all its BN layers" not in bn
 
 
 def test_throughput_is_apart_by_hardware_and_has_no_mean_over_machines(tmp_path: Path) -> None:
@@ -201,14 +205,31 @@ def test_the_run_list_has_no_empty_columns(tmp_path: Path) -> None:
 def test_every_metric_of_the_probe_has_a_column(tmp_path: Path, metric: str) -> None:
     (run,) = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0])
     write_run(tmp_path, run, layers=["a", "b"], esm_sigma=[1.0, 2.0], per_layer={metric: [30.0, 50.0]})
-    table = shift_display(frames_below(tmp_path))
+    frames = frames_below(tmp_path)
+    table = cross_half_display(frames) if metric in CROSS else shift_display(frames)
     assert table is not None
     cells = dict(zip([column.header for column in table.columns], table.texts[0], strict=True))
-    title = METRICS[metric].title
-    assert (
-        cells.get(f"{title}, common layers", cells.get(f"{title.replace(',', '')}, common"))
-        == "40.0 (1 seed)"
-    )
+    # `Scaled ESM σ, cross-half` is the column of `ESM σ, scaled, cross-half`.
+    title = ("Scaled " if "scaled" in metric else "") + METRICS[metric].title.replace(", scaled", "")
+    assert cells[f"{title}, common layers"] == "40.0 (1 seed)"
+
+
+def test_records_without_cross_half_values_have_no_such_table(tmp_path: Path) -> None:
+    """As all records were before the probe took them; beside newer ones they are counted as lacking them."""
+    old, new = expand_runs(model={"arch": "small_resnet20"}, batch=ONE_BATCH, seeds=[0, 1])
+    write_run(tmp_path, old, layers=["a", "b"], esm_sigma=[1.0, 3.0])
+    frames = frames_below(tmp_path)
+    assert cross_half_display(frames) is None
+    table = shift_display(frames)
+    assert table is not None
+    assert not any("cross-half" in column.header for column in table.columns)
+    write_run(tmp_path, new, layers=["a", "b"], per_layer={"esm_sigma_scaled_cross": [-0.25, 0.75]})
+    table = cross_half_display(frames_below(tmp_path))
+    assert table is not None
+    cells = dict(zip([column.header for column in table.columns], table.texts[0], strict=True))
+    assert cells["Runs"] == "2 of 2"
+    assert cells["Scaled ESM σ, cross-half, common layers"] == "0.250 (1 seed)"
+    assert cells["ESM σ, cross-half, common layers"] == "—"
 
 
 def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -> None:
@@ -226,7 +247,8 @@ def test_terminal_table_fits_eighty_columns_and_shows_brackets(tmp_path: Path) -
 
 def test_numbers() -> None:
     assert str(estimate_cell(Estimate(71.204, 70.0, 72.408, 3), 3, decimals=2)) == "71.20 ± 1.20"
-    assert str(estimate_cell(Estimate(71.2, 70.0, 72.4, 2), 3, decimals=1)) == "71.2 ± 1.2 (2 seeds)"
+    assert str(estimate_cell(Estimate(71.2, 70.0, 72.4, 3), 4, decimals=1)) == "71.2 ± 1.2 (3 seeds)"
+    assert str(estimate_cell(Estimate(71.2, 70.0, 72.4, 2), 3, decimals=1)) == "70.0 and 72.4 (2 seeds)"
     assert estimate_cell(None, 3) == "—"
     assert short(0.012345) == "0.0123"
     assert short(1234.5) == "1,234"

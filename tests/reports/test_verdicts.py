@@ -43,7 +43,7 @@ def test_the_outcomes_of_all_norm_batches_in_a_sentence_each(tmp_path: Path) -> 
     )
     # The geometric mean of 2, 2.2 and 1.8 is 1.993, the sd of their logs 0.1004.
     assert shift.startswith(
-        "Its mean ESM σ over the layers that both have is lower: 0.502 × BN's at norm batch 4 "
+        "Its mean scaled ESM σ over the layers that both have is lower: 0.502 × BN's at norm batch 4 "
         "(95 % interval 0.391 to 0.644, 3 paired seeds, p = "
     )
     assert shift.endswith("); inconclusive at 64.")
@@ -96,19 +96,18 @@ def test_an_interval_over_zero_is_inconclusive(tmp_path: Path) -> None:
     assert "the layers that both have is inconclusive: 1.00 × BN's at norm batch 4 (95 % interval " in text
 
 
-def test_two_seeds_show_an_interval_and_claim_nothing(tmp_path: Path) -> None:
+def test_two_seeds_show_both_differences_and_claim_nothing(tmp_path: Path) -> None:
     (text,) = sentences(
         tmp_path,
         {("BN", 4): [60.0, 60.0], ("XBN-P2-GN8", 4): [70.0, 71.0]},
-        {("BN", 4): [2.0, 2.0], ("XBN-P2-GN8", 4): [1.0, 1.0]},
+        {("BN", 4): [2.0, 2.0], ("XBN-P2-GN8", 4): [1.0, 0.5]},
         seeds=[0, 1],
     )
-    # 12.7062 × ½; two ratios that are the same have no spread, hence no interval.
     assert (
-        "differs from BN by +10.50 ± 6.35 points of top-1 at norm batch 4 (2 paired seeds, so no claim)."
+        "differs from BN by +10.00 and +11.00 points of top-1 at norm batch 4 (2 paired seeds, so no claim)."
         in text
     )
-    assert "is 0.500 × BN's at norm batch 4 (2 paired seeds, so no claim)." in text
+    assert "is 0.250 and 0.500 × BN's at norm batch 4 (2 paired seeds, so no claim)." in text
     assert not any(word in text for word in ("beats", "lower", "p ="))
 
 
