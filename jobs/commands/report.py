@@ -2,10 +2,15 @@
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from reports.write.report_folder import ReportFiles
+
+MAX_SENTENCES = 6
 
 
 def report(
@@ -27,7 +32,7 @@ def report(
     ] = False,
     every_s: Annotated[int, typer.Option(min=1, help="Seconds between two reports of --watch.")] = 15,
 ) -> None:
-    """Write index.html, report.md, tables, figures and data, and print the summary table.
+    """Write index.html, report.md, tables, figures and data, and print the summary table and the verdicts.
 
     Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
     """
@@ -62,6 +67,7 @@ def report(
 
     files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
     print_summary(Console(), files.frames)
+    _print_verdicts(files)
     collection = files.frames.collection
     console.print(
         f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others cached)"
@@ -69,3 +75,13 @@ def report(
     if files.left_out:
         console.print(f"note: {files.left_out}", style="yellow")
     show(files)
+
+
+def _print_verdicts(files: "ReportFiles") -> None:
+    """Print what the runs prove of the norms, as the page's first section says it."""
+    console = Console(highlight=False)
+    sentences = [sentence for verdict in files.verdicts for sentence in verdict.sentences]
+    for sentence in sentences[:MAX_SENTENCES]:
+        console.print(sentence, style="bold", markup=False)
+    if (more := len(sentences) - MAX_SENTENCES) > 0:
+        console.print(f"{more} more sentences are in the report.", markup=False)

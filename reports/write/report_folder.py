@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.claims import ClaimResult
+from reports.findings.verdicts import Verdict
 from reports.collect import Collection, collect
 from reports.figures.figure import distinct, slug
 from reports.frames import Frames, build_frames
@@ -36,6 +37,7 @@ class ReportFiles:
     markdown: Path
     figures: list[Path]
     frames: Frames
+    verdicts: list[Verdict]
     claims: list[ClaimResult]
     claim_table: Table | None
     left_out: str | None = None  # why there are no charts
@@ -88,7 +90,8 @@ def write_report(
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
     figures = [out / name for name in files if name.endswith(".svg")]
     pages = out / "index.html", out / "report.md"
-    return ReportFiles(*pages, figures, frames, report.claims, report.claim_table, left_out)
+    found = (report.verdicts, report.claims, report.claim_table)
+    return ReportFiles(*pages, figures, frames, *found, left_out)
 
 
 def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:
