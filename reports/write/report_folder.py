@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reports.claims import ClaimResult
-from reports.findings.verdicts import Verdict
 from reports.collect import Collection, collect
 from reports.figures.figure import distinct, slug
+from reports.findings.verdicts import Verdict
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
 from reports.write.drawing import obstacle_to_drawing

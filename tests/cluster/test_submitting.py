@@ -23,7 +23,7 @@ def test_the_demo_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
     cells = training_cells
     cells.config = ROOT / "configs" / "experiments" / "demo.yaml"
     cells.describe(nodes=2, ntasks_per_node=2, array_parallelism=1)
-    four_ranks = ("batch.batch_size_per_gpu=8", "batch.norm_batch_size=32", "seeds=[0]")
+    four_ranks = ("batch.batch_size_per_gpu=8", "batch.norm_batch_size=32", "seeds=[0]", "data.loader=dali")
     small = ("recipe.epochs=1", "data.train_images=160", "data.val_images=90", "measure.precise_bn_images=64")
     cells.submit(*four_ranks, *small, "model.norm={kind: xbn}", "system.torch_threads=1")
     cells.wait_for_state("completed")
