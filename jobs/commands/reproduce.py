@@ -171,8 +171,9 @@ def _train_and_perturb(
 
 
 def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, command: str) -> None:
-    """Write the report, and print the table of verdicts with its notes."""
+    """Write the report, and print each verdict with its evidence."""
     from jobs.reproduce.claim_experiments import runs_of
+    from reports.claims import verdict_table
     from reports.tables.cell_tables import print_table
     from reports.write.report_folder import build_report
 
@@ -181,7 +182,7 @@ def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, comman
     begun = [folder for folder in folders if (folder / "run.json").exists()]
     files = build_report(begun, out, claims=planned, command=command)
     assert files.claim_table is not None
-    print_table(Console(), files.claim_table)
+    print_table(Console(), verdict_table(files.claims))
     # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
     console = Console(soft_wrap=True, highlight=False)
     for note in files.claim_table.notes:

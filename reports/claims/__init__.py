@@ -2,7 +2,7 @@
 
 from reports.claims.claim_charts import claim_figures
 from reports.claims.registration import load_registration, register
-from reports.claims.result import ClaimResult, Evidence, claim_table, gather, judge
+from reports.claims.result import ClaimResult, Evidence, claim_table, gather, judge, verdict_table
 
 __all__ = [
     "ClaimResult",
@@ -13,4 +13,5 @@ __all__ = [
     "judge",
     "load_registration",
     "register",
+    "verdict_table",
 ]

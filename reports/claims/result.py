@@ -8,7 +8,7 @@ from reports.claims.check import P_PER_LOOK, Check, PaperNumber, Verdict, evalua
 from reports.claims.registration import Registered, check_registered, load_registration
 from reports.collect import collect
 from reports.frames import Frames, build_frames
-from reports.numbers import EMPTY, listed, number, plural
+from reports.numbers import EMPTY, count_cell, listed, number, plural
 from reports.paper.published import LABELS, load_paper
 from reports.stats import CONFIDENCE, MIN_SEEDS_FOR_A_CLAIM
 from reports.tables.table import Cell, Column, Table
@@ -164,6 +164,21 @@ def claim_table(results: Sequence[ClaimResult]) -> Table:
         "its numbers are shown beside ours and decide nothing.",
     ]
     return Table("The paper's claims", _COLUMNS, rows, notes=notes, breaks=frozenset(breaks))
+
+
+def verdict_table(results: Sequence[ClaimResult]) -> Table:
+    """A row for each claim, for a terminal of 80 columns."""
+    columns = [
+        Column("Claim", "text"),
+        Column("Says", "sentence"),
+        Column("Data", "text"),
+        Column("Seeds", "number"),
+        Column("Verdict", "text"),
+    ]
+    rows: list[list[Cell]] = [
+        [one.letter, one.says, one.data or EMPTY, count_cell(one.seeds), one.verdict] for one in results
+    ]
+    return Table("Verdicts", columns, rows, notes=[])
 
 
 def _row(letter: str, check: Check, outcome: str, rule: str) -> list[Cell]:
