@@ -51,21 +51,18 @@ class Tuning:
 
     def begin(self, *arguments: str, has_own_ray: bool = False, **env: str) -> Driver:
         """Starts a driver, which joins the Ray of these tests unless it `has_own_ray`."""
+        folder, output_dir = self.cells.folder, self.cells.output_dir
         address = () if has_own_ray else ("--ray-address", self.ray.address)
-        return Driver(
-            *(self.file, *arguments, *address, "--output-dir", self.cells.output_dir),
-            environment={**os.environ, **stand_in(), "HOME": str(self.cells.folder), "COLUMNS": "200", **env},
-            folder=self.cells.folder,
-        )
+        variables = {} if has_own_ray else self.ray.variables
+        environment = {**os.environ, **stand_in(), "HOME": str(folder), "COLUMNS": "200", **variables, **env}
+        command = (self.file, *arguments, *address, "--output-dir", output_dir)
+        return Driver(*command, environment=environment, folder=folder)
 
     def end(self, driver: Driver, expect: int = 0) -> str:
         try:
             return driver.end(expect)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.cells.logs()}") from None
-
-    def running(self) -> list[list[str]]:
-        return [row for row in self.cells.jobs() if row[1] == "RUNNING"]
 
     def step(self, run: Run) -> int:
         return int(self.cells.record(run).get("step", 0))
@@ -153,7 +150,7 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     assert {tuning.record(run).state for run in (wanted, orphan)} == {"preempted"}
 
     driver = tuning.begin("--resume")
-    wait_until("two jobs again", lambda: len(tuning.running()) == 2)
+    wait_until("both", lambda: {tuning.record(run).state for run in (wanted, orphan)} == {"running"})
     cells.pace(2.0)  # so that the orphan is still there when a later driver looks, however slow the machine is
     driver.kill()
     assert len(cells.jobs()) == 2

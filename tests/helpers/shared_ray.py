@@ -30,10 +30,13 @@ VARIABLES = {
 
 
 class SharedRay:
-    """A Ray that runs, at `address`."""
+    """A Ray that runs, at `address`. Drivers with another home need its `variables`."""
 
-    def __init__(self, pid: int, address: str) -> None:
+    def __init__(self, pid: int, address: str, home: Path) -> None:
         self.process, self.address = psutil.Process(pid), address
+        # Ray keeps the key that its drivers need in the home of the user who started it.
+        token = home / ".ray" / "auth_token"
+        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
     def parts(self) -> dict[int, str]:
         """Return process ids and names of its servers."""
@@ -66,7 +69,9 @@ def shared_ray(folder: Path) -> Iterator[SharedRay]:
         _wait("up", lambda: file.exists() or process.poll() is not None, START_S)
         assert process.poll() is None, spec.log.read_text()
         pid, address = file.read_text().split()
-        yield SharedRay(int(pid), address)
+        yield SharedRay(int(pid), address, folder)
+        os.kill(int(pid), signal.SIGTERM)  # to it alone: Ray ends its servers sooner than they end by themselves
+        process.wait(LEAVE_S)
     finally:
         end([process])
 

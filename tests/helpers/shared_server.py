@@ -16,6 +16,10 @@ from tests.helpers.stand_in import stand_in
 
 ROOT = Path(__file__).parents[2]
 VARIABLE, DRIVERS_VARIABLE = "SHIFTBENCH_TEST_FORK_SERVER", "SHIFTBENCH_TEST_DRIVER_SERVER"
+FOR_DRIVERS = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # no fork would have the thread
+    "RAY_AUTH_MODE": "token",  # Ray reads it when it is imported; it is the default
+}
 # Imports when the first process is wanted: many sessions need none.
 _LAZY = f"""
 import select, sys
@@ -33,8 +37,7 @@ fork_server.main()
 @contextmanager
 def shared_servers() -> Iterator[None]:
     """Start the servers and name them to the processes of this session, such as xdist's workers."""
-    # Arrow would start a thread, which a fork does not have.
-    drivers = {**os.environ, **stand_in(), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    drivers = {**os.environ, **stand_in(), **FOR_DRIVERS}
     with ExitStack() as stack:
         runs_at = stack.enter_context(_lazy_server("jobs.local.fork_server", os.environ))
         drivers_at = stack.enter_context(_lazy_server("tests.helpers.driver", drivers))
