@@ -70,7 +70,9 @@ def shared_ray(folder: Path) -> Iterator[SharedRay]:
         assert process.poll() is None, spec.log.read_text()
         pid, address = file.read_text().split()
         yield SharedRay(int(pid), address, folder)
-        os.kill(int(pid), signal.SIGTERM)  # to it alone: Ray ends its servers sooner than they end by themselves
+        os.kill(
+            int(pid), signal.SIGTERM
+        )  # to it alone: Ray ends its servers sooner than they end by themselves
         process.wait(LEAVE_S)
     finally:
         end([process])
