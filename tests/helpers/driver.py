@@ -1,4 +1,4 @@
-"""Drivers of `shiftbench tune` in processes of their own: forks of a server that has imported Ray, or fresh."""
+"""Drivers of `shiftbench tune` as processes: forks of a server that has imported Ray, or fresh Pythons."""
 
 import contextlib
 import gc
@@ -20,7 +20,7 @@ MODULES = ("jobs.cli", "jobs.tune.driver", "reports.collect", "reports.write.stu
 
 
 class Driver:
-    """A driver, which leads a session of its own. Each is a process: what happens to it harms no other one."""
+    """A driver, which leads a session of its own. What happens to it harms no other one."""
 
     def __init__(
         self, *arguments: object, environment: Mapping[str, str], folder: Path, is_fresh: bool = False

@@ -72,7 +72,7 @@ def shared_ray(folder: Path) -> Iterator[SharedRay]:
         yield SharedRay(int(pid), address, folder)
         os.kill(
             int(pid), signal.SIGTERM
-        )  # to it alone: Ray ends its servers sooner than they end by themselves
+        )  # alone: it ends its servers soon
         process.wait(LEAVE_S)
     finally:
         end([process])
