@@ -151,9 +151,7 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
 
     driver = tuning.begin("--resume")
     wait_until("both", lambda: {tuning.record(run).state for run in (wanted, orphan)} == {"running"})
-    cells.pace(
-        2.0
-    )  # so that the orphan is still there when a later driver looks
+    cells.pace(2.0)  # so that the orphan is still there when a later driver looks
     driver.kill()
     assert len(cells.jobs()) == 2
     refused = tuning.end(tuning.begin("seeds=[0]", "--resume"), expect=2)

@@ -70,9 +70,7 @@ def shared_ray(folder: Path) -> Iterator[SharedRay]:
         assert process.poll() is None, spec.log.read_text()
         pid, address = file.read_text().split()
         yield SharedRay(int(pid), address, folder)
-        os.kill(
-            int(pid), signal.SIGTERM
-        )  # alone: it ends its servers soon
+        os.kill(int(pid), signal.SIGTERM)  # alone: it ends its servers soon
         process.wait(LEAVE_S)
     finally:
         end([process])
