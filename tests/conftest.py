@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from jobs.local.fork_client import SERVER_VARIABLE
-from tests.helpers.shared_server import VARIABLE, server_path, shared_server
+from tests.helpers.shared_server import VARIABLE, server_path, shared_servers
 
-SERVER = ExitStack()
+SERVERS = ExitStack()
 
 
 def pytest_configure() -> None:
-    """Start the fork server, in the one process that is the parent of all test processes."""
+    """Start the fork servers, in the one process that is the parent of all test processes."""
     gc.disable()  # until all modules are imported
     if VARIABLE not in os.environ:
-        SERVER.enter_context(shared_server())
+        SERVERS.enter_context(shared_servers())
 
 
 def pytest_unconfigure() -> None:
-    SERVER.close()
+    SERVERS.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,7 +29,8 @@ _KINDS: dict[SlurmFailure, tuple[str, ...]] = {
     "not_installed": ("is not on the PATH", "is not installed"),
     # The request was sent: what it asked for may have been done.
     "answer_lost": ("did not answer", "Socket timed out", "Zero Bytes", "Transport endpoint"),
-    "unreachable": ("Unable to contact", "Connection refused", "timed out"),
+    # Without munge no request is sent.
+    "unreachable": ("Unable to contact", "Connection refused", "timed out", "Munge encode failed"),
     "limit": ("SubmitJob", "temporarily"),  # QOSMaxSubmitJobPerUserLimit, or MaxJobCount of the site
 }
 PHRASES = {phrase: kind for kind, phrases in _KINDS.items() for phrase in phrases}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.daemons import is_of_ours
-from tests.helpers.cells import Cells, slurm, wait_until
+from tests.helpers.cells import Cells, slurm, task_pids, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -75,19 +74,6 @@ def test_the_traceback_of_a_rank_that_raises_is_shown(cells: Cells) -> None:
     assert "Traceback (most recent call last)" in shown
     assert 'raise ValueError("planted on this rank")' in shown
     assert "planted on this rank" in cells.call("logs", seen["run_id"], "--rank", "1").stdout
-
-
-def task_pids() -> list[int]:
-    """Return the processes of tasks on this worker's cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command, pid = path.read_bytes(), int(path.parent.name)
-            if b"submitit.core._submit" in command and b"srun" not in command and is_of_ours(pid):
-                found.append(pid)
-        except OSError:
-            continue  # it has ended meanwhile
-    return found
 
 
 def environment_of(pid: int) -> bytes:

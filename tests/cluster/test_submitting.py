@@ -116,6 +116,7 @@ def test_a_full_file_system(cells: Cells, tmp_path: Path) -> None:
         wait_until("the end", lambda: not cells.jobs())
         (seen,) = cells.status().values()
         assert seen["state"] == "failed", seen
+        assert "No space left on device" in seen["reason"] or "is full" in seen["reason"], seen
         assert cells.paths().checkpoint_steps()  # the last complete one is kept
         (small / "filler").unlink()
         assert cells.call("retry", "--failed").returncode == 0

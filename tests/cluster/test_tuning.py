@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,10 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
 from suite.studies.study import load_study
-from tests.helpers.cells import ROOT, Cells, wait_until
+from tests.helpers.cells import Cells, wait_until
+from tests.helpers.driver import Driver
+from tests.helpers.shared_ray import SharedRay, shared_ray
+from tests.helpers.stand_in import stand_in
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -26,8 +28,8 @@ OVERRIDES = ["data.train_images=320", "measure.precise_bn_images=0", "recipe.epo
 class Tuning:
     """A study on the cells' cluster."""
 
-    def __init__(self, cells: Cells) -> None:
-        self.cells = cells
+    def __init__(self, cells: Cells, ray: SharedRay) -> None:
+        self.cells, self.ray = cells, ray
         self.file = cells.folder / "study.yaml"
 
     def describe(self, **keys: Any) -> None:
@@ -47,33 +49,35 @@ class Tuning:
     def record(self, run: Run) -> Record:
         return Record.read(self.cells.output_dir / run.folder_name)
 
-    def begin(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "jobs.cli", "tune", str(self.file), *arguments]
-        return subprocess.Popen(
-            [*command, "--output-dir", str(self.cells.output_dir)],
-            cwd=ROOT,
-            env={**os.environ, "HOME": str(self.cells.folder), "COLUMNS": "200", **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def begin(self, *arguments: str, has_own_ray: bool = False, **env: str) -> Driver:
+        """Starts a driver, which joins the Ray of these tests unless it `has_own_ray`."""
+        folder, output_dir = self.cells.folder, self.cells.output_dir
+        address = () if has_own_ray else ("--ray-address", self.ray.address)
+        variables = {} if has_own_ray else self.ray.variables
+        environment = {**os.environ, **stand_in(), "HOME": str(folder), "COLUMNS": "200", **variables, **env}
+        command = (self.file, *arguments, *address, "--output-dir", output_dir)
+        return Driver(*command, environment=environment, folder=folder)
 
-    def end(self, driver: "subprocess.Popen[str]", expect: int = 0) -> str:
-        said = driver.communicate(timeout=600)[0]
-        assert driver.returncode == expect, f"{said}\n{self.cells.logs()}"
-        return said
-
-    def running(self) -> list[list[str]]:
-        return [row for row in self.cells.jobs() if row[1] == "RUNNING"]
+    def end(self, driver: Driver, expect: int = 0) -> str:
+        try:
+            return driver.end(expect)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.cells.logs()}") from None
 
     def step(self, run: Run) -> int:
         return int(self.cells.record(run).get("step", 0))
 
 
+@pytest.fixture(scope="module")
+def ray(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRay]:
+    with shared_ray(tmp_path_factory.mktemp("ray")) as ray:
+        yield ray
+
+
 @pytest.fixture
-def tuning(cells: Cells) -> Tuning:
-    return Tuning(cells)
+def tuning(cells: Cells, ray: SharedRay) -> Iterator[Tuning]:
+    yield Tuning(cells, ray)
+    ray.wait_until_unused()
 
 
 def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> None:
@@ -83,12 +87,11 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     cells.describe(step_s=0.2, setup=["trap 'sleep 4' EXIT"])
     tuning.describe()
     first, second, *others = tuning.runs
-    driver = tuning.begin()
+    driver = tuning.begin(has_own_ray=True)  # which ends with it
     wait_until("steps of two jobs", lambda: min(map(tuning.step, (first, second))) > 0)
     assert len(cells.jobs()) == 2  # two at a time
     jobs = {row[0] for row in cells.jobs()}
     driver.kill()
-    driver.wait()
     at_kill = tuning.step(first)
     cells.pace(0.0)
     said = tuning.end(tuning.begin("--resume"))
@@ -137,22 +140,19 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     cells.describe(step_s=0.1)
     tuning.describe(space={"recipe.lr": {"kind": "grid", "values": [0.1]}})
     wanted, orphan = tuning.runs
-    driver = tuning.begin()
+    driver = tuning.begin(has_own_ray=True)  # which receives them too
     wait_until("steps", lambda: min(tuning.step(wanted), tuning.step(orphan)) > 0)
-    os.killpg(driver.pid, signal.SIGINT)
+    driver.send_to_group(signal.SIGINT)
     time.sleep(0.5)
-    os.killpg(driver.pid, signal.SIGINT)
+    driver.send_to_group(signal.SIGINT)
     said = tuning.end(driver, expect=130)
     assert cells.jobs() == [], said
     assert {tuning.record(run).state for run in (wanted, orphan)} == {"preempted"}
 
     driver = tuning.begin("--resume")
-    wait_until("two jobs again", lambda: len(tuning.running()) == 2)
-    cells.pace(
-        2.0
-    )  # so that the orphan is still there when a later driver looks, however slow the machine is
+    wait_until("both", lambda: {tuning.record(run).state for run in (wanted, orphan)} == {"running"})
+    cells.pace(2.0)  # so that the orphan is still there when a later driver looks
     driver.kill()
-    driver.wait()
     assert len(cells.jobs()) == 2
     refused = tuning.end(tuning.begin("seeds=[0]", "--resume"), expect=2)
     assert "the study has changed since it began: seeds: [0, 1] → [0]" in refused
@@ -171,7 +171,7 @@ def test_a_cluster_that_is_down_is_reported_before_the_first_trial(tuning: Tunin
     tuning.describe()
     nowhere = cells.folder / "slurm.conf"
     nowhere.write_text("ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=1\nMessageTimeout=2\n")
-    said = tuning.end(tuning.begin(SLURM_CONF=str(nowhere)), expect=2)
+    said = tuning.end(tuning.begin(has_own_ray=True, SLURM_CONF=str(nowhere)), expect=2)
     assert "error:" in said
     assert "Traceback" not in said
     assert not list(cells.output_dir.glob("*/run.json"))

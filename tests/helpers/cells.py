@@ -15,6 +15,7 @@ from suite.config import load_experiment
 from suite.experiment import Run
 from suite.paths import RunPaths
 from tests.cluster import testcluster
+from tests.cluster.daemons import is_of_ours
 from tests.helpers import command_line, stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +232,16 @@ needs_mounts = pytest.mark.skipif(
 def slurm(*command: str, check: bool = True) -> str:
     """Return the output of one of Slurm's commands."""
     return testcluster.run(*command, check=check)
+
+
+def task_pids() -> list[int]:
+    """Return the processes of tasks on this worker's cluster."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command, pid = path.read_bytes(), int(path.parent.name)
+            if b"submitit.core._submit" in command and b"srun" not in command and is_of_ours(pid):
+                found.append(pid)
+        except OSError:
+            continue  # it has ended meanwhile
+    return found

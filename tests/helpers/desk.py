@@ -1,8 +1,6 @@
 """A study, an output folder and a home of its own, as a researcher has them."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from suite.paths import RunPaths
 from suite.record import Record, RecordWriter, Status, read_status
 from suite.studies.study import Study, load_study
 from tests.helpers.command_line import shiftbench
+from tests.helpers.driver import Driver
 from tests.helpers.stand_in import stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -60,24 +59,15 @@ class Desk:
         """Environment variables of a driver and of all that it starts."""
         return {"HOME": str(self.folder), "COLUMNS": "200", **self.trainer}
 
-    def begin(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "jobs.cli", "tune", str(self.file), *arguments]
-        return subprocess.Popen(
-            [*command, "--output-dir", str(self.output_dir)],
-            cwd=ROOT,
-            env={**os.environ, **self.variables, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def begin(self, *arguments: str, **env: str) -> Driver:
+        """Starts a driver: a fork, or a fresh process where runs are really trained."""
+        environment = {**os.environ, **self.variables, **env}
+        command = (self.file, *arguments, "--output-dir", self.output_dir)
+        return Driver(*command, environment=environment, folder=self.folder, is_fresh=not self.trainer)
 
     def tune(self, *arguments: str, expect: int = 0, **env: str) -> str:
         """Runs a driver to its end. Returns what it printed."""
-        process = self.begin(*arguments, **env)
-        said = process.communicate(timeout=900)[0]
-        assert process.returncode == expect, said
-        return said
+        return self.begin(*arguments, **env).end(expect)
 
     def tune_here(self, *arguments: str, expect: int = 0) -> str:
         """Runs a driver that starts no Ray, in this process, which saves its imports."""
@@ -93,10 +83,10 @@ class Desk:
     def status(self, run: Run) -> Status:
         return read_status(RunPaths(self.output_dir / run.folder_name))
 
-    def wait(self, what: str, is_so: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+    def wait(self, what: str, is_so: Callable[[], Any], driver: Driver) -> None:
         deadline = time.monotonic() + 400
         while not is_so():
-            assert process.poll() is None, process.communicate()[0]
+            assert driver.is_running(), driver.said()
             assert time.monotonic() < deadline, f"waited for {what}"
             time.sleep(0.1)
 

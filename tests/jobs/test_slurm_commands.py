@@ -20,6 +20,11 @@ MESSAGES: dict[str, tuple[str, SlurmFailure]] = {
     "Unable to contact": ("Unable to contact slurm controller (connect failure)", "unreachable"),
     "Connection refused": ("slurm_persist_conn_open: Connection refused", "unreachable"),
     "timed out": ("error: Unable to allocate resources: Connection timed out", "unreachable"),
+    "Munge encode failed": (
+        'squeue: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or '
+        "directory; slurm_load_jobs error: Protocol authentication error",
+        "unreachable",
+    ),
     "SubmitJob": ("error: QOSMaxSubmitJobPerUserLimit", "limit"),
     "temporarily": ("sbatch: error: Slurm temporarily unable to accept job", "limit"),
 }

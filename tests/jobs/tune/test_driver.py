@@ -1,9 +1,7 @@
 """The driver with a real Ray: what it answers, and what it leaves behind however it ends."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from tests.helpers.command_line import shiftbench
 from tests.helpers.desk import BASE, Desk, complete, wait_until_gone, wait_until_released
+from tests.helpers.driver import Driver
 from tests.helpers.stand_in import stand_in
 
 pytestmark = pytest.mark.timeout(600)
@@ -85,26 +84,25 @@ def test_a_driver_that_is_killed_or_stopped_leaves_checkpoints_from_which_its_ru
     desk.describe({**BASE, "recipe": {"epochs": 100_000, "lr": 0.02}}, trials={"at_a_time": 2})
     driver = begun(desk, attempt=1)
     driver.kill()
-    driver.communicate()
     # Ray's own helpers notice within a minute or two; a run at once.
     reached = left_behind(desk, "")
     assert "--resume continues it" in desk.tune_here(expect=2)
     driver = begun(desk, "--resume", attempt=2)
     assert [desk.record(run).status["resumed_from_step"] for run in desk.study.runs] == reached
-    os.killpg(driver.pid, signal.SIGTERM)  # to Ray too, as Slurm does at the end of a job
+    driver.send_to_group(signal.SIGTERM)  # to Ray too, as Slurm does at the end of a job
     assert_stopped(driver, exit_codes.PREEMPTED, "SIGTERM")
     reached = left_behind(desk, "SIGTERM")
     driver = begun(desk, "--resume", attempt=3)
     assert [desk.record(run).status["resumed_from_step"] for run in desk.study.runs] == reached
     for _ in range(2):  # twice, as from a terminal
-        os.killpg(driver.pid, signal.SIGINT)
+        driver.send_to_group(signal.SIGINT)
         time.sleep(0.3)
     assert_stopped(driver, 130, "SIGINT")
     left_behind(desk, "")
     wait_until_gone(desk)
 
 
-def begun(desk: Desk, *arguments: str, attempt: int) -> "subprocess.Popen[str]":
+def begun(desk: Desk, *arguments: str, attempt: int) -> Driver:
     """Starts a driver, and returns it when all runs have ended an epoch of this attempt."""
     before = {run: desk.epoch(run) for run in desk.study.runs}
 
@@ -116,9 +114,8 @@ def begun(desk: Desk, *arguments: str, attempt: int) -> "subprocess.Popen[str]":
     return driver
 
 
-def assert_stopped(driver: "subprocess.Popen[str]", code: int, name: str) -> None:
-    said = driver.communicate(timeout=300)[0]
-    assert driver.returncode == code, said
+def assert_stopped(driver: Driver, code: int, name: str) -> None:
+    said = driver.end(code, timeout_s=300)
     assert f"stopped by {name}: --resume continues" in said
 
 
@@ -146,7 +143,7 @@ def test_a_survivor_of_asha_that_was_interrupted_equals_the_same_run_bit_for_bit
     good, bad = desk.study.runs
     driver = desk.begin()
     desk.wait("an epoch", lambda: desk.epoch(good) >= 1, driver)
-    driver.send_signal(signal.SIGTERM)  # to the driver alone
+    driver.send(signal.SIGTERM)  # to the driver alone
     assert_stopped(driver, exit_codes.PREEMPTED, "SIGTERM")
     stopped = desk.record(good)
     assert stopped.state == "preempted"

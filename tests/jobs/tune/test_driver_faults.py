@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from jobs.tune.study_folder import tune_folder
 from suite.paths import RunPaths
 from suite.record import Record
 from tests.helpers.desk import BASE, ROOT, Desk
+from tests.helpers.shared_ray import SharedRay, shared_ray
 from tests.helpers.stand_in import stand_in
 
 pytestmark = pytest.mark.timeout(600)
@@ -49,43 +51,6 @@ def test_trials_that_fail_diverge_or_hang_are_results_and_the_study_goes_on(desk
     attempts = {key: record.status["attempts"] for key, record in ends.items()}
     assert "1 of 4 runs completed" in desk.tune_here("--resume", expect=3)
     assert {k: desk.record(e.run).status["attempts"] for k, e in ends.items()} == attempts
-
-
-def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk) -> None:
-    space = {"recipe.lr": {"kind": "loguniform", "low": 0.01, "high": 0.1}}
-    desk.describe({**BASE, "recipe": {"epochs": 1}}, space=space, search={"kind": "optuna", "num_points": 2})
-    assert "2 of 2 runs completed" in desk.tune()
-    rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.study_folder / "points.jsonl").open()]
-    folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
-    assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
-
-
-def test_a_ray_that_runs_already_is_joined_and_left_running(desk: Desk) -> None:
-    env = {**os.environ, **desk.variables, "RAY_prestart_worker_first_driver": "0"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ray = str(Path(sys.executable).with_name("ray"))
-    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
-    start += ["--include-log-monitor=false", "--disable-usage-stats"]
-    subprocess.run(start, env=env, check=True, capture_output=True)
-    try:
-        desk.describe({**BASE, "recipe": {"epochs": 1}}, name="theirs")
-        before = parts_of_ray(desk)
-        assert sorted(before.values()) == ["gcs_server", "raylet"]
-        assert "2 of 2 runs completed" in desk.tune("--ray-address", f"127.0.0.1:{port}")
-        assert parts_of_ray(desk) == before
-    finally:
-        for process in desk.processes():
-            process.kill()
-    said = desk.tune_here("--ray-address", f"127.0.0.1:{port}", "seeds=[6]", "name=nobody", expect=2)
-    assert f"Ray could not be joined at 127.0.0.1:{port}" in said
-
-
-def parts_of_ray(desk: Desk) -> dict[int, str]:
-    """Process ids and names of the servers of a Ray."""
-    names = {process.pid: process.name() for process in desk.processes()}
-    return {pid: name for pid, name in names.items() if name in ("gcs_server", "raylet")}
 
 
 def test_what_tune_cannot_write_or_others_wrote(desk: Desk) -> None:
@@ -136,3 +101,31 @@ def test_a_full_disk_fails_runs_and_study_with_that_reason(desk: Desk) -> None:
         assert "0 of 2 runs completed" in said
     finally:
         subprocess.run(["umount", str(desk.output_dir)], check=True)
+
+
+@pytest.fixture(scope="module")
+def ray(prepared_data: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRay]:
+    with shared_ray(tmp_path_factory.mktemp("ray")) as ray:
+        yield ray
+
+
+def test_optuna_proposes_and_its_trials_are_ordinary_runs(desk: Desk, ray: SharedRay) -> None:
+    space = {"recipe.lr": {"kind": "loguniform", "low": 0.01, "high": 0.1}}
+    desk.describe({**BASE, "recipe": {"epochs": 1}}, space=space, search={"kind": "optuna", "num_points": 2})
+    assert "2 of 2 runs completed" in desk.tune("--ray-address", ray.address, **ray.variables)
+    rates = [json.loads(line)["params"]["recipe.lr"] for line in (desk.study_folder / "points.jsonl").open()]
+    folders = [path.parent for path in desk.output_dir.glob("*/run.json")]
+    assert sorted(Record.read(folder).run.recipe.lr for folder in folders) == sorted(rates)
+
+
+def test_a_ray_that_runs_already_is_joined_and_left_running(desk: Desk, ray: SharedRay) -> None:
+    desk.describe({**BASE, "recipe": {"epochs": 1}}, name="theirs")
+    before = ray.parts()
+    assert sorted(before.values()) == ["gcs_server", "raylet"]
+    assert "2 of 2 runs completed" in desk.tune("--ray-address", ray.address, **ray.variables)
+    assert ray.parts() == before
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        said = desk.tune_here("--ray-address", address, "seeds=[6]", "name=nobody", expect=2)
+    assert f"Ray could not be joined at {address}" in said
