@@ -90,8 +90,8 @@ def write_report(
         raise UserError(f"{out}: the report cannot be written: {error.strerror}") from None
     figures = [out / name for name in files if name.endswith(".svg")]
     pages = out / "index.html", out / "report.md"
-    verdicts, claims, table = report.verdicts, report.claims, report.claim_table
-    return ReportFiles(*pages, figures, frames, verdicts, claims, table, left_out)
+    found, judged, table = report.verdicts, report.claims, report.claim_table
+    return ReportFiles(*pages, figures, frames, found, judged, table, left_out)
 
 
 def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:
