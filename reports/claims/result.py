@@ -89,6 +89,12 @@ class ClaimResult:
     evidence: str
     is_complete: bool
 
+    @property
+    def headline(self) -> str:
+        """`A holds (6 seeds)`; an open claim is inconclusive."""
+        verb = "is " if self.verdict in ("absent", "inconclusive") else ""
+        return f"{self.letter} {verb}{self.verdict} ({plural(self.seeds, 'seed')})"
+
 
 def judge(evidence: Evidence, registered: Registered | None = None) -> ClaimResult:
     """Apply the claim's rules to its runs; one that did not complete makes it inconclusive.

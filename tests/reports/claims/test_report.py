@@ -44,6 +44,13 @@ def test_the_report_has_a_section_on_the_claims(report: Report) -> None:
         '<h2 id="claims">The paper&#39;s claims</h2>' in html or '<h2 id="claims">The paper\'s claims' in html
     )
     assert "## The paper's claims" in markdown
+    # The first screen says what came of each claim; the seeds are all alike, so that three are too few.
+    headline = "A is inconclusive (3 seeds)"
+    assert report.claims[0].headline == headline
+    assert (
+        html.index(f"<strong>{headline}</strong>") < html.index("Norms compared") < html.index('id="claims"')
+    )
+    assert markdown.index("A is inconclusive") < markdown.index("## The paper's claims")
     assert "shiftbench reproduce A B C D" in markdown
     for text in (html, markdown):
         assert "41.0, epoch 11 (figure)" in text
