@@ -9,15 +9,15 @@ See `attribute` for the formulas and sources.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, preserved
-from suite.shift.passes import LayerInputs, check_repeatable, run_pass
+from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, num_channels, preserved
+from suite.shift.passes import LayerInputs, Pass, check_repeatable, run_pass
 from suite.shift.precise import training_mode_pass
 from suite.shift.probe import skipped_layers
 
@@ -118,19 +118,26 @@ def attribute(
     with preserved(model):
         model.eval()
         expected = run_pass(model, batches, "attribute")
+    return split_passes(model, layers, population, expected)
+
+
+def split_passes(
+    model: nn.Module, layers: Mapping[str, nn.Module], population: Pass, expected: Pass
+) -> Attribution:
+    """Return the split of `attribute` from its passes with BN layers in training and in inference mode."""
     skipped = skipped_layers(batch_norm_layers(model), population, expected)
     split = []
-    for name in (n for n in expected.inputs if n not in skipped):
+    for name in (n for n in expected.inputs if n not in skipped and n in layers):
         mean_C, var_C = (estimate.double() for estimate in estimates(layers[name]))
         inputs = (population.inputs[name], expected.inputs[name])
-        mu = _split(mean_C, *(_sample(i, "mean_C") for i in inputs))
-        sigma = _split(var_C.sqrt(), *(_sample(i, "sigma_C") for i in inputs))
-        split.append(LayerAttribution(name, layers[name].num_features, mu, sigma))
+        mu = _split(mean_C, *(sample(i, "mean_C") for i in inputs))
+        sigma = _split(var_C.sqrt(), *(sample(i, "sigma_C") for i in inputs))
+        split.append(LayerAttribution(name, num_channels(layers[name]), mu, sigma))
     notes = expected.notes({layer.name: layers[layer.name] for layer in split})
     return Attribution(tuple(split), expected.num_images, skipped, notes)
 
 
-def _sample(inputs: LayerInputs, statistic: str) -> tuple[Tensor, Tensor]:
+def sample(inputs: LayerInputs, statistic: str) -> tuple[Tensor, Tensor]:
     """Return a statistic over all batches, and its sampling error; NaN when all values are in one half.
 
     Of the mean of two halves of shares p and q: Var(a₁ − a₂) = s² / (n p q), and Var(mean) = s² / n.
