@@ -57,7 +57,7 @@ def diagnose(
 ) -> None:
     """Say why evaluation is worse than training: the cause, what it costs, and what its remedy gives back.
 
-    Causes are those of BN's estimates; ordinary overfitting is told apart. Prints the findings, writes a page.
+    The causes are those of BN's estimates; overfitting is told apart. Prints the findings, and writes a page.
     """
     from jobs.commands.diagnose_tables import print_diagnosis
     from jobs.commands.probe_network import subject_of
@@ -107,10 +107,7 @@ def _diagnosed(
     from suite.data import split_size
     from suite.shift import diagnose as diagnosis_of
 
-    sizes: dict[str, int] = {
-        "train": split_size(subject.data, "train"),
-        "val": split_size(subject.data, "val"),
-    }
+    sizes = {"train": split_size(subject.data, "train"), "val": split_size(subject.data, "val")}
     if subject.run is not None and subject.run.data == subject.data:
         sizes["train"] = subject.data.train_images or sizes["train"]
         sizes["val"] = subject.data.val_images or sizes["val"]

@@ -31,6 +31,8 @@ def write_diagnosis(diagnosis: Mapping[str, Any], out: Path) -> Path:
 def render_diagnosis(diagnosis: Mapping[str, Any]) -> str:
     """The page, with its style and drawings inside it."""
     made = environment(escape=True)
+    # A number stays with its percent sign.
+    made.filters["joined"] = lambda text: text.replace(" %", "\u00a0%")
     made.filters |= {"points": points, "percent": lambda value: str(Number(value, 1))}
     made.globals |= {"scale": Scale([one["gives_back"] for one in diagnosis["remedies"]])}
     return made.get_template("diagnosis.html.j2").render(d=diagnosis, version=__version__)

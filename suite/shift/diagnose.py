@@ -5,7 +5,7 @@ holds and its remedy gives accuracy back on images from which the remedy took no
 one after another, so that what they give back adds up. See `diagnose`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -22,7 +22,7 @@ from suite.shift.diagnosis.images import few_samples, statistics_gap
 from suite.shift.diagnosis.observe import Observed, inference_pass, observe, right_of
 from suite.shift.diagnosis.paired import Change, paired_change, unpaired_change
 from suite.shift.diagnosis.result import Accuracy, Diagnosis, Finding, Tried
-from suite.shift.diagnosis.suspects import SUSPECTS, Suspicion, constants
+from suite.shift.diagnosis.suspects import SUSPECTS, Suspect, Suspicion, constants, inherited
 from suite.shift.precise import Statistics
 
 CHANCE = 1.5  # times the accuracy of guessing, which a trained network exceeds
@@ -69,6 +69,10 @@ class _State:
     evaluation_N: Tensor
 
 
+# Suspects whose remedy was not applied, with a finding where the signature holds.
+_Others = dict[Suspect, Finding | None]
+
+
 class _Examination:
     """Applies the remedies of all causes whose signature holds, one after another."""
 
@@ -85,19 +89,14 @@ class _Examination:
 
     def diagnosis(self) -> Diagnosis:
         """Return the result."""
-        state, known = self._after_constants(), set[str]()
+        state = self._after_constants()
         observed = self.observed
-        for suspect in SUSPECTS:
-            suspicion = suspect(observed, state.statistics)
-            if suspicion is None or known.issuperset(suspicion.layers):
-                continue
-            after = self._with({**state.statistics, **suspicion.statistics})
-            found = self._judged(suspicion, state, after)
-            if found.is_harmful or suspicion.is_told or (found.lost is not None and found.lost.is_gain):
-                self.findings.append(found)
-                known |= set(suspicion.layers) if len(suspicion.layers) < len(observed.layers) else set()
-            if found.is_harmful or suspicion.cause in ("broken", "never_updated"):
-                state = after
+        *particular, last = SUSPECTS
+        state, others = self._remedied(state, particular, {})
+        # What seemed harmless may have been hidden by what has been remedied since.
+        state, others = self._remedied(state, list(others), others)
+        state, others = self._remedied(state, [last], others)
+        self.findings += [finding for finding in others.values() if finding is not None]
         exact = self._with(observed.exact)
         self.tried["PreciseBN: statistics of the training images"] = exact.evaluation_N
         self._add_gap(state, exact)
@@ -118,6 +117,33 @@ class _Examination:
             len(self.first.evaluation_N),
             tuple(self._notes()),
         )
+
+    def _remedied(
+        self, state: _State, suspects: Sequence[Suspect], others: _Others
+    ) -> tuple[_State, _Others]:
+        """Judge suspects in turn, and apply the remedies that help; what is left is in `others`."""
+        others = dict(others)
+        for suspect in suspects:
+            others[suspect] = None
+            suspicion = suspect(self.observed, state.statistics)
+            if suspicion is None or (suspect is inherited and self._named(others) >= {*suspicion.layers}):
+                continue
+            after = self._with({**state.statistics, **suspicion.statistics})
+            found = self._judged(suspicion, state, after)
+            is_lost = found.lost is not None and found.lost.is_gain
+            if found.is_harmful or is_lost or CAUSES[found.cause].is_defect:
+                self.findings.append(found)
+                del others[suspect]
+                state = after
+            elif suspicion.is_told:
+                others[suspect] = found
+        return state, others
+
+    def _named(self, others: _Others) -> set[str]:
+        """Return the layers that findings name, but for findings that concern all layers."""
+        findings = [*self.findings, *(one for one in others.values() if one is not None)]
+        some = [one for one in findings if len(one.layers) < len(self.observed.layers)]
+        return {name for one in some for name in one.layers}
 
     def _after_constants(self) -> _State:
         """Judge layers with constants; what is observed afterwards is with the better ones."""
@@ -185,8 +211,8 @@ class _Examination:
     def _accuracies(self) -> tuple[Accuracy, ...]:
         rights = (
             ("training", "batch statistics", self.by_batch.training_N),
-            ("training", "the estimates", self.first.training_N),
-            ("evaluation", "the estimates", self.first.evaluation_N),
+            ("training", "estimates", self.first.training_N),
+            ("evaluation", "estimates", self.first.evaluation_N),
             ("evaluation", "batch statistics", self.by_batch.evaluation_N),
         )
         return tuple(

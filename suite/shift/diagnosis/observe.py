@@ -63,24 +63,26 @@ class BatchWatch:
         self.layer = layer
         self.mu, self.sigma = (ChannelMoments(len(zeros_C), zeros_C.device) for _ in range(2))
         self.average = self.before_last = Average(1.0, zeros_C, zeros_C)
-        self.samples, self.num_calls = 0, 0
+        self.samples, self.updates = 0, updates_of(layer)
 
     def update(self, num_images: int, num_values: int, mean_C: Tensor, var_C: Tensor) -> None:
         """Add a batch of `num_values` values a channel, with its mean and biased variance."""
         mean_C, var_C = mean_C.double(), var_C.double()
-        self.num_calls += 1
         self.samples = self.samples or num_images
         if num_images >= FULL * self.samples:
             self.mu.merge(1, mean_C, torch.zeros_like(mean_C))
             self.sigma.merge(1, var_C.sqrt(), torch.zeros_like(mean_C))
-        weight = self.weight(num_images)
+        weight = self._weight(num_images)
         self.before_last = self.average
         self.average = self.average.after(weight, mean_C, var_C * (num_values / max(1, num_values - 1)))
 
-    def weight(self, num_images: int) -> float:
-        """Return the weight of a batch in the average: m, or that of all its ghost groups together."""
-        momentum = momentum_of(self.layer, self.num_calls - 1)
-        return float(1 - (1 - momentum) ** math.ceil(num_images / self.samples_per_statistic))
+    def _weight(self, num_images: int) -> float:
+        """Return the weight of the next batch in the average: m, or that of all its ghost groups together."""
+        groups = math.ceil(num_images / self.samples_per_statistic)
+        self.updates += groups
+        if getattr(self.layer, "momentum", 0.0) is None:
+            return groups / self.updates
+        return float(1 - (1 - momentum_of(self.layer)) ** groups)
 
     @property
     def samples_per_statistic(self) -> int:
@@ -98,11 +100,11 @@ class BatchWatch:
         return mu_C, sigma_C
 
 
-def momentum_of(layer: nn.Module, more_batches: int = 0) -> float:
-    """Return a layer's momentum; that of a cumulative average after so many more batches; 0 for constants."""
+def momentum_of(layer: nn.Module) -> float:
+    """Return a layer's momentum; that of the next batch in a cumulative average; 0 for constants."""
     if not isinstance(layer, _BatchNorm):
         return 0.0
-    return 1 / (1 + updates_of(layer) + more_batches) if layer.momentum is None else layer.momentum
+    return 1 / (1 + updates_of(layer)) if layer.momentum is None else layer.momentum
 
 
 def updates_of(layer: nn.Module) -> int:

@@ -111,11 +111,7 @@ class Diagnosis:
                 "no cause is named.",
             )
         faults = tuple(f"{one.sentence} {one.remedy}" for one in self.defects)
-        return (
-            (*faults, self._loss(), self._rest())
-            if faults
-            else (f"A clean bill. {self._loss()}", self._rest())
-        )
+        return (*(faults or ("A clean bill.",)), self._loss(), self._rest())
 
     def _loss(self) -> str:
         if not self.lost.is_gain:

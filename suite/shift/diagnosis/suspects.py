@@ -121,7 +121,7 @@ def warming_up(observed: Observed, current: Statistics) -> Suspicion | None:
     shares = {
         name: initial_share(layer)
         for name, layer in observed.layers.items()
-        if isinstance(layer, _BatchNorm) and updates_of(layer) > 0
+        if isinstance(layer, _BatchNorm) and updates_of(layer) > 0 and current[name] is observed.own[name]
     }
     cold = {name: share for name, share in shares.items() if WARM < share < 1}
     if not cold:
@@ -168,7 +168,7 @@ def inherited(observed: Observed, current: Statistics) -> Suspicion | None:
         )
     start = origins.starts or tried[0]
     evidence = {
-        "start": start,
+        "start": f"layer {start}",
         "lag": lags[start],
         "ratio": ratios[start],
         "inheritance": _inheritance(observed, current, found),
@@ -216,7 +216,7 @@ def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
         "covered": (2 - momentum) / momentum,
         "samples": median(watch.samples_per_statistic for watch in observed.watches.values()),
         "error": median(sampling_error(observed, name) for name in observed.layers),
-        "better": min(0.1, max(2 * momentum, 100 / max(1, updates))),
+        "better": min(0.5, max(2 * momentum, 1 / (REACH * max(1, updates)))),
     }
     if ratio > OUTSTANDING:
         cause = "slow_momentum" if updates and 1 / momentum > REACH * updates else "stale"
