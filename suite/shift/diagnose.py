@@ -6,7 +6,7 @@ one after another, so that what they give back adds up. See `diagnose`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift.batches import Logits
 from suite.shift.diagnosis.batches import PURPOSE
-from suite.shift.diagnosis.causes import CAUSES, listed, sentences
+from suite.shift.diagnosis.causes import CAUSES, HIDDEN, listed, sentences
 from suite.shift.diagnosis.images import few_samples, statistics_gap
 from suite.shift.diagnosis.observe import Observed, inference_pass, observe, right_of
 from suite.shift.diagnosis.paired import Change, paired_change, unpaired_change
@@ -25,7 +25,7 @@ from suite.shift.diagnosis.result import Accuracy, Diagnosis, Finding, Tried
 from suite.shift.diagnosis.suspects import SUSPECTS, Suspect, Suspicion, constants, inherited
 from suite.shift.precise import Statistics
 
-CHANCE = 1.5  # times the accuracy of guessing, which a trained network exceeds
+CHANCE = 1.2  # times the accuracy of guessing, which a trained network exceeds
 
 
 def diagnose(
@@ -129,7 +129,7 @@ class _Examination:
             if suspicion is None or (suspect is inherited and self._named(others) >= {*suspicion.layers}):
                 continue
             after = self._with({**state.statistics, **suspicion.statistics})
-            found = self._judged(suspicion, state, after)
+            found = self._unmasked(suspicion, self._judged(suspicion, state, after), state)
             is_lost = found.lost is not None and found.lost.is_gain
             if found.is_harmful or is_lost or CAUSES[found.cause].is_defect:
                 self.findings.append(found)
@@ -167,17 +167,33 @@ class _Examination:
         return self._states[key]
 
     def _judged(self, suspicion: Suspicion, before: _State, after: _State) -> Finding:
-        lost = paired_change(before.training_N, after.training_N)
-        gives_back = paired_change(before.evaluation_N, after.evaluation_N)
-        is_harmful, evidence = gives_back.is_gain, suspicion.evidence
+        lost, gives_back = _changes(before, after)
+        evidence, is_harmful = suspicion.evidence, gives_back.is_gain
         if suspicion.control is not None:
             control = self._with({**before.statistics, **suspicion.control})
-            harm = paired_change(control.evaluation_N, after.evaluation_N)
+            _, harm = _changes(control, after)
             is_harmful = is_harmful and harm.is_gain
             evidence = {**evidence, "harm": harm.points}
         if is_harmful:
             self.tried[f"the remedy of: {CAUSES[suspicion.cause].title}"] = after.evaluation_N
         return _found(suspicion.cause, suspicion.layers, evidence, is_harmful, lost, gives_back)
+
+    def _unmasked(self, suspicion: Suspicion, found: Finding, before: _State) -> Finding:
+        """Judge some layers again with the estimates of all others exact, if their harm is not shown.
+
+        Where two places are wrong, mending one of them alone may give nothing back.
+        """
+        observed = self.observed
+        if found.is_harmful or len(suspicion.layers) == len(observed.layers):
+            return found
+        exact = self._with(observed.exact)
+        wrong = {name: before.statistics[name] for name in suspicion.layers}
+        lost, gives_back = _changes(self._with({**observed.exact, **wrong}), exact)
+        _, whole = _changes(self.first, exact)
+        if not (gives_back.is_gain and whole.is_gain):
+            return found
+        harmful = _found(suspicion.cause, suspicion.layers, suspicion.evidence, True, lost, gives_back)
+        return replace(harmful, sentence=f"{harmful.sentence} {HIDDEN}")
 
     def _add_gap(self, state: _State, exact: _State) -> None:
         """Try the statistics of the even evaluation batches on the odd ones, and the other way round."""
@@ -230,12 +246,18 @@ class _Examination:
                 f"The training batches have {sizes[0]:g} images and the evaluation batches {sizes[1]:g}: "
                 "statistics upstream depend on that, and so does the gap between the two."
             )
-        if _percent(self.by_batch.training_N) < CHANCE * 100 / observed.training.num_classes:
+        if _percent(self.by_batch.training_N) < CHANCE * observed.training.guess_percent:
             notes.append(
                 "Also with batch statistics the network is hardly better than guessing on the training "
                 "images: its weights, the labels or the preprocessing do not fit, and no estimates mend that."
             )
         return notes
+
+
+def _changes(before: _State, after: _State) -> tuple[Change, Change]:
+    """Return the change on the training images, and that on the evaluation images."""
+    training = paired_change(before.training_N, after.training_N)
+    return training, paired_change(before.evaluation_N, after.evaluation_N)
 
 
 def _percent(right_N: Tensor) -> float:

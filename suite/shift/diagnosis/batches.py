@@ -1,6 +1,7 @@
 """Batches that are read several times, and must be the same each time: images are compared one by one."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -61,10 +62,10 @@ class SameBatches:
         return torch.cat(parts)
 
     @property
-    def num_classes(self) -> int:
-        """The number of different labels; 1 without labels."""
-        labels = [labels_N for _, labels_N in self._first if labels_N is not None]
-        return max(1, _num_different(torch.cat(labels))) if labels else 1
+    def guess_percent(self) -> float:
+        """The accuracy of guessing the most frequent label; 0 without labels."""
+        labels = [label for _, labels_N in self._first if labels_N is not None for label in labels_N.tolist()]
+        return 100 * max(Counter(labels).values()) / len(labels) if labels else 0.0
 
     def check(self) -> None:
         """Raise UserError for too few images or batches, and batches of one class. Read the batches first."""
@@ -74,7 +75,8 @@ class SameBatches:
                 f"{PURPOSE}: there are {images} {self._what} images in {batches} batches; expected "
                 f"{MIN_IMAGES} or more, in {MIN_BATCHES} or more batches: fewer show nothing"
             )
-        labels, classes = [labels_N for _, labels_N in self._first if labels_N is not None], self.num_classes
+        labels = [labels_N for _, labels_N in self._first if labels_N is not None]
+        classes = _num_different(torch.cat(labels)) if labels else 1
         expected = math.fsum(classes * (1 - (1 - 1 / classes) ** len(labels_N)) for labels_N in labels)
         found = sum(_num_different(labels_N) for labels_N in labels)
         if found < 0.5 * expected:

@@ -14,6 +14,8 @@ NOT_SHOWN = (
     "Its remedy gives accuracy back on the training images; on the evaluation images that is not shown."
 )
 
+HIDDEN = "Its numbers are with the estimates of all other layers exact: other faults hide it."
+
 
 @dataclass(frozen=True)
 class Cause:

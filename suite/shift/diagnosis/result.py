@@ -18,7 +18,8 @@ class Finding:
     `lost`: what it costs on the training images, in points of top-1: of the difference between batch
     statistics and estimates; None for the train/test gap, which is between other images. `gives_back`: what
     its remedy gives back on the evaluation images; None where only another training would. Both are in
-    addition to the findings that were remedied before it. `is_harmful`: whether accuracy is shown to be lost.
+    addition to the findings that were remedied before it, unless the sentence says otherwise. `is_harmful`:
+    whether accuracy is shown to be lost.
     """
 
     cause: str
