@@ -139,7 +139,8 @@ def broken(value: float, buffer: str = "running_var") -> nn.Module:
     return model
 
 
-DIM = [(0.5 * x + 0.8, y) for x, y in batches("val")]
+PLAIN = batches("val")
+DIM = [(0.5 * x + 0.8, y) for x, y in PLAIN]
 CASES = [
     ("never_updated", never_updated, None, None),
     ("warming_up", warming_up, None, None),
@@ -284,6 +285,14 @@ def test_an_infinite_variance_is_no_clean_bill_even_where_it_costs_nothing() -> 
     assert [finding.cause for finding in found.findings] == ["broken"]
     assert not found.is_healthy
     assert "layer 4 contain infinities" in found.verdict
+
+
+def test_the_other_half_is_the_other_one() -> None:
+    """Dim and plain images in turn: statistics of the other half fit no image, those of its own batch do."""
+    turns = [dim if number % 2 else plain for number, (plain, dim) in enumerate(zip(PLAIN, DIM, strict=True))]
+    tried = {one.name: one.top1_percent for one in diagnosis_of(healthy(), evaluation=turns).remedies}
+    other, own = (tried[name] for name in tried if "evaluation" in name)
+    assert own > other + 20
 
 
 def test_a_network_that_learnt_nothing_is_told() -> None:

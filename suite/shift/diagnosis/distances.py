@@ -28,15 +28,18 @@ def noise(observed: Observed, name: str) -> float:
     return rms(observed.unit_C(name), *observed.watches[name].noise())
 
 
-def sampling_error(observed: Observed, name: str) -> float:
-    """Return the distance from the population that sampling alone gives to a layer's running average."""
+def sampling_error(observed: Observed, name: str, of_last_batch: float = 0.0) -> float:
+    """Return the distance from the population that sampling alone gives to a layer's running average.
+
+    `of_last_batch`: the variance that a last batch adds, in units of `noise` squared.
+    """
     momentum, batches = momentum_of(observed.layers[name]), len(observed.training.sizes)
-    return noise(observed, name) * math.sqrt(momentum / (2 - momentum) + 1 / batches)
+    return noise(observed, name) * math.sqrt(momentum / (2 - momentum) + 1 / batches + of_last_batch)
 
 
-def lag_ratios(observed: Observed, current: Statistics, factor: float) -> list[float]:
-    """Return, layer by layer, the lag in units of its sampling error times √factor."""
-    errors = {name: sampling_error(observed, name) * math.sqrt(factor) for name in observed.layers}
+def lag_ratios(observed: Observed, current: Statistics, of_last_batch: float = 0.0) -> list[float]:
+    """Return, layer by layer, the lag in units of its sampling error."""
+    errors = {name: sampling_error(observed, name, of_last_batch) for name in observed.layers}
     return [lag(observed, current, name) / (error or math.inf) for name, error in errors.items()]
 
 

@@ -184,7 +184,7 @@ def last_batch(observed: Observed, current: Statistics) -> Suspicion | None:
     if last > SMALL * usual or momentum == 0:
         return None
     # Averages that are further off than a small batch can bring them have another cause.
-    if median(lag_ratios(observed, current, 1 + momentum**2 * (usual / last))) > OUTSTANDING:
+    if median(lag_ratios(observed, current, momentum**2 * usual / last)) > OUTSTANDING:
         return None
     without, ending = {}, {}
     for name, watch in observed.watches.items():
@@ -202,7 +202,7 @@ def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
     Where sampling explains the distance, the average is too short.
     """
     distance = median(lag(observed, current, name) for name in observed.layers)
-    ratio = median(lag_ratios(observed, current, 1.0))
+    ratio = median(lag_ratios(observed, current))
     momentum = median(momentum_of(layer) for layer in observed.layers.values())
     updates = round(median(updates_of(layer) for layer in observed.layers.values()))
     if momentum == 0:
