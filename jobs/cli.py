@@ -17,6 +17,7 @@ from jobs.commands import (
     compare,
     config,
     data,
+    diagnose,
     doctor,
     logs,
     probe,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(run.run, submit.submit, tune.tune, status.status, logs.logs, cancel.cancel, retry.retry),
-    *(doctor.doctor, probe.probe, report.report, reproduce.reproduce, compare.compare),
+    *(doctor.doctor, probe.probe, diagnose.diagnose, report.report, reproduce.reproduce, compare.compare),
 )
 for command in COMMANDS:
     app.command()(command)

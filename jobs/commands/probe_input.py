@@ -1,4 +1,4 @@
-"""How images become the input of a network that `shiftbench probe` measures: normalisation, size, crop."""
+"""How images become the input of a network that is measured: normalisation, size, crop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

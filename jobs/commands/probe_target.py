@@ -1,4 +1,4 @@
-"""Decides which network and which data `shiftbench probe` measures. No torch."""
+"""Decides which network and which data `shiftbench probe` and `diagnose` measure. No torch."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from suite.wording import explain
 from suite.yaml_values import YamlError, parse
 
 S = TypeVar("S", bound=Spec)
+FOLDERS = "train/ and val/"
 
 
 def choose_specs(
@@ -26,22 +27,24 @@ def choose_specs(
     image_size: int | None,
     num_classes: int | None,
     split: str = "val",
+    *,
+    purpose: str = "probe",
 ) -> tuple[ModelSpec, DataSpec]:
     """Return the model and the data: those of the checkpoint's run, changed as the options say.
 
     Raises UserError when they are incomplete or contradict each other, and when an option has no effect.
     """
     if run is None and (arch is None or data is None):
-        raise UserError("probe: give --arch and --data, --model and --data, or a run's --checkpoint")
+        raise UserError(f"{purpose}: give --arch and --data, --model and --data, or a run's --checkpoint")
     if norm is not None and arch is None:
         raise UserError("--norm: the checkpoint's run has its own norms; give --arch too, or leave it out")
-    data_spec = choose_data(run, data, image_size, num_classes, split)
+    data_spec = choose_data(run, data, image_size, num_classes, split, purpose=purpose)
     if arch is None:
         assert run is not None
         return run.model, data_spec
     norms = {} if norm is None else {"norm": read_norm(norm)}
     fields = {"arch": arch, "num_classes": data_spec.num_classes, **norms}
-    return _validated(ModelSpec, fields), data_spec
+    return _validated(ModelSpec, fields, purpose), data_spec
 
 
 def choose_data(
@@ -51,13 +54,15 @@ def choose_data(
     num_classes: int | None,
     split: str,
     resize: float | None = None,
+    *,
+    purpose: str = "probe",
 ) -> DataSpec:
     """Return the run's data, changed as the options say. The classes of an image folder are counted.
 
     `resize`: the shorter side of an image before the central crop, as a multiple of `image_size`.
     """
     if run is None and data is None:
-        raise UserError("probe: --data is missing: a known data set, or a folder that holds train/ and val/")
+        raise UserError(f"{purpose}: --data is missing: a known data set, or a folder that holds {FOLDERS}")
     fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
     if data is not None:
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
@@ -75,7 +80,7 @@ def choose_data(
         fields |= {"image_size": image_size, "eval_resize": resize and round(image_size * resize)}
     if num_classes is not None:
         fields |= {"num_classes": num_classes}
-    return _validated(DataSpec, fields)
+    return _validated(DataSpec, fields, purpose)
 
 
 def read_norm(norm: str) -> NormSpec:
@@ -94,11 +99,11 @@ def _count_classes(root: Path) -> int:
     return count
 
 
-def _validated(kind: type[S], fields: dict[str, Any]) -> S:
+def _validated(kind: type[S], fields: dict[str, Any], purpose: str) -> S:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"probe: {explain(error, kind)}") from None
+        raise UserError(f"{purpose}: {explain(error, kind)}") from None
 
 
 def run_of(checkpoint: Path | None) -> Run | None:

@@ -98,11 +98,24 @@ def val_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Lo
     )
 
 
-def train_images_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
-    """Return this rank's share of the run's training images, centrally cropped, each once over all ranks."""
+def train_images_loader(
+    run: Run,
+    *,
+    images_per_batch: int,
+    num_images: int | None = None,
+    shuffle_seed: int | None = None,
+    **place: Unpack[Place],
+) -> Loader:
+    """Return this rank's share of the run's training images, centrally cropped, each once over all ranks.
+
+    `num_images` and `shuffle_seed` as for `folder_loader`.
+    """
     if _generator(run.data):
-        return folder_loader(run.data, "train", images_per_batch=images_per_batch, **place)
+        return folder_loader(
+            run.data, "train", images_per_batch=images_per_batch, num_images=num_images, **place
+        )
     index = TrainPlan(_index(run.data, "train"), run).index
+    index = _mixed(index if num_images is None else spread(index, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
     return _loader(share, run.data, place["device"], **_settings(run))
 
@@ -133,9 +146,7 @@ def folder_loader(
         size = total * (rank + 1) // world_size - total * rank // world_size
         settings = {"images_per_batch": images_per_batch, "device": device, "num_images": size}
         return _made(generator, data, seed=rank, **settings)
-    index = _index(data, split, num_images)
-    if shuffle_seed is not None:
-        index = index.take(np.random.default_rng(shuffle_seed).permutation(len(index)))
+    index = _mixed(_index(data, split, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, rank, world_size)
     settings = {"data_threads": data_threads, "timeout_s": timeout_s, "num_channels": num_channels}
     return _loader(share, data, device, **settings)
@@ -151,6 +162,11 @@ def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
 def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
     index: ImageIndex = resolve(LOADERS[data.loader].index)(data, split)
     return index if num_images is None else spread(index, num_images)
+
+
+def _mixed(index: ImageIndex, seed: int | None) -> ImageIndex:
+    """Return the images in the order of a seed; None: as they are."""
+    return index if seed is None else index.take(np.random.default_rng(seed).permutation(len(index)))
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -10,15 +10,15 @@ The parts' errors come from leaving out groups of batches, since the channels of
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, preserved
-from suite.shift.passes import LayerInputs, check_repeatable, run_pass
+from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, num_channels, preserved
+from suite.shift.passes import LayerInputs, Pass, check_repeatable, run_pass
 from suite.shift.precise import training_mode_pass
 from suite.shift.probe import skipped_layers, unit
 from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
@@ -126,14 +126,30 @@ def attribute(
     with preserved(model):
         model.eval()
         expected = run_pass(model, batches, "attribute")
+    return split_passes(model, layers, population, expected, is_same=is_same, scaled=scaled)
+
+
+def split_passes(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    population: Pass,
+    expected: Pass,
+    *,
+    is_same: bool,
+    scaled: bool = True,
+) -> Attribution:
+    """Return the split of `attribute` from its passes with BN layers in training and in inference mode.
+
+    `is_same`: both passes read the same batches, in the same order.
+    """
     skipped = skipped_layers(batch_norm_layers(model), population, expected)
     split = []
-    for name in (n for n in expected.inputs if n not in skipped):
+    for name in (n for n in expected.inputs if n not in skipped and n in layers):
         layer, inputs = layers[name], (population.inputs[name], expected.inputs[name])
-        unit_C = unit(layer, inputs[1].whole) * math.sqrt(layer.num_features) if scaled else None
+        unit_C = unit(layer, inputs[1].whole) * math.sqrt(num_channels(layer)) if scaled else None
         mean_C, var_C = (estimate.double() for estimate in estimates(layer))
         mu, sigma = _split((mean_C, var_C.sqrt()), inputs, unit_C, is_same)
-        split.append(LayerAttribution(name, layer.num_features, mu, sigma))
+        split.append(LayerAttribution(name, num_channels(layer), mu, sigma))
     notes = expected.notes({layer.name: layers[layer.name] for layer in split})
     return Attribution(tuple(split), expected.num_images, skipped, notes)
 

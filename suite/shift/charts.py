@@ -71,6 +71,16 @@ def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:
     return alt.layer(points, line).properties(width=WIDTH_PX, height=HEIGHT_PX)
 
 
+def gains_chart(frame: pd.DataFrame) -> LayeredChart:
+    """What each remedy gives back, in points of top-1, with its interval."""
+    order: Any = list(frame.remedy)
+    base = alt.Chart(frame).encode(y=alt.Y("remedy:N", title=None, sort=order))
+    title = "Top-1 given back (points)"
+    intervals = base.mark_rule(color=GREY).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    points = base.mark_point(color=OWN, filled=True).encode(x=alt.X("points:Q", title=title))
+    return alt.layer(intervals, points).properties(width=WIDTH_PX)
+
+
 def _bars(frame: pd.DataFrame, y: str, x: str, x_title: str) -> alt.Chart:
     order: Any = list(frame[y])
     tooltip = [f"{y}:N", alt.Tooltip(f"{x}:Q", format=".4~g")]

@@ -103,7 +103,7 @@ def estimates(layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def put_estimates(name: str, layer: _BatchNorm, mean_C: Tensor, var_C: Tensor) -> None:
+def put_estimates(name: str, layer: nn.Module, mean_C: Tensor, var_C: Tensor) -> None:
     """Write μ̃ and σ̃², each (C,), into a layer's buffers. Raises UserError when they overflow float16."""
     for buffer_C, value_C in zip(estimates(layer), (mean_C, var_C), strict=True):
         buffer_C.copy_(value_C)

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ PAST_HOOKS = "is called by its `forward`, which runs no hook: call the layer its
 
 # Batch i belongs to group i mod this many. The number is even, so that the even groups hold the even batches.
 NUM_GROUPS = 20
-# Called before a layer runs: its name, and of its input (N, C, *) the N, mean and biased variance (C,).
-Adapt = Callable[[str, int, Tensor, Tensor], None]
+# Called before a layer runs: its name, and of its input (N, C, *) the N, the number of values of a channel,
+# the mean and the biased variance (C,).
+Adapt = Callable[[str, int, int, Tensor, Tensor], None]
 
 
 class LayerInputs:
@@ -43,6 +44,13 @@ class LayerInputs:
             whole.merge(group.count, group.mean_C, group.squares_C)
         return whole
 
+    def half(self, parity: int) -> ChannelMoments:
+        """Return the moments over the even (0) or the odd batches (1). Read them when the pass is over."""
+        half = ChannelMoments(self.groups[0].mean_C.numel(), self.groups[0].mean_C.device)
+        for group in self.groups[parity::2]:
+            half.merge(group.count, group.mean_C, group.squares_C)
+        return half
+
     @functools.cached_property
     def by_group(self) -> GroupMoments:
         """The moments of each group. Read them when the pass is over."""
@@ -54,8 +62,9 @@ class Pass:
     """The result of a pass over all batches, also those of other ranks.
 
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
-    the batches have no labels or the network gives no (N, K) logits. `unhooked` are the layers whose
-    `forward` is called directly, which no hook sees.
+    the batches have no labels or the network gives no (N, K) logits. `right_N` says of each of this rank's
+    images, in their order, whether its label was the largest logit; None as above. `unhooked` are the layers
+    whose `forward` is called directly, which no hook sees.
     """
 
     inputs: Mapping[str, LayerInputs]
@@ -63,6 +72,7 @@ class Pass:
     num_batches: int
     top1_percent: float | None
     unhooked: frozenset[str] = frozenset()
+    right_N: Tensor | None = None
 
     def notes(self, layers: Mapping[str, nn.Module]) -> dict[str, str]:
         """Return a warning for each called layer whose numbers need one, by layer name."""
@@ -112,8 +122,8 @@ def run_pass(
     layers: dict[str, nn.Module] = {**batch_norm_layers(model)}
     recorder = _Recorder(model, layers | frozen_layers(model) if with_frozen else layers, purpose, adapt)
     parameter = next(model.parameters(), torch.empty(0))
-    right = torch.zeros((), dtype=torch.int64, device=recorder.device)
-    num_images = num_batches = num_labelled = 0
+    right: list[Tensor] = []
+    num_images = num_batches = 0
     with ExitStack() as hooks:
         hooks.enter_context(_uncompiled())
         for name, layer in recorder.layers.items():
@@ -133,10 +143,11 @@ def run_pass(
             logits_NK = logits_of(output, logits) if with_labels else None
             labels_N = labels_of(batch) if with_labels else None
             if labels_N is not None and logits_NK is not None:
-                right += _num_right(logits_NK, labels_N.to(recorder.device), purpose)
-                num_labelled += len(labels_N)
-    counts = (num_images, num_batches, num_labelled, int(right))
-    return _joined(recorder, counts, purpose, over_ranks and dist.is_initialized())
+                right.append(_right(logits_NK, labels_N.to(recorder.device), purpose))
+    right_N = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
+    counts = (num_images, num_batches, len(right_N), int(right_N.sum()))
+    found = _joined(recorder, counts, purpose, over_ranks and dist.is_initialized())
+    return replace(found, right_N=right_N if len(right_N) == num_images else None)
 
 
 def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
@@ -153,11 +164,11 @@ def top1_of(seen: Pass, purpose: str) -> float:
     return seen.top1_percent
 
 
-def _num_right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
+def _right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
     label, outputs = int(labels_N.max()), logits_NK.shape[1]
     if label >= outputs:
         raise UserError(f"{purpose}: a label is {label}, but the network has {outputs} outputs")
-    return (logits_NK.argmax(dim=1) == labels_N).sum()
+    return logits_NK.argmax(dim=1) == labels_N
 
 
 class _Recorder:
@@ -216,7 +227,7 @@ class _Recorder:
         seen.num_batches += self._last_batch.get(name) != self.batch
         self._last_batch[name] = self.batch
         if self.adapt is not None:
-            self.adapt(name, len(x_NC), mean_C, var_C)
+            self.adapt(name, len(x_NC), count, mean_C, var_C)
 
 
 class _BatchNormCalls(TorchFunctionMode):

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.shift.layers import batch_norm_layers, estimates, preserved, put_estimates
+from suite.shift.layers import batch_norm_layers, estimates, frozen_layers, preserved, put_estimates
 from suite.shift.passes import Pass, run_pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -60,10 +60,13 @@ def bias_corrected_statistics(model: nn.Module) -> Statistics:
             continue
         mean_C, var_C = (estimate.double() for estimate in estimates(layer))
         kept = initial_share(layer)
-        if 0 < kept < 1:
-            mean_C, var_C = mean_C / (1 - kept), ((var_C - kept) / (1 - kept)).clamp(min=0)
-        found[name] = (mean_C, var_C)
+        found[name] = without_initial(mean_C, var_C, kept) if 0 < kept < 1 else (mean_C, var_C)
     return found
+
+
+def without_initial(mean_C: Tensor, var_C: Tensor, kept: float) -> tuple[Tensor, Tensor]:
+    """Return running averages, each (C,), without the share `kept` < 1 of their first values 0 and 1."""
+    return mean_C / (1 - kept), ((var_C - kept) / (1 - kept)).clamp(min=0)
 
 
 def initial_share(layer: _BatchNorm) -> float:
@@ -81,9 +84,10 @@ def initial_share(layer: _BatchNorm) -> float:
 def with_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
     """Let BN layers normalise with the given statistics in inference mode; restore their own at the end.
 
-    Raises UserError when a layer's float16 buffers cannot hold them.
+    Layers that normalise with constants (FrozenBatchNorm2d) take them too. Raises UserError when a layer's
+    float16 buffers cannot hold them.
     """
-    layers = batch_norm_layers(model)
+    layers: dict[str, nn.Module] = {**batch_norm_layers(model), **frozen_layers(model)}
     with preserved(model):
         for name, (mean_C, var_C) in statistics.items():
             if layers[name].running_var is not None:

@@ -182,7 +182,7 @@ class _Mixture:
         self.used_mu: dict[str, ChannelMoments] = {}
         self.used_sigma: dict[str, ChannelMoments] = {}
 
-    def adapt(self, name: str, num_images: int, mean_C: Tensor, var_C: Tensor) -> None:
+    def adapt(self, name: str, num_images: int, num_values: int, mean_C: Tensor, var_C: Tensor) -> None:
         if name not in self.layers:
             return
         assert self.source_images is not None

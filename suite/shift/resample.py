@@ -60,6 +60,16 @@ class GroupMoments:
         each_GC = self.squares_GC / self.count_G.clamp(min=1).unsqueeze(1) + away_GC.square()
         return centre_C + mean_RC, (weight_RG @ each_GC - mean_RC.square()).clamp(min=0)
 
+    def errors(self) -> tuple[Tensor, Tensor]:
+        """Return the standard errors of mean and standard deviation, each (C,)."""
+        num_groups = len(self.count_G)
+        weight_RG = torch.cat([torch.ones(1, num_groups, dtype=torch.float64), all_but_one(num_groups)])
+        mean_RC, var_RC = self.weighted(weight_RG)
+        mu_C, sigma_C = (
+            jackknife_errors(value_RC[0], value_RC[1:], self.share_G) for value_RC in (mean_RC, var_RC.sqrt())
+        )
+        return mu_C, sigma_C
+
 
 def all_but_one(num_groups: int) -> Tensor:
     """Return the weights of the resamples that leave out one group each, (G, G)."""
@@ -74,17 +84,24 @@ def drawn_anew(is_used_G: Tensor, resamples: int = RESAMPLES) -> Tensor:
     return torch.nn.functional.one_hot(drawn_RU, len(is_used_G)).sum(dim=1).double()
 
 
-def jackknife_error(whole: float, without_G: Tensor, share_G: Tensor) -> float:
-    """Return the standard error of a number by leaving out one group of batches at a time.
+def jackknife_errors(whole_X: Tensor, without_GX: Tensor, share_G: Tensor) -> Tensor:
+    """Return the standard errors of numbers (X,) by leaving out one group of batches at a time.
 
-    `whole`: the number from all groups; `without_G`: without each of them, (G,); `share_G`: the groups'
-    shares of the images, (G,). Groups of no share are ignored; with fewer than two others it is NaN.
+    `whole_X`: the numbers from all groups; `without_GX`: without each of them, (G, X); `share_G`: the groups'
+    shares of the images, (G,). Groups of no share are ignored; with fewer than two others all are NaN.
     Source: the jackknife for groups of unequal size (Busing, Meijer and van der Leeden 1999).
     """
     used_G = share_G > 0
-    share_G, without_G = share_G[used_G].cpu(), without_G[used_G].cpu()
-    if len(share_G) < 2:
-        return math.nan
-    pseudo_G = (whole - (1 - share_G) * without_G) / share_G
-    centre = len(share_G) * whole - float(((1 - share_G) * without_G).sum())
-    return math.sqrt(float(((pseudo_G - centre).square() * share_G / (1 - share_G)).mean()))
+    share_G1, without_GX = share_G[used_G].unsqueeze(1), without_GX[used_G]
+    num_groups = len(without_GX)
+    if num_groups < 2:
+        return torch.full_like(whole_X, math.nan)
+    pseudo_GX = (whole_X - (1 - share_G1) * without_GX) / share_G1
+    centre_X = num_groups * whole_X - ((1 - share_G1) * without_GX).sum(dim=0)
+    return ((pseudo_GX - centre_X).square() * share_G1 / (1 - share_G1)).mean(dim=0).sqrt()
+
+
+def jackknife_error(whole: float, without_G: Tensor, share_G: Tensor) -> float:
+    """Return `jackknife_errors` of a single number, whose values without each group are `without_G`, (G,)."""
+    whole_1 = torch.tensor([whole], dtype=torch.float64, device=without_G.device)
+    return float(jackknife_errors(whole_1, without_G.unsqueeze(1), share_G.to(without_G.device)))

@@ -1,0 +1,129 @@
+"""Builds the network that `shiftbench probe` or `diagnose` measures, and opens its images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jobs.commands.probe_input import Preprocessing, preprocessing_of
+from jobs.commands.probe_options import Weights
+from jobs.commands.probe_target import choose_data, choose_specs, read_norm, run_of
+from suite.errors import UserError
+from suite.experiment import BatchNormSpec, DataSpec, Run
+from suite.large_imports import collecting_no_garbage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from suite.data import Loader, Place
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with its weights and data, and the run that it is of, if it is of one.
+
+    `taken` says what was taken of a checkpoint; `title` names the network and its norms.
+    """
+
+    network: "nn.Module"
+    data: DataSpec
+    given: Preprocessing
+    taken: str | None
+    title: str
+    run: Run | None
+    purpose: str
+    device: "torch.device"
+
+    def loader(self, split: Literal["train", "val"], num_images: int | None, per_batch: int) -> "Loader":
+        """Return so many images of a split (None: all), in a fixed, mixed order, as the network takes them.
+
+        A batch of a single class would have the statistics of that class. Training images are those that the
+        run was trained on, if the data are the run's.
+        """
+        from suite.data import folder_loader, train_images_loader
+        from suite.data.renormalise import Renormalised
+
+        options: dict[str, Any] = {"num_images": num_images, "images_per_batch": per_batch, "shuffle_seed": 0}
+        loader: Loader
+        if split == "train" and self.run is not None and self.run.data == self.data:
+            place: Place = {"rank": 0, "world_size": 1, "device": self.device}
+            loader = train_images_loader(self.run, **options, **place)
+        else:
+            loader = folder_loader(self.data, split, device=self.device, **options)
+        return loader if self.given.is_imagenets else Renormalised(loader, self.given.mean, self.given.std)
+
+    def check_outputs(self, images: "Loader", advice: str) -> None:
+        """Raise UserError, which ends with `advice`, if the network does not tell the data's classes."""
+        import torch
+
+        with torch.no_grad():
+            outputs = tuple(self.network.eval()(next(iter(images)).images_NCHW).shape[1:])
+        if outputs != (self.data.num_classes,):
+            classes = f"outputs of shape {outputs}, and the data {self.data.num_classes} classes"
+            raise UserError(f"{self.purpose}: the network has {classes}{advice}")
+
+
+def subject_of(
+    purpose: str,
+    *,
+    checkpoint: Path | None,
+    weights: Weights | None,
+    model: str | None,
+    arch: str | None,
+    norm: str | None,
+    data: str | None,
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    num_classes: int | None,
+    split: str,
+    accuracy_advice: str | None,
+) -> Subject:
+    """Return what the options of `probe_options` describe, on a GPU if there is one.
+
+    `accuracy_advice`: the end of the message if the network has not the data's classes, which accuracy needs;
+    None: accuracy is not measured. Raises UserError, led by `purpose`, where the options contradict each
+    other, and for names and files that lead to nothing.
+    """
+    if model is not None and arch is not None:
+        raise UserError(f"{purpose}: --model and --arch both name the network; give one of them")
+    run = run_of(checkpoint)
+    model_spec, norm_spec = None, BatchNormSpec() if norm is None else read_norm(norm)
+    if model is not None:
+        data_spec = choose_data(run, data, image_size, None, split, purpose=purpose)
+        title = f"{model} {norm_spec.label}"
+    else:
+        options = (arch, norm, data, image_size, num_classes, split)
+        model_spec, data_spec = choose_specs(run, *options, purpose=purpose)
+        title = f"{model_spec.arch} {model_spec.norm.label}"
+    if accuracy_advice is not None and num_classes not in (None, data_spec.num_classes):
+        needed = f"a network of the data's {data_spec.num_classes} classes, not {num_classes}"
+        raise UserError(f"{purpose}: accuracy needs {needed}{accuracy_advice}")
+
+    with collecting_no_garbage():
+        import torch
+
+        from suite.models import build_model, chosen_sites, convert, load_weights, named_model
+
+    torch.manual_seed(0)
+    if model_spec is not None:
+        network = build_model(model_spec)
+    else:
+        from jobs.commands.probe_tables import by_role
+
+        assert model is not None
+        network = named_model(model, num_classes or data_spec.num_classes)
+        title = f"{title}{by_role(chosen_sites(network, norm_spec))}"
+        network = convert(network, norm_spec)
+    given = preprocessing_of(network, mean, std)
+    if image_size is None and run is None and given.image_size is not None:
+        size, resize = given.image_size, given.resize
+        data_spec = choose_data(run, data, size, data_spec.num_classes, split, resize, purpose=purpose)
+    taken = None
+    if checkpoint is not None:
+        taken = load_weights(network, checkpoint, None if weights is None else weights.value)
+    elif weights is not None:
+        raise UserError("--weights chooses among the weights of a checkpoint: give --checkpoint too")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device)
