@@ -27,7 +27,7 @@ REGISTER_EVERY_S = 11.0  # BatchStartTimeout, for which the controller waits for
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of Slurm are given up after two seconds. Without munge, Slurm itself tries for fifty."""
-    monkeypatch.setitem(slurm_commands.ask.__kwdefaults__, "timeout_s", 2.0)
+    monkeypatch.setattr(slurm_commands.ask, "__kwdefaults__", {"timeout_s": 2.0})
 
 
 def test_munge_is_away_while_a_run_trains(cells: Cells, impatient: None) -> None:

@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jobs.local.fork_client import ForkedProcess, starter_of
 from jobs.local.process import PlainProcess, ProcessSpec
@@ -32,8 +33,8 @@ class Driver:
         spec = ProcessSpec("jobs.cli", ("tune", *map(str, arguments)), environment, self.log)
         with contextlib.chdir(ROOT):
             self._process = (PlainProcess if is_fresh else starter_of(drivers_path()))(spec)
-        process = self._process
-        self.pid = process._pids[0] if isinstance(process, ForkedProcess) else process.pid
+        process: Any = self._process
+        self.pid: int = process._pids[0] if isinstance(process, ForkedProcess) else process.pid
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
