@@ -63,7 +63,7 @@ def test_the_page_says_everything_and_asks_for_nothing() -> None:
     page = render_diagnosis(diagnosis())
     for text in ("Estimates half warmed up", "+9.2 [7.5, 11.0]", "+7.1 [4.8, 9.3]", "costs accuracy", "90.8"):
         assert text in page, text
-    for text in ("2,048 training images", "53 BN layers", "A note.", "1 files could not", "—", "43\u00a0%"):
+    for text in ("2,048 training images", "53 BN layers", "A note.", "1 file was left out", "—", "43\u00a0%"):
         assert text in page, text
     assert NASTY not in page
     assert "default-src 'none'" in page

@@ -201,8 +201,8 @@ def observe(
     for name, seen in by_batch[0].inputs.items():
         if not (seen.whole.mean_C.isfinite().all() and seen.whole.squares_C.isfinite().all()):
             raise UserError(
-                f"{PURPOSE}: the inputs of {name} are not finite even with batch statistics: the weights or "
-                "the images are damaged, and not the estimates"
+                f"{PURPOSE}: the inputs of {name} are not finite even with batch statistics: the weights, "
+                "the images or the constants of frozen layers are damaged, and not the estimates"
             )
     passes = (by_batch[0], inference[0], by_batch[1], inference[1])
     return Observed(model, logits, *same, layers, is_training, watches, *passes)

@@ -69,10 +69,10 @@ def broken(observed: Observed, current: Statistics) -> Suspicion | None:
 
 def never_updated(observed: Observed, current: Statistics) -> Suspicion | None:
     """All estimates are the initial 0 and 1, and no layer has counted a batch."""
-    layers = [name for name, layer in observed.layers.items() if isinstance(layer, _BatchNorm)]
-    if not layers or not all(is_untrained(observed.layers[name]) for name in layers):
+    layers = averaging(observed)
+    if not layers or not all(map(is_untrained, layers.values())):
         return None
-    return _exact_of(observed, "never_updated", layers, {})
+    return _exact_of(observed, "never_updated", list(layers), {})
 
 
 def constants(observed: Observed, current: Statistics) -> Suspicion | None:
@@ -96,13 +96,12 @@ def constants(observed: Observed, current: Statistics) -> Suspicion | None:
 
 def frozen(observed: Observed, current: Statistics) -> Suspicion | None:
     """Layers that have followed fewer batches than the others, or are set never to follow one."""
-    updates = {name: updates_of(layer) for name, layer in observed.layers.items()}
-    usual = median(updates.values())
-    is_mixed = len(set(observed.is_training.values())) > 1
+    layers = averaging(observed)
+    updates = {name: updates_of(layer) for name, layer in layers.items()}
+    usual = median(updates.values()) if updates else 0
+    is_mixed = len({observed.is_training[name] for name in layers}) > 1
     found: dict[str, str] = {}
-    for name, layer in observed.layers.items():
-        if not isinstance(layer, _BatchNorm):
-            continue
+    for name, layer in layers.items():
         if layer.momentum == 0:
             found[name] = "their momentum is 0"
         elif is_mixed and not observed.is_training[name]:
@@ -120,8 +119,8 @@ def warming_up(observed: Observed, current: Statistics) -> Suspicion | None:
     """Running averages that still consist of their initial 0 and 1 to more than WARM."""
     shares = {
         name: initial_share(layer)
-        for name, layer in observed.layers.items()
-        if isinstance(layer, _BatchNorm) and updates_of(layer) > 0 and current[name] is observed.own[name]
+        for name, layer in averaging(observed).items()
+        if updates_of(layer) > 0 and current[name] is observed.own[name]
     }
     cold = {name: share for name, share in shares.items() if WARM < share < 1}
     if not cold:
@@ -150,11 +149,7 @@ def inherited(observed: Observed, current: Statistics) -> Suspicion | None:
     lags = {name: lag(observed, current, name) for name in observed.layers}
     ratios = {name: lags[name] / (sampling_error(observed, name) or math.inf) for name in lags}
     least = max(FAR, OUTSTANDING * median_low(lags.values()))
-    found = [
-        name
-        for name, layer in observed.layers.items()
-        if isinstance(layer, _BatchNorm) and lags[name] > least and ratios[name] > OUTSTANDING
-    ]
+    found = [name for name in averaging(observed) if lags[name] > least and ratios[name] > OUTSTANDING]
     if not found or 2 * len(found) > len(lags):
         return None
     tried = sorted(found, key=lambda name: -lags[name])[:MAX_TRIED]
@@ -180,7 +175,7 @@ def last_batch(observed: Observed, current: Statistics) -> Suspicion | None:
     """A last batch that is far smaller than the others, which running averages weigh as any other."""
     *sizes, last = observed.training.sizes
     usual = median(sizes)
-    momentum = median(momentum_of(layer) for layer in observed.layers.values())
+    momentum = _usual_momentum(observed)
     if last > SMALL * usual or momentum == 0:
         return None
     # Averages that are further off than a small batch can bring them have another cause.
@@ -203,10 +198,10 @@ def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
     """
     distance = median(lag(observed, current, name) for name in observed.layers)
     ratio = median(lag_ratios(observed, current))
-    momentum = median(momentum_of(layer) for layer in observed.layers.values())
-    updates = round(median(updates_of(layer) for layer in observed.layers.values()))
+    momentum = _usual_momentum(observed)
     if momentum == 0:
         return None
+    updates = round(median(updates_of(layer) for layer in averaging(observed).values()))
     evidence = {
         "momentum": momentum,
         "span": round(1 / momentum),
@@ -233,6 +228,17 @@ SUSPECTS: tuple[Suspect, ...] = (
     *(broken, never_updated, frozen, warming_up),
     *(inherited, last_batch, whole_average),
 )
+
+
+def averaging(observed: Observed) -> dict[str, _BatchNorm]:
+    """Return the layers that keep running averages, and not constants, in forward order."""
+    return {name: layer for name, layer in observed.layers.items() if isinstance(layer, _BatchNorm)}
+
+
+def _usual_momentum(observed: Observed) -> float:
+    """Return the median momentum of the layers that keep running averages; 0 if there are none."""
+    momenta = [momentum_of(layer) for layer in averaging(observed).values()]
+    return median(momenta) if momenta else 0.0
 
 
 def _inheritance(observed: Observed, current: Statistics, found: list[str]) -> str:
