@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from suite.experiment import Experiment
+from suite.experiment import Experiment, Run
 
 if TYPE_CHECKING:
     from jobs.local.process import StartProcess
+    from jobs.reproduce.perturb_trained import NoisePlan
     from reports.claims import ClaimResult
     from reports.claims.registration import Registered
 
@@ -104,7 +105,7 @@ class _Claims:
             while looks:
                 found = {letter: self._experiment(letter, look) for letter, look in looks.items()}
                 self.experiments |= found
-                done = _train_and_perturb(console, found, self.output_dir, jobs, start_process)
+                done = self._train_and_perturb(console, found, jobs, start_process)
                 if done not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
                     return done
                 code = max(code, done)
@@ -137,37 +138,40 @@ class _Claims:
         seeds = [QUICK_SEED] if self.quick else claim.seeds(look)
         return experiment_of(letter, claim.experiment, seeds, self.quick)
 
+    def _train_and_perturb(
+        self, console: Console, found: Mapping[str, Experiment], jobs: int, start_process: "StartProcess"
+    ) -> int:
+        """Train what is not complete, then perturb the estimates of claim D's runs where that is missing.
 
-def _train_and_perturb(
-    console: Console,
-    found: Mapping[str, Experiment],
-    output_dir: Path,
-    jobs: int,
-    start_process: "StartProcess",
-) -> int:
-    """Train what is not complete, then put noise on the estimates of claim D's runs where that is missing.
+        Returns the exit code: that of the signal that stopped the training, or whether anything failed.
+        """
+        from jobs import exit_codes
+        from jobs.local.launcher import run_all
+        from jobs.local.progress import ProgressView
+        from jobs.reproduce.claim_experiments import runs_of
+        from jobs.reproduce.perturb_trained import measure_missing
 
-    Returns the exit code: that of the signal that stopped the training, or whether anything failed.
-    """
-    from jobs import exit_codes
-    from jobs.local.launcher import run_all
-    from jobs.local.progress import ProgressView
-    from jobs.reproduce.claim_experiments import runs_of
-    from jobs.reproduce.perturb_trained import measure_missing
+        outcome = run_all(runs_of(found), self.output_dir, jobs, 1, ProgressView(console), start_process)
+        console.print(f"{outcome}; records in {self.output_dir}")
+        if outcome.stopped_by is not None:
+            console.print("the same command continues")
+            return outcome.exit_code
+        failed = {folder for folder, _ in outcome.failed}
+        noisy = found[NOISE].runs if NOISE in found else ()
+        trained = [run for run in noisy if self.output_dir / run.folder_name not in failed]
+        has_all, plan = not failed, self._noise_plan(noisy)
+        for run, error in measure_missing(trained, plan, self.output_dir, jobs, start_process):
+            has_all &= error is None
+            console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
+        return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
 
-    outcome = run_all(runs_of(found), output_dir, jobs, 1, ProgressView(console), start_process)
-    console.print(f"{outcome}; records in {output_dir}")
-    if outcome.stopped_by is not None:
-        console.print("the same command continues")
-        return outcome.exit_code
-    failed = {folder for folder, _ in outcome.failed}
-    noisy = found[NOISE].runs if NOISE in found else ()
-    trained = [run for run in noisy if output_dir / run.folder_name not in failed]
-    has_all = not failed
-    for run, error in measure_missing(trained, output_dir, jobs, start_process):
-        has_all &= error is None
-        console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
-    return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
+    def _noise_plan(self, runs: Sequence[Run]) -> "NoisePlan":
+        """Return the registered noise, with the norms of all planned runs, whether they completed or not."""
+        from jobs.reproduce.perturb_trained import NoisePlan
+
+        noise = self.registered.content.noise
+        norms = tuple({run.model.norm.label: run.model.norm for run in runs}.values())
+        return NoisePlan((0.0, *noise.magnitudes), noise.draws, noise.images, norms)
 
 
 def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, command: str) -> None:

@@ -1,7 +1,6 @@
 """Measures trained networks under noise on BN's estimates, and writes each result to its run's folder.
 
-`python -m jobs.reproduce.perturb_trained FOLDER DELTAS DRAWS IMAGES NORMS` measures one run;
-`measure_missing` starts it.
+`python -m jobs.reproduce.perturb_trained FOLDER PLAN` measures one run; `measure_missing` starts it.
 """
 
 import json
@@ -12,43 +11,68 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.child import threads_of_a_rank
 from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess, end
 from suite.errors import UserError
-from suite.experiment import ModelSpec, NormSpec, Run
+from suite.experiment import NormSpec, Run
 from suite.paths import RunPaths
 from suite.record import Noise, NoiseRecord, Scope, read_noise, write_noise
+from suite.specs.model import norm_spec
 
 log = logging.getLogger("shiftbench")
-DELTAS = (0.0, 0.1, 0.2)
-DRAWS = 30
-# Each seed has test images of its own, so that the spread over seeds includes that of the images.
-NUM_IMAGES = 256
 POLL_S = 0.05
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
+@dataclass(frozen=True)
+class NoisePlan:
+    """The magnitudes (0 among them), the draws and the test images of each run, and the norms compared.
+
+    Each seed has test images of its own, so that the spread over seeds includes that of the images. Noise on
+    the common layers is on those that all of `norms` leave as BN.
+    """
+
+    deltas: tuple[float, ...]
+    draws: int
+    num_images: int
+    norms: tuple[NormSpec, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The norms' labels."""
+        return tuple(norm.label for norm in self.norms)
+
+    def dump(self) -> str:
+        """Return the plan for the command line of the process that measures."""
+        norms = [norm.model_dump(mode="json") for norm in self.norms]
+        return json.dumps([self.deltas, self.draws, self.num_images, norms])
+
+    @classmethod
+    def parse(cls, text: str) -> "NoisePlan":
+        """Return the plan that `dump` gave."""
+        deltas, draws, num_images, norms = json.loads(text)
+        return cls(tuple(deltas), draws, num_images, tuple(map(norm_spec, norms)))
+
+
 def measure_missing(
-    runs: Sequence[Run], output_dir: Path, jobs: int, start_process: StartProcess
+    runs: Sequence[Run], plan: NoisePlan, output_dir: Path, jobs: int, start_process: StartProcess
 ) -> Iterator[tuple[Run, str | None]]:
     """Measure those completed `runs` that were not measured, `jobs` at a time. Yields each run and its error.
 
-    The norms of the runs are those that are compared: noise on the common layers is on those that all have.
-    A measurement of another checkpoint, or with other magnitudes or draws, is repeated. With `jobs` above
+    A measurement of another checkpoint, or by another plan, is repeated. With `jobs` above
     one, each process has one thread: networks as small as these gain nothing by more.
     """
     waiting = []
-    norms = json.dumps([norm.model_dump(mode="json") for norm in _norms(runs)])
     for run in runs:
         try:
             paths = RunPaths(output_dir / run.folder_name)
-            if not _is_measured(paths, _last_step(paths), run.seed):
+            if not _is_measured(paths, _last_step(paths), run.seed, plan):
                 waiting.append(run)
         except UserError as error:
             yield run, str(error)
@@ -59,13 +83,7 @@ def measure_missing(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, output = waiting.pop(0), Path(folder) / str(len(waiting))
-                    arguments = (
-                        str(output_dir / run.folder_name),
-                        json.dumps(DELTAS),
-                        str(DRAWS),
-                        str(NUM_IMAGES),
-                        norms,
-                    )
+                    arguments = (str(output_dir / run.folder_name), plan.dump())
                     spec = ProcessSpec("jobs.reproduce.perturb_trained", arguments, environment, output)
                     running.append((run, output, start_process(spec)))
                 time.sleep(POLL_S)
@@ -75,10 +93,6 @@ def measure_missing(
                         yield one[0], _error_of(one[0], code, one[1].read_text())
         finally:
             end([process for *_, process in running])
-
-
-def _norms(runs: Sequence[Run]) -> list[NormSpec]:
-    return list({run.model.norm.label: run.model.norm for run in runs}.values())
 
 
 def _error_of(run: Run, code: int, output: str) -> str | None:
@@ -91,12 +105,10 @@ def _error_of(run: Run, code: int, output: str) -> str | None:
 
 def main() -> int:
     """Measure one run. Returns the exit code; the last line of the output is the error."""
-    folder, deltas, draws, num_images, norms = Path(sys.argv[1]), *sys.argv[2:]
+    folder, plan = Path(sys.argv[1]), NoisePlan.parse(sys.argv[2])
     paths = RunPaths(folder)
     try:
-        run = read_run(folder)
-        counts = (int(draws), int(num_images))
-        noise = measure(run, paths, _last_step(paths), json.loads(deltas), *counts, json.loads(norms))
+        noise = measure(read_run(folder), paths, _last_step(paths), plan)
         write_noise(paths, noise)
     except (UserError, OSError) as error:
         print(f"{paths.noise}: cannot be written: {error.strerror}" if isinstance(error, OSError) else error)
@@ -110,32 +122,24 @@ def _last_step(paths: RunPaths) -> int:
     raise UserError(f"{paths.checkpoints}: has no checkpoint to measure under noise; remove the run's folder")
 
 
-def _is_measured(paths: RunPaths, step: int, seed: int) -> bool:
+def _is_measured(paths: RunPaths, step: int, seed: int, plan: NoisePlan) -> bool:
     kept = None
     with suppress(UserError):
         kept = read_noise(paths)
     if kept is None:
         return False
+    expected = (step, seed, plan.num_images, plan.labels, plan.deltas, {plan.draws})
     return all(
-        (one.step, one.seed, one.num_images, one.deltas, {len(draws) for draws in one.top1_percent})
-        == (step, seed, NUM_IMAGES, DELTAS, {DRAWS})
+        (one.step, one.seed, one.num_images, one.norms, one.deltas, set(map(len, one.top1_percent)))
+        == expected
         for one in kept.values()
     )
 
 
-def measure(
-    run: Run,
-    paths: RunPaths,
-    step: int,
-    deltas: Sequence[float],
-    draws: int,
-    num_images: int,
-    norms: Sequence[Any],
-) -> Noise:
+def measure(run: Run, paths: RunPaths, step: int, plan: NoisePlan) -> Noise:
     """Return the accuracy under noise of the network after `step` steps, on test images chosen by the seed.
 
-    `norms`: those that are compared; layers that all of them leave as BN are common. Raises UserError for a
-    checkpoint that cannot be read, and for missing data.
+    Raises UserError for a checkpoint that cannot be read, and for missing data.
     """
     import torch
 
@@ -149,13 +153,13 @@ def measure(
     model = build_model(run.model)
     load_weights(model, paths.checkpoint(step))
     names = list(batch_norm_layers(model))
-    others = [build_model(ModelSpec.model_validate({**run.model.model_dump(), "norm": one})) for one in norms]
+    others = [build_model(run.model.model_copy(update={"norm": norm})) for norm in plan.norms]
     shared = set(names).intersection(*map(batch_norm_layers, others))
     loader = folder_loader(
         run.data, "val", images_per_batch=_IMAGES_PER_BATCH, device=device, shuffle_seed=run.seed
     )
     try:
-        images = list(islice(loader, num_images // _IMAGES_PER_BATCH))
+        images = list(islice(loader, plan.num_images // _IMAGES_PER_BATCH))
     finally:
         loader.close()
     model = model.to(device)
@@ -166,9 +170,9 @@ def measure(
             found[scope] = found["all"]
             continue
         # Seeded by the run: draws that all runs shared would be missing from the differences between seeds.
-        result = perturb(model, images, tuple(deltas), draws=draws, seed=run.seed, layers=layers)
-        rows = result.top1_percent
-        found[scope] = NoiseRecord(step, run.seed, result.num_images, tuple(layers), result.deltas, rows)
+        result = perturb(model, images, plan.deltas, draws=plan.draws, seed=run.seed, layers=layers)
+        of_layers = (plan.labels, tuple(layers), result.deltas, result.top1_percent)
+        found[scope] = NoiseRecord(step, run.seed, result.num_images, *of_layers)
     return found
 
 

@@ -28,7 +28,7 @@ from typing import Literal, assert_never
 from scipy import special
 
 from reports.frames import Frames
-from reports.numbers import Number, estimate_cell, number, plural
+from reports.numbers import Number, estimate_cell, number, plural, significant_decimals
 from reports.paper.published import Label
 from reports.stats import (
     CONFIDENCE,
@@ -48,7 +48,6 @@ POWER = 0.8
 _WORDS: dict[Verdict, str] = {
     "holds": "",
     "fails": "not ",
-    "absent": "which is absent: no difference beyond the margin, and not ",
     "inconclusive": "which may or may not be ",
 }
 
@@ -119,10 +118,15 @@ class Check:
 
     @property
     def rule(self) -> str:
-        """What the mean has to be, such as `above 20`, in the unit of `ours`."""
-        places = 0 if self.bound == round(self.bound) else self.decimals
-        text = f"{self.side} {number(self.bound, places)}"
-        return text if self.margin is None else f"{text}; margin {number(self.margin, 0)}"
+        """What the mean has to be, such as `above 20`, in the unit of `ours`, and the margin."""
+        text = f"{self.side} {self._bound}"
+        if self.margin is None:
+            return text
+        return f"{text}; margin {number(self.margin, significant_decimals(self.margin, 1))}"
+
+    @property
+    def _bound(self) -> str:
+        return number(self.bound, 0 if self.bound == round(self.bound) else self.decimals)
 
     @cached_property
     def estimate(self) -> Estimate | None:
@@ -151,30 +155,39 @@ class Check:
         same = " in every seed" if len(set(self.values)) == 1 else ""
         more = self.seeds_to_settle if self.outcome == "inconclusive" else None
         needs = "" if more is None else f" (about {more} seeds would settle it)"
-        return f"{self.measured}: {self.ours}{same}, {_WORDS[self.outcome]}{self.rule}{needs}"
+        if self.outcome == "absent" and self.margin is not None:
+            within = f"{number(self.margin, significant_decimals(self.margin, 1))}"
+            what = f"the {100 * CONFIDENCE:g} % interval lies within {within} of {self._bound}"
+            return f"{self.measured}: {self.ours}{same}: {what}"
+        return f"{self.measured}: {self.ours}{same}, {_WORDS[self.outcome]}{self.side} {self._bound}{needs}"
 
     @property
     def seeds_to_settle(self) -> int | None:
-        """How many seeds a verdict takes with a probability of `POWER`, if mean and deviation stay as they
-        are.
+        """How many seeds a verdict takes with a probability of `POWER`, by normal approximation.
 
-        The smaller number of: for a p below `P_PER_LOOK`, and, with a margin, for an interval within it. None
-        where neither can be computed: too few values, no deviation, or a mean on the bound without a margin.
+        Mean and deviation are taken as they are. The smaller number of: for a p as small as the rule asks on
+        the mean's side, and, with a margin, for an interval within it. None where neither can be computed:
+        too few values, no deviation, or a mean on the bound without a margin.
         """
         if self.num_lacking or len(self.values) < MIN_SEEDS_FOR_A_CLAIM:
             return None
         from_bound = self._from_bound
         deviation = math.sqrt(variance(from_bound))
-        distance = abs(math.fsum(from_bound) / len(from_bound))
-        quantiles = [(distance, 1 - P_PER_LOOK / 2)]
-        if self.margin is not None:
-            quantiles.append((self.margin - distance, (1 + CONFIDENCE) / 2))
-        counts = [
-            ((float(special.ndtri(level)) + float(special.ndtri(POWER))) * deviation / gap) ** 2
-            for gap, level in quantiles
-            if gap > 0
-        ]
+        mean = math.fsum(from_bound) / len(from_bound)
+        is_claimed = self._is_claimed(self.bound + mean)
+        p = P_PER_LOOK if is_claimed else P_PER_LOOK / self.num_checks
+        counts = [_seeds(deviation, abs(mean), p, POWER)] if mean else []
+        if self.margin is not None and abs(mean) < self.margin:
+            # Both ends must lie within the margin; the farther one hardly matters where the mean is off.
+            power = (1 + POWER) / 2 if abs(mean) < 0.1 * self.margin else POWER
+            counts.append(_seeds(deviation, self.margin - abs(mean), 1 - CONFIDENCE, power))
         return math.ceil(max(min(counts), len(self.values) + 1)) if counts and deviation else None
+
+
+def _seeds(deviation: float, distance: float, p: float, power: float) -> float:
+    """Return how many values show a distance with a two-sided p and this power."""
+    quantiles = float(special.ndtri(1 - p / 2)) + float(special.ndtri(power))
+    return (quantiles * deviation / distance) ** 2
 
 
 # ---------------------------------------------------------------- rules

@@ -18,7 +18,6 @@ from reports.paper.published import Series, load_paper
 from reports.stats import slope, slopes
 from suite.metrics import SHIFT_SIGMA
 
-QUARTER = 0.25
 BySeed = dict[int, float]
 
 
@@ -88,7 +87,10 @@ def mean_on_training_images(frames: Frames) -> Iterator[Measured]:
 
 
 def mean_by_the_gap(frames: Frames) -> Iterator[Measured]:
-    """BN's mean over the layers, of the test images less that of the training images, by seed."""
+    """BN's mean over the layers, of the test images less that of the training images, by seed.
+
+    A difference of two means, and no split: the norms of its parts do not add up.
+    """
     test, training = _means(frames), _means(frames, f"{SHIFT_SIGMA}_train")
     for size, by_seed in test.items():
         yield Measured(paired(by_seed, training.get(size, {})), {"images": size})
@@ -97,13 +99,13 @@ def mean_by_the_gap(frames: Frames) -> Iterator[Measured]:
 # ---------------------------------------------------------------- C
 
 
-def slope_less_quarter(frames: Frames) -> Iterator[Measured]:
-    """GNBN's slope less a quarter of BN's, by seed and over the layers that both have."""
+def slope_less_share(frames: Frames, share: float) -> Iterator[Measured]:
+    """GNBN's slope less a share of BN's, by seed and over the layers that both have."""
     bn, gnbn = (_slopes(frames, family) for family in ("bn", "xbn"))
     for size in sorted({*bn, *gnbn}):
-        quarter = {seed: QUARTER * value for seed, value in bn.get(size, {}).items()}
-        paper = _paper(f"blocking/{size}", _small(size), QUARTER)
-        yield Measured(paired(gnbn.get(size, {}), quarter), {"images": size}, paper)
+        part = {seed: share * value for seed, value in bn.get(size, {}).items()}
+        paper = _paper(f"blocking/{size}", _small(size), share)
+        yield Measured(paired(gnbn.get(size, {}), part), {"images": size, "share": share}, paper)
 
 
 def highest_over_lowest(frames: Frames) -> Iterator[Measured]:

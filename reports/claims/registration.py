@@ -6,6 +6,8 @@ after runs were made.
 """
 
 import hashlib
+import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError, model_validator
 
 from reports.claims import depth, inference, noise_loss, positions, small_batches
-from reports.claims.check import Measured, Rule, Side
+from reports.claims.check import P_PER_LOOK, Measured, Rule, Side
 from reports.frames import Frames
+from reports.stats import CONFIDENCE
 from suite.config_file import read_config
 from suite.errors import UserError
 from suite.files import write_atomically
@@ -22,6 +25,7 @@ from suite.specs.base import Spec
 from suite.wording import explain
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "claims.yaml"
+EXPERIMENTS = FILE.parent / "experiments" / "paper"
 COPY = Path(".shiftbench") / "claims.yaml"
 
 
@@ -35,14 +39,17 @@ class Measure:
     function: Callable[..., Iterable[Measured]]
 
 
-_LOST = f"top-1 above chance lost to noise of δ = {' and '.join(f'{d:g}' for d in noise_loss.MAGNITUDES)}"
+_LOST = "top-1 above chance lost to noise of δ = {deltas}"
 _SIGMA = "scaled ESM σ behind the first layer"
 MEASURES: Mapping[str, Measure] = {
     "inference_gap": Measure(
         "error in inference mode less training error, epoch {epoch}", "points", 1, inference.inference_gap
     ),
     "bias_corrected_gap": Measure(
-        "the same with bias-corrected estimates, epoch {epoch}", "points", 1, inference.bias_corrected_gap
+        "that difference with bias-corrected estimates, epoch {epoch}",
+        "points",
+        1,
+        inference.bias_corrected_gap,
     ),
     "slope_by_size": Measure(
         f"{{images:,}} images: slope of the {_SIGMA}", "a layer", 4, depth.slope_by_size
@@ -57,10 +64,13 @@ MEASURES: Mapping[str, Measure] = {
         f"{{images:,}} images: mean {_SIGMA}, on the training images", "", 3, depth.mean_on_training_images
     ),
     "mean_by_the_gap": Measure(
-        "{images:,} images: what the test images add to it", "", 3, depth.mean_by_the_gap
+        "{images:,} images: that mean on the test images less that on the training images",
+        "",
+        3,
+        depth.mean_by_the_gap,
     ),
-    "slope_less_quarter": Measure(
-        "{images:,} images: GNBN's slope less ¼ of BN's", "a layer", 4, depth.slope_less_quarter
+    "slope_less_share": Measure(
+        "{images:,} images: GNBN's slope less {share:g} of BN's", "a layer", 4, depth.slope_less_share
     ),
     "highest_over_lowest": Measure(
         f"{{images:,}} images: GNBN's highest {_SIGMA} over its lowest", "times", 2, depth.highest_over_lowest
@@ -84,7 +94,9 @@ class RegisteredCheck(Spec):
     """A measure, and what its mean over the seeds is claimed to be."""
 
     measure: str = Field(description=", ".join(MEASURES))
-    of: dict[str, int | str] = Field(default_factory=dict, description="arguments of the measure")
+    of: dict[str, int | float | str | list[float]] = Field(
+        default_factory=dict, description="arguments of the measure"
+    )
     side: Side = Field("above", description="of the bound on which the mean is claimed to lie")
     bound: float = 0.0
     margin: float | None = Field(
@@ -96,6 +108,12 @@ class RegisteredCheck(Spec):
     def _known(self) -> "RegisteredCheck":
         if self.measure not in MEASURES:
             raise ValueError(f"measure is {self.measure!r}; expected one of {', '.join(MEASURES)}")
+        _, *known = inspect.signature(MEASURES[self.measure].function).parameters
+        if sorted(known) != sorted(self.of):
+            expected = ", ".join(known) or "none"
+            raise ValueError(f"of: {self.measure} takes the arguments {expected}; got {', '.join(self.of)}")
+        if self.of.get("scope", "all") not in noise_loss.SCOPES:
+            raise ValueError(f"of.scope: expected {' or '.join(noise_loss.SCOPES)}, got {self.of['scope']!r}")
         return self
 
     def rule(self) -> Rule:
@@ -114,8 +132,9 @@ class RegisteredClaim(Spec):
 
     says: str
     experiment: str = Field(description="a file in configs/experiments/paper")
+    experiment_sha256: str = Field(description="of its content without seeds and what is measured")
     first_seed: int = Field(ge=0, description="the seeds are this one and those that follow")
-    looks: tuple[int, ...] = Field((6, 12, 24), min_length=1, description="seeds at each look")
+    looks: tuple[int, ...] = Field(min_length=1, description="seeds at each look")
     remark: str = ""
     checks: tuple[RegisteredCheck, ...] = Field(min_length=1)
 
@@ -134,10 +153,36 @@ class RegisteredClaim(Spec):
         return [check.rule() for check in self.checks]
 
 
+class NoiseSpec(Spec):
+    """The noise of claim D, and on how many test images of each seed it is measured."""
+
+    magnitudes: tuple[float, ...]
+    draws: int = Field(ge=1)
+    images: int = Field(ge=1)
+
+
+class RuleSpec(Spec):
+    """The numbers of the rule of all checks. They are constants of the code, with which they must agree."""
+
+    p_per_look: float
+    confidence: float
+
+    @model_validator(mode="after")
+    def _agree(self) -> "RuleSpec":
+        for name, value in (("p_per_look", P_PER_LOOK), ("confidence", CONFIDENCE)):
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} is {getattr(self, name):g}, but the rules of this version use {value:g}"
+                )
+        return self
+
+
 class Registration(Spec):
-    """All claims by letter. `pilots`: the seeds that set-ups were tried with, which no claim may use."""
+    """All claims by letter, the rule that judges them, and how set-ups were chosen before (`pilots`)."""
 
     pilots: str
+    rule: RuleSpec
+    noise: NoiseSpec
     looked_at: tuple[int, ...] = Field(
         (), description="seeds whose results were seen before the rules were made"
     )
@@ -145,6 +190,8 @@ class Registration(Spec):
 
     @model_validator(mode="after")
     def _fresh(self) -> "Registration":
+        if missing := sorted(set("ABCDEF") - set(self.claims)):
+            raise ValueError(f"claims.{missing[0]} is missing")
         for letter, claim in self.claims.items():
             if seen := sorted(set(claim.seeds(-1)) & set(self.looked_at)):
                 raise ValueError(f"claims.{letter}: seed {seen[0]} was looked at before; choose fresh ones")
@@ -167,7 +214,21 @@ def load_registration(path: Path = FILE) -> Registered:
         content = Registration.model_validate(file.content)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Registration)}") from None
+    for letter, claim in content.claims.items():
+        found = experiment_sha256(EXPERIMENTS / claim.experiment)
+        if found != claim.experiment_sha256:
+            raise UserError(
+                f"{path}: claims.{letter}.experiment_sha256: {claim.experiment} has changed since it was "
+                f"registered: its hash is {found}; restore it"
+            )
     return Registered(content, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def experiment_sha256(path: Path) -> str:
+    """Return the hash of an experiment's content: of all that decides its results but the seeds."""
+    content = read_config(path, "experiment").content
+    decisive = {key: content[key] for key in ("model", "data", "batch", "recipe") if key in content}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def register(output_dir: Path, path: Path = FILE) -> None:

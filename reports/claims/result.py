@@ -74,7 +74,8 @@ class ClaimResult:
     """What came of a claim under the rules of the file with this `sha256`.
 
     `runs`: completed of planned. `checks` decide the verdict, and `shown` stand beside them. `evidence`: one
-    sentence on what decided it. `is_complete`: whether all runs completed, so that further seeds may follow.
+    sentence on what decided it. `is_complete`: whether all runs completed and gave all values, so that
+    further seeds can bring a verdict.
     """
 
     letter: str
@@ -117,7 +118,8 @@ def judge(evidence: Evidence, registered: Registered | None = None) -> ClaimResu
     where = f"{evidence.data or 'no data'}, {plural(seeds, 'seed')}"
     text = f"{evidence.letter}: {verdict}, {where}. {texts[:1].upper()}{texts[1:]}.{remark}"
     head = (evidence.letter, claim.says, registered.sha256, evidence.data, seeds, runs)
-    return ClaimResult(*head, checks, shown, verdict, text, not evidence.trouble)
+    is_complete = not evidence.trouble and not any(check.num_lacking for check in checks)
+    return ClaimResult(*head, checks, shown, verdict, text, is_complete)
 
 
 def _deciding(checks: list[Check], verdict: Verdict) -> str:

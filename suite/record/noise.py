@@ -19,12 +19,14 @@ Scope = Literal["all", "common"]
 class NoiseRecord:
     """Top-1 (%) after `step` steps: `top1_percent[i][j]` at `deltas[i]`, in draw j of `seed`.
 
-    `layers`: the names of the BN layers that got noise. `num_images`: the test images, chosen by `seed` too.
+    `layers`: the names of the BN layers that got noise. `norms`: those that were compared, whose layers may
+    be common. `num_images`: the test images, chosen by `seed` too.
     """
 
     step: int
     seed: int
     num_images: int
+    norms: tuple[str, ...]
     layers: tuple[str, ...]
     deltas: tuple[float, ...]
     top1_percent: tuple[tuple[float, ...], ...]
@@ -69,8 +71,8 @@ def _record(content: Mapping[str, Any]) -> NoiseRecord:
     rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
     if len(rows) != len(deltas) or len({len(row) for row in rows}) != 1 or not rows[0]:
         raise ValueError("top1_percent is no matrix")
-    layers = content["layers"]
-    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
-        raise TypeError("layers are no names")
+    names = norms, layers = content["norms"], content["layers"]
+    if not all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in names):
+        raise TypeError("norms or layers are no names")
     step, seed, num_images = (int(content[name]) for name in ("step", "seed", "num_images"))
-    return NoiseRecord(step, seed, num_images, tuple(layers), deltas, rows)
+    return NoiseRecord(step, seed, num_images, tuple(norms), tuple(layers), deltas, rows)

@@ -172,7 +172,9 @@ class _MeanShift:
         self.layers = layers
         inputs = [seen.inputs[name] for name in layers]
         self.units = [
-            unit(layer, one.whole) * math.sqrt(layer.num_features) if scaled else torch.ones(1).double()
+            unit(layer, one.whole) * math.sqrt(layer.num_features)
+            if scaled
+            else torch.ones_like(one.whole.mean_C)
             for layer, one in zip(layers.values(), inputs, strict=True)
         ]
         sizes = [

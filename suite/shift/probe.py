@@ -1,7 +1,7 @@
 """The estimation shift of a network: estimated against expected population statistics, layer by layer."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product of two halves of the batches, its standard error, and the degrees of freedom of the error.
+
+    Both are NaN where a half has fewer than two groups of batches.
+    """
+
+    value: float
+    error: float
+    degrees: float
+
+    @classmethod
+    def of(cls, value: float, errors: Sequence[float], degrees: float) -> "Product":
+        """Join the errors that each half gives, of so many degrees of freedom each (Satterthwaite 1946)."""
+        squares = [error**2 for error in errors]
+        spread = math.fsum(square**2 for square in squares) / degrees if degrees > 0 else math.nan
+        joined = math.fsum(squares) ** 2 / spread if spread else len(errors) * degrees
+        return cls(value, math.sqrt(math.fsum(squares)), joined)
+
+
+@dataclass(frozen=True)
 class LayerShift:
     """The shift of one BN layer. The signed differences are expected minus estimated, (C,), float64.
 
-    `product_errors`: by name of `CROSS`, the standard error of that value's signed square, from `num_groups`
-    groups of batches; NaN of fewer than two.
+    `products`: by name of `CROSS`, how sure that value's signed square is. `num_groups`: of batches.
     """
 
     name: str
@@ -46,21 +65,20 @@ class LayerShift:
     esm_sigma_cross: float = math.nan
     esm_mu_scaled_cross: float = math.nan
     esm_sigma_scaled_cross: float = math.nan
-    product_errors: Mapping[str, float] = field(default_factory=dict)
+    products: Mapping[str, "Product"] = field(default_factory=dict)
     num_groups: int = 0
     mu_difference_C: Tensor | None = None
     sigma_difference_C: Tensor | None = None
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % interval of a value of `CROSS`, by Student's t on its signed square, or NaN."""
-        error = self.product_errors.get(name, math.nan)
-        if math.isnan(error):
+        product = self.products.get(name)
+        if product is None or math.isnan(product.error):
             return math.nan, math.nan
         from scipy.special import stdtrit
 
-        product = signed_square(getattr(self, name))
-        half = float(stdtrit(self.num_groups - 1, 0.975)) * error
-        return signed_root(product - half), signed_root(product + half)
+        half = float(stdtrit(product.degrees, 0.975)) * product.error
+        return signed_root(product.value - half), signed_root(product.value + half)
 
 
 @dataclass(frozen=True)
@@ -186,8 +204,8 @@ def _layer_shift(name: str, layer: nn.Module, inputs: LayerInputs, per_channel: 
         esm_sigma=float(sigma_difference_C.norm()),
         esm_mu_scaled=float((mu_difference_C / unit_C).norm()),
         esm_sigma_scaled=float((sigma_difference_C / unit_C).norm()),
-        **{metric: signed_root(product) for metric, (product, _) in products.items()},
-        product_errors={metric: error for metric, (_, error) in products.items()},
+        **{metric: signed_root(product.value) for metric, product in products.items()},
+        products=products,
         num_groups=int((inputs.by_group.count_G > 0).sum()),
         mu_difference_C=mu_difference_C if per_channel else None,
         sigma_difference_C=sigma_difference_C if per_channel else None,
@@ -196,14 +214,15 @@ def _layer_shift(name: str, layer: nn.Module, inputs: LayerInputs, per_channel: 
 
 def _cross_products(
     groups: GroupMoments, mean_C: Tensor, sigma_C: Tensor, unit_C: Tensor
-) -> dict[str, tuple[float, float]]:
-    """Return ⟨δ_even, δ_odd⟩ and its standard error for each metric of `CROSS`.
+) -> dict[str, Product]:
+    """Return ⟨δ_even, δ_odd⟩ for each metric of `CROSS`.
 
     The two halves err independently, so the product's expectation has no square of an error in it.
     """
     num_groups = len(groups.count_G)
     is_even_G = (torch.arange(num_groups) % 2 == 0).double()
     halves = (is_even_G, 1 - is_even_G)
+    degrees = min(int((groups.share_of(half_G) > 0).sum()) for half_G in halves) - 1
     weight_RG = torch.cat([torch.ones(1, num_groups, dtype=torch.float64), all_but_one(num_groups)])
     (mu_even_RC, sigma_even_RC), (mu_odd_RC, sigma_odd_RC) = (
         _errors(groups, weight_RG * half_G, mean_C, sigma_C) for half_G in halves
@@ -214,7 +233,7 @@ def _cross_products(
             product_R = each_RC.sum(dim=1)
             whole, without_G = float(product_R[0]), product_R[1:]
             errors = [jackknife_error(whole, without_G, groups.share_of(half_G)) for half_G in halves]
-            found[f"esm_{name}{scale}_cross"] = (whole, math.hypot(*errors))
+            found[f"esm_{name}{scale}_cross"] = Product.of(whole, errors, degrees)
     return found
 
 

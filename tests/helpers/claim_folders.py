@@ -103,7 +103,7 @@ def write(
 
 def _noise(top1: dict[float, float], layers: Sequence[str]) -> NoiseRecord:
     rows = tuple((value - 1, value + 1) for value in top1.values())
-    return NoiseRecord(60, 0, 1000, tuple(layers), tuple(top1), rows)
+    return NoiseRecord(60, 0, 1000, ("BN",), tuple(layers), tuple(top1), rows)
 
 
 def judged(letter: str, root: Path, runs: Sequence[Run]) -> ClaimResult:

@@ -1,57 +1,26 @@
 """`shiftbench reproduce`: what it refuses, what it runs, and how it ends."""
 
 import dataclasses
-import json
 import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from jobs.cli import app
-from jobs.local.fork_client import starter_of
-from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
-from jobs.reproduce import claim_experiments, perturb_trained
+from jobs.reproduce import claim_experiments
 from reports.claims import load_registration
 from reports.claims.check import Check
 from reports.claims.registration import COPY, FILE, Registered
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
-from reports.write.report_folder import ReportFiles, build_report
 from suite.config import load_experiment
 from suite.errors import UserError
 from suite.experiment import Experiment, Run
-from suite.paths import RunPaths
-from suite.record import RecordWriter, read_noise
+from suite.record import RecordWriter
+from tests.helpers.reproducing import CARRIED, CLAIMS, TINY, carried_data, reproduce, tiny
 
-# Runs of twelve epochs on few images: seconds.
-TINY = ("data.train_images=32", "data.val_images=20", "recipe.epochs=12", "recipe.lr=0.1")
-TINY_NET = (
-    "model={arch: small_resnet11, norm: [{kind: bn}, {kind: xbn, position: p2, bfn: gn, num_groups: 8}]}",
-    "data.train_images=32",
-    "data.val_images=20",
-    "recipe.epochs=1",
-)
-
-
-@pytest.fixture(autouse=True)
-def carried_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data set on this machine but the carried one."""
-    monkeypatch.setattr(claim_experiments, "DEBIAN_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(claim_experiments, "default_root", lambda: tmp_path / "data")
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick A and D made tiny."""
-    small = {
-        "A": dataclasses.replace(claim_experiments.PLANS["A"], quick=TINY),
-        "D": dataclasses.replace(claim_experiments.PLANS["D"], quick=TINY_NET),
-    }
-    monkeypatch.setattr(claim_experiments, "PLANS", {**claim_experiments.PLANS, **small})
+__all__ = ["carried_data", "tiny"]  # fixtures
 
 
 @pytest.fixture
@@ -72,31 +41,7 @@ def small_claim(monkeypatch: pytest.MonkeyPatch) -> Registered:
     return changed
 
 
-@pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
-    """The arguments of all reports of a test. The first is built, and its result returned for the others."""
-    calls: list[tuple[Any, Any]] = []
-    results: list[ReportFiles] = []
-
-    def build_once(*arguments: Any, **options: Any) -> ReportFiles:
-        calls.append((arguments, options))
-        if not results:
-            results.append(build_report(*arguments, **options))
-        return results[0]
-
-    monkeypatch.setattr("reports.write.report_folder.build_report", build_once)
-    return calls
-
-
-def reproduce(folder: Path, *arguments: str) -> Result:
-    where = ["--output-dir", str(folder / "runs"), "--out", str(folder / "out")]
-    return CliRunner().invoke(app, ["reproduce", *arguments, *where])
-
-
 # ---------------------------------------------------------------- what is run
-
-CLAIMS = load_registration().content.claims
-CARRIED = (f"data.name={claim_experiments.CARRIED}",)
 
 
 def experiment(letter: str, look: int = 0, quick: bool = False) -> Experiment:
@@ -286,72 +231,3 @@ def _complete_all_but_first(runs: list[Run], output_dir: Path) -> None:
     for run in runs[1:]:
         with RecordWriter(run, output_dir / run.folder_name) as record:
             record.status("completed")
-
-
-# ---------------------------------------------------------------- noise
-
-
-@pytest.mark.usefixtures("tiny", "reported")
-def test_noise_is_measured_once_and_again_where_it_does_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_server: Path
-) -> None:
-    start = starter_of(fork_server)
-    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.5))
-    monkeypatch.setattr(perturb_trained, "DRAWS", 2)
-    monkeypatch.setattr(perturb_trained, "NUM_IMAGES", 32)
-    done = reproduce(tmp_path, "D", "--quick")
-    assert done.exit_code == 0, done.stdout
-    assert done.stdout.count("noise  ") == 2
-    assert "D: inconclusive" in done.stdout
-    path = claim_experiments.FOLDER / CLAIMS["D"].experiment
-    runs = list(load_experiment(path, ["seeds=[0]", *CARRIED, *TINY_NET]).runs)
-    of_bn, of_xbn = (RunPaths(tmp_path / "runs" / run.folder_name) for run in runs)
-    first, xbn = read_noise(of_bn), read_noise(of_xbn)
-    assert first is not None
-    assert xbn is not None
-    for record in first.values():
-        assert record.deltas == (0.0, 0.5)
-        assert [len(draws) for draws in record.top1_percent] == [2, 2]
-        assert len(set(record.top1_percent[0])) == 1  # no noise, no difference between draws
-        assert record.num_images == perturb_trained.NUM_IMAGES
-    # XBN has GN in the stem and at P2 of three blocks; what is left, both have.
-    assert set(first["all"].layers) - set(first["common"].layers) == {
-        "bn1", *(f"layer{stage}.0.bn2" for stage in (1, 2, 3)),
-    }  # fmt: skip
-    assert first["common"].layers == xbn["common"].layers == xbn["all"].layers
-    assert xbn["all"] == xbn["common"]
-    assert first["all"].top1_percent != first["common"].top1_percent
-
-    def measured(start: StartProcess = start) -> list[str | None]:
-        found = perturb_trained.measure_missing(runs, tmp_path / "runs", 1, start)
-        return [error for _, error in found]
-
-    def start_nothing(spec: ProcessSpec) -> PlainProcess:
-        spec.log.touch()
-        return SimpleNamespace(poll=lambda: 0)  # type: ignore[return-value]
-
-    assert measured() == []
-    content = json.loads(of_bn.noise.read_text())
-    content["scopes"]["common"]["step"] = 99
-    for damaged in ("{", json.dumps(content), json.dumps({**content, "schema_version": 1})):
-        of_bn.noise.write_text(damaged)
-        assert measured(start_nothing) == [None]
-    assert measured() == [None]
-    assert read_noise(of_bn) == first
-    monkeypatch.setattr(perturb_trained, "DRAWS", 3)
-    assert measured(start_nothing) == [None, None]
-    # Several at a time, of one thread each: the same.
-    monkeypatch.setattr(perturb_trained, "DELTAS", (0.0, 0.1))
-    assert measured() == [None, None]
-    alone = read_noise(of_bn)
-    of_bn.noise.unlink()
-    both = perturb_trained.measure_missing([*runs, *runs], tmp_path / "runs", 2, start)
-    assert [trouble for _, trouble in both] == [None, None]
-    assert read_noise(of_bn) == alone
-    for step in of_bn.checkpoint_steps():
-        of_bn.checkpoint(step).unlink()
-    of_bn.noise.unlink()
-    assert "has no checkpoint to measure under noise" in str(measured()[0])
-    failed = reproduce(tmp_path, "D", "--quick")
-    assert failed.exit_code == 3
-    assert "has no checkpoint to measure" in failed.stdout

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from scipy import stats as scipy_stats
 from torch import Tensor, nn
 
 from suite.errors import UserError
@@ -128,11 +130,14 @@ def test_the_cross_half_product_by_hand() -> None:
     (layer,) = probe(model, batches).layers
     assert layer.esm_mu_cross == pytest.approx(3)
     # Each half has two batches of one half each: pseudo-values 6 and 12, and 15 and 3, about 9.
-    assert layer.product_errors["esm_mu_cross"] == pytest.approx(math.hypot(3, 6))
+    product = layer.products["esm_mu_cross"]
+    assert product.error == pytest.approx(math.hypot(3, 6))
+    # Satterthwaite's: one degree of freedom in each half.
+    assert product.degrees == pytest.approx((9 + 36) ** 2 / (81 + 1296))
     unit = math.sqrt(1 + 2.5)  # the variance of all values: 1 within, 2.5 between the batches
     assert layer.esm_mu_scaled_cross == pytest.approx(3 / unit)
     low, high = layer.interval("esm_mu_cross")
-    half = 3.182446 * math.hypot(3, 6)  # Student's t of four groups
+    half = scipy_stats.t.ppf(0.975, product.degrees) * math.hypot(3, 6)
     assert (low, high) == pytest.approx((-math.sqrt(half - 9), math.sqrt(half + 9)), rel=1e-6)
     for count in (1, 2, 3):
         (layer,) = probe(model, batches[:count]).layers
@@ -140,21 +145,31 @@ def test_the_cross_half_product_by_hand() -> None:
     assert probe(model, batches[:2]).layers[0].esm_mu_cross == pytest.approx(math.sqrt(2 * 5))
 
 
-def test_the_cross_half_product_has_no_bias_and_its_interval_covers() -> None:
-    """16 channels that correlate by 0.64, in 400 samples of 320 values; the true shift is 0.3 in each."""
-    torch.manual_seed(0)
+def correlated(generator: torch.Generator, num_batches: int, kind: str) -> Tensor:
+    """Batches of 16 values in 16 channels that correlate by 0.64 and have mean 0.3 and variance 1."""
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
+    shared, own = (torch.randn(num_batches, 16, channels, **options) for channels in (1, 16))
+    if kind == "skewed":  # squares of normal values, of skewness 2.8
+        shared, own = ((x.square() - 1) / math.sqrt(2) for x in (shared, own))
+    return (0.8 * shared + 0.6 * own + 0.3).float()
+
+
+@pytest.mark.parametrize(("num_batches", "kind"), [(6, "normal"), (20, "skewed")])
+def test_the_cross_half_product_has_no_bias_and_its_interval_covers(num_batches: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(num_batches)
     truth, found = 16 * 0.3**2, []
-    for _ in range(400):
-        x_BNC = 0.8 * torch.randn(20, 16, 1) + 0.6 * torch.randn(20, 16, 16) + 0.3
-        (layer,) = probe(nn.Sequential(nn.BatchNorm1d(16)), list(x_BNC)).layers
+    for _ in range(300):
+        batches = list(correlated(generator, num_batches, kind))
+        (layer,) = probe(nn.Sequential(nn.BatchNorm1d(16)), batches).layers
         low, high = layer.interval("esm_mu_cross")
         covers = signed_square(low) <= truth <= signed_square(high)
         found.append([signed_square(layer.esm_mu_cross), layer.esm_mu**2, covers])
     product, plug_in, coverage = (float(one) for one in torch.tensor(found).mean(0))
-    assert product == pytest.approx(truth, abs=0.05)
-    assert plug_in == pytest.approx(truth + 16 / 320, abs=0.05)
-    assert plug_in - product == pytest.approx(16 / 320, rel=0.25)
-    assert 0.92 < coverage < 0.98
+    sampling = 16 / (16 * num_batches)  # what the error of the mean adds to the square
+    assert product == pytest.approx(truth, abs=4 * 2.1 / math.sqrt(300 * num_batches))
+    assert plug_in - product == pytest.approx(sampling, rel=0.35)
+    # The error of a share of 0.95 in 300 draws is 0.013.
+    assert 0.91 < coverage < 0.99
 
 
 def test_a_large_mean_costs_the_variance_no_digits() -> None:

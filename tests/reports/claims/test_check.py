@@ -96,9 +96,8 @@ def test_pairs_are_by_seed_and_a_lonely_seed_has_no_difference() -> None:
 
 def test_a_check_states_its_numbers_and_its_rule() -> None:
     assert check(WIDE, "above", 8).sentence == "slope: 2.00 ± 2.48 a layer, not above 8"
-    assert check(SIX, margin=2).sentence.endswith(
-        ", which is absent: no difference beyond the margin, and not above 0; margin 2"
-    )
+    assert check(SIX, margin=2).sentence.endswith(": the 95 % interval lies within 2 of 0")
+    assert check(SIX, margin=0.5).rule == "above 0; margin 0.5"
     assert "1 of 3 values were not measured" in check((1.0, 2.0, math.nan)).sentence
     assert check((1.0, 1.0)).sentence == "slope: 1.00 and 1.00 a layer, of 2 seeds, where 3 are needed"
 
@@ -107,11 +106,13 @@ def test_an_open_check_says_how_many_seeds_would_settle_it() -> None:
     # (2.3656 + 0.8416)² · 1² / 1²: the quantiles of 0.991 and of the power of 80 %, at a distance of 1.
     assert check(WIDE, "above", 1.0).seeds_to_settle == 11
     assert check(WIDE, "above", 1.0).sentence.endswith("(about 11 seeds would settle it)")
+    # On the side that is not claimed, of two checks: (2.6121 + 0.8416)², with the quantile of 0.9955.
+    assert check(WIDE, "above", 3.0, num_checks=2).seeds_to_settle == 12
     # With a margin of 3 around the bound: (1.9600 + 0.8416)² / (3 − 1)², which is below what there is.
     assert check(WIDE, "above", 1.0, margin=3).seeds_to_settle == 4
-    # A mean on its bound is settled by nothing but a margin.
+    # A mean on its bound is settled by a margin alone, within which both ends must lie: (1.9600 + 1.2816)².
     assert check(SIX).seeds_to_settle is None
-    assert check(SIX, margin=1).seeds_to_settle == 8
+    assert check(SIX, margin=1).seeds_to_settle == 11
     assert check((1.0, math.nan, 2.0)).seeds_to_settle is None
 
 

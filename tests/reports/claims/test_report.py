@@ -103,7 +103,16 @@ def test_runs_that_were_made_under_other_rules_are_refused(tmp_path: Path) -> No
         ("measure: inference_gap", "measure: gap", r"measure is 'gap'; expected one of inference_gap"),
         ("bound: 20", "bound: high", r"claims\.A\.checks\.0\.bound: expected a number, got 'high'"),
         ("first_seed: 1000", "first_seed: 890", r"claims\.A: seed 900 was looked at before"),
-        ("first_seed: 1000", "looks: [12, 6]\n    first_seed: 1000", r"looks must rise, got \[12, 6\]"),
+        ("looks: [6, 12, 24]", "looks: [12, 6]", r"looks must rise, got \[12, 6\]"),
+        ("{epoch: 10}", "{epochs: 10}", r"inference_gap takes the arguments epoch; got epochs"),
+        ("scope: all", "scope: some", r"of\.scope: expected all or common, got 'some'"),
+        ("p_per_look: 0.018", "p_per_look: 0.02", r"p_per_look is 0\.02, but the rules .* use 0\.018"),
+        ("  F:\n", "  G:\n", r"claims\.F is missing"),
+        (
+            "experiment_sha256: 5a85",
+            "experiment_sha256: 5a86",
+            r"claims\.A\.experiment_sha256: mlp-full-batch\.yaml has changed since it was registered",
+        ),
         ("judged: false}", "judged: false, margn: 3}", r"margn: unknown key; did you mean 'margin'"),
     ],
 )
