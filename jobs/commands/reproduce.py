@@ -51,7 +51,7 @@ def reproduce(
         for letter in letters:
             plan, claim = PLANS[letter], registered.content.claims[letter]
             looks = " or ".join(map(str, claim.looks))
-            cost = f"about {plan.cost} minutes on two cores with --jobs 2, {plan.quick_cost} with --quick"
+            cost = f"about {plan.cost} minutes on two cores at the first look, {plan.quick_cost} with --quick"
             console.print(f"{letter}  {claim.says}; {looks} seeds; {cost}", markup=False)
         return
     study = _Claims(registered, output_dir, quick)

@@ -214,10 +214,9 @@ def _single(
     ours: pd.DataFrame,
     axes: LineAxes,
     papers: pd.DataFrame = _NO_POINTS,
-    more: str = "",
 ) -> ClaimChart:
-    """A figure of one panel; its caption ends with `more`."""
-    caption = " ".join([_LINE, *([] if papers.empty else [_HOLLOW]), *filter(None, [more])])
+    """A figure of one panel."""
+    caption = _LINE if papers.empty else f"{_LINE} {_HOLLOW}"
     return ClaimChart(slug, title, caption, [_panel("", title, ours, papers, axes)])
 
 

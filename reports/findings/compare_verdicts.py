@@ -81,15 +81,16 @@ def shared_seeds(cells: Collection[Seeds]) -> Seeds:
 
 
 def verdict_sentences(comparison: MatchedRuns, table: pd.DataFrame) -> list[str]:
-    """One for each metric, over seeds: equal, the same, better, worse, or inconclusive.
+    """One for each judged metric, over seeds: equal, the same, better, worse, or inconclusive.
 
     The same: the interval lies within the metric's margin. Better and worse: p, adjusted by Holm over the
     metrics, is below SIGNIFICANCE. `table`: that of `comparison_table`.
     """
-    found = [compare_over_seeds(comparison, metric) for metric in COMPARED]
+    judged = [metric for metric in COMPARED if metric.is_judged]
+    found = [compare_over_seeds(comparison, metric) for metric in judged]
     adjusted = holm([one.p for one in found])
     texts = []
-    for metric, one, p in zip(COMPARED, found, adjusted, strict=True):
+    for metric, one, p in zip(judged, found, adjusted, strict=True):
         pairs = comparison.values(metric)
         if one.estimate is None:
             texts.append(f"{metric.title}: no pair of runs measured it on both sides.")

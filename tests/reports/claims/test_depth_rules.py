@@ -9,6 +9,7 @@ from suite.experiment import Run
 from tests.helpers.claim_folders import GNBN, judged, mlp_runs, outcomes, write
 
 BN = {"kind": "bn"}
+ADDED = "32 images: mean scaled ESM σ behind the first layer, test less training images"
 PIXELS = 500.0  # the first layer's, which no rule may see
 
 
@@ -39,7 +40,7 @@ def test_b_holds_where_small_sets_accumulate_more(tmp_path: Path) -> None:
     on_training = shown["32 images: mean scaled ESM σ behind the first layer, on the training images"]
     whole = 0.25 + 0.1515 * 10
     assert on_training == pytest.approx(whole / 10)
-    assert shown["32 images: what the test images add to it"] == pytest.approx(whole - whole / 10)
+    assert shown[ADDED] == pytest.approx(whole - whole / 10)
     paper = result.checks[0].paper
     assert paper is not None
     # Layers 4 to 16 of the paper: (−6 · 4.65 − 2 · 5.9 + 2 · 6.4 + 6 · 6.2) / 80, and 0.1 · 16 / 80.
