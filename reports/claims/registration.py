@@ -43,10 +43,13 @@ _LOST = "top-1 above chance lost to noise of δ = {deltas}"
 _SIGMA = "scaled ESM σ behind the first layer"
 MEASURES: Mapping[str, Measure] = {
     "inference_gap": Measure(
-        "error in inference mode less training error, epoch {epoch}", "points", 1, inference.inference_gap
+        "gap: error in inference mode less training error, epoch {epoch}",
+        "points",
+        1,
+        inference.inference_gap,
     ),
     "bias_corrected_gap": Measure(
-        "that difference with bias-corrected estimates, epoch {epoch}",
+        "the gap with bias-corrected estimates, epoch {epoch}",
         "points",
         1,
         inference.bias_corrected_gap,
@@ -64,7 +67,7 @@ MEASURES: Mapping[str, Measure] = {
         f"{{images:,}} images: mean {_SIGMA}, on the training images", "", 3, depth.mean_on_training_images
     ),
     "mean_by_the_gap": Measure(
-        "{images:,} images: that mean on the test images less that on the training images",
+        f"{{images:,}} images: mean {_SIGMA}, test less training images",
         "",
         3,
         depth.mean_by_the_gap,

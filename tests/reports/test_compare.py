@@ -25,9 +25,9 @@ def test_cells_side_by_side_by_hand(tmp_path: Path) -> None:
     assert (sigma.kind, sigma.estimate) == ("ratio", pytest.approx(0.5))
     assert math.isnan(sigma.low)  # the same in each of three seeds: no spread, and no interval
     # 1 − 25 / √627 for each top-1, ¼ for the two ESM, whose ratio is the same in each of three seeds, and 1
-    # for the three speeds, which are equal: Holm takes 7 × 0.0015961.
+    # for the three speeds, which are equal: Holm takes 6 × 0.0015961.
     assert verdict(comparison, "Final top-1") == (
-        "Final top-1 (%): B is better, +4.17 points (95 % interval 3.45 to 4.88, 3 seeds, p = 0.011)."
+        "Final top-1 (%): B is better, +4.17 points (95 % interval 3.45 to 4.88, 3 seeds, p = 0.0096)."
     )
     assert verdict(comparison, "Mean scaled ESM σ").startswith(
         "Mean scaled ESM σ: inconclusive, × 0.500 (3 seeds, p = 1.00)"

@@ -146,7 +146,7 @@ def test_markdown_ends_with_the_verdicts(tmp_path: Path) -> None:
     markdown, csv = write_comparison(compare(tmp_path / "a", tmp_path / "b"), tmp_path / "out")
     text = markdown.read_text()
     assert "| BN | 4 | Final top-1 (%) | 3 | 61.00 | 65.17 | +4.17 ± 0.72 |" in text
-    assert text[text.index("## Verdict") :].count("\n- ") == 7
+    assert text[text.index("## Verdict") :].count("\n- ") == 6
     found = pd.read_csv(csv).set_index("metric")
     assert found.estimate["top1_percent"] == pytest.approx(25 / 6)
     assert not math.isnan(found.low["top1_percent"])
