@@ -61,6 +61,7 @@ def diagnose(
     """
     from jobs.commands.diagnose_tables import print_diagnosis
     from jobs.commands.probe_network import subject_of
+    from jobs.commands.probe_tables import plain_row
     from reports.write.diagnosis_page import write_diagnosis
 
     subject = subject_of(
@@ -92,6 +93,7 @@ def diagnose(
         "bad_images": bad_images,
     }
     plain = {**about, **found.to_dict()}
+    plain["findings"] = [{**one, "evidence": plain_row(one["evidence"])} for one in plain["findings"]]
     page = write_diagnosis(plain, out)
     if as_json:
         echo(json.dumps(plain, indent=1, allow_nan=False, default=str))

@@ -61,10 +61,11 @@ def by_role(sites: Iterable["NormSite"]) -> str:
 
 def rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return a frame's rows for JSON, with null for numbers that are not finite."""
-    return [_plain(row) for row in frame.astype(object).to_dict("records")]
+    return [plain_row(row) for row in frame.astype(object).to_dict("records")]
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def plain_row(row: Row) -> dict[str, Any]:
+    """Return a row for JSON, with null for numbers that are not finite."""
     return {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
@@ -93,7 +94,7 @@ def as_plain(measured: Measured) -> dict[str, Any]:
     plain |= {"layers": frames.pop("profile"), "skipped": profile.skipped, "notes": profile.notes, **frames}
     if (origins := found.get("origins")) is not None:
         names = ("starts", "esm", "esm_mu", "esm_sigma", "scale", "top1_percent")
-        whole = _plain({name: getattr(origins, name) for name in names})
+        whole = plain_row({name: getattr(origins, name) for name in names})
         plain["origins"] = {**whole, "layers": frames["origins"]}
     return plain
 

@@ -22,7 +22,7 @@ from suite.shift.diagnosis.images import few_samples, statistics_gap
 from suite.shift.diagnosis.observe import Observed, inference_pass, observe, right_of
 from suite.shift.diagnosis.paired import Change, paired_change, unpaired_change
 from suite.shift.diagnosis.result import Accuracy, Diagnosis, Finding, Tried
-from suite.shift.diagnosis.suspects import SUSPECTS, Suspect, Suspicion, constants, inherited
+from suite.shift.diagnosis.suspects import OF_CONSTANTS, SUSPECTS, Suspect, Suspicion, inherited
 from suite.shift.precise import Statistics
 
 CHANCE = 1.2  # times the accuracy of guessing, which a trained network exceeds
@@ -129,7 +129,7 @@ class _Examination:
             if suspicion is None or (suspect is inherited and self._named(others) >= {*suspicion.layers}):
                 continue
             after = self._with({**state.statistics, **suspicion.statistics})
-            found = self._unmasked(suspicion, self._judged(suspicion, state, after), state)
+            found = self._unmasked(suspicion, self._judged(suspicion, state, after), state, self.observed)
             is_lost = found.lost is not None and found.lost.is_gain
             if found.is_harmful or is_lost or CAUSES[found.cause].is_defect:
                 self.findings.append(found)
@@ -147,16 +147,18 @@ class _Examination:
 
     def _after_constants(self) -> _State:
         """Judge layers with constants; what is observed afterwards is with the better ones."""
-        suspicion = constants(self.observed, self.first.statistics)
-        if suspicion is None:
-            return self.first
-        after = self._with({**self.first.statistics, **suspicion.statistics})
-        found = self._judged(suspicion, self.first, after)
-        self.findings.append(found)
-        if not found.is_harmful:
-            return self.first
-        self.observed = self.observed.with_constants(suspicion.statistics)
-        return after
+        state = self.first
+        for suspect in OF_CONSTANTS:
+            suspicion = suspect(self.observed, state.statistics)
+            if suspicion is None:
+                continue
+            after = self._with({**state.statistics, **suspicion.statistics})
+            remedied = self.observed.with_constants(suspicion.statistics)
+            found = self._unmasked(suspicion, self._judged(suspicion, state, after), state, remedied)
+            self.findings.append(found)
+            if found.is_harmful or CAUSES[found.cause].is_defect:
+                state, self.observed = after, remedied
+        return state
 
     def _with(self, statistics: Statistics) -> _State:
         """Return the state with these estimates of all layers, in two passes unless it was tried before."""
@@ -178,15 +180,16 @@ class _Examination:
             self.tried[f"the remedy of: {CAUSES[suspicion.cause].title}"] = after.evaluation_N
         return _found(suspicion.cause, suspicion.layers, evidence, is_harmful, lost, gives_back)
 
-    def _unmasked(self, suspicion: Suspicion, found: Finding, before: _State) -> Finding:
+    def _unmasked(self, suspicion: Suspicion, found: Finding, before: _State, remedied: Observed) -> Finding:
         """Judge some layers again with the estimates of all others exact, if their harm is not shown.
 
-        Where two places are wrong, mending one of them alone may give nothing back.
+        Where two places are wrong, mending one of them alone may give nothing back. `remedied`: what is
+        observed with the remedy, which differs for constants.
         """
         observed = self.observed
         if found.is_harmful or len(suspicion.layers) == len(observed.layers):
             return found
-        exact = self._with(observed.exact)
+        exact = self._with(remedied.exact)
         wrong = {name: before.statistics[name] for name in suspicion.layers}
         lost, gives_back = _changes(self._with({**observed.exact, **wrong}), exact)
         _, whole = _changes(self.first, exact)

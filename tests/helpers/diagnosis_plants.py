@@ -99,15 +99,35 @@ def frozen_by_mode() -> nn.Module:
     return model
 
 
+def with_constants(model: nn.Module, *indices: int) -> nn.Module:
+    """Let layers normalise with what their estimates are."""
+    for index in indices:
+        layer = FrozenBatchNorm2d(model[index].num_features)
+        layer.load_state_dict(model[index].state_dict())
+        model[index] = layer
+    return model
+
+
 def frozen_by_constants() -> nn.Module:
     """Two of three layers: each one's constants are in the way of the next one's statistics."""
     model = healthy()
     for index in (1, 4):
         moved(model[index])
-        layer = FrozenBatchNorm2d(model[index].num_features)
-        layer.load_state_dict(model[index].state_dict())
-        model[index] = layer
-    return model
+    return with_constants(model, 1, 4)
+
+
+def frozen_and_warming_up() -> nn.Module:
+    """Constants that are far off since, and behind them layers whose estimates are half warmed up."""
+    model = warming_up()
+    model[1] = inherited()[1]
+    return with_constants(model, 1)
+
+
+def broken_constants(value: float, buffer: str) -> nn.Module:
+    """In the last layer, behind which no other one's inputs are lost."""
+    model = healthy()
+    getattr(model[7], buffer)[3] = value
+    return with_constants(model, 7)
 
 
 def inherited() -> nn.Module:

@@ -1,6 +1,7 @@
 """`shiftbench diagnose`: what it prints and writes of a network, by name and of a run."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_a_checkpoint_without_its_estimates_is_found_out(
     accuracies = {(one["images"], one["statistics"]): one["top1_percent"] for one in plain["accuracies"]}
     assert accuracies["evaluation", "estimates"] > 80
     assert "A clean bill." in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("own")
+def test_evidence_that_is_not_finite_is_null(photos: Path, tmp_path: Path) -> None:
+    """Batches of copies of one image do not vary at all: their values count as infinitely many."""
+    alike = tmp_path / "alike"
+    shutil.copytree(photos, alike)
+    (one, *others) = sorted((alike / "train").glob("*/*.png"))
+    for other in others:
+        shutil.copy(one, other)
+    options = ("--model", "my_networks:own_network", "--images-per-batch", 4, "--json")
+    code, out, err = diagnose(alike, tmp_path, *options)
+    assert (code, err) == (0, "")
+    (evidence,) = (f["evidence"] for f in json.loads(out)["findings"] if f["cause"] == "few_samples")
+    assert evidence["effective"] is None
+    assert evidence["samples"] == 4
 
 
 @pytest.mark.usefixtures("own")

@@ -19,8 +19,10 @@ from tests.helpers.diagnosis_plants import (
     PAIRS,
     PLAIN,
     broken,
+    broken_constants,
     diagnosis_of,
     few_samples,
+    frozen_and_warming_up,
     frozen_at_first,
     frozen_by_constants,
     frozen_by_mode,
@@ -35,6 +37,7 @@ from tests.helpers.diagnosis_plants import (
     stale,
     top1,
     warming_up,
+    with_constants,
 )
 from tests.helpers.trained_network import Batches, batches, network, train
 
@@ -57,6 +60,8 @@ CASES = [
     ("broken", functools.partial(broken, NAN), None, None),
     ("broken", functools.partial(broken, -1.0), None, None),
     ("broken", functools.partial(broken, 0.0), None, None),
+    ("broken", functools.partial(broken_constants, NAN, "running_mean"), None, None),
+    ("broken", functools.partial(broken_constants, -INFINITY, "running_mean"), None, None),
 ]
 
 
@@ -132,6 +137,21 @@ def test_two_faults_that_hide_each_other_are_both_named() -> None:
     assert causes["frozen"].layers == ("4",)
     assert causes["inherited"].layers == ("1",)
     assert causes["frozen"].sentence.endswith("other faults hide it.")
+
+
+def test_wrong_constants_do_not_hide_layers_that_are_half_warmed_up() -> None:
+    found = diagnosis_of(frozen_and_warming_up())
+    causes = {finding.cause: finding for finding in found.harmful}
+    assert set(causes) == {"frozen", "warming_up"}, found.verdict
+    assert causes["frozen"].layers == ("1",)
+    assert causes["warming_up"].layers == ("4", "7")
+
+
+def test_broken_estimates_do_not_hide_wrong_constants() -> None:
+    model = with_constants(inherited(), 1)
+    model[4].running_var[3] = NAN
+    causes = {finding.cause: finding.layers for finding in diagnosis_of(model).harmful}
+    assert causes == {"frozen": ("1",), "broken": ("4",)}
 
 
 def test_the_network_is_left_as_it_was() -> None:

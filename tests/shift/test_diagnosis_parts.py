@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.models import set_norm_batch_size
+from suite.shift.diagnosis.distances import noise, sampling_error
 from suite.shift.diagnosis.images import few_samples
 from suite.shift.diagnosis.observe import BatchWatch, observe
 from suite.shift.diagnosis.paired import paired_change, unpaired_change
@@ -141,3 +142,14 @@ def test_ghost_groups_are_the_samples_of_a_statistic() -> None:
     assert found is not None
     assert found["samples"] == 8
     assert found["effective"] == pytest.approx(8, rel=0.15)
+
+
+@pytest.mark.parametrize(("ghost", "statistics"), [(32, 5), (8, 20)])
+def test_the_population_rests_on_all_statistics(ghost: int, statistics: int) -> None:
+    """With a momentum of 0 only its own error is left, which ghost groups do not change."""
+    generator = torch.Generator().manual_seed(5)
+    batches = [(torch.randn(32, 100, generator=generator), torch.arange(32) % 2) for _ in range(5)]
+    model = nn.Sequential(nn.BatchNorm1d(100, momentum=0.0), nn.Linear(100, 2))
+    observed = observe(set_norm_batch_size(model, ghost, 32, CPU), batches, batches, None)
+    expected = noise(observed, "0") / math.sqrt(statistics)
+    assert sampling_error(observed, "0") == pytest.approx(expected)

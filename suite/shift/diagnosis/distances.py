@@ -3,8 +3,9 @@
     lag = rms_C √(((μᵗ − μ̃) / σ)² + ((σᵗ − σ̃) / σ)²)        σ² = σᵗ² + ε
 
 with μᵗ, σᵗ the population's over the training batches, upstream in training mode. `noise` is the same of the
-standard deviations of μ_B and σ_B between batches. A running average with momentum m, over batches of the
-same weights, errs by noise √(m / (2 − m)), and the population over B batches by noise / √B.
+standard deviations of μ_B and σ_B between batches, or between their groups for ghost norms. A running
+average with momentum m, over batches of the same weights, errs by noise √(m / (2 − m)), and the population
+over B batches of G groups each by noise / √(B G).
 """
 
 import math
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from suite.shift.diagnosis.observe import Observed, momentum_of
 from suite.shift.precise import Statistics
+
+FAR = 0.1  # standard deviations that could matter
 
 
 def lag(observed: Observed, current: Statistics, name: str) -> float:
@@ -33,8 +36,8 @@ def sampling_error(observed: Observed, name: str, of_last_batch: float = 0.0) ->
 
     `of_last_batch`: the variance that a last batch adds, in units of `noise` squared.
     """
-    momentum, batches = momentum_of(observed.layers[name]), len(observed.training.sizes)
-    return noise(observed, name) * math.sqrt(momentum / (2 - momentum) + 1 / batches + of_last_batch)
+    momentum, statistics = momentum_of(observed.layers[name]), observed.watches[name].statistics
+    return noise(observed, name) * math.sqrt(momentum / (2 - momentum) + 1 / statistics + of_last_batch)
 
 
 def lag_ratios(observed: Observed, current: Statistics, of_last_batch: float = 0.0) -> list[float]:

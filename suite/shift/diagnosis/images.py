@@ -4,11 +4,11 @@ import math
 from statistics import median
 from typing import Any
 
-from suite.shift.diagnosis.distances import noise, rms
+from suite.shift.diagnosis.distances import FAR, noise, rms
 from suite.shift.diagnosis.observe import Observed
 
 CLEAR = 2.0  # times the sampling error
-FAR, LARGE = 0.1, 0.5  # standard deviations: that could matter, that are worth a warning in any case
+LARGE = 0.5  # standard deviations that are worth a warning in any case
 FEW_VALUES = 20  # independent values, below which a mean varies by more than a fifth of σ
 FEW_IMAGES = 4  # of which all values may be alike
 

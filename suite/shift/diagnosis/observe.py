@@ -8,7 +8,7 @@ and two vectors give it for any start.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +64,7 @@ class BatchWatch:
         self.mu, self.sigma = (ChannelMoments(len(zeros_C), zeros_C.device) for _ in range(2))
         self.average = self.before_last = Average(1.0, zeros_C, zeros_C)
         self.samples, self.updates = 0, updates_of(layer)
+        self.statistics = 0  # as many as there were batches, or ghost groups
 
     def update(self, num_images: int, num_values: int, mean_C: Tensor, var_C: Tensor) -> None:
         """Add a batch of `num_values` values a channel, with its mean and biased variance."""
@@ -80,6 +81,7 @@ class BatchWatch:
         """Return the weight of the next batch in the average: m, or that of all its ghost groups together."""
         groups = math.ceil(num_images / self.samples_per_statistic)
         self.updates += groups
+        self.statistics += groups
         if getattr(self.layer, "momentum", 0.0) is None:
             return groups / self.updates
         return float(1 - (1 - momentum_of(self.layer)) ** groups)
@@ -117,7 +119,8 @@ def updates_of(layer: nn.Module) -> int:
 class Observed:
     """A network's layers with estimates or constants, and four passes: BN in training and inference mode.
 
-    `is_training`: whether each layer was in training mode when the network was given.
+    `is_training`: whether each layer was in training mode when the network was given. `own`: the network's
+    own estimates, each (C,). `constants`: those that layers have by batch statistics in place of their own.
     """
 
     model: nn.Module
@@ -131,15 +134,8 @@ class Observed:
     training_inference: Pass
     evaluation_by_batch: Pass
     evaluation_inference: Pass
-
-    @cached_property
-    def own(self) -> Statistics:
-        """The network's own estimates, each (C,)."""
-        return {name: (m.clone(), v.clone()) for name, (m, v) in self._estimates.items()}
-
-    @property
-    def _estimates(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {name: estimates(layer) for name, layer in self.layers.items()}
+    own: Statistics
+    constants: Statistics = field(default_factory=dict)
 
     @cached_property
     def exact(self) -> Statistics:
@@ -154,16 +150,24 @@ class Observed:
     def exact_of_constants(self, names: Iterable[str]) -> Statistics:
         """Return the population of layers with constants, with these layers by batch statistics too."""
         chosen = {name: self.layers[name] for name in names}
-        found = statistics_of(_batch_pass(self.model, self.training, self.logits, {}, chosen))
+        with with_statistics(self.model, self.constants):
+            found = statistics_of(_batch_pass(self.model, self.training, self.logits, {}, chosen))
         return {name: found[name] for name in chosen}
 
     def with_constants(self, constants: Statistics) -> "Observed":
         """Return what is observed by batch statistics when layers have other constants."""
         watches = {name: BatchWatch(layer) for name, layer in self.layers.items()}
+        constants = {**self.constants, **constants}
         with with_statistics(self.model, constants):
             training = _batch_pass(self.model, self.training, self.logits, watches)
             evaluation = _batch_pass(self.model, self.evaluation, self.logits, {})
-        return replace(self, watches=watches, training_by_batch=training, evaluation_by_batch=evaluation)
+        return replace(
+            self,
+            watches=watches,
+            constants=constants,
+            training_by_batch=training,
+            evaluation_by_batch=evaluation,
+        )
 
     def right(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """Return which training and which evaluation images are right with these estimates, two passes."""
@@ -205,7 +209,11 @@ def observe(
                 "the images or the constants of frozen layers are damaged, and not the estimates"
             )
     passes = (by_batch[0], inference[0], by_batch[1], inference[1])
-    return Observed(model, logits, *same, layers, is_training, watches, *passes)
+    own = {
+        name: (m.clone(), v.clone())
+        for name, (m, v) in ((n, estimates(layer)) for n, layer in layers.items())
+    }
+    return Observed(model, logits, *same, layers, is_training, watches, *passes, own)
 
 
 def right_of(seen: Pass) -> Tensor:

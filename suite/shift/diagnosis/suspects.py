@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from statistics import median, median_low
 from typing import Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.shift.attribute import split_passes
 from suite.shift.diagnosis.causes import listed
-from suite.shift.diagnosis.distances import lag, lag_ratios, sampling_error
+from suite.shift.diagnosis.distances import FAR, lag, lag_ratios, sampling_error
 from suite.shift.diagnosis.observe import Observed, inference_pass, momentum_of, updates_of
 from suite.shift.layers import is_untrained
 from suite.shift.origins import find_origins
@@ -19,7 +20,6 @@ from suite.shift.precise import Statistics, initial_share, with_statistics, with
 WARM = 0.01  # share of the initial values that is left in warmed-up averages
 BEHIND = 0.5  # of the median number of updates
 OUTSTANDING = 3.0  # times the sampling error, or the median layer's
-FAR = 0.1  # standard deviations that could matter
 SHORT = 0.05  # a sampling error, in standard deviations, that could matter
 SMALL = 0.5  # a last batch's share of the others' images
 REACH = 0.05  # of the training: averages that reach back further lag behind
@@ -48,8 +48,18 @@ Suspect = Callable[[Observed, Statistics], Suspicion | None]
 
 def broken(observed: Observed, current: Statistics) -> Suspicion | None:
     """Estimates that are not finite, or variances that are negative, or 0 where the inputs vary."""
+    return _broken(observed, current, averaging(observed))
+
+
+def broken_constants(observed: Observed, current: Statistics) -> Suspicion | None:
+    """As `broken`, of layers that normalise with constants."""
+    found = _broken(observed, current, _with_constants(observed))
+    return found and replace(found, statistics=observed.exact_of_constants(found.layers))
+
+
+def _broken(observed: Observed, current: Statistics, among: Mapping[str, nn.Module]) -> Suspicion | None:
     kinds: dict[str, list[str]] = {}
-    for name, layer in observed.layers.items():
+    for name, layer in among.items():
         mean_C, var_C = current[name]
         eps = float(getattr(layer, "eps", 1e-5))
         is_constant_C = (var_C == 0) & (observed.exact[name][1] > 10 * eps)
@@ -61,7 +71,7 @@ def broken(observed: Observed, current: Statistics) -> Suspicion | None:
         }
         for kind in (kind for kind, is_so_C in found.items() if bool(is_so_C.any())):
             kinds.setdefault(kind, []).append(name)
-    layers = [name for name in observed.layers if any(name in names for names in kinds.values())]
+    layers = [name for name in among if any(name in names for names in kinds.values())]
     if not layers:
         return None
     return _exact_of(observed, "broken", layers, {"what": " and ".join(kinds)})
@@ -76,16 +86,8 @@ def never_updated(observed: Observed, current: Statistics) -> Suspicion | None:
 
 
 def constants(observed: Observed, current: Statistics) -> Suspicion | None:
-    """Layers that normalise with constants (FrozenBatchNorm2d) which are far from the population.
-
-    Judged before all others, since they stand between their inputs and the layers behind them in training
-    mode too.
-    """
-    found = [
-        name
-        for name, layer in observed.layers.items()
-        if not isinstance(layer, _BatchNorm) and not lag(observed, current, name) <= FAR
-    ]
+    """Layers that normalise with constants (FrozenBatchNorm2d) which are far from the population."""
+    found = [name for name in _with_constants(observed) if lag(observed, current, name) > FAR]
     if not found:
         return None
     exact = observed.exact_of_constants(found)
@@ -223,7 +225,9 @@ def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
     return replace(_exact_of(observed, cause, list(observed.layers), evidence), is_told=is_told)
 
 
-# In this order, after `constants`: what a layer itself says comes before what its distances suggest.
+# Judged before all others: constants stand before the layers behind them in training mode too.
+OF_CONSTANTS: tuple[Suspect, ...] = (broken_constants, constants)
+# In this order: what a layer itself says comes before what its distances suggest.
 SUSPECTS: tuple[Suspect, ...] = (
     *(broken, never_updated, frozen, warming_up),
     *(inherited, last_batch, whole_average),
@@ -233,6 +237,11 @@ SUSPECTS: tuple[Suspect, ...] = (
 def averaging(observed: Observed) -> dict[str, _BatchNorm]:
     """Return the layers that keep running averages, and not constants, in forward order."""
     return {name: layer for name, layer in observed.layers.items() if isinstance(layer, _BatchNorm)}
+
+
+def _with_constants(observed: Observed) -> dict[str, nn.Module]:
+    """Return the other layers, which normalise with constants."""
+    return {name: layer for name, layer in observed.layers.items() if not isinstance(layer, _BatchNorm)}
 
 
 def _usual_momentum(observed: Observed) -> float:

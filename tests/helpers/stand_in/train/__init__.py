@@ -12,7 +12,6 @@ SHIFTBENCH_TEST_CHECKPOINT_BYTES  the size of a checkpoint, for tests of a full 
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import time
@@ -26,6 +25,7 @@ from suite.provenance import code_state, cpu_name, provenance
 from suite.record import Layer, RecordWriter, State, errors_noted
 from suite.record.rank_errors import in_one_line
 from suite.signals import StopFlag, stop_flag
+from suite.train.checkpoint import newest_state, write
 from suite.train.distributed import Ranks, joined
 
 __all__ = ["joined", "train_on", "train_run"]
@@ -228,7 +228,7 @@ class Trainer:
                 log.info("epoch %d of %d: top-1 %.2f %%", self.epoch, epochs, top1)
                 if top1 > self.best_top1_percent:
                     self.best_top1_percent = top1
-                    _write(self.record.paths.best, {"epoch": self.epoch})
+                    write(self.record.paths.best, {"epoch": self.epoch})
                 self.record.status("running", evaluated_epoch=self.epoch, top1_percent=top1)
             if measure.eval_train:
                 self._measure("train", top1_inference_percent=top1, top1_bias_corrected_percent=top1)
@@ -253,7 +253,7 @@ class Trainer:
             return
         paths, size_bytes = self.record.paths, self.record.measurements_size_bytes()
         state = {"step": self.step, "to_evaluate": to_evaluate, "measurements_size_bytes": size_bytes}
-        _write(paths.checkpoint(self.step), {**state, "best_top1_percent": self.best_top1_percent})
+        write(paths.checkpoint(self.step), {**state, "best_top1_percent": self.best_top1_percent})
         for old in paths.checkpoint_steps()[:-KEPT]:
             paths.checkpoint(old).unlink(missing_ok=True)
         self.record.status("running", epoch=self.epoch, step=self.step, checkpoint_s=0.0)
@@ -262,7 +262,7 @@ class Trainer:
         """Every rank begins where the first one finds a checkpoint."""
         state: dict[str, Any] = {}
         if self.record is not None:
-            state, passed_over = _newest_state(self.record.paths)
+            state, passed_over = newest_state(self.record.paths)
             step = state.get("step", 0)
             self.record.rewind(state.get("measurements_size_bytes", 0), step)
             self.record.resume(step, passed_over)
@@ -277,26 +277,3 @@ def _step_s() -> float:
     if pace := os.environ.get("SHIFTBENCH_TEST_PACE"):
         return float(Path(pace).read_text() or 0)
     return float(os.environ.get("SHIFTBENCH_TEST_STEP_S", "0"))
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint, which is whole or not there. OSError on a full disk."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        least_bytes = int(os.environ.get("SHIFTBENCH_TEST_CHECKPOINT_BYTES", "0"))
-        temporary.write_text(json.dumps(state).ljust(least_bytes))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _newest_state(paths: RunPaths) -> tuple[dict[str, Any], list[str]]:
-    """The newest readable checkpoint, or nothing, and a sentence for each damaged one."""
-    passed_over = []
-    for step in reversed(paths.checkpoint_steps()):
-        try:
-            return json.loads(paths.checkpoint(step).read_text()), passed_over
-        except ValueError:
-            passed_over.append(f"{paths.checkpoint(step)}: is damaged; passed over")
-    return {}, passed_over
