@@ -8,6 +8,7 @@ import benchmarks.report as bench
 from benchmarks.synthetic_runs import EPOCHS, PROBED_EPOCHS, write_runs
 from reports.collect import collect
 from reports.frames import build_frames
+from suite.metrics import PROBED
 from suite.record import Record
 
 
@@ -24,7 +25,7 @@ def test_made_up_runs_are_as_training_leaves_them(tmp_path: Path) -> None:
     assert len(bn.layers) == 53
     assert {line["epoch"] for line in bn.lines} == set(range(1, EPOCHS + 1))
     assert {line["epoch"] for line in bn.lines if isinstance(line["value"], list)} == set(PROBED_EPOCHS)
-    assert len(frames.layers[frames.layers.run == frames.runs.run.iloc[0]]) == 4 * 53
+    assert len(frames.layers[frames.layers.run == frames.runs.run.iloc[0]]) == len(PROBED) * 53
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def test_kills_at_random_and_retries_complete_each_run_once(cells: Cells) -> Non
             assert cells.call("retry", "--failed").returncode == 0
         time.sleep(1.0)
     assert len(completed.look()) == CELLS
-    assert len(Ledger(cells.output_dir).read()) > 1  # there was something to retry
+    attempts = [Record.read(cells.paths(run).folder).status["attempts"] for run in cells.runs]
+    # Which tasks are hit depends on the machine's speed; some run was begun again, by Slurm or by `retry`.
+    assert max(attempts) > 1 or len(Ledger(cells.output_dir).read()) > 1
     for run in cells.runs:
         lines = Record.read(cells.paths(run).folder).lines
         measured = [(line["metric"], line.get("split"), line["epoch"]) for line in lines]
