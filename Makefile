@@ -12,7 +12,7 @@ help: ## list these targets
 
 install: .venv/.users ## install the packages into .venv; then `source .venv/bin/activate`
 
-demo: .venv/.users ## train BN and XBN on real images in three minutes, and say which shifts less
+demo: .venv/.users ## train BN and XBN on real images in four minutes, and say which shifts less
 	$(BIN)/shiftbench run configs/experiments/demo.yaml --output-dir runs/demo --jobs 2
 	$(BIN)/shiftbench report runs/demo --out out/demo
 	@echo "next: $(BIN)/shiftbench reproduce --jobs 2    (the paper's claims, each with a verdict)"
