@@ -57,7 +57,8 @@ def diagnose(
 ) -> None:
     """Say why evaluation is worse than training: the cause, what it costs, and what its remedy gives back.
 
-    The causes are those of BN's estimates; overfitting is told apart. Prints the findings, and writes a page.
+    The causes are those of BN's estimates; overfitting is reported separately. Prints the findings, and
+    writes a page.
     """
     from jobs.commands.diagnose_tables import print_diagnosis
     from jobs.commands.probe_network import subject_of

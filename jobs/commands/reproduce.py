@@ -57,7 +57,7 @@ def reproduce(
     study = _Claims(registered, output_dir, quick)
     study.check_data(letters)
     if not quick:
-        register(output_dir)
+        register(output_dir, study.folders(letters))
     code = study.run(letters, jobs, console)
 
     from jobs import exit_codes
@@ -87,6 +87,11 @@ class _Claims:
         runs = [run for letter in letters for run in self._experiment(letter, 0).runs]
         for one in {(run.data, run.batch.global_batch_size): run for run in runs}.values():
             check_data(one)
+
+    def folders(self, letters: Sequence[str]) -> list[Path]:
+        """Return the folders of all runs of these claims, up to their last look."""
+        runs = [run for letter in letters for run in self._experiment(letter, -1).runs]
+        return [self.output_dir / run.folder_name for run in runs]
 
     def run(self, letters: Sequence[str], jobs: int, console: Console) -> int:
         """Train and judge until each claim has a verdict or its last look. Returns the exit code.

@@ -222,7 +222,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of a claim's rules: the `checks` that decide, and `shown`, which stand beside them."""
+    """What came of a claim's rules: the `checks` that decide, and `shown`, which decide nothing."""
 
     checks: list[Check]
     shown: list[Check]

@@ -8,7 +8,7 @@ after runs were made.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -234,14 +234,20 @@ def experiment_sha256(path: Path) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def register(output_dir: Path, path: Path = FILE) -> None:
+def register(output_dir: Path, planned: Sequence[Path] = (), path: Path = FILE) -> None:
     """Copy the claims' file into a folder of runs, before the first of them starts. Raises UserError.
 
-    Refuses a folder whose copy differs.
+    Refuses a folder whose copy differs, and one without a copy in which one of the `planned` runs has begun:
+    nobody knows under which rules it was made.
     """
     check_registered(output_dir, path)
     copy = output_dir / COPY
     if not copy.exists():
+        if begun := [folder for folder in planned if (folder / "run.json").exists()]:
+            raise UserError(
+                f"{begun[0]} is a run of these claims that was made without registered rules ({copy} is "
+                "missing): choose another --output-dir"
+            )
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(copy, path.read_text(encoding="utf-8"))
 

@@ -73,7 +73,7 @@ def _trouble(frames: Frames, num_planned: int) -> str:
 class ClaimResult:
     """What came of a claim under the rules of the file with this `sha256`.
 
-    `runs`: completed of planned. `checks` decide the verdict, and `shown` stand beside them. `evidence`: one
+    `runs`: completed of planned. `checks` decide the verdict, and `shown` decide nothing. `evidence`: one
     sentence on what decided it. `is_complete`: whether all runs completed and gave all values, so that
     further seeds can bring a verdict.
     """

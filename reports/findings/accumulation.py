@@ -10,7 +10,7 @@ from reports.frames import GROUP, Frames
 from reports.stats import slopes
 from suite.metrics import SHIFT_SIGMA
 
-# The paper's raw slopes stand beside it: the first layer, in units of the image, enters each of them.
+# The paper's raw slopes are shown too. The first layer, in units of the image, dominates them.
 SLOPES = {SHIFT_SIGMA: "scaled_slope", "esm_sigma": "sigma_slope"}
 
 

@@ -183,7 +183,7 @@ class _Examination:
     def _unmasked(self, suspicion: Suspicion, found: Finding, before: _State, remedied: Observed) -> Finding:
         """Judge some layers again with the estimates of all others exact, if their harm is not shown.
 
-        Where two places are wrong, mending one of them alone may give nothing back. `remedied`: what is
+        Where two places are wrong, repairing only one of them may give nothing back. `remedied`: what is
         observed with the remedy, which differs for constants.
         """
         observed = self.observed
@@ -252,7 +252,8 @@ class _Examination:
         if _percent(self.by_batch.training_N) < CHANCE * observed.training.guess_percent:
             notes.append(
                 "Also with batch statistics the network is hardly better than guessing on the training "
-                "images: its weights, the labels or the preprocessing do not fit, and no estimates mend that."
+                "images: its weights, the labels or the preprocessing do not fit. Other estimates cannot "
+                "repair that."
             )
         return notes
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.reproduce import claim_experiments
-from reports.claims import load_registration
+from reports.claims import load_registration, register
 from reports.claims.check import Check
 from reports.claims.registration import COPY, FILE, Registered
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
@@ -60,7 +60,7 @@ def test_every_claim_has_a_valid_experiment_for_each_look(letter: str, quick: bo
 
 
 def test_the_shipped_configs_have_none_of_the_claims_seeds() -> None:
-    """Whoever runs a config alone looks at its results: they are no longer fresh."""
+    """A user who runs a config alone sees the results of its seeds, which are then no longer fresh."""
     for claim in CLAIMS.values():
         shipped = load_experiment(claim_experiments.FOLDER / claim.experiment)
         assert not {run.seed for run in shipped.runs} & set(claim.seeds(-1))
@@ -143,6 +143,7 @@ def test_seeds_are_added_until_there_is_a_verdict_and_nothing_is_run_again(
     output_dir = tmp_path / "runs"
     first = experiment_of_look(0).runs[0]
     foreign = first.model_copy(update={"seed": 77, "experiment": "another"})
+    register(output_dir)
     for run, state in ((foreign, "failed"), (first, "preempted")):
         with RecordWriter(run, output_dir / run.folder_name) as record:
             record.status(state, reason="no matter")  # type: ignore[arg-type]
@@ -170,6 +171,9 @@ def test_seeds_are_added_until_there_is_a_verdict_and_nothing_is_run_again(
     assert "A         holds at 4 seeds" in again.stdout
     assert (tmp_path / "out" / "report.md").read_text() == report
 
+    (output_dir / COPY).unlink()
+    unregistered = reproduce(tmp_path, "A")
+    assert "is a run of these claims that was made without registered rules" in str(unregistered.exception)
     (output_dir / COPY).write_text("other: rules\n")
     changed = reproduce(tmp_path, "A")
     assert isinstance(changed.exception, UserError)
@@ -187,6 +191,7 @@ def experiment_of_look(look: int) -> Experiment:
 def test_a_failed_seed_leaves_its_claim_open_without_further_seeds_and_ends_with_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    register(tmp_path / "runs")
     _complete_all_but_first(list(experiment_of_look(0).runs), tmp_path / "runs")
 
     def refuse(run: Run, folder: Path, *_: Any) -> None:
