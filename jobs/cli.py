@@ -24,6 +24,7 @@ from jobs.commands import (
     report,
     reproduce,
     retry,
+    robust,
     run,
     status,
     submit,
@@ -44,7 +45,15 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(run.run, submit.submit, tune.tune, status.status, logs.logs, cancel.cancel, retry.retry),
-    *(doctor.doctor, probe.probe, diagnose.diagnose, report.report, reproduce.reproduce, compare.compare),
+    *(
+        doctor.doctor,
+        probe.probe,
+        diagnose.diagnose,
+        robust.robust,
+        report.report,
+        reproduce.reproduce,
+        compare.compare,
+    ),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -40,6 +40,7 @@ class RunPaths:
     layers = _Below("layers.json")  # names and widths behind the per-layer measurements
     tid = _Below("tid.jsonl")  # TID every few steps, if the run asks for it
     noise = _Below("noise.json")  # accuracy under noise on the estimates, if it was measured
+    robustness = _Below("robustness.json")  # accuracy and shift on other data, if they were measured
     log = _Below("log.txt")  # output of the process
     lock = _Below("lock")  # held by the process that writes here
     claim = _Below("claim")  # a newer start's request that this process leave

@@ -13,11 +13,14 @@ from suite.experiment import Experiment, Run
 
 if TYPE_CHECKING:
     from jobs.local.process import StartProcess
-    from jobs.reproduce.perturb_trained import NoisePlan
+    from jobs.trained.noise import NoisePlan
     from reports.claims import ClaimResult
     from reports.claims.registration import Registered
+    from suite.specs.robustness import RobustnessPlan
 
-NOISE = "D"  # the claim that is judged by noise on the estimates of trained networks
+# What is measured of trained networks, and for which claims.
+NOISE, SHIFTS = ("D",), ("G", "H")
+QUICK_IMAGES = 200  # of each shift
 
 
 def reproduce(
@@ -110,7 +113,7 @@ class _Claims:
             while looks:
                 found = {letter: self._experiment(letter, look) for letter, look in looks.items()}
                 self.experiments |= found
-                done = self._train_and_perturb(console, found, jobs, start_process)
+                done = self._train_and_measure(console, found, jobs, start_process)
                 if done not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
                     return done
                 code = max(code, done)
@@ -143,10 +146,10 @@ class _Claims:
         seeds = [QUICK_SEED] if self.quick else claim.seeds(look)
         return experiment_of(letter, claim.experiment, seeds, self.quick)
 
-    def _train_and_perturb(
+    def _train_and_measure(
         self, console: Console, found: Mapping[str, Experiment], jobs: int, start_process: "StartProcess"
     ) -> int:
-        """Train what is not complete, then perturb the estimates of claim D's runs where that is missing.
+        """Train what is not complete, then measure what is missing of the trained networks of some claims.
 
         Returns the exit code: that of the signal that stopped the training, or whether anything failed.
         """
@@ -154,7 +157,8 @@ class _Claims:
         from jobs.local.launcher import run_all
         from jobs.local.progress import ProgressView
         from jobs.reproduce.claim_experiments import runs_of
-        from jobs.reproduce.perturb_trained import measure_missing
+        from jobs.trained.noise import measure_missing as measure_noise
+        from jobs.trained.robustness import measure_missing as measure_robustness
 
         outcome = run_all(runs_of(found), self.output_dir, jobs, 1, ProgressView(console), start_process)
         console.print(f"{outcome}; records in {self.output_dir}")
@@ -162,17 +166,33 @@ class _Claims:
             console.print("the same command continues")
             return outcome.exit_code
         failed = {folder for folder, _ in outcome.failed}
-        noisy = found[NOISE].runs if NOISE in found else ()
-        trained = [run for run in noisy if self.output_dir / run.folder_name not in failed]
-        has_all, plan = not failed, self._noise_plan(noisy)
-        for run, error in measure_missing(trained, plan, self.output_dir, jobs, start_process):
-            has_all &= error is None
-            console.print(f"noise     {run.label}" + (f": {error}" if error else ""), markup=False)
+
+        def trained(letters: Sequence[str]) -> list[Run]:
+            runs = runs_of({letter: found[letter] for letter in letters if letter in found})
+            return [run for run in runs if self.output_dir / run.folder_name not in failed]
+
+        # Noise on the layers that all norms have needs the norms of all planned runs.
+        noise = self._noise_plan(runs_of({letter: found[letter] for letter in NOISE if letter in found}))
+        where = (self.output_dir, jobs, start_process)
+        measurements = {
+            "noise": measure_noise(trained(NOISE), noise, *where),
+            "shifts": measure_robustness(trained(SHIFTS), self._shifts_plan(), *where),
+        }
+        has_all = not failed
+        for name, measured in measurements.items():
+            for run, error in measured:
+                has_all &= error is None
+                console.print(f"{name:<10}{run.label}" + (f": {error}" if error else ""), markup=False)
         return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
+
+    def _shifts_plan(self) -> "RobustnessPlan":
+        """Return the registered shifts."""
+        plan = self.registered.content.shifts.plan()
+        return plan.model_copy(update={"max_images": QUICK_IMAGES}) if self.quick else plan
 
     def _noise_plan(self, runs: Sequence[Run]) -> "NoisePlan":
         """Return the registered noise, with the norms of all planned runs, whether they completed or not."""
-        from jobs.reproduce.perturb_trained import NoisePlan
+        from jobs.trained.noise import NoisePlan
 
         noise = self.registered.content.noise
         norms = tuple({run.model.norm.label: run.model.norm for run in runs}.values())

@@ -40,6 +40,8 @@ PLANS: Mapping[str, ClaimPlan] = {
     "D": ClaimPlan(6, 1, _QUICK_RESNET),
     "E": ClaimPlan(3, 1, _QUICK_RESNET),
     "F": ClaimPlan(8, 1, _QUICK_RESNET),
+    "G": ClaimPlan(4, 1, _QUICK_RESNET),
+    "H": ClaimPlan(4, 1, _QUICK_RESNET),
 }
 
 

@@ -14,6 +14,7 @@ from reports.claims.positions import CLAIMED_NORMS, POSITIONS, top1_by_site
 from reports.claims.result import Evidence
 from reports.figures import Figure, Panel
 from reports.figures.figure import MAX_PANELS
+from reports.findings.robustness import shift_rows
 from reports.frames import Frames
 from reports.numbers import short
 from reports.paper.published import Series, load_paper
@@ -156,6 +157,34 @@ def _small_batches(frames: Frames) -> ClaimCharts:
     yield ClaimChart("top1-by-shift", title, caption, [_panel("", title, ours, _NO_POINTS, axes)])
 
 
+def _lost_by_severity(frames: Frames) -> ClaimCharts:
+    rows = shift_rows(frames)
+    if rows.severity.nunique() < 2:
+        return
+    values = rows.rename(columns={"share_lost": "value"}).groupby(["norm", "seed", "severity"], sort=False)
+    ours = _means(values.value.mean().reset_index(), "norm", "severity")
+    axes = LineAxes("Severity", "Top-1 above chance lost (%)", tuple(rows.norm.unique()))
+    yield _single("lost-by-severity", "accuracy lost by severity, mean over corruptions", ours, axes)
+
+
+def _lost_by_shift(frames: Frames) -> ClaimCharts:
+    """Each corruption at each severity, mean over seeds: what it costs by the ESM under it."""
+    rows = shift_rows(frames)
+    rows = rows[rows.esm.notna() & rows.share_lost.notna()]
+    if rows.empty:
+        return
+    means = rows.groupby(["norm", "shift", "severity"], sort=False)
+    cells = means.agg(x=("esm", "mean"), value=("share_lost", "mean"), seeds=("seed", "nunique"))
+    cells = cells.reset_index().sort_values(["norm", "x"], kind="stable")
+    ours = cells.assign(line=cells.norm, low=cells.value, high=cells.value)
+    lines = tuple(rows.norm.unique())
+    axes = LineAxes("Scaled ESM under the shift", "Top-1 above chance lost (%)", lines)
+    title = "accuracy lost by the estimation shift under the shift"
+    caption = "Each mark is a corruption at a severity, mean over seeds; the line joins those of a norm."
+    columns = ["line", "x", "value", "low", "high", "seeds"]
+    yield ClaimChart("lost-by-esm", title, caption, [_panel("", title, ours[columns], _NO_POINTS, axes)])
+
+
 def _positions(frames: Frames) -> ClaimCharts:
     rows = [
         (bfn.upper(), POSITIONS.index(position) + 1, top1)
@@ -177,6 +206,8 @@ CLAIM_CHARTS: Mapping[str, Callable[[Frames], ClaimCharts]] = {
     "D": _noise,
     "E": _small_batches,
     "F": _positions,
+    "G": _lost_by_severity,
+    "H": _lost_by_shift,
 }
 
 

@@ -14,19 +14,22 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from reports.claims import depth, inference, noise_loss, positions, small_batches
+from reports.claims import depth, inference, noise_loss, positions, shift_cost, small_batches
 from reports.claims.check import P_PER_LOOK, Measured, Rule, Side
 from reports.frames import Frames
 from reports.stats import CONFIDENCE
 from suite.config_file import read_config
 from suite.errors import UserError
 from suite.files import write_atomically
+from suite.paths import RunPaths
 from suite.specs.base import Spec
+from suite.specs.robustness import RobustnessPlan
 from suite.wording import explain
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "claims.yaml"
 EXPERIMENTS = FILE.parent / "experiments" / "paper"
 COPY = Path(".shiftbench") / "claims.yaml"
+LETTERS = "ABCDEFGH"
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,26 @@ MEASURES: Mapping[str, Measure] = {
     "gn_at_p2_less_elsewhere": Measure(
         "top-1, GN at P2 less at {other}", "points", 2, positions.gn_at_p2_less_elsewhere
     ),
+    "bn_less_xbn_lost": Measure(
+        "top-1 above chance lost to {shifts}, BN less XBN-{bfn}", "points", 1, shift_cost.bn_less_xbn_lost
+    ),
+    "cost_rank_correlation": Measure(
+        "rank correlation of ESM and top-1 above chance lost, over {shifts}",
+        "",
+        2,
+        shift_cost.cost_rank_correlation,
+    ),
     "gn_less_others": Measure("top-1 at {position}, GN less {bfn}", "points", 2, positions.gn_less_others),
 }
+
+
+# The arguments that a measure of robustness takes from the registered shifts.
+_OF_SHIFTS = {"corruptions", "severities"}
+
+
+def _parameters(measure: str) -> list[str]:
+    """Return the arguments of a measure's function behind the frames."""
+    return list(inspect.signature(MEASURES[measure].function).parameters)[1:]
 
 
 class RegisteredCheck(Spec):
@@ -111,7 +132,7 @@ class RegisteredCheck(Spec):
     def _known(self) -> "RegisteredCheck":
         if self.measure not in MEASURES:
             raise ValueError(f"measure is {self.measure!r}; expected one of {', '.join(MEASURES)}")
-        _, *known = inspect.signature(MEASURES[self.measure].function).parameters
+        known = [name for name in _parameters(self.measure) if name not in _OF_SHIFTS]
         if sorted(known) != sorted(self.of):
             expected = ", ".join(known) or "none"
             raise ValueError(f"of: {self.measure} takes the arguments {expected}; got {', '.join(self.of)}")
@@ -119,12 +140,13 @@ class RegisteredCheck(Spec):
             raise ValueError(f"of.scope: expected {' or '.join(noise_loss.SCOPES)}, got {self.of['scope']!r}")
         return self
 
-    def rule(self) -> Rule:
-        """Return the check as a rule to apply to runs."""
-        measure = MEASURES[self.measure]
+    def rule(self, shifts: "RegisteredShifts") -> Rule:
+        """Return the check as a rule to apply to runs. `shifts`: for a measure of robustness."""
+        measure, of = MEASURES[self.measure], dict(self.of)
+        taken = _OF_SHIFTS & set(_parameters(self.measure))
 
         def metric(frames: Frames) -> Iterable[Measured]:
-            return measure.function(frames, **self.of)
+            return measure.function(frames, **of, **{name: getattr(shifts, name) for name in taken})
 
         text = (measure.text, measure.unit, measure.decimals)
         return Rule(*text, metric, self.side, self.bound, self.margin, self.judged)
@@ -151,10 +173,6 @@ class RegisteredClaim(Spec):
         """Return the seeds of a look, counted from 0."""
         return [self.first_seed + place for place in range(self.looks[look])]
 
-    @property
-    def rules(self) -> list[Rule]:
-        return [check.rule() for check in self.checks]
-
 
 class NoiseSpec(Spec):
     """The noise of claim D, and on how many test images of each seed it is measured."""
@@ -162,6 +180,20 @@ class NoiseSpec(Spec):
     magnitudes: tuple[float, ...]
     draws: int = Field(ge=1)
     images: int = Field(ge=1)
+
+
+class RegisteredShifts(Spec):
+    """The shifts of claims G and H, and on how many test images each is measured."""
+
+    corruptions: tuple[str, ...] = Field(min_length=2)
+    severities: tuple[int, ...] = Field(min_length=1)
+    images: int = Field(ge=1)
+
+    def plan(self) -> RobustnessPlan:
+        """Return what is measured of each run."""
+        return RobustnessPlan(
+            corruptions=self.corruptions, severities=self.severities, max_images=self.images
+        )
 
 
 class RuleSpec(Spec):
@@ -186,6 +218,7 @@ class Registration(Spec):
     pilots: str
     rule: RuleSpec
     noise: NoiseSpec
+    shifts: RegisteredShifts
     looked_at: tuple[int, ...] = Field(
         (), description="seeds whose results were seen before the rules were made"
     )
@@ -193,12 +226,16 @@ class Registration(Spec):
 
     @model_validator(mode="after")
     def _fresh(self) -> "Registration":
-        if missing := sorted(set("ABCDEF") - set(self.claims)):
+        if missing := sorted(set(LETTERS) - set(self.claims)):
             raise ValueError(f"claims.{missing[0]} is missing")
         for letter, claim in self.claims.items():
             if seen := sorted(set(claim.seeds(-1)) & set(self.looked_at)):
                 raise ValueError(f"claims.{letter}: seed {seen[0]} was looked at before; choose fresh ones")
         return self
+
+    def rules(self, letter: str) -> list[Rule]:
+        """Return the rules of a claim."""
+        return [check.rule(self.shifts) for check in self.claims[letter].checks]
 
 
 @dataclass(frozen=True)
@@ -237,25 +274,43 @@ def experiment_sha256(path: Path) -> str:
 def register(output_dir: Path, planned: Sequence[Path] = (), path: Path = FILE) -> None:
     """Copy the claims' file into a folder of runs, before the first of them starts. Raises UserError.
 
-    Refuses a folder whose copy differs, and one without a copy in which one of the `planned` runs has begun:
-    nobody knows under which rules it was made.
+    Refuses a folder whose copy has other rules, and one without a copy in which one of the `planned` runs has
+    begun: nobody knows under which rules it was made. A copy that lacks a claim gets it, unless what the
+    claim is about was measured already.
     """
     check_registered(output_dir, path)
     copy = output_dir / COPY
-    if not copy.exists():
-        if begun := [folder for folder in planned if (folder / "run.json").exists()]:
-            raise UserError(
-                f"{begun[0]} is a run of these claims that was made without registered rules ({copy} is "
-                "missing): choose another --output-dir"
-            )
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, path.read_text(encoding="utf-8"))
+    if not copy.exists() and (begun := [folder for folder in planned if (folder / "run.json").exists()]):
+        raise UserError(
+            f"{begun[0]} is a run of these claims that was made without registered rules ({copy} is "
+            "missing): choose another --output-dir"
+        )
+    if copy.exists() and copy.read_bytes() == path.read_bytes():
+        return
+    if measured := [folder for folder in planned if copy.exists() and RunPaths(folder).robustness.exists()]:
+        raise UserError(
+            f"{measured[0]} was measured under shifts before their claims were registered in {copy}: choose "
+            "another --output-dir"
+        )
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(copy, path.read_text(encoding="utf-8"))
 
 
 def check_registered(output_dir: Path, path: Path = FILE) -> None:
-    """Raise UserError when the runs of a folder were made under other rules than those of the file."""
+    """Raise UserError when the runs of a folder were made under other rules than those of the file.
+
+    The copy in the folder may be older and lack claims that the file has.
+    """
     copy = output_dir / COPY
-    if copy.exists() and copy.read_bytes() != path.read_bytes():
+    if not copy.exists() or copy.read_bytes() == path.read_bytes():
+        return
+    before, now = (read_config(one, "claims").content for one in (copy, path))
+    claims = now.get("claims", {})
+    is_extended = before.get("rule") == now.get("rule") and before.get("noise") == now.get("noise")
+    for letter, claim in before.get("claims", {}).items():
+        is_extended &= claims.get(letter) == claim
+    is_extended &= before.get("shifts", now.get("shifts")) == now.get("shifts")
+    if not is_extended:
         raise UserError(
             f"{path}: differs from {copy}, under which the runs of {output_dir} were made: restore it, or "
             "choose another --output-dir for runs under the new rules"

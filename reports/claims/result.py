@@ -108,7 +108,7 @@ def judge(evidence: Evidence, registered: Registered | None = None) -> ClaimResu
     shown: list[Check] = []
     seeds = 0
     if evidence.frames is not None:
-        applied = evaluate(claim.rules, evidence.frames)
+        applied = evaluate(registered.content.rules(evidence.letter), evidence.frames)
         checks, shown = applied.checks, applied.shown
         seeds = int(evidence.frames.completed.seed.nunique())
     verdict = "inconclusive" if evidence.trouble else together(checks)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from reports.figures.bands import curves
 from reports.figures.by_steps import accuracy_by_throughput, by_norm_batch, throughput
 from reports.figures.figure import Figure, Maker, Panel, contexts
+from reports.figures.robustness import cost_by_shift
 from reports.figures.shift import accuracy_by_shift, heat_maps, profiles
 from reports.filters import Facet, facets, notes
 from reports.frames import CONTEXT, Frames
@@ -20,6 +21,7 @@ MAX_CONTEXTS = 12
 MAKERS: tuple[Maker, ...] = (
     by_norm_batch,
     accuracy_by_shift,
+    cost_by_shift,
     profiles,
     heat_maps,
     accuracy_by_throughput,

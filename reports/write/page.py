@@ -31,6 +31,7 @@ from reports.tables.inventory import (
     report_header,
     warnings,
 )
+from reports.tables.robustness_part import RobustnessPart, robustness_part
 from reports.tables.run_list import run_list
 from reports.tables.side_by_side import paper_display
 from reports.tables.table import Link, StateCell, Table
@@ -66,6 +67,7 @@ class Report:
     throughput: Table | None
     cost: Table | None
     paper: Table | None
+    robustness: RobustnessPart | None
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
@@ -82,6 +84,7 @@ class Report:
     def tables(self) -> list[Table]:
         """Every table, in the report's order."""
         parts = [getattr(self, part.name) for part in fields(self)]
+        parts = [part.tables if isinstance(part, RobustnessPart) else part for part in parts]
         inside = [part if isinstance(part, list) else [part] for part in parts]
         return [one for group in inside for one in group if isinstance(one, Table)]
 
@@ -137,6 +140,7 @@ def compose(
         throughput_display(frames),
         cost_display(frames),
         paper_display(frames),
+        robustness_part(frames),
         [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
         run_list(frames, collection.skipped, out),
         provenance_tables(frames),

@@ -34,6 +34,7 @@ __all__ = [
     "folder_loader",
     "idx_folder",
     "prepare",
+    "split_index",
     "split_size",
     "steps_per_epoch",
     "train_images_loader",
@@ -51,7 +52,7 @@ def check_data(run: Run) -> None:
     """
     steps_per_epoch(run)
     if not _generator(run.data):
-        _index(run.data, "val", run.data.val_images)
+        split_index(run.data, "val", run.data.val_images)
 
 
 def steps_per_epoch(run: Run) -> int:
@@ -61,7 +62,7 @@ def steps_per_epoch(run: Run) -> int:
     """
     if _generator(run.data):
         return max(1, split_size(run.data, "train") // run.batch.global_batch_size)
-    return TrainPlan(_index(run.data, "train"), run).steps_per_epoch
+    return TrainPlan(split_index(run.data, "train"), run).steps_per_epoch
 
 
 def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, device: "torch.device") -> Loader:
@@ -76,7 +77,7 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
         first = start_step * run.batch.accumulation_steps(world_size)
         settings = {"seed": run.seed + rank, "images_per_batch": per_gpu, "device": device, "first": first}
         return _made(generator, run.data, **settings)
-    plan = TrainPlan(_index(run.data, "train"), run)
+    plan = TrainPlan(split_index(run.data, "train"), run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
     return _loader(share, run.data, device, **_settings(run))
 
@@ -114,7 +115,7 @@ def train_images_loader(
         return folder_loader(
             run.data, "train", images_per_batch=images_per_batch, num_images=num_images, **place
         )
-    index = TrainPlan(_index(run.data, "train"), run).index
+    index = TrainPlan(split_index(run.data, "train"), run).index
     index = _mixed(index if num_images is None else spread(index, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
     return _loader(share, run.data, place["device"], **_settings(run))
@@ -146,7 +147,7 @@ def folder_loader(
         size = total * (rank + 1) // world_size - total * rank // world_size
         settings = {"images_per_batch": images_per_batch, "device": device, "num_images": size}
         return _made(generator, data, seed=rank, **settings)
-    index = _mixed(_index(data, split, num_images), shuffle_seed)
+    index = _mixed(split_index(data, split, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, rank, world_size)
     settings = {"data_threads": data_threads, "timeout_s": timeout_s, "num_channels": num_channels}
     return _loader(share, data, device, **settings)
@@ -155,11 +156,12 @@ def folder_loader(
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
     """Return the number of images of a split. Raises UserError as `folder_loader` does."""
     if not _generator(data):
-        return len(_index(data, split))
+        return len(split_index(data, split))
     return {"train": data.train_images, "val": data.val_images}[split] or SYNTHETIC_IMAGES[split]
 
 
-def _index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
+def split_index(data: DataSpec, split: str, num_images: int | None = None) -> ImageIndex:
+    """Return the images of a split by class; `num_images`: so many, evenly spaced. Raises UserError."""
     index: ImageIndex = resolve(LOADERS[data.loader].index)(data, split)
     return index if num_images is None else spread(index, num_images)
 

@@ -96,7 +96,7 @@ def prepare(name: str, root: Path | None = None) -> Path:
         raise UserError(f"unknown data set {name!r}; known are {', '.join(SOURCES)}")
     if not source.jpegs:
         raise UserError(f"{name} {source.not_prepared}")
-    return _made((default_root() if root is None else root) / name, resolve(source.jpegs))
+    return published((default_root() if root is None else root) / name, resolve(source.jpegs))
 
 
 def fashion_mnist_jpegs(draft: Path) -> Path:
@@ -108,7 +108,7 @@ def fashion_mnist_idx() -> Path:
     """Return the folder of Fashion-MNIST's files, downloaded unless Debian's package is installed."""
     if DEBIAN_FOLDER.is_dir():
         return DEBIAN_FOLDER
-    return _made(default_root() / "fashion-mnist-idx", fashion_mnist_folder)
+    return published(default_root() / "fashion-mnist-idx", fashion_mnist_folder)
 
 
 def fashion_mnist_7k_jpegs(draft: Path) -> Path:
@@ -131,7 +131,7 @@ def mnist_idx() -> Path:
     return folder
 
 
-def _made(folder: Path, make: Callable[[Path], Path]) -> Path:
+def published(folder: Path, make: Callable[[Path], Path]) -> Path:
     """Return `folder`; if missing, it is what `make` writes in a draft folder and returns the place of."""
     if folder.is_dir():
         return folder

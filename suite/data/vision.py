@@ -4,7 +4,8 @@ Worker processes decode whole files and apply torchvision's v2 functions, one ba
 """
 
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -32,20 +33,29 @@ from suite.experiment import DataSpec
 OTHER_IMAGES = (b"BM", b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6")
 # Images, labels, and the bad files found.
 WorkerBatch = tuple[Tensor, Tensor, dict[str, str]]
+# Changes an image (3, H, W), uint8, before it is normalised; the name is its file's, relative to the split.
+Alter = Callable[[Tensor, str], Tensor]
 
 
 class VisionLoader:
-    """The batches of `share`. See `Loader`. `num_workers` processes decode.
+    """The batches of `share`. See `Loader`. `num_workers` processes decode, and apply `alter` to the crops.
 
     Iterating raises UserError when the shared memory is too small for the workers' batches, and RuntimeError
     when they give none for `timeout_s`, or one of them ends.
     """
 
     def __init__(
-        self, share: Share, data: DataSpec, *, num_workers: int, timeout_s: float, device: torch.device
+        self,
+        share: Share,
+        data: DataSpec,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        device: torch.device,
+        alter: Alter | None = None,
     ) -> None:
         self.bad_images: dict[str, str] = {}
-        self._batches = PlannedBatches(share, data)
+        self._batches = PlannedBatches(share, data, alter)
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._device = device
@@ -102,9 +112,10 @@ class VisionLoader:
 class PlannedBatches(Dataset[WorkerBatch]):
     """A share's batches by number, decoded and cropped by the workers."""
 
-    def __init__(self, share: Share, data: DataSpec) -> None:
+    def __init__(self, share: Share, data: DataSpec, alter: Alter | None = None) -> None:
         self.share = share
         self._data = data
+        self._alter = alter
 
     def __getitem__(self, number: int) -> WorkerBatch:
         samples = self.share.batch(number)
@@ -126,13 +137,14 @@ class PlannedBatches(Dataset[WorkerBatch]):
             elif fault(image) is not None:
                 continue
             crop = None if samples.crops is None else samples.crops[j : j + 1]
-            images.append(self._crop(decoded.pop(image), crop))
+            _, _, name = os.fsdecode(bytes(index.names_N[image])).partition("/")
+            images.append(self._crop(decoded.pop(image), crop, name))
             labels.append(int(index.labels_N[image]))
         size = self._data.image_size
         images_NCHW = torch.stack(images) if images else torch.empty(0, 3, size, size)
         return images_NCHW, torch.tensor(labels, dtype=torch.int64), bad
 
-    def _crop(self, image_CHW: Tensor, crop: CropDraws | None) -> Tensor:
+    def _crop(self, image_CHW: Tensor, crop: CropDraws | None, name: str) -> Tensor:
         shape_12 = np.array([image_CHW.shape[1:]], dtype=np.int32)
         place = geometry(shape_12, None if crop is None else crop.attempts_B4A, self._data)
         image_CHW = F.crop(image_CHW, *place.window_start_B2[0].tolist(), *place.window_shape_B2[0].tolist())
@@ -141,6 +153,8 @@ class PlannedBatches(Dataset[WorkerBatch]):
         image_CHW = F.crop(image_CHW, *place.offset_B2[0].tolist(), size, size)
         if crop is not None and crop.mirror_B[0]:
             image_CHW = F.horizontal_flip(image_CHW)
+        if self._alter is not None:
+            image_CHW = self._alter(image_CHW, name)
         image_CHW = F.to_dtype(image_CHW, torch.float32, scale=True)
         return cast(Tensor, F.normalize(image_CHW, MEAN, STD))
 

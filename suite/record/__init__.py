@@ -9,6 +9,14 @@ from suite.record.costs import Costs
 from suite.record.noise import Noise, NoiseRecord, Scope, read_noise, write_noise
 from suite.record.rank_errors import RankError, errors_noted
 from suite.record.reader import MEASUREMENT_KEYS, SCHEMA_VERSION, Layer, Measurement, Record
+from suite.record.robustness import (
+    PartsRecord,
+    RobustnessRecord,
+    ShiftRecord,
+    TestTimeRecord,
+    read_robustness,
+    write_robustness,
+)
 from suite.record.status import SETTLED, STATES, UNFINISHED, State, Status, read_status
 from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request, request_stop
 from suite.record.writer import RecordWriter
@@ -24,18 +32,24 @@ __all__ = [
     "Measurement",
     "Noise",
     "NoiseRecord",
+    "PartsRecord",
     "RankError",
     "Record",
     "RecordWriter",
+    "RobustnessRecord",
     "Scope",
+    "ShiftRecord",
     "State",
     "Status",
     "StopRequest",
+    "TestTimeRecord",
     "clear_stop_request",
     "errors_noted",
     "read_noise",
+    "read_robustness",
     "read_status",
     "read_stop_request",
     "request_stop",
     "write_noise",
+    "write_robustness",
 ]

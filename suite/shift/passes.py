@@ -119,35 +119,38 @@ def run_pass(
     there are no images, when a BN layer that uses batch statistics gets a single value per channel, when
     `adapt` cannot reach a layer, and when a label has no output of the network.
     """
-    layers: dict[str, nn.Module] = {**batch_norm_layers(model)}
-    recorder = _Recorder(model, layers | frozen_layers(model) if with_frozen else layers, purpose, adapt)
     parameter = next(model.parameters(), torch.empty(0))
     right: list[Tensor] = []
-    num_images = num_batches = 0
-    with ExitStack() as hooks:
-        hooks.enter_context(_uncompiled())
-        for name, layer in recorder.layers.items():
-            hook = functools.partial(recorder.record, name)
-            hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        for batch in batches:
+    with recording(model, purpose, adapt=adapt, with_frozen=with_frozen) as recorder:
+        for batch in recorder.watched(batches):
             images_NCHW = images_of(batch, purpose)
-            if len(images_NCHW) == 0:
-                continue
-            recorder.batch = num_batches
-            num_batches += 1
-            num_images += len(images_NCHW)
             dtype = parameter.dtype if images_NCHW.is_floating_point() else images_NCHW.dtype
-            inputs_NCHW = images_NCHW.to(recorder.device, dtype, non_blocking=True)
-            with recorder.watching_functions() if num_batches == 1 else nullcontext():
-                output = model(inputs_NCHW)
+            output = model(images_NCHW.to(recorder.device, dtype, non_blocking=True))
             logits_NK = logits_of(output, logits) if with_labels else None
             labels_N = labels_of(batch) if with_labels else None
             if labels_N is not None and logits_NK is not None:
                 right.append(_right(logits_NK, labels_N.to(recorder.device), purpose))
     right_N = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
-    counts = (num_images, num_batches, len(right_N), int(right_N.sum()))
-    found = _joined(recorder, counts, purpose, over_ranks and dist.is_initialized())
-    return replace(found, right_N=right_N if len(right_N) == num_images else None)
+    found = recorder.result((len(right_N), int(right_N.sum())), over_ranks=over_ranks)
+    return replace(found, right_N=right_N if len(right_N) == recorder.num_images else None)
+
+
+@contextmanager
+def recording(
+    model: nn.Module, purpose: str, *, adapt: Adapt | None = None, with_frozen: bool = False
+) -> Iterator["Recorder"]:
+    """Record the inputs of BN layers while something else runs the model over `Recorder.watched` batches.
+
+    For those that run the model anyway, such as an evaluation. Arguments are those of `run_pass`.
+    """
+    layers: dict[str, nn.Module] = {**batch_norm_layers(model)}
+    recorder = Recorder(model, layers | frozen_layers(model) if with_frozen else layers, purpose, adapt)
+    with ExitStack() as hooks:
+        hooks.enter_context(_uncompiled())
+        for name, layer in recorder.layers.items():
+            hook = functools.partial(recorder.record, name)
+            hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield recorder
 
 
 def check_repeatable(batches: Iterable[Any], purpose: str) -> None:
@@ -171,7 +174,7 @@ def _right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
     return logits_NK.argmax(dim=1) == labels_N
 
 
-class _Recorder:
+class Recorder:
     """Records the moments of BN layers' inputs, as a forward pre-hook of each."""
 
     def __init__(
@@ -180,9 +183,27 @@ class _Recorder:
         self.layers, self.purpose, self.adapt = layers, purpose, adapt
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.inputs: dict[str, LayerInputs] = {}
-        self.batch = 0
+        self.num_images = self.num_batches = 0
         self.unhooked: frozenset[str] = frozenset()
         self._last_batch: dict[str, int] = {}
+
+    def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches that have images; each is to be run through the model before the next."""
+        for batch in batches:
+            if (count := len(images_of(batch, self.purpose))) == 0:
+                continue
+            self.num_images += count
+            self.num_batches += 1
+            with self._watching_functions() if self.num_batches == 1 else nullcontext():
+                yield batch
+
+    def result(self, labels: tuple[int, int] = (0, 0), *, over_ranks: bool = True) -> Pass:
+        """Return what was recorded, also by other ranks. `labels`: how many images had one, and were right.
+
+        Raises UserError when there were no images.
+        """
+        counts = (self.num_images, self.num_batches, *labels)
+        return _joined(self, counts, self.purpose, over_ranks and dist.is_initialized())
 
     def of(self, name: str) -> LayerInputs:
         """Return the layer's inputs so far. The first call determines its place in the order."""
@@ -191,7 +212,7 @@ class _Recorder:
         return self.inputs[name]
 
     @contextmanager
-    def watching_functions(self) -> Iterator[None]:
+    def _watching_functions(self) -> Iterator[None]:
         """Note which layers normalise without calling their hooks. Raises UserError where it matters."""
         functions = _BatchNormCalls()
         with functions:
@@ -222,10 +243,11 @@ class _Recorder:
             )
         mean_C, var_C = batch_moments(x_NC, self._near(layer))
         seen = self.of(name)
-        seen.groups[self.batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)
+        batch = self.num_batches - 1
+        seen.groups[batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)
         seen.num_calls += 1
-        seen.num_batches += self._last_batch.get(name) != self.batch
-        self._last_batch[name] = self.batch
+        seen.num_batches += self._last_batch.get(name) != batch
+        self._last_batch[name] = batch
         if self.adapt is not None:
             self.adapt(name, len(x_NC), count, mean_C, var_C)
 
@@ -250,7 +272,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def _joined(recorder: _Recorder, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
+def _joined(recorder: Recorder, counts: tuple[int, int, int, int], purpose: str, over_ranks: bool) -> Pass:
     calls = {name: (seen.num_calls, seen.num_batches) for name, seen in recorder.inputs.items()}
     everyone: list[Any] = [(counts, calls)]
     if over_ranks:

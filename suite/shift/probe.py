@@ -144,10 +144,15 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
     UserError when there are no images, and when no layer of a network with running statistics can be seen.
     """
     check_visible(model, "probe")
-    layers = {**batch_norm_layers(model), **frozen_layers(model)}
     with preserved(model):
         model.eval()
         seen = run_pass(model, batches, "probe", with_frozen=True)
+    return profile_of(model, seen, per_channel=per_channel)
+
+
+def profile_of(model: nn.Module, seen: Pass, *, per_channel: bool = False) -> ShiftProfile:
+    """Return the profile of a pass in inference mode, `with_frozen`."""
+    layers = {**batch_norm_layers(model), **frozen_layers(model)}
     skipped = unknown_statistics(model) | skipped_layers(layers, seen)
     measured = [name for name in seen.inputs if name not in skipped]
     return ShiftProfile(

@@ -10,9 +10,9 @@ from suite.errors import Diverged
 from suite.experiment import Run
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
-from suite.train.evaluate import UntilStopped, evaluate
+from suite.train.evaluate import UntilStopped
 from suite.train.heartbeat import Heartbeat, Next
-from suite.train.measure import measure_shift, measure_training_images
+from suite.train.measure import evaluate_and_probe, measure_training_images, top1_with_precise_bn
 from suite.train.metric_logger import MetricLogger
 
 log = logging.getLogger("shiftbench")
@@ -66,9 +66,9 @@ class EpochEnd:
         loader = val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **self.ranks.place)
         try:
             batches = UntilStopped(loader, is_stop_requested)
+            result, profile = evaluate_and_probe(run, self.model, self.ranks, batches, with_shift=is_probed)
+            self._raise_if_stopped(step)
             if is_evaluated:
-                result = evaluate(self.model, batches, self.ranks, run.recipe.precision)
-                self._raise_if_stopped(step)
                 if not math.isfinite(result.loss):
                     raise Diverged(f"the validation loss is not finite after step {step}")
                 self.metrics.evaluation(result, epoch=epoch, step=step)
@@ -80,13 +80,13 @@ class EpochEnd:
                     )
                     self._raise_if_stopped(step)
                     self.metrics.training_images(on_training, epoch=epoch, step=step)
-            if is_probed:
-                is_last = epoch == epochs
-                found = measure_shift(
-                    run, self.model, self.ranks, batches, is_stop_requested, with_precise=is_last
-                )
-                self._raise_if_stopped(step)
-                self.metrics.shift(*found, epoch=epoch, step=step)
+            if profile is not None:
+                top1_percent = None
+                if epoch == epochs:
+                    place = (self.model, self.ranks, batches, is_stop_requested)
+                    top1_percent = top1_with_precise_bn(run, *place)
+                    self._raise_if_stopped(step)
+                self.metrics.shift(profile, top1_percent, epoch=epoch, step=step)
         finally:
             loader.close()
 

@@ -29,7 +29,14 @@ from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
-from suite.train.optim import autocast, build_optimizer, mixup, seed_for, set_learning_rate
+from suite.train.optim import (
+    autocast,
+    build_optimizer,
+    mixup,
+    seed_device,
+    seed_for,
+    set_learning_rate,
+)
 
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
@@ -117,7 +124,7 @@ class Trainer:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
         recipe = self.run.recipe
         set_learning_rate(self.optimizer, recipe.lr_at(self.step / self.steps_per_epoch))
-        torch.manual_seed(seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
+        seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         self.model.train()
         total = torch.zeros((), device=self.ranks.device)
         for micro in range(self.accumulation_steps):

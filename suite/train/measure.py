@@ -13,32 +13,41 @@ from suite.shift import (
     TidMeter,
     bias_corrected_statistics,
     precise_statistics,
-    probe,
     with_statistics,
 )
-from suite.shift.layers import batch_norm_layers
+from suite.shift.layers import batch_norm_layers, check_visible
+from suite.shift.passes import recording
+from suite.shift.probe import profile_of
 from suite.train.distributed import Ranks
-from suite.train.evaluate import UntilStopped, evaluate
+from suite.train.evaluate import Evaluation, UntilStopped, evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
 from suite.train.optim import autocast
 
 
-def measure_shift(
+def evaluate_and_probe(
+    run: Run, model: torch.nn.Module, ranks: Ranks, batches: Iterable[Batch], *, with_shift: bool
+) -> tuple[Evaluation, ShiftProfile | None]:
+    """Evaluate, and `with_shift` probe in the same pass. Raises UserError as both do."""
+    # Both in the run's own precision: otherwise rounding would appear as estimation shift.
+    if not with_shift:
+        return evaluate(model, batches, ranks, run.recipe.precision), None
+    check_visible(model, "probe")
+    with recording(model, "probe", with_frozen=True) as recorder:
+        result = evaluate(model, recorder.watched(batches), ranks, run.recipe.precision)
+    return result, profile_of(model, recorder.result())
+
+
+def top1_with_precise_bn(
     run: Run,
     model: torch.nn.Module,
     ranks: Ranks,
     val_batches: Iterable[Batch],
     is_asked_to_stop: Callable[[], bool],
-    *,
-    with_precise: bool,
-) -> tuple[ShiftProfile, float | None]:
-    """Return the shift over the validation set and, `with_precise`, top-1 (%) with PreciseBN's statistics."""
-    # In the run's own precision: otherwise rounding would appear as estimation shift.
-    with autocast(ranks.device, run.recipe.precision):
-        profile = probe(model, val_batches)
+) -> float | None:
+    """Return top-1 (%) with PreciseBN's statistics, or None where the run does not ask for it."""
     images_wanted = run.measure.precise_bn_images
-    if not with_precise or not images_wanted or not profile.layers:
-        return profile, None
+    if not images_wanted or not batch_norm_layers(model):
+        return None
     # The training stream after its last step: augmented as in training, and the same after a resumption.
     last_step = run.recipe.epochs * steps_per_epoch(run)
     loader = train_loader(run, start_step=last_step, **ranks.place)
@@ -50,8 +59,7 @@ def measure_shift(
     finally:
         loader.close()
     with with_statistics(model, statistics):
-        result = evaluate(model, val_batches, ranks, run.recipe.precision)
-    return profile, result.top1_percent
+        return evaluate(model, val_batches, ranks, run.recipe.precision).top1_percent
 
 
 def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
@@ -92,15 +100,11 @@ def measure_training_images(
     loader = train_images_loader(run, images_per_batch=run.batch.per_gpu, **ranks.place)
     try:
         batches = UntilStopped(loader, is_asked_to_stop)
-        plain = evaluate(model, batches, ranks, precision).top1_percent
-        corrected = plain
+        found, profile = evaluate_and_probe(run, model, ranks, batches, with_shift=with_shift)
+        plain = corrected = found.top1_percent
         if statistics := bias_corrected_statistics(model):
             with with_statistics(model, statistics):
                 corrected = evaluate(model, batches, ranks, precision).top1_percent
-        profile = None
-        if with_shift:
-            with autocast(ranks.device, precision):
-                profile = probe(model, batches)
         return OnTrainingImages(plain, corrected, profile)
     finally:
         loader.close()

@@ -47,6 +47,16 @@ def seed_for(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generators that operations on this device use.
+
+    `torch.manual_seed` seeds all devices, and where CUDA is not in use keeps a note of every call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def mixup(
     images_NCHW: Tensor, labels_N: Tensor, alpha: float, key: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, float]:

@@ -27,16 +27,17 @@ def train_killed_at_the_probe(run: Run, folder: Path) -> list[int]:
 
 
 def _train_to_the_probe(run: Run, folder: Path) -> None:
-    from suite.train import epoch_end, train_run
+    from suite.train import train_run
+    from suite.train.metric_logger import MetricLogger
 
-    epoch_end.measure_shift = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    MetricLogger.shift = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     train_run(run, folder)
 
 
 def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) -> list[int]:
-    """Train, stopped by SIGTERM to the last rank as the first evaluation or probe begins.
+    """Train, stopped by SIGTERM to the last rank as a part of the first epoch's end begins.
 
-    `phase`: "evaluate" or "measure_shift", as the epoch's end calls them.
+    `phase`: "evaluate_and_probe" or "top1_with_precise_bn", as the epoch's end calls them.
     """
     port = free_port()
     return in_processes(

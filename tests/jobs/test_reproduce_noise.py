@@ -10,7 +10,7 @@ import pytest
 from jobs.local.fork_client import starter_of
 from jobs.local.process import PlainProcess, ProcessSpec, StartProcess
 from jobs.reproduce import claim_experiments
-from jobs.reproduce.perturb_trained import NoisePlan, measure_missing
+from jobs.trained.noise import NoisePlan, measure_missing
 from reports.claims import load_registration
 from reports.claims.registration import NoiseSpec
 from suite.config import load_experiment
@@ -91,7 +91,7 @@ def test_noise_is_measured_once_and_again_where_it_does_not_fit(
     for step in of_bn.checkpoint_steps():
         of_bn.checkpoint(step).unlink()
     of_bn.noise.unlink()
-    assert "has no checkpoint to measure under noise" in str(measured()[0])
+    assert "has no checkpoint to measure" in str(measured()[0])
     failed = reproduce(tmp_path, "D", "--quick")
     assert failed.exit_code == 3
     assert "has no checkpoint to measure" in failed.stdout

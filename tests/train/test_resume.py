@@ -100,15 +100,17 @@ def test_a_run_killed_in_an_evaluation_repeats_it_without_doubles(undisturbed: P
     assert measured(tmp_path) == measured(undisturbed)
 
 
-@pytest.mark.parametrize("phase", ["evaluate", "measure_shift"])
+@pytest.mark.parametrize(("phase", "epoch"), [("evaluate_and_probe", 1), ("top1_with_precise_bn", 2)])
 def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
-    undisturbed: Path, tmp_path: Path, phase: str
+    undisturbed: Path, tmp_path: Path, phase: str, epoch: int
 ) -> None:
+    """PreciseBN is of the last epoch alone, the second."""
     run = tiny_run()
     assert train_stopped_in(phase, run, tmp_path) == [75]
     assert Record.read(tmp_path).state == "preempted"
-    assert RunPaths(tmp_path).checkpoint_steps()[-1] == 6  # the epoch's end
-    assert "esm_sigma" not in [line["metric"] for line in measured(tmp_path)]
+    assert RunPaths(tmp_path).checkpoint_steps()[-1] == 6 * epoch  # the epoch's end
+    probed = [line["epoch"] for line in measured(tmp_path) if line["metric"] == "esm_sigma"]
+    assert probed == [1] * (epoch - 1)
     assert train(run, tmp_path) == [0]
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
@@ -120,7 +122,7 @@ def test_two_ranks_stop_together_in_an_evaluation_where_no_checkpoint_was_due(tm
         system={"checkpoint_every_steps": None, "checkpoint_every_epochs": 5},
     )
     assert train(run, tmp_path / "undisturbed", world_size=2) == [0, 0]
-    assert train_stopped_in("evaluate", run, tmp_path / "stopped", world_size=2) == [75, 75]
+    assert train_stopped_in("evaluate_and_probe", run, tmp_path / "stopped", world_size=2) == [75, 75]
     assert RunPaths(tmp_path / "stopped").checkpoint_steps() == [6]
     assert train(run, tmp_path / "stopped", world_size=2) == [0, 0]
     assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "undisturbed"))

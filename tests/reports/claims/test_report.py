@@ -107,7 +107,7 @@ def test_runs_that_were_made_under_other_rules_are_refused(tmp_path: Path) -> No
         ("{epoch: 10}", "{epochs: 10}", r"inference_gap takes the arguments epoch; got epochs"),
         ("scope: all", "scope: some", r"of\.scope: expected all or common, got 'some'"),
         ("p_per_look: 0.018", "p_per_look: 0.02", r"p_per_look is 0\.02, but the rules .* use 0\.018"),
-        ("  F:\n", "  G:\n", r"claims\.F is missing"),
+        ("  F:\n", "  Z:\n", r"claims\.F is missing"),
         (
             "experiment_sha256: 5a85",
             "experiment_sha256: 5a86",

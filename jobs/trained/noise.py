@@ -1,14 +1,10 @@
 """Measures trained networks under noise on BN's estimates, and writes each result to its run's folder.
 
-`python -m jobs.reproduce.perturb_trained FOLDER PLAN` measures one run; `measure_missing` starts it.
+`python -m jobs.trained.noise FOLDER PLAN` measures one run; `measure_missing` starts it.
 """
 
 import json
-import logging
-import os
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,16 +13,14 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import read_run
-from jobs.local.child import threads_of_a_rank
-from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess, end
+from jobs.local.process import StartProcess
+from jobs.trained.processes import last_step, measured_in_processes
 from suite.errors import UserError
 from suite.experiment import NormSpec, Run
 from suite.paths import RunPaths
 from suite.record import Noise, NoiseRecord, Scope, read_noise, write_noise
 from suite.specs.model import norm_spec
 
-log = logging.getLogger("shiftbench")
-POLL_S = 0.05
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 
 
@@ -65,42 +59,14 @@ def measure_missing(
 ) -> Iterator[tuple[Run, str | None]]:
     """Measure those completed `runs` that were not measured, `jobs` at a time. Yields each run and its error.
 
-    A measurement of another checkpoint, or by another plan, is repeated. With `jobs` above
-    one, each process has one thread: networks as small as these gain nothing by more.
+    A measurement of another checkpoint, or by another plan, is repeated.
     """
-    waiting = []
-    for run in runs:
-        try:
-            paths = RunPaths(output_dir / run.folder_name)
-            if not _is_measured(paths, _last_step(paths), run.seed, plan):
-                waiting.append(run)
-        except UserError as error:
-            yield run, str(error)
-    environment = {THREADS: str(threads_of_a_rank(1)), **os.environ} | ({THREADS: "1"} if jobs > 1 else {})
-    running: list[tuple[Run, Path, RunProcess]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    run, output = waiting.pop(0), Path(folder) / str(len(waiting))
-                    arguments = (str(output_dir / run.folder_name), plan.dump())
-                    spec = ProcessSpec("jobs.reproduce.perturb_trained", arguments, environment, output)
-                    running.append((run, output, start_process(spec)))
-                time.sleep(POLL_S)
-                for one in list(running):
-                    if (code := one[2].poll()) is not None:
-                        running.remove(one)
-                        yield one[0], _error_of(one[0], code, one[1].read_text())
-        finally:
-            end([process for *_, process in running])
 
+    def is_measured(run: Run, paths: RunPaths) -> bool:
+        return _is_measured(paths, last_step(paths), run.seed, plan)
 
-def _error_of(run: Run, code: int, output: str) -> str | None:
-    if code == exit_codes.DONE:
-        return None
-    if code != exit_codes.BAD_USAGE:
-        log.error("noise on %s: exit code %d\n%s", run.folder_name, code, output)
-    return output.strip().rpartition("\n")[2] if code > 0 else "the process that measured it died"
+    module = "jobs.trained.noise"
+    yield from measured_in_processes(runs, output_dir, is_measured, module, plan.dump(), jobs, start_process)
 
 
 def main() -> int:
@@ -108,18 +74,12 @@ def main() -> int:
     folder, plan = Path(sys.argv[1]), NoisePlan.parse(sys.argv[2])
     paths = RunPaths(folder)
     try:
-        noise = measure(read_run(folder), paths, _last_step(paths), plan)
+        noise = measure(read_run(folder), paths, last_step(paths), plan)
         write_noise(paths, noise)
     except (UserError, OSError) as error:
         print(f"{paths.noise}: cannot be written: {error.strerror}" if isinstance(error, OSError) else error)
         return exit_codes.BAD_USAGE
     return exit_codes.DONE
-
-
-def _last_step(paths: RunPaths) -> int:
-    if steps := paths.checkpoint_steps():
-        return steps[-1]
-    raise UserError(f"{paths.checkpoints}: has no checkpoint to measure under noise; remove the run's folder")
 
 
 def _is_measured(paths: RunPaths, step: int, seed: int, plan: NoisePlan) -> bool:

@@ -1,0 +1,69 @@
+"""Prints what `shiftbench robust` measured of one network. No torch."""
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from suite.record import RobustnessRecord, ShiftRecord
+from suite.specs.test_time_table import FROZEN
+
+
+def print_robustness(record: RobustnessRecord, title: str, taken: str | None) -> None:
+    """Print a row for each shift, and one for each method on each stream."""
+    console = Console(highlight=False)
+    for text in (title, taken):
+        if text is not None:
+            console.print(text, markup=False, soft_wrap=True)
+    clean = record.shift("clean")
+    table = Table("shift", "severity", "images", "top-1 (%)", "lost (%)", "ESM μ", "ESM σ")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in record.shifts:
+        table.add_row(
+            one.shift,
+            "" if one.severity is None else str(one.severity),
+            f"{one.num_images:,}",
+            f"{one.top1_percent:.2f}",
+            _lost(one, clean),
+            _mean(one.esm_mu_scaled),
+            _mean(one.esm_sigma_scaled),
+        )
+    console.print(table)
+    console.print(
+        "lost: share of the clean top-1 above chance; ESM: scaled, mean over the BN layers, the estimates of "
+        "training against the shifted images",
+        soft_wrap=True,
+    )
+    if any(one.num_classes != record.shifts[0].num_classes for one in record.shifts):
+        note = "Where a shift has fewer classes, the first guess is among those alone."
+        console.print(note, soft_wrap=True)
+    if record.test_time:
+        _print_test_time(console, record)
+
+
+def _print_test_time(console: Console, record: RobustnessRecord) -> None:
+    table = Table("stream", "order", "batch", "method", "top-1 (%)", "gained")
+    for column in (table.columns[2], *table.columns[4:]):
+        column.justify = "right"
+    unchanged = [one for one in record.test_time if one.method == FROZEN]
+    frozen = {one.stream: one.top1_percent for one in unchanged}
+    for one in record.test_time:
+        before = frozen.get(one.stream, math.nan)
+        stream = one.shift if one.severity is None else f"{one.shift} {one.severity}"
+        gained = "" if one.method == FROZEN or math.isnan(before) else f"{one.top1_percent - before:+.2f}"
+        order = {"mixed": "mixed", "by_label": "by label"}[one.order]
+        batch = str(one.images_per_batch)
+        table.add_row(stream, order, batch, one.method, f"{one.top1_percent:.2f}", gained)
+    console.print(table)
+
+
+def _lost(one: ShiftRecord, clean: ShiftRecord | None) -> str:
+    if clean is None or one.kind == "clean":
+        return ""
+    above = clean.top1_percent - 100 / clean.num_classes
+    return f"{100 * (1 - (one.top1_percent - 100 / one.num_classes) / above):.1f}" if above > 0 else "–"
+
+
+def _mean(values: tuple[float, ...]) -> str:
+    return f"{math.fsum(values) / len(values):.3f}" if values else "–"
