@@ -99,6 +99,8 @@ def _library() -> Any:
     try:
         import imagecorruptions
     except ImportError as error:
-        needs = f"corruptions need imagecorruptions-imaug ({error})"
-        raise UserError(f"{needs}: install the extra `robust`") from None
+        raise UserError(
+            f"corruptions need imagecorruptions-imaug ({error}): install the extra `robust`; without libGL, "
+            "opencv-python-headless in place of opencv-python"
+        ) from None
     return imagecorruptions
