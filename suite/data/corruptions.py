@@ -7,7 +7,9 @@ batch and loader. All severities of one image share their random numbers.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,7 +97,9 @@ def _padded(image_HW3: Pixels) -> Pixels:
     return np.pad(image_HW3, [*((width // 2, width - width // 2) for width in widths), (0, 0)], mode="edge")
 
 
+@cache
 def _library() -> Any:
+    path = os.environ.get("LD_LIBRARY_PATH")
     try:
         import imagecorruptions
     except ImportError as error:
@@ -103,4 +107,8 @@ def _library() -> Any:
             f"corruptions need imagecorruptions-imaug ({error}): install the extra `robust`; without libGL, "
             "opencv-python-headless in place of opencv-python"
         ) from None
+    finally:  # OpenCV changes it, for this process and those that it starts
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if path is not None:
+            os.environ["LD_LIBRARY_PATH"] = path
     return imagecorruptions
