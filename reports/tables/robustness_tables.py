@@ -17,7 +17,8 @@ Axes = Sequence[str]
 
 def varying(cells: Sequence[dict[str, object]], always: Axes = _NAMING) -> list[str]:
     """Return the axes that tell these cells apart, and those that are always shown."""
-    return [axis for axis in GROUP if axis in always or len({str(cell.get(axis)) for cell in cells}) > 1]
+    found = [axis for axis in GROUP if axis in always or len({str(cell.get(axis)) for cell in cells}) > 1]
+    return sorted(found, key=lambda axis: axis != "norm")  # first, since it names the row
 
 
 def norm_display(found: Sequence[NormRobustness]) -> Table | None:
