@@ -23,7 +23,7 @@ from suite.errors import UserError
 from suite.experiment import NormSpec, Run
 from suite.paths import RunPaths
 from suite.record import Noise, NoiseRecord, Scope, read_noise, write_noise
-from suite.specs.model import norm_spec
+from suite.specs.norm import norm_spec
 
 log = logging.getLogger("shiftbench")
 POLL_S = 0.05
