@@ -27,8 +27,8 @@ class BatchRenorm(BatchNormVariant):
     counted in `num_batches_tracked`, so that a resumed training continues the schedule; ghost groups and
     micro batches count as batches.
 
-    Two things are BN's, so that the estimates compare with BN's: they average the unbiased variance, where the
-    paper averages σ_B, and the momentum is that of the config, where the paper has 0.01.
+    Two things are BN's, so that the estimates compare with BN's: they average the unbiased variance, where
+    the paper averages σ_B, and the momentum is that of the config, where the paper has 0.01.
     """
 
     def __init__(

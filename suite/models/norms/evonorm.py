@@ -18,8 +18,9 @@ class EvoNormS0(Norm):
     learned for each channel, from 1, 0 and 1; ε = 1e-5. The paper has 32 groups, as GN has everywhere by
     default; here they are clipped to the channels and, in XBN, as many as GN's.
 
-    If not `activate`, the output is γ x + β, as in timm (`apply_act=False`): x · sigmoid(v x) is an activation
-    that the block does not have there, and the norm is defined with it alone. Input and output: (N, C, *).
+    If not `activate`, the output is γ x + β, as in timm (`apply_act=False`): x · sigmoid(v x) is an
+    activation that the block does not have there, and the norm is defined with it alone. Input and output:
+    (N, C, *).
     """
 
     def __init__(
