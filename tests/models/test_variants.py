@@ -273,6 +273,23 @@ def test_they_replace_bn_everywhere_and_train(arch: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_compiled_training_is_the_same(kind: str) -> None:
+    options = {"brn": {"relax_batches": (0, 1, 1)}}.get(kind, {})
+    plain = with_affine(KINDS[kind](3, **options))
+    plain.num_batches_tracked.fill_(1)
+    plain.running_var.fill_(2)
+    compiled = copy.deepcopy(plain)
+    call = torch.compile(compiled, backend="aot_eager")
+    for x, loss in zip(batches(2), batches(2, seed=1), strict=True):
+        same = [x.clone().requires_grad_() for _ in range(2)]
+        for norm, one in zip((plain, call), same, strict=True):
+            (norm(one) * loss).sum().backward()
+        torch.testing.assert_close(same[1].grad, same[0].grad)
+    torch.testing.assert_close(compiled.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(dict(compiled.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_inputs(kind: str) -> None:
     norm = KINDS[kind](3)
     x = batches(1)[0].bfloat16()

@@ -51,19 +51,25 @@ class BatchRenorm(BatchNormVariant):
 
     def normalise(self, x_NC: Tensor) -> Tensor:
         out_NC, mean_C, var_C = self.by_batch(x_NC)
-        with torch.no_grad():
-            count = x_NC.numel() // x_NC.shape[1]
-            batch_sigma_C = (var_C * ((count - 1) / count) + self.eps).sqrt()
-            sigma_C = (self.running_var + self.eps).sqrt()
-            r_max, d_max = self.bounds()
-            r_C = (batch_sigma_C / sigma_C).clamp(1 / r_max, r_max)
-            d_C = ((mean_C - self.running_mean) / sigma_C).clamp(-d_max, d_max)
-            self.num_batches_tracked += 1
-            self.update(mean_C, var_C, self.weight_of_batch)
+        r_C, d_C = self._corrections(mean_C, var_C, x_NC.numel() // x_NC.shape[1])
         weight_C, bias_C = r_C, d_C
         if self.affine:
             weight_C, bias_C = self.weight * r_C, self.weight * d_C + self.bias
         return scaled(out_NC, weight_C, bias_C).to(x_NC.dtype)
+
+    # Compiled, the backward pass was seen to take r and d from the estimates as they are after the update.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _corrections(self, mean_C: Tensor, var_C: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return r and d, each (C,), for a batch of `count` values a channel, and update the estimates."""
+        batch_sigma_C = (var_C * ((count - 1) / count) + self.eps).sqrt()
+        sigma_C = (self.running_var + self.eps).sqrt()
+        r_max, d_max = self.bounds()
+        r_C = (batch_sigma_C / sigma_C).clamp(1 / r_max, r_max)
+        d_C = ((mean_C - self.running_mean) / sigma_C).clamp(-d_max, d_max)
+        self.num_batches_tracked += 1
+        self.update(mean_C, var_C, self.weight_of_batch)
+        return r_C, d_C
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, relax_batches={list(self.relax_batches)}"
