@@ -42,7 +42,7 @@ AXIS_HEADERS = {
     "world_size": "Ranks",
 }
 # In the order of tables and legends.
-NORM_FAMILIES = ("bn", "xbn", "batch_free")
+NORM_FAMILIES = ("bn", "bn_variant", "xbn", "batch_free")
 BN = BatchNormSpec().label
 SHIFT_METRICS = [m.name for m in METRICS.values() if m.per_layer]
 

@@ -95,7 +95,7 @@ class Variant:
 
 
 def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
-    """The norms that charts draw, in the order of the legend: BN, XBN, then batch-free norms.
+    """The norms that charts draw, in the order of the legend: BN, its variants, XBN, then batch-free norms.
 
     Beyond `limit`, BN stays, and of the others those with the most completed runs. BN takes the first colour
     whether or not it was run.

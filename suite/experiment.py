@@ -17,7 +17,9 @@ from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
 from suite.specs.data import DataSpec
-from suite.specs.model import BatchFreeSpec, BatchNormSpec, ModelSpec, NormSpec, XbnSpec
+from suite.specs.model import ModelSpec
+from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
+from suite.specs.norm_table import BATCH_NORM_VARIANTS
 from suite.specs.process import MeasureSpec, SystemSpec
 from suite.specs.recipe import RecipeSpec
 from suite.specs.source_table import NUM_CLASSES
@@ -35,6 +37,7 @@ __all__ = [
     "RecipeSpec",
     "Run",
     "SystemSpec",
+    "VariantSpec",
     "XbnSpec",
     "check_batches",
 ]
@@ -80,6 +83,12 @@ class Run(Spec):
         if isinstance(self.model.norm, BatchFreeSpec):
             plain = self.batch.model_copy(update={"norm_batch_size": self.batch.per_gpu})
             object.__setattr__(self, "batch", plain)
+        norm, batch = self.model.norm, self.batch
+        if isinstance(norm, VariantSpec) and batch.norm > batch.per_gpu:
+            raise ValueError(
+                f"batch.norm_batch_size is {batch.norm}, but the statistics of {norm.kind} cannot span "
+                f"several ranks: take batch_size_per_gpu, {batch.per_gpu}, or less"
+            )
         return self
 
     @model_validator(mode="after")
@@ -98,8 +107,11 @@ class Run(Spec):
         """Twelve hex digits over model, data (without its path), batch, recipe, seed. Not cached."""
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         del decides["data"]["path"]
-        if decides["model"]["norm"].get("stages", 0) is None:
-            del decides["model"]["norm"]["stages"]  # added later: older runs keep their ids
+        norm = decides["model"]["norm"]
+        if norm.get("stages", 0) is None:
+            del norm["stages"]  # added later: older runs keep their ids
+        if isinstance(self.model.norm, VariantSpec):  # without the options of other variants, and later ones
+            decides["model"]["norm"] = {"kind": norm["kind"], **self.model.norm.options}
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -121,8 +133,15 @@ class Experiment(Spec):
 
 
 def check_batches(runs: Sequence[Run], ranks: int) -> None:
-    """Raise UserError, with the arithmetic, for a global batch that `ranks` ranks cannot divide."""
+    """Raise UserError for a global batch that `ranks` ranks cannot divide, with the arithmetic.
+
+    Also for several ranks with a norm that reads its estimates in training.
+    """
     for run in runs:
+        norm = run.model.norm
+        if ranks > 1 and isinstance(norm, VariantSpec) and BATCH_NORM_VARIANTS[norm.kind].reads_estimates:
+            why = "reads its estimates in training, and each rank would have its own"
+            raise UserError(f"model.norm: {norm.kind} {why}: train it on one rank, not on {ranks}")
         try:
             run.batch.accumulation_steps(ranks)
         except ValueError as error:

@@ -17,10 +17,12 @@ from suite.experiment import DataSpec, RecipeSpec
 from suite.metrics import PROBED
 from suite.models import build_model
 from suite.models.batch_free import NORM_MODULES, Norm, batch_free_norm
+from suite.models.norms.variant import BatchNormVariant
 from suite.shift.probe import LayerShift
 from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
-from suite.specs.norm_table import BATCH_FREE_NORMS, BatchFreeNormEntry
+from suite.specs.norm import VariantSpec, norm_spec
+from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS, BatchFreeNormEntry
 from suite.specs.recipe import PRECISIONS, SCHEDULES, Precision
 from suite.specs.source_table import SOURCES, Source
 from suite.studies.study import Study, load
@@ -41,6 +43,8 @@ from suite.specs import loader_table, norm_table, source_table
 gn = norm_table.BATCH_FREE_NORMS["gn"]
 norm_table.BATCH_FREE_NORMS["xx"] = replace(gn, label="XX", meaning="made-up norm")
 norm_table.GROUPED.append("xx")
+bcbn = norm_table.BATCH_NORM_VARIANTS["bcbn"]
+norm_table.BATCH_NORM_VARIANTS["yy"] = replace(bcbn, label="YY", meaning="made-up variant")
 subset = source_table.SOURCES["fashion-mnist-7k"]
 source_table.SOURCES["made-up-images"] = replace(subset, num_classes=10, licence="CC0")
 source_table.PREPARABLE.append("made-up-images")
@@ -58,6 +62,7 @@ run = Run.model_validate({
     "data": {"name": "made-up-images", "loader": "made-up-loader", "image_size": 28},
     "batch": {"global_batch_size": 8}, "recipe": {},
 })
+variant = run.model_copy(update={"model": type(run.model)(arch="small_resnet38", norm="yy", num_classes=10)})
 from rich.console import Console
 from jobs.commands.schema import schema_table
 from jobs.commands import data
@@ -67,11 +72,15 @@ import torch
 from suite.data import train_loader
 from suite.models import build_model
 with torch.device("meta"):
-    norms = {type(m).__name__ for m in build_model(run.model).modules() if "Norm" in type(m).__name__}
+    norms, variants = (
+        {type(m).__name__ for m in build_model(one.model).modules() if "Norm" in type(m).__name__}
+        for one in (run, variant)
+    )
 loader = train_loader(run, start_step=0, rank=0, world_size=1, device=torch.device("cpu"))
 print(json.dumps({
     "label": run.label, "schema": json.dumps(Run.model_json_schema()), "table": console.export_text(),
-    "help": data._NAMES, "norms": sorted(norms), "loader": type(loader._loader).__name__,
+    "help": data._NAMES, "norms": sorted(norms), "variant": [variant.label, *variants],
+    "loader": type(loader._loader).__name__,
     "batch": list(next(iter(loader)).images_NCHW.shape),
 }))
 """
@@ -84,23 +93,43 @@ def test_added_entries_are_accepted_listed_and_built(tmp_path: Path, monkeypatch
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["label"] == "small_resnet38 XBN-P2-XX4 nb8 seed 0"
-    for text in ("made-up norm", "made-up-images", "made-up loading", "made-up threads", "small_resnet38"):
+    for text in (
+        "made-up norm",
+        "made-up variant",
+        "made-up-images",
+        "made-up loading",
+        "made-up threads",
+        "small_resnet38",
+    ):
         assert text in found["schema"], text
         assert text in found["table"], text
-    assert "model.norm (gn, ln, in, gw, xx)" in found["table"]
+    assert "model.norm (gn, ln, in, gw, frn, evonorm, dyt, xx)" in found["table"]
+    assert "model.norm (brn, mabn, bcbn, yy)" in found["table"]
     assert '"xx"' in found["schema"]
     assert '"made-up-loader"' in found["schema"]
     assert "made-up-images (licence: CC0)" in found["help"]
     assert found["norms"] == ["BatchNorm2d", "GroupNorm"]
+    assert found["variant"] == ["small_resnet38 YY nb8 seed 0", "BiasCorrectedBatchNorm"]
     assert (found["loader"], found["batch"]) == ("VisionLoader", [8, 3, 28, 28])
 
 
 def test_every_reference_of_every_table_leads_somewhere() -> None:
-    references = [entry.constructor for entry in BATCH_FREE_NORMS.values()]
+    references = [e.constructor for e in (*BATCH_FREE_NORMS.values(), *BATCH_NORM_VARIANTS.values())]
     references += [one for source in SOURCES.values() for one in (source.jpegs, source.idx, source.generator)]
     references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index)]
     references += [architecture.family.builder for architecture in ARCHITECTURES.values()]
     assert all(callable(resolve(reference)) for reference in references if reference)
+
+
+@pytest.mark.parametrize("kind", BATCH_NORM_VARIANTS)
+def test_every_option_of_a_variant_is_a_field_and_reaches_it(kind: str) -> None:
+    entry = BATCH_NORM_VARIANTS[kind]
+    assert entry.options.keys() <= VariantSpec.model_fields.keys() - {"kind"}
+    assert norm_spec(kind).options == entry.options
+    made = resolve(entry.constructor)(4, eps=1e-5, momentum=0.1, affine=True, **entry.options)
+    assert isinstance(made, BatchNormVariant)
+    assert {name: getattr(made, name) for name in entry.options} == entry.options
+    assert made.centres is not entry.centres_weights
 
 
 class MatrixNorm(Norm):

@@ -17,7 +17,9 @@ from suite.experiment import (
     RecipeSpec,
     Run,
     SystemSpec,
+    VariantSpec,
     XbnSpec,
+    check_batches,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -202,6 +204,7 @@ RECEIVERS = {
     ModelSpec: {"model", "spec", "model_spec", "self"},
     XbnSpec: {"norm", "self"},
     BatchFreeSpec: {"norm", "self"},
+    VariantSpec: {"norm", "self"},
     DataSpec: {"data", "data_spec"},
     BatchSpec: {"batch", "self"},
     RecipeSpec: {"recipe", "self"},
@@ -239,3 +242,62 @@ def _outside_validators(node: ast.AST) -> Iterator[ast.AST]:
 def test_without_batch_norm_the_norm_batch_size_decides_nothing(config: Path) -> None:
     swept = load_experiment(config, ["model.norm=[{kind: bn}, {kind: gn}]", "seeds=[0]"]).runs
     assert [(run.model.norm.label, run.batch.norm) for run in swept] == [("BN", 4), ("BN", 64), ("GN8", 64)]
+
+
+def run_with(config: Path, norm: str, *others: str) -> Run:
+    return load_experiment(
+        config, [f"model.norm={norm}", "seeds=[0]", "batch.norm_batch_size=4", *others]
+    ).runs[0]
+
+
+def test_variants_of_bn_are_labelled_and_hashed_by_their_own_options(config: Path) -> None:
+    run = run_with(config, "mabn")
+    assert run.run_id == run_with(config, "{kind: mabn, window: 16}").run_id
+    assert run.run_id != run_with(config, "{kind: mabn, window: 8}").run_id
+    assert Run.model_validate(run.model_dump(mode="json")) == run
+    found = ("mabn", "{kind: mabn, window: 8}", "bcbn", "brn", "{kind: brn, relax_batches: [0, 90, 60]}")
+    labels = [run_with(config, one).model.norm.label for one in found]
+    assert labels == ["MABN", "MABN-8", "BCBN", "BRN", "BRN-0-90-60"]
+    # Recorded once, as the golden run ids are.
+    assert [run_with(config, one).run_id for one in ("brn", "mabn", "bcbn")] == [
+        "8dbd71d819bc",
+        "ddb354a96567",
+        "dc41e8fbf5ac",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("{kind: bcbn, window: 8}", "model.norm.window: has no meaning for bcbn; remove it"),
+        ("{kind: brn, relax_batches: [9, 5, 10]}", "relax_batches: expected the start and then two ends"),
+        ("{kind: brn, relax_batches: [1, 2]}", "model.norm.relax_batches"),
+        ("{kind: mabn, window: 0}", "model.norm.window: expected a whole number ≥ 1"),
+        (
+            "frm",
+            "model.norm.kind: unknown kind 'frm'; valid: bn, xbn, gn, ln, in, gw, frn, evonorm, dyt, brn",
+        ),
+    ],
+)
+def test_variants_of_bn_refuse_in_one_sentence(config: Path, override: str, words: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        run_with(config, override)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_variants_of_bn_and_ranks(config: Path) -> None:
+    """None has statistics over several ranks. One that trains with its estimates is trained on one rank."""
+    across = "batch={global_batch_size: 64, batch_size_per_gpu: 8, norm_batch_size: 16}"
+    with pytest.raises(
+        UserError, match=r"norm_batch_size is 16, but the statistics of bcbn cannot span several"
+    ):
+        run_with(config, "bcbn", across)
+    small = "batch={global_batch_size: 64, batch_size_per_gpu: 8}"
+    check_batches([run_with(config, kind, small) for kind in ("bn", "bcbn")], 2)
+    for kind in ("brn", "mabn"):
+        check_batches([run_with(config, kind, small)], 1)
+        with pytest.raises(
+            UserError, match=f"model.norm: {kind} reads its estimates in training, .* not on 2"
+        ):
+            check_batches([run_with(config, kind, small)], 2)

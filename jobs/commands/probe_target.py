@@ -10,7 +10,7 @@ from suite.data.index import class_names
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
-from suite.specs.model import norm_spec
+from suite.specs.norm import norm_spec
 from suite.specs.source_table import SOURCES
 from suite.wording import explain
 from suite.yaml_values import YamlError, parse

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from suite.config import FIXED, SWEEPING
-from suite.experiment import BatchFreeSpec, Experiment, Run, XbnSpec
-from suite.specs.norm_table import BATCH_FREE_NORMS
+from suite.experiment import BatchFreeSpec, Experiment, Run, VariantSpec, XbnSpec
+from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 
 
 def schema_table(experiment: Experiment | None) -> Table:
@@ -22,6 +22,7 @@ def schema_table(experiment: Experiment | None) -> Table:
         **SWEEPING,
         "model.norm (xbn)": XbnSpec,
         f"model.norm ({', '.join(BATCH_FREE_NORMS)})": BatchFreeSpec,
+        f"model.norm ({', '.join(BATCH_NORM_VARIANTS)})": VariantSpec,
         **FIXED,
     }
     for section, spec in sections.items():

@@ -19,7 +19,7 @@ from suite.errors import UserError
 from suite.experiment import NormSpec, Run
 from suite.paths import RunPaths
 from suite.record import Noise, NoiseRecord, Scope, read_noise, write_noise
-from suite.specs.model import norm_spec
+from suite.specs.norm import norm_spec
 
 _IMAGES_PER_BATCH = 32  # on a CPU three times as fast as 250, whose activations leave the caches
 

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import orjson
 
-from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, Run, XbnSpec
+from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, Run, VariantSpec, XbnSpec
 from suite.record import Record
 
 _SHOWN_ELSEWHERE = {f"model.{name}" for name in ("arch", "norm", "num_classes")}
@@ -79,6 +79,8 @@ def _norm_columns(norm: NormSpec) -> dict[str, Any]:
     match norm:
         case BatchNormSpec():
             return {"norm_family": "bn"}
+        case VariantSpec():
+            return {"norm_family": "bn_variant"}
         case XbnSpec():
             parts = {name: getattr(norm, name) for name in ("position", "bfn", "num_groups", "stem")}
             return {"norm_family": "xbn", **parts, "downsample": norm.downsample, "stages": norm.stages}

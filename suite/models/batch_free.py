@@ -20,12 +20,15 @@ class Norm(nn.Module):
 NORM_MODULES = (Norm, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
-def batch_free_norm(bfn: str, num_channels: int, num_groups: int | None, affine: bool = True) -> nn.Module:
-    """Return a new BFN for `num_channels` channels, which may have affine parameters if `affine`.
+def batch_free_norm(
+    bfn: str, num_channels: int, num_groups: int | None, affine: bool = True, activate: bool = False
+) -> nn.Module:
+    """Return a new BFN for `num_channels` channels, which may have a scale and a shift if `affine`.
 
-    Groups are clipped to the channels, as released. Raises KeyError for an unknown BFN, ValueError for
-    (clipped) groups that do not divide the channels, with those that do, and TypeError for an entry of the
-    table whose constructor returns no norm.
+    `activate`: it takes the place of the activation behind it, if it is a norm that `activates`. Groups are
+    clipped to the channels, as released. Raises KeyError for an unknown BFN, ValueError for (clipped) groups
+    that do not divide the channels, with those that do, and TypeError for an entry of the table whose
+    constructor returns no norm.
     """
     entry = BATCH_FREE_NORMS[bfn]
     sizes = [num_channels]
@@ -37,7 +40,8 @@ def batch_free_norm(bfn: str, num_channels: int, num_groups: int | None, affine:
             valid = [g for g in range(1, num_channels + 1) if num_channels % g == 0]
             raise ValueError(f"num_groups {groups} does not divide {num_channels} channels; valid: {valid}")
         sizes = [groups, num_channels]
-    norm: nn.Module = resolve(entry.constructor)(*sizes, affine=affine)
+    options = {"activate": activate} if entry.activates else {}
+    norm: nn.Module = resolve(entry.constructor)(*sizes, affine=affine, **options)
     if not isinstance(norm, NORM_MODULES):
         made = f"{entry.constructor} returns {type(norm).__name__}"
         raise TypeError(f"{made}, which would be decayed as a layer: derive it from {Norm.__module__}.Norm")
@@ -84,13 +88,19 @@ class GroupWhitening(Norm):
             for _ in range(self.iterations):
                 root_NGG = 1.5 * root_NGG - 0.5 * (root_NGG @ root_NGG @ root_NGG) @ cov_NGG
             white_NCHW = (root_NGG @ x_NGM / trace_N.sqrt()).reshape(x_NCHW.shape)
-            if self.weight is not None and self.bias is not None:
-                shape = (1, -1, *[1] * (x_NCHW.dim() - 2))
-                white_NCHW = white_NCHW * self.weight.view(shape) + self.bias.view(shape)
+            white_NCHW = scaled(white_NCHW, self.weight, self.bias)
         return white_NCHW.to(x_NCHW.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, iterations={self.iterations}"
+
+
+def scaled(x_NC: Tensor, weight_C: Tensor | None, bias_C: Tensor | None) -> Tensor:
+    """Return x (N, C, *) times a weight plus a bias for each channel; x itself where there are none."""
+    if weight_C is None or bias_C is None:
+        return x_NC
+    shape = (1, -1, *[1] * (x_NC.dim() - 2))
+    return x_NC * weight_C.view(shape) + bias_C.view(shape)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

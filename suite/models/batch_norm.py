@@ -13,16 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
 from suite.models.batch_free import at_least_float, full_precision
+from suite.models.norms.variant import AnyBatchNorm, BatchNormVariant
 
 AFTERWARDS = ("drop", "act")  # children of timm's BatchNormAct2d, which it applies to what it has normalised
 
 
-class _AnyBatchNorm(nn.BatchNorm2d):
+class _TakingOver(AnyBatchNorm):
     """BN of inputs (N, C, *), which takes over what timm's BatchNormAct2d does behind its norm."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected an input (N, C, *), got {input.dim()} dimensions")
 
     def take_over(self, old: _BatchNorm) -> None:
         """Take the parameters, buffers, mode, device and activation of `old`."""
@@ -44,7 +41,7 @@ class _AnyBatchNorm(nn.BatchNorm2d):
         return out
 
 
-class GhostBatchNorm2d(_AnyBatchNorm):
+class GhostBatchNorm2d(_TakingOver):
     """BN whose statistics see `norm_batch_size` samples: the batch is normalised group by group.
 
     Each group updates the estimates in turn, as a batch of its own would, so that ghost groups and gradient
@@ -66,7 +63,7 @@ class GhostBatchNorm2d(_AnyBatchNorm):
         return f"{self.num_features}, norm_batch_size={self.norm_batch_size}"
 
 
-class CrossRankBatchNorm2d(_AnyBatchNorm):
+class CrossRankBatchNorm2d(_TakingOver):
     """BN whose statistics span the ranks of a process group, on any device.
 
     It replaces torch's SyncBatchNorm, which needs GPUs, on CPUs (gloo). The variance is taken about the mean
@@ -122,8 +119,8 @@ def set_norm_batch_size(
 
     If equal to the batch per GPU, nothing changes; if smaller, ghost groups within the rank; if larger, the
     statistics span norm_batch_size / batch_size_per_gpu neighbouring ranks, which needs a process group.
-    Parameters, buffers and their names stay, and so do timm's `drop` and `act`. `BatchSpec` has checked the
-    arithmetic.
+    Parameters, buffers and their names stay, and so do timm's `drop` and `act`. BN's variants are not
+    replaced, but normalise in ghost groups themselves. `BatchSpec` has checked the arithmetic.
 
     `collective_timeout_s`: how long ranks wait for their neighbours' statistics; None: torch's default.
     Raises UserError, with the model as it was, for a layer that cannot be replaced.
@@ -133,12 +130,13 @@ def set_norm_batch_size(
     check_replaceable(model)
     group = None
     if norm_batch_size > batch_size_per_gpu:
+        _check_across_ranks(model)
         group = _neighbours(norm_batch_size // batch_size_per_gpu, collective_timeout_s)
 
     def convert(bn: _BatchNorm) -> nn.Module:
         settings = {"eps": bn.eps, "momentum": bn.momentum, "affine": bn.affine}
         settings["track_running_stats"] = bn.track_running_stats
-        new: _AnyBatchNorm
+        new: _TakingOver
         if norm_batch_size < batch_size_per_gpu:
             new = GhostBatchNorm2d(bn.num_features, norm_batch_size, **settings)
         elif device.type == "cuda" and not dict(bn.named_children()):
@@ -152,7 +150,9 @@ def set_norm_batch_size(
 
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm):
+            if isinstance(child, BatchNormVariant):
+                child.norm_batch_size = norm_batch_size
+            elif isinstance(child, _BatchNorm):
                 setattr(parent, name, convert(child))
     return model
 
@@ -161,10 +161,21 @@ def check_replaceable(model: nn.Module) -> None:
     """Raise UserError for a BN layer whose class does more than we know of."""
     for name, module in model.named_modules():
         is_plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+        is_plain |= isinstance(module, BatchNormVariant)
         is_timms = set(dict(module.named_children())) == set(AFTERWARDS)
         if isinstance(module, _BatchNorm) and not is_plain and not is_timms:
             kind = f"{type(module).__module__}.{type(module).__qualname__}"
             raise UserError(f"norm_batch_size: {name} is a {kind}, whose statistics cannot be regrouped")
+
+
+def _check_across_ranks(model: nn.Module) -> None:
+    """Raise UserError for a variant of BN, whose statistics are those of one rank."""
+    for name, module in model.named_modules():
+        if isinstance(module, BatchNormVariant):
+            kind = type(module).__name__
+            raise UserError(
+                f"norm_batch_size: {name} is a {kind}, whose statistics cannot span several ranks"
+            )
 
 
 def _neighbours(ranks_per_statistic: int, timeout_s: float | None) -> dist.ProcessGroup | None:

@@ -1,4 +1,4 @@
-"""XBN as a transformation: replaces chosen norm sites of a network."""
+"""XBN and other norms as a transformation: replaces norms at chosen sites of a network."""
 
 import logging
 from typing import Any
@@ -8,10 +8,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
-from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, XbnSpec
+from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
+from suite.models.activations import activation_behind, without_activations
 from suite.models.batch_free import batch_free_norm
 from suite.models.norm_sites import NormSite, batch_norms, norm_sites
-from suite.specs.model import norm_spec
+from suite.models.norms.centred import centre_weights, layer_before
+from suite.specs.choice import resolve
+from suite.specs.norm import norm_spec
+from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 
 log = logging.getLogger("shiftbench")
 
@@ -26,27 +30,44 @@ def convert(
     Works on any torchvision or timm residual network; for another one, name the modules in `sites`. If
     `num_groups` and `stem` are null, they are as released for ResNets: 64 groups (32 everywhere), and only a
     ResNet's stem. New norms have fresh parameters of the old norm's device, type, mode and `requires_grad`,
-    and none where the old norm had none. Raises UserError, with the model as it was, for a norm that is
+    and no scale and shift where the old norm had none. FRN and EvoNorm take the place of the activation
+    behind them, where there is one. A variant of BN replaces all BN layers; if it does not subtract a mean
+    (MABN), the weights before it are centred. Raises UserError, with the model as it was, for a norm that is
     none, an unknown layout or site, a network without batch norms, and groups that do not divide the
     channels.
     """
     norm = norm_spec(norm)
     if isinstance(norm, BatchNormSpec):
         return model
-    norm = _as_released(model, norm)
+    if not isinstance(norm, VariantSpec):
+        norm = _as_released(model, norm)
     norms = batch_norms(model)
     if not norms and sites is None:
         raise UserError(f"{type(model).__name__} has no batch norm that could be replaced")
-    found = {}
-    for name in [site.name for site in chosen_sites(model, norm)] if sites is None else sites:
+    names = [site.name for site in chosen_sites(model, norm)] if sites is None else sites
+    for name in names:
         if name not in norms:
             raise UserError(f"{name!r} is not a batch norm of the model; valid: {', '.join(norms)}")
-        found[name] = _replacement(norms[name], norm, name)
+    behind = {name: activation_behind(model, name) for name in names} if _activates(norm) else {}
+    before = [layer_before(model, name) for name in names] if _centres_weights(norm) else []
+    found = {name: _replacement(norms[name], norm, name, behind.get(name)) for name in names}
     _say_where_groups_have_one_channel(norms, found)
     for name, new in found.items():  # all of them, or none
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
+    without_activations(model, [act for name, act in behind.items() if act and act != f"{name}.act"])
+    centre_weights(model, before)
     return model
+
+
+def _activates(norm: NormSpec) -> bool:
+    """Return whether a norm contains an activation."""
+    bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
+    return bfn in BATCH_FREE_NORMS and BATCH_FREE_NORMS[bfn].activates
+
+
+def _centres_weights(norm: NormSpec) -> bool:
+    return isinstance(norm, VariantSpec) and BATCH_NORM_VARIANTS[norm.kind].centres_weights
 
 
 def _say_where_groups_have_one_channel(norms: dict[str, _BatchNorm], found: dict[str, nn.Module]) -> None:
@@ -66,22 +87,41 @@ def _say_where_groups_have_one_channel(norms: dict[str, _BatchNorm], found: dict
         )
 
 
-def _replacement(old: _BatchNorm, norm: XbnSpec | BatchFreeSpec, name: str) -> nn.Module:
-    """Return the batch-free norm for one site. Raises UserError when its groups do not fit."""
-    bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
-    try:
-        new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine)
-    except ValueError as error:
-        raise UserError(f"norm.num_groups at {name}: {error}") from None
+def _replacement(
+    old: _BatchNorm, norm: XbnSpec | BatchFreeSpec | VariantSpec, name: str, behind: str | None
+) -> nn.Module:
+    """Return the new norm for one site; `behind` is the activation whose place it takes.
+
+    Raises UserError when its groups, or the momentum of the old norm, do not fit.
+    """
+    if isinstance(norm, VariantSpec):
+        new = _variant(old, norm, name)
+    else:
+        bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
+        is_active = behind is not None
+        try:
+            new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine, is_active)
+        except ValueError as error:
+            raise UserError(f"norm.num_groups at {name}: {error}") from None
     if isinstance(new, nn.InstanceNorm2d) and isinstance(old, nn.BatchNorm1d | nn.BatchNorm3d):
         new = nn.GroupNorm(old.num_features, old.num_features, affine=False)  # the same, with any pixels
     example = next((t for t in old.state_dict().values() if t.is_floating_point()), torch.empty(0))
     # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
-    rest = [m for child, m in old.named_children() if child in ("drop", "act")]
+    kept = [child for child in ("drop", "act") if f"{name}.{child}" != behind]
+    rest = [module for child, module in old.named_children() if child in kept]
     new = new.to(example.device, example.dtype).train(old.training)
     if old.affine:
         new.requires_grad_(old.weight.requires_grad)
     return nn.Sequential(new, *rest).train(old.training) if rest else new
+
+
+def _variant(old: _BatchNorm, norm: VariantSpec, name: str) -> nn.Module:
+    settings = {"eps": old.eps, "momentum": old.momentum, "affine": old.affine, **norm.options}
+    try:
+        new: nn.Module = resolve(BATCH_NORM_VARIANTS[norm.kind].constructor)(old.num_features, **settings)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    return new
 
 
 def _as_released(model: nn.Module, norm: XbnSpec | BatchFreeSpec) -> XbnSpec | BatchFreeSpec:
@@ -100,7 +140,7 @@ def chosen_sites(model: nn.Module, norm: NormSpec | dict[str, Any] | str) -> lis
     norm = norm_spec(norm)
     if isinstance(norm, BatchNormSpec):
         return []
-    if isinstance(norm, BatchFreeSpec):
+    if isinstance(norm, BatchFreeSpec | VariantSpec):
         norms = batch_norms(model)
         return [NormSite(name, frozenset({"any"}), layer.num_features) for name, layer in norms.items()]
     norm = _as_released(model, norm)

@@ -112,6 +112,16 @@ def put_estimates(name: str, layer: nn.Module, mean_C: Tensor, var_C: Tensor) ->
             raise UserError(f"{name}: its statistics do not fit {buffer_C.dtype}; make its buffers float32")
 
 
+def centres(layer: nn.Module) -> bool:
+    """Return whether a layer subtracts a mean. MABN does not: its variance is that about 0, E[x²]."""
+    return bool(getattr(layer, "centres", True))
+
+
+def is_bias_corrected(layer: nn.Module) -> bool:
+    """Return whether a layer's averages are without their first values, 0 and 1, after the first batch."""
+    return bool(getattr(layer, "is_bias_corrected", False))
+
+
 def is_untrained(layer: nn.Module) -> bool:
     """Return whether the estimates are still the initial 0 and 1.
 

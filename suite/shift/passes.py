@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from suite.errors import UserError
 from suite.shift.batches import Logits, images_of, labels_of, logits_of
-from suite.shift.layers import batch_norm_layers, frozen_layers, is_untrained, num_channels
+from suite.shift.layers import batch_norm_layers, centres, frozen_layers, is_untrained, num_channels
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
 from suite.shift.resample import GroupMoments
 
@@ -29,7 +29,10 @@ Adapt = Callable[[str, int, int, Tensor, Tensor], None]
 
 
 class LayerInputs:
-    """Moments of one BN layer's inputs in a pass, by group of batches, and its calls."""
+    """Moments of one BN layer's inputs in a pass, by group of batches, and its calls.
+
+    For a layer that subtracts no mean they are those that it estimates: mean 0, and E[x²] for the variance.
+    """
 
     def __init__(self, num_channels: int, device: torch.device) -> None:
         self.groups = [ChannelMoments(num_channels, device) for _ in range(NUM_GROUPS)]
@@ -242,6 +245,8 @@ class Recorder:
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
         mean_C, var_C = batch_moments(x_NC, self._near(layer))
+        if not centres(layer):  # then as the layer estimates them: about 0
+            mean_C, var_C = torch.zeros_like(mean_C), var_C + mean_C.square()
         seen = self.of(name)
         batch = self.num_batches - 1
         seen.groups[batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)

@@ -16,7 +16,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.shift.layers import batch_norm_layers, estimates, frozen_layers, preserved, put_estimates
+from suite.shift.layers import (
+    batch_norm_layers,
+    estimates,
+    frozen_layers,
+    is_bias_corrected,
+    preserved,
+    put_estimates,
+)
 from suite.shift.passes import Pass, run_pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -51,8 +58,9 @@ def bias_corrected_statistics(model: nn.Module) -> Statistics:
         μ̃ / (1 − k)        (σ̃² − k) / (1 − k)        k = (1 − m)ᵗ
 
     for momentum m and t = `num_batches_tracked`. Layers for which there is nothing to correct keep their
-    estimates: those without a batch, with a cumulative average (momentum None), or with a momentum of 0 or 1.
-    Assumes that the averages began at 0 and 1 and that t counts all of their batches.
+    estimates: those without a batch, with a cumulative average (momentum None), with a momentum of 0 or 1,
+    and those that correct their estimates themselves. Assumes that the averages began at 0 and 1 and that t
+    counts all of their batches.
     """
     found = {}
     for name, layer in batch_norm_layers(model).items():
@@ -72,12 +80,12 @@ def without_initial(mean_C: Tensor, var_C: Tensor, kept: float) -> tuple[Tensor,
 def initial_share(layer: _BatchNorm) -> float:
     """Return (1 − m)ᵗ, the share of the first values 0 and 1 in a layer's running averages; 1 before a batch.
 
-    A cumulative average (momentum None) has none of them after its first batch.
+    A cumulative average (momentum None) has none of them after its first batch, nor has a corrected one.
     """
     num_batches = int(layer.num_batches_tracked) if layer.num_batches_tracked is not None else 0
     if num_batches == 0:
         return 1.0
-    return 0.0 if layer.momentum is None else (1 - layer.momentum) ** num_batches
+    return 0.0 if layer.momentum is None or is_bias_corrected(layer) else (1 - layer.momentum) ** num_batches
 
 
 @contextmanager

@@ -14,7 +14,9 @@ variance takes the unbiased batch variance; (n − 1) / n makes it biased, for n
 Where a pass updates the estimates k times (ghost groups, a module called twice), as the layer itself counts
 (`num_batches_tracked`), w = 1 − (1 − m)^k, and b is the weighted mean of the k statistics, with the largest
 weight on the newest. TID is that of this mean, and less than the mean over the groups. With momentum None the
-running statistics are the mean of all t batches so far, and w = k / t.
+running statistics are the mean of all t batches so far, and w = k / t. Bias-corrected ones (BCBN) have
+w = 1 − (1 − m)^k (1 − (1 − m)^(t − k)) / (1 − (1 − m)^t). A layer that subtracts no mean (MABN) has
+TID_μ = 0, and its σ_B² is the second moment with which it normalised the batch, but for r.
 
 A pass counts for the layers that it updates: others have no batch statistics to compare.
 """
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift.layers import estimates, estimating_layers, preserved
+from suite.shift.layers import centres, estimates, estimating_layers, is_bias_corrected, preserved
 from suite.shift.passes import run_pass
 
 
@@ -58,9 +60,12 @@ class TidMeter:
         self._layer_D = torch.arange(len(self._widths)).repeat_interleave(widths_L).to(device)
         momenta = [math.nan if layer.momentum is None else layer.momentum for layer in self.layers.values()]
         self._left_L = 1 - torch.tensor(momenta, device=device)
+        corrected = [float(is_bias_corrected(layer)) for layer in self.layers.values()]
+        self._corrected_L = torch.tensor(corrected, device=device)
         calls = {name: seen.inputs[name].num_calls for name in self.layers}
         values = {n: seen.inputs[n].whole.count / calls[n] / len(example_N) for n in self.layers}
-        biased = [1 - 1 / max(2, values[name] * norm_batch_size) for name in self.layers]
+        sizes = {name: max(2, values[name] * norm_batch_size) for name in self.layers}
+        biased = [1 - 1 / sizes[n] if centres(layer) else 1.0 for n, layer in self.layers.items()]
         self._biased_D = torch.tensor(biased, device=device)[self._layer_D]
         eps = [layer.eps for layer in self.layers.values()]
         self._eps_D = torch.tensor(eps, device=device)[self._layer_D]
@@ -80,7 +85,10 @@ class TidMeter:
         new_L = updates_L - self._updates_L
         active_L = new_L > 0
         # The weight of the pass's batches in the newest estimate; 1, and unused, where there were none.
-        weight_L = torch.where(self._left_L.isnan(), new_L / updates_L.clamp(min=1), 1 - self._left_L**new_L)
+        kept_L = (
+            self._left_L**new_L * self._share_of_batches(self._updates_L) / self._share_of_batches(updates_L)
+        )
+        weight_L = torch.where(self._left_L.isnan(), new_L / updates_L.clamp(min=1), 1 - kept_L)
         weight_D = torch.where(active_L, weight_L, 1.0)[self._layer_D]
         active_D = active_L[self._layer_D]
         batch_var_D = self._var_D.lerp(var_D, 1 / weight_D).mul_(self._biased_D).clamp_(min=0)
@@ -91,6 +99,10 @@ class TidMeter:
         self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_().mul_(active_D)
         self._mean_D, self._var_D, self._updates_L = mean_D, var_D, updates_L
         self.num_passes_L += active_L
+
+    def _share_of_batches(self, updates_L: Tensor) -> Tensor:
+        """Return by what a corrected average is divided after t updates, 1 − (1 − m)^t; 1 for others."""
+        return 1 - self._corrected_L * self._left_L**updates_L
 
     def pop_epoch_means(self) -> tuple[list[float], list[float]]:
         """Return TID_μ and TID_σ of each layer, means over the passes since the last call; reset the sums.

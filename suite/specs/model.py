@@ -1,95 +1,14 @@
 """A network and the norms at its sites."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from suite.architectures import ARCHITECTURES
-from suite.errors import UserError
 from suite.specs.base import Spec
-from suite.specs.choice import described, listed
-from suite.specs.norm_table import BATCH_FREE_NORMS, GROUPED
-from suite.wording import explain
-
-Position = Literal["p1", "p2", "p3"]
-if TYPE_CHECKING:
-    BatchFreeNorm = str
-else:
-    BatchFreeNorm = Literal[tuple(BATCH_FREE_NORMS)]
-
-
-class BatchNormSpec(Spec):
-    """Batch normalisation at every site: the baseline."""
-
-    kind: Literal["bn"] = "bn"
-
-    @property
-    def label(self) -> str:
-        return "BN"
-
-
-class XbnSpec(Spec):
-    """One batch-free norm (BFN) per block, the rest BN (Huang et al. 2022)."""
-
-    kind: Literal["xbn"]
-    position: Position = Field("p2", description="which norm of a block is the BFN")
-    bfn: BatchFreeNorm = Field("gn", description=described(BATCH_FREE_NORMS, ", "))
-    num_groups: int | None = Field(
-        None,
-        ge=1,
-        description=f"groups of {listed(GROUPED)}, clipped to the channels; null: as released for the arch",
-    )
-    stem: bool | None = Field(
-        None, description="also the stem's norm; null: as released (ResNets yes, mobile networks no)"
-    )
-    downsample: bool = Field(False, description="also the norms of the shortcut projections")
-    stages: tuple[int, ...] | None = Field(
-        None, description="stages of a ResNet whose blocks have a BFN, such as [3, 4]; null: all"
-    )
-
-    @field_validator("stages")
-    @classmethod
-    def _sorted_stages(cls, stages: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if stages is not None and (not stages or len(set(stages)) != len(stages)):
-            raise ValueError(f"expected different stages, such as [3, 4], got {list(stages)}")
-        return None if stages is None else tuple(sorted(stages))
-
-    @property
-    def label(self) -> str:
-        groups = "" if self.num_groups is None else str(self.num_groups)
-        extras = ("-nostem" if self.stem is False else "") + ("-ds" if self.downsample else "")
-        extras += "" if self.stages is None else f"-s{''.join(map(str, self.stages))}"
-        return f"XBN-{self.position.upper()}-{BATCH_FREE_NORMS[self.bfn].label}{groups}{extras}"
-
-
-class BatchFreeSpec(Spec):
-    """One batch-free norm at every site, no BN left."""
-
-    kind: BatchFreeNorm
-    num_groups: int | None = Field(
-        None,
-        ge=1,
-        description=f"groups of {listed(GROUPED)}; null: 32, or fewer if that does not divide the channels",
-    )
-
-    @property
-    def label(self) -> str:
-        return BATCH_FREE_NORMS[self.kind].label + ("" if self.num_groups is None else str(self.num_groups))
-
-
-NormSpec = Annotated[BatchNormSpec | XbnSpec | BatchFreeSpec, Field(discriminator="kind")]
-
-
-class _Norm(Spec):
-    norm: NormSpec
-
-
-def norm_spec(norm: object) -> NormSpec:
-    """Return a norm that is given as a spec, as its mapping, or as its kind. Raises UserError."""
-    try:
-        return _Norm.model_validate({"norm": norm}).norm
-    except ValidationError as error:
-        raise UserError(explain(error, _Norm)) from None
+from suite.specs.choice import listed
+from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
+from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS, GROUPED
 
 
 class ModelSpec(Spec):
@@ -97,7 +16,8 @@ class ModelSpec(Spec):
 
     arch: str = Field(description=f"one of {', '.join(ARCHITECTURES)}")
     norm: NormSpec = Field(
-        BatchNormSpec(), description=f"kind: {' | '.join(('bn', 'xbn', *BATCH_FREE_NORMS))}"
+        BatchNormSpec(),
+        description=f"kind: {' | '.join(('bn', 'xbn', *BATCH_FREE_NORMS, *BATCH_NORM_VARIANTS))}",
     )
     num_classes: int | None = Field(None, ge=2, description="number of classes; null: that of the data set")
     bn_momentum: float = Field(
@@ -115,7 +35,7 @@ class ModelSpec(Spec):
     def _as_released(self) -> "ModelSpec":
         """Fill the defaults that depend on the architecture, so that the hash covers what is built."""
         norm = self.norm
-        if isinstance(norm, BatchNormSpec):
+        if isinstance(norm, BatchNormSpec | VariantSpec):
             return self
         bfn = norm.bfn if isinstance(norm, XbnSpec) else norm.kind
         if bfn not in GROUPED and norm.num_groups is not None:

@@ -29,7 +29,10 @@ HEAD = f"""# The networks that can be converted
 
 `convert` places batch-free norms by the layout of a network's residual blocks, which it recognises by their
 parts ([the roles](../suite/models/norm_sites.py)). It refuses a network of which fewer than half of the batch
-norms are in blocks of a known layout, and leaves it as it was; `sites` then names the norms to convert.
+norms are in blocks of a known layout, and leaves it as it was; `sites` then names the norms to convert. FRN
+and EvoNorm take the place of the activation behind them, which is known for `nn.Sequential`, torchvision's
+and timm's ResNets, timm's norms with activation, and torchvision's mobile networks and RegNets; they are
+refused elsewhere.
 
 This table covers every architecture of {VERSIONS} that has batch norms. In each network that was converted,
 every P2 norm follows a convolution that mixes pixels, in the order of definition, and every block of a class

@@ -11,7 +11,7 @@ from suite.errors import UserError
 from suite.experiment import NormSpec
 from suite.models import convert
 from suite.models.batch_norm import set_norm_batch_size
-from suite.specs.model import norm_spec
+from suite.specs.norm import norm_spec
 
 
 def norm_of(**norm: object) -> NormSpec:

@@ -20,6 +20,10 @@ from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, ModelSpec, NormSpec, XbnSpec
 from suite.models import build_model, convert, load_weights, norm_sites
 from suite.models.batch_free import GroupWhitening
+from suite.models.norms.dyt import DynamicTanh
+from suite.models.norms.evonorm import EvoNormS0
+from suite.models.norms.frn import FilterResponseNorm
+from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 from suite.train.meter import flops_per_image
 from tests.helpers.specs import spec
 
@@ -169,7 +173,15 @@ def test_an_xbn_block_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bfn", "kind"), [("ln", nn.GroupNorm), ("in", nn.InstanceNorm2d), ("gw", GroupWhitening)]
+    ("bfn", "kind"),
+    [
+        ("ln", nn.GroupNorm),
+        ("in", nn.InstanceNorm2d),
+        ("gw", GroupWhitening),
+        ("frn", FilterResponseNorm),
+        ("evonorm", EvoNormS0),
+        ("dyt", DynamicTanh),
+    ],
 )
 def test_every_batch_free_norm_trains(bfn: str, kind: type[nn.Module]) -> None:
     model = build_model(spec("small_resnet11", kind="xbn", bfn=bfn))
@@ -272,7 +284,11 @@ def test_convert_fills_nulls_as_released() -> None:
 
 
 @pytest.mark.parametrize(
-    "norm", [{"kind": "bn"}, *({"kind": "xbn", "bfn": b} for b in ("gn", "ln", "in", "gw"))]
+    "norm",
+    [
+        *({"kind": kind} for kind in ("bn", *BATCH_NORM_VARIANTS)),
+        *({"kind": "xbn", "bfn": bfn} for bfn in BATCH_FREE_NORMS),
+    ],
 )
 def test_the_work_of_every_norm_is_counted_on_the_meta_device(norm: dict[str, str]) -> None:
     with torch.device("meta"):

@@ -206,3 +206,29 @@ def test_bf16_and_channels_last_resume_bit_equal_too(tmp_path: Path) -> None:
     assert train(run, tmp_path / "stopped") == [0]
     assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "undisturbed"))
     assert measured(tmp_path / "stopped") == measured(tmp_path / "undisturbed")
+
+
+VARIANTS = (
+    {"kind": "brn", "relax_batches": [8, 100, 60]},
+    {"kind": "mabn", "window": 12},
+    {"kind": "bcbn"},
+)
+
+
+@pytest.mark.parametrize("norm", VARIANTS, ids=lambda norm: norm["kind"])
+def test_variants_of_bn_resume_bit_equal(tmp_path: Path, norm: dict[str, object]) -> None:
+    """Eight batches a step. MABN averages from batch 100 on, so what it keeps of step 12 shows in step 13."""
+    run = tiny_run(
+        model={"norm": norm},
+        batch={"batch_size_per_gpu": 16, "norm_batch_size": 2},
+        recipe={"epochs": 3},
+        measure={"precise_bn_images": 0},
+    )
+    assert train(run, tmp_path / "undisturbed") == [0]
+    assert train(run, tmp_path / "stopped", stop_by=signal.SIGKILL, stop_at=14) == [-9]
+    assert RunPaths(tmp_path / "stopped").checkpoint_steps()[-1] == 12
+    assert train(run, tmp_path / "stopped") == [0]
+    assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "undisturbed"))
+    assert measured(tmp_path / "stopped") == measured(tmp_path / "undisturbed")
+    assert tid_of_steps(tmp_path / "stopped") == tid_of_steps(tmp_path / "undisturbed")
+    assert len(Record.read(tmp_path / "undisturbed").last_per_layer("esm_sigma", "val")) == 13

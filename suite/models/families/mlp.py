@@ -46,13 +46,13 @@ class Pair(nn.Module):
         self.bn1 = nn.BatchNorm1d(width, affine=False)
         self.linear2 = nn.Linear(width, width)
         self.bn2 = nn.BatchNorm1d(width, affine=False)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
         for linear in (self.linear1, self.linear2):
             nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        x_ND = self.relu(self.bn1(self.linear1(x_ND)))
-        out_ND: Tensor = self.relu(self.bn2(self.linear2(x_ND)))
+        x_ND = self.relu1(self.bn1(self.linear1(x_ND)))
+        out_ND: Tensor = self.relu2(self.bn2(self.linear2(x_ND)))
         return out_ND
 
 

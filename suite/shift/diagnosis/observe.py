@@ -24,6 +24,7 @@ from suite.shift.layers import (
     check_visible,
     estimates,
     frozen_layers,
+    is_bias_corrected,
     preserved,
     put_estimates,
 )
@@ -84,7 +85,11 @@ class BatchWatch:
         self.statistics += groups
         if getattr(self.layer, "momentum", 0.0) is None:
             return groups / self.updates
-        return float(1 - (1 - momentum_of(self.layer)) ** groups)
+        left = 1 - momentum_of(self.layer)
+        if is_bias_corrected(self.layer):
+            before = self.updates - groups
+            return float(1 - left**groups * (1 - left**before) / (1 - left**self.updates))
+        return float(1 - left**groups)
 
     @property
     def samples_per_statistic(self) -> int:
