@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import Record
 from suite.studies.study import load_study
-from tests.helpers.cells import Cells, wait_until
+from tests.helpers.cells import Cells, slurm, wait_until
 from tests.helpers.driver import Driver
 from tests.helpers.shared_ray import SharedRay, shared_ray
 from tests.helpers.stand_in import stand_in
@@ -64,6 +64,20 @@ class Tuning:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.cells.logs()}") from None
 
+    def wait(self, driver: Driver, what: str, is_so: Callable[[], Any]) -> Any:
+        """Wait, and say what the driver said if it ends before, or if the time is over."""
+
+        def is_so_or_over() -> Any:
+            found = is_so()
+            assert found or driver.is_running(), f"the driver has ended; waited for {what}"
+            return found
+
+        try:
+            return wait_until(what, is_so_or_over)
+        except AssertionError as error:
+            nodes = slurm("sinfo", "-N", "-o", "%N %T %E", check=False)
+            raise AssertionError(f"{error}\n{driver.said()}\n{nodes}\n{self.cells.logs()}") from None
+
     def step(self, run: Run) -> int:
         return int(self.cells.record(run).get("step", 0))
 
@@ -88,7 +102,7 @@ def test_a_driver_killed_in_the_middle_finds_its_jobs_again(tuning: Tuning) -> N
     tuning.describe()
     first, second, *others = tuning.runs
     driver = tuning.begin(has_own_ray=True)  # which ends with it
-    wait_until("steps of two jobs", lambda: min(map(tuning.step, (first, second))) > 0)
+    tuning.wait(driver, "steps of two jobs", lambda: min(map(tuning.step, (first, second))) > 0)
     assert len(cells.jobs()) == 2  # two at a time
     jobs = {row[0] for row in cells.jobs()}
     driver.kill()
@@ -124,9 +138,9 @@ def test_a_stopped_trials_job_ends_within_seconds(tuning: Tuning) -> None:
     tuning.describe(space=space, overrides=[*OVERRIDES, "recipe.epochs=9"], **keys)
     good, bad = tuning.runs
     driver = tuning.begin()
-    wait_until("the first one's end", lambda: cells.record(good).get("state") == "completed")
+    tuning.wait(driver, "the first one's end", lambda: cells.record(good).get("state") == "completed")
     cells.pace(0.2)
-    wait_until("a decision", lambda: RunPaths(cells.output_dir / bad.folder_name).stop.exists())
+    tuning.wait(driver, "a decision", lambda: RunPaths(cells.output_dir / bad.folder_name).stop.exists())
     job = cells.record(bad)["job"]
     wait_until("a free node", lambda: job not in {row[0] for row in cells.jobs()}, timeout_s=30)
     assert "1 run stopped early" in tuning.end(driver)
@@ -141,7 +155,7 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     tuning.describe(space={"recipe.lr": {"kind": "grid", "values": [0.1]}})
     wanted, orphan = tuning.runs
     driver = tuning.begin(has_own_ray=True)  # which receives them too
-    wait_until("steps", lambda: min(tuning.step(wanted), tuning.step(orphan)) > 0)
+    tuning.wait(driver, "steps", lambda: min(tuning.step(wanted), tuning.step(orphan)) > 0)
     driver.send_to_group(signal.SIGINT)
     time.sleep(0.5)
     driver.send_to_group(signal.SIGINT)
@@ -150,7 +164,7 @@ def test_two_interrupts_leave_no_job_and_orphans_are_cancelled(tuning: Tuning) -
     assert {tuning.record(run).state for run in (wanted, orphan)} == {"preempted"}
 
     driver = tuning.begin("--resume")
-    wait_until("both", lambda: {tuning.record(run).state for run in (wanted, orphan)} == {"running"})
+    tuning.wait(driver, "both", lambda: {tuning.record(run).state for run in (wanted, orphan)} == {"running"})
     cells.pace(2.0)  # so that the orphan is still there when a later driver looks
     driver.kill()
     assert len(cells.jobs()) == 2
@@ -185,7 +199,7 @@ def test_a_trial_on_two_nodes_that_runs_too_long(tuning: Tuning) -> None:
     tuning.describe(space=space, seeds=[0], trials=trials, overrides=OVERRIDES[:-1])
     first, late = tuning.runs
     driver = tuning.begin()
-    wait_until("steps of it", lambda: tuning.step(first) > 0)
+    tuning.wait(driver, "steps of it", lambda: tuning.step(first) > 0)
     cells.pace(0.0)
     wait_until("its end", lambda: cells.record(first).get("state") == "completed")
     cells.pace(0.5)
