@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+# Fields of the recipe that older runs lack: where they are null, those keep their ids.
+ADDED_LATER = ("ema_decay", "swa")
+
+
 class Run(Spec):
     """One cell of an experiment, fully resolved: what a process trains."""
 
@@ -100,6 +104,9 @@ class Run(Spec):
         del decides["data"]["path"]
         if decides["model"]["norm"].get("stages", 0) is None:
             del decides["model"]["norm"]["stages"]  # added later: older runs keep their ids
+        for field in ADDED_LATER:
+            if decides["recipe"][field] is None:
+                del decides["recipe"][field]
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from suite.config import FIXED, SWEEPING
 from suite.experiment import BatchFreeSpec, Experiment, Run, XbnSpec
 from suite.specs.norm_table import BATCH_FREE_NORMS
+from suite.specs.recipe import SwaSpec
 
 
 def schema_table(experiment: Experiment | None) -> Table:
@@ -22,6 +23,7 @@ def schema_table(experiment: Experiment | None) -> Table:
         **SWEEPING,
         "model.norm (xbn)": XbnSpec,
         f"model.norm ({', '.join(BATCH_FREE_NORMS)})": BatchFreeSpec,
+        "recipe.swa": SwaSpec,
         **FIXED,
     }
     for section, spec in sections.items():

@@ -1,7 +1,7 @@
 """Measures a run beyond its accuracy: the shift, PreciseBN's accuracy, TID, and the work of a step."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -17,6 +17,7 @@ from suite.shift import (
     with_statistics,
 )
 from suite.shift.layers import batch_norm_layers
+from suite.shift.precise import Statistics
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
@@ -36,22 +37,70 @@ def measure_shift(
     # In the run's own precision: otherwise rounding would appear as estimation shift.
     with autocast(ranks.device, run.recipe.precision):
         profile = probe(model, val_batches)
-    images_wanted = run.measure.precise_bn_images
-    if not with_precise or not images_wanted or not profile.layers:
+    if not with_precise or not run.measure.precise_bn_images or not profile.layers:
         return profile, None
+    with with_statistics(model, _re_estimated(run, model, ranks, is_asked_to_stop)):
+        result = evaluate(model, val_batches, ranks, run.recipe.precision)
+    return profile, result.top1_percent
+
+
+def _re_estimated(
+    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
+) -> Statistics:
+    """Return PreciseBN's statistics of `model` over `measure.precise_bn_images` training images."""
     # The training stream after its last step: augmented as in training, and the same after a resumption.
     last_step = run.recipe.epochs * steps_per_epoch(run)
     loader = train_loader(run, start_step=last_step, **ranks.place)
     try:
-        passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
+        passes = -(-run.measure.precise_bn_images // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
-            batches = UntilStopped(islice(loader, passes), is_asked_to_stop)
-            statistics = precise_statistics(model, batches)
+            return precise_statistics(model, UntilStopped(islice(loader, passes), is_asked_to_stop))
     finally:
         loader.close()
-    with with_statistics(model, statistics):
-        result = evaluate(model, val_batches, ranks, run.recipe.precision)
-    return profile, result.top1_percent
+
+
+@dataclass(frozen=True)
+class OnAverage:
+    """Of averaged weights, over the validation images: top-1 (%) and shift, with two kinds of statistics.
+
+    None: not measured. `precise` are those with PreciseBN's statistics over training images.
+    """
+
+    top1_percent: float | None = None
+    profile: ShiftProfile | None = None
+    top1_precise_percent: float | None = None
+    profile_precise: ShiftProfile | None = None
+
+
+def measure_average(
+    run: Run,
+    network: torch.nn.Module,
+    ranks: Ranks,
+    val_batches: Iterable[Batch],
+    is_asked_to_stop: Callable[[], bool],
+    *,
+    with_top1: bool,
+    with_shift: bool,
+) -> OnAverage:
+    """Measure a network of averaged weights with the statistics it has and, `with_shift`, re-estimated ones.
+
+    Statistics are re-estimated for each network: those of the trained weights belong to other activations.
+    """
+    precision = run.recipe.precision
+
+    def top1() -> float:
+        return evaluate(network, val_batches, ranks, precision).top1_percent
+
+    def shift() -> ShiftProfile:
+        with autocast(ranks.device, precision):
+            return probe(network, val_batches)
+
+    found = OnAverage(top1() if with_top1 else None, shift() if with_shift else None)
+    has_layers = found.profile is not None and bool(found.profile.layers)
+    if not has_layers or not run.measure.precise_bn_images:
+        return found
+    with with_statistics(network, _re_estimated(run, network, ranks, is_asked_to_stop)):
+        return replace(found, top1_precise_percent=top1(), profile_precise=shift())
 
 
 def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
