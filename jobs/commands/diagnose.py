@@ -9,6 +9,7 @@ from rich.console import Console
 from typer import Option, echo
 
 from jobs.commands.probe_options import (
+    ALPHA,
     ARCH,
     AS_JSON,
     CHECKPOINT,
@@ -18,6 +19,7 @@ from jobs.commands.probe_options import (
     MODEL,
     NORM,
     NUM_CLASSES,
+    SOUP,
     STD,
     WEIGHTS,
     Weights,
@@ -39,6 +41,8 @@ OUT = Option("--out", "-o", help="Folder for the page, index.html.")
 
 def diagnose(
     checkpoint: Annotated[Path | None, CHECKPOINT] = None,
+    soup: Annotated[list[Path] | None, SOUP] = None,
+    alpha: Annotated[float | None, ALPHA] = None,
     weights: Annotated[Weights | None, WEIGHTS] = None,
     model: Annotated[str | None, MODEL] = None,
     arch: Annotated[str | None, ARCH] = None,
@@ -68,6 +72,8 @@ def diagnose(
     subject = subject_of(
         "diagnose",
         checkpoint=checkpoint,
+        soup=soup or (),
+        alpha=alpha,
         weights=weights,
         model=model,
         arch=arch,
