@@ -116,9 +116,8 @@ def _diagnosed(
     from suite.data import split_size
     from suite.shift import diagnose as diagnosis_of
 
-    sizes = {"train": split_size(subject.data, "train"), "val": split_size(subject.data, "val")}
+    sizes = {"train": subject.num_training_images, "val": split_size(subject.data, "val")}
     if subject.run is not None and subject.run.data == subject.data:
-        sizes["train"] = subject.data.train_images or sizes["train"]
         sizes["val"] = subject.data.val_images or sizes["val"]
     count = epoch_like(sizes["train"], num_training, per_batch, drop_last)
     training = subject.loader("train", count, per_batch)

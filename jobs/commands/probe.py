@@ -124,10 +124,9 @@ def _measure(
     """
     from jobs.commands.probe_tables import Measured
     from suite import shift
-    from suite.data import split_size
 
     network, data = subject.network, subject.data
-    num_training = min(TRAINING_IMAGES, split_size(data, "train")) if wanted & ON_TRAINING_IMAGES else 0
+    num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
     training = subject.loader("train", num_training, per_batch) if num_training else None
     with closing(images), closing(training) if training is not None else nullcontext():

@@ -53,6 +53,14 @@ class Subject:
             loader = folder_loader(self.data, split, device=self.device, **options)
         return loader if self.given.is_imagenets else Renormalised(loader, self.given.mean, self.given.std)
 
+    @property
+    def num_training_images(self) -> int:
+        """How many images `loader` can give of train/: all, or those that the run was trained on."""
+        from suite.data import split_size
+
+        is_runs = self.run is not None and self.run.data == self.data
+        return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
+
     def check_outputs(self, images: "Loader", advice: str) -> None:
         """Raise UserError, which ends with `advice`, if the network does not tell the data's classes."""
         import torch

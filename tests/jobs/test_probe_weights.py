@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from suite.errors import UserError
-from suite.models import named_model
+from suite.models import build_model, named_model
+from suite.record import RecordWriter
 from suite.shift import interpolated, soup
+from tests.helpers.runs import make_run
 
 ARCH = ("--model", "torchvision:resnet18")
 DATA = ("--data", "fashion-mnist-7k", "--image-size", "32", "--images-per-batch", "32")
@@ -77,6 +79,21 @@ def test_a_soup_is_measured_as_the_network_of_its_weights(
     word = "mean of 3 checkpoints" if alpha is None else "0.75 of"
     assert found["weights"].startswith(word)
     assert all(str(path) in found["weights"] for path in paths)
+
+
+def test_statistics_of_a_run_are_re_estimated_on_the_images_that_it_was_trained_on(tmp_path: Path) -> None:
+    """There are 64 of them, fewer than the command would take."""
+    run = make_run(measure={"precise_bn_images": 0})
+    with RecordWriter(run, tmp_path):
+        pass
+    checkpoint = tmp_path / "checkpoints" / "best.pt"
+    checkpoint.parent.mkdir()
+    torch.save({"model": build_model(run.model).state_dict()}, checkpoint)
+    done = CliRunner().invoke(
+        app, ["probe", "--checkpoint", str(checkpoint), "--re-estimate", "--json"], catch_exceptions=False
+    )
+    found = json.loads(done.stdout)
+    assert (found["num_images"], found["num_training_images"]) == (41, 64)
 
 
 @pytest.mark.usefixtures("few_training_images")
