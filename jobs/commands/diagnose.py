@@ -124,7 +124,8 @@ def _diagnosed(
     evaluation = subject.loader("val", min(num_evaluation, sizes["val"]), per_batch)
     with closing(training), closing(evaluation):
         subject.check_outputs(evaluation, "")
-        found = diagnosis_of(subject.network, training, evaluation)
+        is_average = subject.is_average
+        found = diagnosis_of(subject.network, training, evaluation, averaged_weights=is_average)
         return found, training.bad_images | evaluation.bad_images
 
 

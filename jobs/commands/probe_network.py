@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Subject:
     """A network with its weights and data, and the run that it is of, if it is of one.
 
-    `taken` says what was taken of a checkpoint; `title` names the network and its norms.
+    `taken` says what was taken of a checkpoint, `is_average` whether that is an average of several networks'
+    weights; `title` names the network and its norms.
     """
 
     network: "nn.Module"
@@ -34,6 +35,7 @@ class Subject:
     run: Run | None
     purpose: str
     device: "torch.device"
+    is_average: bool = False
 
     def loader(self, split: Literal["train", "val"], num_images: int | None, per_batch: int) -> "Loader":
         """Return so many images of a split (None: all), in a fixed, mixed order, as the network takes them.
@@ -116,6 +118,7 @@ def subject_of(
         import torch
 
         from suite.models import build_model, chosen_sites, convert, named_model
+        from suite.models.weights import AVERAGE_TITLES
 
     torch.manual_seed(0)
     if model_spec is not None:
@@ -139,7 +142,8 @@ def subject_of(
     elif weights is not None:
         raise UserError("--weights chooses among the weights of a checkpoint: give --checkpoint too")
     device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
-    return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device)
+    is_average = taken is not None and (len(soup) > 0 or any(t in taken for t in AVERAGE_TITLES))
+    return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device, is_average)
 
 
 def _put_checkpoints(

@@ -27,6 +27,7 @@ _TITLES: dict[Which, str] = {
     "ema": "the moving average",
     "swa": "the stochastic average",
 }
+AVERAGE_TITLES = tuple(title for which, title in _TITLES.items() if which != "raw")
 # What torch.load raises for a file that is cut short or holds something else.
 _UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")

@@ -125,6 +125,7 @@ def test_diagnose_takes_a_soup(checkpoints: list[Path], tmp_path: Path) -> None:
         run("diagnose", *sizes, "--checkpoint", checkpoints[0], "--soup", checkpoints[1], "--json")
     )
     assert found["weights"].startswith("mean of 2 checkpoints")
+    assert "averaged" in {finding["cause"] for finding in found["findings"]}
 
 
 @pytest.mark.parametrize(
