@@ -49,8 +49,8 @@ def diagnose(
     evaluation, and in the order of an epoch, with an incomplete last one if the training had it. `logits`
     takes the (N, K) logits out of what the model returns. `averaged_weights`: they are an average of several
     networks' (EMA, SWA, a soup), which their estimates do not show. The model is restored; its `training`
-    flags, as given, are evidence too. Costs four passes, and two for each remedy that is tried; where a layer stands
-    out, also one for each such layer.
+    flags, as given, are evidence too. Costs four passes, and two for each remedy that is tried;
+    where a layer stands out, also one for each such layer.
 
     Returns the findings, ordered by the accuracy that they cost, and a verdict; a healthy network has no
     harmful finding. Raises UserError for a network without estimates, for batches that have no labels, fewer

@@ -60,10 +60,10 @@ def fold_batch_norms(model: nn.Module) -> Folded:
 
     The copy is in inference mode and gives the same outputs as `model` does there, up to rounding; `model`
     stays as it is. Blocks of timm that it can re-parameterise (RepVGG, MobileOne, …) become one convolution.
-    Layers that normalise with constants (FrozenBatchNorm2d) are folded
-    too. Activations within a norm (timm's BatchNormAct2d) stay. A norm folds if torch.fx sees that its input
-    is the output of one convolution or linear layer that nothing else uses. Raises UserError for a network
-    without BN, and for one of which no norm folds, with the first reason.
+    Layers that normalise with constants (FrozenBatchNorm2d) are folded too. Activations within a norm (timm's
+    BatchNormAct2d) stay. A norm folds if torch.fx sees that its input is the output of one convolution or
+    linear layer that nothing else uses. Raises UserError for a network without BN, and for one of which no
+    norm folds, with the first reason.
     """
     before = _norms(model)
     if not before:
