@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+# Fields of the recipe that older runs lack: where they are null, those keep their ids.
+ADDED_LATER = ("ema_decay", "swa")
+
+
 class Run(Spec):
     """One cell of an experiment, fully resolved: what a process trains."""
 
@@ -112,6 +116,9 @@ class Run(Spec):
             del norm["stages"]  # added later: older runs keep their ids
         if isinstance(self.model.norm, VariantSpec):  # without the options of other variants, and later ones
             decides["model"]["norm"] = {"kind": norm["kind"], **self.model.norm.options}
+        for field in ADDED_LATER:
+            if decides["recipe"][field] is None:
+                del decides["recipe"][field]
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

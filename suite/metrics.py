@@ -4,17 +4,21 @@ To add a metric that the probe measures for each layer, add an entry and a field
 `suite.shift.probe.LayerShift`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["higher", "lower", "neither"]
+# Those that are trained, and the averages of them that a recipe may keep beside.
+Weights = Literal["raw", "ema", "swa"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """What a number means. `per_layer`: one value for each BN layer, in forward order.
 
-    `measured_in`: training, evaluation, or both; of both, the evaluation's value is the result.
+    `measured_in`: training, evaluation, or both; of both, the evaluation's value is the result. `weights`:
+    the trained ones, or an average of them.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Metric:
     title: str
     per_layer: bool = False
     measured_in: Literal["train", "val", "both"] = "train"
+    weights: Weights = "raw"
 
 
 # A table of two lines for each metric; the formatter would take eight.
@@ -99,7 +104,37 @@ _ALL = (
 )
 # fmt: on
 
+
+@dataclass(frozen=True)
+class AverageEntry:
+    """An average of the weights. `statistics`: which estimated statistics its network has by itself."""
+
+    title: str
+    meaning: str
+    statistics: str
+
+
+AVERAGES: dict[Weights, AverageEntry] = {
+    "ema": AverageEntry("EMA", "exponential moving average of the weights", "averaged like the weights"),
+    "swa": AverageEntry("SWA", "mean of the weights at the ends of epochs", "those of the last network"),
+}
+
+
+def metrics_of_average(weights: Weights, entry: AverageEntry) -> Iterator[Metric]:
+    """Yield the metrics of an average's network: with its own statistics, and with re-estimated ones."""
+    own = f"with the {entry.meaning}; its statistics are {entry.statistics}"
+    precise = f"with the {entry.meaning}, and PreciseBN's statistics"
+    for suffix, how, title in (("", own, entry.title), ("_precise", precise, f"{entry.title}, PreciseBN")):
+        which, heading = f"{weights}{suffix}", f"Top-1, {title}"
+        yield Metric(f"top1_{which}_percent", "%", "higher", f"top-1 {how}", heading, False, "val", weights)
+        for statistic, symbol in (("mu", "μ"), ("sigma", "σ")):
+            formula = f"ESM {symbol}, scaled, {how}"
+            name, heading = f"esm_{statistic}_scaled_{which}", f"ESM {symbol}, scaled, {title}"
+            yield Metric(name, "1", "lower", formula, heading, True, "val", weights)
+
+
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+METRICS |= {metric.name: metric for one in AVERAGES.items() for metric in metrics_of_average(*one)}
 # What the probe measures of each BN layer.
 PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")
 # By these layers and networks are compared, since they do not depend on a layer's width and scale.
@@ -111,5 +146,7 @@ ON_TRAINING_IMAGES = (
     "esm_mu_scaled_train",
     "esm_sigma_scaled_train",
 )
+# Of an average's network, in its own statistics and in re-estimated ones: top-1, and the shift of each layer.
+OF_AVERAGES = tuple(m.name for m in METRICS.values() if m.weights != "raw")
 # Those of the probed that are free of the upward bias by sampling.
 CROSS = tuple(name for name in PROBED if name.endswith("_cross"))

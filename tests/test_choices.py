@@ -14,7 +14,7 @@ from suite.architectures import ARCHITECTURES, FILE
 from suite.data import folder_loader
 from suite.data.sources import prepare
 from suite.experiment import DataSpec, RecipeSpec
-from suite.metrics import PROBED
+from suite.metrics import AVERAGES, PROBED, AverageEntry, metrics_of_average
 from suite.models import build_model
 from suite.models.batch_free import NORM_MODULES, Norm, batch_free_norm
 from suite.models.norms.variant import BatchNormVariant
@@ -26,6 +26,7 @@ from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS, BatchF
 from suite.specs.recipe import PRECISIONS, SCHEDULES, Precision
 from suite.specs.source_table import SOURCES, Source
 from suite.studies.study import Study, load
+from suite.train.averages import KINDS, WeightAverages
 from suite.train.optim import autocast, build_optimizer
 from tests.helpers.generate_architectures import generate
 from tests.helpers.specs import spec
@@ -222,6 +223,18 @@ def test_an_added_schedule_or_precision_is_used_or_refused(monkeypatch: pytest.M
     monkeypatch.setitem(PRECISIONS, "xx", Precision("made up", "float16"))
     with autocast(CPU, "xx"):
         assert torch.get_autocast_dtype("cpu") is torch.float16
+
+
+def test_an_added_average_is_kept_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up = AverageEntry("XX", "made-up average", "made-up statistics")
+    assert any(made_up.meaning in metric.formula for metric in metrics_of_average("xx", made_up))
+    monkeypatch.setitem(AVERAGES, "xx", made_up)
+    with pytest.raises(KeyError, match="xx"):
+        WeightAverages(nn.Linear(2, 2), RecipeSpec(), 1, lambda network: network)
+    monkeypatch.setitem(KINDS, "xx", KINDS["swa"])
+    kept = WeightAverages(nn.Linear(2, 2), RecipeSpec(epochs=1, swa={"start": 0}), 1, lambda network: network)
+    kept.update(nn.Linear(2, 2), 1)
+    assert list(kept.networks) == ["swa", "xx"]
 
 
 def test_every_probed_metric_is_measured() -> None:

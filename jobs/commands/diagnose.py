@@ -9,6 +9,7 @@ from rich.console import Console
 from typer import Option, echo
 
 from jobs.commands.probe_options import (
+    ALPHA,
     ARCH,
     AS_JSON,
     CHECKPOINT,
@@ -18,6 +19,7 @@ from jobs.commands.probe_options import (
     MODEL,
     NORM,
     NUM_CLASSES,
+    SOUP,
     STD,
     WEIGHTS,
     Weights,
@@ -39,6 +41,8 @@ OUT = Option("--out", "-o", help="Folder for the page, index.html.")
 
 def diagnose(
     checkpoint: Annotated[Path | None, CHECKPOINT] = None,
+    soup: Annotated[list[Path] | None, SOUP] = None,
+    alpha: Annotated[float | None, ALPHA] = None,
     weights: Annotated[Weights | None, WEIGHTS] = None,
     model: Annotated[str | None, MODEL] = None,
     arch: Annotated[str | None, ARCH] = None,
@@ -68,6 +72,8 @@ def diagnose(
     subject = subject_of(
         "diagnose",
         checkpoint=checkpoint,
+        soup=soup or (),
+        alpha=alpha,
         weights=weights,
         model=model,
         arch=arch,
@@ -110,16 +116,16 @@ def _diagnosed(
     from suite.data import split_size
     from suite.shift import diagnose as diagnosis_of
 
-    sizes = {"train": split_size(subject.data, "train"), "val": split_size(subject.data, "val")}
+    sizes = {"train": subject.num_training_images, "val": split_size(subject.data, "val")}
     if subject.run is not None and subject.run.data == subject.data:
-        sizes["train"] = subject.data.train_images or sizes["train"]
         sizes["val"] = subject.data.val_images or sizes["val"]
     count = epoch_like(sizes["train"], num_training, per_batch, drop_last)
     training = subject.loader("train", count, per_batch)
     evaluation = subject.loader("val", min(num_evaluation, sizes["val"]), per_batch)
     with closing(training), closing(evaluation):
         subject.check_outputs(evaluation, "")
-        found = diagnosis_of(subject.network, training, evaluation)
+        is_average = subject.is_average
+        found = diagnosis_of(subject.network, training, evaluation, averaged_weights=is_average)
         return found, training.bad_images | evaluation.bad_images
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option, echo
 
 from jobs.commands.probe_options import (
+    ALPHA,
     ARCH,
     AS_JSON,
     CHECKPOINT,
@@ -18,6 +19,7 @@ from jobs.commands.probe_options import (
     MODEL,
     NORM,
     NUM_CLASSES,
+    SOUP,
     STD,
     WEIGHTS,
     Split,
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from jobs.commands.probe_tables import Measured
 
 TRAINING_IMAGES = 2048  # for exact statistics and replays; a run takes as many by default
-LEAVE_OUT = "; leave out --remedies, --origins and --perturb"
+LEAVE_OUT = "; leave out --remedies, --origins, --perturb, --re-estimate, --folded and --int8"
+# What needs no classes of the data, and what needs images of train/.
+WITHOUT_ACCURACY = {"attribution"}
+ON_TRAINING_IMAGES = {"origins", "remedies", "re_estimation", "deployment"}
 
 
 SPLIT = Option(help="The images to probe on; they are resized and centre-cropped.")
@@ -39,10 +44,15 @@ ATTRIBUTE = Option("--attribute", help="Split each layer's shift into its own an
 ORIGINS = Option("--origins", help="Find the layer that starts it; needs train/. One pass for each BN layer.")
 REMEDIES = Option("--remedies", help="Measure what helps without training: accuracy and shift. 8 passes.")
 PERTURB = Option("--perturb", help="Measure accuracy under noise on the estimates. 41 passes.")
+RE_ESTIMATE = Option("--re-estimate", help="Compare with statistics re-estimated on train/; on with --soup.")
+FOLDED = Option("--folded", help="Fold the norms into the layers before them: accuracy, shift frozen in.")
+INT8 = Option("--int8", help="As --folded, and quantised to int8 too; on the CPU.")
 
 
 def probe(
     checkpoint: Annotated[Path | None, CHECKPOINT] = None,
+    soup: Annotated[list[Path] | None, SOUP] = None,
+    alpha: Annotated[float | None, ALPHA] = None,
     weights: Annotated[Weights | None, WEIGHTS] = None,
     model: Annotated[str | None, MODEL] = None,
     arch: Annotated[str | None, ARCH] = None,
@@ -59,6 +69,9 @@ def probe(
     origins: Annotated[bool, ORIGINS] = False,
     remedies: Annotated[bool, REMEDIES] = False,
     perturb: Annotated[bool, PERTURB] = False,
+    re_estimate: Annotated[bool, RE_ESTIMATE] = False,
+    folded: Annotated[bool, FOLDED] = False,
+    int8: Annotated[bool, INT8] = False,
     as_json: Annotated[bool, AS_JSON] = False,
 ) -> None:
     """Measure the estimation shift of a network, layer by layer, in one inference pass."""
@@ -66,10 +79,13 @@ def probe(
     from jobs.commands.probe_network import subject_of
 
     choices = {"attribution": attribute, "origins": origins, "remedies": remedies, "perturbation": perturb}
+    choices |= {"re_estimation": re_estimate or bool(soup), "deployment": folded or int8}
     wanted = {name for name, is_wanted in choices.items() if is_wanted}
     subject = subject_of(
         "probe",
         checkpoint=checkpoint,
+        soup=soup or (),
+        alpha=alpha,
         weights=weights,
         model=model,
         arch=arch,
@@ -80,13 +96,18 @@ def probe(
         std=std,
         num_classes=num_classes,
         split=split.value,
-        accuracy_advice=LEAVE_OUT if wanted - {"attribution"} else None,
+        accuracy_advice=LEAVE_OUT if wanted - WITHOUT_ACCURACY else None,
+        on_cpu=int8,
     )
+    from suite.shift.layers import has_estimates
+
     run = subject.run
     if images_per_batch is None:
         images_per_batch = run.batch.norm if run is not None and wanted - {"perturbation"} else 64
     num_images = max_images or (subject.data.val_images if split == "val" else None)
-    found = _measure(subject, split, num_images, images_per_batch, wanted)
+    if not re_estimate and not has_estimates(subject.network):
+        wanted.discard("re_estimation")  # a soup of networks without BN
+    found = _measure(subject, split, num_images, images_per_batch, wanted, int8)
     if as_json:
         echo(json.dumps(tables.as_plain(found), indent=1, allow_nan=False))
     else:
@@ -94,7 +115,7 @@ def probe(
 
 
 def _measure(
-    subject: "Subject", split: Split, count: int | None, per_batch: int, wanted: Set[str]
+    subject: "Subject", split: Split, count: int | None, per_batch: int, wanted: Set[str], int8: bool
 ) -> "Measured":
     """Measure a network over `count` images of a split (None: all).
 
@@ -103,21 +124,23 @@ def _measure(
     """
     from jobs.commands.probe_tables import Measured
     from suite import shift
-    from suite.data import split_size
 
     network, data = subject.network, subject.data
-    num_training = min(TRAINING_IMAGES, split_size(data, "train")) if wanted & {"origins", "remedies"} else 0
+    num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
     training = subject.loader("train", num_training, per_batch) if num_training else None
     with closing(images), closing(training) if training is not None else nullcontext():
-        if wanted - {"attribution"}:
+        if wanted - WITHOUT_ACCURACY:
             subject.check_outputs(images, LEAVE_OUT)
+        in_training = () if training is None else training
         measures: dict[str, Callable[[], Any]] = {
             "profile": lambda: shift.probe(network, images),
             "attribution": lambda: shift.attribute(network, images),
             "origins": lambda: shift.find_origins(network, images, training_batches=training),
             "remedies": lambda: shift.remedies(network, images, training),
             "perturbation": lambda: shift.perturb(network, images),
+            "re_estimation": lambda: shift.re_estimate(network, images, in_training),
+            "deployment": lambda: shift.deploy(network, images, in_training, int8=int8),
         }
         found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
         bad_images = images.bad_images | (training.bad_images if training is not None else {})

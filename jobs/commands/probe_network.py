@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Subject:
     """A network with its weights and data, and the run that it is of, if it is of one.
 
-    `taken` says what was taken of a checkpoint; `title` names the network and its norms.
+    `taken` says what was taken of a checkpoint, `is_average` whether that is an average of several networks'
+    weights; `title` names the network and its norms.
     """
 
     network: "nn.Module"
@@ -34,6 +35,7 @@ class Subject:
     run: Run | None
     purpose: str
     device: "torch.device"
+    is_average: bool = False
 
     def loader(self, split: Literal["train", "val"], num_images: int | None, per_batch: int) -> "Loader":
         """Return so many images of a split (None: all), in a fixed, mixed order, as the network takes them.
@@ -53,6 +55,14 @@ class Subject:
             loader = folder_loader(self.data, split, device=self.device, **options)
         return loader if self.given.is_imagenets else Renormalised(loader, self.given.mean, self.given.std)
 
+    @property
+    def num_training_images(self) -> int:
+        """How many images `loader` can give of train/: all, or those that the run was trained on."""
+        from suite.data import split_size
+
+        is_runs = self.run is not None and self.run.data == self.data
+        return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
+
     def check_outputs(self, images: "Loader", advice: str) -> None:
         """Raise UserError, which ends with `advice`, if the network does not tell the data's classes."""
         import torch
@@ -68,6 +78,8 @@ def subject_of(
     purpose: str,
     *,
     checkpoint: Path | None,
+    soup: Sequence[Path],
+    alpha: float | None,
     weights: Weights | None,
     model: str | None,
     arch: str | None,
@@ -79,8 +91,9 @@ def subject_of(
     num_classes: int | None,
     split: str,
     accuracy_advice: str | None,
+    on_cpu: bool = False,
 ) -> Subject:
-    """Return what the options of `probe_options` describe, on a GPU if there is one.
+    """Return what the options of `probe_options` describe, on a GPU if there is one, unless `on_cpu`.
 
     `accuracy_advice`: the end of the message if the network has not the data's classes, which accuracy needs;
     None: accuracy is not measured. Raises UserError, led by `purpose`, where the options contradict each
@@ -104,7 +117,8 @@ def subject_of(
     with collecting_no_garbage():
         import torch
 
-        from suite.models import build_model, chosen_sites, convert, load_weights, named_model
+        from suite.models import build_model, chosen_sites, convert, named_model
+        from suite.models.weights import AVERAGE_TITLES
 
     torch.manual_seed(0)
     if model_spec is not None:
@@ -122,8 +136,35 @@ def subject_of(
         data_spec = choose_data(run, data, size, data_spec.num_classes, split, resize, purpose=purpose)
     taken = None
     if checkpoint is not None:
-        taken = load_weights(network, checkpoint, None if weights is None else weights.value)
+        taken = _put_checkpoints(network, [checkpoint, *soup], alpha, weights)
+    elif soup or alpha is not None:
+        raise UserError("--soup and --alpha average checkpoints: give --checkpoint too")
     elif weights is not None:
         raise UserError("--weights chooses among the weights of a checkpoint: give --checkpoint too")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device)
+    device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
+    is_average = taken is not None and (len(soup) > 0 or any(t in taken for t in AVERAGE_TITLES))
+    return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device, is_average)
+
+
+def _put_checkpoints(
+    network: "nn.Module", paths: Sequence[Path], alpha: float | None, weights: Weights | None
+) -> str:
+    """Put a checkpoint, or an average of several, into the network, and say what was taken of which."""
+    from suite.models import put_weights, read_weights
+    from suite.shift.averaged import interpolated, soup
+
+    if alpha is not None and len(paths) != 2:
+        raise UserError(f"--alpha lies between two checkpoints: give one --soup, not {len(paths) - 1}")
+    if len(set(paths)) != len(paths):
+        raise UserError("--soup: a checkpoint is given twice")
+    read = {path: read_weights(network, path, None if weights is None else weights.value) for path in paths}
+    states = {str(path): state for path, (state, _) in read.items()}
+    parts = [f"{path}: {taken}" for path, (_, taken) in read.items()]
+    if len(paths) == 1:
+        put_weights(network, states[str(paths[0])], paths[0])
+        return read[paths[0]][1]
+    if alpha is not None:
+        put_weights(network, interpolated(states, alpha), paths[0])
+        return f"{1 - alpha:g} of {parts[0]}; {alpha:g} of {parts[1]}"
+    put_weights(network, soup(states), paths[0])
+    return f"mean of {len(paths)} checkpoints: {'; '.join(parts)}"

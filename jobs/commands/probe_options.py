@@ -6,10 +6,11 @@ from typer import Option
 
 
 class Weights(StrEnum):
-    """Which weights of a checkpoint that keeps a moving average too."""
+    """Which weights of a checkpoint that keeps averages of them too."""
 
     RAW = "raw"
     EMA = "ema"
+    SWA = "swa"
 
 
 class Split(StrEnum):
@@ -20,7 +21,9 @@ class Split(StrEnum):
 
 
 CHECKPOINT = Option(help="A state dict, or a checkpoint of a run, whose network and data are the defaults.")
-WEIGHTS = Option(help="Of a checkpoint with both: raw weights, or their moving average (default).")
+SOUP = Option(help="Average these checkpoints' weights and estimates with --checkpoint's; may be repeated.")
+ALPHA = Option(min=0, max=1, help="With one --soup: (1 − α) of --checkpoint and α of it; default: the mean.")
+WEIGHTS = Option(help="Of a checkpoint with several: raw weights, or an average; default: ema, else raw.")
 MODEL = Option(help="Any network: torchvision:NAME, timm:NAME, or module:function, also from this folder.")
 ARCH = Option(help="An architecture of the suite; without a checkpoint it has its initial weights.")
 NORM = Option(help="Norms as YAML, such as '{kind: xbn, position: p2}'; default: BN.")

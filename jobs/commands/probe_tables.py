@@ -26,6 +26,10 @@ TITLES = {
     " exact, by {training}",
     "remedies": "Remedies without training, ESM as a mean over the layers; {num_images} images; {training}",
     "perturbation": "Noise on the estimates, {num_images} images",
+    "re_estimation": "With the statistics it has and with re-estimated ones, ESM as a mean over the layers;"
+    " {num_images} images; {training}",
+    "deployment": "As deployed: scaled ESM of the folded layers, which is frozen in; differences of logits in"
+    " their standard deviations; {num_images} images; {training}",
 }
 # Of each result: the heading and the number format of each column of its frame that is printed.
 COLUMNS = {
@@ -48,6 +52,14 @@ COLUMNS = {
     | {"top1_gain_percent": ("gained", "+.2f")}
     | {"esm_mu_scaled": ("scaled μ", ".3f"), "esm_sigma_scaled": ("scaled σ", ".3f")}
     | {"esm_mu": ("ESM μ", ".3f"), "esm_sigma": ("ESM σ", ".3f")},
+    "re_estimation": {"statistics": ("statistics", ""), "top1_percent": ("top-1 (%)", ".2f")}
+    | {"top1_gain_percent": ("gained", "+.2f")}
+    | {"esm_mu_scaled": ("scaled μ", ".3f"), "esm_sigma_scaled": ("scaled σ", ".3f")}
+    | {"esm_mu": ("ESM μ", ".3f"), "esm_sigma": ("ESM σ", ".3f")},
+    "deployment": {"network": ("network", ""), "statistics": ("statistics", "")}
+    | {"top1_percent": ("top-1 (%)", ".2f"), "top1_gain_percent": ("gained", "+.2f")}
+    | {"logit_difference": ("logits differ", ".2g")}
+    | {"esm_mu_scaled": ("scaled μ", ".3f"), "esm_sigma_scaled": ("scaled σ", ".3f")},
     "perturbation": {"delta": ("δ", "g"), "mean": ("top-1 (%)", ".2f")}
     | {"min": ("lowest", ".2f"), "max": ("highest", ".2f"), "count": ("draws", "d")},
 }
@@ -96,6 +108,9 @@ def as_plain(measured: Measured) -> dict[str, Any]:
         names = ("starts", "esm", "esm_mu", "esm_sigma", "scale", "top1_percent")
         whole = plain_row({name: getattr(origins, name) for name in names})
         plain["origins"] = {**whole, "layers": frames["origins"]}
+    if (deployment := found.get("deployment")) is not None:
+        norms = {"folded": list(deployment.folded), "left": deployment.left}
+        plain["deployment"] = {"forms": frames["deployment"], **norms}
     return plain
 
 
@@ -136,6 +151,16 @@ def print_all(measured: Measured, title: str) -> None:
         if name == "origins":
             verdict = f"it starts in {start}" if start else "no single layer starts it"
             console.print(f"Of a mean ESM of {result.esm:.4f}: {verdict}.", markup=False, highlight=False)
+        if name == "deployment":
+            _print_folded(result, console)
+
+
+def _print_folded(deployment: Any, console: Console) -> None:
+    """Print how many norms were folded, and why others stay."""
+    console.print(f"{len(deployment.folded)} norms folded, {len(deployment.left)} left", highlight=False)
+    for reason in dict.fromkeys(deployment.left.values()):
+        first = next(name for name in deployment.left if deployment.left[name] == reason)
+        console.print(f"left: {first} …: {reason}", style="yellow", highlight=False, markup=False)
 
 
 def _print_cross(profile: Any, console: Console) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from suite.config import FIXED, SWEEPING
 from suite.experiment import BatchFreeSpec, Experiment, Run, VariantSpec, XbnSpec
 from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
+from suite.specs.recipe import SwaSpec
 
 
 def schema_table(experiment: Experiment | None) -> Table:
@@ -23,6 +24,7 @@ def schema_table(experiment: Experiment | None) -> Table:
         "model.norm (xbn)": XbnSpec,
         f"model.norm ({', '.join(BATCH_FREE_NORMS)})": BatchFreeSpec,
         f"model.norm ({', '.join(BATCH_NORM_VARIANTS)})": VariantSpec,
+        "recipe.swa": SwaSpec,
         **FIXED,
     }
     for section, spec in sections.items():

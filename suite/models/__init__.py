@@ -3,7 +3,7 @@
 from suite.models.batch_norm import set_norm_batch_size
 from suite.models.build import build_model
 from suite.models.norm_sites import NormSite, norm_sites
-from suite.models.weights import load_tensors, load_weights
+from suite.models.weights import load_tensors, load_weights, put_weights, read_weights
 from suite.models.xbn import chosen_sites, convert
 from suite.models.zoo import named_model
 
@@ -16,5 +16,7 @@ __all__ = [
     "load_weights",
     "named_model",
     "norm_sites",
+    "put_weights",
+    "read_weights",
     "set_norm_batch_size",
 ]

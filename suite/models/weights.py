@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, get_args
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,11 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
+from suite.metrics import Weights
+from suite.specs.choice import listed
 
-Which = Literal["raw", "ema"]
-# Where training code keeps its weights, and their exponential moving average, in the order of preference.
+Which = Weights
+# Where training code keeps its weights, their exponential moving average, and their stochastic average.
 RAW = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
 EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
+SWA = ("swa", "swa_model", "swa_state_dict", "model_swa", "state_dict_swa")
+_KEYS: dict[Which, tuple[str, ...]] = {"raw": RAW, "ema": EMA, "swa": SWA}
+_TITLES: dict[Which, str] = {
+    "raw": "the weights themselves",
+    "ema": "the moving average",
+    "swa": "the stochastic average",
+}
+AVERAGE_TITLES = tuple(title for which, title in _TITLES.items() if which != "raw")
 # What torch.load raises for a file that is cut short or holds something else.
 _UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
@@ -48,20 +58,33 @@ def load_tensors(path: Path | str) -> Any:
 def load_weights(model: nn.Module, path: Path | str, which: Which | None = None) -> str:
     """Load a checkpoint into `model`, and return a phrase that says what was taken of it.
 
-    The state dict may be the whole file (also .safetensors) or lie under one of the keys `RAW` or `EMA`.
-    `which`: the weights themselves or their moving average; None: the average if there is one. A prefix that
-    all names share (`module.`, `_orig_mod.`, `model.`, `backbone.`) is removed where the model's names lack
-    it. Raises UserError for names or shapes that do not fit, with the first one that differs, or the two
-    numbers of classes.
+    The state dict may be the whole file (also .safetensors) or lie under one of the keys `RAW`, `EMA`, `SWA`.
+    `which`: the weights themselves, their moving or their stochastic average; None: the moving average if
+    there is one, else the weights themselves. A prefix that all names share (`module.`, `_orig_mod.`,
+    `model.`, `backbone.`) is removed where the model's names lack it. Raises UserError for names or
+    shapes that do not fit, with the first one that differs, or the two numbers of classes.
+    """
+    state, taken = read_weights(model, path, which)
+    put_weights(model, state, path)
+    return taken
+
+
+def read_weights(
+    model: nn.Module, path: Path | str, which: Which | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """Return a checkpoint's tensors by the model's names, and what was taken of it; as for `load_weights`.
+
+    The model stays as it is. Whether the tensors fit is left to `put_weights`.
     """
     state, taken = _state_dict(load_tensors(path), which, path)
-    own = model.state_dict()
-    state, prefix = _without_prefix(state, own)
-    if prefix:
-        taken = f"{taken}, without the prefix {prefix!r}"
-    _check_fits(state, own, path)
-    model.load_state_dict(state, strict=False)
-    return taken
+    state, prefix = _without_prefix(state, model.state_dict())
+    return state, f"{taken}, without the prefix {prefix!r}" if prefix else taken
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Put a state dict into the model. Raises UserError, led by `path`, as `load_weights` does."""
+    _check_fits(state, model.state_dict(), path)
+    model.load_state_dict(dict(state), strict=False)
 
 
 def _safe_globals() -> list[Any]:
@@ -89,19 +112,21 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(content: Any, which: Which | None, path: Path | str) -> tuple[dict[str, Tensor], str]:
     """Return names to tensors, and where they lay. Raises UserError when there are none."""
-    if which not in (None, *get_args(Which)):
-        raise UserError(f"weights: expected raw or ema, got {which!r}")
+    if which not in (None, *_KEYS):
+        raise UserError(f"weights: expected {listed(_KEYS, 'or')}, got {which!r}")
     if isinstance(content, Mapping):
-        found = {key: _tensors(content.get(key)) for key in (*EMA, *RAW)}
-        keys = {"raw": RAW, "ema": EMA, None: (*EMA, *RAW)}[which]
-        for key in keys:
-            if state := found[key]:
-                others = [name for name in EMA if found[name]] if key in RAW else []
-                note = f" and not {others[0]!r}" if others else ""
-                note = " (the moving average)" if key in EMA else note
-                return state, f"{key!r}{note}"
-        if which == "ema":
-            raise UserError(f"{path}: holds no moving average of weights ({', '.join(EMA[:3])}, …)")
+        found = {key: _tensors(content.get(key)) for keys in _KEYS.values() for key in keys}
+        preferred: tuple[Which, ...] = ("ema", "raw") if which is None else (which,)
+        for kind in preferred:
+            for key in _KEYS[kind]:
+                if state := found[key]:
+                    others = [name for name in (*EMA, *SWA) if found[name]]
+                    note = f" ({_TITLES[kind]})" if kind != "raw" else ""
+                    note = f" and not {others[0]!r}" if kind == "raw" and others else note
+                    return state, f"{key!r}{note}"
+        if which in ("ema", "swa"):
+            names = ", ".join(_KEYS[which][:3])
+            raise UserError(f"{path}: holds no {_TITLES[which].removeprefix('the ')} of weights ({names}, …)")
         if state := _tensors(content):
             return state, "the whole file"
     raise UserError(f"{path}: holds no state dict (names to tensors)")

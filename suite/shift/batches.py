@@ -14,34 +14,62 @@ LOGITS = ("logits", "out", "output", "outputs")
 
 # Takes what a network returns and gives its (N, K) logits.
 Logits = Callable[[Any], Tensor]
+# (N, C, *), or images (3, H, W) of different sizes in a list, as torchvision's detectors take them.
+Images = Tensor | list[Tensor]
 
 
-def images_of(batch: Any, purpose: str) -> Tensor:
-    """Return the images (N, C, *) of a batch.
+def images_of(batch: Any, purpose: str) -> Images:
+    """Return the images of a batch: (N, C, *), or a list of N images (3, H, W) for a detector.
 
-    A batch is a tensor, (images, labels), a mapping with one of the keys `IMAGES`, or an object with
-    `images_NCHW`. Raises UserError, led by `purpose`, for another one, and for images of whole numbers 0 to
-    255, which no network is trained on.
+    A batch is a tensor, (images, labels), a list of images, (images, targets) with the images in a list or
+    tuple, a mapping with one of the keys `IMAGES`, or an object with `images_NCHW`. Raises UserError, led by
+    `purpose`, for another one, and for images of whole numbers 0 to 255, which no network is trained on.
     """
     images = batch
     if hasattr(batch, "images_NCHW"):
         images = batch.images_NCHW
     elif isinstance(batch, Mapping):
         images = _first(batch, IMAGES)
-    elif isinstance(batch, tuple | list) and batch:
+    elif isinstance(batch, tuple | list) and batch and not (isinstance(batch, list) and _are_images(batch)):
         images = batch[0]
-    if not isinstance(images, Tensor):
+    parts = list(images) if _are_images(images) else [images]
+    if not all(isinstance(part, Tensor) for part in parts):
         found = f"{type(batch).__module__}.{type(batch).__qualname__}".removeprefix("builtins.")
         inside = f", which holds {type(images).__name__}" if images is not batch else ""
         raise UserError(
-            f"{purpose}: a batch is {found}{inside}; expected a tensor of images, (images, labels), or a "
-            f"mapping with {' or '.join(IMAGES[:2])}"
+            f"{purpose}: a batch is {found}{inside}; expected a tensor of images, (images, labels), a "
+            f"mapping with {' or '.join(IMAGES[:2])}, or for a detector a list of images (3, H, W)"
         )
-    if images.dtype is torch.uint8:
+    if any(part.dtype is torch.uint8 for part in parts):
         raise UserError(
             f"{purpose}: the images are uint8, 0 to 255; normalise them as in training, as floating point"
         )
-    return images
+    return images if isinstance(images, Tensor) else parts
+
+
+def placed(images: Images, device: torch.device, dtype: torch.dtype) -> Images:
+    """Return the images on a device and, unless they are whole numbers, in a type."""
+    if isinstance(images, list):
+        return [_placed(image, device, dtype) for image in images]
+    return _placed(images, device, dtype)
+
+
+def means_of(images: Images) -> Tensor:
+    """Return the mean value of each image, (N,) on the CPU, by which images are told apart."""
+    if isinstance(images, list):
+        return torch.stack([image.float().mean() for image in images]).cpu()
+    return images.float().flatten(1).mean(dim=1).cpu()
+
+
+def _placed(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return images.to(device, dtype if images.is_floating_point() else images.dtype, non_blocking=True)
+
+
+def _are_images(value: Any) -> bool:
+    """Return whether this is a list or tuple of images (3, H, W)."""
+    if not isinstance(value, tuple | list) or not value:
+        return False
+    return all(isinstance(one, Tensor) and one.dim() == 3 and len(one) == 3 for one in value)
 
 
 def labels_of(batch: Any) -> Tensor | None:

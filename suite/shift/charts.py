@@ -31,6 +31,33 @@ def profile_chart(frame: pd.DataFrame) -> alt.Chart:
     return sized
 
 
+def statistics_chart(frame: pd.DataFrame) -> alt.Chart:
+    """Scaled ESM_μ by depth, a line for each kind of statistics."""
+    chart = alt.Chart(frame).mark_line(point=True)
+    chart = chart.encode(
+        x=_depth(),
+        y=alt.Y("esm_mu_scaled:Q", title="ESM μ, scaled"),
+        color=alt.Color("statistics:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
+        tooltip=["layer:N", "statistics:N", alt.Tooltip("esm_mu_scaled:Q", format=".4~g")],
+    )
+    sized: alt.Chart = chart.properties(width=WIDTH_PX, height=HEIGHT_PX)
+    return sized
+
+
+def deployment_chart(frame: pd.DataFrame) -> alt.Chart:
+    """Top-1 of each form of a network, by the statistics that were frozen in."""
+    chart = alt.Chart(frame).mark_bar()
+    chart = chart.encode(
+        x=alt.X("top1_percent:Q", title="Top-1 (%)"),
+        y=alt.Y("network:N", title=None, sort=None),
+        yOffset=alt.YOffset("statistics:N", sort=None),
+        color=alt.Color("statistics:N", title=None, scale=alt.Scale(range=[OWN, INHERITED])),
+        tooltip=["network:N", "statistics:N", alt.Tooltip("top1_percent:Q", format=".4~g")],
+    )
+    sized: alt.Chart = chart.properties(width=WIDTH_PX)
+    return sized
+
+
 def attribution_chart(frame: pd.DataFrame, statistic: str) -> LayeredChart:
     """Signed shares of a layer's ESM, stacked by depth, and ESM itself as a line with its sampling error."""
     chosen, title = frame[frame.statistic == statistic], f"Share of ESM {SYMBOLS[statistic]}"

@@ -34,6 +34,7 @@ def diagnose(
     evaluation_batches: Iterable[Any],
     *,
     logits: Logits | None = None,
+    averaged_weights: bool = False,
 ) -> Diagnosis:
     """Name the causes for which `model` is worse in evaluation than in training, and what each remedy gives.
 
@@ -46,9 +47,10 @@ def diagnose(
     The batches are (images (N, C, *), labels (N,)) or loader batches. They are read repeatedly, and must be
     the same each time. The training batches should be as large as in training, preprocessed as for
     evaluation, and in the order of an epoch, with an incomplete last one if the training had it. `logits`
-    takes the (N, K) logits out of what the model returns. The model is restored; its `training` flags, as
-    given, are evidence too. Costs four passes, and two for each remedy that is tried; where a layer stands
-    out, also one for each such layer.
+    takes the (N, K) logits out of what the model returns. `averaged_weights`: they are an average of several
+    networks' (EMA, SWA, a soup), which their estimates do not show. The model is restored; its `training`
+    flags, as given, are evidence too. Costs four passes, and two for each remedy that is tried;
+    where a layer stands out, also one for each such layer.
 
     Returns the findings, ordered by the accuracy that they cost, and a verdict; a healthy network has no
     harmful finding. Raises UserError for a network without estimates, for batches that have no labels, fewer
@@ -57,7 +59,8 @@ def diagnose(
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError(f"{PURPOSE}: needs all batches in one process, not in {dist.get_world_size()}")
-    return _Examination(observe(model, training_batches, evaluation_batches, logits)).diagnosis()
+    observed = observe(model, training_batches, evaluation_batches, logits)
+    return _Examination(replace(observed, has_averaged_weights=averaged_weights)).diagnosis()
 
 
 @dataclass(frozen=True)

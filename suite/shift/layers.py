@@ -1,8 +1,9 @@
 """Finds the BN layers of a network, reads and writes their estimates, and restores a model afterwards."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from suite.errors import UserError
 # torch.compile wraps a module in one whose only child has this name.
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
 _STATISTIC = re.compile(r"(.*?)[._]?running_(mean|var)")
+# Norms with frozen statistics: FrozenBatchNorm2d of torchvision, detectron2 and DETR, FrozenBN, InPlaceABN.
+_FROZEN = re.compile(r"BatchNorm|BN")
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -37,13 +40,20 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return by name the layers that normalise with constants, such as torchvision's FrozenBatchNorm2d."""
+    """Return by name the layers that normalise with constants, such as torchvision's FrozenBatchNorm2d.
+
+    They are those whose class is named after BN and which have a running mean and variance (C,).
+    """
+
+    def statistics(module: nn.Module) -> list[Any]:
+        return [getattr(module, key, None) for key in ("running_mean", "running_var")]
+
     return {
         _plain(name): module
         for name, module in model.named_modules()
-        if "BatchNorm" in type(module).__name__
+        if _FROZEN.search(type(module).__name__)
         and not isinstance(module, _BatchNorm | torch.jit.ScriptModule)
-        and all(isinstance(getattr(module, key, None), Tensor) for key in ("running_mean", "running_var"))
+        and all(isinstance(value, Tensor) and value.dim() == 1 for value in statistics(module))
     }
 
 
@@ -60,12 +70,21 @@ def unknown_statistics(model: nn.Module) -> dict[str, str]:
     return {match[1]: why for match in names if match is not None and match[1] not in known}
 
 
-def check_visible(model: nn.Module, purpose: str) -> None:
-    """Raise UserError, led by `purpose`, when all running statistics are where no BN layer is known."""
-    hidden = unknown_statistics(model)
-    if hidden and not batch_norm_layers(model) and not frozen_layers(model):
+def check_visible(model: nn.Module, purpose: str, others: Collection[str] = ()) -> None:
+    """Raise UserError, led by `purpose`, when all running statistics are where no BN layer is known.
+
+    `others`: places whose statistics are known to be used by something else than a layer.
+    """
+    hidden = {name: why for name, why in unknown_statistics(model).items() if name not in others}
+    if hidden and not others and not batch_norm_layers(model) and not frozen_layers(model):
         name, why = next(iter(hidden.items()))
         raise UserError(f"{purpose}: {name or type(model).__name__}: {why}")
+
+
+def owner_of(buffer: str) -> str:
+    """Return whose statistic a buffer of this name is: the layer's name, or the buffer's own."""
+    match = _STATISTIC.fullmatch(_plain(buffer))
+    return match[1] if match is not None else _plain(buffer)
 
 
 def keeps_statistics(model: nn.Module) -> bool:
@@ -92,6 +111,11 @@ def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
         what = none if layers else "has no BN layer"
         raise UserError(f"{purpose}: {type(model).__name__} {what}, so nothing is estimated")
     return found
+
+
+def has_estimates(model: nn.Module) -> bool:
+    """Return whether any BN layer keeps running statistics."""
+    return any(layer.running_var is not None for layer in batch_norm_layers(model).values())
 
 
 def estimates(layer: nn.Module) -> tuple[Tensor, Tensor]:

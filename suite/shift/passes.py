@@ -4,17 +4,16 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from suite.errors import UserError
-from suite.shift.batches import Logits, images_of, labels_of, logits_of
+from suite.shift.batches import Logits, images_of, labels_of, logits_of, placed
+from suite.shift.functional import BatchNormCalls
 from suite.shift.layers import batch_norm_layers, centres, frozen_layers, is_untrained, num_channels
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
 from suite.shift.resample import GroupMoments
@@ -67,7 +66,8 @@ class Pass:
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
     the batches have no labels or the network gives no (N, K) logits. `right_N` says of each of this rank's
     images, in their order, whether its label was the largest logit; None as above. `unhooked` are the layers
-    whose `forward` is called directly, which no hook sees.
+    whose `forward` is called directly, which no hook sees. `functional`: statistics with which F.batch_norm
+    was called and which belong to no layer; `num_unnamed`: calls with such that are nowhere in the network.
     """
 
     inputs: Mapping[str, LayerInputs]
@@ -76,6 +76,8 @@ class Pass:
     top1_percent: float | None
     unhooked: frozenset[str] = frozenset()
     right_N: Tensor | None = None
+    functional: Mapping[str, nn.Module] = field(default_factory=dict)
+    num_unnamed: int = 0
 
     def notes(self, layers: Mapping[str, nn.Module]) -> dict[str, str]:
         """Return a warning for each called layer whose numbers need one, by layer name."""
@@ -110,25 +112,27 @@ def run_pass(
     logits: Logits | None = None,
     adapt: Adapt | None = None,
     with_frozen: bool = False,
+    with_functional: bool = False,
     over_ranks: bool = True,
 ) -> Pass:
     """Run the model, in the mode that it is in, over batches as `suite.shift.batches.images_of` takes them.
 
     A compiled model runs uncompiled, since compiled code calls no hooks. Images go to the device and, unless
     they are integers, to the type of the first parameter. `logits` takes the (N, K) logits out of what the
-    model returns; `with_frozen` records layers that normalise with constants, too. Under torch.distributed
-    every rank gives its own share and gets the pass of all, unless
-    `over_ranks` is false and the pass is this rank's alone. Raises UserError, with `purpose` in front, when
-    there are no images, when a BN layer that uses batch statistics gets a single value per channel, when
-    `adapt` cannot reach a layer, and when a label has no output of the network.
+    model returns; `with_frozen` records layers that normalise with constants, too, and `with_functional`, in
+    a single process, what F.batch_norm is given with buffers of no layer. Under torch.distributed every rank
+    gives its own share and gets the pass of all, unless `over_ranks` is false and the pass is this rank's
+    alone. Raises UserError, with `purpose` in front, when there are no images, when a BN layer that uses
+    batch statistics gets a single value per channel, when `adapt` cannot reach a layer, and when a label has
+    no output of the network.
     """
     parameter = next(model.parameters(), torch.empty(0))
     right: list[Tensor] = []
-    with recording(model, purpose, adapt=adapt, with_frozen=with_frozen) as recorder:
+    is_joined = over_ranks and dist.is_initialized()
+    options = {"with_frozen": with_frozen, "with_functional": with_functional and not is_joined}
+    with recording(model, purpose, adapt=adapt, **options) as recorder:
         for batch in recorder.watched(batches):
-            images_NCHW = images_of(batch, purpose)
-            dtype = parameter.dtype if images_NCHW.is_floating_point() else images_NCHW.dtype
-            output = model(images_NCHW.to(recorder.device, dtype, non_blocking=True))
+            output = model(placed(images_of(batch, purpose), recorder.device, parameter.dtype))
             logits_NK = logits_of(output, logits) if with_labels else None
             labels_N = labels_of(batch) if with_labels else None
             if labels_N is not None and logits_NK is not None:
@@ -140,14 +144,20 @@ def run_pass(
 
 @contextmanager
 def recording(
-    model: nn.Module, purpose: str, *, adapt: Adapt | None = None, with_frozen: bool = False
+    model: nn.Module,
+    purpose: str,
+    *,
+    adapt: Adapt | None = None,
+    with_frozen: bool = False,
+    with_functional: bool = False,
 ) -> Iterator["Recorder"]:
     """Record the inputs of BN layers while something else runs the model over `Recorder.watched` batches.
 
     For those that run the model anyway, such as an evaluation. Arguments are those of `run_pass`.
     """
     layers: dict[str, nn.Module] = {**batch_norm_layers(model)}
-    recorder = Recorder(model, layers | frozen_layers(model) if with_frozen else layers, purpose, adapt)
+    layers |= frozen_layers(model) if with_frozen else {}
+    recorder = Recorder(model, layers, purpose, adapt, with_functional)
     with ExitStack() as hooks:
         hooks.enter_context(_uncompiled())
         for name, layer in recorder.layers.items():
@@ -181,9 +191,17 @@ class Recorder:
     """Records the moments of BN layers' inputs, as a forward pre-hook of each."""
 
     def __init__(
-        self, model: nn.Module, layers: Mapping[str, nn.Module], purpose: str, adapt: Adapt | None
+        self,
+        model: nn.Module,
+        layers: dict[str, nn.Module],
+        purpose: str,
+        adapt: Adapt | None,
+        with_functional: bool,
     ) -> None:
         self.layers, self.purpose, self.adapt = layers, purpose, adapt
+        self.with_functional = with_functional
+        self.functions = BatchNormCalls(model, list(layers.values()), self.record_call)
+        self.functional: dict[str, nn.Module] = {}
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.inputs: dict[str, LayerInputs] = {}
         self.num_images = self.num_batches = 0
@@ -197,7 +215,8 @@ class Recorder:
                 continue
             self.num_images += count
             self.num_batches += 1
-            with self._watching_functions() if self.num_batches == 1 else nullcontext():
+            is_watched = self.num_batches == 1 or self.functional
+            with self._watching_functions() if is_watched else nullcontext():
                 yield batch
 
     def result(self, labels: tuple[int, int] = (0, 0), *, over_ranks: bool = True) -> Pass:
@@ -217,16 +236,22 @@ class Recorder:
     @contextmanager
     def _watching_functions(self) -> Iterator[None]:
         """Note which layers normalise without calling their hooks. Raises UserError where it matters."""
-        functions = _BatchNormCalls()
-        with functions:
+        with self.functions:
             yield
+        means = self.functions.running_means
         self.unhooked = frozenset(
             name
             for name, layer in self.layers.items()
-            if name not in self.inputs and any(layer.running_mean is mean for mean in functions.running_means)
+            if name not in self.inputs and any(layer.running_mean is mean for mean in means)
         )
         if self.unhooked and self.adapt is not None:
             raise UserError(f"{self.purpose}: {min(self.unhooked)} {PAST_HOOKS}")
+
+    def record_call(self, name: str, layer: nn.Module, x_NC: Tensor) -> None:
+        """Record what F.batch_norm is given with statistics of no layer, as if it were a layer's input."""
+        if self.with_functional:
+            self.layers[name] = self.functional[name] = layer
+            self.record(name, layer, (x_NC,), {})
 
     def _near(self, layer: nn.Module) -> Tensor | None:
         """Return numbers near the layer's mean; none where the moments are for the layer itself to use."""
@@ -257,21 +282,6 @@ class Recorder:
             self.adapt(name, len(x_NC), count, mean_C, var_C)
 
 
-class _BatchNormCalls(TorchFunctionMode):
-    """Collects the running means with which F.batch_norm is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.running_means: list[Any] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.batch_norm:
-            self.running_means.append(args[1] if len(args) > 1 else (kwargs or {}).get("running_mean"))
-        return func(*args, **(kwargs or {}))
-
-
 def _uncompiled() -> AbstractContextManager[Any]:
     """Let compiled code run as it was written: a hook that is registered after compiling is not called."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
@@ -299,4 +309,5 @@ def _joined(recorder: Recorder, counts: tuple[int, int, int, int], purpose: str,
     if over_ranks:
         reduce_over_ranks([group for seen in inputs.values() for group in seen.groups])
     top1_percent = 100 * num_right / num_images if num_labelled == num_images else None
-    return Pass(inputs, num_images, num_batches, top1_percent, recorder.unhooked)
+    found = Pass(inputs, num_images, num_batches, top1_percent, recorder.unhooked)
+    return replace(found, functional=recorder.functional, num_unnamed=recorder.functions.num_unnamed)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from suite.errors import UserError
 from suite.metrics import CROSS, PROBED
+from suite.shift.functional import UNNAMED, UNNAMED_WHY
 from suite.shift.layers import (
     batch_norm_layers,
     check_visible,
@@ -139,21 +141,31 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
 
     `batches` yields images (N, C, *), (images, labels) pairs or loader batches; under torch.distributed each
     rank gives its own share, and every rank gets the profile of all. `per_channel` keeps the signed
-    differences. Layers that normalise with constants (FrozenBatchNorm2d) are measured as well. The model's
+    differences. Detectors get their images as they take them: see `suite.shift.batches.images_of`. Layers
+    that normalise with constants (FrozenBatchNorm2d) are measured as well, and so are calls of F.batch_norm
+    in inference mode with buffers of the network's own, by the name of the buffers. The model's
     modes, hooks and buffers are restored. A network without BN gives a profile without layers. Raises
     UserError when there are no images, and when no layer of a network with running statistics can be seen.
     """
-    check_visible(model, "probe")
+    if isinstance(model, GraphModule):  # an exported one has no inference mode
+        check_visible(model, "probe")
     with preserved(model):
         model.eval()
-        seen = run_pass(model, batches, "probe", with_frozen=True)
+        seen = run_pass(model, batches, "probe", with_frozen=True, with_functional=True)
     return profile_of(model, seen, per_channel=per_channel)
 
 
 def profile_of(model: nn.Module, seen: Pass, *, per_channel: bool = False) -> ShiftProfile:
-    """Return the profile of a pass in inference mode, `with_frozen`."""
+    """Return the profile of a pass in inference mode, with frozen layers and functional ones.
+
+    Raises UserError when no layer of a network with running statistics was seen.
+    """
+    check_visible(model, "probe", seen.functional)
+    hidden = {name: why for name, why in unknown_statistics(model).items() if name not in seen.functional}
+    hidden |= {UNNAMED: UNNAMED_WHY} if seen.num_unnamed else {}
     layers = {**batch_norm_layers(model), **frozen_layers(model)}
-    skipped = unknown_statistics(model) | skipped_layers(layers, seen)
+    skipped = hidden | skipped_layers(layers, seen)
+    layers |= seen.functional
     measured = [name for name in seen.inputs if name not in skipped]
     return ShiftProfile(
         tuple(_layer_shift(name, layers[name], seen.inputs[name], per_channel) for name in measured),

@@ -54,6 +54,15 @@ else:
     ScheduleName, PrecisionName = Literal[tuple(SCHEDULES)], Literal[tuple(PRECISIONS)]
 
 
+class SwaSpec(Spec):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights at the ends of epochs."""
+
+    start: float = Field(0.75, ge=0, lt=1, description="share of the epochs before the averaged ones")
+    lr: float | None = Field(
+        None, gt=0, description="constant learning rate of the averaged epochs; null: the schedule's"
+    )
+
+
 class RecipeSpec(Spec):
     """The optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
 
@@ -77,6 +86,17 @@ class RecipeSpec(Spec):
     precision: PrecisionName = Field("fp32", description=described(PRECISIONS))
     channels_last: bool = Field(False, description="lay out images and weights as NHWC")
     compile: bool = Field(False, description="train with torch.compile")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="also keep an exponential moving average of weights and estimates, updated at each step: "
+        "average ← decay · average + (1 − decay) · weights; null: none",
+    )
+    swa: SwaSpec | None = Field(
+        None,
+        description="also keep the mean of the weights at the ends of the last epochs; null: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
@@ -88,10 +108,20 @@ class RecipeSpec(Spec):
             raise ValueError(f"final_lr ({self.final_lr:g}) exceeds lr ({self.lr:g})")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise: {list(self.milestones)}")
+        if self.swa is not None and self.swa_start_epoch < self.warmup_epochs:
+            begins = f"swa begins after {self.swa_start_epoch} of {self.epochs} epochs"
+            raise ValueError(f"{begins}, within warmup_epochs ({self.warmup_epochs:g}): raise swa.start")
         return self
+
+    @property
+    def swa_start_epoch(self) -> int:
+        """How many epochs pass before the first one that SWA averages; all of them without SWA."""
+        return self.epochs if self.swa is None else math.floor(self.swa.start * self.epochs + 1e-9)
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a (fractional) epoch. It depends on nothing else, as resuming needs."""
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs
+        if self.swa is not None and self.swa.lr is not None and epoch >= self.swa_start_epoch:
+            return self.swa.lr
         return SCHEDULES[self.schedule].lr(self, epoch)

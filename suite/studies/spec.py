@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
-from suite.metrics import METRICS, ON_TRAINING_IMAGES
+from suite.metrics import METRICS, ON_TRAINING_IMAGES, Metric
 from suite.specs.base import Spec
 from suite.studies.space import AXES, Space, check_order, kinds
 
@@ -45,6 +45,8 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
     if metric in ON_TRAINING_IMAGES:
         is_probed = measure.is_probed(epoch, epochs) and not isinstance(run.model.norm, BatchFreeSpec)
         return is_evaluated and measure.eval_train and (is_probed or not METRICS[metric].per_layer)
+    if METRICS[metric].weights != "raw":
+        return _is_average_due(run, METRICS[metric], epoch)
     if METRICS[metric].per_layer or metric == "top1_precise_percent":
         if isinstance(run.model.norm, BatchFreeSpec):
             return False  # no BN, so no estimates
@@ -52,6 +54,20 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
             return is_last and measure.precise_bn_images > 0
         return measure.is_probed(epoch, epochs) if metric in VALIDATED else measure.tid
     return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
+
+
+def _is_average_due(run: Run, metric: Metric, epoch: int) -> bool:
+    """Whether a run measures a metric of averaged weights at the end of an epoch."""
+    measure, epochs = run.measure, run.recipe.epochs
+    begins = {"ema": 0 if run.recipe.ema_decay is not None else epochs, "swa": run.recipe.swa_start_epoch}
+    if epoch <= begins[metric.weights]:
+        return False
+    is_precise = "_precise" in metric.name
+    if not is_precise and not metric.per_layer:
+        return measure.is_evaluated(epoch, epochs)
+    has_images = measure.precise_bn_images > 0 or not is_precise
+    is_probed = measure.is_probed(epoch, epochs) and not isinstance(run.model.norm, BatchFreeSpec)
+    return is_probed and has_images
 
 
 class StoppingSpec(Spec):

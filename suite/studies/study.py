@@ -189,8 +189,8 @@ def _check_objectives(study: Study) -> None:
     for metric in study.metrics:
         if not any(is_due(run, metric, run.recipe.epochs) for run in study.samples):
             raise UserError(
-                f"objectives: none of its runs measures {metric}: it takes BN layers, and for "
-                "top1_precise_percent measure.precise_bn_images above 0"
+                f"objectives: none of its runs measures {metric}: it takes BN layers, for PreciseBN "
+                "measure.precise_bn_images above 0, and for averaged weights recipe.ema_decay or recipe.swa"
             )
     first, kind = study.metrics[0], study.spec.scheduler.kind
     in_time = (is_due(run, first, n) for run in study.samples for n in range(1, run.recipe.epochs))

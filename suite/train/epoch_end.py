@@ -8,11 +8,17 @@ from torch import nn
 from suite.data import val_loader
 from suite.errors import Diverged
 from suite.experiment import Run
+from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped
 from suite.train.heartbeat import Heartbeat, Next
-from suite.train.measure import evaluate_and_probe, measure_training_images, top1_with_precise_bn
+from suite.train.measure import (
+    evaluate_and_probe,
+    measure_average,
+    measure_training_images,
+    top1_with_precise_bn,
+)
 from suite.train.metric_logger import MetricLogger
 
 log = logging.getLogger("shiftbench")
@@ -29,7 +35,8 @@ class StopRequested(Exception):
 class EpochEnd:
     """Evaluates and probes `model` after the epochs that `run.measure` names, and logs the results.
 
-    Keeps the weights of the best epoch in `checkpoints`, which is None on every rank but the first.
+    The networks of averaged weights are measured in the same epochs. Keeps the weights of the best epoch in
+    `checkpoints`, which is None on every rank but the first.
     """
 
     def __init__(
@@ -37,11 +44,12 @@ class EpochEnd:
         run: Run,
         ranks: Ranks,
         model: nn.Module,
+        averages: WeightAverages,
         metrics: MetricLogger,
         checkpoints: CheckpointStore | None,
         heartbeat: Heartbeat,
     ) -> None:
-        self.run, self.ranks, self.model = run, ranks, model
+        self.run, self.ranks, self.model, self.averages = run, ranks, model, averages
         self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
         self.best_top1_percent = -1.0
 
@@ -87,6 +95,19 @@ class EpochEnd:
                     top1_percent = top1_with_precise_bn(run, *place)
                     self._raise_if_stopped(step)
                 self.metrics.shift(profile, top1_percent, epoch=epoch, step=step)
+            for weights, network in self.averages.networks.items():
+                self.ranks.share_buffers(network)
+                average = measure_average(
+                    run,
+                    network,
+                    self.ranks,
+                    batches,
+                    is_stop_requested,
+                    with_top1=is_evaluated,
+                    with_shift=is_probed,
+                )
+                self._raise_if_stopped(step)
+                self.metrics.average(weights, average, epoch=epoch, step=step)
         finally:
             loader.close()
 

@@ -21,6 +21,7 @@ from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
+from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
@@ -55,9 +56,13 @@ class Trainer:
         if run.recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(ranks.device)
-        self.model = set_norm_batch_size(
-            model, run.batch.norm, run.batch.per_gpu, ranks.device, run.system.collective_timeout_s
-        )
+
+        def prepared(network: nn.Module) -> nn.Module:
+            batch, timeout_s = run.batch, run.system.collective_timeout_s
+            return set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
+
+        self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
+        self.model = prepared(model)
         self.optimizer = build_optimizer(self.model, run.recipe)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
@@ -69,7 +74,9 @@ class Trainer:
         self.metrics = MetricLogger(ranks, record)
         self.checkpoints = None if record is None else CheckpointStore(record.paths)
         self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
-        self.epoch_end = EpochEnd(run, ranks, self.model, self.metrics, self.checkpoints, self.heartbeat)
+        self.epoch_end = EpochEnd(
+            run, ranks, self.model, self.averages, self.metrics, self.checkpoints, self.heartbeat
+        )
 
     @property
     def epoch(self) -> int:
@@ -140,6 +147,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.averages.update(self.model, self.step)
         self.meter.step_done()
         return total
 
@@ -232,6 +240,7 @@ class Trainer:
         """Write a checkpoint of this step. Resuming from it cuts the measurements back to `size_bytes`."""
         state = {
             "model": self.model.state_dict(),
+            **self.averages.state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
@@ -247,6 +256,7 @@ class Trainer:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+        self.averages.load(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         sums_R4 = state["epoch_sums"]

@@ -1,7 +1,7 @@
 """Measures a run beyond its accuracy: the shift, PreciseBN's accuracy, TID, and the work of a step."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -15,8 +15,9 @@ from suite.shift import (
     precise_statistics,
     with_statistics,
 )
-from suite.shift.layers import batch_norm_layers, check_visible
+from suite.shift.layers import batch_norm_layers
 from suite.shift.passes import recording
+from suite.shift.precise import Statistics
 from suite.shift.probe import profile_of
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation, UntilStopped, evaluate
@@ -31,7 +32,6 @@ def evaluate_and_probe(
     # Both in the run's own precision: otherwise rounding would appear as estimation shift.
     if not with_shift:
         return evaluate(model, batches, ranks, run.recipe.precision), None
-    check_visible(model, "probe")
     with recording(model, "probe", with_frozen=True) as recorder:
         result = evaluate(model, recorder.watched(batches), ranks, run.recipe.precision)
     return result, profile_of(model, recorder.result())
@@ -45,21 +45,62 @@ def top1_with_precise_bn(
     is_asked_to_stop: Callable[[], bool],
 ) -> float | None:
     """Return top-1 (%) with PreciseBN's statistics, or None where the run does not ask for it."""
-    images_wanted = run.measure.precise_bn_images
-    if not images_wanted or not batch_norm_layers(model):
+    if not run.measure.precise_bn_images or not batch_norm_layers(model):
         return None
+    with with_statistics(model, _re_estimated(run, model, ranks, is_asked_to_stop)):
+        return evaluate(model, val_batches, ranks, run.recipe.precision).top1_percent
+
+
+def _re_estimated(
+    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
+) -> Statistics:
+    """Return PreciseBN's statistics of `model` over `measure.precise_bn_images` training images."""
     # The training stream after its last step: augmented as in training, and the same after a resumption.
     last_step = run.recipe.epochs * steps_per_epoch(run)
     loader = train_loader(run, start_step=last_step, **ranks.place)
     try:
-        passes = -(-images_wanted // (run.batch.per_gpu * ranks.world_size))
+        passes = -(-run.measure.precise_bn_images // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
-            batches = UntilStopped(islice(loader, passes), is_asked_to_stop)
-            statistics = precise_statistics(model, batches)
+            return precise_statistics(model, UntilStopped(islice(loader, passes), is_asked_to_stop))
     finally:
         loader.close()
-    with with_statistics(model, statistics):
-        return evaluate(model, val_batches, ranks, run.recipe.precision).top1_percent
+
+
+@dataclass(frozen=True)
+class OnAverage:
+    """Of averaged weights, over the validation images: top-1 (%) and shift, with two kinds of statistics.
+
+    None: not measured. `precise` are those with PreciseBN's statistics over training images.
+    """
+
+    top1_percent: float | None = None
+    profile: ShiftProfile | None = None
+    top1_precise_percent: float | None = None
+    profile_precise: ShiftProfile | None = None
+
+
+def measure_average(
+    run: Run,
+    network: torch.nn.Module,
+    ranks: Ranks,
+    val_batches: Iterable[Batch],
+    is_asked_to_stop: Callable[[], bool],
+    *,
+    with_top1: bool,
+    with_shift: bool,
+) -> OnAverage:
+    """Measure a network of averaged weights with the statistics it has and, `with_shift`, re-estimated ones.
+
+    Statistics are re-estimated for each network: those of the trained weights belong to other activations.
+    """
+    place = (run, network, ranks, val_batches)
+    result, profile = evaluate_and_probe(*place, with_shift=with_shift)
+    found = OnAverage(result.top1_percent if with_top1 else None, profile)
+    if profile is None or not profile.layers or not run.measure.precise_bn_images:
+        return found
+    with with_statistics(network, _re_estimated(run, network, ranks, is_asked_to_stop)):
+        result, profile = evaluate_and_probe(*place, with_shift=True)
+    return replace(found, top1_precise_percent=result.top1_percent, profile_precise=profile)
 
 
 def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from suite.data import Loader
-from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA
+from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA, Weights
 from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation
-from suite.train.measure import OnTrainingImages
+from suite.train.measure import OnAverage, OnTrainingImages
 
 log = logging.getLogger("shiftbench")
 
@@ -91,6 +91,21 @@ class MetricLogger:
             self._per_layer(layers, values, "val", epoch=epoch, step=step)
         if top1_precise_percent is not None:
             self.measure("top1_precise_percent", top1_precise_percent, "val", epoch=epoch, step=step)
+
+    def average(self, weights: Weights, found: OnAverage, *, epoch: int, step: int) -> None:
+        """Write accuracy and shift of averaged weights, as far as they were measured."""
+        parts = (
+            ("", found.top1_percent, found.profile),
+            ("_precise", found.top1_precise_percent, found.profile_precise),
+        )
+        for how, top1_percent, profile in parts:
+            if top1_percent is not None:
+                name = f"top1_{weights}{how}_percent"
+                self.measure(name, top1_percent, "val", epoch=epoch, step=step)
+            if profile is not None and profile.layers:
+                layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
+                values = {f"{n}_{weights}{how}": profile.values(n) for n in (SHIFT_MU, SHIFT_SIGMA)}
+                self._per_layer(layers, values, "val", epoch=epoch, step=step)
 
     def training_images(self, found: OnTrainingImages, *, epoch: int, step: int) -> None:
         """Write accuracy and shift over the training images, in inference mode."""

@@ -147,7 +147,7 @@ def test_a_network_whose_layers_are_hidden_is_refused(batches: Batches) -> None:
 
 
 class Functional(nn.Module):
-    """Its first norm is nn.BatchNorm2d, its second F.batch_norm on buffers of its own."""
+    """Its first norm is nn.BatchNorm2d, its second F.batch_norm on buffers of its own, without a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,10 +159,64 @@ class Functional(nn.Module):
         return F.batch_norm(self.bn(self.conv(x)), self.running_mean, self.running_var)
 
 
-def test_statistics_that_no_layer_uses_are_named(batches: Batches) -> None:
-    profile = probe(Functional(), batches)
-    assert [layer.name for layer in profile.layers] == ["bn"]
-    assert "F.batch_norm on buffers of its own" in profile.skipped[""]
+def test_batch_norm_as_a_function_is_measured_as_a_layer(batches: Batches) -> None:
+    model = Functional().eval()
+    put_statistics(model)
+    profile = probe(model, batches)
+    assert [layer.name for layer in profile.layers] == ["bn", ""]
+    assert profile.skipped == {}
+    # Its input is the output of the layer before it.
+    with torch.no_grad():
+        x = torch.cat([model.bn(model.conv(images)) for images, _ in batches]).double()
+    mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+    found = profile.layers[1]
+    assert found.esm_mu == pytest.approx(float((mean - model.running_mean).norm()), rel=1e-5)
+    assert found.esm_sigma == pytest.approx(float((var.sqrt() - model.running_var.sqrt()).norm()), rel=1e-5)
+
+
+class OwnFrozenNorm(nn.Module):
+    """A frozen norm as people write it: buffers of any name. `how` it gets them to F.batch_norm."""
+
+    def __init__(self, num_channels: int, how: str = "buffers") -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("mu", torch.full((num_channels,), 0.5))
+        self.register_buffer("sigma2", torch.full((num_channels,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mu.clone() if self.how == "copies" else self.mu
+        if self.how == "keywords":
+            return F.batch_norm(input=x, running_var=self.sigma2, running_mean=mean, eps=1e-3)
+        return F.batch_norm(x, mean, self.sigma2)
+
+
+@pytest.mark.parametrize("how", ["buffers", "keywords"])
+def test_frozen_norms_with_buffers_of_any_name_are_measured(batches: Batches, how: str) -> None:
+    model = Net(lambda channels: OwnFrozenNorm(channels, how))
+    profile = probe(model, batches)
+    assert [layer.name for layer in profile.layers] == ["bn1.mu", "bn2.mu"]
+    with torch.no_grad():
+        x = torch.cat([model.conv1(images) for images, _ in batches]).double()
+    expected = float((x.mean(dim=(0, 2, 3)) - 0.5).norm())
+    assert profile.layers[0].esm_mu == pytest.approx(expected, rel=1e-5)
+    assert probe(torch.compile(model, backend="eager"), batches).values("esm_mu") == profile.values("esm_mu")
+
+
+def test_calls_with_statistics_from_nowhere_are_named(batches: Batches) -> None:
+    profile = probe(Net(lambda channels: OwnFrozenNorm(channels, "copies")), batches)
+    assert profile.layers == ()
+    assert "statistics that are no buffers of the network" in profile.skipped["F.batch_norm"]
+
+
+def test_statistics_that_nothing_uses_are_named(batches: Batches) -> None:
+    class Idle(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("old_running_mean", torch.zeros(4))
+
+    profile = probe(Idle(), batches)
+    assert [layer.name for layer in profile.layers] == ["bn1", "bn2"]
+    assert "its running statistics belong to no BN layer" in profile.skipped["old"]
 
 
 class CallsForward(Net):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from suite.shift import Change
+from suite.shift import Change, diagnose
 from suite.shift.diagnosis.causes import CAUSES
 from tests.helpers.diagnosis_plants import (
     DIM,
@@ -66,7 +66,16 @@ CASES = [
 
 
 def test_every_cause_is_planted() -> None:
-    assert {cause for cause, *_ in CASES} == set(CAUSES)
+    assert {cause for cause, *_ in CASES} | {"averaged"} == set(CAUSES)
+
+
+@pytest.mark.parametrize("plant", [stale, slow_momentum])
+def test_averaged_weights_are_the_cause_of_their_estimates(plant: Callable[[], nn.Module]) -> None:
+    """Their momentum and the number of updates are those of the training, and say nothing."""
+    first = diagnose(plant(), batches("train"), batches("val"), averaged_weights=True).findings[0]
+    assert (first.cause, first.is_harmful) == ("averaged", True)
+    assert "an average of several networks'" in first.sentence
+    assert diagnose(healthy(), batches("train"), batches("val"), averaged_weights=True).is_healthy
 
 
 @pytest.mark.parametrize(("cause", "plant", "training", "evaluation"), CASES)

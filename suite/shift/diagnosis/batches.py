@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite.errors import UserError
-from suite.shift.batches import images_of, labels_of
+from suite.shift.batches import images_of, labels_of, means_of
 from suite.shift.passes import check_repeatable
 
 MIN_IMAGES, MIN_BATCHES = 50, 4  # fewer show no difference below some 15 points, and no noise between batches
@@ -35,10 +35,10 @@ class SameBatches:
         """Yield the even (0), the odd (1) or all batches (None), without empty ones."""
         is_first, number = not self._first, 0
         for batch in self._batches:
-            images_NC = images_of(batch, PURPOSE)
-            if len(images_NC) == 0:
+            images = images_of(batch, PURPOSE)
+            if len(images) == 0:
                 continue
-            means_N, labels_N = images_NC.float().flatten(1).mean(dim=1).cpu(), labels_of(batch)
+            means_N, labels_N = means_of(images), labels_of(batch)
             labels_N = None if labels_N is None else labels_N.cpu()
             if is_first:
                 self._first.append((means_N, labels_N))

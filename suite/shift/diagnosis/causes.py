@@ -86,6 +86,13 @@ CAUSES = {
         f"After averaging, pruning or rescaling weights, {PRECISE}. Otherwise compare the preprocessing of "
         "these images with that of the training, and let the learning rate fall at its end.",
     ),
+    "averaged": Cause(
+        "estimates of no averaged network",
+        "The weights are an average of several networks', and no training batch has passed through their "
+        "average: the estimates are {lag:.2g} standard deviations away from the statistics of the training "
+        "images, {ratio:,.0f} times their sampling error.",
+        f"After averaging weights (EMA, SWA, soups), {PRECISE}.",
+    ),
     "short_average": Cause(
         "momentum too large",
         "The averages are too short: with momentum {momentum:g} they cover about {covered:.2g} batches of "

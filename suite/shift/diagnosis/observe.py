@@ -141,6 +141,7 @@ class Observed:
     evaluation_inference: Pass
     own: Statistics
     constants: Statistics = field(default_factory=dict)
+    has_averaged_weights: bool = False
 
     @cached_property
     def exact(self) -> Statistics:

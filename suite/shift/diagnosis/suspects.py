@@ -195,8 +195,8 @@ def last_batch(observed: Observed, current: Statistics) -> Suspicion | None:
 def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
     """Averages that are, in the median layer, further from the population than sampling brings them.
 
-    Those that reach back over a large part of the training lag behind; others are of other weights or images.
-    Where sampling explains the distance, the average is too short.
+    Those that reach back over a large part of the training lag behind; others are of other weights or images,
+    as those of averaged weights are. Where sampling explains the distance, the average is too short.
     """
     distance = median(lag(observed, current, name) for name in observed.layers)
     ratio = median(lag_ratios(observed, current))
@@ -217,6 +217,7 @@ def whole_average(observed: Observed, current: Statistics) -> Suspicion | None:
     }
     if ratio > OUTSTANDING:
         cause = "slow_momentum" if updates and 1 / momentum > REACH * updates else "stale"
+        cause = "averaged" if observed.has_averaged_weights else cause
     elif evidence["error"] > SHORT:
         cause = "short_average"
     else:

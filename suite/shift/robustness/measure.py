@@ -60,7 +60,13 @@ def measure_shift(
     with preserved(model):
         model.eval()
         seen = run_pass(
-            model, tally.watched(batches), PURPOSE, with_labels=True, logits=tally, with_frozen=True
+            model,
+            tally.watched(batches),
+            PURPOSE,
+            with_labels=True,
+            logits=tally,
+            with_frozen=True,
+            with_functional=True,
         )
     profile = profile_of(model, seen)
     has_parts = with_parts and bool(profile.layers)

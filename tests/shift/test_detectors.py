@@ -1,0 +1,131 @@
+"""Detectors: images of different sizes in lists, and norms that are frozen, as torchvision ships them."""
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from suite.errors import UserError
+from suite.shift import probe
+from suite.shift.batches import images_of, labels_of
+
+SIZES = ((40, 48), (56, 36), (48, 48))
+NUM_NORMS = 53  # of a ResNet-50
+
+
+def images(seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(3, *size, generator=generator) for size in SIZES]
+
+
+def targets() -> list[dict[str, Tensor]]:
+    return [{"boxes": torch.tensor([[1.0, 1.0, 9.0, 9.0]]), "labels": torch.tensor([1])} for _ in SIZES]
+
+
+@pytest.fixture(scope="module")
+def detector() -> nn.Module:
+    """As `fasterrcnn_resnet50_fpn(weights="DEFAULT")` builds it, without the weights."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
+    model: nn.Module = FasterRCNN(backbone, num_classes=3, min_size=64, max_size=64)
+    for layer in model.modules():
+        if isinstance(layer, FrozenBatchNorm2d):
+            layer.running_var.fill_(1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        pytest.param([images(), images(1)], id="lists of images"),
+        pytest.param([(images(), targets()), (images(1), targets())], id="images and targets"),
+        pytest.param([(tuple(images()), tuple(targets())), [images(1), targets()]], id="as zip collates"),
+        pytest.param([{"images": images()}, {"images": images(1)}], id="mappings"),
+    ],
+)
+def test_every_frozen_layer_of_a_detector_is_measured(detector: nn.Module, batches: list[Any]) -> None:
+    profile = probe(detector, batches)
+    frozen = {n for n, m in detector.named_modules() if isinstance(m, FrozenBatchNorm2d)}
+    assert len(frozen) == NUM_NORMS
+    assert {layer.name for layer in profile.layers} == frozen
+    assert (profile.num_images, profile.skipped) == (6, {})
+    # The stem's input, from the detector's own preparation of the images.
+    with torch.no_grad():
+        x = [detector.backbone.body.conv1(detector.transform(images(seed))[0].tensors) for seed in (0, 1)]
+    values = torch.cat([part.double().transpose(0, 1).flatten(1) for part in x], dim=1)
+    assert profile.layers[0].esm_mu == pytest.approx(float(values.mean(dim=1).norm()), rel=1e-5)
+    sigma = values.std(dim=1, correction=0) - 1.5**0.5
+    assert profile.layers[0].esm_sigma == pytest.approx(float(sigma.norm()), rel=1e-5)
+
+
+def test_a_detector_that_trains_its_norms() -> None:
+    """Without weights, torchvision's own function gives plain BN."""
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=64, max_size=64)
+    profile = probe(model, [images()])
+    assert len(profile.layers) == NUM_NORMS
+
+
+class DetectronNorm(nn.Module):
+    """A frozen norm as in detectron2 (detectron2/layers/batch_norm.py): F.batch_norm on its own buffers."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.25), ("running_var", 2.0)):
+            self.register_buffer(name, torch.full((num_features,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        buffers = (self.running_mean, self.running_var, self.weight, self.bias)
+        return nn.functional.batch_norm(x, *buffers, training=False, eps=1e-5)
+
+
+class FrozenBN(DetectronNorm):
+    """The same arithmetic, written out, in a class of another name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+class FrozenBatchNorm2dOfDetectron(DetectronNorm):
+    """The name by which detectron2's is known."""
+
+
+@pytest.mark.parametrize("norm", [DetectronNorm, FrozenBN, FrozenBatchNorm2dOfDetectron])
+def test_frozen_norms_of_other_libraries_are_measured(norm: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(norm_layer=norm)
+    batch = torch.stack([torch.rand(3, 32, 32) for _ in range(4)])
+    profile = probe(model, [batch])
+    assert len(profile.layers) == 20
+    assert profile.skipped == {}
+    x = model.conv1(batch).detach().double()
+    expected = float((x.mean(dim=(0, 2, 3)) - 0.25).norm())
+    assert profile.layers[0].name == "bn1"
+    assert profile.layers[0].esm_mu == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_pair_of_images_and_labels_is_no_list_of_images() -> None:
+    signals = torch.zeros(3, 5, 7)  # (N, C, L): three signals of five channels
+    assert images_of([signals, torch.arange(3)], "probe") is signals
+    assert images_of((signals, signals), "probe") is signals
+    assert labels_of((images(), targets())) is None
+    assert labels_of(images()) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        ([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 2, "the images are uint8"),
+        (([{"image": torch.zeros(3, 8, 8)}], None), "which holds list; .* for a detector a list of images"),
+        ([], "a batch is list; expected"),
+    ],
+)
+def test_lists_of_other_things_are_refused(detector: nn.Module, batch: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"probe: .*{sentence}"):
+        probe(detector, [batch])
