@@ -149,6 +149,7 @@ def probe(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = False
     """
     if isinstance(model, GraphModule):  # an exported one has no inference mode
         check_visible(model, "probe")
+    batch_norm_layers(model)  # refuses a scripted network and lazy layers
     with preserved(model):
         model.eval()
         seen = run_pass(model, batches, "probe", with_frozen=True, with_functional=True)
