@@ -23,17 +23,17 @@ def missing_of(known: RobustnessRecord, plan: RobustnessPlan, *, has_bn: bool) -
 
     Raises UserError for a folder of the plan that holds no shift.
     """
-    shifts = [
-        shift
-        for shift in planned_shifts(plan)
-        if (found := known.shift(shift.name, shift.severity)) is None
-        or (plan.with_parts and found.layers and found.parts is None)
-    ]
-    measured = {one.key for one in known.test_time}
+    measured = {one.key: one for one in known.shifts}
+    shifts = []
+    for shift in planned_shifts(plan):
+        found = measured.get((shift.name, shift.kind, shift.severity, shift.source, plan.max_images))
+        if found is None or (plan.with_parts and has_bn and found.parts is None):
+            shifts.append(shift)
+    streams_measured = {one.key for one in known.test_time}
     streams = [
         (stream, method)
         for stream in (planned_streams(plan) if has_bn and plan.methods else ())
         for method in plan.methods
-        if (stream.name, stream.severity, method, stream.order, stream.images_per_batch) not in measured
+        if (stream.key(plan.max_images), method) not in streams_measured
     ]
     return Missing(shifts, streams)

@@ -60,7 +60,7 @@ def reproduce(
     study = _Claims(registered, output_dir, quick)
     study.check_data(letters)
     if not quick:
-        register(output_dir, study.folders(letters))
+        register(output_dir, study.folders([*letters, *SHIFTS]))
     code = study.run(letters, jobs, console)
 
     from jobs import exit_codes

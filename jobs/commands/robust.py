@@ -1,6 +1,7 @@
 """`shiftbench robust`: what distribution shifts cost trained networks, and what helps at test time."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from typer import Option
 
 from jobs.commands.probe_options import (
+    ALPHA,
     ARCH,
     AS_JSON,
     CHECKPOINT,
@@ -19,6 +21,7 @@ from jobs.commands.probe_options import (
     MODEL,
     NORM,
     NUM_CLASSES,
+    SOUP,
     STD,
     WEIGHTS,
     Weights,
@@ -63,6 +66,8 @@ def robust(
     output_dir: Annotated[Path, OUTPUT_DIR] = Path("runs"),
     jobs: Annotated[int, JOBS] = 1,
     checkpoint: Annotated[Path | None, CHECKPOINT] = None,
+    soup: Annotated[list[Path] | None, SOUP] = None,
+    alpha: Annotated[float | None, ALPHA] = None,
     weights: Annotated[Weights | None, WEIGHTS] = None,
     model: Annotated[str | None, MODEL] = None,
     arch: Annotated[str | None, ARCH] = None,
@@ -90,6 +95,7 @@ def robust(
         "std": std,
         "num_classes": num_classes,
     }
+    network |= {"soup": soup, "alpha": alpha}
     given = [name for name, value in network.items() if value is not None]
     if config is not None:
         if given or as_json:
@@ -99,7 +105,7 @@ def robust(
         return
     if not given:
         raise UserError("robust: give an experiment's YAML, --checkpoint, or --model and --data")
-    _measure_network(network, plan, corruptions, as_json)
+    _measure_network({**network, "soup": soup or ()}, plan, corruptions, as_json)
 
 
 def _plan(
@@ -124,6 +130,8 @@ def _plan(
     for order in wanted:
         if order not in ("mixed", "by_label"):
             raise UserError(f"--orders: expected mixed or by_label, got {order!r}")
+    if not wanted:
+        raise UserError("--orders: no order given; expected mixed, by_label")
     chosen: list[Order] = ["mixed" if order == "mixed" else "by_label" for order in wanted]
     levels = _numbers(severities, "--severities", 5)
     return RobustnessPlan(
@@ -171,7 +179,7 @@ def _with_corruptions(plan: RobustnessPlan, text: str, *, is_grey: bool) -> Robu
     chosen = chosen_corruptions(names, is_grey=is_grey)
     if not chosen and not plan.folders:
         raise UserError("robust: no shift is named: give --corruptions or --shift")
-    return plan.model_copy(update={"corruptions": chosen})
+    return RobustnessPlan.model_validate({**plan.model_dump(), "corruptions": chosen})
 
 
 def _measure_runs(
@@ -187,13 +195,12 @@ def _measure_runs(
     from jobs.local.child import environment_of, threads_of_a_rank
     from jobs.local.fork_client import process_starter
     from jobs.trained.robustness import measure_missing
+    from suite.data.shifted import is_grey
     from suite.data.shifts import planned_shifts
-    from suite.specs.loader_table import LOADERS
     from suite.studies.study import load
 
     runs = load(config, overrides).runs
-    is_grey = any(not LOADERS[run.data.loader].crops for run in runs)
-    plan = _with_corruptions(plan, corruptions, is_grey=is_grey)
+    plan = _with_corruptions(plan, corruptions, is_grey=any(is_grey(run.data) for run in runs))
     planned_shifts(plan)  # refuses a folder before anything starts
     done: list[Run] = [run for run in runs if is_completed(output_dir / run.folder_name)]
     console = Console(soft_wrap=True, highlight=False)
@@ -216,16 +223,17 @@ def _measure_runs(
 def _measure_network(network: dict[str, Any], plan: RobustnessPlan, corruptions: str, as_json: bool) -> None:
     from jobs.commands.probe_network import subject_of
     from jobs.commands.robust_tables import print_robustness
-    from suite.specs.loader_table import LOADERS
+    from suite.data.shifted import is_grey
 
     subject = subject_of("robust", **network, split="val", accuracy_advice="")
-    plan = _with_corruptions(plan, corruptions, is_grey=not LOADERS[subject.data.loader].crops)
+    plan = _with_corruptions(plan, corruptions, is_grey=is_grey(subject.data))
     from suite.shift.robustness import Images, survey
 
     given = subject.given
     images = Images(
         subject.data,
         subject.device,
+        num_workers=len(os.sched_getaffinity(0)),
         normalisation=None if given.is_imagenets else (given.mean, given.std),
     )
     record = survey(subject.network, images, plan)

@@ -5,8 +5,8 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from suite.record import RobustnessRecord, ShiftRecord
-from suite.specs.test_time_table import FROZEN
+from suite.record import RobustnessRecord
+from suite.specs.test_time_table import FROZEN, METHODS
 
 
 def print_robustness(record: RobustnessRecord, title: str, taken: str | None) -> None:
@@ -15,7 +15,7 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
     for text in (title, taken):
         if text is not None:
             console.print(text, markup=False, soft_wrap=True)
-    clean = record.shift("clean")
+    clean = next(one for one in record.shifts if one.kind == "clean")
     table = Table("shift", "severity", "images", "top-1 (%)", "lost (%)", "ESM μ", "ESM σ")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -25,7 +25,7 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
             "" if one.severity is None else str(one.severity),
             f"{one.num_images:,}",
             f"{one.top1_percent:.2f}",
-            _lost(one, clean),
+            _percent(math.nan if one.kind == "clean" else one.share_lost_percent(clean)),
             _mean(one.esm_mu_scaled),
             _mean(one.esm_sigma_scaled),
         )
@@ -36,8 +36,10 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
         soft_wrap=True,
     )
     if any(one.num_classes != record.shifts[0].num_classes for one in record.shifts):
-        note = "Where a shift has fewer classes, the first guess is among those alone."
+        note = "Where a shift has fewer classes, the first guess is among those, on clean images too."
         console.print(note, soft_wrap=True)
+    if bad := sum(one.bad_images for one in record.shifts):
+        console.print(f"{bad} files could not be decoded, and were left out", soft_wrap=True)
     if record.test_time:
         _print_test_time(console, record)
 
@@ -50,19 +52,18 @@ def _print_test_time(console: Console, record: RobustnessRecord) -> None:
     frozen = {one.stream: one.top1_percent for one in unchanged}
     for one in record.test_time:
         before = frozen.get(one.stream, math.nan)
-        stream = one.shift if one.severity is None else f"{one.shift} {one.severity}"
+        stream = one.shifts[0] if len(one.shifts) == 1 else f"all {len(one.shifts)} mixed"
         gained = "" if one.method == FROZEN or math.isnan(before) else f"{one.top1_percent - before:+.2f}"
         order = {"mixed": "mixed", "by_label": "by label"}[one.order]
         batch = str(one.images_per_batch)
         table.add_row(stream, order, batch, one.method, f"{one.top1_percent:.2f}", gained)
     console.print(table)
+    for name in dict.fromkeys(one.method for one in record.test_time):
+        console.print(f"{name}: {METHODS[name].meaning} ({METHODS[name].source})", soft_wrap=True)
 
 
-def _lost(one: ShiftRecord, clean: ShiftRecord | None) -> str:
-    if clean is None or one.kind == "clean":
-        return ""
-    above = clean.top1_percent - 100 / clean.num_classes
-    return f"{100 * (1 - (one.top1_percent - 100 / one.num_classes) / above):.1f}" if above > 0 else "–"
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
 
 
 def _mean(values: tuple[float, ...]) -> str:

@@ -65,8 +65,11 @@ def measure_missing(
     def is_measured(run: Run, paths: RunPaths) -> bool:
         return _is_measured(paths, last_step(paths), run.seed, plan)
 
+    def plan_of(run: Run) -> str:
+        return plan.dump()
+
     module = "jobs.trained.noise"
-    yield from measured_in_processes(runs, output_dir, is_measured, module, plan.dump(), jobs, start_process)
+    yield from measured_in_processes(runs, output_dir, is_measured, module, plan_of, jobs, start_process)
 
 
 def main() -> int:

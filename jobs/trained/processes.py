@@ -23,15 +23,15 @@ def measured_in_processes(
     output_dir: Path,
     is_measured: Callable[[Run, RunPaths], bool],
     module: str,
-    plan: str,
+    plan_of: Callable[[Run], str],
     jobs: int,
     start_process: StartProcess,
 ) -> Iterator[tuple[Run, str | None]]:
     """Measure those runs that are not measured, `jobs` at a time. Yields each of them and its error.
 
     `is_measured` may raise UserError, which is then the run's error. `module` is run with the run's folder
-    and the `plan`; the last line of its output is the error. With `jobs` above one, each process has one
-    thread: networks as small as ours gain nothing by more.
+    and what `plan_of` returns; the last line of its output is the error. With `jobs` above one, each process
+    has one thread: networks as small as ours gain nothing by more.
     """
     waiting = []
     for run in runs:
@@ -47,7 +47,9 @@ def measured_in_processes(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, output = waiting.pop(0), Path(folder) / str(len(waiting))
-                    spec = ProcessSpec(module, (str(output_dir / run.folder_name), plan), environment, output)
+                    spec = ProcessSpec(
+                        module, (str(output_dir / run.folder_name), plan_of(run)), environment, output
+                    )
                     running.append((run, output, start_process(spec)))
                 time.sleep(POLL_S)
                 for one in list(running):

@@ -159,6 +159,7 @@ def _small_batches(frames: Frames) -> ClaimCharts:
 
 def _lost_by_severity(frames: Frames) -> ClaimCharts:
     rows = shift_rows(frames)
+    rows = rows[rows.kind == "corruption"]
     if rows.severity.nunique() < 2:
         return
     values = rows.rename(columns={"share_lost": "value"}).groupby(["norm", "seed", "severity"], sort=False)

@@ -106,7 +106,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 # The arguments that a measure of robustness takes from the registered shifts.
-_OF_SHIFTS = {"corruptions", "severities"}
+_OF_SHIFTS = {"corruptions", "severities", "images"}
 
 
 def _parameters(measure: str) -> list[str]:

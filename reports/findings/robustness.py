@@ -5,63 +5,82 @@ chance = 100 % / classes: of two networks that guess, the more accurate one woul
 
 The *ESM* of a run under a shift is the mean over its BN layers of √(ESM_μ² + ESM_σ²), scaled. It needs no
 labels. How well it predicts the share lost is judged by a rank correlation over corruptions and severities,
-and by the error of a straight line that is fitted on all corruptions but one and applied to that one, beside
-a constant and a line in the mean confidence that the network loses (Guillory et al. 2021). The interval of
-each is over seeds, of which each has one number: that of all its networks and shifts.
+and by the error of a straight line that is fitted on all corruptions but one and applied to that one,
+beside a constant and a line in the mean confidence that the network loses (Guillory et al. 2021). The
+interval of each is over seeds, of which each has one number: that of all its networks and shifts. All seeds
+share their test images, so that no interval contains the choice of images.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from reports.frames import GROUP, Frames
-from reports.stats import Estimate, mean_interval
+from reports.frames import CONTEXT, GROUP, Frames
+from reports.stats import Estimate, difference_interval, mean_interval
 from suite.errors import UserError
 from suite.paths import RunPaths
-from suite.record import RobustnessRecord, ShiftRecord, read_robustness
+from suite.record import RobustnessRecord, ShiftRecord, TestTimeRecord, read_robustness
 from suite.specs.corruption_table import ALEXNET_CLEAN_ERROR_PERCENT, COMMON, CORRUPTIONS, SEVERITIES
+from suite.specs.test_time_table import FROZEN
 
+ALL = "all"
 # The predictors of the share lost: a column, and what a table calls it.
 PREDICTORS = {"constant": "a constant", "confidence_lost": "confidence lost", "esm": "ESM"}
 _COLUMNS = [
-    *("run", "seed", "shift", "kind", "severity", "num_images", "top1_percent", "clean_top1_percent"),
+    *("run", "seed", "shift", "kind", "severity", "max_images", "top1_percent", "clean_top1_percent"),
     *("share_lost", "esm", "clean_esm", "confidence_lost", "loss"),
 ]
+ALL_IMAGES = 0  # in the column `max_images`
 
 
-def records(frames: Frames) -> Iterator[tuple[int, RobustnessRecord]]:
-    """Yield the completed runs whose robustness was measured, and their records; without malformed ones."""
+@dataclass(frozen=True)
+class Read:
+    """The records of completed runs by run, and the folders of those that could not be read."""
+
+    by_run: dict[int, RobustnessRecord]
+    malformed: list[str]
+
+
+def read_records(frames: Frames) -> Read:
+    """Read the robustness of completed runs."""
+    by_run, malformed = {}, []
     for run, folder in zip(frames.completed.run, frames.completed.folder, strict=True):
         try:
             found = read_robustness(RunPaths(Path(str(folder))))
         except UserError:
+            malformed.append(Path(str(folder)).name)
             continue
-        if found is not None and found.shift("clean") is not None:
-            yield int(run), found
+        if found is not None:
+            by_run[int(run)] = found
+    return Read(by_run, malformed)
 
 
-def shift_rows(frames: Frames) -> pd.DataFrame:
-    """A row for each run and shift but the clean one: GROUP, and `_COLUMNS`."""
+def shift_rows(frames: Frames, max_images: int | None = None) -> pd.DataFrame:
+    """A row for each run and shift but the clean one: GROUP, and `_COLUMNS`.
+
+    Of a shift that was measured on several numbers of images, that on the most. `max_images`: those alone
+    that were measured with this limit.
+    """
     rows = []
     seeds = frames.runs.set_index("run").seed
-    for run, record in records(frames):
-        clean = record.shift("clean")
-        assert clean is not None
-        chance = 100 / clean.num_classes
+    for run, record in read_records(frames).by_run.items():
+        newest: dict[tuple[str, str, int | None], ShiftRecord] = {}
         for one in record.shifts:
-            if one.kind == "clean":
+            is_wanted = max_images is None or one.max_images == max_images
+            kept = newest.get(one.key[:3])
+            if one.kind != "clean" and is_wanted and (kept is None or one.num_images > kept.num_images):
+                newest[one.key[:3]] = one
+        for one in newest.values():
+            if (clean := record.clean(one.max_images)) is None:
                 continue
-            above = clean.top1_percent - chance
-            lost = 100 * (1 - (one.top1_percent - 100 / one.num_classes) / above) if above > 0 else math.nan
             rows.append(
                 (
-                    *(run, seeds[run], one.shift, one.kind, one.severity or 0, one.num_images),
-                    *(one.top1_percent, clean.top1_percent, lost, esm_of(one), esm_of(clean)),
-                    *(clean.confidence_percent - one.confidence_percent, one.loss),
+                    *(run, seeds[run], one.shift, one.kind, one.severity or 0, one.max_images or ALL_IMAGES),
+                    *(one.top1_percent, clean.top1_percent, one.share_lost_percent(clean)),
+                    *(esm_of(one), esm_of(clean), one.confidence_lost_percent(clean), one.loss),
                 )
             )
     table = pd.DataFrame(rows, columns=_COLUMNS)
@@ -95,7 +114,7 @@ class NormRobustness:
 
 def by_norm(rows: pd.DataFrame) -> list[NormRobustness]:
     """Return what corruptions cost each cell, the least first within a context."""
-    corrupted = rows[rows["shift"].isin(list(CORRUPTIONS))]
+    corrupted = _common(rows[rows["shift"].isin(list(CORRUPTIONS))])
     found = []
     for cell, group in corrupted.groupby(GROUP, observed=True, sort=False):
         names = dict(zip(GROUP, cell, strict=True))
@@ -112,6 +131,22 @@ def by_norm(rows: pd.DataFrame) -> list[NormRobustness]:
             )
         )
     return sorted(found, key=lambda one: one.share_lost.mean if one.share_lost else math.inf)
+
+
+def _common(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of those shifts that every run of a context was measured under, on as many images."""
+    keys = ["shift", "kind", "severity", "max_images"]
+    counts = rows.groupby([*CONTEXT, *keys], observed=True).run.transform("nunique")
+    return rows[counts == rows.groupby(CONTEXT, observed=True).run.transform("nunique")]
+
+
+def less_than(rows: pd.DataFrame, cell: dict[str, object], other: dict[str, object]) -> Estimate | None:
+    """Return by how much the share lost of one cell is below another's, paired by seed, in points."""
+    by_seed = []
+    for names in (cell, other):
+        is_cell = (rows[list(names)].astype(str) == pd.Series(names).astype(str)).all(axis=1)
+        by_seed.append(_common(rows)[is_cell].groupby("seed").share_lost.mean())
+    return difference_interval((by_seed[1] - by_seed[0]).dropna().tolist())
 
 
 def _over_seeds(group: pd.DataFrame, column: str) -> Estimate | None:
@@ -143,13 +178,15 @@ class Prediction:
     """How well the ESM predicts the share lost, over all networks with BN of a context.
 
     `correlation`: Spearman's. `error`: mean absolute error (points) on a corruption that was left out, by
-    predictor. `num_points`: networks × shifts.
+    predictor; `less_error`: by how much that of ESM is below another's, paired by seed. `num_points`:
+    networks × shifts.
     """
 
     context: dict[str, object]
     norms: tuple[str, ...]
     correlation: Estimate | None
     error: dict[str, Estimate | None]
+    less_error: dict[str, Estimate | None]
     num_points: int
     num_seeds: int
 
@@ -162,15 +199,19 @@ def predictions(rows: pd.DataFrame, context: list[str]) -> list[Prediction]:
         if group["shift"].nunique() < 2:
             continue
         by_seed = [rank_correlation(one.esm, one.share_lost) for _, one in group.groupby("seed")]
-        errors = {name: _left_out_errors(group, name) for name in PREDICTORS}
+        errors = {
+            name: _left_out_errors(group, name).groupby(group.seed).mean().sort_index() for name in PREDICTORS
+        }
         found.append(
             Prediction(
                 dict(zip(context, names, strict=True)),
                 tuple(group.norm.unique()),
                 mean_interval(by_seed),
+                {name: mean_interval(error.tolist()) for name, error in errors.items()},
                 {
-                    name: mean_interval(error.groupby(group.seed).mean().tolist())
+                    name: difference_interval((error - errors["esm"]).tolist())
                     for name, error in errors.items()
+                    if name != "esm"
                 },
                 len(group),
                 group.seed.nunique(),
@@ -188,13 +229,18 @@ def rank_correlation(one: pd.Series, other: pd.Series) -> float:
 
 
 def _left_out_errors(group: pd.DataFrame, predictor: str) -> pd.Series:
-    """Return the absolute error (points) at each row by a line fitted on the rows of other corruptions."""
+    """Return the absolute error (points) at each row by a line fitted on other corruptions and other seeds.
+
+    With a single seed the line is fitted on that.
+    """
     errors = pd.Series(np.nan, index=group.index)
     x = pd.Series(0.0, index=group.index) if predictor == "constant" else group[predictor].astype(float)
-    for name in group["shift"].unique():
-        is_out = group["shift"] == name
-        slope, intercept = _line(x[~is_out].to_numpy(), group.share_lost[~is_out].to_numpy())
-        errors[is_out] = (intercept + slope * x[is_out] - group.share_lost[is_out]).abs()
+    for (name, seed), out in group.groupby(["shift", "seed"]):
+        is_known = group["shift"] != name
+        if group.seed.nunique() > 1:
+            is_known &= group.seed != seed
+        slope, intercept = _line(x[is_known].to_numpy(), group.share_lost[is_known].to_numpy())
+        errors[out.index] = (intercept + slope * x[out.index] - out.share_lost).abs()
     return errors
 
 
@@ -207,15 +253,26 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def rows_at_test_time(frames: Frames) -> pd.DataFrame:
-    """A row for each run, stream and method: GROUP, seed, shift, severity, method, order, images_per_batch,
-    top1_percent, and `gain`, in points over the estimates unchanged on the same stream.
+    """A row for each run, stream and method: GROUP, seed, stream, method, order, images_per_batch, gain.
+
+    `stream`: clean, a shift (at the highest severity that was measured), or `all` mixed, of the most shifts.
+    `gain`: points of top-1 over the estimates unchanged on the same stream.
     """
-    rows = [(run, *one.key, one.top1_percent) for run, record in records(frames) for one in record.test_time]
-    columns = ["run", "shift", "severity", "method", "order", "images_per_batch", "top1_percent"]
+    rows = []
+    for run, record in read_records(frames).by_run.items():
+        frozen = {one.stream: one.top1_percent for one in record.test_time if one.method == FROZEN}
+        newest: dict[object, tuple[int, TestTimeRecord]] = {}
+        for one in record.test_time:
+            head, _, tail = one.shifts[0].rpartition(" ")
+            has_severity = bool(head) and tail.isdecimal()
+            stream = ALL if len(one.shifts) > 1 else head if has_severity else one.shifts[0]
+            size = len(one.shifts) if stream == ALL else int(tail) if has_severity else 0
+            key = (stream, one.method, one.order, one.images_per_batch)
+            if one.stream in frozen and (key not in newest or size >= newest[key][0]):
+                newest[key] = size, one
+        for (stream, *_), (_, one) in newest.items():  # type: ignore[misc]
+            gain = one.top1_percent - frozen[one.stream]
+            rows.append((run, stream, one.method, one.order, one.images_per_batch, gain))
+    columns = ["run", "stream", "method", "order", "images_per_batch", "gain"]
     table = pd.DataFrame(rows, columns=columns)
-    table["severity"] = table.severity.fillna(0).astype(int)
-    stream = ["run", "shift", "severity", "order", "images_per_batch"]
-    frozen = table[table.method == "frozen"].set_index(stream).top1_percent
-    before = frozen.reindex(pd.MultiIndex.from_frame(table[stream])).to_numpy()
-    table["gain"] = table.top1_percent - before
     return table.merge(frames.runs[["run", "seed", *GROUP]], on="run", how="left")

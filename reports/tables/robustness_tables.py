@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from reports.findings.robustness import PREDICTORS, NormRobustness, Prediction
+from reports.findings.robustness import ALL, PREDICTORS, NormRobustness, Prediction
 from reports.frames import AXIS_HEADERS, CONTEXT, GROUP
-from reports.numbers import bracket_cell, count_cell, estimate_cell
+from reports.numbers import EMPTY, bracket_cell, count_cell, estimate_cell
 from reports.stats import mean_interval
-from reports.tables.table import Cell, Column, Table
-from suite.specs.corruption_table import FAMILIES
+from reports.tables.table import MAX_ROWS, Cell, Column, Table
+from suite.specs.corruption_table import FAMILIES, RELEASED
+from suite.specs.test_time_table import FROZEN, METHODS
 
+_ORDERS = {"mixed": "mixed", "by_label": "sorted by label"}
 _NAMING = [axis for axis in GROUP if axis in ("norm", "norm_batch_size")]
 Axes = Sequence[str]
 
@@ -47,11 +49,15 @@ def norm_display(found: Sequence[NormRobustness]) -> Table | None:
         rows.append(cells)
     notes = [
         "Accuracy lost: share of the clean top-1 above chance that a corruption costs, mean over corruptions "
-        "and severities, then over seeds; … by family of corruptions.",
-        "Scaled ESM: mean over BN layers of √(ESM_μ² + ESM_σ²); the estimates are those of training.",
+        "and severities that all runs were measured under, then over seeds; … by family of corruptions.",
+        "Scaled ESM: mean over a network's own BN layers of √(ESM_μ² + ESM_σ²); the estimates are those of "
+        "training.",
     ]
     if has_mce:
-        notes.append("mCE weighs each corruption by AlexNet's error (Hendrycks and Dietterich 2019).")
+        notes.append(
+            "mCE weighs each corruption by AlexNet's error (Hendrycks and Dietterich 2019). Corruptions made "
+            "here are not compressed as JPEG once more, as the released ones are: the two do not compare."
+        )
     return Table("What corruptions cost", columns, rows, row_header=axes.index("norm"), notes=notes)
 
 
@@ -66,6 +72,7 @@ def prediction_display(found: Sequence[Prediction]) -> Table | None:
         Column("Seeds"),
         Column("Rank correlation of ESM and accuracy lost"),
         *(Column(f"Error by {name} (points)", better="lower") for name in PREDICTORS.values()),
+        *(Column(f"ESM's less than {PREDICTORS[name]}'s") for name in PREDICTORS if name != "esm"),
     ]
     rows: list[list[Cell]] = [
         [
@@ -74,27 +81,33 @@ def prediction_display(found: Sequence[Prediction]) -> Table | None:
             count_cell(one.num_seeds),
             bracket_cell(one.correlation),
             *(estimate_cell(one.error[name], one.num_seeds, 1) for name in PREDICTORS),
+            *(
+                estimate_cell(one.less_error[name], one.num_seeds, 1, signed=True)
+                for name in PREDICTORS
+                if name != "esm"
+            ),
         ]
         for one in found
     ]
     notes = [
         "Rank correlation: Spearman's, over all networks with BN and all corruptions and severities of a "
-        "seed; mean over seeds and its interval.",
-        "Error: mean absolute error on a corruption that the straight line was not fitted on. A constant, "
-        "and the confidence that the network loses, are what ESM has to beat. None of them needs labels of "
-        "the shifted images.",
+        "seed; mean over seeds and its interval. All seeds share their test images.",
+        "Error: mean absolute error on a corruption and a seed that the straight line was not fitted on. A "
+        "constant, and the confidence that the network loses, are what ESM has to beat. None of them needs "
+        "labels of the shifted images.",
     ]
     return Table("Does ESM predict what a shift costs?", columns, rows, notes=notes)
 
 
 def display_at_test_time(rows: pd.DataFrame) -> Table | None:
-    """Gains over unchanged estimates by norm, order, batch and method; None where none was measured."""
-    rows = rows[rows.gain.notna() & (rows.method != "frozen")]
+    """Gains over unchanged estimates by cell, order, batch and method; None where none was measured."""
+    rows = rows[rows.method != FROZEN]
     if rows.empty:
         return None
-    keys = ["norm", "order", "images_per_batch", "method"]
+    axes = varying([dict(zip(GROUP, cell, strict=True)) for cell, _ in rows.groupby(GROUP, observed=True)])
+    keys = [*axes, "order", "images_per_batch"]
     columns = [
-        Column("Norm", "text"),
+        *(Column(AXIS_HEADERS.get(axis, axis), "text") for axis in axes),
         Column("Stream", "text"),
         Column("Images per batch"),
         Column("Method", "text"),
@@ -102,22 +115,58 @@ def display_at_test_time(rows: pd.DataFrame) -> Table | None:
     ]
     shown: list[list[Cell]] = []
     breaks = set()
-    last = None
-    for names, group in rows.groupby(keys, observed=True, sort=False):
-        if last is not None and names[:3] != last:
+    for names, block in rows.groupby(keys, observed=True, sort=False):
+        if shown:
             breaks.add(len(shown))
-        last = names[:3]
-        is_clean, is_mixed = group["shift"] == "clean", group["shift"] == "all"
-        cells = []
-        for part in (group[is_clean], group[~is_clean & ~is_mixed], group[is_mixed]):
-            estimate = mean_interval(part.groupby("seed").gain.mean().tolist())
-            cells.append(estimate_cell(estimate, group.seed.nunique(), 1, signed=True))
-        order = {"mixed": "mixed", "by_label": "sorted by label"}[str(names[1])]
-        shown.append([str(names[0]), order, count_cell(int(str(names[2]))), str(names[3]), *cells])
+        *cell, order, per_batch = names
+        for method, group in block.groupby("method", sort=False):
+            is_clean, is_mixed = group.stream == "clean", group.stream == ALL
+            cells: list[Cell] = []
+            for part in (group[is_clean], group[~is_clean & ~is_mixed], group[is_mixed]):
+                estimate = mean_interval(part.groupby("seed").gain.mean().tolist())
+                cells.append(estimate_cell(estimate, group.seed.nunique(), 1, signed=True))
+            size = count_cell(int(str(per_batch)))
+            shown.append([*map(str, cell), _ORDERS[str(order)], size, str(method), *cells])
+    used = dict.fromkeys(str(method) for method in rows.method)
     notes = [
         "Points of top-1 gained over the unchanged estimates on the same stream. Shifts: mean over all, each "
-        "at its highest severity. All mixed: each batch has images of all corruptions.",
-        "Methods and sources: docs/science.md. Statistics of a batch fail where a batch has few classes: on "
-        "streams that are sorted by label.",
+        "at its highest severity. All mixed: each batch has images of all shifts.",
+        *(f"{name}: {METHODS[name].meaning} ({METHODS[name].source})." for name in used if name in METHODS),
+        "Statistics of a batch fail where a batch has few classes: on streams that are sorted by label.",
     ]
     return Table("Statistics chosen at test time", columns, shown, notes=notes, breaks=frozenset(breaks))
+
+
+def shift_display(rows: pd.DataFrame) -> Table | None:
+    """A row for each cell and shift, with its severities together; None without a shift."""
+    if rows.empty:
+        return None
+    axes = varying([dict(zip(GROUP, cell, strict=True)) for cell, _ in rows.groupby(GROUP, observed=True)])
+    columns = [
+        Column("Shift", "text"),
+        *(Column(AXIS_HEADERS.get(axis, axis), "text") for axis in axes),
+        Column("Severities", "text"),
+        Column("Top-1 (%)", better="higher"),
+        Column("Loss (nat)", better="lower"),
+        Column("Accuracy lost (%)", better="lower"),
+        Column("Scaled ESM"),
+    ]
+    shown: list[list[Cell]] = []
+    breaks = set()
+    for (name, _), block in rows.groupby(["shift", "kind"], observed=True, sort=False):
+        if shown:
+            breaks.add(len(shown))
+        for cell, group in block.groupby(axes, observed=True, sort=False):
+            levels = sorted({int(level) for level in group.severity if level})
+            estimates = [
+                mean_interval(group.groupby("seed")[column].mean().tolist())
+                for column in ("top1_percent", "loss", "share_lost", "esm")
+            ]
+            seeds = group.seed.nunique()
+            numbers = [estimate_cell(one, seeds, d) for one, d in zip(estimates, (1, 2, 1, 3), strict=True)]
+            severities = ", ".join(map(str, levels)) or EMPTY
+            shown.append([str(name), *map(str, cell), severities, *numbers])
+    notes = ["Means over the severities, then over seeds."]
+    released = [name for name in dict.fromkeys(rows["shift"]) if name in RELEASED]
+    notes += [f"{name}: {RELEASED[name].meaning} ({RELEASED[name].source})." for name in released]
+    return Table("Each shift", columns, shown[:MAX_ROWS], notes=notes, breaks=frozenset(breaks))

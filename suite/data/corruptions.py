@@ -7,6 +7,7 @@ batch and loader. All severities of one image share their random numbers.
 """
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -30,6 +31,13 @@ def check_corruption(name: str, severity: int, *, is_grey: bool = False) -> None
         raise UserError(f"severity of {name}: expected 1 to 5, got {severity}")
     if is_grey and (reason := CORRUPTIONS[name].needs_colour):
         raise UserError(f"corruption {name!r} says nothing about grey images: {reason}; leave it out")
+
+
+def check_possible(name: str, *, is_grey: bool) -> None:
+    """Raise UserError, before any image is read, for a corruption that cannot be made of such images."""
+    check_corruption(name, SEVERITIES[0], is_grey=is_grey)
+    if importlib.util.find_spec("imagecorruptions") is None:
+        _library()
 
 
 def corrupted(image: Pixels, name: str, severity: int, key: str) -> Pixels:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from suite.data.corruptions import check_corruption, corrupted
+from suite.data.corruptions import check_possible, corrupted
 from suite.data.idx import read_array, write_split
 from suite.data.index import ImageIndex, scan, scan_idx, spread
 from suite.data.plan import EvalShare
@@ -25,6 +25,7 @@ from suite.experiment import DataSpec
 from suite.files import NoLocks, locked
 from suite.specs.loader_table import LOADERS
 from suite.specs.robustness import Order
+from suite.specs.source_table import SOURCES
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +61,21 @@ def open_shift(
     timeout_s: float = 600.0,
     rank: int = 0,
     world_size: int = 1,
+    only: Sequence[int] | None = None,
 ) -> ShiftedImages:
     """Open the images of a shift of `data`'s validation set.
 
     `num_images`: so many, evenly spaced over the classes; None: all. `order`: mixed by `seed`, or by label.
+    `only`: the images of these classes of the network.
     Images and corruption depend on neither the batches nor the ranks. Raises UserError for a corruption that
     the images do not allow, missing files, and classes that do not fit; see `match_classes`.
     """
     is_idx = not LOADERS[data.loader].crops
+    if shift.kind == "corruption":
+        check_possible(shift.name, is_grey=is_grey(data))
     index, spec, outputs_K = _index_of(shift, data, num_images, is_idx)
+    if only is not None:
+        index, outputs_K = index.take(np.flatnonzero(np.isin(index.labels_N, list(only)))), only
     if order == "mixed":
         index = index.take(np.random.default_rng(seed).permutation(len(index)))
     share = EvalShare(index, images_per_batch, rank, world_size)
@@ -85,11 +92,20 @@ def open_shift(
         from suite.data.alter import Alter
         from suite.data.vision import VisionLoader
 
-        alter = Alter(shift.name, shift.severity) if shift.kind == "corruption" and shift.severity else None
+        alter = None
+        if shift.kind == "corruption":
+            assert shift.severity is not None
+            alter = Alter(shift.name, shift.severity)
         loader = VisionLoader(
             share, spec, num_workers=num_workers, timeout_s=timeout_s, device=device, alter=alter
         )
     return ShiftedImages(loader, outputs_K)
+
+
+def is_grey(data: DataSpec) -> bool:
+    """Return whether the images of a data set are grey, as far as it is known."""
+    source = SOURCES.get(data.name)
+    return not LOADERS[data.loader].crops or (source is not None and source.is_grey)
 
 
 def _index_of(
@@ -139,7 +155,6 @@ def corrupted_copy(data: DataSpec, index: ImageIndex, name: str, severity: int) 
     `index`: the images, whose numbers in the file are the keys of their corruption. The folder appears
     complete or not at all. Raises UserError as `corrupted` does, and when it cannot be written.
     """
-    check_corruption(name, severity, is_grey=True)
     numbers_N = index.names_N.astype(np.int64)
     pixels_NHW = read_array(index.folder)[numbers_N]
     content = hashlib.sha256(pixels_NHW.tobytes() + numbers_N.tobytes() + index.labels_N.tobytes())

@@ -1,6 +1,5 @@
 """Shifts, which are data sets that differ from training's: those of a plan, and their streams. No torch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Literal
 from suite.data.corruptions import check_corruption
 from suite.data.index import class_names
 from suite.errors import UserError
+from suite.record.robustness import StreamKey
 from suite.specs.corruption_table import CORRUPTIONS, RELEASED, SEVERITIES
 from suite.specs.robustness import Order, RobustnessPlan
 
 Kind = Literal["clean", "corruption", "folder", "array"]
-ALL = "all"  # the name of a stream that mixes shifts
 LABELS = "labels.npy"  # beside the images of CIFAR-10-C
 
 
@@ -32,10 +31,19 @@ class Shift:
     block: int = 0
     num_blocks: int = 1
 
+    def __post_init__(self) -> None:
+        if self.kind == "corruption":
+            check_corruption(self.name, 0 if self.severity is None else self.severity)
+
     @property
     def label(self) -> str:
-        """`fog, severity 3`."""
-        return self.name if self.severity is None else f"{self.name}, severity {self.severity}"
+        """`fog 3`."""
+        return self.name if self.severity is None else f"{self.name} {self.severity}"
+
+    @property
+    def source(self) -> str:
+        """The place, as a record has it."""
+        return "" if self.place is None else str(self.place.absolute())
 
 
 CLEAN = Shift("clean", "clean")
@@ -93,19 +101,20 @@ def _array_shifts(folder: Path) -> list[Shift]:
 
 @dataclass(frozen=True)
 class Stream:
-    """Images in an order, in batches; of one shift, or of several that each batch mixes, called `all`."""
+    """Images in an order, in batches; of one shift, or of several of which each batch has as many."""
 
     shifts: tuple[Shift, ...]
     order: Order
     images_per_batch: int
 
     @property
-    def name(self) -> str:
-        return self.shifts[0].name if len(self.shifts) == 1 else ALL
+    def images_of_each(self) -> int:
+        return self.images_per_batch // len(self.shifts)
 
-    @property
-    def severity(self) -> int | None:
-        return self.shifts[0].severity if len(self.shifts) == 1 else None
+    def key(self, max_images: int | None) -> StreamKey:
+        """Return the key of its records, when it has so many images of each shift."""
+        labels, sources = tuple(one.label for one in self.shifts), tuple(one.source for one in self.shifts)
+        return labels, sources, max_images, self.order, self.images_per_batch
 
 
 def planned_shifts(plan: RobustnessPlan) -> list[Shift]:
@@ -120,14 +129,20 @@ def planned_shifts(plan: RobustnessPlan) -> list[Shift]:
     return found
 
 
-def planned_streams(plan: RobustnessPlan) -> Iterator[Stream]:
-    """Yield the clean images, every shift at its highest severity, and all corruptions mixed."""
+def planned_streams(plan: RobustnessPlan) -> list[Stream]:
+    """Return the clean images, every shift at its highest severity, and all that have one in each batch.
+
+    A batch of all has as many images of each shift, one at least.
+    """
     highest: dict[str, Shift] = {}
     for shift in planned_shifts(plan):
         kept = highest.get(shift.name)
         if kept is None or (shift.severity or 0) > (kept.severity or 0):
             highest[shift.name] = shift
-    mixed = tuple(shift for shift in highest.values() if shift.kind == "corruption")
-    streams = [(shift,) for shift in highest.values()] + ([mixed] if len(mixed) > 1 else [])
-    for shifts, order, per_batch in product(streams, plan.orders, plan.images_per_batch):
-        yield Stream(tuple(shifts), order, max(per_batch, len(shifts)))
+    mixed = tuple(shift for shift in highest.values() if shift.severity is not None)
+    groups = [(shift,) for shift in highest.values()] + ([mixed] if len(mixed) > 1 else [])
+    streams = {}
+    for shifts, order, per_batch in product(groups, plan.orders, plan.images_per_batch):
+        whole = max(1, per_batch // len(shifts)) * len(shifts)
+        streams[shifts, order, whole] = Stream(tuple(shifts), order, whole)
+    return list(streams.values())

@@ -19,13 +19,13 @@ class RobustnessPlan(Spec):
     """
 
     corruptions: tuple[str, ...] = Field((), description="names of corruptions")
-    severities: tuple[int, ...] = Field(SEVERITIES, description="1 to 5")
+    severities: tuple[int, ...] = Field(SEVERITIES, min_length=1, description="1 to 5")
     folders: dict[str, str] = Field(default_factory=dict, description="name of a shift: its folder")
     max_images: int | None = Field(None, ge=1, description="of each shift, evenly spaced; null: all")
     with_parts: bool = Field(False, description="split each shift's ESM into own and inherited parts")
     methods: tuple[str, ...] = Field((), description="statistics chosen at test time")
     images_per_batch: tuple[int, ...] = Field((64,), description="of a test-time stream")
-    orders: tuple[Order, ...] = Field(("mixed",), description="of a test-time stream")
+    orders: tuple[Order, ...] = Field(("mixed",), min_length=1, description="of a test-time stream")
 
     @field_validator("corruptions")
     @classmethod

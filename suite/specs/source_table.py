@@ -25,6 +25,7 @@ class Source:
     generator: str = ""
     needs_path: bool = False
     any_num_classes: bool = False
+    is_grey: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.jpegs) == bool(self.not_prepared):
@@ -40,16 +41,25 @@ SOURCES = {
         needs_path=True,
     ),
     "fashion-mnist": Source(
-        10, "MIT", jpegs="suite.data.sources:fashion_mnist_jpegs", idx="suite.data.sources:fashion_mnist_idx"
+        10,
+        "MIT",
+        jpegs="suite.data.sources:fashion_mnist_jpegs",
+        idx="suite.data.sources:fashion_mnist_idx",
+        is_grey=True,
     ),
     "fashion-mnist-7k": Source(
-        10, "MIT", jpegs="suite.data.sources:fashion_mnist_7k_jpegs", idx="suite.data.sources:subset_folder"
+        10,
+        "MIT",
+        jpegs="suite.data.sources:fashion_mnist_7k_jpegs",
+        idx="suite.data.sources:subset_folder",
+        is_grey=True,
     ),
     "mnist": Source(
         10,
         "as stated where you obtain it",
         not_prepared="needs no preparation: data.loader: memory reads its four IDX files",
         idx="suite.data.sources:mnist_idx",
+        is_grey=True,
     ),
     "synthetic": Source(
         1000,

@@ -287,11 +287,33 @@ def test_a_plan_names_shifts_and_streams(tmp_path: Path) -> None:
     ]  # fmt: skip
     streams = list(planned_streams(plan))
     assert len(streams) == 5 * 4
-    assert [(one.name, one.severity) for one in streams[::4]] == [
-        ("clean", None), ("fog", 5), ("contrast", 5), ("art", None), ("all", None),
+    assert [one.key(None)[0] for one in streams[::4]] == [
+        ("clean",), ("fog 5",), ("contrast 5",), ("art",), ("fog 5", "contrast 5"),
     ]  # fmt: skip
-    assert [shift.name for shift in streams[-1].shifts] == ["fog", "contrast"]
-    assert min(one.images_per_batch for one in streams if one.name == "all") == 2  # one of each
+    assert [one.images_per_batch for one in streams[-4:]] == [2, 8, 2, 8]  # one of each at least
+
+
+def test_batches_of_a_mixed_stream_that_come_out_alike_are_one_stream() -> None:
+    plan = RobustnessPlan(
+        corruptions=("fog", "contrast", "frost"),
+        severities=(1,),
+        methods=("frozen",),
+        images_per_batch=(1, 2, 8),
+    )
+    mixed = [one for one in planned_streams(plan) if len(one.shifts) > 1]
+    assert [(one.images_per_batch, one.images_of_each) for one in mixed] == [(3, 1), (6, 2)]
+
+
+def test_a_corruption_without_severity_is_no_shift() -> None:
+    for severity in (None, 0, 6):
+        with pytest.raises(UserError, match="severity of fog: expected 1 to 5"):
+            Shift("fog", "corruption", severity)
+
+
+def test_colour_is_refused_on_grey_images_whatever_reads_them(fashion: Path) -> None:
+    data = DataSpec(name="fashion-mnist-7k", image_size=28, loader="torchvision")
+    with pytest.raises(UserError, match="'saturate' says nothing about grey images"):
+        open_shift(Shift("saturate", "corruption", 1), data, images_per_batch=4, device=CPU)
 
 
 def test_two_shifts_of_one_name_are_refused(tmp_path: Path) -> None:

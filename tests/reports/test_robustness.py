@@ -16,11 +16,11 @@ from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import TestTimeRecord, read_robustness
+from suite.record import RobustnessRecord, TestTimeRecord, read_robustness, write_robustness
 from suite.specs.corruption_table import COMMON, CORRUPTIONS
 from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run
-from tests.helpers.shifted_records import grid, write_shifts
+from tests.helpers.shifted_records import grid, shift_record, write_shifts
 
 CELLS = grid(("fog", "contrast", "gaussian_noise"), (1, 3))
 # Of BN and XBN, at the cells in order.
@@ -50,7 +50,7 @@ def streams(seed: int) -> list[TestTimeRecord]:
     top1 |= {("frozen", "by_label"): 60.0, ("prediction-time", "by_label"): 30.0}
     return [
         TestTimeRecord(
-            shift="fog", severity=3, method=method, order=order, images_per_batch=64, num_images=1000,  # type: ignore[arg-type]
+            shifts=("fog 3",), method=method, order=order, images_per_batch=64, num_images=1000,  # type: ignore[arg-type]
             top1_percent=value + seed,
         )
         for (method, order), value in top1.items()
@@ -143,7 +143,8 @@ def test_the_prediction_leaves_out_the_corruption_that_it_is_judged_on(tmp_path:
     for seed in range(3):
         misses: dict[str, list[float]] = {name: [] for name in errors}
         for name in rows["shift"].unique():
-            known, out = rows[rows["shift"] != name], rows[(rows["shift"] == name) & (rows.seed == seed)]
+            known = rows[(rows["shift"] != name) & (rows.seed != seed)]
+            out = rows[(rows["shift"] == name) & (rows.seed == seed)]
             misses["constant"] += abs(known.share_lost.mean() - out.share_lost).tolist()
             for predictor in ("esm", "confidence_lost"):
                 line = np.polyfit(known[predictor], known.share_lost, 1)
@@ -154,6 +155,9 @@ def test_the_prediction_leaves_out_the_corruption_that_it_is_judged_on(tmp_path:
         estimate = found.error[name]
         assert estimate is not None
         assert estimate.mean == pytest.approx(np.mean(values))
+    less = found.less_error["constant"]
+    assert less is not None
+    assert less.mean == pytest.approx(np.mean(errors["constant"]) - np.mean(errors["esm"]))
     # The confidence is the accuracy plus five points here: a straight line knows all.
     assert found.error["confidence_lost"].mean == pytest.approx(0, abs=1e-9)  # type: ignore[union-attr]
 
@@ -172,7 +176,7 @@ def test_the_page_has_the_answer_first_and_the_tables_behind(tmp_path: Path) -> 
     assert report.robustness is not None
     cost, prediction = report.robustness.sentences
     assert cost.startswith("Corruptions cost XBN-P2-GN8 the least: 21.5")
-    assert "where they cost BN 28.5 %" in cost
+    assert "where they cost BN 28.5 %; 7.0 points less than the next" in cost
     assert prediction.startswith(
         "ESM, measured without labels, ranks shifts by what they cost: rank correlation 0."
     )
@@ -180,11 +184,16 @@ def test_the_page_has_the_answer_first_and_the_tables_behind(tmp_path: Path) -> 
         "What corruptions cost",
         "Does ESM predict what a shift costs?",
         "Statistics chosen at test time",
+        "Each shift",
     ]
     table = report.robustness.tables[2]
-    assert [row[1:4] for row in table.texts if row[0] == "BN"] == [
+    assert [row[2:5] for row in table.texts if row[0] == "BN"] == [
         ["mixed", "64", "prediction-time"],
         ["sorted by label", "64", "prediction-time"],
+    ]
+    each = report.robustness.tables[3]
+    assert [row[:2] for row in each.texts] == [
+        [shift, norm] for shift in ("fog", "contrast", "gaussian_noise") for norm in ("BN", "XBN-P2-GN8")
     ]
     assert [figure.slug for figure in report.figures_of("robustness")] == ["cost-by-shift"]
     html, text = render_html(report), render_markdown(report)
@@ -209,6 +218,11 @@ def test_a_malformed_record_is_left_out_and_refused_by_name(tmp_path: Path, cont
     path = RunPaths(tmp_path / run.folder_name).robustness
     path.write_text(content)
     assert shift_rows(frames_of(tmp_path)).run.nunique() == 5
+    part = composed(tmp_path).robustness
+    assert part is not None
+    assert (
+        part.sentences[-1] == f"robustness.json of 1 run cannot be read, and is left out: {run.folder_name}."
+    )
     with pytest.raises(
         UserError, match=r"robustness\.json: not a robustness\.json of this version; remove it"
     ):
@@ -225,3 +239,44 @@ def test_a_network_that_guesses_has_no_share_to_lose(tmp_path: Path) -> None:
     report = composed(tmp_path)
     assert report.robustness is not None
     assert report.robustness.sentences == []
+
+
+def test_a_norm_is_ranked_over_the_shifts_that_all_runs_have(tmp_path: Path) -> None:
+    runs = two_norms(tmp_path)
+    spared = next(run for run in runs if run.model.norm.kind == "bn")
+    # Without fog, which costs BN most: its mean over what is left would be too good.
+    write_shifts(tmp_path, spared, 90.0, {cell: 80.0 for cell in CELLS if cell[0] != "fog"})
+    xbn, _ = by_norm(shift_rows(frames_of(tmp_path)))
+    assert xbn.share_lost is not None
+    assert xbn.share_lost.mean == pytest.approx(np.mean(LOST["XBN"][2:]) + 1)
+
+
+def test_of_several_numbers_of_images_the_most_count(tmp_path: Path) -> None:
+    run = expand_runs()[0]
+    write_run(tmp_path, run)
+    few = [shift_record("clean", None, 50.0, max_images=10), shift_record("fog", 1, 10.0, max_images=10)]
+    many = [shift_record("clean", None, 90.0, max_images=None), shift_record("fog", 1, 50.0, max_images=None)]
+    record = RobustnessRecord(step=1, data=run.data.name, shifts=(*few, *many))
+    write_robustness(RunPaths(tmp_path / run.folder_name), record)
+    assert shift_rows(frames_of(tmp_path)).share_lost.tolist() == [pytest.approx(50)]
+    assert shift_rows(frames_of(tmp_path), 10).share_lost.tolist() == [pytest.approx(100)]
+
+
+def test_a_shift_with_fewer_classes_is_compared_with_clean_images_of_these(tmp_path: Path) -> None:
+    run = expand_runs()[0]
+    write_run(tmp_path, run)
+    clean = shift_record("clean", None, 50.0)
+    art = shift_record("art", None, 60.0, num_classes=2).model_copy(
+        update={"kind": "folder", "source": "/art", "reference": (70.0, 75.0)}
+    )
+    record = RobustnessRecord(step=1, data=run.data.name, shifts=(clean, art))
+    write_robustness(RunPaths(tmp_path / run.folder_name), record)
+    (row,) = shift_rows(frames_of(tmp_path)).itertuples()
+    assert row.share_lost == pytest.approx(50)  # 60 of 70, of which 50 is chance
+    assert row.confidence_lost == pytest.approx(75 - 80)
+
+
+def test_a_record_has_each_result_once() -> None:
+    clean = shift_record("clean", None, 50.0)
+    with pytest.raises(ValueError, match="expected each result once"):
+        RobustnessRecord(step=1, data="x", shifts=(clean, clean))

@@ -1,14 +1,17 @@
 """A network under a shift: accuracy, loss, confidence and ESM against what other code finds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from suite.data.shifts import planned_streams
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.record import RobustnessRecord
@@ -164,12 +167,12 @@ PLAN = RobustnessPlan(
 def test_a_survey_measures_what_is_missing_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     first = survey(model, IMAGES, PLAN.model_copy(update={"methods": (), "severities": (1,)}), step=7)
-    assert [one.key for one in first.shifts] == [("clean", None), ("contrast", 1), ("brightness", 1)]
+    assert [one.key[::2][:2] for one in first.shifts] == [("clean", None), ("contrast", 1), ("brightness", 1)]
     assert first.test_time == ()
-    assert (first.step, first.data, first.max_images) == (7, "fashion-mnist-7k", 40)
+    assert (first.step, first.data, first.shifts[0].max_images) == (7, "fashion-mnist-7k", 40)
     whole = survey(model, IMAGES, PLAN, step=7, known=first)
     assert whole.shifts[:3] == first.shifts
-    assert [one.key for one in whole.shifts[3:]] == [("contrast", 5), ("brightness", 5)]
+    assert [one.key[::2][:2] for one in whole.shifts[3:]] == [("contrast", 5), ("brightness", 5)]
     # Clean, two corruptions at their highest severity, and all mixed; two orders; two methods.
     assert len(whole.test_time) == 4 * 2 * 2
     assert {one.num_images for one in whole.test_time} == {40, 80}
@@ -180,6 +183,51 @@ def test_a_survey_measures_what_is_missing_and_keeps_the_rest(monkeypatch: pytes
         survey(model, IMAGES, PLAN, step=8, known=whole)  # another checkpoint
     restored = RobustnessRecord.model_validate_json(whole.model_dump_json(exclude_none=True))
     assert restored == whole
+
+
+def test_results_are_kept_one_by_one_and_a_refused_stream_costs_no_other() -> None:
+    kept: list[RobustnessRecord] = []
+    plan = PLAN.model_copy(update={"severities": (5,), "images_per_batch": (1, 8), "orders": ("mixed",)})
+    torch.manual_seed(0)
+    vectors = nn.Sequential(nn.Flatten(), nn.Linear(3 * 14 * 14, 4), nn.BatchNorm1d(4), nn.Linear(4, 10))
+    with pytest.raises(UserError, match="prediction-time: 2 gets one value per channel"):
+        survey(vectors, IMAGES, plan, keep=kept.append)
+    assert [len(one.shifts) for one in kept[:3]] == [1, 2, 3]
+    # Three shifts and both mixed, in batches of 1 (mixed: 2) and 8, by two methods; three are refused.
+    assert len(kept[-1].test_time) == 4 * 2 * 2 - 3
+    missing = missing_of(kept[-1], plan, has_bn=True)
+    assert {(method, stream.images_per_batch) for stream, method in missing.streams} == {
+        ("prediction-time", 1)
+    }
+
+
+def test_another_number_of_images_and_another_folder_are_measured_beside(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"methods": (), "severities": (5,)})
+    first = survey(small(), IMAGES, plan)
+    other = survey(small(), IMAGES, plan.model_copy(update={"max_images": 30}), known=first)
+    assert other.shifts[: len(first.shifts)] == first.shifts
+    assert [one.num_images for one in other.shifts] == [40] * 3 + [30] * 3
+    for name in ("a", "b"):
+        folder = tmp_path / name / "3"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (14, 14), (90, 90, 90)).save(folder / "one.png")
+    both = first
+    for name in ("a", "b"):
+        folders = {"art": str(tmp_path / name)}
+        both = survey(small(), IMAGES, plan.model_copy(update={"folders": folders}), known=both)
+    art = [one for one in both.shifts if one.shift == "art"]
+    assert [one.source for one in art] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [one.num_classes for one in art] == [1, 1]
+    # One class alone, on clean images too: every guess is right.
+    assert [(one.top1_percent, one.reference and one.reference[0]) for one in art] == [(100, 100)] * 2
+
+
+def test_the_images_of_a_mixed_stream_differ_from_domain_to_domain() -> None:
+    stream = planned_streams(PLAN)[-1]
+    assert (stream.images_per_batch, stream.images_of_each) == (8, 4)
+    opened = [IMAGES.open(shift, 4, 40, "mixed", seed) for seed, shift in enumerate(stream.shifts)]
+    first = [next(iter(one.loader)).labels_N.tolist() for one in opened]
+    assert first[0] != first[1]
 
 
 def test_streams_sorted_by_label_starve_batch_statistics() -> None:

@@ -141,6 +141,18 @@ def test_a_stopped_run_ends_with_the_same_averages(
     assert measured(tmp_path) == measured(undisturbed)
 
 
+def test_a_run_stopped_between_two_averages_ends_with_the_same_ones(tmp_path: Path) -> None:
+    """SWA averages after the third and the fourth epoch of six steps; the stop is between them."""
+    run = tiny_run(recipe={**AVERAGED, "epochs": 4})
+    assert train(run, tmp_path / "undisturbed") == [0]
+    assert train(run, tmp_path / "stopped", stop_by=signal.SIGTERM, stop_at=20) == [75]
+    assert train(run, tmp_path / "stopped") == [0]
+    state = final_state(tmp_path / "stopped")
+    assert int(state["swa"]["n_averaged"]) == 2
+    assert_bit_equal(state, final_state(tmp_path / "undisturbed"))
+    assert measured(tmp_path / "stopped") == measured(tmp_path / "undisturbed")
+
+
 def test_what_is_measured_of_averages(undisturbed: Path) -> None:
     """EMA at both epochs' ends, SWA at the second. The values are those of the checkpoint's networks."""
     lines = [line for line in measured(undisturbed) if line["metric"] in OF_AVERAGES]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift.attribute import Attribution, attribute
 from suite.shift.batches import Logits, images_of, labels_of, logits_of
-from suite.shift.layers import preserved
+from suite.shift.layers import batch_norm_layers, preserved
 from suite.shift.passes import Pass, run_pass, top1_of
 from suite.shift.probe import ShiftProfile, profile_of
 from suite.shift.robustness.test_time import adapting
@@ -69,7 +69,10 @@ def measure_shift(
             with_functional=True,
         )
     profile = profile_of(model, seen)
-    has_parts = with_parts and bool(profile.layers)
+    # Layers that normalise with constants have no training mode, and so no parts.
+    has_parts = with_parts and any(
+        layer.running_var is not None for layer in batch_norm_layers(model).values()
+    )
     return ShiftResult(
         seen.num_images,
         top1_of(seen, PURPOSE),

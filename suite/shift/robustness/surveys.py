@@ -1,6 +1,6 @@
 """Carries out a plan on one network: every shift, and every method of test time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,8 @@ from torch import nn
 
 from suite.data.renormalise import Renormalised
 from suite.data.shifted import ShiftedImages, open_shift
-from suite.data.shifts import Shift, Stream
+from suite.data.shifts import CLEAN, Shift, Stream
+from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.record import PartsRecord, RobustnessRecord, ShiftRecord, TestTimeRecord
 from suite.robustness_coverage import missing_of
@@ -33,7 +34,15 @@ class Images:
     num_workers: int = 2
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None
 
-    def open(self, shift: Shift, per_batch: int, max_images: int | None, order: Order) -> ShiftedImages:
+    def open(
+        self,
+        shift: Shift,
+        per_batch: int,
+        max_images: int | None,
+        order: Order = "mixed",
+        seed: int = 0,
+        only: Sequence[int] | None = None,
+    ) -> ShiftedImages:
         """Open a shift's images. Raises UserError as `open_shift` does."""
         opened = open_shift(
             shift,
@@ -42,6 +51,8 @@ class Images:
             device=self.device,
             num_images=max_images,
             order=order,
+            seed=seed,
+            only=only,
             num_channels=self.num_channels,
             num_workers=self.num_workers,
         )
@@ -57,41 +68,61 @@ def survey(
     *,
     step: int = 0,
     known: RobustnessRecord | None = None,
+    keep: Callable[[RobustnessRecord], None] = lambda record: None,
 ) -> RobustnessRecord:
-    """Measure what a plan asks for, beyond what is `known` of the same step, data and number of images.
+    """Measure what a plan asks for, beyond what is `known` of the same step and data.
 
-    A network without BN has no estimation shift and no methods of test time. Raises UserError as
-    `measure_shift` and `open_shift` do.
+    `keep` is given the record after each result, so that nothing is lost when a later one fails. A network
+    without BN has no estimation shift and no methods of test time. Raises UserError as `measure_shift` and
+    `open_shift` do; for a method that cannot do with a stream at the end, when all others were measured.
     """
-    empty = RobustnessRecord(step=step, data=images.data.name, max_images=plan.max_images)
-    known = known if known is not None and known.is_of_same(empty) else empty
-    missing = missing_of(known, plan, has_bn=bool(batch_norm_layers(model)))
-    shifts = {one.key: one for one in known.shifts}
+    record = RobustnessRecord(step=step, data=images.data.name)
+    if known is not None and known.is_of_same(record):
+        record = known
+    missing = missing_of(record, plan, has_bn=bool(batch_norm_layers(model)))
     for shift in missing.shifts:
         found = _shift_record(model, images, shift, plan)
-        shifts[found.key] = found
-    streams = [
-        _stream_record(model, images, stream, method, plan.max_images) for stream, method in missing.streams
-    ]
-    return known.model_copy(
-        update={"shifts": tuple(shifts.values()), "test_time": (*known.test_time, *streams)}
-    )
+        others = [one for one in record.shifts if one.key != found.key]
+        record = record.model_copy(update={"shifts": (*others, found)})
+        keep(record)
+    refused: UserError | None = None
+    for stream, method in missing.streams:
+        try:
+            result = _stream_record(model, images, stream, method, plan.max_images)
+        except UserError as error:
+            refused = refused or error
+            continue
+        record = record.model_copy(update={"test_time": (*record.test_time, result)})
+        keep(record)
+    if refused is not None:
+        raise refused
+    return record
 
 
 def _shift_record(model: nn.Module, images: Images, shift: Shift, plan: RobustnessPlan) -> ShiftRecord:
-    opened = images.open(shift, IMAGES_PER_BATCH, plan.max_images, "mixed")
+    opened = images.open(shift, IMAGES_PER_BATCH, plan.max_images)
+    outputs = opened.outputs_K
     with closing(opened.loader):
-        found = measure_shift(model, opened.loader, outputs=opened.outputs_K, with_parts=plan.with_parts)
+        found = measure_shift(model, opened.loader, outputs=outputs, with_parts=plan.with_parts)
+    reference = None
+    if outputs is not None:
+        with closing(images.open(CLEAN, IMAGES_PER_BATCH, None, only=outputs).loader) as loader:
+            of_clean = measure_shift(model, loader, outputs=outputs)
+        reference = of_clean.top1_percent, of_clean.confidence_percent
     profile = found.profile
     return ShiftRecord(
         shift=shift.name,
         kind=shift.kind,
         severity=shift.severity,
+        source=shift.source,
+        max_images=plan.max_images,
         num_images=found.num_images,
-        num_classes=images.data.num_classes if opened.outputs_K is None else len(opened.outputs_K),
+        num_classes=images.data.num_classes if outputs is None else len(outputs),
+        bad_images=len(opened.loader.bad_images),
         top1_percent=found.top1_percent,
         loss=found.loss,
         confidence_percent=found.confidence_percent,
+        reference=reference,
         layers=tuple(layer.name for layer in profile.layers),
         esm_mu_scaled=tuple(profile.values("esm_mu_scaled")),
         esm_sigma_scaled=tuple(profile.values("esm_sigma_scaled")),
@@ -104,6 +135,7 @@ def _parts(found: ShiftResult) -> PartsRecord | None:
         return None
     layers = found.attribution.layers
     return PartsRecord(
+        layers=tuple(layer.name for layer in layers),
         mu_own=tuple(layer.mu.own for layer in layers),
         mu_inherited=tuple(layer.mu.inherited for layer in layers),
         sigma_own=tuple(layer.sigma.own for layer in layers),
@@ -114,9 +146,12 @@ def _parts(found: ShiftResult) -> PartsRecord | None:
 def _stream_record(
     model: nn.Module, images: Images, stream: Stream, method: str, max_images: int | None
 ) -> TestTimeRecord:
-    each = stream.images_per_batch // len(stream.shifts)
     with ExitStack() as stack:
-        opened = [images.open(shift, each, max_images, stream.order) for shift in stream.shifts]
+        # Each shift in an order of its own: otherwise a batch would be a few images in many versions.
+        opened = [
+            images.open(shift, stream.images_of_each, max_images, stream.order, seed)
+            for seed, shift in enumerate(stream.shifts)
+        ]
         for one in opened:
             stack.enter_context(closing(one.loader))
         batches: Iterable[object] = opened[0].loader
@@ -124,9 +159,11 @@ def _stream_record(
             batches = Interleaved([one.loader for one in opened])
         outputs = opened[0].outputs_K if len(opened) == 1 else None
         top1_percent, num_images = top1_at_test_time(model, batches, method, outputs=outputs)
+    labels, sources, *_ = stream.key(max_images)
     return TestTimeRecord(
-        shift=stream.name,
-        severity=stream.severity,
+        shifts=labels,
+        sources=sources,
+        max_images=max_images,
         method=method,
         order=stream.order,
         images_per_batch=stream.images_per_batch,

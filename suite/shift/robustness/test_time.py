@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from suite.errors import UserError
 from suite.models.batch_free import at_least_float
-from suite.shift.layers import estimates, estimating_layers
+from suite.shift.layers import centres, estimates, estimating_layers
 from suite.specs.choice import resolve
 from suite.specs.test_time_table import METHODS
 
@@ -67,7 +67,8 @@ class UnMix:
     They begin at the estimates, spread so that their mixture has the estimates' mean and variance. An image's
     own statistics are mixed into each set by how similar it is, and the image is normalised with the mixture
     of all sets. Each set then moves towards the images that are similar to it. K = 16, the temperature of the
-    similarity 0.07 and the share of the variance that is between the sets, 0.5, are the authors'.
+    similarity 0.07 and the share of the variance that is between the sets, 0.5, are the authors'. Inputs
+    (N, C) keep the estimates.
     """
 
     SETS, TEMPERATURE, BETWEEN, BATCH = 16, 0.07, 0.5, 64
@@ -78,10 +79,12 @@ class UnMix:
         spread = math.sqrt(self.BETWEEN * self.SETS / (self.SETS - 1))
         self.mean_KC = mean_C + spread * var_C.sqrt() * noise_KC
         self.var_KC = (1 - self.BETWEEN) * var_C.expand_as(self.mean_KC)
-        self.momentum = momentum
+        self.source, self.momentum = (mean_C[None], var_C[None]), momentum
 
     def __call__(self, x_NC: Tensor) -> Chosen:
-        x_NCP = x_NC.flatten(2) if x_NC.dim() > 2 else x_NC[..., None]
+        if x_NC.dim() == 2:  # a vector has no statistics of its own
+            return self.source
+        x_NCP = x_NC.flatten(2)
         var_N1C, mean_N1C = (value_NC[:, None] for value_NC in torch.var_mean(x_NCP, dim=2, unbiased=False))
         cosine_NK = F.normalize(mean_N1C[:, 0], dim=1) @ F.normalize(self.mean_KC, dim=1).mT
         weight_NK1 = torch.softmax(cosine_NK / self.TEMPERATURE, dim=1)[..., None]
@@ -127,7 +130,10 @@ def _hook(method: str, layer_name: str, choose: Chooser, needs_batch: bool) -> C
                 f"{method}: {layer_name} gets one value per channel (a single image) and so no variance; "
                 "use larger batches"
             )
-        standardised_NC = _brought_back(layer, at_least_float(x_NC), *choose(at_least_float(x_NC)))
+        mean_NC, var_NC = choose(at_least_float(x_NC))
+        if not centres(layer):  # then the layer estimates E[x²], and subtracts no mean
+            mean_NC, var_NC = torch.zeros_like(mean_NC), var_NC + mean_NC.square()
+        standardised_NC = _brought_back(layer, at_least_float(x_NC), mean_NC, var_NC)
         return (standardised_NC.to(x_NC.dtype), *args[1:]), {} if not args else kwargs
 
     return hook
