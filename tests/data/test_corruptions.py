@@ -114,3 +114,10 @@ def test_sets_and_families_leave_out_what_grey_images_lack() -> None:
         *("gaussian_noise", "shot_noise", "impulse_noise"),
         *("fog", "speckle_noise"),
     )
+
+
+def test_the_table_is_the_librarys() -> None:
+    import imagecorruptions
+
+    assert set(CORRUPTIONS) == set(imagecorruptions.get_corruption_names("all"))
+    assert list(COMMON) == imagecorruptions.get_corruption_names("common")

@@ -26,15 +26,17 @@ CELLS = grid(("fog", "contrast", "gaussian_noise"), (1, 3))
 # Of BN and XBN, at the cells in order.
 LOST = {"BN": (10.0, 40.0, 5.0, 20.0, 30.0, 60.0), "XBN": (6.0, 30.0, 5.0, 12.0, 20.0, 50.0)}
 
+SEED_COSTS = {"BN": 1.0, "XBN": 0.9}  # points for each seed, which a pair does not share wholly
+
 
 def two_norms(root: Path) -> list[Run]:
-    """BN and XBN with three seeds; seed s loses s points more of 90 % top-1 above a chance of 10 %."""
+    """BN and XBN with three seeds, which lose a little more one after another of 90 % top-1."""
     runs = [run for run in expand_runs(batch={"global_batch_size": 64}) if run.model.norm.kind != "gn"]
     for run in runs:
         write_run(root, run)
         kind = "BN" if run.model.norm.kind == "bn" else "XBN"
         clean = 90.0
-        lost = [value + run.seed for value in LOST[kind]]
+        lost = [value + run.seed * SEED_COSTS[kind] for value in LOST[kind]]
         top1 = {cell: clean - 0.8 * share for cell, share in zip(CELLS, lost, strict=True)}
         esm = {
             cell: 0.02 * share + 0.01 * place
@@ -175,8 +177,8 @@ def test_the_page_has_the_answer_first_and_the_tables_behind(tmp_path: Path) -> 
     report = composed(tmp_path)
     assert report.robustness is not None
     cost, prediction = report.robustness.sentences
-    assert cost.startswith("Corruptions cost XBN-P2-GN8 the least: 21.5")
-    assert "where they cost BN 28.5 %; 7.0 points less than the next" in cost
+    assert cost.startswith("Corruptions cost XBN-P2-GN8 the least: 21.4")
+    assert "where they cost BN 28.5 %; 7.1 points less than the next" in cost
     assert prediction.startswith(
         "ESM, measured without labels, ranks shifts by what they cost: rank correlation 0."
     )
@@ -248,7 +250,7 @@ def test_a_norm_is_ranked_over_the_shifts_that_all_runs_have(tmp_path: Path) -> 
     write_shifts(tmp_path, spared, 90.0, {cell: 80.0 for cell in CELLS if cell[0] != "fog"})
     xbn, _ = by_norm(shift_rows(frames_of(tmp_path)))
     assert xbn.share_lost is not None
-    assert xbn.share_lost.mean == pytest.approx(np.mean(LOST["XBN"][2:]) + 1)
+    assert xbn.share_lost.mean == pytest.approx(np.mean(LOST["XBN"][2:]) + 0.9)
 
 
 def test_of_several_numbers_of_images_the_most_count(tmp_path: Path) -> None:
