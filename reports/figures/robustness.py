@@ -24,10 +24,9 @@ def cost_by_shift(frames: Frames, context: Context, palette: list[Variant]) -> I
     cells = rows.groupby(_KEYS, as_index=False, sort=False, observed=True).agg(
         esm=("esm", "mean"), share_lost=("share_lost", "mean"), seeds=("seed", "nunique")
     )
-    x, y = (
-        Quantity(column, title, (float(cells[column].min()), float(cells[column].max())))
-        for column, title in (("esm", "Scaled ESM under the shift"), ("share_lost", "Accuracy lost (%)"))
-    )
+    esm, lost = ((float(cells[name].min()), float(cells[name].max())) for name in ("esm", "share_lost"))
+    x = Quantity("esm", "Scaled ESM under the shift", esm)
+    y = Quantity("share_lost", "Accuracy lost (%)", (min(0.0, lost[0]), lost[1]))  # a share: not logarithmic
     panel = Panel(
         "Share of top-1 above chance that a shift costs",
         f"Accuracy lost against scaled ESM, {plural(len(cells), 'mark')}, one for each norm and shift",
