@@ -60,7 +60,8 @@ def reproduce(
     study = _Claims(registered, output_dir, quick)
     study.check_data(letters)
     if not quick:
-        register(output_dir, study.folders([*letters, *SHIFTS]))
+        later = [letter for letter in SHIFTS if letter in registered.content.claims]
+        register(output_dir, study.folders([*letters, *later]))
     code = study.run(letters, jobs, console)
 
     from jobs import exit_codes

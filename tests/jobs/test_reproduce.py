@@ -67,7 +67,11 @@ def test_the_shipped_configs_have_none_of_the_claims_seeds() -> None:
         assert claim_experiments.QUICK_SEED not in claim.seeds(-1)
 
 
-@pytest.mark.parametrize(("some", "others", "num_shared"), [("B", "C", 5), ("D", "F", 2)], ids=["BC", "DF"])
+@pytest.mark.parametrize(
+    ("some", "others", "num_shared"),
+    [("B", "C", 5), ("D", "F", 2), ("D", "G", 3), ("E", "H", 2)],
+    ids=["BC", "DF", "DG", "EH"],
+)
 def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared: int) -> None:
     found = {letter: experiment(letter) for letter in (some, others)}
     ids = [{run.run_id for run in one.runs} for one in found.values()]
@@ -77,7 +81,7 @@ def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared
 
 def test_letters_may_be_small_and_doubled_and_come_in_order() -> None:
     assert claim_experiments.chosen(["c", "A", "C"]) == ["A", "C"]
-    assert claim_experiments.chosen([]) == list("ABCDEF")
+    assert claim_experiments.chosen([]) == list("ABCDEFGH")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_the_carried_images_are_enough_for_every_claim(letter: str) -> None:
 def test_an_unknown_claim_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     done = reproduce(tmp_path, "A", "Z")
     assert isinstance(done.exception, UserError)
-    assert str(done.exception) == "'Z' is no claim; the claims are A, B, C, D, E, F"
+    assert str(done.exception) == "'Z' is no claim; the claims are A, B, C, D, E, F, G, H"
 
 
 def test_mnist_without_its_files_is_refused_before_anything_starts(tmp_path: Path, tiny: None) -> None:
@@ -125,7 +129,7 @@ def test_mnist_without_its_files_is_refused_before_anything_starts(tmp_path: Pat
 def test_the_list_names_each_claim_and_its_cost(tmp_path: Path) -> None:
     done = reproduce(tmp_path, "--list")
     lines = done.stdout.splitlines()
-    assert [line[0] for line in lines] == list("ABCDEF")
+    assert [line[0] for line in lines] == list("ABCDEFGH")
     assert all("minutes on two cores" in line for line in lines)
     assert not (tmp_path / "runs").exists()
 
