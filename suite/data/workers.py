@@ -1,9 +1,11 @@
 """The worker processes of the torchvision loader, and the shared memory through which they give batches."""
 
+import atexit
 import multiprocessing.context
 import multiprocessing.popen_fork
 import os
 import signal
+import threading
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,6 +33,16 @@ class _KilledPopen(multiprocessing.popen_fork.Popen):
     def terminate(self) -> None:
         """Kill: SIGTERM is blocked, and does not reach a stopped process."""
         self.kill()
+
+
+def _expect_dead_workers() -> None:
+    """Restore SIGCHLD's default: torch's handler would raise for each worker that Python's end kills."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+# Runs before multiprocessing's own function, which ends the workers and was registered before.
+atexit.register(_expect_dead_workers)
 
 
 class Worker(multiprocessing.context.ForkProcess):
