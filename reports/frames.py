@@ -19,8 +19,11 @@ from reports.collect import Collection
 from reports.collect.measurements import PROBES
 from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
 from reports.planned_runs import unstarted_cells
+from suite.errors import UserError
 from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
+from suite.paths import RunPaths
+from suite.record import RobustnessRecord, read_robustness
 
 __all__ = ["BEST_TOP1", "CONTEXT", "GROUP", "SCALAR_METRICS", "SHIFT_METRICS", "Frames", "build_frames"]
 
@@ -78,6 +81,20 @@ class Frames:
     def completed(self) -> pd.DataFrame:
         """The runs that results are made of."""
         return self.counted[self.counted.state == "completed"]
+
+    @cached_property
+    def robustness(self) -> tuple[dict[int, RobustnessRecord], list[str]]:
+        """The records of robustness of completed runs, by run; and the folders of malformed ones."""
+        by_run, malformed = {}, []
+        for run, folder in zip(self.completed.run, self.completed.folder, strict=True):
+            try:
+                found = read_robustness(RunPaths(str(folder)))
+            except UserError:
+                malformed.append(Path(str(folder)).name)
+                continue
+            if found is not None:
+                by_run[int(run)] = found
+        return by_run, malformed
 
     @cached_property
     def unstarted(self) -> pd.DataFrame:

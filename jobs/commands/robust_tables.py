@@ -52,7 +52,10 @@ def _print_test_time(console: Console, record: RobustnessRecord) -> None:
     frozen = {one.stream: one.top1_percent for one in unchanged}
     for one in record.test_time:
         before = frozen.get(one.stream, math.nan)
-        stream = one.shifts[0] if len(one.shifts) == 1 else f"all {len(one.shifts)} mixed"
+        name, severity = one.shifts[0]
+        stream = name if severity is None else f"{name} {severity}"
+        if len(one.shifts) > 1:
+            stream = f"all {len(one.shifts)} mixed"
         gained = "" if one.method == FROZEN or math.isnan(before) else f"{one.top1_percent - before:+.2f}"
         order = {"mixed": "mixed", "by_label": "by label"}[one.order]
         batch = str(one.images_per_batch)

@@ -13,16 +13,13 @@ share their test images, so that no interval contains the choice of images.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from reports.frames import CONTEXT, GROUP, Frames
 from reports.stats import Estimate, difference_interval, mean_interval
-from suite.errors import UserError
-from suite.paths import RunPaths
-from suite.record import RobustnessRecord, ShiftRecord, TestTimeRecord, read_robustness
+from suite.record import ShiftRecord, TestTimeRecord
 from suite.specs.corruption_table import ALEXNET_CLEAN_ERROR_PERCENT, COMMON, CORRUPTIONS, SEVERITIES
 from suite.specs.test_time_table import FROZEN
 
@@ -36,28 +33,6 @@ _COLUMNS = [
 ALL_IMAGES = 0  # in the column `max_images`
 
 
-@dataclass(frozen=True)
-class Read:
-    """The records of completed runs by run, and the folders of those that could not be read."""
-
-    by_run: dict[int, RobustnessRecord]
-    malformed: list[str]
-
-
-def read_records(frames: Frames) -> Read:
-    """Read the robustness of completed runs."""
-    by_run, malformed = {}, []
-    for run, folder in zip(frames.completed.run, frames.completed.folder, strict=True):
-        try:
-            found = read_robustness(RunPaths(Path(str(folder))))
-        except UserError:
-            malformed.append(Path(str(folder)).name)
-            continue
-        if found is not None:
-            by_run[int(run)] = found
-    return Read(by_run, malformed)
-
-
 def shift_rows(frames: Frames, max_images: int | None = None) -> pd.DataFrame:
     """A row for each run and shift but the clean one: GROUP, and `_COLUMNS`.
 
@@ -66,7 +41,7 @@ def shift_rows(frames: Frames, max_images: int | None = None) -> pd.DataFrame:
     """
     rows = []
     seeds = frames.runs.set_index("run").seed
-    for run, record in read_records(frames).by_run.items():
+    for run, record in frames.robustness[0].items():
         newest: dict[tuple[str, str, int | None], ShiftRecord] = {}
         for one in record.shifts:
             is_wanted = max_images is None or one.max_images == max_images
@@ -259,14 +234,13 @@ def rows_at_test_time(frames: Frames) -> pd.DataFrame:
     `gain`: points of top-1 over the estimates unchanged on the same stream.
     """
     rows = []
-    for run, record in read_records(frames).by_run.items():
+    for run, record in frames.robustness[0].items():
         frozen = {one.stream: one.top1_percent for one in record.test_time if one.method == FROZEN}
         newest: dict[object, tuple[int, TestTimeRecord]] = {}
         for one in record.test_time:
-            head, _, tail = one.shifts[0].rpartition(" ")
-            has_severity = bool(head) and tail.isdecimal()
-            stream = ALL if len(one.shifts) > 1 else head if has_severity else one.shifts[0]
-            size = len(one.shifts) if stream == ALL else int(tail) if has_severity else 0
+            name, severity = one.shifts[0]
+            is_mixed = len(one.shifts) > 1
+            stream, size = (ALL, len(one.shifts)) if is_mixed else (name, severity or 0)
             key = (stream, one.method, one.order, one.images_per_batch)
             if one.stream in frozen and (key not in newest or size >= newest[key][0]):
                 newest[key] = size, one

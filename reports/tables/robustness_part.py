@@ -11,7 +11,6 @@ from reports.findings.robustness import (
     by_norm,
     less_than,
     predictions,
-    read_records,
     rows_at_test_time,
     shift_rows,
 )
@@ -37,7 +36,7 @@ class RobustnessPart:
 
 def robustness_part(frames: Frames) -> RobustnessPart | None:
     """Return the part, or None where the robustness of no completed run was measured."""
-    rows, malformed = shift_rows(frames), read_records(frames).malformed
+    rows, malformed = shift_rows(frames), frames.robustness[1]
     if rows.empty and not malformed:
         return None
     norms, predicted = by_norm(rows), predictions(rows, CONTEXT)

@@ -28,7 +28,7 @@ class ClassMatch:
 
 
 def match_classes(shift: Sequence[str], network: Sequence[str], where: Path) -> ClassMatch:
-    """Return which output of a network stands for each class folder of a shift.
+    """Return the output of a network that belongs to each class folder of a shift.
 
     `shift`: names of the folders at `where`. `network`: the names of its outputs, in their order. Folders
     that are numbers, where the network's names are not, are the outputs themselves. Raises UserError for

@@ -36,11 +36,6 @@ class Shift:
             check_corruption(self.name, 0 if self.severity is None else self.severity)
 
     @property
-    def label(self) -> str:
-        """`fog 3`."""
-        return self.name if self.severity is None else f"{self.name} {self.severity}"
-
-    @property
     def source(self) -> str:
         """The place, as a record has it."""
         return "" if self.place is None else str(self.place.absolute())
@@ -113,8 +108,8 @@ class Stream:
 
     def key(self, max_images: int | None) -> StreamKey:
         """Return the key of its records, when it has so many images of each shift."""
-        labels, sources = tuple(one.label for one in self.shifts), tuple(one.source for one in self.shifts)
-        return labels, sources, max_images, self.order, self.images_per_batch
+        names = tuple((one.name, one.severity) for one in self.shifts)
+        return names, tuple(one.source for one in self.shifts), max_images, self.order, self.images_per_batch
 
 
 def planned_shifts(plan: RobustnessPlan) -> list[Shift]:

@@ -137,14 +137,13 @@ class PlannedBatches(Dataset[WorkerBatch]):
             elif fault(image) is not None:
                 continue
             crop = None if samples.crops is None else samples.crops[j : j + 1]
-            _, _, name = os.fsdecode(bytes(index.names_N[image])).partition("/")
-            images.append(self._crop(decoded.pop(image), crop, name))
+            images.append(self._crop(decoded.pop(image), crop, image))
             labels.append(int(index.labels_N[image]))
         size = self._data.image_size
         images_NCHW = torch.stack(images) if images else torch.empty(0, 3, size, size)
         return images_NCHW, torch.tensor(labels, dtype=torch.int64), bad
 
-    def _crop(self, image_CHW: Tensor, crop: CropDraws | None, name: str) -> Tensor:
+    def _crop(self, image_CHW: Tensor, crop: CropDraws | None, image: int) -> Tensor:
         shape_12 = np.array([image_CHW.shape[1:]], dtype=np.int32)
         place = geometry(shape_12, None if crop is None else crop.attempts_B4A, self._data)
         image_CHW = F.crop(image_CHW, *place.window_start_B2[0].tolist(), *place.window_shape_B2[0].tolist())
@@ -154,6 +153,7 @@ class PlannedBatches(Dataset[WorkerBatch]):
         if crop is not None and crop.mirror_B[0]:
             image_CHW = F.horizontal_flip(image_CHW)
         if self._alter is not None:
+            _, _, name = os.fsdecode(bytes(self.share.index.names_N[image])).partition("/")
             image_CHW = self._alter(image_CHW, name)
         image_CHW = F.to_dtype(image_CHW, torch.float32, scale=True)
         return cast(Tensor, F.normalize(image_CHW, MEAN, STD))

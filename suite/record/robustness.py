@@ -12,7 +12,8 @@ from suite.specs.base import Spec
 
 ROBUSTNESS_VERSION = 1
 ShiftKey = tuple[str, str, int | None, str, int | None]
-StreamKey = tuple[tuple[str, ...], tuple[str, ...], int | None, str, int]
+NameAndSeverity = tuple[str, int | None]
+StreamKey = tuple[tuple[NameAndSeverity, ...], tuple[str, ...], int | None, str, int]
 
 
 class PartsRecord(Spec):
@@ -90,12 +91,12 @@ def _checked(record: S, layers: tuple[str, ...], *names: str) -> S:
 class TestTimeRecord(Spec):
     """Top-1 (%) over a stream with a method of test time.
 
-    `shifts`: the labels of those that each batch mixes. `images_per_batch`: in all.
+    `shifts`: name and severity of those that each batch mixes. `images_per_batch`: in all.
     """
 
     __test__ = False  # not a test, whatever its name begins with
 
-    shifts: tuple[str, ...] = Field(min_length=1)
+    shifts: tuple[NameAndSeverity, ...] = Field(min_length=1)
     sources: tuple[str, ...] = ()
     max_images: int | None = None
     method: str

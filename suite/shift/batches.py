@@ -55,7 +55,7 @@ def placed(images: Images, device: torch.device, dtype: torch.dtype) -> Images:
 
 
 def means_of(images: Images) -> Tensor:
-    """Return the mean value of each image, (N,) on the CPU, by which images are told apart."""
+    """Return the mean value of each image, (N,) on the CPU, which identifies an image in comparisons."""
     if isinstance(images, list):
         return torch.stack([image.float().mean() for image in images]).cpu()
     return images.float().flatten(1).mean(dim=1).cpu()

@@ -209,7 +209,7 @@ class Recorder:
         self._last_batch: dict[str, int] = {}
 
     def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield the batches that have images; each is to be run through the model before the next."""
+        """Yield the batches that have images. The caller runs each through the model before the next."""
         for batch in batches:
             if (count := len(images_of(batch, self.purpose))) == 0:
                 continue

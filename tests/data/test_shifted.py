@@ -288,7 +288,11 @@ def test_a_plan_names_shifts_and_streams(tmp_path: Path) -> None:
     streams = list(planned_streams(plan))
     assert len(streams) == 5 * 4
     assert [one.key(None)[0] for one in streams[::4]] == [
-        ("clean",), ("fog 5",), ("contrast 5",), ("art",), ("fog 5", "contrast 5"),
+        (("clean", None),),
+        (("fog", 5),),
+        (("contrast", 5),),
+        (("art", None),),
+        (("fog", 5), ("contrast", 5)),
     ]  # fmt: skip
     assert [one.images_per_batch for one in streams[-4:]] == [2, 8, 2, 8]  # one of each at least
 

@@ -80,7 +80,10 @@ def test_the_runs_of_an_experiment_are_measured_once_and_what_is_new_is_added(tr
     assert [one.parts is not None for one in second["BN"].shifts] == [True] * 5
     assert {one.method for one in second["BN"].test_time} == {"frozen", "unmix"}
     assert {one.shifts for one in second["BN"].test_time} == {
-        ("clean",), ("contrast 5",), ("brightness 5",), ("brightness 5", "contrast 5"),
+        (("clean", None),),
+        (("contrast", 5),),
+        (("brightness", 5),),
+        (("brightness", 5), ("contrast", 5)),
     }  # fmt: skip
     assert second["GN8"].test_time == ()
 

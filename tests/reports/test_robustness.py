@@ -52,7 +52,7 @@ def streams(seed: int) -> list[TestTimeRecord]:
     top1 |= {("frozen", "by_label"): 60.0, ("prediction-time", "by_label"): 30.0}
     return [
         TestTimeRecord(
-            shifts=("fog 3",), method=method, order=order, images_per_batch=64, num_images=1000,  # type: ignore[arg-type]
+            shifts=(("fog", 3),), method=method, order=order, images_per_batch=64, num_images=1000,  # type: ignore[arg-type]
             top1_percent=value + seed,
         )
         for (method, order), value in top1.items()

@@ -4,6 +4,7 @@ The expected statistics are those of the shifted images with the whole network i
 compares the estimates of training with what the shift makes of each layer's input. It needs no labels.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ def measure_shift(
             with_frozen=True,
             with_functional=True,
         )
+    top1_percent, (loss, confidence) = top1_of(seen, PURPOSE), tally.sums()
     profile = profile_of(model, seen)
     # Layers that normalise with constants have no training mode, and so no parts.
     has_parts = with_parts and any(
@@ -75,9 +77,9 @@ def measure_shift(
     )
     return ShiftResult(
         seen.num_images,
-        top1_of(seen, PURPOSE),
-        tally.loss / seen.num_images,
-        100 * tally.confidence / seen.num_images,
+        top1_percent,
+        loss / seen.num_images,
+        100 * confidence / seen.num_images,
         profile,
         attribute(model, batches) if has_parts else None,
     )
@@ -101,6 +103,7 @@ def top1_at_test_time(
         model.eval()
         with adapting(model, method):
             seen: Pass = run_pass(model, tally.watched(batches), PURPOSE, with_labels=True, logits=tally)
+    tally.sums()
     return top1_of(seen, PURPOSE), seen.num_images
 
 
@@ -109,14 +112,23 @@ class _Tally:
 
     def __init__(self, outputs: Sequence[int] | None, logits: Logits | None) -> None:
         self.outputs, self.take = outputs, logits
-        self.loss = self.confidence = 0.0
         self._labels: Tensor | None = None
+        # On the network's device: reading a number would wait for it.
+        self._sums_2: Tensor | None = None
 
     def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches, and note the labels of each."""
         for batch in batches:
             self._labels = labels_of(batch)
             yield batch
+
+    def sums(self) -> tuple[float, float]:
+        """Return the sums of the loss and of the confidence. Raises UserError when they are not finite."""
+        assert self._sums_2 is not None, "the pass has had labels, and so logits"
+        loss, confidence = self._sums_2.tolist()
+        if not (math.isfinite(loss) and math.isfinite(confidence)):
+            raise UserError(f"{PURPOSE}: the network's outputs are not finite")
+        return loss, confidence
 
     def __call__(self, output: Any) -> Tensor:
         """Return the logits (N, K) with −∞ for outputs that the shift has no classes for."""
@@ -125,12 +137,12 @@ class _Tally:
             needs = "needs batches of (images, labels), and (N, K) logits"
             raise UserError(f"{PURPOSE}: {needs}; `logits` can take them out of what the network returns")
         logits_NK = logits_NK.float()
-        if not bool(logits_NK.isfinite().all()):
-            raise UserError(f"{PURPOSE}: the network's outputs are not finite")
         labels_N = self._labels.to(logits_NK.device)
-        if int(labels_N.max()) < logits_NK.shape[1]:  # otherwise the pass says so
-            self.loss += float(F.cross_entropy(logits_NK, labels_N, reduction="sum"))
-        self.confidence += float(logits_NK.softmax(dim=1).amax(dim=1).sum())
+        # A label without an output is the pass's to refuse.
+        loss = F.cross_entropy(logits_NK, labels_N.clamp(max=logits_NK.shape[1] - 1), reduction="sum")
+        confidence = logits_NK.softmax(dim=1).amax(dim=1).sum()
+        sums_2 = torch.stack([loss, confidence]).double()
+        self._sums_2 = sums_2 if self._sums_2 is None else self._sums_2 + sums_2
         if self.outputs is None:
             return logits_NK
         masked_NK = torch.full_like(logits_NK, -torch.inf)

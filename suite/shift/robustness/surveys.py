@@ -159,9 +159,9 @@ def _stream_record(
             batches = Interleaved([one.loader for one in opened])
         outputs = opened[0].outputs_K if len(opened) == 1 else None
         top1_percent, num_images = top1_at_test_time(model, batches, method, outputs=outputs)
-    labels, sources, *_ = stream.key(max_images)
+    names, sources, *_ = stream.key(max_images)
     return TestTimeRecord(
-        shifts=labels,
+        shifts=names,
         sources=sources,
         max_images=max_images,
         method=method,
