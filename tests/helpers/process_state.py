@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from suite.files import write_atomically
+
 
 def state() -> dict[str, Any]:
     """What a fork must share with a fresh process."""
@@ -55,10 +57,10 @@ def wait(out: Path) -> None:
     """Wait for SIGTERM, and write that it came."""
     received = []
     signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    out.write_text("ready")
+    write_atomically(out, "ready")  # a test may look, or kill this process, at any time
     while not received:
         time.sleep(0.02)
-    out.write_text("asked to stop")
+    write_atomically(out, "asked to stop")
 
 
 if __name__ == "__main__":
