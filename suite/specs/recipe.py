@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
 from suite.specs.choice import described
+from suite.specs.federated import FederatedSpec
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ class RecipeSpec(Spec):
         None,
         description="also keep the mean of the weights at the ends of the last epochs; null: none",
     )
+    federated: FederatedSpec | None = Field(
+        None,
+        description="clients train in turn, and their weights are averaged after each round; null: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
@@ -108,6 +113,8 @@ class RecipeSpec(Spec):
             raise ValueError(f"final_lr ({self.final_lr:g}) exceeds lr ({self.lr:g})")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise: {list(self.milestones)}")
+        if self.federated is not None and (self.swa is not None or self.ema_decay is not None):
+            raise ValueError("federated averages the clients' weights itself: leave ema_decay and swa out")
         if self.swa is not None and self.swa_start_epoch < self.warmup_epochs:
             begins = f"swa begins after {self.swa_start_epoch} of {self.epochs} epochs"
             raise ValueError(f"{begins}, within warmup_epochs ({self.warmup_epochs:g}): raise swa.start")

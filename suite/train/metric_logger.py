@@ -15,7 +15,7 @@ from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation
-from suite.train.measure import OnAverage, OnTrainingImages
+from suite.train.measure import OfClients, OnAverage, OnTrainingImages
 
 log = logging.getLogger("shiftbench")
 
@@ -106,6 +106,13 @@ class MetricLogger:
                 layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
                 values = {f"{n}_{weights}{how}": profile.values(n) for n in (SHIFT_MU, SHIFT_SIGMA)}
                 self._per_layer(layers, values, "val", epoch=epoch, step=step)
+
+    def clients(self, found: OfClients, *, epoch: int, step: int) -> None:
+        """Write the means over federated clients."""
+        if found.top1_percent is not None:
+            self.measure("top1_clients_percent", found.top1_percent, "val", epoch=epoch, step=step)
+        if found.layers:
+            self._per_layer(found.layers, found.shift, "val", epoch=epoch, step=step)
 
     def training_images(self, found: OnTrainingImages, *, epoch: int, step: int) -> None:
         """Write accuracy and shift over the training images, in inference mode."""
