@@ -94,8 +94,9 @@ def dirichlet(concentration_C: Shares, uniform_KC: Shares) -> Shares:
     """
     from scipy.special import gammaincinv
 
-    gamma_KC: Shares = gammaincinv(np.maximum(concentration_C, 1e-9), uniform_KC)
-    return gamma_KC / gamma_KC.sum(axis=1, keepdims=True)
+    gamma_KC = gammaincinv(np.maximum(concentration_C, 1e-9), uniform_KC)
+    shares_KC: Shares = gamma_KC / gamma_KC.sum(axis=1, keepdims=True)
+    return shares_KC
 
 
 def split_by_shares(labels_N: Int64s, shares_KC: Shares, seed: int) -> Int64s:

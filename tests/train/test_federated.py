@@ -157,8 +157,8 @@ def test_a_run_is_measured_on_its_clients_images(whole: Path) -> None:
 
 
 def test_a_run_that_stops_within_a_round_resumes_bit_equal(whole: Path, tmp_path: Path) -> None:
-    """After step 7 of rounds of 6, the first client is halfway through its second turn."""
-    assert train(skewed_run(), tmp_path, stop_by=signal.SIGTERM, stop_at=7) == [75]
+    """After step 9 of rounds of 6, the second client is halfway through its second turn."""
+    assert train(skewed_run(), tmp_path, stop_by=signal.SIGTERM, stop_at=9) == [75]
     assert train(skewed_run(), tmp_path) == [0]
     assert_bit_equal(final_state(whole), final_state(tmp_path))
     assert measured(whole) == measured(tmp_path)
