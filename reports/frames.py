@@ -5,7 +5,7 @@ Every table and figure is computed from these, so that a run is counted the same
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -164,16 +164,30 @@ def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
     axes = runs[[name for name in GROUP if name != "settings"]].assign(deciding=deciding).drop_duplicates()
     varying: set[str] = set()
     for _, texts in axes.groupby(list(axes.columns[:-1]), sort=False).deciding:
-        if len(texts) > 1:
-            first, *others = (fields[text] for text in texts)
-            varying |= {name for name, value in first.items() if any(o.get(name) != value for o in others)}
+        varying.update(differing([fields[text] for text in texts]))
     return varying
 
 
+def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """The fields in which some runs differ. A part that is null in a run has no fields there.
+
+    Between a run without the part and one with it, the part's own name differs.
+    """
+    found = []
+    for name in dict.fromkeys(name for fields in runs for name in fields):
+        values = [fields[name] for fields in runs if name in fields]
+        if len(set(values)) > 1 or (len(values) < len(runs) and values[0] == "null"):
+            found.append(name)
+    return found
+
+
 def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
-    """For each run `field=value` of these fields."""
+    """For each run `field=value` of those of these fields that it has."""
     fields, shown = _parsed(deciding), sorted(shown)
-    parts = {t: ", ".join(f"{n.partition('.')[2]}={f.get(n)}" for n in shown) for t, f in fields.items()}
+    parts = {
+        text: ", ".join(f"{name.partition('.')[2]}={has[name]}" for name in shown if name in has)
+        for text, has in fields.items()
+    }
     return [parts[text] for text in deciding]
 
 

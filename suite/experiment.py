@@ -17,6 +17,7 @@ from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
 from suite.specs.data import DataSpec
+from suite.specs.federated import FederatedSpec
 from suite.specs.model import ModelSpec
 from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
 from suite.specs.norm_table import BATCH_NORM_VARIANTS
@@ -87,6 +88,9 @@ class Run(Spec):
         if isinstance(self.model.norm, BatchFreeSpec):
             plain = self.batch.model_copy(update={"norm_batch_size": self.batch.per_gpu})
             object.__setattr__(self, "batch", plain)
+            if (federated := self.recipe.federated) is not None:
+                alike = federated.model_copy(update={"norms": FederatedSpec.model_fields["norms"].default})
+                object.__setattr__(self, "recipe", self.recipe.model_copy(update={"federated": alike}))
         norm, batch = self.model.norm, self.batch
         if isinstance(norm, VariantSpec) and batch.norm > batch.per_gpu:
             raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.collect import Collection
-from reports.frames import Frames
+from reports.frames import Frames, differing
 from reports.numbers import EMPTY, MAX_NAMES, Number, count_cell, listed, plural
 from reports.tables.run_list import WORST_FIRST
 from reports.tables.table import MAX_ROWS, Cell, Column, Table
@@ -124,8 +124,8 @@ def confounds(frames: Frames) -> list[str]:
         texts = here.drop_duplicates(["settings", "deciding"])
         for _, group in texts.groupby("settings", sort=False):
             fields = [json.loads(text) for text in group.deciding]
-            names = [n for n in fields[0] if len({one.get(n) for one in fields}) > 1]
-            values = (f"{n} {' / '.join(sorted({str(one.get(n)) for one in fields})[:4])}" for n in names)
+            names = differing(fields)
+            values = (f"{n} {' / '.join(sorted({one[n] for one in fields if n in one})[:4])}" for n in names)
             if names:
                 found.append(
                     f"Runs of {arch} on {data} that are compared differ in more than norm and batch: "

@@ -3,12 +3,13 @@
 Torch and DALI are imported only by the functions that make loaders.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from suite.architectures import ARCHITECTURES
-from suite.data.clients import FederatedPlan, with_shares
+from suite.data.clients import FederatedPlan
 from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader, Place
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
@@ -54,7 +55,10 @@ def check_data(run: Run) -> None:
     """
     steps_per_epoch(run)
     if not _generator(run.data):
-        split_index(run.data, "val", run.data.val_images)
+        index = split_index(run.data, "val", run.data.val_images)
+        if run.recipe.federated is not None:
+            for client in range(run.recipe.federated.clients):
+                _federated_plan(run).validation_images(index, client)
 
 
 def steps_per_epoch(run: Run) -> int:
@@ -128,14 +132,9 @@ def train_images_loader(
 def client_loader(run: Run, client: int, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
     """Return the validation images of a federated client, centrally cropped, in a mixed order.
 
-    They have the shares of its labels. All clients together have at most as many as there are. The order is
-    mixed as that of `val_loader`.
+    The order is mixed as that of `val_loader`. Raises UserError as `FederatedPlan.validation_images`.
     """
-    plan, index = (
-        FederatedPlan(split_index(run.data, "train"), run),
-        split_index(run.data, "val", run.data.val_images),
-    )
-    mine = with_shares(index, plan.shares_KC[client], len(index) // plan.federated.clients)
+    mine = _federated_plan(run).validation_images(split_index(run.data, "val", run.data.val_images), client)
     share = EvalShare(_mixed(mine, 0), images_per_batch, place["rank"], place["world_size"])
     return _loader(share, run.data, place["device"], **_settings(run))
 
@@ -186,8 +185,17 @@ def split_index(data: DataSpec, split: str, num_images: int | None = None) -> Im
 
 
 def _plan(run: Run) -> TrainPlan:
-    index = split_index(run.data, "train")
-    return TrainPlan(index, run) if run.recipe.federated is None else FederatedPlan(index, run)
+    return (
+        TrainPlan(split_index(run.data, "train"), run)
+        if run.recipe.federated is None
+        else _federated_plan(run)
+    )
+
+
+@lru_cache(maxsize=2)
+def _federated_plan(run: Run) -> FederatedPlan:
+    """Return the plan of a run with clients, whose images are dealt once."""
+    return FederatedPlan(split_index(run.data, "train"), run)
 
 
 def _mixed(index: ImageIndex, seed: int | None) -> ImageIndex:

@@ -1,6 +1,6 @@
 """The images of federated clients: who has which, and in what order a client sees them. Numpy and scipy only.
 
-Label skew is that of Hsu, Qi and Brown (2019): each client draws shares of the classes from a Dirichlet
+Label skew is after Hsu, Qi and Brown (2019): each client draws shares of the classes from a Dirichlet
 distribution, and then its images, without replacement, by these shares. The concentration of class c is
 α · C · p_c for C classes of which c has the share p_c: α for each class where all are equally frequent.
 """
@@ -37,6 +37,7 @@ class FederatedPlan(TrainPlan):
             self.global_batch_size,
         )
         self.images_per_client = len(self.index) // clients
+        self._orders: dict[int, tuple[int, Int64s]] = {}
         if self.images_per_client < batch:
             raise UserError(
                 f"recipe.federated: {len(self.index)} training images give each of {clients} clients "
@@ -74,10 +75,26 @@ class FederatedPlan(TrainPlan):
         round_number, client = divmod(turn, self.federated.clients)
         own_step = round_number * self.federated.local_steps + local_step
         own_pass, position = divmod(own_step, self.images_per_client // self.global_batch_size)
-        order_N = self.order(own_pass)
-        mine: Int64s = order_N[self.client_N[order_N] == client]
+        if self._orders.get(client, (-1, None))[0] != own_pass:
+            order_N = self.order(own_pass)
+            self._orders[client] = own_pass, order_N[self.client_N[order_N] == client]
         first += position * self.global_batch_size
-        return mine[first : first + count]
+        return self._orders[client][1][first : first + count]
+
+    def validation_images(self, index: ImageIndex, client: int) -> ImageIndex:
+        """Return the images of another split with the client's shares of the classes.
+
+        All clients together have at most as many as the split. Raises UserError if it lacks one of the
+        client's classes.
+        """
+        counts_C = np.bincount(index.labels_N, minlength=len(self.index.classes))
+        for label in np.flatnonzero((self.shares_KC[client] > 0) & (counts_C == 0)):
+            name = self.index.classes[label]
+            raise UserError(
+                f"recipe.federated: client {client} has images of class {name}, of which {index.folder} has "
+                f"none for validation: take more val_images"
+            )
+        return with_shares(index, self.shares_KC[client], len(index) // self.federated.clients)
 
     def _drawn_shares(self, skew: float) -> Shares:
         num_classes = len(self.index.classes)
@@ -126,13 +143,14 @@ def split_by_shares(labels_N: Int64s, shares_KC: Shares, seed: int) -> Int64s:
 def with_shares(index: ImageIndex, shares_C: Shares, most: int) -> ImageIndex:
     """Return at most `most` images of an index, of each class its share, evenly spaced.
 
-    As many as the images of each class allow, and at least one image.
+    As many as the images of each class allow; shares are rounded to the largest remainders.
     """
     counts_C = np.bincount(index.labels_N, minlength=len(shares_C))
     has = shares_C > 0
-    total = min(float(most), float((counts_C[has] / shares_C[has]).min()))
-    wanted_C = np.floor(shares_C * total + 0.5).astype(np.int64)
-    wanted_C[shares_C.argmax()] = max(1, wanted_C[shares_C.argmax()])
+    total = max(1, min(most, int((counts_C[has] / shares_C[has]).min())))
+    wanted_C = np.floor(shares_C * total).astype(np.int64)
+    remainders_C = np.where(wanted_C < counts_C, shares_C * total - wanted_C, -1.0)
+    wanted_C[np.argsort(-remainders_C, kind="stable")[: total - wanted_C.sum()]] += 1
     chosen = []
     for label in np.flatnonzero(wanted_C):
         images = np.flatnonzero(index.labels_N == label)

@@ -23,9 +23,7 @@ class ClientNorms:
 
 CLIENT_NORMS = {
     "averaged": ClientNorms("running means and variances are averaged, as the weights are (FedAvg)"),
-    "pooled": ClientNorms(
-        "as averaged, and the variance between the clients' running means is added", pools=True
-    ),
+    "pooled": ClientNorms("as averaged, and the variance between the clients' means is added", pools=True),
     "local": ClientNorms("each client keeps its BN layers (FedBN, Li et al. 2021)", keeps=True),
 }
 if TYPE_CHECKING:

@@ -140,9 +140,12 @@ class Trainer:
     def advance(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
         recipe = self.run.recipe
+        step = self.step
         if self.federation is not None:
-            self.federation.begin_step(self.step)
-        set_learning_rate(self.optimizer, recipe.lr_at(self.step / self.steps_per_epoch))
+            step = self.federation.parallel_steps(self.step)
+            if self.federation.begin_step(self.step) and self.tid is not None:
+                self.tid.restart()  # the estimates that it goes on from are another client's
+        set_learning_rate(self.optimizer, recipe.lr_at(step / self.steps_per_epoch))
         seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         self.model.train()
         total = torch.zeros((), device=self.ranks.device)

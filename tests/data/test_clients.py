@@ -18,12 +18,13 @@ def index(counts: list[int]) -> ImageIndex:
     return ImageIndex(Path("/images"), names_N, labels_N, tuple(map(str, range(len(counts)))))
 
 
-def plan(counts: list[int], **federated: Any) -> FederatedPlan:
+def plan(counts: list[int], seed: int = 0, **federated: Any) -> FederatedPlan:
     federated = {"clients": 4, "local_steps": 2, **federated}
     run = make_run(
         data={"name": "some", "path": "/images", "num_classes": len(counts), "image_size": 28},
         batch={"global_batch_size": 4},
         recipe={"epochs": 6, "federated": federated},
+        seeds=[seed],
     )
     return FederatedPlan(index(counts), run)
 
@@ -90,7 +91,7 @@ def test_a_part_of_a_step_is_the_same_as_that_part_of_the_whole() -> None:
 def test_clients_depend_on_the_seed_and_on_nothing_else() -> None:
     drawn = [plan([20, 20, 24], label_skew=0.5).client_N.tolist() for _ in range(2)]
     assert drawn[0] == drawn[1]
-    # The skew is the only difference: the same chance deals the images.
+    assert drawn[0] != plan([20, 20, 24], seed=1, label_skew=0.5).client_N.tolist()
     assert drawn[0] != plan([20, 20, 24], label_skew=5.0).client_N.tolist()
 
 
@@ -101,6 +102,17 @@ def test_validation_images_have_a_clients_shares() -> None:
     few = with_shares(images, np.array([0.0, 0.25, 0.75]), most=8)
     assert few.names_N.tolist() == [b"15", b"25", *(b"%d" % (30 + (2 * k + 1) * 30 // 12) for k in range(6))]
     assert len(with_shares(images, np.array([0.4, 0.3, 0.3]), most=1)) == 1
+    halves = with_shares(images, np.array([0.1, 0.1, 0.8]), most=5)  # 0.5, 0.5 and 4 images
+    assert np.bincount(halves.labels_N, minlength=3).tolist() == [1, 0, 4]
+
+
+def test_a_class_without_validation_images_is_refused() -> None:
+    one = plan([20, 20, 24])
+    assert len(one.validation_images(index([4, 4, 4]), 0)) == 3
+    with pytest.raises(
+        UserError, match="client 0 has images of class 1, of which /images has none for valida"
+    ):
+        one.validation_images(index([4, 0, 4]), 0)
 
 
 @pytest.mark.parametrize(

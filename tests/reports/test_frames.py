@@ -69,6 +69,20 @@ def test_two_recipes_do_not_pass_for_two_seeds(tmp_path: Path) -> None:
     assert sorted(frames.runs.settings) == ["lr=0.1", "lr=0.2"]
 
 
+def test_parts_that_some_runs_lack_keep_their_settings_apart(tmp_path: Path) -> None:
+    """A run without SWA, and runs with two kinds of it: three settings, with the fields that differ."""
+    recipes = [{"epochs": 6, "swa": swa} for swa in (None, {"start": 0.5}, {"start": 0.75})]
+    for order in (recipes, recipes[::-1]):
+        runs = [
+            run
+            for recipe in order
+            for run in expand_runs(model=BN, batch=ONE_BATCH, recipe=recipe, seeds=[0])
+        ]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        frames = frames_of(*(write_run(folder, run) for run in runs))
+        assert sorted(frames.runs.settings) == ["swa.start=0.5", "swa.start=0.75", "swa=null"]
+
+
 def test_settings_name_only_what_differs_between_runs_alike_otherwise(tmp_path: Path) -> None:
     fashion, other = expand_runs(
         model=BN,

@@ -14,13 +14,14 @@ from suite.errors import UserError
 from suite.experiment import Run, check_batches
 from suite.metrics import OF_CLIENTS
 from suite.models import build_model
+from suite.models.norms.bcbn import BiasCorrectedBatchNorm
 from suite.record import Record
 from suite.shift import probe
 from suite.signals import StopFlag
 from suite.studies.spec import is_due
 from suite.train.distributed import Ranks
 from suite.train.evaluate import evaluate
-from suite.train.federation import Federation, joined_norms
+from suite.train.federation import Federation, joined_norms, weight_of_newest
 from suite.train.loop import Trainer
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
 from tests.helpers.runs import make_run, tiny_run
@@ -35,7 +36,8 @@ def federated_run(**options: Any) -> Run:
     """Six steps an epoch: a round of three clients with two steps each."""
     federated = {"clients": CLIENTS, "local_steps": LOCAL_STEPS, **options}
     return tiny_run(
-        model={"arch": "small_resnet11", "norm": {"kind": "bn"}}, recipe={"federated": federated, "lr": 0.05}
+        model={"arch": "small_resnet11", "norm": {"kind": "bn"}},
+        recipe={"federated": federated, "lr": 0.05, "mixup_alpha": 0},
     )
 
 
@@ -62,27 +64,36 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
         None,
         StopFlag(),
     )
+    momentum, updates = 0.1, 2 * 2 * LOCAL_STEPS  # two passes a step, of two ghost groups each
+    weight = 1 - (1 - momentum) ** updates
     server = copy.deepcopy(oracle.model.state_dict())
     is_norm = {name: "bn" in name or "downsample.1" in name for name in server}
     assert sum(is_norm.values()) == 5 * sum("running_mean" in name for name in server)
     own = [copy.deepcopy(server) for _ in range(CLIENTS)]
     given = iter(batches())
-    for _ in range(2):
+    for number in range(2):
         states = []
         for client in range(CLIENTS):
             start = {n: own[client][n] if norms == "local" and is_norm[n] else v for n, v in server.items()}
             oracle.model.load_state_dict(start)
             oracle.optimizer.state.clear()
-            for _ in range(LOCAL_STEPS):
+            for local_step in range(LOCAL_STEPS):
+                # The learning rate of clients that train in parallel; the schedule is a cosine.
+                oracle.step = (number * LOCAL_STEPS + local_step) * CLIENTS
                 oracle.advance(oracle.model, given)
             states.append(copy.deepcopy(oracle.model.state_dict()))
-        own = states
+        own, before = states, server
         server = {name: mean(states, name).to(value.dtype) for name, value in server.items()}
         if norms == "pooled":
             for name in [name for name in server if name.endswith("running_var")]:
                 of_mean = name.replace("var", "mean")
-                squares = torch.stack([s[name].double() + s[of_mean].double() ** 2 for s in states])
-                server[name] = (squares.mean(dim=0) - mean(states, of_mean) ** 2).float()
+                batches_of = {
+                    key: [(s[key].double() - (1 - weight) * before[key].double()) / weight for s in states]
+                    for key in (name, of_mean)
+                }
+                means, variances = torch.stack(batches_of[of_mean]), torch.stack(batches_of[name])
+                mixture = (variances + means**2).mean(dim=0) - means.mean(dim=0) ** 2
+                server[name] = ((1 - weight) * before[name].double() + weight * mixture).float()
     given = iter(batches())
     for _ in range(2 * CLIENTS * LOCAL_STEPS):
         one.advance(one.model, given)
@@ -97,19 +108,42 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
     assert_bit_equal(one.model.state_dict(), one.federation.state()["server"])
 
 
-def test_the_pooled_variance_is_that_of_all_images_together() -> None:
-    """Three clients with equal numbers of values: their statistics joined equal those of one sample."""
-    values_KN = torch.randn(3, 50, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [0.5]]) + torch.tensor(
-        [[0.0], [3.0], [-1.0]]
-    )
-    clients = [
-        {"bn.running_mean": one.mean()[None], "bn.running_var": one.var(correction=0)[None]}
-        for one in values_KN
-    ]
-    pooled, averaged = (joined_norms(clients, pools=pools) for pools in (True, False))
+def test_the_pooled_variance_comes_to_that_of_all_images_together() -> None:
+    """Of three clients with equal numbers of values, whose estimates move by a quarter in each round."""
+    scale, centre = torch.tensor([[1.0], [2.0], [0.5]]), torch.tensor([[0.0], [3.0], [-1.0]])
+    values_KN = torch.randn(3, 50, dtype=torch.float64) * scale + centre
+    own = [{"mean": one.mean()[None], "var": one.var(correction=0)[None]} for one in values_KN]
+    found, weight = [], 0.25
+    for weights in ({"bn": weight}, None):
+        server = {f"bn.running_{key}": torch.ones(1, dtype=torch.float64) for key in ("mean", "var")}
+        for _ in range(100):
+            moved = [
+                {f"bn.running_{key}": server[f"bn.running_{key}"].lerp(one[key], weight) for key in one}
+                for one in own
+            ]
+            server = joined_norms(moved, weights)
+        found.append(server)
+    pooled, averaged = found
     torch.testing.assert_close(pooled["bn.running_var"], values_KN.var(correction=0)[None])
     assert float(averaged["bn.running_var"]) < 0.6 * float(pooled["bn.running_var"])
     torch.testing.assert_close(pooled["bn.running_mean"], values_KN.mean()[None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum", "expected"),
+    [
+        ("bn", 0.1, 1 - 0.9**4),
+        ("bn", None, 4 / 10),  # a mean over all batches
+        ("bcbn", 0.1, (1 - 0.9**4) / (1 - 0.9**10)),
+    ],
+)
+def test_the_weight_of_the_newest_batches(kind: str, momentum: float | None, expected: float) -> None:
+    """By hand: of values 0 in six batches and 1 in the next four, the average is the weight of these four."""
+    layer = {"bn": torch.nn.BatchNorm2d, "bcbn": BiasCorrectedBatchNorm}[kind](1, momentum=momentum)
+    for value in [0.0] * 6 + [1.0] * 4:
+        layer(torch.full((2, 1, 1, 1), value))
+    assert weight_of_newest(layer, 6, 10) == pytest.approx(expected)
+    assert float(layer.running_mean) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
 
 
 def test_one_client_with_fedbn_leaves_the_others_norms_alone() -> None:
