@@ -47,7 +47,7 @@ class ProgressView:
 
     def started(self, folder: Path, run: Run, label: str | None = None) -> None:
         """Show a run whose process was started. `label` replaces the run's own."""
-        label, epochs = label or run.label, run.recipe.epochs
+        label, epochs = label or run.label, run.num_epochs
         self._labels[folder] = (label, epochs)
         self._tasks[folder] = self._bars.add_task(label, total=epochs, top1="")
         if self._bars.disable:

@@ -69,7 +69,7 @@ def _science(text: bytes) -> dict[str, Any]:
         "global_batch_size": run.batch.global_batch_size,
         "batch_size_per_gpu": run.batch.per_gpu,
         "norm_batch_size": run.batch.norm,
-        "epochs": run.recipe.epochs,
+        "epochs": run.num_epochs,
         "deciding": json.dumps(_deciding_fields(run)),
     }
 

@@ -63,12 +63,17 @@ class DataSpec(Spec):
                 expected = "[low, high] with 0 < low ≤ high (area: ≤ 1)"
                 raise ValueError(f"{name} must be {expected}, got [{low}, {high}]")
         if self.eval_resize is None:
-            object.__setattr__(self, "eval_resize", round(self.image_size * 256 / 224))
+            object.__setattr__(self, "eval_resize", self.default_eval_resize)
         elif self.eval_resize < self.image_size:
             raise ValueError(f"eval_resize ({self.eval_resize}) is below image_size ({self.image_size})")
         if not LOADERS[self.loader].crops:
             self._check_whole_images()
         return self
+
+    @property
+    def default_eval_resize(self) -> int:
+        """The shorter side before the central crop, where the config names none, pixels."""
+        return round(self.image_size * 256 / 224)
 
     def _check_whole_images(self) -> None:
         """Raise ValueError for a config that asks to crop, resize or mirror."""

@@ -40,7 +40,7 @@ class Objective(Spec):
 
 def is_due(run: Run, metric: str, epoch: int) -> bool:
     """Whether a run measures a metric at the end of an epoch (counted from 1)."""
-    measure, epochs = run.measure, run.recipe.epochs
+    measure, epochs = run.measure, run.num_epochs
     is_last, is_evaluated = epoch == epochs, measure.is_evaluated(epoch, epochs)
     if metric in ON_TRAINING_IMAGES:
         is_probed = measure.is_probed(epoch, epochs) and not isinstance(run.model.norm, BatchFreeSpec)
@@ -58,7 +58,7 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
 
 def _is_average_due(run: Run, metric: Metric, epoch: int) -> bool:
     """Whether a run measures a metric of averaged weights at the end of an epoch."""
-    measure, epochs = run.measure, run.recipe.epochs
+    measure, epochs = run.measure, run.num_epochs
     begins = {"ema": 0 if run.recipe.ema_decay is not None else epochs, "swa": run.recipe.swa_start_epoch}
     if epoch <= begins[metric.weights]:
         return False

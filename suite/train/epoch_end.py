@@ -59,7 +59,7 @@ class EpochEnd:
         A stop request ends a pass over the images early. Raises StopRequested then, before the pass's result
         is logged, and Diverged on a validation loss that is not finite.
         """
-        run, epochs = self.run, self.run.recipe.epochs
+        run, epochs = self.run, self.run.num_epochs
         is_evaluated, is_probed = (
             run.measure.is_evaluated(epoch, epochs),
             run.measure.is_probed(epoch, epochs),
@@ -117,7 +117,7 @@ class EpochEnd:
             raise StopRequested(decision)
 
     def _keep_if_best(self, epoch: int, top1_percent: float) -> None:
-        log.info("epoch %d of %d: top-1 %.2f %%", epoch, self.run.recipe.epochs, top1_percent)
+        log.info("epoch %d of %d: top-1 %.2f %%", epoch, self.run.num_epochs, top1_percent)
         if top1_percent > self.best_top1_percent:
             self.best_top1_percent = top1_percent
             if self.checkpoints is not None:

@@ -50,7 +50,7 @@ class Trainer:
         self.accumulation_steps = run.batch.accumulation_steps(ranks.world_size)
         check_data(run)  # now, so that a missing val/ does not end the run after its first epoch
         self.steps_per_epoch = steps_per_epoch(run)
-        self.total_steps = run.recipe.epochs * self.steps_per_epoch
+        self.total_steps = run.num_epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
         model = build_model(run.model)
         if run.recipe.channels_last:

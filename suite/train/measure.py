@@ -56,7 +56,7 @@ def _re_estimated(
 ) -> Statistics:
     """Return PreciseBN's statistics of `model` over `measure.precise_bn_images` training images."""
     # The training stream after its last step: augmented as in training, and the same after a resumption.
-    last_step = run.recipe.epochs * steps_per_epoch(run)
+    last_step = run.num_epochs * steps_per_epoch(run)
     loader = train_loader(run, start_step=last_step, **ranks.place)
     try:
         passes = -(-run.measure.precise_bn_images // (run.batch.per_gpu * ranks.world_size))
