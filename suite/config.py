@@ -19,7 +19,9 @@ from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run
 from suite.wording import expected, explain, key_of, models_of, nearest, shown
 
-SWEEPING: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("task", "model", "data", "batch", "recipe")}
+SWEEPING: dict[str, Any] = {
+    s: Run.model_fields[s].annotation for s in ("task", "model", "data", "batch", "recipe")
+}
 FIXED: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("measure", "system")}
 TOP_LEVEL = ("name", *SWEEPING, *FIXED, "seeds")
 MAX_RUNS = 100_000

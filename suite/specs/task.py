@@ -76,7 +76,9 @@ class DetectionSpec(Spec):
         if stages is not None and (not stages or list(stages) != sorted(set(stages)) or stages[0] < 1):
             raise ValueError(f"fpn_stages: expected rising stages, such as [2, 3, 4], got {list(stages)}")
         if self.anchor_sizes is not None and min(self.anchor_sizes, default=0) < 1:
-            raise ValueError(f"anchor_sizes: expected pixels, such as [32, 64], got {list(self.anchor_sizes)}")
+            raise ValueError(
+                f"anchor_sizes: expected pixels, such as [32, 64], got {list(self.anchor_sizes)}"
+            )
         if self.fpn_norm != "none" and self.fpn_channels % (FPN_NORMS[self.fpn_norm].num_groups or 1):
             groups = FPN_NORMS[self.fpn_norm].num_groups
             raise ValueError(f"fpn_channels {self.fpn_channels} is no multiple of the {groups} groups of GN")
@@ -92,7 +94,9 @@ class DetectionSpec(Spec):
         first = self.framework_entry.first_stage if num_stages >= FULL_STAGES else 2
         stages = self.fpn_stages or tuple(range(first, num_stages + 1))
         if stages[-1] > num_stages:
-            raise ValueError(f"task.fpn_stages: {arch} has stages 1 to {num_stages}, there is no {stages[-1]}")
+            raise ValueError(
+                f"task.fpn_stages: {arch} has stages 1 to {num_stages}, there is no {stages[-1]}"
+            )
         num_trained = self.trained_stages
         if num_trained is None:
             num_trained = num_stages + 1 if self.backbone_from is None else num_stages - 1
