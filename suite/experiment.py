@@ -48,7 +48,7 @@ __all__ = [
 
 
 # Fields of the recipe that older runs lack: where they are null, those keep their ids.
-ADDED_LATER = ("ema_decay", "swa", "iterations", "warmup_iterations", "clip_grad_norm")
+ADDED_LATER = ("ema_decay", "swa", "federated", "iterations", "warmup_iterations", "clip_grad_norm")
 
 
 class Run(Spec):
@@ -99,10 +99,8 @@ class Run(Spec):
             if isinstance(self.model.norm, BatchFreeSpec):  # no BN left that could be either
                 task = task.model_copy(update={"batch_norm": "trained"})
             elif isinstance(self.model.norm, VariantSpec) and task.is_frozen:
-                raise ValueError(
-                    f"task.batch_norm: frozen is for BN, and {self.model.norm.kind} has estimates of its own: "
-                    "set it to trained"
-                )
+                own = f"{self.model.norm.kind} has estimates of its own: set it to trained"
+                raise ValueError(f"task.batch_norm: frozen is for BN, and {own}")
             object.__setattr__(self, "task", task)
         return self
 
@@ -207,10 +205,12 @@ class Experiment(Spec):
 def check_batches(runs: Sequence[Run], ranks: int) -> None:
     """Raise UserError for a global batch that `ranks` ranks cannot divide, with the arithmetic.
 
-    Also for several ranks with a norm that reads its estimates in training.
+    Also for several ranks with a norm that reads its estimates in training, or with federated clients.
     """
     for run in runs:
         norm = run.model.norm
+        if ranks > 1 and run.recipe.federated is not None:
+            raise UserError(f"recipe.federated: the clients train in turn on one rank, not on {ranks}")
         if ranks > 1 and isinstance(norm, VariantSpec) and BATCH_NORM_VARIANTS[norm.kind].reads_estimates:
             why = "reads its estimates in training, and each rank would have its own"
             raise UserError(f"model.norm: {norm.kind} {why}: train it on one rank, not on {ranks}")

@@ -133,7 +133,18 @@ def metrics_of_average(weights: Weights, entry: AverageEntry) -> Iterator[Metric
             yield Metric(name, "1", "lower", formula, heading, True, "val", weights)
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+_ON_ITS_IMAGES = "mean over federated clients, on validation images with the shares of each one's labels, of "
+# fmt: off
+_OF_CLIENTS = (
+    Metric("top1_clients_percent", "%", "higher",
+           f"{_ON_ITS_IMAGES}top-1", "Top-1, clients", measured_in="val"),
+    Metric("esm_mu_scaled_cross_clients", "1", "lower",
+           f"{_ON_ITS_IMAGES}ESM μ, scaled, cross-half", "ESM μ, scaled, cross-half, clients", True, "val"),
+    Metric("esm_sigma_scaled_cross_clients", "1", "lower",
+           f"{_ON_ITS_IMAGES}ESM σ, scaled, cross-half", "ESM σ, scaled, cross-half, clients", True, "val"),
+)
+# fmt: on
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ALL, *_OF_CLIENTS)}
 METRICS |= {metric.name: metric for one in AVERAGES.items() for metric in metrics_of_average(*one)}
 # What the probe measures of each BN layer.
 PROBED = tuple(m.name for m in _ALL if m.per_layer and m.measured_in == "val")
@@ -148,5 +159,8 @@ ON_TRAINING_IMAGES = (
 )
 # Of an average's network, in its own statistics and in re-estimated ones: top-1, and the shift of each layer.
 OF_AVERAGES = tuple(m.name for m in METRICS.values() if m.weights != "raw")
+# What runs with federated clients measure besides; of each layer: which of the probed it is a mean of.
+OF_CLIENTS = tuple(metric.name for metric in _OF_CLIENTS)
+SHIFT_OF_CLIENTS = {name: name.removesuffix("_clients") for name in OF_CLIENTS if METRICS[name].per_layer}
 # Those of the probed that are free of the upward bias by sampling.
 CROSS = tuple(name for name in PROBED if name.endswith("_cross"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, assert_never
 
@@ -92,12 +93,23 @@ def _norm_columns(norm: NormSpec) -> dict[str, Any]:
 def _deciding_fields(run: Run) -> dict[str, str]:
     """Whatever else decides the result, as `section.field`: text."""
     dump = run.model_dump(mode="json", include={"model", "data", "recipe"})
-    flat = {f"{section}.{name}": value for section, part in dump.items() for name, value in part.items()}
     return {
         name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in flat.items()
-        if name not in _SHOWN_ELSEWHERE
+        for section, part in dump.items()
+        for name, value in _flat(section, part)
     }
+
+
+def _flat(section: str, part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each field by its dotted key; of a part within it, such as recipe.swa, the fields of that."""
+    for key, value in part.items():
+        name = f"{section}.{key}"
+        if name in _SHOWN_ELSEWHERE:
+            continue
+        if isinstance(value, dict):
+            yield from _flat(name, value)
+        else:
+            yield name, value
 
 
 def _start(line: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
-from suite.metrics import CROSS, METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
+from suite.metrics import CROSS, METRICS, OF_AVERAGES, OF_CLIENTS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
 
 SUMMARY_METRICS = [
     "top1_percent",
@@ -27,6 +27,8 @@ SUMMARY_METRICS = [
 # those that have a table of their own.
 _FIRST, _SECOND = (SHIFT_SIGMA, SHIFT_MU), ("esm_sigma", "esm_mu")
 _OTHERS = [*_SECOND, *(name for name in PROBED if name not in (*_FIRST, *_SECOND, *CROSS))]
+# Of networks that a run has beside its own: averages of weights and federated clients.
+_BESIDE = [*OF_AVERAGES, *OF_CLIENTS]
 _CROSS = sorted(CROSS, key=lambda name: ("scaled" not in name, "sigma" not in name))
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
@@ -36,12 +38,18 @@ _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no esti
 
 def summary_display(frames: Frames) -> Table:
     """The headline: accuracy, shift and throughput by model and batch."""
-    table = summarise(frames, SUMMARY_METRICS)
+    beside = [metric for metric in _BESIDE if not METRICS[metric].per_layer]
+    table = summarise(frames, [*SUMMARY_METRICS, *beside])
     cells: dict[str, MakeCell] = {
         "Runs": runs_text,
         "Top-1, final (%)": MetricCell("top1_percent", decimals=2),
         "Top-1, best epoch (%)": MetricCell(BEST_TOP1, decimals=2),
         "Top-1, PreciseBN (%)": MetricCell("top1_precise_percent", decimals=2),
+        **{
+            f"{METRICS[metric].title} (%)": MetricCell(metric, decimals=2)
+            for metric in beside
+            if table[f"{metric}_n"].any()
+        },
         "Scaled ESM σ, common layers": MetricCell(f"{SHIFT_SIGMA}_common"),
         "Scaled ESM μ, common layers": MetricCell(f"{SHIFT_MU}_common"),
         # Speeds of different machines have no mean.
@@ -62,8 +70,9 @@ def summary_display(frames: Frames) -> Table:
 def shift_display(frames: Frames) -> Table | None:
     """Both means of ESM, and the other per-layer metrics that were measured; None when nothing was probed."""
     columns = [f"{metric}_{mean}" for metric in _FIRST for mean in ("common", "mean")]
-    table = summarise(frames, [*columns, *(f"{metric}_common" for metric in _OTHERS)])
-    others = [metric for metric in _OTHERS if metric in _SECOND or table[f"{metric}_common_n"].any()]
+    further = [*_OTHERS, *(metric for metric in _BESIDE if METRICS[metric].per_layer)]
+    table = summarise(frames, [*columns, *(f"{metric}_common" for metric in further)])
+    others = [metric for metric in further if metric in _SECOND or table[f"{metric}_common_n"].any()]
     if not any(table[f"{c}_n"].any() for c in (*columns, *(f"{metric}_common" for metric in others))):
         return None
     cells: dict[str, MakeCell] = {

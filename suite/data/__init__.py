@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from suite.architectures import ARCHITECTURES
+from suite.data.clients import FederatedPlan, with_shares
 from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader, Place
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
@@ -30,6 +31,7 @@ __all__ = [
     "Loader",
     "Place",
     "check_data",
+    "client_loader",
     "dataset_folder",
     "folder_loader",
     "idx_folder",
@@ -61,8 +63,10 @@ def steps_per_epoch(run: Run) -> int:
     Raises UserError for a data set that is missing, empty, of another number of classes, or too small.
     """
     if _generator(run.data):
+        if run.recipe.federated is not None:
+            raise UserError(f"recipe.federated: {run.data.name} has no image files to share among clients")
         return max(1, split_size(run.data, "train") // run.batch.global_batch_size)
-    return TrainPlan(split_index(run.data, "train"), run).steps_per_epoch
+    return _plan(run).steps_per_epoch
 
 
 def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, device: "torch.device") -> Loader:
@@ -77,7 +81,7 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
         first = start_step * run.batch.accumulation_steps(world_size)
         settings = {"seed": run.seed + rank, "images_per_batch": per_gpu, "device": device, "first": first}
         return _made(generator, run.data, **settings)
-    plan = TrainPlan(split_index(run.data, "train"), run)
+    plan = _plan(run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
     return _loader(share, run.data, device, **_settings(run))
 
@@ -115,9 +119,24 @@ def train_images_loader(
         return folder_loader(
             run.data, "train", images_per_batch=images_per_batch, num_images=num_images, **place
         )
-    index = TrainPlan(split_index(run.data, "train"), run).index
+    index = _plan(run).index
     index = _mixed(index if num_images is None else spread(index, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
+    return _loader(share, run.data, place["device"], **_settings(run))
+
+
+def client_loader(run: Run, client: int, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:
+    """Return the validation images of a federated client, centrally cropped, in a mixed order.
+
+    They have the shares of its labels. All clients together have at most as many as there are. The order is
+    mixed as that of `val_loader`.
+    """
+    plan, index = (
+        FederatedPlan(split_index(run.data, "train"), run),
+        split_index(run.data, "val", run.data.val_images),
+    )
+    mine = with_shares(index, plan.shares_KC[client], len(index) // plan.federated.clients)
+    share = EvalShare(_mixed(mine, 0), images_per_batch, place["rank"], place["world_size"])
     return _loader(share, run.data, place["device"], **_settings(run))
 
 
@@ -164,6 +183,11 @@ def split_index(data: DataSpec, split: str, num_images: int | None = None) -> Im
     """Return the images of a split by class; `num_images`: so many, evenly spaced. Raises UserError."""
     index: ImageIndex = resolve(LOADERS[data.loader].index)(data, split)
     return index if num_images is None else spread(index, num_images)
+
+
+def _plan(run: Run) -> TrainPlan:
+    index = split_index(run.data, "train")
+    return TrainPlan(index, run) if run.recipe.federated is None else FederatedPlan(index, run)
 
 
 def _mixed(index: ImageIndex, seed: int | None) -> ImageIndex:

@@ -21,7 +21,7 @@ from suite.experiment import Run
 from suite.specs.loader_table import LOADERS
 
 # Separate streams of one key.
-ORDER, CROPS, SUBSET = range(3)
+ORDER, CROPS, SUBSET, CLIENTS = range(4)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,18 @@ class TrainPlan:
             self._order = epoch, np.argsort(words_N, kind="stable")
         return self._order[1]
 
+    def images(self, step: int, first: int, count: int) -> Int64s:
+        """Return `count` images of optimizer step `step` (over all epochs), from its image `first` on."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        first += step_of_epoch * self.global_batch_size
+        return self.order(epoch)[first : first + count]
+
     def samples(self, step: int, first: int, count: int) -> Samples:
         """Return `count` samples of optimizer step `step` (over all epochs), from its sample `first` on."""
         assert first + count <= self.global_batch_size
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         position = step_of_epoch * self.global_batch_size + first
-        images_B = self.order(epoch)[position : position + count]
+        images_B = self.images(step, first, count)
         if not LOADERS[self.data.loader].crops:  # for 60,000 small images the draws alone would take a while
             return Samples(images_B, None)
         block = position * BLOCKS_PER_IMAGE

@@ -18,8 +18,7 @@ class MeasureSpec(Spec):
     every_iterations: int | None = Field(
         None,
         ge=1,
-        description="with recipe.iterations: so many count as an epoch of the record, after which is measured "
-        "what is due; null: all of them",
+        description="with recipe.iterations: so many count as an epoch of the record; null: all of them",
     )
     eval_train: bool = Field(
         False,

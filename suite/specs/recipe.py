@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
 from suite.specs.choice import described
+from suite.specs.federated import FederatedSpec
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ class RecipeSpec(Spec):
         None,
         description="also keep the mean of the weights at the ends of the last epochs; null: none",
     )
+    federated: FederatedSpec | None = Field(
+        None,
+        description="clients train in turn, and their weights are averaged after each round; null: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
@@ -127,6 +132,8 @@ class RecipeSpec(Spec):
             raise ValueError(f"final_lr ({self.final_lr:g}) exceeds lr ({self.lr:g})")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise: {list(self.milestones)}")
+        if self.federated is not None and (self.swa is not None or self.ema_decay is not None):
+            raise ValueError("federated averages the clients' weights itself: leave ema_decay and swa out")
         if self.swa is not None and self.swa_start_epoch < self.warmup_epochs:
             begins = f"swa begins after {self.swa_start_epoch} of {self.epochs} epochs"
             raise ValueError(f"{begins}, within warmup_epochs ({self.warmup_epochs:g}): raise swa.start")
@@ -142,8 +149,8 @@ class RecipeSpec(Spec):
             raise ValueError("epochs and iterations both say how long training is: give one of them")
         if self.warmup_epochs:
             raise ValueError("warmup_epochs needs epochs; give warmup_iterations")
-        if self.swa is not None:
-            raise ValueError("swa averages at the ends of epochs: give epochs in place of iterations")
+        if self.swa is not None or self.federated is not None:
+            raise ValueError("swa and federated go by epochs: give epochs in place of iterations")
         if self.schedule == "step" and "milestones" not in self.model_fields_set:
             raise ValueError("milestones are missing: with iterations, they are iterations too")
 

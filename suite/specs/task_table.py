@@ -49,6 +49,7 @@ TASKS = {
             "recipe.label_smoothing": _ONE_LABEL,
             "recipe.channels_last": "images come in lists of different sizes: leave it out",
             "recipe.compile": "the shapes differ from step to step: leave it out",
+            "recipe.federated": "clients are dealt by the labels of images: leave it out",
             "measure.eval_train": "only classification evaluates its training images: leave it out",
         },
     ),
@@ -60,9 +61,9 @@ ACCURACIES = tuple(entry.metric for entry in TASKS.values())
 class Framework:
     """A detection framework of torchvision.
 
-    `builder`: "module:function" of (backbone, num_classes, task), which returns the network. `first_stage`: of
-    a network of four stages, the first one whose output the FPN takes; `extra_levels`: how many levels the
-    FPN adds above the last. `iou_types`: what COCO's evaluation compares. `has_box_head`: whether `head`
+    `builder`: "module:function" of (backbone, num_classes, task), which returns the network. `first_stage`:
+    of a network of four stages, the first one whose output the FPN takes; `extra_levels`: how many levels
+    the FPN adds above the last. `iou_types`: what COCO's evaluation compares. `has_box_head`: whether `head`
     chooses a head for regions.
     """
 

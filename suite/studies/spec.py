@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
-from suite.metrics import METRICS, ON_TRAINING_IMAGES, Metric
+from suite.metrics import METRICS, OF_CLIENTS, ON_TRAINING_IMAGES, Metric
 from suite.specs.base import Spec
 from suite.studies.space import AXES, Space, check_order, kinds
 
@@ -47,6 +47,8 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
         return is_evaluated and measure.eval_train and (is_probed or not METRICS[metric].per_layer)
     if METRICS[metric].weights != "raw":
         return _is_average_due(run, METRICS[metric], epoch)
+    if metric in OF_CLIENTS and run.recipe.federated is None:
+        return False
     if METRICS[metric].per_layer or metric == "top1_precise_percent":
         if isinstance(run.model.norm, BatchFreeSpec):
             return False  # no BN, so no estimates

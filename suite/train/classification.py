@@ -13,7 +13,7 @@ from suite.models import build_model
 from suite.train.distributed import Ranks
 from suite.train.evaluate import batch_sums, evaluate
 from suite.train.optim import autocast, mixup
-from suite.train.task import Evaluation
+from suite.train.task import Evaluated
 
 
 class Classification:
@@ -64,9 +64,9 @@ class Classification:
         loss, top1, _, images = sums_S.tolist()
         return {"loss": loss / images, "top1_percent": 100 * top1 / images}
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> Evaluated:
         found = evaluate(model, batches, ranks, self.run.recipe.precision)
-        return Evaluation(found.top1_percent, asdict(found), found.loss)
+        return Evaluated(found.top1_percent, asdict(found), found.loss)
 
     def example(self, device: torch.device) -> Tensor:
         size = self.run.data.image_size

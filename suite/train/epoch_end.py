@@ -11,11 +11,13 @@ from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped
+from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import (
     accuracy_with_precise_bn,
     evaluate_and_probe,
     measure_average,
+    measure_clients,
     measure_training_images,
 )
 from suite.train.metric_logger import MetricLogger
@@ -35,8 +37,8 @@ class StopRequested(Exception):
 class EpochEnd:
     """Evaluates and probes `model` after the epochs that `run.measure` names, and logs the results.
 
-    The networks of averaged weights are measured in the same epochs. Keeps the weights of the best epoch in
-    `checkpoints`, which is None on every rank but the first.
+    The networks of averaged weights and of federated clients are measured in the same epochs. Keeps the
+    weights of the best epoch in `checkpoints`, which is None on every rank but the first.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class EpochEnd:
         ranks: Ranks,
         model: nn.Module,
         averages: WeightAverages,
+        federation: Federation | None,
         metrics: MetricLogger,
         checkpoints: CheckpointStore | None,
         heartbeat: Heartbeat,
     ) -> None:
-        self.run, self.task, self.ranks = run, task, ranks
-        self.model, self.averages = model, averages
+        self.run, self.task, self.ranks, self.model = run, task, ranks, model
+        self.averages, self.federation = averages, federation
         self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
         self.best_percent = -1.0
 
@@ -111,6 +114,18 @@ class EpochEnd:
                 )
                 self._raise_if_stopped(step)
                 self.metrics.average(weights, average, epoch=epoch, step=step)
+            if self.federation is not None:
+                of_clients = measure_clients(
+                    run,
+                    self.task,
+                    self.federation,
+                    self.ranks,
+                    is_stop_requested,
+                    with_top1=is_evaluated,
+                    with_shift=is_probed,
+                )
+                self._raise_if_stopped(step)
+                self.metrics.clients(of_clients, epoch=epoch, step=step)
         finally:
             loader.close()
 

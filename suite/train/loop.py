@@ -23,6 +23,7 @@ from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
+from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
@@ -56,6 +57,8 @@ class Trainer:
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
         self.optimizer = build_optimizer(self.model, run.recipe)
+        federated = run.recipe.federated
+        self.federation = None if federated is None else Federation(self.model, self.optimizer, federated)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
         self.to_evaluate = False
@@ -67,7 +70,15 @@ class Trainer:
         self.checkpoints = None if record is None else CheckpointStore(record.paths)
         self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
         self.epoch_end = EpochEnd(
-            run, self.task, ranks, self.model, self.averages, self.metrics, self.checkpoints, self.heartbeat
+            run,
+            self.task,
+            ranks,
+            self.model,
+            self.averages,
+            self.federation,
+            self.metrics,
+            self.checkpoints,
+            self.heartbeat,
         )
 
     @property
@@ -124,6 +135,8 @@ class Trainer:
     def advance(self, forward: nn.Module, batches: Iterator[Any]) -> Tensor:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
         recipe = self.run.recipe
+        if self.federation is not None:
+            self.federation.begin_step(self.step)
         set_learning_rate(self.optimizer, recipe.lr_at(recipe.position(self.step, self.steps_per_epoch)))
         seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         self.model.train()
@@ -145,6 +158,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.federation is not None:
+            self.federation.end_step(self.step)
         self.averages.update(self.model, self.step)
         self.meter.step_done()
         return total
@@ -221,6 +236,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             **self.averages.state(),
+            "federation": None if self.federation is None else self.federation.state(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
@@ -237,6 +253,8 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averages.load(state)
+        if self.federation is not None:
+            self.federation.load(state["federation"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         sums_R4 = state["epoch_sums"]

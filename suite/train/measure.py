@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
-from suite.data import train_images_loader
+from suite.data import client_loader, train_images_loader
 from suite.experiment import Run
+from suite.metrics import SHIFT_OF_CLIENTS
+from suite.record import Layer
 from suite.shift import (
     ShiftProfile,
     TidMeter,
@@ -22,14 +25,15 @@ from suite.shift.precise import Statistics
 from suite.shift.probe import profile_of
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
+from suite.train.federation import Federation
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
 from suite.train.optim import autocast
-from suite.train.task import Evaluation, Task, steps_per_epoch
+from suite.train.task import Evaluated, Task, steps_per_epoch, task_of
 
 
 def evaluate_and_probe(
     task: Task, model: torch.nn.Module, ranks: Ranks, batches: Iterable[Any], *, with_shift: bool
-) -> tuple[Evaluation, ShiftProfile | None]:
+) -> tuple[Evaluated, ShiftProfile | None]:
     """Evaluate, and `with_shift` probe in the same pass. Raises UserError as both do."""
     # Both in the run's own precision: otherwise rounding would appear as estimation shift.
     if not with_shift:
@@ -60,7 +64,9 @@ def _re_estimated(
     """Return PreciseBN's statistics of `model` over `measure.precise_bn_images` training images."""
     # The training stream after its last step: augmented as in training, and the same after a resumption.
     last_step = run.num_epochs * steps_per_epoch(run, task)
-    loader = task.train_loader(last_step, ranks)
+    # Of federated clients the images of all of them: their own streams give one client's at a time.
+    pooled = run.model_copy(update={"recipe": run.recipe.model_copy(update={"federated": None})})
+    loader = task_of(pooled).train_loader(last_step, ranks)
     try:
         passes = -(-run.measure.precise_bn_images // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
@@ -105,6 +111,51 @@ def measure_average(
     with with_statistics(network, _re_estimated(run, task, network, ranks, is_asked_to_stop)):
         result, profile = evaluate_and_probe(*place, with_shift=True)
     return replace(found, accuracy_precise_percent=result.accuracy_percent, profile_precise=profile)
+
+
+@dataclass(frozen=True)
+class OfClients:
+    """Means over federated clients, each measured on validation images that have the shares of its labels.
+
+    `top1_percent` is None where only the shift is measured. `shift`: of each layer, by name of
+    `SHIFT_OF_CLIENTS`; empty without a probe or without BN.
+    """
+
+    top1_percent: float | None
+    layers: list[Layer]
+    shift: dict[str, list[float]]
+
+
+def measure_clients(
+    run: Run,
+    task: Task,
+    federation: Federation,
+    ranks: Ranks,
+    is_asked_to_stop: Callable[[], bool],
+    *,
+    with_top1: bool,
+    with_shift: bool,
+) -> OfClients:
+    """Measure each client's network, which is the server's, or has BN layers of its own."""
+    top1, profiles = [], []
+    for client in range(federation.spec.clients):
+        loader = client_loader(run, client, images_per_batch=run.batch.per_gpu, **ranks.place)
+        try:
+            batches = UntilStopped(loader, is_asked_to_stop)
+            with federation.as_client(client) as model:
+                result, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)
+        finally:
+            loader.close()
+        top1.append(result.accuracy_percent)
+        if profile is not None and profile.layers:
+            profiles.append(profile)
+    layers = [Layer(one.name, one.num_channels) for one in profiles[0].layers] if profiles else []
+    shift = {
+        name: np.mean([profile.values(probed) for profile in profiles], axis=0).tolist()
+        for name, probed in SHIFT_OF_CLIENTS.items()
+        if profiles
+    }
+    return OfClients(float(np.mean(top1)) if with_top1 else None, layers, shift)
 
 
 def tid_meter(run: Run, task: Task, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:

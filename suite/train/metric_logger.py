@@ -11,8 +11,8 @@ from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
-from suite.train.measure import OnAverage, OnTrainingImages
-from suite.train.task import BatchLoader, Evaluation
+from suite.train.measure import OfClients, OnAverage, OnTrainingImages
+from suite.train.task import BatchLoader, Evaluated
 
 log = logging.getLogger("shiftbench")
 
@@ -20,7 +20,8 @@ log = logging.getLogger("shiftbench")
 class MetricLogger:
     """Writes one run's measurements, each with its `epoch` (counted from 1) and optimizer `step`.
 
-    `record` is None on every rank but the first; `accuracy` is the stem of the task's metric. Call each method on all ranks: some of them sum over ranks.
+    `record` is None on every rank but the first; `accuracy` is the stem of the task's metric. Call each
+    method on all ranks: some of them sum over ranks.
     """
 
     def __init__(self, ranks: Ranks, record: RecordWriter | None, accuracy: str = "top1") -> None:
@@ -69,7 +70,7 @@ class MetricLogger:
             self._layers(_layers_of(meter))
             self.record.tid(tid_mu, tid_sigma, epoch=epoch, step=step)
 
-    def evaluation(self, result: Evaluation, *, epoch: int, step: int) -> None:
+    def evaluation(self, result: Evaluated, *, epoch: int, step: int) -> None:
         """Write what was found on the validation set in inference mode, and the files that hold more."""
         for name, value in result.metrics.items():
             self.measure(name, value, "val", epoch=epoch, step=step)
@@ -101,6 +102,13 @@ class MetricLogger:
                 layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
                 values = {f"{n}_{weights}{how}": profile.values(n) for n in (SHIFT_MU, SHIFT_SIGMA)}
                 self._per_layer(layers, values, "val", epoch=epoch, step=step)
+
+    def clients(self, found: OfClients, *, epoch: int, step: int) -> None:
+        """Write the means over federated clients."""
+        if found.top1_percent is not None:
+            self.measure("top1_clients_percent", found.top1_percent, "val", epoch=epoch, step=step)
+        if found.layers:
+            self._per_layer(found.layers, found.shift, "val", epoch=epoch, step=step)
 
     def training_images(self, found: OnTrainingImages, *, epoch: int, step: int) -> None:
         """Write accuracy and shift over the training images, in inference mode."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluated:
     """A network over validation images of all ranks, each counted once.
 
     `accuracy_percent` is the value of the task's metric; `metrics` are all values by their names in
@@ -73,7 +73,7 @@ class Task(Protocol):
     def training_metrics(self, sums_S: Tensor) -> dict[str, float]:
         """Return the metrics of an epoch of training from its sums over all ranks."""
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Any], ranks: "Ranks") -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterable[Any], ranks: "Ranks") -> Evaluated:
         """Evaluate in inference mode, and restore the modules' modes. Every rank gives its own share."""
 
     def example(self, device: torch.device) -> Images:

@@ -23,6 +23,7 @@ STUDIES = ROOT / "configs" / "studies"
     [
         ("small-batch", 4 * 7 + 1),  # GN has no norm batch
         ("small-batch-demo", 2 * 4),
+        ("federated-demo", 3 * (3 + 3 + 1)),
         ("lr-scaling", 2 * (5 + 4)),  # at 256 both rules say 0.1
         ("placement", 3 * 2 * 2 * 3),
     ],
@@ -41,7 +42,7 @@ def test_the_studies_that_we_ship(name: str, num_points: int, monkeypatch: pytes
 
 def test_every_study_is_tested() -> None:
     assert {path.stem for path in STUDIES.glob("*.yaml")} == {
-        *("small-batch", "small-batch-demo", "lr-scaling", "placement")
+        *("small-batch", "small-batch-demo", "lr-scaling", "placement", "federated-demo")
     }
 
 
