@@ -31,6 +31,7 @@ __all__ = [
     "Loader",
     "Place",
     "check_data",
+    "check_folders",
     "client_loader",
     "dataset_folder",
     "folder_loader",
@@ -48,7 +49,15 @@ __all__ = [
 def check_data(run: Run) -> None:
     """Refuse, before training starts, data that training or validation would refuse later.
 
-    Reads no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
+    Reads no image. Raises UserError.
+    """
+    resolve(run.task.entry.check_data)(run)
+
+
+def check_folders(run: Run) -> None:
+    """As `check_data`, for classification.
+
+    Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
     empty class folder, other classes than the other split or another number of them, or fewer images
     than `val_images`.
     """

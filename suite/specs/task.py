@@ -9,7 +9,10 @@ from suite.specs.choice import described
 from suite.specs.task_table import BATCH_NORMS, FPN_NORMS, FRAMEWORKS, HEADS, TASKS, Framework, TaskEntry
 
 if TYPE_CHECKING:
-    FrameworkName = HeadName = FpnNormName = BatchNormName = str
+    FrameworkName = str
+    HeadName = str
+    FpnNormName = str
+    BatchNormName = str
 else:
     FrameworkName, HeadName = Literal[tuple(FRAMEWORKS)], Literal[tuple(HEADS)]
     FpnNormName, BatchNormName = Literal[tuple(FPN_NORMS)], Literal[tuple(BATCH_NORMS)]

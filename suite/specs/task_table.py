@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 class TaskEntry:
     """A task. `task`: "module:class" that satisfies `suite.train.task.Task`.
 
+    `check_data`: "module:function" that refuses a run whose data training or validation would refuse.
     `accuracy`: the stem of the metric by which networks are compared, `ACCURACY_percent`; `title`: its name.
     `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is refused.
     """
 
     meaning: str
     task: str
+    check_data: str
     accuracy: str
     title: str
     unused: Mapping[str, str] = field(default_factory=dict)
@@ -33,11 +35,16 @@ _CROPS = "a detector sees whole images: leave it out"
 _ONE_LABEL = "an image has no single label: leave it out"
 TASKS = {
     "classification": TaskEntry(
-        "one label for an image", "suite.train.classification:Classification", "top1", "top-1"
+        "one label for an image",
+        "suite.train.classification:Classification",
+        "suite.data:check_folders",
+        "top1",
+        "top-1",
     ),
     "detection": TaskEntry(
         "boxes, and masks with mask_rcnn, for the objects of an image",
         "suite.detection.task:Detection",
+        "suite.detection.loaders:check_detection_data",
         "ap",
         "AP",
         unused={

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader, val_loader
+from suite.data import Batch, Loader, check_folders, steps_per_epoch, train_loader, val_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.train.distributed import Ranks
@@ -28,7 +28,7 @@ class Classification:
         return steps_per_epoch(self.run)
 
     def check_data(self) -> None:
-        check_data(self.run)
+        check_folders(self.run)
 
     def build(self) -> nn.Module:
         return build_model(self.run.model)
