@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from suite.data.index import Int64s
 from suite.errors import UserError
 from suite.files import read_whole
+from suite.large_imports import collecting_no_garbage
 from suite.wording import shown
 
 PARTS = ("images", "annotations", "categories")
@@ -64,10 +65,11 @@ def read_instances(file: Path) -> tuple[Images, dict[int, str], Instances]:
     images or categories, and boxes that are not four finite numbers of which the last two are at least 0.
     """
     try:
-        images, annotations, categories = _parts(read_whole(file))
-        names = _categories(categories)
-        table = _images(images)
-        return table, names, _instances(annotations, table, names)
+        with collecting_no_garbage():
+            images, annotations, categories = _parts(read_whole(file))
+            names = _categories(categories)
+            table = _images(images)
+            return table, names, _instances(annotations, table, names)
     except _Fault as fault:
         raise UserError(f"{file}: {fault}") from None
     except OSError as error:
@@ -129,27 +131,31 @@ def _instances(records: list[Record], images: Images, names: dict[int, str]) -> 
     areas_A = np.array([area if type(area) in (int, float) else np.nan for area in given], np.float64)
     areas_A = np.where(np.isnan(areas_A), boxes_A4[:, 2] * boxes_A4[:, 3], areas_A)
     order_A = np.argsort(image_ids_A, kind="stable")
-    masks = [orjson.dumps(records[i].get("segmentation") or None) for i in order_A.tolist()]
+    masks, ends = bytearray(), list[int]()
+    for i in order_A.tolist():
+        masks += orjson.dumps(records[i].get("segmentation") or None)  # kept one by one, each would take 8 kB
+        ends.append(len(masks))
     return Instances(
         image_ids_A[order_A],
         boxes_A4[order_A],
         (1 + np.searchsorted(list(names), category_ids_A[order_A])).astype(np.int32),
         areas_A[order_A],
         np.array([bool(record.get("iscrowd", 0)) for record in records], bool)[order_A],
-        np.frombuffer(b"".join(masks), np.uint8),
-        np.cumsum([len(mask) for mask in masks], dtype=np.int64),
+        np.frombuffer(masks, np.uint8),
+        np.array(ends, np.int64),
     )
 
 
 def _boxes(records: list[Record]) -> NDArray[np.float64]:
-    boxes = [record.get("bbox") for record in records]
-    for record, box in zip(records, boxes, strict=True):
+    boxes = list[list[float]]()
+    for record in records:
+        box = record.get("bbox")
         is_box = type(box) is list and len(box) == 4 and all(type(side) in (int, float) for side in box)
-        if not is_box or box[2] < 0 or box[3] < 0:
+        if box is None or not is_box or box[2] < 0 or box[3] < 0:
             expected = "four numbers x, y, width ≥ 0, height ≥ 0"
             raise _Fault(f"annotation {record['id']}: `bbox` is {shown(box)}; expected {expected}")
-    flat = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))  # type: ignore[arg-type]
-    return flat.reshape(-1, 4)
+        boxes.append(box)
+    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
 
 
 def _numbers(records: list[Record], key: str, what: str, at_least: int = -(2**63)) -> list[int]:
