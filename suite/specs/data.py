@@ -23,7 +23,7 @@ class DataSpec(Spec):
     )
     path: str | None = Field(
         None,
-        description="folder with train/ and val/, with images and annotations/ as COCO has them, or with four "
+        description="folder with train/ and val/, with annotations/ and images as in COCO, or with four "
         "IDX files; not part of the run_id",
     )
     num_classes: int | None = Field(None, ge=2, description="null: that of the known source")
