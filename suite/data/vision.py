@@ -71,6 +71,11 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
     def _batch(self, content: Content) -> BatchT:
         """Return the batch on the loader's device."""
 
+    def _fault(self, image: int) -> str | None:
+        """Return why an image cannot be decoded, or None."""
+        result = decode(self._files.index.path(image))
+        return result if isinstance(result, str) else None
+
     def __iter__(self) -> Iterator[BatchT]:
         share, workers = self._files, Workers()
         if shortage := shared_memory_shortage(self._needed_bytes):
@@ -95,7 +100,7 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
                     found_good = True
                     yield self._batch(content)
         if share.num_batches and not found_good:
-            good_image(share.index, 0, lambda image: _fault(share.index.path(image)))
+            good_image(share.index, 0, self._fault)
 
     def _next(
         self, batches: Iterator[WorkerBatch[Content]], timer: WaitTimer, workers: Workers
@@ -227,8 +232,3 @@ def decode(path: str) -> Tensor | str:
         return decoding_fault(path, "its first bytes are not those of JPEG, PNG, BMP, TIFF, PNM or WebP")
     except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return decoding_fault(path, str(error))
-
-
-def _fault(path: str) -> str | None:
-    result = decode(path)
-    return result if isinstance(result, str) else None
