@@ -116,7 +116,7 @@ def test_added_entries_are_accepted_listed_and_built(tmp_path: Path, monkeypatch
 
 def test_every_reference_of_every_table_leads_somewhere() -> None:
     references = [e.constructor for e in (*BATCH_FREE_NORMS.values(), *BATCH_NORM_VARIANTS.values())]
-    references += [one for source in SOURCES.values() for one in (source.jpegs, source.idx, source.generator)]
+    references += [one for source in SOURCES.values() for one in (source.files, source.idx, source.generator)]
     references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index)]
     references += [architecture.family.builder for architecture in ARCHITECTURES.values()]
     assert all(callable(resolve(reference)) for reference in references if reference)
@@ -191,7 +191,7 @@ def test_an_added_source_is_prepared_by_its_own_function_or_refused(
 ) -> None:
     with pytest.raises(ValueError, match="either `jpegs` or `not_prepared`"):
         Source(num_classes=100, licence="MIT")
-    monkeypatch.setitem(SOURCES, "xx", Source(num_classes=100, licence="MIT", jpegs="suite.data.sources:xx"))
+    monkeypatch.setitem(SOURCES, "xx", Source(num_classes=100, licence="MIT", files="suite.data.sources:xx"))
     with pytest.raises(AttributeError, match="'xx'"):
         prepare("xx", tmp_path)
 

@@ -19,7 +19,7 @@ def prepare(
         typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."),
     ] = None,
 ) -> None:
-    """Write a known data set as JPEG files in ImageFolder layout, unless it exists."""
+    """Write a known data set as image files, in ImageFolder's layout or in COCO's, unless it exists."""
     from suite.data.sources import prepare as prepare_source
 
     typer.echo(prepare_source(name, root))

@@ -211,7 +211,7 @@ def _settings(run: Run) -> dict[str, Any]:
     return {"data_threads": threads, "timeout_s": timeout_s, "num_channels": num_channels}
 
 
-def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
+def _loader(share: Share[ImageIndex], data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
     entry = LOADERS[data.loader]
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:

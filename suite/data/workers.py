@@ -90,13 +90,17 @@ class Workers(multiprocessing.context.ForkContext):
 def shared_memory_needed(
     images_per_batch: int, image_size: int, num_workers: int, num_batches: int | None = None
 ) -> int:
-    """Return how many bytes the batches that workers prefetch, and the one in use, take at most.
+    """Return how many bytes the batches of classification take at most, float32 with 3 channels.
 
-    Images are float32 with 3 channels. `num_batches`: of the loader; None: without end.
+    `num_batches`: of the loader; None: without end.
     """
+    return held_batches(num_workers, num_batches) * images_per_batch * 3 * image_size**2 * 4
+
+
+def held_batches(num_workers: int, num_batches: int | None) -> int:
+    """Return the number of batches that workers prefetch and the one in use."""
     held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
-    held = held if num_batches is None else min(held, num_batches)
-    return held * images_per_batch * 3 * image_size**2 * 4
+    return held if num_batches is None else min(held, num_batches)
 
 
 def shared_memory_of_run(run: Run) -> int:

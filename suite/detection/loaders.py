@@ -1,0 +1,122 @@
+"""The loaders of a detection run: its endless training batches, and its validation images, each once."""
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from suite.data.loader import Place
+from suite.data.plan import EvalShare, Share, TrainShare
+from suite.data.watch import WatchedLoader
+from suite.detection.coco import CocoIndex, check_categories, read_split
+from suite.detection.plan import Batching, DetectionPlan
+from suite.errors import UserError
+from suite.experiment import Run
+from suite.specs.choice import listed, resolve
+from suite.specs.loader_table import LOADERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from suite.detection.batch import DetectionLoader
+
+
+def check_detection_data(run: Run) -> None:
+    """Refuse, before training starts, data that training or evaluation would refuse later.
+
+    Reads no image. Raises UserError as `read_split`, `check_categories` and `DetectionPlan` do, for fewer
+    images than `val_images`, for boxes without a mask where masks are trained, and for a loader that is for
+    classification only.
+    """
+    _loader_entry(run)
+    train, val = _plan(run).index, _val_index(run, run.data.val_images)
+    check_categories(train, val)
+    if run.task.masks:
+        for index in (train, val):
+            if index.without_mask:
+                raise UserError(
+                    f"{index.file}: {index.without_mask} boxes have no mask, which task.framework: "
+                    f"{run.task.framework} takes; choose one without masks, such as faster_rcnn"
+                )
+
+
+def detection_steps_per_epoch(run: Run) -> int:
+    """Return the optimizer steps of one pass over the images with boxes. Raises UserError if there is none."""
+    return _plan(run).steps_per_epoch
+
+
+def detection_train_loader(
+    run: Run, *, start_step: int, rank: int, world_size: int, device: "torch.device"
+) -> "DetectionLoader":
+    """Return this rank's micro-batches of `batch_size_per_gpu` images, without end, across epochs.
+
+    They start at optimizer step `start_step`, counted over all epochs. The images of a step and their
+    mirrors depend on the run's seed alone, not on where the run was resumed, the number of ranks, or the
+    loader. Raises UserError as `check_detection_data` does.
+    """
+    share = TrainShare(_plan(run), run.batch.per_gpu, start_step=start_step, rank=rank, world_size=world_size)
+    return _loader(run, share, device)
+
+
+def detection_val_loader(
+    run: Run, *, images_per_batch: int, num_images: int | None = None, **place: Unpack[Place]
+) -> "DetectionLoader":
+    """Return this rank's share of the validation images, each once over all ranks, in the order of their ids.
+
+    `num_images`: so many, evenly spaced; None: `data.val_images`, or all. Raises UserError as
+    `check_detection_data` does.
+    """
+    index = _val_index(run, num_images or run.data.val_images)
+    share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
+    return _loader(run, share, place["device"])
+
+
+def detection_val_index(run: Run, num_images: int | None = None) -> CocoIndex:
+    """Return the images that `detection_val_loader` gives, for the evaluation."""
+    return _val_index(run, num_images or run.data.val_images)
+
+
+def _plan(run: Run) -> DetectionPlan:
+    batching = Batching(
+        seed=run.seed,
+        global_batch_size=run.batch.global_batch_size,
+        per_gpu=run.batch.per_gpu,
+        num_images=run.data.train_images,
+        flip=run.data.flip,
+    )
+    return DetectionPlan(read_split(run.data, "train"), batching)
+
+
+def _val_index(run: Run, num_images: int | None) -> CocoIndex:
+    index = read_split(run.data, "val")
+    if num_images is None:
+        return index
+    if num_images > len(index):
+        raise UserError(f"data.val_images is {num_images}, but {index.folder} has only {len(index)} images")
+    return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
+
+
+def _loader_entry(run: Run) -> Any:
+    entry = LOADERS[run.data.loader]
+    if not entry.boxes:
+        possible = listed((name for name, one in LOADERS.items() if one.boxes), "or")
+        raise UserError(f"data.loader: {run.data.loader} reads no images with boxes; take {possible}")
+    return entry
+
+
+def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "DetectionLoader":
+    from suite.detection.batch import Resize
+
+    entry = _loader_entry(run)
+    resize = Resize(run.task.min_size, run.task.max_size, run.task.masks)
+    settings = {"data_threads": run.system.data_threads, "timeout_s": run.system.collective_timeout_s}
+    options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
+    try:
+        kind = resolve(entry.boxes)
+    except ImportError as error:
+        if (error.name or "").startswith("suite"):
+            raise  # a fault of ours
+        raise UserError(
+            f"the loader {run.data.loader} cannot be imported ({error}): {entry.install}; masks and average "
+            "precision take the extra `detection`"
+        ) from None
+    return WatchedLoader(kind(share, resize, device=device, **options))
