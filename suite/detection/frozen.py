@@ -1,5 +1,8 @@
 """BN layers as constants and back: torchvision's FrozenBatchNorm2d, which detectors are trained with."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,7 +12,8 @@ from suite.errors import UserError
 from suite.models.batch_norm import check_replaceable
 from suite.models.norm_sites import batch_norms
 from suite.models.norms.variant import BatchNormVariant
-from suite.shift.layers import frozen_layers
+from suite.shift.layers import frozen_layers, put_estimates
+from suite.shift.precise import precise_statistics
 
 
 def freeze_batch_norms(model: nn.Module, within: tuple[str, ...] = ("",)) -> nn.Module:
@@ -20,11 +24,26 @@ def freeze_batch_norms(model: nn.Module, within: tuple[str, ...] = ("",)) -> nn.
     UserError for a layer that is no plain BN, or that keeps no estimates.
     """
     check_replaceable(model)
-    for name, layer in batch_norms(model).items():
-        if name.startswith(within):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _frozen(name, layer))
+    found = batch_norms(model).items()
+    _put(model, {name: _frozen(name, layer) for name, layer in found if name.startswith(within)})
     return model
+
+
+def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Give frozen norms the statistics that their inputs have over `batches`, as in training mode.
+
+    For a network that is trained from its first weights, whose own statistics are 0 and 1. Under
+    torch.distributed each rank gives its share. A network without frozen norms stays as it is.
+    """
+    if not (frozen := frozen_layers(model)):
+        return
+    trained = {name: _thawed(layer) for name, layer in frozen.items() if isinstance(layer, FrozenBatchNorm2d)}
+    _put(model, trained)
+    statistics = precise_statistics(model, batches)
+    _put(model, {name: frozen[name] for name in trained})
+    for name, layer in frozen.items():
+        if name in statistics:
+            put_estimates(name, layer, *statistics[name])
 
 
 def thaw_batch_norms(model: nn.Module) -> nn.Module:
@@ -32,14 +51,23 @@ def thaw_batch_norms(model: nn.Module) -> nn.Module:
 
     In inference mode the network computes the same. What changes statistics can then be tried on it.
     """
-    for name, old in frozen_layers(model).items():
-        if isinstance(old, FrozenBatchNorm2d):
-            new = nn.BatchNorm2d(len(old.weight), eps=old.eps).to(old.weight.device)
-            new.load_state_dict(old.state_dict(), strict=False)
-            new.num_batches_tracked.fill_(1)  # the estimates are of some training, if not of this one
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new.eval())
+    layers = frozen_layers(model).items()
+    _put(model, {name: _thawed(layer) for name, layer in layers if isinstance(layer, FrozenBatchNorm2d)})
     return model
+
+
+def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+
+
+def _thawed(old: FrozenBatchNorm2d) -> nn.Module:
+    new = nn.BatchNorm2d(len(old.weight), eps=old.eps).to(old.weight.device)
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.num_batches_tracked is not None
+    new.num_batches_tracked.fill_(1)  # the estimates are of some training, if not of this one
+    return new.requires_grad_(False).eval()
 
 
 def _frozen(name: str, old: _BatchNorm) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from suite.data.loader import BatchLoader
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
 from suite.models import set_norm_batch_size
@@ -29,7 +30,7 @@ from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
 from suite.train.optim import build_optimizer, clip_gradients, seed_device, seed_for, set_learning_rate
-from suite.train.task import BatchLoader, steps_per_epoch, task_of
+from suite.train.task import steps_per_epoch, task_of
 
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
@@ -189,7 +190,7 @@ class Trainer:
         if self.tid is not None and every is not None and step_of_epoch % every == 0:
             self.metrics.tid_of_steps(self.tid, epoch=self.epoch, step=self.step)
 
-    def _log_epoch(self, loader: BatchLoader) -> None:
+    def _log_epoch(self, loader: BatchLoader[Any]) -> None:
         """Log what was measured in the epoch of training that has just ended."""
         epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
         learning_rate = self.optimizer.param_groups[0]["lr"]

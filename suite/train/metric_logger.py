@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from suite.data.loader import BatchLoader
 from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA, Weights
 from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
 from suite.train.measure import OfClients, OnAverage, OnTrainingImages
-from suite.train.task import BatchLoader, Evaluated
+from suite.train.task import Evaluated
 
 log = logging.getLogger("shiftbench")
 
@@ -119,7 +120,7 @@ class MetricLogger:
             values = {f"{name}_train": found.profile.values(name) for name in (SHIFT_MU, SHIFT_SIGMA)}
             self._per_layer(layers, values, "train", epoch=epoch, step=step)
 
-    def bad_images(self, loader: BatchLoader, split: Split, *, epoch: int, step: int) -> None:
+    def bad_images(self, loader: BatchLoader[Any], split: Split, *, epoch: int, step: int) -> None:
         """Write how many files no loader of any rank could read so far, and log each of them once."""
         bad_images = self.ranks.union(loader.bad_images)
         for path in bad_images.keys() - self._known_bad:

@@ -1,12 +1,13 @@
 """What the training loop asks of a task: its network, its batches, its loss, and how it is evaluated."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from suite.data.loader import BatchLoader
 from suite.experiment import Run
 from suite.shift.batches import Images
 from suite.specs.choice import resolve
@@ -30,17 +31,6 @@ class Evaluated:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-class BatchLoader(Protocol):
-    """As `suite.data.loader.Loader`, with the batches of a task."""
-
-    bad_images: dict[str, str]
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def close(self) -> None:
-        """Stop threads and worker processes."""
-
-
 class Task(Protocol):
     """A task of one run. `num_sums`: how many sums over training images `loss` returns."""
 
@@ -58,10 +48,10 @@ class Task(Protocol):
     def start(self, model: nn.Module, ranks: "Ranks") -> None:
         """Prepare a network that is trained from its first step, on its device. Every rank calls this."""
 
-    def train_loader(self, start_step: int, ranks: "Ranks") -> BatchLoader:
+    def train_loader(self, start_step: int, ranks: "Ranks") -> BatchLoader[Any]:
         """Return this rank's micro-batches from an optimizer step on, without end."""
 
-    def val_loader(self, ranks: "Ranks") -> BatchLoader:
+    def val_loader(self, ranks: "Ranks") -> BatchLoader[Any]:
         """Return this rank's share of the validation images."""
 
     def loss(self, forward: nn.Module, batch: Any, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
