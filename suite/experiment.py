@@ -16,13 +16,14 @@ from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
+from suite.specs.choice import listed
 from suite.specs.data import DataSpec
 from suite.specs.model import ModelSpec
 from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
 from suite.specs.norm_table import BATCH_NORM_VARIANTS
 from suite.specs.process import MeasureSpec, SystemSpec
 from suite.specs.recipe import RecipeSpec
-from suite.specs.source_table import NUM_CLASSES
+from suite.specs.source_table import NUM_CLASSES, SOURCES
 from suite.specs.task import ClassificationSpec, DetectionSpec, TaskSpec
 
 __all__ = [
@@ -94,6 +95,12 @@ class Run(Spec):
             spec = getattr(self, section)
             if getattr(spec, name) != _default(spec, name):
                 raise ValueError(f"{key} means nothing in {self.task.kind}: {why}")
+        source = SOURCES.get(self.data.name)
+        if source is not None and source.layout != self.task.entry.layout:
+            fitting = listed((n for n, one in SOURCES.items() if one.layout == self.task.entry.layout), "or")
+            raise ValueError(
+                f"data.name: {self.data.name} is not for {self.task.kind}; take {fitting}, or a path"
+            )
         if isinstance(self.task, DetectionSpec):
             task = self.task.for_stages(ARCHITECTURES[self.model.arch].num_stages, self.model.arch)
             if isinstance(self.model.norm, BatchFreeSpec):  # no BN left that could be either

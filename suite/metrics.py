@@ -36,7 +36,9 @@ class Metric:
 # A table of two lines for each metric; the formatter would take eight.
 # fmt: off
 _ALL = (
-    Metric("loss", "nat", "lower", "mean cross-entropy over the images; of a detector, the sum of its losses", "Loss", measured_in="both"),
+    Metric("loss", "nat", "lower",
+           "mean cross-entropy over the images; of a detector, the sum of its losses", "Loss",
+           measured_in="both"),
     Metric("top1_percent", "%", "higher",
            "share of images whose first guess is right", "Top-1", measured_in="both"),
     Metric("top5_percent", "%", "higher",
@@ -58,8 +60,8 @@ _ALL = (
     Metric("ap_large_percent", "%", "higher",
            "as AP, of objects above 96² pixels", "AP, large", measured_in="val"),
     Metric("mask_ap_percent", "%", "higher", "as AP, of masks", "Mask AP", measured_in="val"),
-    Metric("mask_ap50_percent", "%", "higher", "as mask AP, at an IoU of 0.50", "Mask AP50", measured_in="val"),
-    Metric("mask_ap75_percent", "%", "higher", "as mask AP, at an IoU of 0.75", "Mask AP75", measured_in="val"),
+    Metric("mask_ap50_percent", "%", "higher", "as mask AP, at IoU 0.50", "Mask AP50", measured_in="val"),
+    Metric("mask_ap75_percent", "%", "higher", "as mask AP, at IoU 0.75", "Mask AP75", measured_in="val"),
     Metric("mask_ap_small_percent", "%", "higher",
            "as mask AP, of objects below 32² pixels", "Mask AP, small", measured_in="val"),
     Metric("mask_ap_medium_percent", "%", "higher",

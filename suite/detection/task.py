@@ -23,6 +23,7 @@ from suite.detection.loaders import (
 from suite.detection.network import build_detector
 from suite.errors import UserError
 from suite.experiment import DetectionSpec, Run
+from suite.paths import DETECTIONS
 from suite.shift.layers import preserved
 from suite.train.distributed import Ranks
 from suite.train.optim import autocast

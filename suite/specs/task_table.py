@@ -14,7 +14,7 @@ class TaskEntry:
 
     `check_data`: "module:function" that refuses a run whose data training or validation would refuse.
     `accuracy`: the stem of the metric by which networks are compared, `ACCURACY_percent`; `title`: its name.
-    `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is refused.
+    `layout`: how its data lie, as in `suite.specs.source_table`. `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is refused.
     """
 
     meaning: str
@@ -22,6 +22,7 @@ class TaskEntry:
     check_data: str
     accuracy: str
     title: str
+    layout: str
     unused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -40,6 +41,7 @@ TASKS = {
         "suite.data:check_folders",
         "top1",
         "top-1",
+        "folders",
     ),
     "detection": TaskEntry(
         "boxes, and masks with mask_rcnn, for the objects of an image",
@@ -47,6 +49,7 @@ TASKS = {
         "suite.detection.loaders:check_detection_data",
         "ap",
         "AP",
+        "coco",
         unused={
             "data.image_size": _SIZES,
             "data.eval_resize": _SIZES,
