@@ -40,7 +40,7 @@ def check_detection_data(run: Run) -> None:
 
 
 def detection_steps_per_epoch(run: Run) -> int:
-    """Return the optimizer steps of one pass over the images with boxes. Raises UserError if there is none."""
+    """Return the optimizer steps of one pass over the images with boxes. Raises UserError for none."""
     return _plan(run).steps_per_epoch
 
 
