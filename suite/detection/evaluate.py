@@ -17,6 +17,8 @@ from suite.detection.masks import rle_of
 
 IouType = Literal["bbox", "segm"]
 Detection = dict[str, Any]
+BACKGROUND = 0
+"""A RetinaNet may give this label, although it never sees it in training."""
 MASK_THRESHOLD = 0.5
 """Above this probability a pixel is a mask's, as in torchvision's reference."""
 # Places in the results of COCO's evaluation.
@@ -70,6 +72,8 @@ class CocoEvaluator:
         masks = output["masks"] if self._with_masks else [None] * len(boxes_B4)
         columns = (boxes_B4.tolist(), output["labels"].tolist(), output["scores"].tolist(), masks)
         for box, label, score, mask in zip(*columns, strict=True):
+            if label == BACKGROUND:
+                continue
             found = {"image_id": image_id, "category_id": self._category_ids[label - 1], "bbox": box}
             if mask is not None:
                 found["segmentation"] = _rle(mask, height, width)

@@ -14,9 +14,10 @@ from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from suite.detection.batch import Resize, target_of
+from suite.detection.batch import target_of
 from suite.detection.coco import CocoIndex, _read, read_split
 from suite.detection.evaluate import CocoEvaluator, IouType, average_precision
+from suite.detection.resize import Resize
 from tests.helpers.coco_folder import Content, box, data_of, write_coco
 
 CASES = 105  # of boxes, and as many of masks
@@ -159,6 +160,13 @@ def test_parts_of_ranks_merge_to_the_whole_and_missed_images_count(index: CocoIn
     merged = parts[0].detections() + parts[1].detections()
     assert "segmentation" not in merged[0]
     assert average_precision(index, merged, "bbox").ap == pytest.approx(100)
+
+
+def test_detections_of_the_background_are_left_out(index: CocoIndex) -> None:
+    evaluator = CocoEvaluator(index, ["bbox"])
+    targets, outputs = outputs_of(index, Resize(80, 120, with_masks=True))
+    evaluator.add(targets[:1], [outputs[0] | {"labels": torch.zeros_like(outputs[0]["labels"])}])
+    assert evaluator.detections() == []
 
 
 def test_without_detections_the_precision_is_zero_and_without_boxes_none(index: CocoIndex) -> None:

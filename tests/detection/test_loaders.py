@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
-from suite.detection.batch import DetectionBatch, Resize
+from suite.detection.batch import DetectionBatch
 from suite.detection.coco import read_split
 from suite.detection.loaders import (
     check_detection_data,
@@ -23,6 +23,7 @@ from suite.detection.loaders import (
 )
 from suite.detection.masks import mask_of
 from suite.detection.plan import Batching, DetectionPlan
+from suite.detection.resize import Resize
 from suite.detection.vision import decode_sized
 from suite.errors import UserError
 from tests.helpers.coco_folder import box, small_content, write_coco
