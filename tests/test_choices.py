@@ -117,7 +117,7 @@ def test_added_entries_are_accepted_listed_and_built(tmp_path: Path, monkeypatch
 def test_every_reference_of_every_table_leads_somewhere() -> None:
     references = [e.constructor for e in (*BATCH_FREE_NORMS.values(), *BATCH_NORM_VARIANTS.values())]
     references += [one for source in SOURCES.values() for one in (source.files, source.idx, source.generator)]
-    references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index)]
+    references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index, entry.boxes)]
     references += [architecture.family.builder for architecture in ARCHITECTURES.values()]
     assert all(callable(resolve(reference)) for reference in references if reference)
 

@@ -10,30 +10,9 @@ from torch.nn.functional import interpolate
 from suite.data.loader import BatchLoader, to_device
 from suite.detection.coco import CocoIndex
 from suite.detection.masks import mask_of
+from suite.detection.resize import Resize
 
 Target = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """torchvision's rule: the shorter side becomes `min_size`, unless the longer one exceeds `max_size` then.
-
-    In whole numbers, so that torchvision's own transform leaves the result as it is. `with_masks`: targets
-    have masks, too.
-    """
-
-    min_size: int
-    max_size: int
-    with_masks: bool = False
-
-    def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Return height and width after resizing."""
-        short, long = sorted((height, width))
-        if self.min_size * long <= self.max_size * short:
-            sizes = self.min_size, self.min_size * long // short
-        else:
-            sizes = max(1, self.max_size * short // long), self.max_size
-        return sizes if height <= width else sizes[::-1]
 
 
 @dataclass(frozen=True)

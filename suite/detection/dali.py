@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as F
 from suite.data.dali import Inputs, PipelineLoader
 from suite.data.dali_graph import Arrays
 from suite.data.plan import Samples, Share
-from suite.detection.batch import DetectionBatch, Resize, batch_of, target_of
+from suite.detection.batch import DetectionBatch, batch_of, target_of
 from suite.detection.coco import CocoIndex
+from suite.detection.resize import Resize
 from suite.detection.vision import decode_sized, size_fault
 
 

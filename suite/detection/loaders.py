@@ -1,6 +1,6 @@
 """The loaders of a detection run: its endless training batches, and its validation images, each once."""
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from suite.data.plan import EvalShare, Share, TrainShare
 from suite.data.watch import WatchedLoader
 from suite.detection.coco import CocoIndex, check_categories, read_split
 from suite.detection.plan import Batching, DetectionPlan
+from suite.detection.resize import Resize
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.specs.choice import listed, resolve
@@ -30,17 +31,17 @@ def check_detection_data(run: Run) -> None:
     _loader_entry(run)
     train, val = _plan(run).index, _val_index(run, run.data.val_images)
     check_categories(train, val)
-    if run.task.masks:
+    if _task(run).masks:
         for index in (train, val):
             if index.without_mask:
                 raise UserError(
                     f"{index.file}: {index.without_mask} boxes have no mask, which task.framework: "
-                    f"{run.task.framework} takes; choose one without masks, such as faster_rcnn"
+                    f"{_task(run).framework} takes; choose one without masks, such as faster_rcnn"
                 )
 
 
 def detection_steps_per_epoch(run: Run) -> int:
-    """Return the optimizer steps of one pass over the images with boxes. Raises UserError if there is none."""
+    """Return the optimizer steps of one pass over the images with boxes. Raises UserError for none."""
     return _plan(run).steps_per_epoch
 
 
@@ -75,6 +76,11 @@ def detection_val_index(run: Run, num_images: int | None = None) -> CocoIndex:
     return _val_index(run, num_images or run.data.val_images)
 
 
+def _task(run: Run) -> Any:
+    """Return the task, of kind detection."""
+    return cast(Any, run).task
+
+
 def _plan(run: Run) -> DetectionPlan:
     batching = Batching(
         seed=run.seed,
@@ -104,10 +110,9 @@ def _loader_entry(run: Run) -> Any:
 
 
 def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "DetectionLoader":
-    from suite.detection.batch import Resize
-
     entry = _loader_entry(run)
-    resize = Resize(run.task.min_size, run.task.max_size, run.task.masks)
+    task = _task(run)
+    resize = Resize(task.min_size, task.max_size, task.masks)
     settings = {"data_threads": run.system.data_threads, "timeout_s": run.system.collective_timeout_s}
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:

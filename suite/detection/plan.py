@@ -85,4 +85,5 @@ def grouped(keys_N: NDArray[np.uint64], is_wide_N: NDArray[np.bool_], group_size
         left.append(places[num_whole:])
     groups = np.concatenate(whole)
     groups = groups[np.argsort(groups[:, 0], kind="stable")]
-    return order_N[np.concatenate([groups.ravel(), *left])]
+    grouped_N: Int64s = order_N[np.concatenate([groups.ravel(), *left])]
+    return grouped_N

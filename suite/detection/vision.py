@@ -10,12 +10,11 @@ from torchvision.transforms.v2 import functional as F
 from suite.data.plan import Share
 from suite.data.vision import WorkerBatch, WorkerLoader, decode, decoded_images
 from suite.data.workers import held_batches
-from suite.detection.batch import DetectionBatch, Resize, Target, batch_of, target_of
+from suite.detection.batch import DetectionBatch, Target, batch_of, target_of
 from suite.detection.coco import CocoIndex
+from suite.detection.resize import Resize
 
 Content = tuple[list[Tensor], list[Target]]
-MASKS_PER_IMAGE = 20
-"""For the estimate of shared memory; COCO has seven boxes an image."""
 
 
 class DetectionVisionLoader(WorkerLoader[Content, DetectionBatch]):
@@ -35,7 +34,7 @@ class DetectionVisionLoader(WorkerLoader[Content, DetectionBatch]):
         super().__init__(
             share,
             PlannedDetections(share, resize),
-            needed_bytes=held * bytes_per_image(resize),
+            needed_bytes=held * resize.bytes_per_image,
             num_workers=num_workers,
             timeout_s=timeout_s,
             device=device,
@@ -85,9 +84,3 @@ def size_fault(index: CocoIndex, image: int, height: int, width: int) -> str | N
         return None
     expected = " × ".join(map(str, index.shape(image)[::-1]))
     return f"is {width} × {height} pixels, but {index.file.name} says {expected}"
-
-
-def bytes_per_image(resize: Resize) -> int:
-    """Return how many bytes an image of uint8 with its target takes at most, about."""
-    layers = 3 + (MASKS_PER_IMAGE if resize.with_masks else 0)
-    return layers * resize.min_size * resize.max_size
