@@ -98,9 +98,8 @@ class Run(Spec):
         source = SOURCES.get(self.data.name)
         if source is not None and source.layout != self.task.entry.layout:
             fitting = listed((n for n, one in SOURCES.items() if one.layout == self.task.entry.layout), "or")
-            raise ValueError(
-                f"data.name: {self.data.name} is not for {self.task.kind}; take {fitting}, or a path"
-            )
+            wrong = f"data.name: {self.data.name} is not for {self.task.kind}"
+            raise ValueError(f"{wrong}; take {fitting}, or a path")
         if isinstance(self.task, DetectionSpec):
             task = self.task.for_stages(ARCHITECTURES[self.model.arch].num_stages, self.model.arch)
             if isinstance(self.model.norm, BatchFreeSpec):  # no BN left that could be either

@@ -6,6 +6,7 @@ To add a task, add an entry of `TASKS`, its spec in `suite.specs.task`, and a cl
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class TaskEntry:
 
     `check_data`: "module:function" that refuses a run whose data training or validation would refuse.
     `accuracy`: the stem of the metric by which networks are compared, `ACCURACY_percent`; `title`: its name.
-    `layout`: how its data lie, as in `suite.specs.source_table`. `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is refused.
+    `layout`: how its data lie, as in `suite.specs.source_table`. `unused`: fields that mean nothing in it, as
+    `section.field`, and why. A config that sets one is refused.
     """
 
     meaning: str
@@ -64,7 +66,14 @@ TASKS = {
         },
     ),
 }
-ACCURACIES = tuple(entry.metric for entry in TASKS.values())
+ACCURACIES = {entry.metric: entry.title for entry in TASKS.values()}
+"""The metrics by which networks are compared, with their titles."""
+
+
+def accuracy_in(content: Mapping[str, Any], decimals: int = 1) -> str:
+    """Return a run's newest accuracy by its status, such as "top-1 71.3 %"; empty where there is none."""
+    found = ((title, content.get(metric)) for metric, title in ACCURACIES.items())
+    return next((f"{title} {value:.{decimals}f} %" for title, value in found if value is not None), "")
 
 
 @dataclass(frozen=True)
