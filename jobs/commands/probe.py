@@ -98,6 +98,7 @@ def probe(
         split=split.value,
         accuracy_advice=LEAVE_OUT if wanted - WITHOUT_ACCURACY else None,
         on_cpu=int8,
+        wanted=wanted,
     )
     from suite.shift.layers import has_estimates
 
@@ -137,7 +138,7 @@ def _measure(
             "profile": lambda: shift.probe(network, images),
             "attribution": lambda: shift.attribute(network, images),
             "origins": lambda: shift.find_origins(network, images, training_batches=training),
-            "remedies": lambda: shift.remedies(network, images, training),
+            "remedies": lambda: shift.remedies(network, images, training, accuracy=subject.accuracy),
             "perturbation": lambda: shift.perturb(network, images),
             "re_estimation": lambda: shift.re_estimate(network, images, in_training),
             "deployment": lambda: shift.deploy(network, images, in_training, int8=int8),

@@ -88,6 +88,7 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
             prefetch_factor=PREFETCHED_BATCHES,
             multiprocessing_context=workers,
             pin_memory=self._device.type == "cuda",  # by a thread, ahead of time
+            generator=torch.Generator(),  # for the workers' seeds, which would change what the step draws
         )
         found_good = False
         batches = cast(Iterator[WorkerBatch[Content]], iter(loader))

@@ -63,7 +63,7 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
 
 
 def _thawed(old: FrozenBatchNorm2d) -> nn.Module:
-    new = nn.BatchNorm2d(len(old.weight), eps=old.eps).to(old.weight.device)
+    new = nn.BatchNorm2d(len(old.weight), eps=old.eps, momentum=None).to(old.weight.device)
     new.load_state_dict(old.state_dict(), strict=False)
     assert new.num_batches_tracked is not None
     new.num_batches_tracked.fill_(1)  # the estimates are of some training, if not of this one

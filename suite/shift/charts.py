@@ -82,9 +82,10 @@ def origins_chart(frame: pd.DataFrame) -> alt.Chart:
     return _bars(frame, "layer", x="esm_vanished", x_title="Mean ESM (μ and σ) that vanishes")
 
 
-def remedies_chart(frame: pd.DataFrame) -> alt.Chart:
-    """Top-1 of each remedy."""
-    return _bars(frame, "remedy", x="top1_percent", x_title="Top-1 (%)")
+def remedies_chart(frame: pd.DataFrame, accuracy: str = "top1") -> alt.Chart:
+    """Accuracy of each remedy."""
+    metric = f"{accuracy}_percent"
+    return _bars(frame, "remedy", x=metric, x_title=f"{METRICS[metric].title} (%)")
 
 
 def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:

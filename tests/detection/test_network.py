@@ -35,9 +35,8 @@ def released() -> nn.Module:
 def test_the_backbone_has_the_released_networks_sites(released: nn.Module) -> None:
     """The second norm of each of 16 blocks and the stem's are GN; the other 36 of 53 are frozen BN."""
     groups = {n: m.num_groups for n, m in released.named_modules() if isinstance(m, nn.GroupNorm)}
-    blocks = [
-        f"layer{stage + 1}.{block}" for stage, count in enumerate((3, 4, 6, 3)) for block in range(count)
-    ]
+    depths = enumerate((3, 4, 6, 3), start=1)
+    blocks = [f"layer{stage}.{block}" for stage, depth in depths for block in range(depth)]
     expected = {f"{BODY}{block}.bn2": 64 for block in blocks} | {f"{BODY}bn1": 64}
     assert groups == expected
     sites = chosen_sites(build_model(full_run().model.model_copy(update={"norm": {"kind": "bn"}})), RELEASED)
@@ -152,9 +151,8 @@ def test_names_that_do_not_fit_are_listed(tmp_path: Path, caplog: pytest.LogCapt
     body = build_model(small_run(model={"norm": {"kind": "xbn", "bfn": "gn"}}).model)
     with caplog.at_level(logging.WARNING):
         loaded = load_backbone(body, source)
-    statistics = [
-        f"{n}.running_{s}" for n in ("bn1", *(f"layer{i}.0.bn2" for i in (1, 2, 3))) for s in ("mean", "var")
-    ]
+    converted = ("bn1", *(f"layer{stage}.0.bn2" for stage in (1, 2, 3)))
+    statistics = [f"{name}.running_{which}" for name in converted for which in ("mean", "var")]
     assert sorted(loaded.left) == sorted(statistics)
     assert loaded.missing == ()
     assert "8 names (bn1.running_mean, bn1.running_var" in caplog.text

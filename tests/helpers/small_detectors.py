@@ -70,14 +70,8 @@ def boxes_folder(folder: Path, num_images: int = 12) -> Path:
     """A folder in COCO's format: images of noise with one box each."""
     rng, ids = np.random.default_rng(0), range(1, num_images + 1)
     content: dict[str, Any] = {
-        "images": [
-            {"id": n, "file_name": f"{n:03d}.png", "height": 32, "width": 40}
-            for n in range(1, num_images + 1)
-        ],
-        "annotations": [
-            box(n, n, [*rng.integers(0, 10, 2).tolist(), 18, 16], (3, 7)[n % 2])
-            for n in range(1, num_images + 1)
-        ],
+        "images": [{"id": n, "file_name": f"{n:03d}.png", "height": 32, "width": 40} for n in ids],
+        "annotations": [box(n, n, [*rng.integers(0, 10, 2).tolist(), 18, 16], (3, 7)[n % 2]) for n in ids],
         "categories": [{"id": 7, "name": "cup"}, {"id": 3, "name": "tin"}],
     }
     return write_coco(folder, content, content)
