@@ -189,7 +189,7 @@ def test_optimizer_groups_are_those_of_norms_and_biases_in_the_order_of_the_mode
 def test_an_added_source_is_prepared_by_its_own_function_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="either `jpegs` or `not_prepared`"):
+    with pytest.raises(ValueError, match="either `files` or `not_prepared`"):
         Source(num_classes=100, licence="MIT")
     monkeypatch.setitem(SOURCES, "xx", Source(num_classes=100, licence="MIT", files="suite.data.sources:xx"))
     with pytest.raises(AttributeError, match="'xx'"):

@@ -103,13 +103,19 @@ class CocoIndex:
 
         Raises UserError if there is none.
         """
-        one = self.instances
-        is_usable_A = ~one.is_crowd_A & (one.boxes_A4[:, 2:] > MIN_SIDE).all(axis=1)
-        sums_A = np.concatenate([[0], np.cumsum(is_usable_A)])
-        kept_K = np.flatnonzero(sums_A[self.rows_N2[:, 1]] > sums_A[self.rows_N2[:, 0]])
+        kept_K = np.flatnonzero(self.has_box_N)
         if not len(kept_K):
             raise UserError(f"{self.file}: no image has a box to train on")
         return self.take(kept_K)
+
+    @property
+    def has_box_N(self) -> Bools:
+        """Whether an image has a box to train on."""
+        one = self.instances
+        is_usable_A = ~one.is_crowd_A & (one.boxes_A4[:, 2:] > MIN_SIDE).all(axis=1)
+        sums_A = np.concatenate([[0], np.cumsum(is_usable_A)])
+        has_box_N: Bools = sums_A[self.rows_N2[:, 1]] > sums_A[self.rows_N2[:, 0]]
+        return has_box_N
 
     def _rows(self, image: int) -> slice:
         first, end = self.rows_N2[image].tolist()
@@ -174,15 +180,15 @@ def _read(folder: Path, split: str) -> CocoIndex:
         instances,
     )
     _check_files(index)
+    crowds, flat = instances.is_crowd_A.sum(), (instances.boxes_A4[:, 2:] == 0).any(axis=1).sum()
+    boxes, without = len(instances.areas_A), (~index.has_box_N).sum()
     for count, what in (
-        (int(instances.is_crowd_A.sum()), "mark crowds: ignored in evaluation, left out in training"),
-        (int((instances.boxes_A4[:, 2:] == 0).any(axis=1).sum()), "have no area: left out in training"),
-        (int((rows_N2[:, 0] == rows_N2[:, 1]).sum()), ""),
+        (crowds, f"{boxes} boxes mark crowds: ignored in evaluation, left out in training"),
+        (flat, f"{boxes} boxes have no area: left out in training"),
+        (without * (split == "train"), f"{len(index)} images have no box to train on, and are left out"),
     ):
-        if count and what:
-            log.info("%s: %d of %d boxes %s", file, count, len(instances.areas_A), what)
-        elif count:
-            log.info("%s: %d of %d images have no box: evaluated, not trained on", file, count, len(index))
+        if count:
+            log.info("%s: %d of %s", file, count, what)
     return index
 
 
