@@ -129,6 +129,7 @@ def _measure(
     network, data = subject.network, subject.data
     num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
+    accuracy = subject.accuracy(split.value, count)
     training = subject.loader("train", num_training, per_batch) if num_training else None
     with closing(images), closing(training) if training is not None else nullcontext():
         if wanted - WITHOUT_ACCURACY:
@@ -138,7 +139,7 @@ def _measure(
             "profile": lambda: shift.probe(network, images),
             "attribution": lambda: shift.attribute(network, images),
             "origins": lambda: shift.find_origins(network, images, training_batches=training),
-            "remedies": lambda: shift.remedies(network, images, training, accuracy=subject.accuracy),
+            "remedies": lambda: shift.remedies(network, images, training, accuracy=accuracy),
             "perturbation": lambda: shift.perturb(network, images),
             "re_estimation": lambda: shift.re_estimate(network, images, in_training),
             "deployment": lambda: shift.deploy(network, images, in_training, int8=int8),

@@ -27,7 +27,7 @@ MEASURED = {"attribution", "remedies"}
 
 @dataclass(frozen=True)
 class DetectorSubject(Subject):
-    """A detector of a run. Its frozen norms are BN layers in inference mode, whose statistics can be tried."""
+    """A detector of a run. Its frozen norms are BN in inference mode, whose statistics can be tried."""
 
     def loader(
         self, split: Literal["train", "val"], num_images: int | None, per_batch: int
@@ -36,8 +36,9 @@ class DetectorSubject(Subject):
         from suite.detection.loaders import detection_split_loader
 
         assert self.run is not None
-        size = {"images_per_batch": per_batch, "num_images": num_images}
-        return detection_split_loader(self.run, split, **size, device=self.device)
+        return detection_split_loader(
+            self.run, split, images_per_batch=per_batch, num_images=num_images, device=self.device
+        )
 
     @property
     def num_training_images(self) -> int:
@@ -49,18 +50,19 @@ class DetectorSubject(Subject):
     def check_outputs(self, images: Any, advice: str) -> None:
         """Accept the network, which the run has built for its data."""
 
-    @property
-    def accuracy(self) -> "Accuracy":
-        """AP over the images of the batches."""
+    def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy":
+        """Return AP over the images that `loader` gives."""
+        from suite.detection.loaders import detection_index
         from suite.detection.task import Detection
         from suite.shift.remedies import Accuracy
         from suite.train.distributed import Ranks
 
         assert self.run is not None
         task, ranks = Detection(self.run), Ranks(0, 0, 1, self.device)
+        index = detection_index(self.run, split, num_images)
 
         def percent(network: "nn.Module", batches: "Iterable[Any]") -> float:
-            return task.evaluate(network, batches, ranks).accuracy_percent
+            return task.evaluate_on(index, network, batches, ranks).accuracy_percent
 
         return Accuracy(self.run.task.entry.accuracy, percent)
 

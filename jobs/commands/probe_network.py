@@ -64,9 +64,8 @@ class Subject:
         is_runs = self.run is not None and self.run.data == self.data
         return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
 
-    @property
-    def accuracy(self) -> "Accuracy | None":
-        """How accuracy is measured; None: top-1, by the labels of the batches."""
+    def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy | None":
+        """Return how accuracy is measured over the images of `loader`; None: top-1, by their labels."""
         return None
 
     def check_outputs(self, images: "Loader", advice: str) -> None:
@@ -103,8 +102,8 @@ def subject_of(
     """Return what the options of `probe_options` describe, on a GPU if there is one, unless `on_cpu`.
 
     `accuracy_advice`: the end of the message if the network has not the data's classes, which accuracy needs;
-    None: accuracy is not measured. `wanted`: results beside the profile, of which a detector has fewer. Raises UserError, led by `purpose`, where the options contradict each
-    other, and for names and files that lead to nothing.
+    None: accuracy is not measured. `wanted`: results beside the profile. Raises UserError, led by `purpose`,
+    where the options contradict each other, and for names and files that lead to nothing.
     """
     if model is not None and arch is not None:
         raise UserError(f"{purpose}: --model and --arch both name the network; give one of them")

@@ -152,7 +152,9 @@ def print_all(measured: Measured, title: str) -> None:
         heading = heading.format(training=training, num_images=profile.num_images)
         columns = COLUMNS[name]
         if name == "remedies":
-            columns = {c.replace("top1", result.accuracy): _named(v, result.accuracy) for c, v in columns.items()}
+            columns = {
+                c.replace("top1", result.accuracy): _named(v, result.accuracy) for c, v in columns.items()
+            }
         _print_frame(heading, frame, columns, bold=start)
         if name == "origins":
             verdict = f"it starts in {start}" if start else "no single layer starts it"
@@ -171,9 +173,13 @@ def _print_parts(profile: Any, console: Console) -> None:
     """Print a detector's shift by its parts."""
     for symbol, name in (("μ", SHIFT_MU), ("σ", SHIFT_SIGMA)):
         values = [(layer.name, getattr(layer, name)) for layer in profile.layers]
-        parts = [f"{part} {mean:.4f} ({count} layers)" for part, (count, mean) in means_by_part(values).items()]
+        parts = [
+            f"{part} {mean:.4f} ({count} layers)" for part, (count, mean) in means_by_part(values).items()
+        ]
         if parts:
-            console.print(f"mean scaled ESM {symbol} by part: {', '.join(parts)}", highlight=False, markup=False)
+            console.print(
+                f"mean scaled ESM {symbol} by part: {', '.join(parts)}", highlight=False, markup=False
+            )
 
 
 def _print_folded(deployment: Any, console: Console) -> None:

@@ -79,7 +79,7 @@ def _torchvisions_file(name: str) -> Path:
     except ValueError:
         form = "such as torchvision:ResNet50_Weights.IMAGENET1K_V1"
         raise UserError(f"task.backbone_from: torchvision has no weights named {name!r}; {form}") from None
-    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not path.is_file():
         raise UserError(f"task.backbone_from: {path} is missing: download it from {weights.url}")
     return path

@@ -63,6 +63,7 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
 
 
 def _thawed(old: FrozenBatchNorm2d) -> nn.Module:
+    # Without a momentum there are no first values 0 and 1 in the estimates to correct.
     new = nn.BatchNorm2d(len(old.weight), eps=old.eps, momentum=None).to(old.weight.device)
     new.load_state_dict(old.state_dict(), strict=False)
     assert new.num_batches_tracked is not None
@@ -78,4 +79,5 @@ def _frozen(name: str, old: _BatchNorm) -> nn.Module:
         for name in ("weight", "bias", "running_mean", "running_var"):
             if (value_C := getattr(old, name)) is not None:
                 getattr(new, name).copy_(value_C)
-    return new.to(old.running_mean.device)
+    frozen: nn.Module = new.to(old.running_mean.device)
+    return frozen

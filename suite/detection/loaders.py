@@ -1,6 +1,6 @@
 """The loaders of a detection run: its endless training batches, and its validation images, each once."""
 
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def check_detection_data(run: Run) -> None:
     classification only.
     """
     _loader_entry(run)
-    train, val = _plan(run).index, _val_index(run, run.data.val_images)
+    train, val = _plan(run).index, detection_index(run, "val", run.data.val_images)
     check_categories(train, val)
     if _task(run).masks:
         for index in (train, val):
@@ -66,14 +66,27 @@ def detection_val_loader(
     `num_images`: so many, evenly spaced; None: `data.val_images`, or all. Raises UserError as
     `check_detection_data` does.
     """
-    index = _val_index(run, num_images or run.data.val_images)
+    index = detection_val_index(run, num_images)
     share = EvalShare(index, images_per_batch, place["rank"], place["world_size"])
     return _loader(run, share, place["device"])
 
 
 def detection_val_index(run: Run, num_images: int | None = None) -> CocoIndex:
     """Return the images that `detection_val_loader` gives, for the evaluation."""
-    return _val_index(run, num_images or run.data.val_images)
+    return detection_index(run, "val", num_images or run.data.val_images)
+
+
+def detection_split_loader(
+    run: Run,
+    split: Literal["train", "val"],
+    *,
+    images_per_batch: int,
+    num_images: int | None,
+    device: "torch.device",
+) -> "DetectionLoader":
+    """Return so many images of a split (None: all), evenly spaced, once each, and not mirrored."""
+    index = detection_index(run, split, num_images)
+    return _loader(run, EvalShare(index, images_per_batch, 0, 1), device)
 
 
 def _task(run: Run) -> Any:
@@ -92,12 +105,14 @@ def _plan(run: Run) -> DetectionPlan:
     return DetectionPlan(read_split(run.data, "train"), batching)
 
 
-def _val_index(run: Run, num_images: int | None) -> CocoIndex:
-    index = read_split(run.data, "val")
+def detection_index(run: Run, split: Literal["train", "val"], num_images: int | None = None) -> CocoIndex:
+    """Return so many images of a split (None: all), evenly spaced. Raises UserError if there are fewer."""
+    index = read_split(run.data, split)
     if num_images is None:
         return index
     if num_images > len(index):
-        raise UserError(f"data.val_images is {num_images}, but {index.folder} has only {len(index)} images")
+        has = f"{index.folder} has only {len(index)} images"
+        raise UserError(f"data.{split}_images is {num_images}, but {has}")
     return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
 
 

@@ -103,7 +103,7 @@ def retinanet(backbone: BackboneWithFPN, num_classes: int, task: DetectionSpec) 
     return model
 
 
-class _AsLoaded(GeneralizedRCNNTransform):
+class _AsLoaded(GeneralizedRCNNTransform):  # type: ignore[misc]
     """torchvision's preparation of images without its resizing, which the loader has done."""
 
     def __init__(self, original: GeneralizedRCNNTransform) -> None:

@@ -17,4 +17,6 @@ def means_by_part(layers: Iterable[tuple[str, float]]) -> dict[str, tuple[int, f
     for name, value in layers:
         if (part := part_of(name)) is not None:
             found.setdefault(part, []).append(value)
-    return {part: (len(found[part]), math.fsum(found[part]) / len(found[part])) for part in PARTS if part in found}
+    return {
+        part: (len(found[part]), math.fsum(found[part]) / len(found[part])) for part in PARTS if part in found
+    }

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from suite.detection.batch import DetectionBatch, DetectionLoader
+from suite.detection.coco import CocoIndex
 from suite.detection.evaluate import CocoEvaluator, average_precision
 from suite.detection.frozen import calibrate
 from suite.detection.loaders import (
@@ -82,9 +83,14 @@ class Detection:
         loss, images = sums_S.tolist()
         return {"loss": loss / images}
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[DetectionBatch], ranks: Ranks) -> Evaluated:
-        index = detection_val_index(self.run)
+        return self.evaluate_on(detection_val_index(self.run), model, batches, ranks)
+
+    @torch.no_grad()
+    def evaluate_on(
+        self, index: CocoIndex, model: nn.Module, batches: Iterable[DetectionBatch], ranks: Ranks
+    ) -> Evaluated:
+        """As `evaluate`, where the batches are of the images of `index`."""
         evaluator = CocoEvaluator(index, self.spec.framework_entry.iou_types)
         num_images = 0
         with preserved(model):
@@ -125,7 +131,7 @@ class Detection:
         found.sort(key=lambda one: (one["image_id"], -one["score"]))
         return found, sum(count for _, count in everyone)
 
-    def _metrics(self, index: Any, found: Sequence[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
+    def _metrics(self, index: CocoIndex, found: Sequence[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
         """Return all averages, which the first rank computes and sends to the others."""
         box: list[Any] = [None]
         if ranks.is_first:

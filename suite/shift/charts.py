@@ -9,6 +9,8 @@ from suite.user import some_home
 with some_home():  # Altair asks for the home folder when it is imported
     import altair as alt
 
+from suite.metrics import METRICS
+
 OWN, INHERITED, GREY = "#0b62a4", "#cc5a00", "#5b5b66"
 SYMBOLS = {"mu": "μ", "sigma": "σ"}
 WIDTH_PX, HEIGHT_PX = 560, 240

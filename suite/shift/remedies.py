@@ -50,8 +50,6 @@ class Accuracy:
     percent: Callable[[nn.Module, Iterable[Any]], float]
 
 
-
-
 @dataclass(frozen=True)
 class Remedy:
     """A remedy's accuracy (%) and its ESM, averaged over the BN layers that keep estimates."""
@@ -119,8 +117,9 @@ def remedies(
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
     `training_batches` the remedies that need them are left out. `logits` takes the (N, K) logits out of what
     the model returns; `accuracy` is measured in place of top-1, as of detectors, whose batches need no
-    labels. The model is restored. Raises UserError for a network without estimates, batches that are empty or have no labels, values out of range, and under
-    torch.distributed, where each rank's replay would have its own running averages.
+    labels. The model is restored. Raises UserError for a network without estimates, batches that are empty
+    or have no labels, values out of range, and under torch.distributed, where each rank's replay would have
+    its own running averages.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError(f"{PURPOSE}: needs all batches in one process, not in {dist.get_world_size()}")

@@ -6,7 +6,7 @@ To add a task, add an entry of `TASKS`, its spec in `suite.specs.task`, and a cl
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Framework:
     builder: str
     first_stage: int
     extra_levels: int
-    iou_types: tuple[str, ...] = ("bbox",)
+    iou_types: tuple[Literal["bbox", "segm"], ...] = ("bbox",)
     has_box_head: bool = True
 
 
