@@ -126,7 +126,7 @@ def _measure(
     from jobs.commands.probe_tables import Measured
     from suite import shift
 
-    network, data = subject.network, subject.data
+    network = subject.network
     num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
     accuracy = subject.accuracy(split.value, count)
@@ -147,5 +147,5 @@ def _measure(
         found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
         bad_images = images.bad_images | (training.bad_images if training is not None else {})
         return Measured(
-            found, num_training, bad_images, subject.given.describe(data.image_size), subject.taken
+            found, num_training, bad_images, subject.input, subject.taken
         )

@@ -50,6 +50,13 @@ class DetectorSubject(Subject):
     def check_outputs(self, images: Any, advice: str) -> None:
         """Accept the network, which the run has built for its data."""
 
+    @property
+    def input(self) -> str:
+        assert self.run is not None
+        assert isinstance(self.run.task, DetectionSpec)
+        sizes = f"shorter side {self.run.task.min_size} pixels, longer at most {self.run.task.max_size}"
+        return f"{sizes}, normalised by torchvision's network"
+
     def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy":
         """Return AP over the images that `loader` gives."""
         from suite.detection.loaders import detection_index

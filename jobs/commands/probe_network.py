@@ -64,6 +64,11 @@ class Subject:
         is_runs = self.run is not None and self.run.data == self.data
         return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
 
+    @property
+    def input(self) -> str:
+        """A sentence on what the network's input is."""
+        return self.given.describe(self.data.image_size)
+
     def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy | None":
         """Return how accuracy is measured over the images of `loader`; None: top-1, by their labels."""
         return None
@@ -111,8 +116,8 @@ def subject_of(
     if checkpoint is not None and run is not None and run.task.kind == "detection":
         from jobs.commands.probe_detector import detector_subject
 
-        others = {"model": model, "arch": arch, "norm": norm, "data": data, "image_size": image_size}
-        others |= {"mean": mean, "std": std, "num_classes": num_classes}
+        others: dict[str, Any] = {"model": model, "arch": arch, "norm": norm, "data": data}
+        others |= {"image_size": image_size, "mean": mean, "std": std, "num_classes": num_classes}
         return detector_subject(run, purpose, checkpoint, soup, alpha, weights, set(wanted), others)
     model_spec, norm_spec = None, BatchNormSpec() if norm is None else read_norm(norm)
     if model is not None:
