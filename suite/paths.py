@@ -20,7 +20,7 @@ def cache_home() -> Path | None:
     return None if home is None else home / ".cache"
 
 
-DETECTIONS = "detections.json"
+DETECTIONS, GALLERY = "detections.json", "gallery.json"
 
 
 class _Below:
@@ -45,6 +45,7 @@ class RunPaths:
     noise = _Below("noise.json")  # accuracy under noise on the estimates, if it was measured
     robustness = _Below("robustness.json")  # accuracy and shift on other data, if they were measured
     detections = _Below(DETECTIONS)  # of a detector's newest evaluation, as COCO writes results
+    gallery = _Below(GALLERY)  # a few of its images, small, with their boxes and the detector's
     log = _Below("log.txt")  # output of the process
     lock = _Below("lock")  # held by the process that writes here
     claim = _Below("claim")  # a newer start's request that this process leave

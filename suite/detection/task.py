@@ -14,6 +14,7 @@ from suite.detection.batch import DetectionBatch, DetectionLoader
 from suite.detection.coco import CocoIndex
 from suite.detection.evaluate import CocoEvaluator, average_precision
 from suite.detection.frozen import calibrate
+from suite.detection.gallery import Gallery
 from suite.detection.loaders import (
     check_detection_data,
     detection_steps_per_epoch,
@@ -24,7 +25,7 @@ from suite.detection.loaders import (
 from suite.detection.network import build_detector
 from suite.errors import UserError
 from suite.experiment import DetectionSpec, Run
-from suite.paths import DETECTIONS
+from suite.paths import DETECTIONS, GALLERY
 from suite.shift.layers import preserved
 from suite.train.distributed import Ranks
 from suite.train.optim import autocast
@@ -92,13 +93,14 @@ class Detection:
     ) -> Evaluated:
         """As `evaluate`, where the batches are of the images of `index`."""
         evaluator = CocoEvaluator(index, self.spec.framework_entry.iou_types)
-        num_images = 0
+        num_images, gallery = 0, Gallery(index.category_names)
         with preserved(model):
             model.eval()
             for batch in batches:
                 with autocast(ranks.device, self.run.recipe.precision):
                     outputs = model(batch.images)
                 evaluator.add(batch.targets, outputs)
+                gallery.add(batch, outputs)
                 num_images += len(batch.images)
         found, total = self._of_all_ranks(evaluator.detections(), num_images, ranks)
         if not total:
@@ -106,7 +108,8 @@ class Detection:
         metrics = self._metrics(index, found, ranks)
         accuracy = metrics[self.spec.entry.metric]
         metrics["images_evaluated"] = float(total)
-        return Evaluated(accuracy, metrics, files={DETECTIONS: json.dumps(found) + "\n"})
+        files = {DETECTIONS: json.dumps(found) + "\n", GALLERY: gallery.text()}
+        return Evaluated(accuracy, metrics, files=files)
 
     def example(self, device: torch.device) -> list[Tensor]:
         return [torch.zeros(3, self.spec.min_size, self.spec.min_size, device=device)]
