@@ -110,6 +110,8 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
         try:
             with timer.waiting():
                 return next(batches, None)
+        except UserError as error:  # torch puts the worker's traceback in front of the sentence
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
         except Exception as error:
             if not timer.is_over:
                 raise

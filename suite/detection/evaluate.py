@@ -6,13 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from faster_coco_eval.core import COCO, COCOeval_faster
-from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from suite.detection.coco import CocoIndex
+from suite.detection.coco_api import COCO, COCOeval_faster, coco_mask
 from suite.detection.masks import rle_of
 
 IouType = Literal["bbox", "segm"]

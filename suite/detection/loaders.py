@@ -136,7 +136,6 @@ def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "Detec
         if (error.name or "").startswith("suite"):
             raise  # a fault of ours
         raise UserError(
-            f"the loader {run.data.loader} cannot be imported ({error}): {entry.install}; masks and average "
-            "precision take the extra `detection`"
+            f"the loader {run.data.loader} cannot be imported ({error}): {entry.install}"
         ) from None
     return WatchedLoader(kind(share, resize, device=device, **options))

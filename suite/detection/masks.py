@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
+from suite.detection.coco_api import coco_mask
 from suite.errors import UserError
 from suite.wording import shown
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,12 @@ def test_masks_are_those_of_the_coco_api() -> None:
 def test_a_mask_that_is_none_is_refused(segmentation: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"annotation 5: .*{message}"):
         mask_of(segmentation, 2, 3, "annotation 5")
+
+
+def test_the_library_leaves_the_environment_as_it_is() -> None:
+    """It imports OpenCV, which changes LD_LIBRARY_PATH, and a fork server refuses clients of another one."""
+    code = "import os; first = dict(os.environ); import suite.detection.masks; assert os.environ == first"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_cocos_size_is_read_in_seconds_and_held_in_arrays(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_evaluation_gives_each_image_once_over_the_ranks(loader: str, small_scen
 
 def test_torchvisions_own_transform_leaves_the_images_as_they_are() -> None:
     """Over sizes and limits; and the rule gives the sizes of that transform, up to its rounding."""
+    assert Resize(800, 1333).shape(480, 640) == (800, 1066)  # 800 × 640 / 480 = 1066.7
+    assert Resize(800, 1333).shape(640, 200) == (1333, 416)  # 1333 × 200 / 640 = 416.6
     for sizes in ((800, 1333), (80, 120), (600, 600)):
         network = GeneralizedRCNNTransform(*sizes, [0.0] * 3, [1.0] * 3)
         for height, width in [
@@ -184,6 +186,17 @@ def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(loader: 
         assert reasons.keys() == bad.keys()
         assert all(reasons[name].startswith(reason) for name, reason in bad.items()), (split, reasons)
         found.close()
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_mask_that_is_none_ends_the_loader_with_its_place(loader: str, tmp_path: Path) -> None:
+    content = small_content()
+    content["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]
+    folder = write_coco(tmp_path / "set", content)
+    with pytest.raises(UserError) as error:
+        training(folder, loader, 1, num_classes=2, batch=(2, 2))
+    place = f"{folder}/annotations/instances_train.json: box 1 of image 50"
+    assert str(error.value).startswith(f"{place}: `segmentation` is [[1, 2, 3, 4]]; expected polygons")
 
 
 def test_what_training_would_refuse_is_refused_before(small_scenes: Path, tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_resuming_is_starting_later_and_the_seed_decides() -> None:
     assert first.order(0).tolist() != other.order(0).tolist() != first.order(1).tolist()
 
 
+def test_no_two_positions_share_a_mirror() -> None:
+    plan = plan_of(200, 64, 2)
+    crops = [plan.samples(step, 0, 64).crops for step in range(6)]
+    mirrors = {tuple(one.mirror_B.tolist()) for one in crops if one is not None}
+    assert len(mirrors) == 6
+
+
 def test_half_of_the_images_are_mirrored_unless_flip_is_off() -> None:
     def mirrors(flip: bool) -> float:
         plan = plan_of(2000, 2000, 2, flip=flip)
