@@ -146,6 +146,4 @@ def _measure(
         }
         found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
         bad_images = images.bad_images | (training.bad_images if training is not None else {})
-        return Measured(
-            found, num_training, bad_images, subject.input, subject.taken
-        )
+        return Measured(found, num_training, bad_images, subject.input, subject.taken)
