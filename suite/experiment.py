@@ -104,10 +104,10 @@ class Run(Spec):
             task = self.task.for_stages(ARCHITECTURES[self.model.arch].num_stages, self.model.arch)
             if task.backbone_from is not None:
                 names = {"{arch}": self.model.arch, "{norm}": self.model.norm.label.lower()}
-                source = task.backbone_from
+                place = task.backbone_from
                 for name, value in names.items():
-                    source = source.replace(name, value)
-                task = task.model_copy(update={"backbone_from": source})
+                    place = place.replace(name, value)
+                task = task.model_copy(update={"backbone_from": place})
             if isinstance(self.model.norm, BatchFreeSpec):  # no BN left that could be either
                 task = task.model_copy(update={"batch_norm": "trained"})
             elif isinstance(self.model.norm, VariantSpec) and task.is_frozen:

@@ -42,10 +42,7 @@ def test_frozen_layers_and_remedies_of_a_detector(checkpoint: Path) -> None:
     found = json.loads(probe_of(checkpoint, "--max-images", 4, "--attribute", "--remedies", "--json"))
     assert found["num_images"] == 4
     assert len(found["layers"]) == len(found["attribution"]) / 2 == 13
-    assert {layer["layer"].partition("layer")[0] for layer in found["layers"]} == {
-        "backbone.body.",
-        "backbone.body.bn1",
-    }
+    assert all(layer["layer"].startswith("backbone.body.") for layer in found["layers"])
     remedies = {row["remedy"]: row for row in found["remedies"]}
     assert {"frozen", "PreciseBN", "prediction-time BN"} <= remedies.keys()
     assert all(0 <= row["ap_percent"] <= 100 for row in remedies.values())
@@ -64,14 +61,12 @@ def test_the_printed_result_names_ap_and_the_parts(checkpoint: Path) -> None:
 
 
 def test_the_parts_of_a_detector_by_hand() -> None:
-    layers = [
-        ("backbone.body.bn1", 1.0),
-        ("backbone.fpn.a", 4.0),
-        ("roi_heads.x", 2.0),
-        ("rpn.y", 6.0),
-        ("bn1", 9.0),
-    ]
-    assert means_by_part(layers) == {"backbone": (1, 1.0), "FPN": (1, 4.0), "heads": (2, 4.0)}
+    of_parts = [("backbone.body.bn1", 1.0), ("backbone.fpn.a", 4.0), ("roi_heads.x", 2.0), ("rpn.y", 6.0)]
+    assert means_by_part([*of_parts, ("bn1", 9.0)]) == {
+        "backbone": (1, 1.0),
+        "FPN": (1, 4.0),
+        "heads": (2, 4.0),
+    }
 
 
 @pytest.mark.parametrize(
