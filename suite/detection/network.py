@@ -8,6 +8,7 @@ is built into (FPN, RPN, heads, losses) is torchvision's, with torchvision's nam
 Shape suffixes: N images, C channels, H and W pixels.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,6 +38,7 @@ from suite.models import build_model
 from suite.shift.layers import preserved
 from suite.specs.choice import resolve
 from suite.specs.task_table import FPN_NORMS, HEADS
+from suite.train.optim import autocast
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ROI_SIZE, MASK_ROI_SIZE, SAMPLING_RATIO = 7, 14, 2
@@ -57,7 +59,7 @@ def build_detector(run: Run, *, with_weights: bool = True) -> nn.Module:
     body = build_model(run.model)
     if with_weights and task.backbone_from is not None:
         load_backbone(body, task.backbone_from)
-    backbone = _with_fpn(body, run.model, task)
+    backbone = _with_fpn(body, run.model, task, run.recipe.precision)
     assert run.model.num_classes is not None
     build = resolve(task.framework_entry.builder)
     model: nn.Module = build(backbone, run.model.num_classes + 1, task)
@@ -116,7 +118,23 @@ class _AsLoaded(GeneralizedRCNNTransform):  # type: ignore[misc]
         return image, target
 
 
-def _with_fpn(body: nn.Module, model: ModelSpec, task: DetectionSpec) -> BackboneWithFPN:
+class _Backbone(BackboneWithFPN):  # type: ignore[misc]
+    """torchvision's backbone in a precision of its own.
+
+    Proposals and heads stay float32: of a place at 800 pixels, bfloat16 knows every fourth only.
+    """
+
+    def __init__(self, *arguments: Any, precision: str) -> None:
+        super().__init__(*arguments)
+        self._precision = precision
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        with autocast(x.device, self._precision):
+            features: dict[str, Tensor] = super().forward(x)
+        return OrderedDict((name, level.float()) for name, level in features.items())
+
+
+def _with_fpn(body: nn.Module, model: ModelSpec, task: DetectionSpec, precision: str) -> BackboneWithFPN:
     """Return the stages of a network with an FPN; those that are not trained are constants."""
     assert task.fpn_stages is not None
     returned = {f"layer{stage}": str(level) for level, stage in enumerate(task.fpn_stages)}
@@ -128,7 +146,8 @@ def _with_fpn(body: nn.Module, model: ModelSpec, task: DetectionSpec) -> Backbon
     extra = LastLevelMaxPool()
     if task.framework_entry.extra_levels > 1:
         extra = LastLevelP6P7(task.fpn_channels, task.fpn_channels)
-    return BackboneWithFPN(body, returned, widths, task.fpn_channels, extra, _norm_layer(task))
+    parts = (body, returned, widths, task.fpn_channels, extra, _norm_layer(task))
+    return _Backbone(*parts, precision=precision)
 
 
 def _constant_parts(arch: str, task: DetectionSpec) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ from suite.experiment import DetectionSpec, Run
 from suite.paths import DETECTIONS, GALLERY
 from suite.shift.layers import preserved
 from suite.train.distributed import Ranks
-from suite.train.optim import autocast
 from suite.train.task import Evaluated
 
 # The metric's beginning for each type of IoU, and the values of an AveragePrecision by the metric's end.
@@ -74,9 +73,8 @@ class Detection:
         return detection_val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **ranks.place)
 
     def loss(self, forward: nn.Module, batch: DetectionBatch, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        with autocast(batch.images[0].device, self.run.recipe.precision):
-            losses: dict[str, Tensor] = forward(batch.images, batch.targets)
-        loss = torch.stack([part.float() for part in losses.values()]).sum()
+        losses: dict[str, Tensor] = forward(batch.images, batch.targets)
+        loss = torch.stack(list(losses.values())).sum()
         num_images = torch.full_like(loss, len(batch.images))
         return loss, torch.stack([loss.detach() * num_images, num_images]).double()
 
@@ -97,8 +95,7 @@ class Detection:
         with preserved(model):
             model.eval()
             for batch in batches:
-                with autocast(ranks.device, self.run.recipe.precision):
-                    outputs = model(batch.images)
+                outputs = model(batch.images)
                 evaluator.add(batch.targets, outputs)
                 gallery.add(batch, outputs)
                 num_images += len(batch.images)

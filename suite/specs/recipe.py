@@ -49,7 +49,7 @@ class Precision:
 
 PRECISIONS = {
     "fp32": Precision("float32", None),
-    "bf16": Precision("autocast to bfloat16, weights stay float32", "bfloat16"),
+    "bf16": Precision("autocast to bfloat16 (of a detector the backbone), weights stay float32", "bfloat16"),
 }
 DEFAULT_EPOCHS = 100
 _IN_ITERATIONS = ("warmup_iterations", "iterations")

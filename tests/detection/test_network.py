@@ -124,6 +124,20 @@ def test_frozen_norms_without_a_checkpoint_get_the_statistics_of_images() -> Non
     assert torch.allclose(stem.running_var, x.var(dim=(0, 2, 3), correction=0), rtol=1e-4)
 
 
+def test_boxes_are_exact_where_the_backbone_is_in_bfloat16() -> None:
+    """Between 256 and 512, bfloat16 has every second number only."""
+    model = build_detector(small_run(recipe={"precision": "bf16"}))
+    seen: list[torch.dtype] = []
+    model.backbone.body.layer2.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
+    images, targets = images_and_targets(1)
+    losses = model.train()(images, targets)
+    with torch.no_grad():
+        (found, _) = model.eval()(images)
+    assert seen == [torch.bfloat16] * 2
+    assert {loss.dtype for loss in losses.values()} == {found["boxes"].dtype} == {torch.float32}
+    assert not torch.equal(found["boxes"], found["boxes"].bfloat16().float())
+
+
 # ------------------------------------------------------------ weights of the backbone
 
 

@@ -117,6 +117,29 @@ def _trained_with_and_without_boxes(rank: int, world_size: int) -> tuple[list[st
     return missing, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def test_statistics_over_ranks_count_each_value_once(tmp_path: Path) -> None:
+    """Ranks have images of different sizes: their statistics are those of all pixels together."""
+    values = torch.cat([_pixels(rank).transpose(0, 1).flatten(1) for rank in (0, 1)], dim=1)
+    for mean, var, out in on_ranks(_normalised_over_ranks, 2, tmp_path):
+        assert torch.allclose(mean, 0.1 * values.mean(dim=1), atol=1e-6)
+        assert torch.allclose(var, 0.9 + 0.1 * values.var(dim=1), rtol=1e-5)
+        assert out.isfinite().all()
+
+
+def _pixels(rank: int) -> torch.Tensor:
+    sizes = ((2, 3, 4, 6), (2, 3, 8, 5))
+    return torch.rand(sizes[rank], generator=torch.Generator().manual_seed(rank)) + rank
+
+
+def _normalised_over_ranks(rank: int, world_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from suite.models import set_norm_batch_size
+
+    norm = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    set_norm_batch_size(norm, 2 * world_size, 2, torch.device("cpu"))
+    out = norm.train()(_pixels(rank))
+    return norm[0].running_mean, norm[0].running_var, out.detach()
+
+
 def test_the_gradients_are_clipped_to_a_joint_norm(run: Run) -> None:
     from suite.train.optim import clip_gradients
 
