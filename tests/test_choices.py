@@ -259,7 +259,8 @@ def test_every_shipped_config_has_its_golden_run_ids() -> None:
 @pytest.mark.parametrize("config", RUN_IDS)
 def test_run_ids_never_change(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded once. With other ids, finished runs are no longer found."""
-    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    for name in ("IMAGENET", "COCO", "BACKBONES"):
+        monkeypatch.setenv(name, f"/data/{name.lower()}")
     found = load(ROOT / "configs" / config, [])
     runs = found.samples if isinstance(found, Study) else found.runs
     assert [run.run_id for run in runs] == RUN_IDS[config].split()
