@@ -246,9 +246,10 @@ def _axis_cell(value: object) -> Cell:
 
 
 def print_summary(console: Console, frames: Frames) -> None:
-    """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
+    """For a terminal: runs, final accuracy, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
     left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Scaled ESM μ, common layers"}
+    left_out |= {"AP75 (%)", "AP, PreciseBN (%)"}
     print_table(console, table, left_out)
     done = f"{len(frames.completed)} of {plural(int(frames.runs.counted.sum()), 'run')} completed."
     for note in filter(None, [table.caption, *common_layer_notes(frames), done]):
