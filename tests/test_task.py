@@ -7,6 +7,7 @@ import pytest
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import ClassificationSpec, DetectionSpec, Run
+from suite.studies.spec import is_due
 
 BASE: dict[str, dict[str, Any]] = {
     "task": {"kind": "detection", "batch_norm": ["frozen", "trained"]},
@@ -129,6 +130,33 @@ def test_iterations_and_their_fields_belong_together(
 def test_a_source_of_boxes_is_not_for_classification() -> None:
     with pytest.raises(UserError, match="fashion-scenes is not for classification; take "):
         expand({"model": {"arch": "resnet18"}, "data": {"name": "fashion-scenes"}}, "x")
+
+
+def test_a_study_knows_which_metrics_a_task_has() -> None:
+    frozen, _, _, trained, _ = runs_of()
+    masks = runs_of(task={"kind": "detection", "framework": "mask_rcnn"})[0]
+    (classifier,) = expand({"model": {"arch": "resnet18"}, "data": {"name": "fashion-mnist"}}, "x").runs
+    due = {
+        name: [is_due(run, name, run.num_epochs) for run in (trained, frozen, masks, classifier)]
+        for name in (
+            "ap_percent",
+            "mask_ap_percent",
+            "top1_percent",
+            "ap_precise_percent",
+            "tid_mu",
+            "esm_mu",
+        )
+    }
+    assert due == {
+        "ap_percent": [True, True, True, False],
+        "mask_ap_percent": [False, False, True, False],
+        "top1_percent": [False, False, False, True],
+        "ap_precise_percent": [True, False, False, False],
+        "tid_mu": [True, False, False, True],
+        "esm_mu": [True, True, True, True],
+    }
+    runs = (trained, frozen, masks, classifier)
+    assert expected == {name: [is_due(run, name, run.num_epochs) for run in runs] for name in expected}
 
 
 def test_the_learning_rate_follows_the_iterations() -> None:

@@ -24,6 +24,11 @@ class ClassificationSpec(Spec):
     kind: Literal["classification"] = "classification"
 
     @property
+    def masks(self) -> bool:
+        """Whether masks are evaluated: never."""
+        return False
+
+    @property
     def entry(self) -> TaskEntry:
         return TASKS[self.kind]
 

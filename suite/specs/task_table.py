@@ -15,8 +15,9 @@ class TaskEntry:
 
     `check_data`: "module:function" that refuses a run whose data training or validation would refuse.
     `accuracy`: the stem of the metric by which networks are compared, `ACCURACY_percent`; `title`: its name.
-    `layout`: how its data lie, as in `suite.specs.source_table`. `unused`: fields that mean nothing in it, as
-    `section.field`, and why. A config that sets one is refused.
+    `layout`: how its data lie, as in `suite.specs.source_table`. `prefixes`: how the names of its own metrics
+    begin. `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is
+    refused.
     """
 
     meaning: str
@@ -25,7 +26,12 @@ class TaskEntry:
     accuracy: str
     title: str
     layout: str
+    prefixes: tuple[str, ...]
     unused: Mapping[str, str] = field(default_factory=dict)
+
+    def measures(self, metric: str) -> bool:
+        """Return whether runs of this task may measure a metric: whether it is not another task's."""
+        return not any(metric.startswith(one.prefixes) for one in TASKS.values() if one is not self)
 
     @property
     def metric(self) -> str:
@@ -44,6 +50,7 @@ TASKS = {
         "top1",
         "top-1",
         "folders",
+        ("top1_", "top5_"),
     ),
     "detection": TaskEntry(
         "boxes, and masks with mask_rcnn, for the objects of an image",
@@ -52,6 +59,7 @@ TASKS = {
         "ap",
         "AP",
         "coco",
+        ("ap_", "ap50_", "ap75_", "mask_ap"),
         unused={
             "data.image_size": _SIZES,
             "data.eval_resize": _SIZES,

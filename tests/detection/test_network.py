@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from suite.detection.backbone_weights import load_backbone
@@ -14,7 +16,7 @@ from suite.detection.frozen import calibrate, freeze_batch_norms, thaw_batch_nor
 from suite.detection.network import build_detector
 from suite.errors import UserError
 from suite.experiment import Run, XbnSpec
-from suite.models import build_model, chosen_sites
+from suite.models import build_model, chosen_sites, convert
 from suite.shift import probe
 from tests.helpers.small_detectors import images_and_targets, small_run, without_gradient
 
@@ -32,12 +34,17 @@ def released() -> nn.Module:
     return build_detector(full_run())
 
 
+def released_sites() -> dict[str, int]:
+    """The groups of the released ResNet-50's GN by the names of a detector."""
+    depths = enumerate((3, 4, 6, 3), start=1)
+    blocks = [f"layer{stage}.{block}" for stage, depth in depths for block in range(depth)]
+    return {f"{BODY}{block}.bn2": 64 for block in blocks} | {f"{BODY}bn1": 64}
+
+
 def test_the_backbone_has_the_released_networks_sites(released: nn.Module) -> None:
     """The second norm of each of 16 blocks and the stem's are GN; the other 36 of 53 are frozen BN."""
     groups = {n: m.num_groups for n, m in released.named_modules() if isinstance(m, nn.GroupNorm)}
-    depths = enumerate((3, 4, 6, 3), start=1)
-    blocks = [f"layer{stage}.{block}" for stage, depth in depths for block in range(depth)]
-    expected = {f"{BODY}{block}.bn2": 64 for block in blocks} | {f"{BODY}bn1": 64}
+    expected = released_sites()
     assert groups == expected
     sites = chosen_sites(build_model(full_run().model.model_copy(update={"norm": {"kind": "bn"}})), RELEASED)
     assert {f"{BODY}{site.name}" for site in sites} == expected.keys()
@@ -46,6 +53,17 @@ def test_the_backbone_has_the_released_networks_sites(released: nn.Module) -> No
     assert not any(isinstance(m, nn.BatchNorm2d) for m in released.modules())
     names = {"bn1", "bn3", "1"}
     assert {name.rpartition(".")[2] for name in frozen} == names
+
+
+@pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_torchvisions_own_detector_is_converted_at_the_released_sites(norm_layer: type[nn.Module]) -> None:
+    """As `fasterrcnn_resnet50_fpn` builds it without and with weights; frozen norms are thawed before."""
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer)
+    model = FasterRCNN(backbone, num_classes=3, min_size=64, max_size=64)
+    freeze_batch_norms(convert(thaw_batch_norms(model), RELEASED))
+    groups = {n: m.num_groups for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == released_sites()
+    assert len(probe(model, [images_and_targets(1)]).layers) == 36
 
 
 RELEASED = XbnSpec(kind="xbn", position="p2", bfn="gn", num_groups=64, stem=True)
