@@ -41,8 +41,8 @@ def schema_table(experiment: Experiment | None) -> Table:
 
 def _values(runs: tuple[Run, ...], section: str, name: str) -> str:
     """Return the different values of a key over the runs."""
-    parts = [getattr(run, section, None) for run in runs]
-    values = dict.fromkeys(json.dumps(_plain(getattr(part, name))) for part in parts if part is not None)
+    parts = [getattr(run, section.removesuffix(" (detection)"), None) for run in runs]
+    values = dict.fromkeys(json.dumps(_plain(getattr(part, name))) for part in parts if hasattr(part, name))
     return ", ".join(values)
 
 
