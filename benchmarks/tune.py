@@ -114,7 +114,7 @@ def _read(folder: Path, trials: int) -> tuple[list[tuple[int, float]], float]:
     path, runs = _study(folder, trials), folder / "read"
     for run in load_study(path).runs:
         with RecordWriter(run, runs / run.folder_name, durable=False) as record:
-            record.measure("top1_percent", 50.0, epoch=run.recipe.epochs, step=1, split="val")
+            record.measure("top1_percent", 50.0, epoch=run.num_epochs, step=1, split="val")
             record.status("completed")
     found: list[tuple[int, float]] = []
     start_s = time.perf_counter()

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reports.accuracy import ACCURACY, accuracy_of
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
 from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
@@ -138,6 +139,7 @@ def build_frames(collection: Collection) -> Frames:
     runs.insert(0, "run", np.arange(len(runs)))
     runs["norm_family"] = pd.Categorical(runs.norm_family, NORM_FAMILIES, ordered=True)
     runs[["position", "bfn"]] = runs[["position", "bfn"]].fillna("")
+    runs[ACCURACY] = accuracy_of(runs)
     runs["has_bn"] = runs.norm_family < "batch_free"
     # Without them, two learning rates in one folder would pass for two seeds.
     deciding = tables.runs["deciding"].to_pylist()

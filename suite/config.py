@@ -19,7 +19,9 @@ from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run
 from suite.wording import expected, explain, key_of, models_of, nearest, shown
 
-SWEEPING: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("model", "data", "batch", "recipe")}
+SWEEPING: dict[str, Any] = {
+    s: Run.model_fields[s].annotation for s in ("task", "model", "data", "batch", "recipe")
+}
 FIXED: dict[str, Any] = {s: Run.model_fields[s].annotation for s in ("measure", "system")}
 TOP_LEVEL = ("name", *SWEEPING, *FIXED, "seeds")
 MAX_RUNS = 100_000
@@ -59,7 +61,8 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
         )
     fixed = {section: content[section] for section in FIXED if content.get(section) is not None}
     swept: dict[str, int] = {"seeds": len(seeds)}
-    sections = {s: content[s] if content.get(s) is not None else {} for s in SWEEPING}
+    given = {s: content[s] for s in SWEEPING if content.get(s) is not None}
+    sections = {s: given.get(s, {}) for s in SWEEPING if s in given or Run.model_fields[s].is_required()}
     for section, value in sections.items():
         _count(value, SWEEPING[section], section, swept)
     if (number := math.prod(swept.values())) > MAX_RUNS:
@@ -69,7 +72,7 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
     runs: dict[str, Run] = {}
     for cell in itertools.product(*options, seeds):
         values = {"experiment": str(title), **fixed}
-        values |= dict(zip((*SWEEPING, "seed"), cell, strict=True))
+        values |= dict(zip((*sections, "seed"), cell, strict=True))
         try:
             run = Run.model_validate(values)
         except ValidationError as error:

@@ -16,6 +16,7 @@ from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
+from suite.specs.choice import listed
 from suite.specs.data import DataSpec
 from suite.specs.federated import FederatedSpec
 from suite.specs.model import ModelSpec
@@ -23,14 +24,17 @@ from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec
 from suite.specs.norm_table import BATCH_NORM_VARIANTS
 from suite.specs.process import MeasureSpec, SystemSpec
 from suite.specs.recipe import RecipeSpec
-from suite.specs.source_table import NUM_CLASSES
+from suite.specs.source_table import NUM_CLASSES, SOURCES
+from suite.specs.task import ClassificationSpec, DetectionSpec, TaskSpec
 
 __all__ = [
     "NUM_CLASSES",
     "BatchFreeSpec",
     "BatchNormSpec",
     "BatchSpec",
+    "ClassificationSpec",
     "DataSpec",
+    "DetectionSpec",
     "Experiment",
     "MeasureSpec",
     "ModelSpec",
@@ -38,6 +42,7 @@ __all__ = [
     "RecipeSpec",
     "Run",
     "SystemSpec",
+    "TaskSpec",
     "VariantSpec",
     "XbnSpec",
     "check_batches",
@@ -45,13 +50,14 @@ __all__ = [
 
 
 # Fields of the recipe that older runs lack: where they are null, those keep their ids.
-ADDED_LATER = ("ema_decay", "swa", "federated")
+ADDED_LATER = ("ema_decay", "swa", "federated", "iterations", "warmup_iterations", "clip_grad_norm")
 
 
 class Run(Spec):
     """One cell of an experiment, fully resolved: what a process trains."""
 
     experiment: str = Field(description="name of the experiment it came from; not part of the run_id")
+    task: TaskSpec = ClassificationSpec()
     model: ModelSpec
     data: DataSpec
     batch: BatchSpec
@@ -83,9 +89,50 @@ class Run(Spec):
         return self
 
     @model_validator(mode="after")
+    def _of_this_task(self) -> "Run":
+        """Fill the defaults of detection that depend on the network. Raises ValueError for unused fields."""
+        for key, why in self.task.entry.unused.items():
+            section, _, name = key.partition(".")
+            spec = getattr(self, section)
+            if getattr(spec, name) != _default(spec, name):
+                raise ValueError(f"{key} means nothing in {self.task.kind}: {why}")
+        source = SOURCES.get(self.data.name)
+        if source is not None and source.layout != self.task.entry.layout:
+            fitting = listed((n for n, one in SOURCES.items() if one.layout == self.task.entry.layout), "or")
+            wrong = f"data.name: {self.data.name} is not for {self.task.kind}"
+            raise ValueError(f"{wrong}; take {fitting}, or a path")
+        if isinstance(self.task, DetectionSpec):
+            task = self.task.for_stages(ARCHITECTURES[self.model.arch].num_stages, self.model.arch)
+            if task.backbone_from is not None:
+                names = {"{arch}": self.model.arch, "{norm}": self.model.norm.label.lower()}
+                place = task.backbone_from
+                for name, value in names.items():
+                    place = place.replace(name, value)
+                task = task.model_copy(update={"backbone_from": place})
+            if isinstance(self.model.norm, BatchFreeSpec):  # no BN left that could be either
+                task = task.model_copy(update={"batch_norm": "trained"})
+            elif isinstance(self.model.norm, VariantSpec) and task.is_frozen:
+                own = f"{self.model.norm.kind} has estimates of its own: set it to trained"
+                raise ValueError(f"task.batch_norm: frozen is for BN, and {own}")
+            object.__setattr__(self, "task", task)
+        return self
+
+    @model_validator(mode="after")
+    def _periods(self) -> "Run":
+        iterations, every = self.recipe.iterations, self.measure.every_iterations
+        if every is not None and iterations is None:
+            raise ValueError("measure.every_iterations needs recipe.iterations; give eval_every_epochs")
+        if every is not None and iterations is not None and iterations % every:
+            raise ValueError(
+                f"measure.every_iterations {every} does not divide recipe.iterations {iterations}: "
+                f"{iterations} = {iterations // every} × {every} + {iterations % every}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _norm_batch(self) -> "Run":
         # Without BN there is no statistic over a batch, so the configured number has no effect.
-        if isinstance(self.model.norm, BatchFreeSpec):
+        if isinstance(self.model.norm, BatchFreeSpec) or self.has_frozen_norms:
             plain = self.batch.model_copy(update={"norm_batch_size": self.batch.per_gpu})
             object.__setattr__(self, "batch", plain)
             if (federated := self.recipe.federated) is not None:
@@ -120,6 +167,8 @@ class Run(Spec):
             del norm["stages"]  # added later: older runs keep their ids
         if isinstance(self.model.norm, VariantSpec):  # without the options of other variants, and later ones
             decides["model"]["norm"] = {"kind": norm["kind"], **self.model.norm.options}
+        if not isinstance(self.task, ClassificationSpec):
+            decides["task"] = self.task.model_dump(mode="json")
         for field in ADDED_LATER:
             if decides["recipe"][field] is None:
                 del decides["recipe"][field]
@@ -127,13 +176,39 @@ class Run(Spec):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def num_epochs(self) -> int:
+        """How many epochs the record counts: those of the recipe, or `measure.every_iterations` each."""
+        if self.recipe.iterations is None:
+            return self.recipe.length
+        return self.recipe.iterations // (self.measure.every_iterations or self.recipe.iterations)
+
+    @property
+    def has_frozen_norms(self) -> bool:
+        """Whether there is BN, and all of it normalises with constants."""
+        has_bn = not isinstance(self.model.norm, BatchFreeSpec)
+        return has_bn and isinstance(self.task, DetectionSpec) and self.task.is_frozen
+
+    @property
+    def norm_label(self) -> str:
+        """The norms of the network, and whether BN is frozen."""
+        return f"{self.model.norm.label}{'-frozen' if self.has_frozen_norms else ''}"
+
+    @property
     def label(self) -> str:
         """A readable name, such as `resnet50 XBN-P2-GN64 nb32 seed 0`."""
-        return f"{self.model.arch} {self.model.norm.label} nb{self.batch.norm} seed {self.seed}"
+        task = f"{self.task.label} " if isinstance(self.task, DetectionSpec) else ""
+        return f"{task}{self.model.arch} {self.norm_label} nb{self.batch.norm} seed {self.seed}"
 
     @property
     def folder_name(self) -> str:
         return f"{self.label.lower().replace('seed ', 's').replace(' ', '-')}-{self.run_id}"
+
+
+def _default(spec: Spec, name: str) -> Any:
+    """Return a field's value where the config names none. A later validator may have filled in null."""
+    if isinstance(spec, DataSpec) and name == "eval_resize":
+        return spec.default_eval_resize
+    return type(spec).model_fields[name].default
 
 
 class Experiment(Spec):

@@ -1,6 +1,7 @@
 """Importing large packages at their own cost."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,3 +19,15 @@ def collecting_no_garbage() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def keeping_library_path() -> Iterator[None]:
+    """Restore LD_LIBRARY_PATH: OpenCV changes it, for this process and those that it starts."""
+    path = os.environ.get("LD_LIBRARY_PATH")
+    try:
+        yield
+    finally:
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if path is not None:
+            os.environ["LD_LIBRARY_PATH"] = path

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from suite.specs.task_table import TASKS
+
 Direction = Literal["higher", "lower", "neither"]
 # Those that are trained, and the averages of them that a recipe may keep beside.
 Weights = Literal["raw", "ema", "swa"]
@@ -34,7 +36,9 @@ class Metric:
 # A table of two lines for each metric; the formatter would take eight.
 # fmt: off
 _ALL = (
-    Metric("loss", "nat", "lower", "mean cross-entropy over the images", "Loss", measured_in="both"),
+    Metric("loss", "nat", "lower",
+           "mean cross-entropy over the images; of a detector, the sum of its losses", "Loss",
+           measured_in="both"),
     Metric("top1_percent", "%", "higher",
            "share of images whose first guess is right", "Top-1", measured_in="both"),
     Metric("top5_percent", "%", "higher",
@@ -45,6 +49,28 @@ _ALL = (
     Metric("top1_bias_corrected_percent", "%", "higher",
            "as top1_inference_percent, with the estimates freed of their first values 0 and 1",
            "Top-1, bias-corrected estimates, on training images"),
+    Metric("ap_percent", "%", "higher", "mean of COCO's average precision of boxes over classes, and over "
+           "thresholds of IoU from 0.50 to 0.95", "AP", measured_in="val"),
+    Metric("ap50_percent", "%", "higher", "as AP, at an IoU of 0.50", "AP50", measured_in="val"),
+    Metric("ap75_percent", "%", "higher", "as AP, at an IoU of 0.75", "AP75", measured_in="val"),
+    Metric("ap_small_percent", "%", "higher",
+           "as AP, of objects below 32² pixels", "AP, small", measured_in="val"),
+    Metric("ap_medium_percent", "%", "higher",
+           "as AP, of objects from 32² to 96² pixels", "AP, medium", measured_in="val"),
+    Metric("ap_large_percent", "%", "higher",
+           "as AP, of objects above 96² pixels", "AP, large", measured_in="val"),
+    Metric("mask_ap_percent", "%", "higher", "as AP, of masks", "Mask AP", measured_in="val"),
+    Metric("mask_ap50_percent", "%", "higher", "as mask AP, at IoU 0.50", "Mask AP50", measured_in="val"),
+    Metric("mask_ap75_percent", "%", "higher", "as mask AP, at IoU 0.75", "Mask AP75", measured_in="val"),
+    Metric("mask_ap_small_percent", "%", "higher",
+           "as mask AP, of objects below 32² pixels", "Mask AP, small", measured_in="val"),
+    Metric("mask_ap_medium_percent", "%", "higher",
+           "as mask AP, of objects from 32² to 96² pixels", "Mask AP, medium", measured_in="val"),
+    Metric("mask_ap_large_percent", "%", "higher",
+           "as mask AP, of objects above 96² pixels", "Mask AP, large", measured_in="val"),
+    Metric("ap_precise_percent", "%", "higher",
+           "AP with PreciseBN's population statistics in place of the estimated ones",
+           "AP, PreciseBN", measured_in="val"),
     Metric("images_evaluated", "1", "neither",
            "images counted, each exactly once", "Images evaluated", measured_in="val"),
     Metric("top1_precise_percent", "%", "higher",
@@ -114,6 +140,11 @@ class AverageEntry:
     statistics: str
 
 
+def capitalised(title: str) -> str:
+    """Return a title as it begins a heading; "AP" stays as it is."""
+    return title[0].upper() + title[1:]
+
+
 AVERAGES: dict[Weights, AverageEntry] = {
     "ema": AverageEntry("EMA", "exponential moving average of the weights", "averaged like the weights"),
     "swa": AverageEntry("SWA", "mean of the weights at the ends of epochs", "those of the last network"),
@@ -125,8 +156,10 @@ def metrics_of_average(weights: Weights, entry: AverageEntry) -> Iterator[Metric
     own = f"with the {entry.meaning}; its statistics are {entry.statistics}"
     precise = f"with the {entry.meaning}, and PreciseBN's statistics"
     for suffix, how, title in (("", own, entry.title), ("_precise", precise, f"{entry.title}, PreciseBN")):
-        which, heading = f"{weights}{suffix}", f"Top-1, {title}"
-        yield Metric(f"top1_{which}_percent", "%", "higher", f"top-1 {how}", heading, False, "val", weights)
+        which = f"{weights}{suffix}"
+        for task in TASKS.values():
+            name, heading = f"{task.accuracy}_{which}_percent", f"{capitalised(task.title)}, {title}"
+            yield Metric(name, "%", "higher", f"{task.title} {how}", heading, False, "val", weights)
         for statistic, symbol in (("mu", "μ"), ("sigma", "σ")):
             formula = f"ESM {symbol}, scaled, {how}"
             name, heading = f"esm_{statistic}_scaled_{which}", f"ESM {symbol}, scaled, {title}"

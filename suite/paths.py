@@ -20,6 +20,9 @@ def cache_home() -> Path | None:
     return None if home is None else home / ".cache"
 
 
+DETECTIONS, GALLERY = "detections.json", "gallery.json"
+
+
 class _Below:
     """A path in a run's folder, made on access: making all of them for thousands of runs is slow."""
 
@@ -41,6 +44,8 @@ class RunPaths:
     tid = _Below("tid.jsonl")  # TID every few steps, if the run asks for it
     noise = _Below("noise.json")  # accuracy under noise on the estimates, if it was measured
     robustness = _Below("robustness.json")  # accuracy and shift on other data, if they were measured
+    detections = _Below(DETECTIONS)  # of a detector's newest evaluation, as COCO writes results
+    gallery = _Below(GALLERY)  # a few of its images, small, with their boxes and the detector's
     log = _Below("log.txt")  # output of the process
     lock = _Below("lock")  # held by the process that writes here
     claim = _Below("claim")  # a newer start's request that this process leave

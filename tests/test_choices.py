@@ -116,8 +116,8 @@ def test_added_entries_are_accepted_listed_and_built(tmp_path: Path, monkeypatch
 
 def test_every_reference_of_every_table_leads_somewhere() -> None:
     references = [e.constructor for e in (*BATCH_FREE_NORMS.values(), *BATCH_NORM_VARIANTS.values())]
-    references += [one for source in SOURCES.values() for one in (source.jpegs, source.idx, source.generator)]
-    references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index)]
+    references += [one for source in SOURCES.values() for one in (source.files, source.idx, source.generator)]
+    references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index, entry.boxes)]
     references += [architecture.family.builder for architecture in ARCHITECTURES.values()]
     assert all(callable(resolve(reference)) for reference in references if reference)
 
@@ -189,9 +189,9 @@ def test_optimizer_groups_are_those_of_norms_and_biases_in_the_order_of_the_mode
 def test_an_added_source_is_prepared_by_its_own_function_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="either `jpegs` or `not_prepared`"):
+    with pytest.raises(ValueError, match="either `files` or `not_prepared`"):
         Source(num_classes=100, licence="MIT")
-    monkeypatch.setitem(SOURCES, "xx", Source(num_classes=100, licence="MIT", jpegs="suite.data.sources:xx"))
+    monkeypatch.setitem(SOURCES, "xx", Source(num_classes=100, licence="MIT", files="suite.data.sources:xx"))
     with pytest.raises(AttributeError, match="'xx'"):
         prepare("xx", tmp_path)
 
@@ -259,7 +259,8 @@ def test_every_shipped_config_has_its_golden_run_ids() -> None:
 @pytest.mark.parametrize("config", RUN_IDS)
 def test_run_ids_never_change(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded once. With other ids, finished runs are no longer found."""
-    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    for name in ("IMAGENET", "COCO", "BACKBONES"):
+        monkeypatch.setenv(name, f"/data/{name.lower()}")
     found = load(ROOT / "configs" / config, [])
     runs = found.samples if isinstance(found, Study) else found.runs
     assert [run.run_id for run in runs] == RUN_IDS[config].split()

@@ -14,11 +14,12 @@ CONFIGS = sorted((ROOT / "configs" / "experiments").rglob("*.yaml"))
 def test_a_shipped_experiment_is_valid_and_opens_with_its_command(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    for name in ("IMAGENET", "COCO", "BACKBONES"):
+        monkeypatch.setenv(name, f"/data/{name.lower()}")
     assert load_experiment(path).runs
     head = path.read_text().split("\nmodel:")[0]
-    name = path.relative_to(ROOT)
-    assert f"shiftbench run {name}" in head or f"shiftbench submit {name}" in head
+    file = path.relative_to(ROOT)
+    assert f"shiftbench run {file}" in head or f"shiftbench submit {file}" in head
     assert "# Expect:" in head
 
 

@@ -117,11 +117,14 @@ class RunStatus:
 
     @property
     def epochs(self) -> int | None:
-        """The number of epochs in the recipe. Reads run.json on every access."""
+        """The number of epochs that the record counts. Reads run.json on every access."""
         with suppress(OSError, UserError):
-            recipe = read_config(RunPaths(self.folder))[0].get("recipe")
-            epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
-            return epochs if COUNT.fits(epochs) else None
+            config = read_config(RunPaths(self.folder))[0]
+            recipe, measure = (config.get(section) for section in ("recipe", "measure"))
+            epochs, iterations = (_count(recipe, name) for name in ("epochs", "iterations"))
+            if not iterations:
+                return epochs
+            return iterations // (_count(measure, "every_iterations") or iterations)
         return None
 
     @property
@@ -207,3 +210,9 @@ def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:
     ):
         if record.detail("updated_at") == status.content.get("updated_at"):
             record.mark_ended(verdict.state, verdict.reason)
+
+
+def _count(section: Any, name: str) -> int | None:
+    """Return a whole number of a section of run.json; None where there is none."""
+    value = section.get(name) if isinstance(section, dict) else None
+    return value if COUNT.fits(value) else None

@@ -1,14 +1,14 @@
-"""`shiftbench data`: prepares data sets on disk."""
+"""`shiftbench data`: prepares and converts data sets on disk."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from suite.specs.source_table import PREPARABLE, SOURCES
 
 _NAMES = ", ".join(f"{name} (licence: {SOURCES[name].licence})" for name in PREPARABLE)
-app = typer.Typer(no_args_is_help=True, help="Prepare data sets on disk.")
+app = typer.Typer(no_args_is_help=True, help="Prepare and convert data sets on disk.")
 
 
 @app.command("prepare")
@@ -19,10 +19,23 @@ def prepare(
         typer.Option(help="Parent folder; default: $SHIFTBENCH_DATA_DIR, else ~/.cache/shiftbench/data."),
     ] = None,
 ) -> None:
-    """Write a known data set as JPEG files in ImageFolder layout, unless it exists."""
+    """Write a known data set as image files, in ImageFolder's layout or in COCO's, unless it exists."""
     from suite.data.sources import prepare as prepare_source
 
     typer.echo(prepare_source(name, root))
 
 
-app.callback()(lambda: None)  # so that `prepare` stays a subcommand
+@app.command("import")
+def import_data(
+    kind: Annotated[Literal["voc"], typer.Argument(help="voc: Pascal VOC.")],
+    folder: Annotated[Path, typer.Argument(help="Such as VOCdevkit/VOC2007.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, in COCO's format.")],
+) -> None:
+    """Convert a data set for detection to COCO's format; difficult objects become crowds."""
+    from suite.detection.voc import import_voc
+
+    for split, (images, boxes, difficult) in import_voc(folder, out).items():
+        typer.echo(
+            f"{split}: {images} images, {boxes} boxes, {difficult} of them difficult: written as crowds"
+        )
+    typer.echo(out)

@@ -94,7 +94,7 @@ def diagnose(
     about = {
         "network": subject.title,
         "data": subject.data.name,
-        "input": subject.given.describe(subject.data.image_size),
+        "input": subject.input,
         "weights": subject.taken,
         "images_per_batch": per_batch,
         "bad_images": bad_images,

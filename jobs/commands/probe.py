@@ -98,6 +98,7 @@ def probe(
         split=split.value,
         accuracy_advice=LEAVE_OUT if wanted - WITHOUT_ACCURACY else None,
         on_cpu=int8,
+        wanted=wanted,
     )
     from suite.shift.layers import has_estimates
 
@@ -125,9 +126,10 @@ def _measure(
     from jobs.commands.probe_tables import Measured
     from suite import shift
 
-    network, data = subject.network, subject.data
+    network = subject.network
     num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
+    accuracy = subject.accuracy(split.value, count)
     training = subject.loader("train", num_training, per_batch) if num_training else None
     with closing(images), closing(training) if training is not None else nullcontext():
         if wanted - WITHOUT_ACCURACY:
@@ -137,13 +139,11 @@ def _measure(
             "profile": lambda: shift.probe(network, images),
             "attribution": lambda: shift.attribute(network, images),
             "origins": lambda: shift.find_origins(network, images, training_batches=training),
-            "remedies": lambda: shift.remedies(network, images, training),
+            "remedies": lambda: shift.remedies(network, images, training, accuracy=accuracy),
             "perturbation": lambda: shift.perturb(network, images),
             "re_estimation": lambda: shift.re_estimate(network, images, in_training),
             "deployment": lambda: shift.deploy(network, images, in_training, int8=int8),
         }
         found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
         bad_images = images.bad_images | (training.bad_images if training is not None else {})
-        return Measured(
-            found, num_training, bad_images, subject.given.describe(data.image_size), subject.taken
-        )
+        return Measured(found, num_training, bad_images, subject.input, subject.taken)

@@ -1,6 +1,6 @@
 """Builds the network that `shiftbench probe` or `diagnose` measures, and opens its images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from suite.data import Loader, Place
+    from suite.shift.remedies import Accuracy
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Subject:
         is_runs = self.run is not None and self.run.data == self.data
         return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
 
+    @property
+    def input(self) -> str:
+        """A sentence on what the network's input is."""
+        return self.given.describe(self.data.image_size)
+
+    def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy | None":
+        """Return how accuracy is measured over the images of `loader`; None: top-1, by their labels."""
+        return None
+
     def check_outputs(self, images: "Loader", advice: str) -> None:
         """Raise UserError, which ends with `advice`, if the network does not tell the data's classes."""
         import torch
@@ -92,16 +102,23 @@ def subject_of(
     split: str,
     accuracy_advice: str | None,
     on_cpu: bool = False,
+    wanted: Collection[str] = (),
 ) -> Subject:
     """Return what the options of `probe_options` describe, on a GPU if there is one, unless `on_cpu`.
 
     `accuracy_advice`: the end of the message if the network has not the data's classes, which accuracy needs;
-    None: accuracy is not measured. Raises UserError, led by `purpose`, where the options contradict each
-    other, and for names and files that lead to nothing.
+    None: accuracy is not measured. `wanted`: results beside the profile. Raises UserError, led by `purpose`,
+    where the options contradict each other, and for names and files that lead to nothing.
     """
     if model is not None and arch is not None:
         raise UserError(f"{purpose}: --model and --arch both name the network; give one of them")
     run = run_of(checkpoint)
+    if checkpoint is not None and run is not None and run.task.kind == "detection":
+        from jobs.commands.probe_detector import detector_subject
+
+        others: dict[str, Any] = {"model": model, "arch": arch, "norm": norm, "data": data}
+        others |= {"image_size": image_size, "mean": mean, "std": std, "num_classes": num_classes}
+        return detector_subject(run, purpose, checkpoint, soup, alpha, weights, set(wanted), others)
     model_spec, norm_spec = None, BatchNormSpec() if norm is None else read_norm(norm)
     if model is not None:
         data_spec = choose_data(run, data, image_size, None, split, purpose=purpose)
@@ -136,7 +153,7 @@ def subject_of(
         data_spec = choose_data(run, data, size, data_spec.num_classes, split, resize, purpose=purpose)
     taken = None
     if checkpoint is not None:
-        taken = _put_checkpoints(network, [checkpoint, *soup], alpha, weights)
+        taken = put_checkpoints(network, [checkpoint, *soup], alpha, weights)
     elif soup or alpha is not None:
         raise UserError("--soup and --alpha average checkpoints: give --checkpoint too")
     elif weights is not None:
@@ -146,7 +163,7 @@ def subject_of(
     return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device, is_average)
 
 
-def _put_checkpoints(
+def put_checkpoints(
     network: "nn.Module", paths: Sequence[Path], alpha: float | None, weights: Weights | None
 ) -> str:
     """Put a checkpoint, or an average of several, into the network, and say what was taken of which."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from suite.metrics import CROSS, METRICS, PROBED
+from suite.detection.parts import means_by_part
+from suite.metrics import CROSS, METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA
+from suite.specs.task_table import ACCURACIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +125,7 @@ def print_all(measured: Measured, title: str) -> None:
         heading = f"Estimation shift of {title}, {profile.num_images} images"
         _print_frame(heading, profile.to_frame(), COLUMNS["profile"], last=mean)
         _print_cross(profile, console)
+        _print_parts(profile, console)
     else:
         console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
     console.print(f"input: {measured.input}", highlight=False, markup=False)
@@ -147,12 +150,36 @@ def print_all(measured: Measured, title: str) -> None:
         if name == "perturbation":
             frame = frame.groupby("delta").top1_percent.agg(["mean", "min", "max", "count"]).reset_index()
         heading = heading.format(training=training, num_images=profile.num_images)
-        _print_frame(heading, frame, COLUMNS[name], bold=start)
+        columns = COLUMNS[name]
+        if name == "remedies":
+            columns = {
+                c.replace("top1", result.accuracy): _named(v, result.accuracy) for c, v in columns.items()
+            }
+        _print_frame(heading, frame, columns, bold=start)
         if name == "origins":
             verdict = f"it starts in {start}" if start else "no single layer starts it"
             console.print(f"Of a mean ESM of {result.esm:.4f}: {verdict}.", markup=False, highlight=False)
         if name == "deployment":
             _print_folded(result, console)
+
+
+def _named(column: tuple[str, str], accuracy: str) -> tuple[str, str]:
+    """Return the heading of a column with the accuracy's own name."""
+    heading, spec = column
+    return heading.replace("top-1", ACCURACIES[f"{accuracy}_percent"]), spec
+
+
+def _print_parts(profile: Any, console: Console) -> None:
+    """Print a detector's shift by its parts."""
+    for symbol, name in (("μ", SHIFT_MU), ("σ", SHIFT_SIGMA)):
+        values = [(layer.name, getattr(layer, name)) for layer in profile.layers]
+        parts = [
+            f"{part} {mean:.4f} ({count} layers)" for part, (count, mean) in means_by_part(values).items()
+        ]
+        if parts:
+            console.print(
+                f"mean scaled ESM {symbol} by part: {', '.join(parts)}", highlight=False, markup=False
+            )
 
 
 def _print_folded(deployment: Any, console: Console) -> None:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from suite.config import FIXED, SWEEPING
-from suite.experiment import BatchFreeSpec, Experiment, Run, VariantSpec, XbnSpec
+from suite.experiment import BatchFreeSpec, DetectionSpec, Experiment, Run, VariantSpec, XbnSpec
 from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 from suite.specs.recipe import SwaSpec
 
@@ -20,7 +20,8 @@ def schema_table(experiment: Experiment | None) -> Table:
     runs = experiment.runs if experiment else ()
     table = Table("key", "type", "default", *[experiment.name] if experiment else [], "meaning", box=None)
     sections: dict[str, type[BaseModel]] = {
-        **SWEEPING,
+        **{section: spec for section, spec in SWEEPING.items() if section != "task"},
+        "task (detection)": DetectionSpec,
         "model.norm (xbn)": XbnSpec,
         f"model.norm ({', '.join(BATCH_FREE_NORMS)})": BatchFreeSpec,
         f"model.norm ({', '.join(BATCH_NORM_VARIANTS)})": VariantSpec,
@@ -40,8 +41,8 @@ def schema_table(experiment: Experiment | None) -> Table:
 
 def _values(runs: tuple[Run, ...], section: str, name: str) -> str:
     """Return the different values of a key over the runs."""
-    parts = [getattr(run, section, None) for run in runs]
-    values = dict.fromkeys(json.dumps(_plain(getattr(part, name))) for part in parts if part is not None)
+    parts = [getattr(run, section.removesuffix(" (detection)"), None) for run in runs]
+    values = dict.fromkeys(json.dumps(_plain(getattr(part, name))) for part in parts if hasattr(part, name))
     return ", ".join(values)
 
 

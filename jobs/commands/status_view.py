@@ -10,6 +10,7 @@ from rich.text import Text
 
 from jobs.cluster.backend import RunStatus
 from jobs.cluster.overview import log_files
+from suite.specs.task_table import ACCURACIES, accuracy_in
 
 # Runs that need attention come first.
 STYLES = {
@@ -86,14 +87,14 @@ COLUMNS: dict[str, Callable[[RunStatus], str]] = {
     "id": lambda run: run.run_id[:8],
     "state": lambda run: run.state,
     "epoch": _epoch,
-    "top-1": lambda run: _number(run.content.get("top1_percent"), "{:.1f} %"),
+    "acc.": lambda run: accuracy_in(run.content).partition(" ")[2],
     "img/s": lambda run: _number(run.content.get("images_per_s"), "{:,.0f}"),
     "left": lambda run: "" if run.eta_s is None else duration(run.eta_s),
     "node": lambda run: run.node,
     "restarts": lambda run: str(run.restarts or ""),
     "job": lambda run: run.job or "",
 }
-NUMBERS = ("epoch", "top-1", "img/s", "left", "restarts")
+NUMBERS = ("epoch", "acc.", "img/s", "left", "restarts")
 
 
 def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
@@ -106,7 +107,7 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
         "state": run.state,
         "reason": run.reason,
         "progress": "" if step is None else f"step {step}" + (f" of {total}" if total else ""),
-        "top-1": _number(content.get("top1_percent"), "{:.2f} %"),
+        "accuracy": accuracy_in(content, 2),
         "images/s": cells["img/s"],
         "time left": cells["left"],
         "job": cells["job"],
@@ -138,7 +139,7 @@ def duration(seconds: float) -> str:
 def as_plain(run: RunStatus) -> dict[str, Any]:
     """Return a run as the JSON object of `status --json`."""
     seen = ("state", "reason", "job", "cluster", "node", "restarts", "eta_s")
-    recorded = ("step", "total_steps", "evaluated_epoch", "top1_percent", "images_per_s", "lost_steps")
+    recorded = ("step", "total_steps", "evaluated_epoch", *ACCURACIES, "images_per_s", "lost_steps")
     return {
         "run_id": run.run_id,
         "folder": str(run.folder),

@@ -114,19 +114,42 @@ def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 
 def _data_fault(folder: Path) -> str | None:
+    look = _look_at_boxes if (folder / "annotations").is_dir() else _look_at_classes
     for split in ("train", "val"):
         try:
-            classes = [entry for entry in os.scandir(folder / split) if entry.is_dir()]
-            if not classes:
-                return f"{split}/ has no class folders"
-            first = next(os.scandir(classes[0]), None)
-            if first is None:
-                return f"{split}/{classes[0].name}/ is empty"
-            with Path(first).open("rb") as file:
-                file.read(1)
+            if fault := look(folder, split):
+                return fault
         except OSError as error:
             where = Path(str(error.filename)).relative_to(folder) if error.filename else split
             return f"{where}: {error.strerror}" if folder.is_dir() else f"{error.strerror}"
+    return None
+
+
+def _look_at_classes(folder: Path, split: str) -> str | None:
+    classes = [entry for entry in os.scandir(folder / split) if entry.is_dir()]
+    return _look_at_first(Path(classes[0]), folder) if classes else f"{split}/ has no class folders"
+
+
+def _look_at_boxes(folder: Path, split: str) -> str | None:
+    """As `_look_at_classes`, for images with boxes in COCO's format."""
+    from suite.detection.coco import split_files
+    from suite.errors import UserError
+
+    try:
+        annotations, images = split_files(folder, split)
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}: ")
+    with annotations.open("rb") as file:
+        file.read(1)
+    return _look_at_first(images, folder)
+
+
+def _look_at_first(images: Path, folder: Path) -> str | None:
+    first = next(os.scandir(images), None)
+    if first is None:
+        return f"{images.relative_to(folder)}/ is empty"
+    with Path(first).open("rb") as file:
+        file.read(1)
     return None
 
 
@@ -186,7 +209,8 @@ def _data(case: Case) -> Iterator[Verdict]:
     for path in case.request.data:
         if faults := case.faults("data", methodcaller("get", path)):
             fix = "set data.path in the experiment to a folder that every node reads, with train/CLASS/ and "
-            yield "problem", f"{path}: {faults}", f"{fix}val/CLASS/; mount or copy the images there"
+            fix += "val/CLASS/, or with annotations/ and images in COCO's format"
+            yield "problem", f"{path}: {faults}", f"{fix}; mount or copy the images there"
         elif case.answers("data"):
             yield "ok", f"every node reads {path}"
 

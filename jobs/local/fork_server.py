@@ -33,7 +33,11 @@ from suite.large_imports import collecting_no_garbage
 from suite.signals import STOP_SIGNALS, signal_when_parent_ends
 
 PRELOADED = ("jobs.local.worker", "suite.train")
-LOADERS = ("suite.data.vision", "suite.data.memory", "suite.data.synthetic", "suite.data.dali")
+# What runs import by name. Detection's evaluation is left out, since OpenCV starts threads.
+BY_NAME = (
+    *("suite.train.classification", "suite.detection.network"),
+    *("suite.data.vision", "suite.data.memory", "suite.data.synthetic", "suite.data.dali"),
+)
 GRACE_S = 30  # torchrun's, between SIGTERM and SIGKILL
 
 
@@ -112,7 +116,7 @@ def preload() -> None:
     with collecting_no_garbage():
         for name in PRELOADED:
             importlib.import_module(name)
-        for name in LOADERS if "torch" in sys.modules else ():
+        for name in BY_NAME if "torch" in sys.modules else ():
             with suppress(ImportError):  # the run that needs it reports it
                 importlib.import_module(name)
     from suite.provenance import code_state

@@ -12,8 +12,9 @@ from suite.files import read_json
 from suite.paths import RunPaths
 from suite.record.shapes import fault_in
 from suite.record.status import SHAPES
+from suite.specs.task_table import ACCURACIES, accuracy_in
 
-_SHOWN = {name: SHAPES[name].required() for name in ("evaluated_epoch", "top1_percent")}
+_SHOWN = {"evaluated_epoch": SHAPES["evaluated_epoch"].required(), **{n: SHAPES[n] for n in ACCURACIES}}
 
 
 class ProgressView:
@@ -26,7 +27,7 @@ class ProgressView:
         self._epochs: dict[Path, int] = {}
         self._bars = Progress(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs")),
-            *(TextColumn("{task.fields[top1]}"), TimeElapsedColumn()),
+            *(TextColumn("{task.fields[accuracy]}"), TimeElapsedColumn()),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -47,9 +48,9 @@ class ProgressView:
 
     def started(self, folder: Path, run: Run, label: str | None = None) -> None:
         """Show a run whose process was started. `label` replaces the run's own."""
-        label, epochs = label or run.label, run.recipe.epochs
+        label, epochs = label or run.label, run.num_epochs
         self._labels[folder] = (label, epochs)
-        self._tasks[folder] = self._bars.add_task(label, total=epochs, top1="")
+        self._tasks[folder] = self._bars.add_task(label, total=epochs, accuracy="")
         if self._bars.disable:
             self._print(f"started   {label}")
 
@@ -64,14 +65,14 @@ class ProgressView:
             status = read_json(paths.status)
         if fault_in(status, _SHOWN):  # not written yet: the process is still importing
             return
-        epoch, top1 = status["evaluated_epoch"], status["top1_percent"]
-        if epoch is None or top1 is None or self._epochs.get(folder) == epoch:
+        epoch, accuracy = status["evaluated_epoch"], accuracy_in(status)
+        if epoch is None or not accuracy or self._epochs.get(folder) == epoch:
             return
         self._epochs[folder] = epoch
         label, epochs = self._labels[folder]
-        self._bars.update(self._tasks[folder], completed=epoch, top1=f"top-1 {top1:.1f} %")
+        self._bars.update(self._tasks[folder], completed=epoch, accuracy=accuracy)
         if self._bars.disable:
-            self._print(f"epoch {epoch}/{epochs}  {label}  top-1 {top1:.1f} %")
+            self._print(f"epoch {epoch}/{epochs}  {label}  {accuracy}")
 
     def ended(self, folder: Path, state: str, reason: str | None) -> None:
         """Print how a run ended."""

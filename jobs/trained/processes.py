@@ -35,6 +35,9 @@ def measured_in_processes(
     """
     waiting = []
     for run in runs:
+        if run.task.kind != "classification":
+            yield run, f"it is of {run.task.kind}, and only classification is measured"
+            continue
         try:
             if not is_measured(run, RunPaths(output_dir / run.folder_name)):
                 waiting.append(run)

@@ -184,7 +184,7 @@ def _tune_config(
     study = context.study
     objective, rule, scheduler = study.spec.objectives[0], study.spec.scheduler, None
     if isinstance(rule, StoppingSpec):
-        epochs = max(run.recipe.epochs for run in study.samples)
+        epochs = max(run.num_epochs for run in study.samples)
         scheduler = StoppingScheduler(rule, objective, epochs, context.output_dir, study_folder)
         scheduler.remember(search.runs)
     return tune.TuneConfig(

@@ -39,6 +39,6 @@ def complete_epochs(run: Run, results: Results, metrics: Sequence[str]) -> Resul
 
     def is_complete(epoch: int) -> bool:
         is_measured = all(m in results[epoch] or not is_due(run, m, epoch) for m in metrics)
-        return metrics[0] in results[epoch] and (is_measured or epoch < newest) and epoch < run.recipe.epochs
+        return metrics[0] in results[epoch] and (is_measured or epoch < newest) and epoch < run.num_epochs
 
     return {epoch: values for epoch, values in results.items() if is_complete(epoch)}

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 
+from reports.accuracy import ACCURACY, accuracy_name, accuracy_title
 from reports.charts.band import LineAxes, paper_points_chart
 from reports.claims.depth import profiles
 from reports.claims.inference import CORRECTED, INFERENCE, TRAINING, errors
@@ -20,6 +21,7 @@ from reports.numbers import short
 from reports.paper.published import Series, load_paper
 from reports.seed_statistics import extremes, thinned
 from suite.metrics import SHIFT_SIGMA
+from suite.specs.task_table import TASKS
 
 # As many lines as can be distinguished in one chart.
 _MAX_LINES = 8
@@ -144,17 +146,18 @@ def _small_batches(frames: Frames) -> ClaimCharts:
     """Both norms at the norm batch that is judged: each seed's accuracy by its shift."""
     done = frames.completed
     column = f"{SHIFT_SIGMA}_common"
-    values = done[done.has_bn].dropna(subset=[column, "top1_percent"]).sort_values(["norm_family", column])
+    values = done[done.has_bn].dropna(subset=[column, ACCURACY]).sort_values(["norm_family", column])
     if values.norm.nunique() < 2:
         return
     lines = tuple(values.norm.unique())
-    ours = pd.DataFrame({"line": values.norm, "x": values[column], "value": values.top1_percent}).assign(
-        low=values.top1_percent, high=values.top1_percent, seeds=1
+    ours = pd.DataFrame({"line": values.norm, "x": values[column], "value": values[ACCURACY]}).assign(
+        low=values[ACCURACY], high=values[ACCURACY], seeds=1
     )
-    axes = LineAxes("Mean scaled ESM σ of the layers that both have", "Top-1 (%)", lines)
-    title = "top-1 by shift"
+    axes = LineAxes("Mean scaled ESM σ of the layers that both have", f"{accuracy_title(values)} (%)", lines)
+    title = f"{accuracy_name(values)} by shift"
     caption = "Each mark is a run; the line joins those of a norm, from the smallest shift to the largest."
-    yield ClaimChart("top1-by-shift", title, caption, [_panel("", title, ours, _NO_POINTS, axes)])
+    stem = TASKS[values.task.iloc[0]].accuracy
+    yield ClaimChart(f"{stem}-by-shift", title, caption, [_panel("", title, ours, _NO_POINTS, axes)])
 
 
 def _lost_by_severity(frames: Frames) -> ClaimCharts:
@@ -209,6 +212,7 @@ CLAIM_CHARTS: Mapping[str, Callable[[Frames], ClaimCharts]] = {
     "F": _positions,
     "G": _lost_by_severity,
     "H": _lost_by_shift,
+    "I": _small_batches,
 }
 
 

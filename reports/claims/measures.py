@@ -64,6 +64,9 @@ MEASURES: Mapping[str, Measure] = {
     "xbn_less_bn_top1": Measure(
         "top-1, XBN less BN, norm batch {norm_batch}", "points", 2, small_batches.xbn_less_bn_top1
     ),
+    "xbn_less_bn_ap": Measure(
+        "AP, XBN less BN, norm batch {norm_batch}", "points", 2, small_batches.xbn_less_bn_ap
+    ),
     "xbn_less_bn_shift": Measure(
         "mean scaled ESM σ, XBN less BN, norm batch {norm_batch}", "", 3, small_batches.xbn_less_bn_shift
     ),

@@ -19,6 +19,7 @@ from reports.claims.check import P_PER_LOOK, Measured, Rule, Side
 from reports.claims.measures import MEASURES
 from reports.frames import Frames
 from reports.stats import CONFIDENCE
+from suite.config import SWEEPING
 from suite.config_file import read_config
 from suite.errors import UserError
 from suite.files import write_atomically
@@ -30,7 +31,7 @@ from suite.wording import explain
 FILE = Path(__file__).resolve().parents[2] / "configs" / "claims.yaml"
 EXPERIMENTS = FILE.parent / "experiments" / "paper"
 COPY = Path(".shiftbench") / "claims.yaml"
-LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGHI"
 
 
 # The arguments that a measure of robustness takes from the registered shifts.
@@ -195,7 +196,7 @@ def load_registration(path: Path = FILE) -> Registered:
 def experiment_sha256(path: Path) -> str:
     """Return the hash of an experiment's content: of all that decides its results but the seeds."""
     content = read_config(path, "experiment").content
-    decisive = {key: content[key] for key in ("model", "data", "batch", "recipe") if key in content}
+    decisive = {key: content[key] for key in SWEEPING if key in content}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -8,11 +8,14 @@ from typing import Any, assert_never
 
 import orjson
 
-from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, Run, VariantSpec, XbnSpec
+from suite.experiment import BatchFreeSpec, BatchNormSpec, DetectionSpec, NormSpec, Run, VariantSpec, XbnSpec
 from suite.record import Record
 
 _SHOWN_ELSEWHERE = {f"model.{name}" for name in ("arch", "norm", "num_classes")}
 _SHOWN_ELSEWHERE |= {f"data.{name}" for name in ("name", "path", "num_classes")}
+
+
+_IN_LABELS = {"kind", "framework", "head", "fpn_norm", "batch_norm"}  # of the network or the norm
 
 
 def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -63,16 +66,23 @@ def _science(text: bytes) -> dict[str, Any]:
     run = Run.model_validate({**orjson.loads(text), "experiment": "", "seed": 0})
     norm = run.model.norm
     return {
-        "arch": run.model.arch,
+        "task": run.task.kind,
+        "arch": _network(run),
         "data": run.data.name,
-        "norm": norm.label,
+        "norm": run.norm_label,
         **_norm_columns(norm),
         "global_batch_size": run.batch.global_batch_size,
         "batch_size_per_gpu": run.batch.per_gpu,
         "norm_batch_size": run.batch.norm,
-        "epochs": run.recipe.epochs,
+        "epochs": run.num_epochs,
         "deciding": json.dumps(_deciding_fields(run)),
     }
+
+
+def _network(run: Run) -> str:
+    """The network; of a detector with its framework and head."""
+    task = f"{run.task.label} " if isinstance(run.task, DetectionSpec) else ""
+    return f"{task}{run.model.arch}"
 
 
 def _norm_columns(norm: NormSpec) -> dict[str, Any]:
@@ -93,6 +103,8 @@ def _norm_columns(norm: NormSpec) -> dict[str, Any]:
 def _deciding_fields(run: Run) -> dict[str, str]:
     """Whatever else decides the result, as `section.field`: text."""
     dump = run.model_dump(mode="json", include={"model", "data", "recipe"})
+    if isinstance(run.task, DetectionSpec):
+        dump["task"] = run.task.model_dump(mode="json", exclude=_IN_LABELS)
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for section, part in dump.items()

@@ -38,7 +38,7 @@ def results(curves: pa.Table, probes: pa.Table, num_runs: int) -> pd.DataFrame:
     return found
 
 
-_TEXT = ["run_id", "experiment", "arch", "data", "norm", "norm_family", "position", "bfn", "deciding"]
+_TEXT = ["run_id", "experiment", "arch", "data", "norm", "norm_family", "position", "bfn", "deciding", "task"]
 _TEXT += ["state", "reason", "job", "nodes", "folder", "notes", "layers", "device", "device_type"]
 _WHOLE = ["num_groups", "global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
 _WHOLE += ["attempts", "restarts", "lost_steps", "epoch", "world_size"]

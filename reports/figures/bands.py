@@ -5,6 +5,7 @@ from functools import partial
 
 import pandas as pd
 
+from reports.accuracy import accuracy_metrics, accuracy_name
 from reports.aggregate import finite
 from reports.charts.band import BandAxes, band_chart
 from reports.charts.style import is_wide
@@ -87,11 +88,10 @@ def _panels(
 
 
 def curves(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """Evaluation's top-1 and training's loss by epoch."""
-    for metric, split, title in (
-        ("top1_percent", "val", "Evaluation top-1 by epoch"),
-        ("loss", "train", "Training loss by epoch"),
-    ):
+    """Evaluation's accuracy and training's loss by epoch."""
+    name = accuracy_name(context.runs)
+    measured = [(metric, "val", f"Evaluation {name} by epoch") for metric in accuracy_metrics(context.runs)]
+    for metric, split, title in (*measured, ("loss", "train", "Training loss by epoch")):
         keep = (frames.curves.metric == metric) & (frames.curves.split == split)
         values = frames.curves.loc[keep, ["run", "epoch", "value"]]
         values = finite(values, "value").merge(cells_of(context.runs), on="run")

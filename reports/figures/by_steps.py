@@ -5,6 +5,7 @@ from functools import partial
 
 import pandas as pd
 
+from reports.accuracy import ACCURACY, accuracy_name, accuracy_title
 from reports.aggregate import HARDWARE, finite, once_for_each_hardware, scaling_efficiency
 from reports.charts.scatter import front_chart, marks_of, names_batches
 from reports.charts.steps import CELL, MAX_RUN_MARKS, Steps, steps_chart
@@ -15,8 +16,7 @@ from reports.seed_statistics import pareto_front
 from reports.theme import Variant
 from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
-_MEASURES = (
-    ("top1_percent", "Final top-1", "Top-1 (%)", False),
+_SHIFTS = (
     (f"{SHIFT_SIGMA}_common", "Scaled ESM σ, mean over common layers", "Scaled ESM σ", True),
     (f"{SHIFT_MU}_common", "Scaled ESM μ, mean over common layers", "Scaled ESM μ", True),
 )
@@ -29,7 +29,9 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
     crossed = not done.empty and is_crossed(done)
     apart = ("batch_size_per_gpu",) if crossed else ()
     panels, most = [], 0
-    for metric, title, axis, from_zero in _MEASURES:
+    name, heading = accuracy_name(done), accuracy_title(done)
+    accuracy = (ACCURACY, f"Final {name}", f"{heading} (%)", False)
+    for metric, title, axis, from_zero in (accuracy, *_SHIFTS):
         values = with_value(done, metric)
         if not values.empty:
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", axis, from_zero, apart)
@@ -65,7 +67,7 @@ def described(values: pd.DataFrame, title: str) -> str:
     return f"{title}, mean over seeds: {'; '.join(parts)}"
 
 
-SPEED, ACCURACY = "images_per_s", "top1_percent"
+SPEED = "images_per_s"
 
 
 def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
@@ -133,7 +135,8 @@ def _hardware(device: object, ranks: int, unit: str) -> str:
 def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
     done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
-    cells, (x, y) = marks_of(done, [*HARDWARE, *CELL], {SPEED: "Images/s", ACCURACY: "Top-1 (%)"})
+    axes = {SPEED: "Images/s", ACCURACY: f"{accuracy_title(done)} (%)"}
+    cells, (x, y) = marks_of(done, [*HARDWARE, *CELL], axes)
     if len(cells) < 2:
         return
     panels = []
@@ -144,7 +147,7 @@ def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Vari
             f"{short(row[ACCURACY])} %"
             for _, row in pareto_front(here, SPEED, ACCURACY).iterrows()
         )
-        described = f"Final top-1 against images/s on {title}. On the Pareto front: {front}"
+        described = f"Final {accuracy_name(done)} against images/s on {title}. On the Pareto front: {front}"
         panels.append(Panel(title, described, partial(front_chart, here, x, y)))
     caption = (
         f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}. Ringed, on the dashed "

@@ -5,6 +5,7 @@ from functools import partial
 
 import pandas as pd
 
+from reports.accuracy import ACCURACY, accuracy_name, accuracy_title
 from reports.aggregate import finite
 from reports.charts.heat import heat_chart
 from reports.charts.scatter import marks_of, names_batches, path_chart
@@ -17,7 +18,7 @@ from reports.seed_statistics import thinned
 from reports.theme import Variant
 from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
-SHIFT, ACCURACY = f"{SHIFT_SIGMA}_common", "top1_percent"
+SHIFT = f"{SHIFT_SIGMA}_common"
 # Across a panel: narrower cells are not seen.
 MAX_EPOCHS = 40
 
@@ -43,18 +44,19 @@ def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterat
 def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
     """Mean scaled ESM σ against final top-1, a mark for each cell."""
     done = finite(context.completed, SHIFT, ACCURACY)
-    cells, (x, y) = marks_of(done, CELL, {SHIFT: "Scaled ESM σ", ACCURACY: "Top-1 (%)"})
+    name = accuracy_name(done)
+    cells, (x, y) = marks_of(done, CELL, {SHIFT: "Scaled ESM σ", ACCURACY: f"{accuracy_title(done)} (%)"})
     if len(cells) < 2:
         return
     by_shift = cells.sort_values(SHIFT)
     texts = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, scaled ESM σ {short(row[SHIFT])}, "
-        f"top-1 {short(row[ACCURACY])} %"
+        f"{name} {short(row[ACCURACY])} %"
         for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
     panel = Panel(
-        "Final top-1 against mean scaled ESM σ, common layers",
-        f"Final top-1 against mean scaled ESM σ of {plural(len(cells), 'cell')}. "
+        f"Final {name} against mean scaled ESM σ, common layers",
+        f"Final {name} against mean scaled ESM σ of {plural(len(cells), 'cell')}. "
         f"Least and greatest shift: {texts}",
         partial(path_chart, cells, x, y),
     )

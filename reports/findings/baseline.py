@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from reports.accuracy import ACCURACY, DIRECTION
 from reports.aggregate import cell_numbers, estimate_columns, summarise
 from reports.frames import BN, CONTEXT, Frames
 from reports.stats import Outcome, compare_pairs, holm, judge
@@ -171,22 +172,20 @@ def _tested(values: pd.DataFrame, rows: pd.Index, ratio: bool) -> pd.DataFrame:
     return table
 
 
-TOP1 = "top1_percent"
-
-
 def against_baseline(frames: Frames, baseline: str) -> pd.DataFrame:
     """A row for each cell and each baseline cell that it is compared with: see `pair_cells`.
 
-    `top1_*` is the difference of final top-1 in points (ours − baseline), `esm_*` the ratio of mean scaled
-    ESM σ over the BN layers that both have (ours / baseline): `_mean`, `_low`, `_high`, `_n` (pairs),
-    `_effect_size` (Hedges' g_av), `_p` (paired t), `_p_holm` (over all rows), and `_verdict`: better, worse,
-    inconclusive, too few seeds, or no pairs.
+    `top1_*` is the difference of final accuracy (top-1, AP) in points (ours − baseline), `esm_*` the ratio of
+    mean scaled ESM σ over the BN layers that both have (ours / baseline): `_mean`, `_low`, `_high`, `_n`
+    (pairs), `_effect_size` (Hedges' g_av), `_p` (paired t), `_p_holm` (over all rows), and `_verdict`:
+    better, worse, inconclusive, too few seeds, or no pairs.
     """
     pairs = pair_cells(frames, baseline)
-    top1 = compared(frames, pairs, frames.completed[["run", TOP1]].rename(columns={TOP1: "value"}))
+    values = frames.completed[["run", ACCURACY]].rename(columns={ACCURACY: "value"})
+    top1 = compared(frames, pairs, values)
     esm = over_shared_layers(frames, baseline, SHIFT_SIGMA, mean_over_layers)
     esm = compared(frames, pairs, esm, ratio=True)
-    top1["verdict"] = [verdict_word(o, METRICS[TOP1].direction) for o in top1.pop("outcome")]
+    top1["verdict"] = [verdict_word(o, DIRECTION) for o in top1.pop("outcome")]
     esm["verdict"] = [verdict_word(o, METRICS[SHIFT_SIGMA].direction) for o in esm.pop("outcome")]
     return pd.concat([pairs, top1.add_prefix("top1_"), esm.add_prefix("esm_")], axis=1)
 

@@ -10,6 +10,7 @@ from statistics import geometric_mean
 
 import pandas as pd
 
+from reports.accuracy import ACCURACY, accuracy_name
 from reports.findings.baseline import mean_over_layers, over_shared_layers
 from reports.frames import BN, CONTEXT, Frames
 from reports.sentences import sentence
@@ -26,7 +27,6 @@ from reports.stats import (
 )
 from suite.metrics import SHIFT_SIGMA
 
-TOP1 = "top1_percent"
 ESM = f"{SHIFT_SIGMA}_mean"
 BySeed = dict[int, float]
 
@@ -51,8 +51,8 @@ def norm_batch_answers(
     from the least-squares slope of log ESM over log₂ of it, seed by seed. `esm_against_bn`: that mean
     divided by BN's with the same seed, in geometric mean over the norm batches of both; a difference is what
     the paired t-test calls one, adjusted by Holm over the variants. `xbn_beats_bn`: the largest norm batch at
-    which XBN's top-1 is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
-    than `margin_points` of top-1 against its own largest one.
+    which XBN's accuracy is above BN's by `against_baseline`. `bn_loses`: below which norm batch BN loses more
+    than `margin_points` of accuracy against its own largest one.
 
     `comparison`: what `against_baseline` gives for the same frames and BN.
     """
@@ -66,8 +66,8 @@ def norm_batch_answers(
     shared = over_shared_layers(frames, BN, SHIFT_SIGMA, mean_over_layers)
     for key, runs in contexts:
         variants = {str(name): part for name, part in runs.groupby("norm", sort=False)}
-        top1 = {name: _by_batch(part, TOP1) for name, part in variants.items()}
-        bn = top1.get(BN, {})
+        top1 = {name: _by_batch(part, ACCURACY) for name, part in variants.items()}
+        bn, accuracy = top1.get(BN, {}), accuracy_name(runs)
         if len(bn) < 2:
             continue
         where = f"{key[0]} on {key[1]}{f', {key[2]}' if key[2] else ''}" if len(contexts) > 1 else ""
@@ -75,8 +75,10 @@ def norm_batch_answers(
         answers = [a for name, part in variants.items() for a in _grows(name, _by_batch(part, ESM))]
         answers += _against_bn(shared, variants)
         p_values = _adjusted(comparison, dict(zip(axes, key, strict=True)))
-        answers += [a for name in variants if name != BN for a in _beats(name, top1[name], bn, p_values)]
-        answers.append(_loses(bn, margin_points))
+        answers += [
+            a for name in variants if name != BN for a in _beats(name, top1[name], bn, p_values, accuracy)
+        ]
+        answers.append(_loses(bn, margin_points, accuracy))
         answers += _left_out(runs)
         found += [replace(answer, sentence=where + answer.sentence) for answer in answers]
     return found
@@ -85,7 +87,7 @@ def norm_batch_answers(
 def _by_batch(runs: pd.DataFrame, metric: str) -> dict[int, BySeed]:
     """Of completed runs, by norm batch, smallest first, and by seed."""
     done = runs[(runs.state == "completed") & runs[metric].map(math.isfinite)]
-    done = done if metric == TOP1 else done[done[metric] > 0]  # of which the logarithm is taken
+    done = done if metric == ACCURACY else done[done[metric] > 0]  # of which the logarithm is taken
     found: dict[int, BySeed] = {}
     for size, seed, value in zip(done.norm_batch_size, done.seed, done[metric], strict=True):
         found.setdefault(int(size), {})[int(seed)] = float(value)
@@ -150,7 +152,11 @@ def _adjusted(comparison: pd.DataFrame, place: dict[str, object]) -> dict[tuple[
 
 
 def _beats(
-    name: str, ours: dict[int, BySeed], bn: dict[int, BySeed], p_values: dict[tuple[str, int], float]
+    name: str,
+    ours: dict[int, BySeed],
+    bn: dict[int, BySeed],
+    p_values: dict[tuple[str, int], float],
+    accuracy: str,
 ) -> Iterator[NormBatchAnswer]:
     differences = {s: e for s in bn if (e := paired_difference(ours.get(s, {}), bn[s])) is not None}
     if not differences:
@@ -161,15 +167,18 @@ def _beats(
     if surely:
         largest = max(surely)
         there, others = differences[largest], [size for size in differences if size not in surely]
-        text = sentence("xbn_beats_bn", name=name, largest=largest, difference=there, others=others)
+        numbers = {"largest": largest, "difference": there, "others": others}
+        text = sentence("xbn_beats_bn", name=name, accuracy=accuracy, **numbers)
         yield NormBatchAnswer("xbn_beats_bn", name, text, largest, there)
     else:
         most = max(e.n for e in differences.values())
-        text = sentence("xbn_does_not_beat_bn", name=name, sizes=list(differences), seeds=most)
+        text = sentence(
+            "xbn_does_not_beat_bn", name=name, accuracy=accuracy, sizes=list(differences), seeds=most
+        )
         yield NormBatchAnswer("xbn_beats_bn", name, text)
 
 
-def _loses(bn: dict[int, BySeed], margin: float) -> NormBatchAnswer:
+def _loses(bn: dict[int, BySeed], margin: float, accuracy: str) -> NormBatchAnswer:
     largest = max(bn)
     differences = {
         s: e for s in bn if s < largest and (e := paired_difference(bn[s], bn[largest])) is not None
@@ -177,7 +186,7 @@ def _loses(bn: dict[int, BySeed], margin: float) -> NormBatchAnswer:
     worse = {s for s, e in differences.items() if e.interval is not None and e.interval[1] < -margin}
     # Below a batch means at every smaller one.
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
-    texts = {"margin": margin, "largest": largest}
+    texts = {"margin": margin, "largest": largest, "accuracy": accuracy}
     if not below:
         most = max((e.n for e in differences.values()), default=0)
         text = sentence("bn_does_not_lose", **texts, sizes=list(differences), seeds=most)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from reports.accuracy import accuracy_name
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.findings.baseline import BASELINE
 from reports.frames import CONTEXT, Frames
@@ -56,7 +57,8 @@ def verdicts(frames: Frames, comparison: pd.DataFrame, baseline: str) -> list[Ve
         if key in compared:
             rows = compared[key]
             norms = _most_important_first(rows)[: min(room, MAX_IN_ONE_PLACE)]
-            sentences = [_sentence(rows[rows.norm == norm], baseline) for norm in norms]
+            accuracy = accuracy_name(frames.counted[frames.counted.arch.isin(place.arch)])
+            sentences = [_sentence(rows[rows.norm == norm], baseline, accuracy) for norm in norms]
             left_out -= len(norms)
         else:
             sentences = [f"Only {baseline} was run, so there is nothing to compare it with."]
@@ -93,7 +95,7 @@ def _most_important_first(rows: pd.DataFrame) -> list[str]:
     return ranked.sort_values(["outcome", "distance"], kind="stable").norm.drop_duplicates().tolist()
 
 
-def _sentence(rows: pd.DataFrame, baseline: str) -> str:
+def _sentence(rows: pd.DataFrame, baseline: str, accuracy: str) -> str:
     """Of one norm: its accuracy, and its shift if it has any."""
     heads = {
         "better": f"beats {baseline} by",
@@ -102,7 +104,7 @@ def _sentence(rows: pd.DataFrame, baseline: str) -> str:
         "too few seeds": f"differs from {baseline} by",
         "no pairs": f"has no completed seed in common with {baseline}",
     }
-    text = f"{rows.norm.iloc[0]} {_clauses(rows, 'top1', heads)}."
+    text = f"{rows.norm.iloc[0]} {_clauses(rows, 'top1', heads, f' points of {accuracy}')}."
     if (rows.esm_n > 0).any():
         heads = {
             "better": "is lower:",
@@ -116,7 +118,7 @@ def _sentence(rows: pd.DataFrame, baseline: str) -> str:
     return text
 
 
-def _clauses(rows: pd.DataFrame, metric: str, heads: dict[str, str], unit: str = " points of top-1") -> str:
+def _clauses(rows: pd.DataFrame, metric: str, heads: dict[str, str], unit: str) -> str:
     """A clause for each outcome, such as `beats BN by 1.10 ± 0.30 points of top-1 at norm batch 4 (…)`."""
     clauses: list[str] = []
     for outcome in _OUTCOMES:

@@ -13,8 +13,11 @@ from reports.tables.table import MAX_ROWS, Table
 from suite.metrics import METRICS, SHIFT_SIGMA
 
 
-def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
-    """The rows of `against_baseline` as a table; None where nothing but the baseline was run."""
+def baseline_display(table: pd.DataFrame, baseline: str, title: str = "Top-1") -> Table | None:
+    """The rows of `against_baseline` as a table; None where nothing but the baseline was run.
+
+    `title`: what the accuracy is called.
+    """
     if table.empty:
         return None
     shown, left_out = most_different(table, "top1_mean", "standing.csv")
@@ -22,7 +25,7 @@ def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
         "Runs": runs_text,
         f"{baseline} runs": lambda row: runs_text(row, BASELINE),
         "Pairs": lambda row: count_cell(row.top1_n),
-        "Top-1 difference (points)": lambda row: estimate_cell(
+        f"{title} difference (points)": lambda row: estimate_cell(
             estimate_of(row, "top1"), row.top1_n, decimals=2, signed=True
         ),
         "Effect size": lambda row: short_cell(row.top1_effect_size),
@@ -31,8 +34,8 @@ def baseline_display(table: pd.DataFrame, baseline: str) -> Table | None:
         f"Scaled ESM σ, × {baseline}'s": lambda row: bracket_cell(estimate_of(row, "esm")),
     }
     notes = [
-        f"Final top-1 less {baseline}'s, paired by seed, at the same batch per GPU and norm batch. A norm "
-        "without BN has no norm batch, and is compared at each.",
+        f"{title}, final, less {baseline}'s, paired by seed, at the same batch per GPU and norm batch. A "
+        "norm without BN has no norm batch, and is compared at each.",
         f"Better or worse where p, adjusted by Holm over all {len(table):,} rows, is below {SIGNIFICANCE:g}; "
         "± and brackets are 95 % intervals of the one row; of two pairs both values are given. Effect size "
         "is Hedges' g_av. Runs that are not completed are in no difference: they are counted under the runs.",

@@ -15,10 +15,21 @@ from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, pl
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 from suite.metrics import CROSS, METRICS, OF_AVERAGES, OF_CLIENTS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
 
+# Of a task's runs, the columns of accuracy by their headings.
+ACCURACY_COLUMNS = {
+    "classification": {
+        "Top-1, final (%)": "top1_percent",
+        "Top-1, best epoch (%)": BEST_TOP1,
+        "Top-1, PreciseBN (%)": "top1_precise_percent",
+    },
+    "detection": {
+        **{f"{METRICS[name].title} (%)": name for name in ("ap_percent", "ap50_percent", "ap75_percent")},
+        "Mask AP (%)": "mask_ap_percent",
+        "AP, PreciseBN (%)": "ap_precise_percent",
+    },
+}
 SUMMARY_METRICS = [
-    "top1_percent",
-    BEST_TOP1,
-    "top1_precise_percent",
+    *(metric for columns in ACCURACY_COLUMNS.values() for metric in columns.values()),
     f"{SHIFT_SIGMA}_common",
     f"{SHIFT_MU}_common",
     "images_per_s",
@@ -40,11 +51,13 @@ def summary_display(frames: Frames) -> Table:
     """The headline: accuracy, shift and throughput by model and batch."""
     beside = [metric for metric in _BESIDE if not METRICS[metric].per_layer]
     table = summarise(frames, [*SUMMARY_METRICS, *beside])
+    tasks = [kind for kind in ACCURACY_COLUMNS if (frames.counted.task == kind).any()]
+    shown = dict(item for kind in tasks or ["classification"] for item in ACCURACY_COLUMNS[kind].items())
+    if not table["mask_ap_percent_n"].any():
+        shown.pop("Mask AP (%)", None)
     cells: dict[str, MakeCell] = {
         "Runs": runs_text,
-        "Top-1, final (%)": MetricCell("top1_percent", decimals=2),
-        "Top-1, best epoch (%)": MetricCell(BEST_TOP1, decimals=2),
-        "Top-1, PreciseBN (%)": MetricCell("top1_precise_percent", decimals=2),
+        **{heading: MetricCell(metric, decimals=2) for heading, metric in shown.items()},
         **{
             f"{METRICS[metric].title} (%)": MetricCell(metric, decimals=2)
             for metric in beside
@@ -233,9 +246,10 @@ def _axis_cell(value: object) -> Cell:
 
 
 def print_summary(console: Console, frames: Frames) -> None:
-    """For a terminal: runs, final top-1, mean ESM σ over the common layers, and throughput."""
+    """For a terminal: runs, final accuracy, mean ESM σ over the common layers, and throughput."""
     table = summary_display(frames)
     left_out = {"Top-1, best epoch (%)", "Top-1, PreciseBN (%)", "Scaled ESM μ, common layers"}
+    left_out |= {"AP75 (%)", "AP, PreciseBN (%)"}
     print_table(console, table, left_out)
     done = f"{len(frames.completed)} of {plural(int(frames.runs.counted.sum()), 'run')} completed."
     for note in filter(None, [table.caption, *common_layer_notes(frames), done]):

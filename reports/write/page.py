@@ -9,9 +9,11 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from reports.accuracy import accuracy_title
 from reports.claims import ClaimResult, claim_figures, claim_table, gather, judge
 from reports.collect import Collection
 from reports.figures import Figure, build_gallery
+from reports.figures.detections import Predictions, predictions
 from reports.figures.figure import distinct
 from reports.filters import Facet
 from reports.findings.accumulation import accumulation
@@ -31,6 +33,7 @@ from reports.tables.inventory import (
     report_header,
     warnings,
 )
+from reports.tables.paper_detection import paper_detection_display
 from reports.tables.robustness_part import RobustnessPart, robustness_part
 from reports.tables.run_list import run_list
 from reports.tables.side_by_side import paper_display
@@ -66,8 +69,9 @@ class Report:
     accumulation: Table | None
     throughput: Table | None
     cost: Table | None
-    paper: Table | None
+    paper: list[Table]
     robustness: RobustnessPart | None
+    predictions: list[Predictions]
     figures: list[Figure]
     runs: Table
     provenance: list[Table]
@@ -110,11 +114,13 @@ def compose(
     against = resolve_baseline(frames, baseline)
     slopes = accumulation(frames, against)
     csv_files = {"accumulation.csv": to_csv(slopes)}
-    compared, found = None, []
+    compared: Table | None = None
+    found: list[Verdict] = []
     rows = against_bn = against_baseline(frames, BN)
     if against.label is not None:
         rows = against_bn if against.label == BN else against_baseline(frames, against.label)
-        compared, found = baseline_display(rows, against.label), verdicts(frames, rows, against.label)
+        compared = baseline_display(rows, against.label, accuracy_title(frames.counted))
+        found = verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
     gallery = build_gallery(frames)
     evidence = [gather(letter, folders) for letter, folders in (claims or {}).items()]
@@ -139,8 +145,9 @@ def compose(
         accumulation_display(frames, slopes, against),
         throughput_display(frames),
         cost_display(frames),
-        paper_display(frames),
+        [one for one in (paper_display(frames), paper_detection_display(frames)) if one is not None],
         robustness_part(frames),
+        predictions(frames),
         [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)],
         run_list(frames, collection.skipped, out),
         provenance_tables(frames),

@@ -32,6 +32,7 @@ __all__ = [
     "Loader",
     "Place",
     "check_data",
+    "check_folders",
     "client_loader",
     "dataset_folder",
     "folder_loader",
@@ -49,7 +50,15 @@ __all__ = [
 def check_data(run: Run) -> None:
     """Refuse, before training starts, data that training or validation would refuse later.
 
-    Reads no image. Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
+    Reads no image. Raises UserError.
+    """
+    resolve(run.task.entry.check_data)(run)
+
+
+def check_folders(run: Run) -> None:
+    """As `check_data`, for classification.
+
+    Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
     empty class folder, other classes than the other split or another number of them, or fewer images
     than `val_images`.
     """
@@ -210,7 +219,7 @@ def _settings(run: Run) -> dict[str, Any]:
     return {"data_threads": threads, "timeout_s": timeout_s, "num_channels": num_channels}
 
 
-def _loader(share: Share, data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
+def _loader(share: Share[ImageIndex], data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
     entry = LOADERS[data.loader]
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
     try:

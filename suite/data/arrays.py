@@ -44,7 +44,7 @@ def array_index(path: Path, block: int, num_blocks: int) -> ImageIndex:
 class ArrayLoader:
     """The batches of `share`, whose index is that of `array_index`. See `Loader`."""
 
-    def __init__(self, share: EvalShare, data: DataSpec, *, device: torch.device) -> None:
+    def __init__(self, share: EvalShare[ImageIndex], data: DataSpec, *, device: torch.device) -> None:
         self.bad_images: dict[str, str] = {}  # a file is complete or refused
         self._share, self._size, self._device = share, data.image_size, device
         self._images_NHWC = _array(share.index.folder)

@@ -8,7 +8,6 @@ batch and loader. All severities of one image share their random numbers.
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suite.errors import UserError
+from suite.large_imports import keeping_library_path
 from suite.specs.corruption_table import COMMON, CORRUPTIONS, FAMILIES, SEVERITIES
 
 Pixels = NDArray[np.uint8]
@@ -107,16 +107,12 @@ def _padded(image_HW3: Pixels) -> Pixels:
 
 @cache
 def _library() -> Any:
-    path = os.environ.get("LD_LIBRARY_PATH")
     try:
-        import imagecorruptions
+        with keeping_library_path():
+            import imagecorruptions
     except ImportError as error:
         raise UserError(
             f"corruptions need imagecorruptions-imaug ({error}): install the extra `robust`; without libGL, "
             "opencv-python-headless in place of opencv-python"
         ) from None
-    finally:  # OpenCV changes it, for this process and those that it starts
-        os.environ.pop("LD_LIBRARY_PATH", None)
-        if path is not None:
-            os.environ["LD_LIBRARY_PATH"] = path
     return imagecorruptions

@@ -4,11 +4,12 @@ A file that cannot be decoded ends a DALI pipeline. The loader then searches the
 files and continues at the same batch with a new pipeline.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,33 +17,58 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from suite.data.dali_graph import build_pipeline
+from suite.data.index import ImageFiles, ImageIndex
 from suite.data.loader import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Samples, Share
 from suite.data.vision import decode
 from suite.experiment import DataSpec
 
 PREFETCHED_BATCHES = 2
+# What the source gives a pipeline for a batch: names, and what else its graph takes.
+Inputs = tuple[Any, ...]
 
 
-class DaliLoader:
-    """The batches of `share`. See `Loader`.
+IndexT = TypeVar("IndexT", bound=ImageFiles)
+BatchT = TypeVar("BatchT")
+
+
+class PipelineLoader(ABC, Generic[IndexT, BatchT]):
+    """The batches of `share`, from a pipeline that takes them from the plan. See `BatchLoader`.
 
     `device` is the rank's own CUDA device, or the CPU. Iterating raises RuntimeError, with DALI's
     message, for a failure that no file explains: DALI decodes each file alone, or none of those in flight
     although torchvision does.
     """
 
-    def __init__(self, share: Share, data: DataSpec, *, num_threads: int, device: torch.device) -> None:
+    def __init__(self, share: Share[IndexT], *, num_threads: int, device: torch.device) -> None:
         self.bad_images: dict[str, str] = {}
         self._bad: dict[int, str] = {}
         self._share = share
-        self._data = data
         self._device = device
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="resize")
         self._num_threads = num_threads
 
-    def __iter__(self) -> Iterator[Batch]:
+    @abstractmethod
+    def _pipeline(self, source: Iterator[Inputs], images_per_batch: int, prefetched_batches: int) -> Any:
+        """Return a pipeline that ends with its source; its first output are the images."""
+
+    @abstractmethod
+    def _input(self, samples: Samples) -> Inputs:
+        """Return what the source gives the pipeline for a batch."""
+
+    @abstractmethod
+    def _batch(self, images: Any, samples: Samples) -> BatchT:
+        """Return the batch of a pipeline's images."""
+
+    def _decode(self, image: int) -> Tensor | str:
+        """Return an image as torchvision decodes it, or why it cannot."""
+        return decode(self._share.index.path(image))
+
+    def _check(self, outputs: Sequence[Any], samples: Samples) -> None:
+        """Raise RuntimeError for outputs that are not those of the samples."""
+
+    def __iter__(self) -> Iterator[BatchT]:
         number = found_good = 0
         while True:
             # Batches that the pipeline has taken and not yet returned.
@@ -52,11 +78,12 @@ class DaliLoader:
             )
             try:
                 while True:
-                    (images,) = pipeline.run()
+                    outputs = pipeline.run()
+                    self._check(outputs, in_flight[0][1])
                     number, samples = in_flight.popleft()
                     number += 1
                     found_good += len(samples)
-                    yield self._batch(images, samples)
+                    yield self._batch(outputs[0], samples)
             except StopIteration:
                 break
             except RuntimeError as error:
@@ -67,25 +94,21 @@ class DaliLoader:
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def _batch(self, images: Any, samples: Samples) -> Batch:
-        labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
-        return Batch(self._own(from_dlpack(images.as_tensor())), to_device(labels_N, self._device))
-
-    def _own(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+    def _own(self, images: Tensor) -> Tensor:
         # DALI keeps a buffer as long as a tensor refers to it, which is enough on a CPU. On a GPU the tensor
         # may be freed while queued kernels still read it, so the batch is copied, on a separate stream so
         # that only the copy is waited for.
         if self._copy_stream is None:
-            return images_NCHW
+            return images
         with torch.cuda.stream(self._copy_stream):
-            own_NCHW = images_NCHW.clone()
+            own = images.clone()
         self._copy_stream.synchronize()
-        own_NCHW.record_stream(torch.cuda.current_stream(self._device))
-        return own_NCHW
+        own.record_stream(torch.cuda.current_stream(self._device))
+        return own
 
     # ------------------------------------------------------------ inputs
 
-    def _inputs(self, number: int, in_flight: deque[tuple[int, Samples]]) -> Iterator[tuple[Any, ...]]:
+    def _inputs(self, number: int, in_flight: deque[tuple[int, Samples]]) -> Iterator[Inputs]:
         """Yield the batches from `number` on in the pipeline's form, and add each to `in_flight`."""
         while self._share.num_batches is None or number < self._share.num_batches:
             samples = self._without_bad(self._share.batch(number))
@@ -94,10 +117,8 @@ class DaliLoader:
                 yield self._input(samples)
             number += 1
 
-    def _input(self, samples: Samples) -> tuple[Any, ...]:
-        names = [np.frombuffer(self._share.index.path_bytes(i), np.uint8) for i in samples.images_B]
-        crops = samples.crops
-        return (names,) if crops is None else (names, crops.attempts_B4A, crops.mirror_B)
+    def _names(self, samples: Samples) -> list[Any]:
+        return [np.frombuffer(self._share.index.path_bytes(i), np.uint8) for i in samples.images_B]
 
     def _without_bad(self, samples: Samples) -> Samples:
         suspects = [j for j, image in enumerate(samples.images_B) if int(image) in self._bad]
@@ -124,7 +145,8 @@ class DaliLoader:
     def _complaint(self, samples: Samples) -> str | None:
         """Return DALI's error message for these samples as one batch, or None."""
         try:
-            self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1).run()
+            pipeline = self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1)
+            self._check(pipeline.run(), samples)
         except RuntimeError as error:
             # Its text only: the error would keep the pipeline alive, and a worker forked later would crash
             # when it destroys that.
@@ -135,7 +157,11 @@ class DaliLoader:
         """Return why these samples cannot be decoded as one batch, or None."""
         complaint = self._complaint(samples)
         first = int(samples.images_B[0])
-        return None if complaint is None else decoding_fault(self._share.index.path(first), complaint)
+        return None if complaint is None else self._reason(first, complaint)
+
+    def _reason(self, image: int, complaint: str) -> str:
+        """Return in one line why an image is bad."""
+        return decoding_fault(self._share.index.path(image), complaint)
 
     def _name_bad(self, in_flight: list[Samples], error: RuntimeError) -> None:
         """Find the bad files behind DALI's error. Raises RuntimeError if it is not the files."""
@@ -146,11 +172,11 @@ class DaliLoader:
         each = [samples[j : j + 1] for samples in in_flight for j in range(len(samples))]
         if all(int(one.images_B[0]) in bad for one in each):
             for one in each:
-                witness = path(int(one.images_B[0]))
-                if isinstance(decode(witness), Tensor):
+                witness = int(one.images_B[0])
+                if isinstance(self._decode(witness), Tensor):
                     raise RuntimeError(
                         f"DALI failed on each of {len(each)} images, although torchvision decodes "
-                        f"{witness}: {self._complaint(one) or error}"
+                        f"{path(witness)}: {self._complaint(one) or error}"
                     ) from error
         self._bad |= bad
         self.bad_images |= {path(image): reason for image, reason in bad.items()}
@@ -164,9 +190,25 @@ class DaliLoader:
         half = len(samples) // 2
         return self._find_bad(samples[:half]) | self._find_bad(samples[half:])
 
-    def _pipeline(
-        self, source: Iterator[tuple[Any, ...]], images_per_batch: int, prefetched_batches: int
-    ) -> Any:
+
+class DaliLoader(PipelineLoader[ImageIndex, Batch]):
+    """The batches of `share`, of images in classes."""
+
+    def __init__(
+        self, share: Share[ImageIndex], data: DataSpec, *, num_threads: int, device: torch.device
+    ) -> None:
+        super().__init__(share, num_threads=num_threads, device=device)
+        self._data = data
+
+    def _input(self, samples: Samples) -> Inputs:
+        names, crops = self._names(samples), samples.crops
+        return (names,) if crops is None else (names, crops.attempts_B4A, crops.mirror_B)
+
+    def _batch(self, images: Any, samples: Samples) -> Batch:
+        labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
+        return Batch(self._own(from_dlpack(images.as_tensor())), to_device(labels_N, self._device))
+
+    def _pipeline(self, source: Iterator[Inputs], images_per_batch: int, prefetched_batches: int) -> Any:
         return build_pipeline(
             source,
             self._data,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,19 @@ SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".t
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
 
 log = logging.getLogger("shiftbench")
+
+
+class ImageFiles(Protocol):
+    """The image files of a split, in an order."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def __len__(self) -> int: ...
+
+    def path(self, image: int) -> str: ...
+
+    def path_bytes(self, image: int) -> bytes: ...
 
 
 @dataclass(frozen=True)

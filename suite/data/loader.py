@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
-from suite.data.index import ImageIndex
+from suite.data.index import ImageFiles
 from suite.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ class Place(TypedDict):
     device: "torch.device"
 
 
-class Loader(Protocol):
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+
+
+class BatchLoader(Protocol[BatchT_co]):
     """Yields the same batches on every iteration.
 
     `bad_images` grows while iterating: the path of each file that could not be decoded, and why. In
@@ -52,10 +55,13 @@ class Loader(Protocol):
 
     bad_images: dict[str, str]
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[BatchT_co]: ...
 
     def close(self) -> None:
         """Stop threads and worker processes. The loader cannot be used afterwards."""
+
+
+Loader = BatchLoader[Batch]
 
 
 def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
@@ -66,7 +72,7 @@ def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def good_image(index: ImageIndex, image: int, fault: Callable[[int], str | None]) -> int:
+def good_image(index: ImageFiles, image: int, fault: Callable[[int], str | None]) -> int:
     """Return the first image from `image` on, cyclically, in which `fault` finds nothing.
 
     Raises UserError if there is none.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from suite.data.idx import read_array, read_shape
+from suite.data.index import ImageIndex
 from suite.data.loader import MEAN, STD, Batch, to_device
 from suite.data.plan import Share
 from suite.errors import UserError
@@ -31,7 +32,9 @@ class MemoryLoader:
     whose side is no multiple of `data.image_size`, or that does not fit into the device's memory.
     """
 
-    def __init__(self, share: Share, data: DataSpec, *, num_channels: int, device: torch.device) -> None:
+    def __init__(
+        self, share: Share[ImageIndex], data: DataSpec, *, num_channels: int, device: torch.device
+    ) -> None:
         self.bad_images: dict[str, str] = {}  # an IDX file is complete or refused
         self._share = share
         self._num_channels = num_channels

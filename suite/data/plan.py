@@ -9,13 +9,13 @@ not its distributions.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from suite.data.crops import BLOCKS_PER_IMAGE, WORDS_PER_IMAGE, CropDraws, crop_draws
-from suite.data.index import ImageIndex, Int64s, balanced_subset
+from suite.data.index import ImageFiles, ImageIndex, Int64s, balanced_subset
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.specs.loader_table import LOADERS
@@ -58,13 +58,7 @@ class TrainPlan:
         self.data = run.data
         self.seed = run.seed
         self.global_batch_size = run.batch.global_batch_size
-        # The rest of an epoch, less than one step's images, is dropped.
-        self.steps_per_epoch = len(index) // self.global_batch_size
-        if not self.steps_per_epoch:
-            raise UserError(
-                f"global_batch_size {self.global_batch_size} exceeds the {len(index)} training images "
-                f"of {index.folder}: {len(index)} // {self.global_batch_size} = 0 steps an epoch"
-            )
+        self.steps_per_epoch = steps_of(index, self.global_batch_size)
         self._order: tuple[int, Int64s] | None = None
 
     def order(self, epoch: int) -> Int64s:
@@ -93,20 +87,44 @@ class TrainPlan:
         return Samples(images_B, crop_draws(words.reshape(count, WORDS_PER_IMAGE), self.data))
 
 
+def steps_of(index: ImageFiles, global_batch_size: int) -> int:
+    """Return the steps of an epoch, whose rest is dropped. Raises UserError if it has less than one."""
+    if steps := len(index) // global_batch_size:
+        return steps
+    raise UserError(
+        f"global_batch_size {global_batch_size} exceeds the {len(index)} training images "
+        f"of {index.folder}: {len(index)} // {global_batch_size} = 0 steps an epoch"
+    )
+
+
+IndexT_co = TypeVar("IndexT_co", bound=ImageFiles, covariant=True)
+
+
+class Plan(Protocol[IndexT_co]):
+    """The samples of all epochs of a run, over all ranks."""
+
+    global_batch_size: int
+
+    @property
+    def index(self) -> IndexT_co: ...
+
+    def samples(self, step: int, first: int, count: int) -> Samples: ...
+
+
 @dataclass(frozen=True)
-class TrainShare:
+class TrainShare(Generic[IndexT_co]):
     """One rank's endless micro-batches from optimizer step `start_step` on: by step, then by micro-batch."""
 
     random_crops: ClassVar[bool] = True
     num_batches: ClassVar[None] = None
-    plan: TrainPlan
+    plan: Plan[IndexT_co]
     images_per_batch: int
     start_step: int = 0
     rank: int = 0
     world_size: int = 1
 
     @property
-    def index(self) -> ImageIndex:
+    def index(self) -> IndexT_co:
         return self.plan.index
 
     def batch(self, number: int) -> Samples:
@@ -119,11 +137,11 @@ class TrainShare:
 
 
 @dataclass(frozen=True)
-class EvalShare:
+class EvalShare(Generic[IndexT_co]):
     """One rank's part of a pass over the index: over all ranks, each image exactly once."""
 
     random_crops: ClassVar[bool] = False
-    index: ImageIndex
+    index: IndexT_co
     images_per_batch: int
     rank: int = 0
     world_size: int = 1
@@ -144,5 +162,5 @@ class EvalShare:
         return Samples(np.arange(first, min(first + self.images_per_batch, end)), None)
 
 
-Share = TrainShare | EvalShare
+Share = TrainShare[IndexT_co] | EvalShare[IndexT_co]
 """The batches of one rank, in order, of at most `images_per_batch` images; `num_batches` None: endless."""

@@ -1,6 +1,7 @@
 """Finds a data set's files, and prepares those of the known sources. No torch here.
 
-There are two kinds: JPEG files in ImageNet's layout, and IDX files, the format of MNIST.
+There are three kinds: JPEG files in ImageNet's layout, images with boxes in COCO's format, and IDX files,
+the format of MNIST.
 """
 
 import os
@@ -14,8 +15,8 @@ from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
 from suite.paths import cache_home
-from suite.specs.choice import resolve
-from suite.specs.source_table import SOURCES
+from suite.specs.choice import listed, resolve
+from suite.specs.source_table import LAYOUTS, SOURCES
 
 ELSEWHERE = "the variable SHIFTBENCH_DATA_DIR names another folder for data"
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"
@@ -60,12 +61,14 @@ def idx_index(data: DataSpec, split: str) -> ImageIndex:
 
 
 def dataset_folder(data: DataSpec) -> Path:
-    """Return the folder that holds train/ and val/; a known source is prepared if it is missing."""
+    """Return the folder of a data set's files; a known source is prepared if it is missing."""
     if data.path is None:
         return prepare(data.name)
     folder = expand_path(data.path, "data.path")
     if not folder.is_dir():
-        raise UserError(f"data.path: {folder} is not a folder; expected one that holds train/ and val/")
+        layouts = [SOURCES[data.name].layout] if data.name in SOURCES else LAYOUTS
+        expected = listed((LAYOUTS[one] for one in layouts), "or")
+        raise UserError(f"data.path: {folder} is not a folder; expected one that holds {expected}")
     return folder
 
 
@@ -94,9 +97,9 @@ def prepare(name: str, root: Path | None = None) -> Path:
     source = SOURCES.get(name)
     if source is None:
         raise UserError(f"unknown data set {name!r}; known are {', '.join(SOURCES)}")
-    if not source.jpegs:
+    if not source.files:
         raise UserError(f"{name} {source.not_prepared}")
-    return published((default_root() if root is None else root) / name, resolve(source.jpegs))
+    return published((default_root() if root is None else root) / name, resolve(source.files))
 
 
 def fashion_mnist_jpegs(draft: Path) -> Path:

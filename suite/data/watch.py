@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
-from suite.data.loader import Batch, Loader
+from suite.data.loader import BatchLoader
 from suite.signals import StopFlag, grace_after_warning_s
 
 POLL_S = 1.0
@@ -18,6 +18,7 @@ END_S = 10.0
 """How long before the time after a warning runs out a process that waits is ended."""
 
 Silence = Literal["failed", "stopped"]
+BatchT = TypeVar("BatchT")
 
 
 class WaitTimer:
@@ -106,14 +107,14 @@ class DataWatch(WaitTimer):
         self._end_process("failed", f"the loader gave no batch {limit}: a file or a mount may hang")
 
 
-class WatchedLoader:
+class WatchedLoader(Generic[BatchT]):
     """A loader whose waits this process's `DataWatch`, if there is one, measures."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: BatchLoader[BatchT]) -> None:
         self._loader = loader
         self.bad_images = loader.bad_images
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[BatchT]:
         batches = iter(self._loader)
         while (batch := _watched_next(batches)) is not None:
             yield batch
@@ -122,7 +123,7 @@ class WatchedLoader:
         self._loader.close()
 
 
-def _watched_next(batches: Iterator[Batch]) -> Batch | None:
+def _watched_next(batches: Iterator[BatchT]) -> BatchT | None:
     if DataWatch.current is None:
         return next(batches, None)
     with DataWatch.current.waiting():

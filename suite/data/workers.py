@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from suite.experiment import Run
+from suite.experiment import DetectionSpec, Run
 from suite.signals import signal_when_parent_ends, stop_signals_blocked
 from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import SOURCES
@@ -90,13 +90,17 @@ class Workers(multiprocessing.context.ForkContext):
 def shared_memory_needed(
     images_per_batch: int, image_size: int, num_workers: int, num_batches: int | None = None
 ) -> int:
-    """Return how many bytes the batches that workers prefetch, and the one in use, take at most.
+    """Return how many bytes the batches of classification take at most, float32 with 3 channels.
 
-    Images are float32 with 3 channels. `num_batches`: of the loader; None: without end.
+    `num_batches`: of the loader; None: without end.
     """
+    return held_batches(num_workers, num_batches) * images_per_batch * 3 * image_size**2 * 4
+
+
+def held_batches(num_workers: int, num_batches: int | None) -> int:
+    """Return the number of batches that workers prefetch and the one in use."""
     held = PREFETCHED_BATCHES * num_workers + _HELD_BATCHES
-    held = held if num_batches is None else min(held, num_batches)
-    return held * images_per_batch * 3 * image_size**2 * 4
+    return held if num_batches is None else min(held, num_batches)
 
 
 def shared_memory_of_run(run: Run) -> int:
@@ -107,7 +111,11 @@ def shared_memory_of_run(run: Run) -> int:
     has_files = run.data.name not in SOURCES or not SOURCES[run.data.name].generator
     if not (has_files and LOADERS[run.data.loader].shares_memory):
         return 0
-    return shared_memory_needed(run.batch.per_gpu, run.data.image_size, 2 * run.system.data_threads)
+    workers = 2 * run.system.data_threads
+    if isinstance(run.task, DetectionSpec):  # as bytes, without masks
+        pixels = run.task.min_size * run.task.max_size
+        return held_batches(workers, None) * run.batch.per_gpu * 3 * pixels
+    return shared_memory_needed(run.batch.per_gpu, run.data.image_size, workers)
 
 
 def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str | None:

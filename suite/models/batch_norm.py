@@ -67,7 +67,8 @@ class CrossRankBatchNorm2d(_TakingOver):
     """BN whose statistics span the ranks of a process group, on any device.
 
     It replaces torch's SyncBatchNorm, which needs GPUs, on CPUs (gloo). The variance is taken about the mean
-    in a second pass, so that a large mean costs no precision. All ranks must have the same batch size.
+    in a second pass, so that a large mean costs no precision. Ranks count by their numbers of values, which
+    differ where a detector's images do.
     """
 
     def __init__(self, num_features: int, group: dist.ProcessGroup | None, **batch_norm: object) -> None:
@@ -81,11 +82,14 @@ class CrossRankBatchNorm2d(_TakingOver):
         per_channel = (-1, *[1] * (x_NC.dim() - 2))
         with full_precision(x_NC.device):
             x_float = at_least_float(x_NC)
-            mean_C = self._mean_over_ranks(x_float.mean(dim=dims))
+            count = x_NC.numel() // x_NC.shape[1]
+            total = self._sum_over_ranks(count)
+            weight = count * dist.get_world_size(self.process_group) / total  # 1 where all ranks are alike
+            mean_C = self._mean_over_ranks(x_float.mean(dim=dims) * weight)
             centred_NC = x_float - mean_C.view(per_channel)
-            var_C = self._mean_over_ranks(centred_NC.square().mean(dim=dims))
+            var_C = self._mean_over_ranks(centred_NC.square().mean(dim=dims) * weight)
             if self.track_running_stats:
-                self._update_estimates(mean_C.detach(), var_C.detach(), x_float)
+                self._update_estimates(mean_C.detach(), var_C.detach(), total)
             out_NC = centred_NC * (var_C + self.eps).rsqrt().view(per_channel)
             if self.affine:
                 out_NC = out_NC * self.weight.view(per_channel) + self.bias.view(per_channel)
@@ -96,13 +100,17 @@ class CrossRankBatchNorm2d(_TakingOver):
         total_C: Tensor = all_reduce(value_C, group=self.process_group)  # type: ignore[no-untyped-call]
         return total_C / dist.get_world_size(self.process_group)
 
+    def _sum_over_ranks(self, count: int) -> int:
+        total = torch.tensor(count)
+        dist.all_reduce(total, group=self.process_group)
+        return int(total)
+
     @torch.no_grad()
-    def _update_estimates(self, mean_C: Tensor, var_C: Tensor, x_NC: Tensor) -> None:
+    def _update_estimates(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        count = x_NC.numel() // x_NC.shape[1] * dist.get_world_size(self.process_group)
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(var_C * count / (count - 1), self.momentum)

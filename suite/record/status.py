@@ -11,6 +11,7 @@ from suite.files import is_locked, parse_json, read_whole
 from suite.paths import RunPaths
 from suite.record.rank_errors import RankError, read_errors
 from suite.record.shapes import COUNT, MEASURED, NUMBER, TEXT, Shape, described, fault_in, one_of
+from suite.specs.task_table import ACCURACIES
 
 State = Literal["queued", "running", "completed", "failed", "diverged", "preempted", "stopped", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -25,7 +26,7 @@ _COUNTS = (
     *("world_size", "pid", "fruitless_starts", "stopped_after_epoch"),
 )
 _TIMES = ("updated_at", "started_at", "created_at", "rank_s", "queue_wait_s")
-_RESULTS = ("top1_percent", "images_per_s")
+_RESULTS = (*ACCURACIES, "images_per_s")
 SHAPES: dict[str, Shape] = {
     "state": one_of(*STATES).required(),
     **dict.fromkeys(_TEXTS, TEXT.or_null()),

@@ -190,6 +190,10 @@ class RecordWriter:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, patch)
 
+    def keep_file(self, name: str, text: str) -> None:
+        """Replace a file of the run folder, which holds more of a result than its measurements."""
+        write_atomically(self.paths.folder / name, text, durable=self._durable)
+
     # ------------------------------------------------------------ measurements
 
     def measure(

@@ -22,12 +22,15 @@ def images_of(batch: Any, purpose: str) -> Images:
     """Return the images of a batch: (N, C, *), or a list of N images (3, H, W) for a detector.
 
     A batch is a tensor, (images, labels), a list of images, (images, targets) with the images in a list or
-    tuple, a mapping with one of the keys `IMAGES`, or an object with `images_NCHW`. Raises UserError, led by
-    `purpose`, for another one, and for images of whole numbers 0 to 255, which no network is trained on.
+    tuple, a mapping with one of the keys `IMAGES`, or an object with `images_NCHW` or `images`. Raises
+    UserError, led by `purpose`, for another one, and for images of whole numbers 0 to 255, which no network
+    is trained on.
     """
     images = batch
     if hasattr(batch, "images_NCHW"):
         images = batch.images_NCHW
+    elif hasattr(batch, "images"):
+        images = batch.images
     elif isinstance(batch, Mapping):
         images = _first(batch, IMAGES)
     elif isinstance(batch, tuple | list) and batch and not (isinstance(batch, list) and _are_images(batch)):

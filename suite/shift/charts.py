@@ -9,6 +9,8 @@ from suite.user import some_home
 with some_home():  # Altair asks for the home folder when it is imported
     import altair as alt
 
+from suite.metrics import METRICS
+
 OWN, INHERITED, GREY = "#0b62a4", "#cc5a00", "#5b5b66"
 SYMBOLS = {"mu": "μ", "sigma": "σ"}
 WIDTH_PX, HEIGHT_PX = 560, 240
@@ -82,9 +84,10 @@ def origins_chart(frame: pd.DataFrame) -> alt.Chart:
     return _bars(frame, "layer", x="esm_vanished", x_title="Mean ESM (μ and σ) that vanishes")
 
 
-def remedies_chart(frame: pd.DataFrame) -> alt.Chart:
-    """Top-1 of each remedy."""
-    return _bars(frame, "remedy", x="top1_percent", x_title="Top-1 (%)")
+def remedies_chart(frame: pd.DataFrame, accuracy: str = "top1") -> alt.Chart:
+    """Accuracy of each remedy."""
+    metric = f"{accuracy}_percent"
+    return _bars(frame, "remedy", x=metric, x_title=f"{METRICS[metric].title} (%)")
 
 
 def perturbation_chart(frame: pd.DataFrame) -> LayeredChart:

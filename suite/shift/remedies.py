@@ -10,7 +10,7 @@ units of √(σ̂² + ε) of each channel, and divided by √C, are scaled.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from suite.errors import UserError
 from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers, preserved, put_estimates
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import Pass, check_repeatable, run_pass, top1_of
+from suite.shift.passes import Pass, check_repeatable, recording, run_pass, top1_of
 from suite.shift.precise import (
     Statistics,
     bias_corrected_statistics,
@@ -40,11 +40,22 @@ PURPOSE = "remedies"
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """A measure of accuracy: the name's stem, such as `ap`, and a function that returns it in percent.
+
+    The function runs the network in inference mode over batches.
+    """
+
+    stem: str
+    percent: Callable[[nn.Module, Iterable[Any]], float]
+
+
+@dataclass(frozen=True)
 class Remedy:
-    """A remedy's top-1 (%) and its ESM, averaged over the BN layers that keep estimates."""
+    """A remedy's accuracy (%) and its ESM, averaged over the BN layers that keep estimates."""
 
     name: str
-    top1_percent: float
+    accuracy_percent: float
     esm_mu: float
     esm_sigma: float
     esm_mu_scaled: float
@@ -53,25 +64,32 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Remedies:
-    """The remedies in the order tried; the unchanged network is the first. `notes` as in a ShiftProfile."""
+    """The remedies in the order tried; the unchanged network is the first. `notes` as in a ShiftProfile.
+
+    `accuracy`: the stem of the accuracy's name.
+    """
 
     rows: tuple[Remedy, ...]
     num_images: int
     notes: dict[str, str]
+    accuracy: str = "top1"
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row for each: remedy, its other fields, and `top1_gain_percent` against the first, in points."""
+        """A row for each: remedy, its accuracy and ESM, and the accuracy gained on the first, in points.
+
+        The columns of accuracy begin with its name: `top1_percent` and `top1_gain_percent`.
+        """
         import pandas as pd
 
         frame = pd.DataFrame([vars(row) for row in self.rows])
-        frame["top1_gain_percent"] = frame.top1_percent - self.rows[0].top1_percent
-        return frame.rename(columns={"name": "remedy"})
+        frame[f"{self.accuracy}_gain_percent"] = frame.accuracy_percent - self.rows[0].accuracy_percent
+        return frame.rename(columns={"name": "remedy", "accuracy_percent": f"{self.accuracy}_percent"})
 
     def plot(self) -> "alt.Chart":
-        """Top-1 by remedy."""
+        """Accuracy by remedy."""
         from suite.shift.charts import remedies_chart
 
-        return remedies_chart(self.to_frame())
+        return remedies_chart(self.to_frame(), self.accuracy)
 
 
 def remedies(
@@ -82,6 +100,7 @@ def remedies(
     momenta: Sequence[float] = (0.01, 0.5),
     source_images: Sequence[int] = (16, 128),
     logits: Logits | None = None,
+    accuracy: Accuracy | None = None,
 ) -> Remedies:
     """Try every remedy on a trained network, one inference pass over `batches` each.
 
@@ -97,9 +116,10 @@ def remedies(
 
     `batches` yields (images (N, C, *), labels (N,)) pairs or loader batches and is read repeatedly. Without
     `training_batches` the remedies that need them are left out. `logits` takes the (N, K) logits out of what
-    the model returns. The model is restored. Raises UserError for
-    a network without estimates, batches that are empty or have no labels, values out of range, and under
-    torch.distributed, where each rank's replay would have its own running averages.
+    the model returns; `accuracy` is measured in place of top-1, as of detectors, whose batches need no
+    labels. The model is restored. Raises UserError for a network without estimates, batches that are empty
+    or have no labels, values out of range, and under torch.distributed, where each rank's replay would have
+    its own running averages.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError(f"{PURPOSE}: needs all batches in one process, not in {dist.get_world_size()}")
@@ -109,7 +129,7 @@ def remedies(
         _check_momentum(momentum)
     if any(n < 1 for n in source_images):
         raise UserError(f"{PURPOSE}: source_images must be 1 or more, got {min(source_images)}")
-    attempt = partial(_try, model, batches, logits)
+    attempt = partial(_try, model, batches, logits, accuracy)
     frozen, seen = attempt("frozen")
     with with_statistics(model, bias_corrected_statistics(model)):
         rows = [frozen, attempt("bias-corrected estimates")[0]]
@@ -123,7 +143,8 @@ def remedies(
                 rows.append(attempt(name)[0])
     rows.append(attempt("prediction-time BN", source_images=0)[0])
     rows += [attempt(f"α-BN, N = {n}", source_images=n)[0] for n in source_images]
-    return Remedies(tuple(rows), seen.num_images, seen.notes(layers))
+    stem = "top1" if accuracy is None else accuracy.stem
+    return Remedies(tuple(rows), seen.num_images, seen.notes(layers), stem)
 
 
 def replayed_statistics(model: nn.Module, batches: Iterable[Any], momentum: float) -> Statistics:
@@ -158,6 +179,7 @@ def _try(
     model: nn.Module,
     batches: Iterable[Any],
     logits: Logits | None,
+    accuracy: Accuracy | None,
     name: str,
     source_images: int | None = None,
 ) -> tuple[Remedy, Pass]:
@@ -166,10 +188,16 @@ def _try(
     with preserved(model):
         model.eval()
         adapt = None if source_images is None else mixture.adapt
-        seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits, adapt=adapt)
+        if accuracy is None:
+            seen = run_pass(model, batches, PURPOSE, with_labels=True, logits=logits, adapt=adapt)
+            percent = top1_of(seen, PURPOSE)
+        else:
+            with recording(model, PURPOSE, adapt=adapt) as recorder:
+                percent = accuracy.percent(model, recorder.watched(batches))
+            seen = recorder.result()
         shift = [mixture.esm(n, seen.inputs[n].whole) for n in mixture.layers if n in seen.inputs]
     means = [math.fsum(each) / len(shift) for each in zip(*shift, strict=True)] or [math.nan] * 4
-    return Remedy(name, top1_of(seen, PURPOSE), *means), seen
+    return Remedy(name, percent, *means), seen
 
 
 class _Mixture:

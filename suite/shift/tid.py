@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.errors import UserError
+from suite.shift.batches import Images
 from suite.shift.layers import centres, estimates, estimating_layers, is_bias_corrected, preserved
 from suite.shift.passes import run_pass
 
@@ -39,7 +40,7 @@ class TidMeter:
     ends an epoch, `pop_interval_means` an interval of passes within it.
     """
 
-    def __init__(self, model: nn.Module, example_N: Tensor, *, norm_batch_size: int) -> None:
+    def __init__(self, model: nn.Module, example_N: Images, *, norm_batch_size: int) -> None:
         """Find the layers, their order and sizes by an inference pass over an input batch, `example_N`.
 
         `norm_batch_size` is the number of samples behind one statistic in training. Layers that keep no

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
-from suite.specs.choice import described
+from suite.specs.choice import described, listed
 from suite.specs.loader_table import LOADERS
-from suite.specs.source_table import SOURCES
+from suite.specs.source_table import LAYOUTS, SOURCES
 
 if TYPE_CHECKING:
     LoaderName = str
@@ -22,7 +22,9 @@ class DataSpec(Spec):
         "fashion-mnist-7k", description=f"{', '.join(SOURCES)}, or another name with `path` and `num_classes`"
     )
     path: str | None = Field(
-        None, description="folder with train/ and val/, or with four IDX files; not part of the run_id"
+        None,
+        description="folder with train/ and val/, with annotations/ and images as in COCO, or with four "
+        "IDX files; not part of the run_id",
     )
     num_classes: int | None = Field(None, ge=2, description="null: that of the known source")
     image_size: int = Field(224, ge=8, description="side of the square image given to the network, pixels")
@@ -53,7 +55,8 @@ class DataSpec(Spec):
         elif source and not source.any_num_classes and self.num_classes != source.num_classes:
             raise ValueError(f"num_classes is {self.num_classes}, but {self.name} has {source.num_classes}")
         if self.path is None and (source is None or source.needs_path):
-            raise ValueError(f"path is missing: the folder of {self.name!r} that holds train/ and val/")
+            inside = LAYOUTS[source.layout] if source else listed(LAYOUTS.values(), "or")
+            raise ValueError(f"path is missing: the folder of {self.name!r} that holds {inside}")
         if self.path is not None and source is not None and source.generator:
             made = f"{self.name} is made of random numbers and reads no folder"
             raise ValueError(f"path: {made}; remove it, or give the data another name")
@@ -63,12 +66,17 @@ class DataSpec(Spec):
                 expected = "[low, high] with 0 < low ≤ high (area: ≤ 1)"
                 raise ValueError(f"{name} must be {expected}, got [{low}, {high}]")
         if self.eval_resize is None:
-            object.__setattr__(self, "eval_resize", round(self.image_size * 256 / 224))
+            object.__setattr__(self, "eval_resize", self.default_eval_resize)
         elif self.eval_resize < self.image_size:
             raise ValueError(f"eval_resize ({self.eval_resize}) is below image_size ({self.image_size})")
         if not LOADERS[self.loader].crops:
             self._check_whole_images()
         return self
+
+    @property
+    def default_eval_resize(self) -> int:
+        """The shorter side before the central crop, where the config names none, pixels."""
+        return round(self.image_size * 256 / 224)
 
     def _check_whole_images(self) -> None:
         """Raise ValueError for a config that asks to crop, resize or mirror."""

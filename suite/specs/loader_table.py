@@ -14,14 +14,16 @@ class LoaderEntry:
 
     `loader`: "module:class", called with (share, data, device=...) and `options`: keyword arguments of the
     class, each with the name of the setting that it takes (data_threads, timeout_s or num_channels).
-    `index`: "module:function" that lists a split's images, called with (data, split). `crops`: whether it
-    crops and mirrors; otherwise a config that asks for it is refused. `threads`: what `system.data_threads`
-    counts. `shares_memory`: whether that many processes give their batches through shared memory. `install`:
-    what to do if the module cannot be imported.
+    `boxes`: the class for images with boxes, called with (share, resize, device=...) and the same options;
+    empty: the loader is for classification only. `index`: "module:function" that lists a split's images,
+    called with (data, split). `crops`: whether it crops and mirrors; otherwise a config that asks for it is
+    refused. `threads`: what `system.data_threads` counts. `shares_memory`: whether that many processes give
+    their batches through shared memory. `install`: what to do if the module cannot be imported.
     """
 
     loader: str
     meaning: str
+    boxes: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     index: str = "suite.data.sources:folder_index"
     crops: bool = True
@@ -34,21 +36,23 @@ LOADERS = {
     "dali": LoaderEntry(
         "suite.data.dali:DaliLoader",
         "NVIDIA DALI decodes and crops, on the CPU or the GPU",
-        {"num_threads": "data_threads"},
+        options={"num_threads": "data_threads"},
+        boxes="suite.detection.dali:DetectionDaliLoader",
         threads="decoder threads",
         install="install nvidia-dali-cuda130, or set data.loader=torchvision",
     ),
     "torchvision": LoaderEntry(
         "suite.data.vision:VisionLoader",
         "torchvision decodes and crops, in worker processes on the CPU",
-        {"num_workers": "data_threads", "timeout_s": "timeout_s"},
+        options={"num_workers": "data_threads", "timeout_s": "timeout_s"},
+        boxes="suite.detection.vision:DetectionVisionLoader",
         threads="worker processes",
         shares_memory=True,
     ),
     "memory": LoaderEntry(
         "suite.data.memory:MemoryLoader",
         "IDX files, held in memory and given as they are",
-        {"num_channels": "num_channels"},
+        options={"num_channels": "num_channels"},
         index="suite.data.sources:idx_index",
         crops=False,
     ),

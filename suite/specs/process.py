@@ -15,6 +15,11 @@ class MeasureSpec(Spec):
     """What is measured besides accuracy. Not part of the run_id."""
 
     eval_every_epochs: int = Field(1, ge=1, description="the last epoch is always evaluated")
+    every_iterations: int | None = Field(
+        None,
+        ge=1,
+        description="with recipe.iterations: so many count as an epoch of the record; null: all of them",
+    )
     eval_train: bool = Field(
         False,
         description="evaluate the training images too, also with bias-corrected estimates, and probe on them",

@@ -14,25 +14,28 @@ from suite.specs.federated import FederatedSpec
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule; `lr` is the learning rate after the warm-up, from the recipe and the (fractional) epoch."""
+    """A schedule; `lr` is the learning rate after the warm-up, from the recipe and how far training is.
+
+    That is in the recipe's unit: (fractional) epochs, or iterations.
+    """
 
     meaning: str
     lr: "Callable[[RecipeSpec, float], float]"
 
 
-def _step(recipe: "RecipeSpec", epoch: float) -> float:
-    return recipe.lr * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
+def _step(recipe: "RecipeSpec", at: float) -> float:
+    return recipe.lr * recipe.gamma ** sum(at >= m for m in recipe.milestones)
 
 
-def _cosine(recipe: "RecipeSpec", epoch: float) -> float:
-    progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+def _cosine(recipe: "RecipeSpec", at: float) -> float:
+    progress = (at - recipe.warmup) / (recipe.length - recipe.warmup)
     return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
 SCHEDULES = {
     "step": Schedule("multiplied by gamma at each of the milestones", _step),
     "cosine": Schedule("half a cosine from lr to final_lr", _cosine),
-    "constant": Schedule("always lr", lambda recipe, epoch: recipe.lr),
+    "constant": Schedule("always lr", lambda recipe, at: recipe.lr),
 }
 
 
@@ -46,8 +49,10 @@ class Precision:
 
 PRECISIONS = {
     "fp32": Precision("float32", None),
-    "bf16": Precision("autocast to bfloat16, weights stay float32", "bfloat16"),
+    "bf16": Precision("autocast to bfloat16 (of a detector the backbone), weights stay float32", "bfloat16"),
 }
+DEFAULT_EPOCHS = 100
+_IN_ITERATIONS = ("warmup_iterations", "iterations")
 if TYPE_CHECKING:
     ScheduleName = str
     PrecisionName = str
@@ -67,15 +72,24 @@ class SwaSpec(Spec):
 class RecipeSpec(Spec):
     """The optimisation. The defaults are the paper's: SGD, lr 0.1 for 256, ÷ 10 at epochs 30, 60 and 90."""
 
-    epochs: int = Field(100, ge=1, description="passes over the training images")
+    epochs: int = Field(DEFAULT_EPOCHS, ge=1, description="passes over the training images")
+    iterations: int | None = Field(
+        None,
+        ge=1,
+        description="optimizer steps, in place of epochs: milestones and the warm-up are then in iterations, "
+        "and measure.every_iterations of them count as an epoch of the record; null: epochs decide",
+    )
     lr: float = Field(0.1, gt=0, description="peak learning rate for the given batch; it is never rescaled")
     schedule: ScheduleName = Field("step", description=described(SCHEDULES))
     milestones: tuple[float, ...] = Field(
-        (30, 60, 90), description="epochs at which `step` multiplies the lr by gamma, ascending"
+        (30, 60, 90), description="epochs, or iterations, at which `step` multiplies the lr by gamma"
     )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of `step` at each milestone")
     final_lr: float = Field(0.0, ge=0, description="learning rate at which `cosine` ends")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the lr rises linearly from 0")
+    warmup_iterations: int | None = Field(
+        None, ge=0, description="the same with iterations, in their unit; null: none"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; 0: none")
     nesterov: bool = Field(False, description="Nesterov's momentum")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the weights of layers")
@@ -87,6 +101,9 @@ class RecipeSpec(Spec):
     precision: PrecisionName = Field("fp32", description=described(PRECISIONS))
     channels_last: bool = Field(False, description="lay out images and weights as NHWC")
     compile: bool = Field(False, description="train with torch.compile")
+    clip_grad_norm: float | None = Field(
+        None, gt=0, description="L2 norm to which a step's gradients are clipped; null: they are not"
+    )
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -105,8 +122,10 @@ class RecipeSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        self._check_unit()
+        if self.warmup >= self.length:
+            name, unit = ("warmup_epochs", "epochs") if self.iterations is None else _IN_ITERATIONS
+            raise ValueError(f"{name} ({self.warmup:g}) must be below {unit} ({self.length})")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if self.final_lr > self.lr:
@@ -120,15 +139,44 @@ class RecipeSpec(Spec):
             raise ValueError(f"{begins}, within warmup_epochs ({self.warmup_epochs:g}): raise swa.start")
         return self
 
+    def _check_unit(self) -> None:
+        """Raise ValueError for fields in the unit that the recipe lacks."""
+        if self.iterations is None:
+            if self.warmup_iterations is not None:
+                raise ValueError("warmup_iterations needs iterations; give warmup_epochs")
+            return
+        if self.epochs != DEFAULT_EPOCHS:
+            raise ValueError("epochs and iterations both say how long training is: give one of them")
+        if self.warmup_epochs:
+            raise ValueError("warmup_epochs needs epochs; give warmup_iterations")
+        if self.swa is not None or self.federated is not None:
+            raise ValueError("swa and federated go by epochs: give epochs in place of iterations")
+        if self.schedule == "step" and "milestones" not in self.model_fields_set:
+            raise ValueError("milestones are missing: with iterations, they are iterations too")
+
+    @property
+    def length(self) -> int:
+        """How long training is, in the recipe's unit: epochs, or iterations."""
+        return self.epochs if self.iterations is None else self.iterations
+
+    @property
+    def warmup(self) -> float:
+        """How long the warm-up is, in the recipe's unit."""
+        return self.warmup_epochs if self.iterations is None else self.warmup_iterations or 0
+
+    def position(self, step: int, steps_per_epoch: int) -> float:
+        """Return how far training is after so many optimizer steps, in the recipe's unit."""
+        return step / steps_per_epoch if self.iterations is None else step
+
     @property
     def swa_start_epoch(self) -> int:
         """How many epochs pass before the first one that SWA averages; all of them without SWA."""
-        return self.epochs if self.swa is None else math.floor(self.swa.start * self.epochs + 1e-9)
+        return self.length if self.swa is None else math.floor(self.swa.start * self.length + 1e-9)
 
-    def lr_at(self, epoch: float) -> float:
-        """Return the learning rate at a (fractional) epoch. It depends on nothing else, as resuming needs."""
-        if epoch < self.warmup_epochs:
-            return self.lr * epoch / self.warmup_epochs
-        if self.swa is not None and self.swa.lr is not None and epoch >= self.swa_start_epoch:
+    def lr_at(self, at: float) -> float:
+        """Return the learning rate at a `position`. It depends on nothing else, as resuming needs."""
+        if at < self.warmup:
+            return self.lr * at / self.warmup
+        if self.swa is not None and self.swa.lr is not None and at >= self.swa_start_epoch:
             return self.swa.lr
-        return SCHEDULES[self.schedule].lr(self, epoch)
+        return SCHEDULES[self.schedule].lr(self, at)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
-from suite.metrics import METRICS, OF_CLIENTS, ON_TRAINING_IMAGES, Metric
+from suite.metrics import METRICS, OF_CLIENTS, ON_TRAINING_IMAGES, PROBED, Metric
 from suite.specs.base import Spec
 from suite.studies.space import AXES, Space, check_order, kinds
 
@@ -40,7 +40,9 @@ class Objective(Spec):
 
 def is_due(run: Run, metric: str, epoch: int) -> bool:
     """Whether a run measures a metric at the end of an epoch (counted from 1)."""
-    measure, epochs = run.measure, run.recipe.epochs
+    measure, epochs = run.measure, run.num_epochs
+    if not run.task.entry.measures(metric) or (metric.startswith("mask_") and not run.task.masks):
+        return False
     is_last, is_evaluated = epoch == epochs, measure.is_evaluated(epoch, epochs)
     if metric in ON_TRAINING_IMAGES:
         is_probed = measure.is_probed(epoch, epochs) and not isinstance(run.model.norm, BatchFreeSpec)
@@ -49,10 +51,13 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
         return _is_average_due(run, METRICS[metric], epoch)
     if metric in OF_CLIENTS and run.recipe.federated is None:
         return False
-    if METRICS[metric].per_layer or metric == "top1_precise_percent":
+    precise = f"{run.task.entry.accuracy}_precise_percent"
+    if METRICS[metric].per_layer or metric == precise:
         if isinstance(run.model.norm, BatchFreeSpec):
             return False  # no BN, so no estimates
-        if metric == "top1_precise_percent":
+        if run.has_frozen_norms and metric not in PROBED:
+            return False  # estimates that do not move
+        if metric == precise:
             return is_last and measure.precise_bn_images > 0
         return measure.is_probed(epoch, epochs) if metric in VALIDATED else measure.tid
     return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
@@ -60,7 +65,7 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
 
 def _is_average_due(run: Run, metric: Metric, epoch: int) -> bool:
     """Whether a run measures a metric of averaged weights at the end of an epoch."""
-    measure, epochs = run.measure, run.recipe.epochs
+    measure, epochs = run.measure, run.num_epochs
     begins = {"ema": 0 if run.recipe.ema_decay is not None else epochs, "swa": run.recipe.swa_start_epoch}
     if epoch <= begins[metric.weights]:
         return False

@@ -187,13 +187,13 @@ def check_points(study: Study, ranks: int) -> None:
 def _check_objectives(study: Study) -> None:
     """Raises UserError for an objective that no run measures, or none before its last epoch."""
     for metric in study.metrics:
-        if not any(is_due(run, metric, run.recipe.epochs) for run in study.samples):
+        if not any(is_due(run, metric, run.num_epochs) for run in study.samples):
             raise UserError(
                 f"objectives: none of its runs measures {metric}: it takes BN layers, for PreciseBN "
                 "measure.precise_bn_images above 0, and for averaged weights recipe.ema_decay or recipe.swa"
             )
     first, kind = study.metrics[0], study.spec.scheduler.kind
-    in_time = (is_due(run, first, n) for run in study.samples for n in range(1, run.recipe.epochs))
+    in_time = (is_due(run, first, n) for run in study.samples for n in range(1, run.num_epochs))
     if isinstance(study.spec.scheduler, StoppingSpec) and not any(in_time):
         raise UserError(
             f"scheduler: {kind} judges by {first}, which no run measures before its last epoch: set "

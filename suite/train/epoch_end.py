@@ -5,7 +5,6 @@ import math
 
 from torch import nn
 
-from suite.data import val_loader
 from suite.errors import Diverged
 from suite.experiment import Run
 from suite.train.averages import WeightAverages
@@ -15,13 +14,14 @@ from suite.train.evaluate import UntilStopped
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import (
+    accuracy_with_precise_bn,
     evaluate_and_probe,
     measure_average,
     measure_clients,
     measure_training_images,
-    top1_with_precise_bn,
 )
 from suite.train.metric_logger import MetricLogger
+from suite.train.task import Task
 
 log = logging.getLogger("shiftbench")
 
@@ -44,6 +44,7 @@ class EpochEnd:
     def __init__(
         self,
         run: Run,
+        task: Task,
         ranks: Ranks,
         model: nn.Module,
         averages: WeightAverages,
@@ -52,10 +53,10 @@ class EpochEnd:
         checkpoints: CheckpointStore | None,
         heartbeat: Heartbeat,
     ) -> None:
-        self.run, self.ranks, self.model = run, ranks, model
+        self.run, self.task, self.ranks, self.model = run, task, ranks, model
         self.averages, self.federation = averages, federation
         self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
-        self.best_top1_percent = -1.0
+        self.best_percent = -1.0
 
     def measure(self, epoch: int, step: int) -> None:
         """Measure what is due after `epoch` (from 1) and `step` optimizer steps, on all ranks.
@@ -63,7 +64,7 @@ class EpochEnd:
         A stop request ends a pass over the images early. Raises StopRequested then, before the pass's result
         is logged, and Diverged on a validation loss that is not finite.
         """
-        run, epochs = self.run, self.run.recipe.epochs
+        run, epochs = self.run, self.run.num_epochs
         is_evaluated, is_probed = (
             run.measure.is_evaluated(epoch, epochs),
             run.measure.is_probed(epoch, epochs),
@@ -75,39 +76,40 @@ class EpochEnd:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
         self.ranks.share_buffers(self.model)
-        loader = val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **self.ranks.place)
+        loader = self.task.val_loader(self.ranks)
         try:
             batches = UntilStopped(loader, is_stop_requested)
-            result, profile = evaluate_and_probe(run, self.model, self.ranks, batches, with_shift=is_probed)
+            place = (self.task, self.model, self.ranks)
+            result, profile = evaluate_and_probe(*place, batches, with_shift=is_probed)
             self._raise_if_stopped(step)
             if is_evaluated:
-                if not math.isfinite(result.loss):
+                if result.loss is not None and not math.isfinite(result.loss):
                     raise Diverged(f"the validation loss is not finite after step {step}")
                 self.metrics.evaluation(result, epoch=epoch, step=step)
                 self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
-                self._keep_if_best(epoch, result.top1_percent)
+                self._keep_if_best(epoch, result.accuracy_percent)
                 if run.measure.eval_train:
                     on_training = measure_training_images(
-                        run, self.model, self.ranks, is_stop_requested, with_shift=is_probed
+                        run, *place, is_stop_requested, with_shift=is_probed
                     )
                     self._raise_if_stopped(step)
                     self.metrics.training_images(on_training, epoch=epoch, step=step)
             if profile is not None:
-                top1_percent = None
+                percent = None
                 if epoch == epochs:
-                    place = (self.model, self.ranks, batches, is_stop_requested)
-                    top1_percent = top1_with_precise_bn(run, *place)
+                    percent = accuracy_with_precise_bn(run, *place, batches, is_stop_requested)
                     self._raise_if_stopped(step)
-                self.metrics.shift(profile, top1_percent, epoch=epoch, step=step)
+                self.metrics.shift(profile, percent, epoch=epoch, step=step)
             for weights, network in self.averages.networks.items():
                 self.ranks.share_buffers(network)
                 average = measure_average(
                     run,
+                    self.task,
                     network,
                     self.ranks,
                     batches,
                     is_stop_requested,
-                    with_top1=is_evaluated,
+                    with_accuracy=is_evaluated,
                     with_shift=is_probed,
                 )
                 self._raise_if_stopped(step)
@@ -115,6 +117,7 @@ class EpochEnd:
             if self.federation is not None:
                 of_clients = measure_clients(
                     run,
+                    self.task,
                     self.federation,
                     self.ranks,
                     is_stop_requested,
@@ -131,10 +134,11 @@ class EpochEnd:
         if decision is not Next.CONTINUE:
             raise StopRequested(decision)
 
-    def _keep_if_best(self, epoch: int, top1_percent: float) -> None:
-        log.info("epoch %d of %d: top-1 %.2f %%", epoch, self.run.recipe.epochs, top1_percent)
-        if top1_percent > self.best_top1_percent:
-            self.best_top1_percent = top1_percent
+    def _keep_if_best(self, epoch: int, percent: float) -> None:
+        entry = self.run.task.entry
+        log.info("epoch %d of %d: %s %.2f %%", epoch, self.run.num_epochs, entry.title, percent)
+        if percent > self.best_percent:
+            self.best_percent = percent
             if self.checkpoints is not None:
                 self.checkpoints.save_best({"model": self.model.state_dict(), "epoch": epoch})
-        self.metrics.progress(evaluated_epoch=epoch, top1_percent=top1_percent)
+        self.metrics.progress(evaluated_epoch=epoch, **{entry.metric: percent})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +31,10 @@ class UntilStopped:
     Each rank ends on its own; the ranks agree afterwards, so that none waits for another during the pass.
     """
 
-    def __init__(self, batches: Iterable[Batch], is_asked: Callable[[], bool]) -> None:
+    def __init__(self, batches: Iterable[Any], is_asked: Callable[[], bool]) -> None:
         self._batches, self._is_asked = batches, is_asked
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         for batch in self._batches:
             yield batch
             if self._is_asked():

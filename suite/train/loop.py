@@ -11,34 +11,26 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from suite.data import Batch, Loader, check_data, steps_per_epoch, train_loader
+from suite.data.loader import BatchLoader
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
-from suite.models import build_model, set_norm_batch_size
+from suite.models import set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
 from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
-from suite.train.evaluate import batch_sums
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
-from suite.train.optim import (
-    autocast,
-    build_optimizer,
-    mixup,
-    seed_device,
-    seed_for,
-    set_learning_rate,
-)
+from suite.train.optim import build_optimizer, clip_gradients, seed_device, seed_for, set_learning_rate
+from suite.train.task import steps_per_epoch, task_of
 
 CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
@@ -49,11 +41,12 @@ class Trainer:
     def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
         self.run, self.ranks = run, ranks
         self.accumulation_steps = run.batch.accumulation_steps(ranks.world_size)
-        check_data(run)  # now, so that a missing val/ does not end the run after its first epoch
-        self.steps_per_epoch = steps_per_epoch(run)
-        self.total_steps = run.recipe.epochs * self.steps_per_epoch
+        self.task = task_of(run)
+        self.task.check_data()  # now, so that a missing val/ does not end the run after its first epoch
+        self.steps_per_epoch = steps_per_epoch(run, self.task)
+        self.total_steps = run.num_epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
-        model = build_model(run.model)
+        model = self.task.build()
         if run.recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(ranks.device)
@@ -71,14 +64,15 @@ class Trainer:
         self.step = 0
         self.to_evaluate = False
         """Whether an epoch has ended whose evaluation is still missing."""
-        self.epoch_sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        self.epoch_sums = torch.zeros(self.task.num_sums, dtype=torch.float64, device=ranks.device)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
-        self.tid = tid_meter(run, self.model, ranks)
-        self.metrics = MetricLogger(ranks, record)
+        self.tid = tid_meter(run, self.task, self.model, ranks)
+        self.metrics = MetricLogger(ranks, record, run.task.entry.accuracy)
         self.checkpoints = None if record is None else CheckpointStore(record.paths)
         self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
         self.epoch_end = EpochEnd(
             run,
+            self.task,
             ranks,
             self.model,
             self.averages,
@@ -103,9 +97,11 @@ class Trainer:
         """
         if state is not None:
             self._load(state)
+        else:
+            self.task.start(self.model, self.ranks)
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
-        loader = train_loader(self.run, start_step=self.step, **self.ranks.place)
+        loader = self.task.train_loader(self.step, self.ranks)
         try:
             if self.to_evaluate:
                 self._evaluate()
@@ -137,7 +133,7 @@ class Trainer:
         forward = self.ddp or self.model
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
-    def advance(self, forward: nn.Module, batches: Iterator[Batch]) -> Tensor:
+    def advance(self, forward: nn.Module, batches: Iterator[Any]) -> Tensor:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
         recipe = self.run.recipe
         step = self.step
@@ -145,7 +141,7 @@ class Trainer:
             step = self.federation.parallel_steps(self.step)
             if self.federation.begin_step(self.step) and self.tid is not None:
                 self.tid.restart()  # the estimates that it goes on from are another client's
-        set_learning_rate(self.optimizer, recipe.lr_at(step / self.steps_per_epoch))
+        set_learning_rate(self.optimizer, recipe.lr_at(recipe.position(step, self.steps_per_epoch)))
         seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         self.model.train()
         total = torch.zeros((), device=self.ranks.device)
@@ -154,11 +150,15 @@ class Trainer:
                 batch = next(batches)
             is_last = micro == self.accumulation_steps - 1
             with nullcontext() if is_last or self.ddp is None else self.ddp.no_sync():
-                loss = self._loss(forward, batch, micro) / self.accumulation_steps
+                key = (self.run.seed, self.step, micro, self.ranks.rank)
+                loss, sums = self.task.loss(forward, batch, key)
+                self.epoch_sums += sums
+                loss = loss / self.accumulation_steps
                 if self.tid is not None:
                     self.tid.update()
                 torch.autograd.backward(loss)
             total += loss.detach()
+        clip_gradients(self.model, recipe.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -167,25 +167,6 @@ class Trainer:
         self.averages.update(self.model, self.step)
         self.meter.step_done()
         return total
-
-    def _loss(self, forward: nn.Module, batch: Batch, micro: int) -> Tensor:
-        recipe = self.run.recipe
-        images_NCHW, labels_N = batch.images_NCHW, batch.labels_N
-        if recipe.channels_last:
-            images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
-        others_N, weight = labels_N, 1.0
-        if recipe.mixup_alpha:
-            key = (self.run.seed, self.step, micro, self.ranks.rank)
-            images_NCHW, others_N, weight = mixup(images_NCHW, labels_N, recipe.mixup_alpha, key)
-        with autocast(self.ranks.device, recipe.precision):
-            logits_NK = forward(images_NCHW)
-        logits_NK = logits_NK.float()
-        self.epoch_sums += batch_sums(logits_NK.detach(), labels_N)
-        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=recipe.label_smoothing)
-        if weight == 1.0:
-            return loss
-        other = F.cross_entropy(logits_NK, others_N, label_smoothing=recipe.label_smoothing)
-        return weight * loss + (1 - weight) * other
 
     def agree(self, loss: Tensor) -> Next:
         """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged."""
@@ -212,12 +193,13 @@ class Trainer:
         if self.tid is not None and every is not None and step_of_epoch % every == 0:
             self.metrics.tid_of_steps(self.tid, epoch=self.epoch, step=self.step)
 
-    def _log_epoch(self, loader: Loader) -> None:
+    def _log_epoch(self, loader: BatchLoader[Any]) -> None:
         """Log what was measured in the epoch of training that has just ended."""
         epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        summary = self.meter.summary(images_per_step)
-        self.metrics.training(self.epoch_sums, learning_rate, summary, epoch=epoch, step=step)
+        values = self.task.training_metrics(self.ranks.sum(self.epoch_sums.clone()))
+        values |= {"learning_rate": learning_rate, **self.meter.summary(images_per_step)}
+        self.metrics.training(values, epoch=epoch, step=step)
         self.metrics.energy(self.meter.energy_j_per_step(), images_per_step, epoch=epoch, step=step)
         if self.tid is not None:
             self.metrics.tid(self.tid, epoch=epoch, step=step)
@@ -240,7 +222,7 @@ class Trainer:
 
     def _log_work(self) -> None:
         if self.metrics.record is not None:
-            work = measure_work(self.run, self.model, self.ranks, self.metrics.images_per_s)
+            work = measure_work(self.run, self.task, self.model, self.ranks, self.metrics.images_per_s)
             for name, value in work.items():
                 self.metrics.measure(name, value, "train", epoch=self.epoch, step=self.step)
 
@@ -263,7 +245,7 @@ class Trainer:
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
             "tid": None if self.tid is None else self.tid.state(),
-            "best_top1_percent": self.epoch_end.best_top1_percent,
+            f"best_{self.run.task.entry.metric}": self.epoch_end.best_percent,
             "to_evaluate": to_evaluate,
             "measurements_size_bytes": size_bytes,
         }
@@ -286,5 +268,5 @@ class Trainer:
             self.epoch_sums.copy_(sums_R4.sum(dim=0))
         if self.tid is not None:
             self.tid.load(state.get("tid"))
-        self.epoch_end.best_top1_percent = state["best_top1_percent"]
+        self.epoch_end.best_percent = state[f"best_{self.run.task.entry.metric}"]
         self.to_evaluate = state["to_evaluate"]

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
-from suite.data import Batch, client_loader, steps_per_epoch, train_images_loader, train_loader
+from suite.data import client_loader, train_images_loader
 from suite.experiment import Run
 from suite.metrics import SHIFT_OF_CLIENTS
 from suite.record import Layer
@@ -23,47 +24,49 @@ from suite.shift.passes import recording
 from suite.shift.precise import Statistics
 from suite.shift.probe import profile_of
 from suite.train.distributed import Ranks
-from suite.train.evaluate import Evaluation, UntilStopped, evaluate
+from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.federation import Federation
 from suite.train.meter import flops_per_image, matmul_peak_flops_per_s
 from suite.train.optim import autocast
+from suite.train.task import Evaluated, Task, steps_per_epoch, task_of
 
 
 def evaluate_and_probe(
-    run: Run, model: torch.nn.Module, ranks: Ranks, batches: Iterable[Batch], *, with_shift: bool
-) -> tuple[Evaluation, ShiftProfile | None]:
+    task: Task, model: torch.nn.Module, ranks: Ranks, batches: Iterable[Any], *, with_shift: bool
+) -> tuple[Evaluated, ShiftProfile | None]:
     """Evaluate, and `with_shift` probe in the same pass. Raises UserError as both do."""
     # Both in the run's own precision: otherwise rounding would appear as estimation shift.
     if not with_shift:
-        return evaluate(model, batches, ranks, run.recipe.precision), None
+        return task.evaluate(model, batches, ranks), None
     with recording(model, "probe", with_frozen=True) as recorder:
-        result = evaluate(model, recorder.watched(batches), ranks, run.recipe.precision)
+        result = task.evaluate(model, recorder.watched(batches), ranks)
     return result, profile_of(model, recorder.result())
 
 
-def top1_with_precise_bn(
+def accuracy_with_precise_bn(
     run: Run,
+    task: Task,
     model: torch.nn.Module,
     ranks: Ranks,
-    val_batches: Iterable[Batch],
+    val_batches: Iterable[Any],
     is_asked_to_stop: Callable[[], bool],
 ) -> float | None:
-    """Return top-1 (%) with PreciseBN's statistics, or None where the run does not ask for it."""
+    """Return accuracy (%) with PreciseBN's statistics, or None where the run does not ask for it."""
     if not run.measure.precise_bn_images or not batch_norm_layers(model):
         return None
-    with with_statistics(model, _re_estimated(run, model, ranks, is_asked_to_stop)):
-        return evaluate(model, val_batches, ranks, run.recipe.precision).top1_percent
+    with with_statistics(model, _re_estimated(run, task, model, ranks, is_asked_to_stop)):
+        return task.evaluate(model, val_batches, ranks).accuracy_percent
 
 
 def _re_estimated(
-    run: Run, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
+    run: Run, task: Task, model: torch.nn.Module, ranks: Ranks, is_asked_to_stop: Callable[[], bool]
 ) -> Statistics:
     """Return PreciseBN's statistics of `model` over `measure.precise_bn_images` training images."""
     # The training stream after its last step: augmented as in training, and the same after a resumption.
-    last_step = run.recipe.epochs * steps_per_epoch(run)
+    last_step = run.num_epochs * steps_per_epoch(run, task)
     # Of federated clients the images of all of them: their own streams give one client's at a time.
     pooled = run.model_copy(update={"recipe": run.recipe.model_copy(update={"federated": None})})
-    loader = train_loader(pooled, start_step=last_step, **ranks.place)
+    loader = task_of(pooled).train_loader(last_step, ranks)
     try:
         passes = -(-run.measure.precise_bn_images // (run.batch.per_gpu * ranks.world_size))
         with autocast(ranks.device, run.recipe.precision):
@@ -74,39 +77,40 @@ def _re_estimated(
 
 @dataclass(frozen=True)
 class OnAverage:
-    """Of averaged weights, over the validation images: top-1 (%) and shift, with two kinds of statistics.
+    """Of averaged weights, over the validation images: accuracy (%) and shift, with two kinds of statistics.
 
     None: not measured. `precise` are those with PreciseBN's statistics over training images.
     """
 
-    top1_percent: float | None = None
+    accuracy_percent: float | None = None
     profile: ShiftProfile | None = None
-    top1_precise_percent: float | None = None
+    accuracy_precise_percent: float | None = None
     profile_precise: ShiftProfile | None = None
 
 
 def measure_average(
     run: Run,
+    task: Task,
     network: torch.nn.Module,
     ranks: Ranks,
-    val_batches: Iterable[Batch],
+    val_batches: Iterable[Any],
     is_asked_to_stop: Callable[[], bool],
     *,
-    with_top1: bool,
+    with_accuracy: bool,
     with_shift: bool,
 ) -> OnAverage:
     """Measure a network of averaged weights with the statistics it has and, `with_shift`, re-estimated ones.
 
     Statistics are re-estimated for each network: those of the trained weights belong to other activations.
     """
-    place = (run, network, ranks, val_batches)
+    place = (task, network, ranks, val_batches)
     result, profile = evaluate_and_probe(*place, with_shift=with_shift)
-    found = OnAverage(result.top1_percent if with_top1 else None, profile)
+    found = OnAverage(result.accuracy_percent if with_accuracy else None, profile)
     if profile is None or not profile.layers or not run.measure.precise_bn_images:
         return found
-    with with_statistics(network, _re_estimated(run, network, ranks, is_asked_to_stop)):
+    with with_statistics(network, _re_estimated(run, task, network, ranks, is_asked_to_stop)):
         result, profile = evaluate_and_probe(*place, with_shift=True)
-    return replace(found, top1_precise_percent=result.top1_percent, profile_precise=profile)
+    return replace(found, accuracy_precise_percent=result.accuracy_percent, profile_precise=profile)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class OfClients:
 
 def measure_clients(
     run: Run,
+    task: Task,
     federation: Federation,
     ranks: Ranks,
     is_asked_to_stop: Callable[[], bool],
@@ -138,10 +143,10 @@ def measure_clients(
         try:
             batches = UntilStopped(loader, is_asked_to_stop)
             with federation.as_client(client) as model:
-                result, profile = evaluate_and_probe(run, model, ranks, batches, with_shift=with_shift)
+                result, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)
         finally:
             loader.close()
-        top1.append(result.top1_percent)
+        top1.append(result.accuracy_percent)
         if profile is not None and profile.layers:
             profiles.append(profile)
     layers = [Layer(one.name, one.num_channels) for one in profiles[0].layers] if profiles else []
@@ -153,15 +158,14 @@ def measure_clients(
     return OfClients(float(np.mean(top1)) if with_top1 else None, layers, shift)
 
 
-def tid_meter(run: Run, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
+def tid_meter(run: Run, task: Task, model: torch.nn.Module, ranks: Ranks) -> TidMeter | None:
     """Return a meter of TID while `run` trains `model`; None if `run` does not ask for it or has no BN.
 
     Only the first rank has one, since its estimates are the run's.
     """
     if not run.measure.tid or not ranks.is_first or not batch_norm_layers(model):
         return None
-    example_NCHW = torch.zeros(1, 3, run.data.image_size, run.data.image_size, device=ranks.device)
-    return TidMeter(model, example_NCHW, norm_batch_size=run.batch.norm)
+    return TidMeter(model, task.example(ranks.device), norm_batch_size=run.batch.norm)
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class OnTrainingImages:
 
 def measure_training_images(
     run: Run,
+    task: Task,
     model: torch.nn.Module,
     ranks: Ranks,
     is_asked_to_stop: Callable[[], bool],
@@ -191,8 +196,8 @@ def measure_training_images(
     loader = train_images_loader(run, images_per_batch=run.batch.per_gpu, **ranks.place)
     try:
         batches = UntilStopped(loader, is_asked_to_stop)
-        found, profile = evaluate_and_probe(run, model, ranks, batches, with_shift=with_shift)
-        plain = corrected = found.top1_percent
+        found, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)
+        plain = corrected = found.accuracy_percent
         if statistics := bias_corrected_statistics(model):
             with with_statistics(model, statistics):
                 corrected = evaluate(model, batches, ranks, precision).top1_percent
@@ -202,10 +207,10 @@ def measure_training_images(
 
 
 def measure_work(
-    run: Run, model: torch.nn.Module, ranks: Ranks, images_per_s: float | None
+    run: Run, task: Task, model: torch.nn.Module, ranks: Ranks, images_per_s: float | None
 ) -> dict[str, float]:
     """Measure the FLOPs of an image, the matmul peak of this rank's device (FLOP/s), and its share in use."""
-    flops = flops_per_image(model, run.data.image_size, ranks.device)
+    flops = flops_per_image(model, lambda network: task.work(network, ranks.device))
     peak = matmul_peak_flops_per_s(ranks.device, run.recipe.precision)
     work = {"flops_per_image": flops, "matmul_peak_flops_per_s": peak}
     if images_per_s is not None:

@@ -2,12 +2,12 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from suite.shift.layers import preserved
@@ -91,17 +91,15 @@ class Meter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def flops_per_image(model: nn.Module, image_size: int, device: torch.device) -> float:
+def flops_per_image(model: nn.Module, work: Callable[[nn.Module], Tensor]) -> float:
     """Count the floating-point operations of one image's forward and backward pass, by torch's counter.
 
-    `model` is on `device`; meta, on which nothing is computed, takes longer for small networks, since torch
-    derives its shapes in Python. The model is left as it was.
+    `work` does the forward pass and returns a scalar. The meta device, on which nothing is computed, takes
+    longer for small networks, since torch derives its shapes in Python. The model is left as it was.
     """
-    image_1CHW = torch.zeros(1, 3, image_size, image_size, device=device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with preserved(model), FlopCounterMode(display=False) as counter:
-        output = model.eval()(image_1CHW)
-        torch.autograd.grad(output.sum(), trained, allow_unused=True)
+        torch.autograd.grad(work(model), trained, allow_unused=True)
     return float(counter.get_total_flops())
 
 

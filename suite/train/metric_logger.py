@@ -2,20 +2,18 @@
 
 import logging
 import math
-from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from suite.data import Loader
+from suite.data.loader import BatchLoader
 from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA, Weights
 from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
-from suite.train.evaluate import Evaluation
 from suite.train.measure import OfClients, OnAverage, OnTrainingImages
+from suite.train.task import Evaluated
 
 log = logging.getLogger("shiftbench")
 
@@ -23,11 +21,12 @@ log = logging.getLogger("shiftbench")
 class MetricLogger:
     """Writes one run's measurements, each with its `epoch` (counted from 1) and optimizer `step`.
 
-    `record` is None on every rank but the first. Call each method on all ranks: some of them sum over ranks.
+    `record` is None on every rank but the first; `accuracy` is the stem of the task's metric. Call each
+    method on all ranks: some of them sum over ranks.
     """
 
-    def __init__(self, ranks: Ranks, record: RecordWriter | None) -> None:
-        self.ranks, self.record = ranks, record
+    def __init__(self, ranks: Ranks, record: RecordWriter | None, accuracy: str = "top1") -> None:
+        self.ranks, self.record, self.accuracy = ranks, record, accuracy
         self._known_bad: set[str] = set()
         self._known_layers: list[Layer] = []
 
@@ -46,13 +45,9 @@ class MetricLogger:
         if self.record is not None:
             self.record.measure(metric, value, epoch=epoch, step=step, split=split)
 
-    def training(
-        self, sums_4: Tensor, learning_rate: float, summary: dict[str, float], *, epoch: int, step: int
-    ) -> None:
-        """Write an epoch of training: this rank's `batch_sums` over it, and the meter's summary."""
-        loss, top1, _, images = self.ranks.sum(sums_4.clone()).tolist()
-        values = {"loss": loss / images, "top1_percent": 100 * top1 / images, "learning_rate": learning_rate}
-        for name, value in {**values, **summary}.items():
+    def training(self, values: dict[str, float], *, epoch: int, step: int) -> None:
+        """Write an epoch of training, by metric."""
+        for name, value in values.items():
             self.measure(name, value, "train", epoch=epoch, step=step)
 
     def energy(self, j_per_step: float | None, global_batch_size: int, *, epoch: int, step: int) -> None:
@@ -76,32 +71,34 @@ class MetricLogger:
             self._layers(_layers_of(meter))
             self.record.tid(tid_mu, tid_sigma, epoch=epoch, step=step)
 
-    def evaluation(self, result: Evaluation, *, epoch: int, step: int) -> None:
-        """Write loss and accuracy on the validation set, in inference mode."""
-        for name, value in asdict(result).items():
+    def evaluation(self, result: Evaluated, *, epoch: int, step: int) -> None:
+        """Write what was found on the validation set in inference mode, and the files that hold more."""
+        for name, value in result.metrics.items():
             self.measure(name, value, "val", epoch=epoch, step=step)
+        if self.record is not None:
+            for name, text in result.files.items():
+                self.record.keep_file(name, text)
 
-    def shift(
-        self, profile: ShiftProfile, top1_precise_percent: float | None, *, epoch: int, step: int
-    ) -> None:
-        """Write each layer's shift, and top-1 (%) with PreciseBN's statistics if that was evaluated."""
+    def shift(self, profile: ShiftProfile, precise_percent: float | None, *, epoch: int, step: int) -> None:
+        """Write each layer's shift, and accuracy (%) with PreciseBN's statistics if that was evaluated."""
         if profile.layers:
             layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
             values = {name: profile.values(name) for name in PROBED}
             self._per_layer(layers, values, "val", epoch=epoch, step=step)
-        if top1_precise_percent is not None:
-            self.measure("top1_precise_percent", top1_precise_percent, "val", epoch=epoch, step=step)
+        if precise_percent is not None:
+            name = f"{self.accuracy}_precise_percent"
+            self.measure(name, precise_percent, "val", epoch=epoch, step=step)
 
     def average(self, weights: Weights, found: OnAverage, *, epoch: int, step: int) -> None:
         """Write accuracy and shift of averaged weights, as far as they were measured."""
         parts = (
-            ("", found.top1_percent, found.profile),
-            ("_precise", found.top1_precise_percent, found.profile_precise),
+            ("", found.accuracy_percent, found.profile),
+            ("_precise", found.accuracy_precise_percent, found.profile_precise),
         )
-        for how, top1_percent, profile in parts:
-            if top1_percent is not None:
-                name = f"top1_{weights}{how}_percent"
-                self.measure(name, top1_percent, "val", epoch=epoch, step=step)
+        for how, percent, profile in parts:
+            if percent is not None:
+                name = f"{self.accuracy}_{weights}{how}_percent"
+                self.measure(name, percent, "val", epoch=epoch, step=step)
             if profile is not None and profile.layers:
                 layers = [Layer(layer.name, layer.num_channels) for layer in profile.layers]
                 values = {f"{n}_{weights}{how}": profile.values(n) for n in (SHIFT_MU, SHIFT_SIGMA)}
@@ -123,7 +120,7 @@ class MetricLogger:
             values = {f"{name}_train": found.profile.values(name) for name in (SHIFT_MU, SHIFT_SIGMA)}
             self._per_layer(layers, values, "train", epoch=epoch, step=step)
 
-    def bad_images(self, loader: Loader, split: Split, *, epoch: int, step: int) -> None:
+    def bad_images(self, loader: BatchLoader[Any], split: Split, *, epoch: int, step: int) -> None:
         """Write how many files no loader of any rank could read so far, and log each of them once."""
         bad_images = self.ranks.union(loader.bad_images)
         for path in bad_images.keys() - self._known_bad:

@@ -18,7 +18,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
     norms = (module for module in model.modules() if isinstance(module, NORM_MODULES))
     of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-    for parameter in model.parameters():
+    for parameter in (one for one in model.parameters() if one.requires_grad):
         groups[parameter.ndim <= 1 or id(parameter) in of_norms].append(parameter)
     norm_decay = recipe.weight_decay if recipe.norm_weight_decay is None else recipe.norm_weight_decay
     decays = (recipe.weight_decay, norm_decay)
@@ -34,6 +34,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which a forward pass has this precision. Raises KeyError for an unknown one."""
     name = PRECISIONS[precision].autocast
     return torch.autocast(device.type, getattr(torch, name or "bfloat16"), enabled=name is not None)
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> None:
+    """Scale all gradients so that their joint L2 norm is at most `max_norm`; None: leave them."""
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -25,6 +25,7 @@ from suite.files import is_locked, locked
 from tests.helpers.cells import needs_mounts, wait_until
 from tests.helpers.ranks import in_processes
 from tests.helpers.runs import make_run
+from tests.helpers.small_detectors import small_run
 
 CPU = torch.device("cpu")
 DATA = {"name": "fashion-mnist-7k", "train_images": 64, "val_images": 41}
@@ -205,3 +206,9 @@ def test_time_in_which_the_process_was_suspended_is_no_waiting() -> None:
         sleeper.wait()
         assert over == []
         wait_until("the end of patience", lambda: over, 5)
+
+
+def test_the_memory_of_a_detection_run_by_hand(tmp_path: Path) -> None:
+    """Two loaders of one worker, each two batches ahead, and those in use: bytes of images of 32 × 64."""
+    run = small_run(tmp_path)
+    assert workers.shared_memory_of_run(run) == workers.held_batches(2, None) * 2 * 3 * 32 * 64

@@ -85,7 +85,7 @@ def write(
                 record.measure(metric, 100 - error, epoch=epoch, step=epoch, split="train")
         for epoch, values in (earlier or {}).items():
             record.measure("esm_sigma", values, epoch=epoch, step=epoch, split="val")
-        last: dict[str, Any] = {"epoch": run.recipe.epochs, "step": run.recipe.epochs, "split": "val"}
+        last: dict[str, Any] = {"epoch": run.num_epochs, "step": run.num_epochs, "split": "val"}
         if esm_sigma:
             record.measure("esm_sigma", list(esm_sigma), **last)
             record.measure("esm_sigma_scaled", [value / 2 for value in esm_sigma], **last)

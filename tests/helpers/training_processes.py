@@ -37,7 +37,7 @@ def _train_to_the_probe(run: Run, folder: Path) -> None:
 def train_stopped_in(phase: str, run: Run, folder: Path, world_size: int = 1) -> list[int]:
     """Train, stopped by SIGTERM to the last rank as a part of the first epoch's end begins.
 
-    `phase`: "evaluate_and_probe" or "top1_with_precise_bn", as the epoch's end calls them.
+    `phase`: "evaluate_and_probe" or "accuracy_with_precise_bn", as the epoch's end calls them.
     """
     port = free_port()
     return in_processes(

@@ -17,6 +17,7 @@ from jobs.doctor import examine, storage
 from jobs.doctor.finding import Case, Finding, NodeAnswers, Request, Topic
 from jobs.doctor.node import PIECE, write
 from jobs.doctor.nodes import _run, collect, program, srun
+from tests.helpers.coco_folder import write_coco
 from tests.helpers.doctor_cases import recorded
 
 ROOT = Path(__file__).parent.parent.parent
@@ -132,6 +133,11 @@ def test_what_a_node_wrote_must_arrive_here(tmp_path: Path, monkeypatch: pytest.
         ([], "No such file or directory"),
         (["train"], "train/ has no class folders"),
         (["train/cat"], "train/cat/ is empty"),
+        (
+            ["annotations"],
+            "no data set in COCO's format: looked for annotations/instances_train2017.json with train2017 or "
+            "annotations/instances_train.json with train/",
+        ),
     ],
 )
 def test_faults_of_a_data_folder(make: list[str], fault: str, tmp_path: Path) -> None:
@@ -139,6 +145,15 @@ def test_faults_of_a_data_folder(make: list[str], fault: str, tmp_path: Path) ->
         (tmp_path / "data" / name).mkdir(parents=True)
     path = str(tmp_path / "data")
     assert storage.probe_data(replace(REQUEST, data=[path]), {}) == {path: fault}
+
+
+def test_faults_of_a_folder_in_cocos_format(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco", year="2017")
+    request = replace(REQUEST, data=[str(folder)])
+    assert storage.probe_data(request, {}) == {str(folder): None}
+    for image in (folder / "val2017").iterdir():
+        image.unlink()
+    assert storage.probe_data(request, {}) == {str(folder): "val2017/ is empty"}
 
 
 @pytest.mark.parametrize(

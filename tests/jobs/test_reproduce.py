@@ -81,7 +81,7 @@ def test_claims_that_share_runs_run_them_once(some: str, others: str, num_shared
 
 def test_letters_may_be_small_and_doubled_and_come_in_order() -> None:
     assert claim_experiments.chosen(["c", "A", "C"]) == ["A", "C"]
-    assert claim_experiments.chosen([]) == list("ABCDEFGH")
+    assert claim_experiments.chosen([]) == list("ABCDEFGHI")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_carried_images_are_enough_for_every_claim(letter: str) -> None:
 def test_an_unknown_claim_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     done = reproduce(tmp_path, "A", "Z")
     assert isinstance(done.exception, UserError)
-    assert str(done.exception) == "'Z' is no claim; the claims are A, B, C, D, E, F, G, H"
+    assert str(done.exception) == "'Z' is no claim; the claims are A, B, C, D, E, F, G, H, I"
 
 
 def test_mnist_without_its_files_is_refused_before_anything_starts(tmp_path: Path, tiny: None) -> None:
@@ -129,7 +129,7 @@ def test_mnist_without_its_files_is_refused_before_anything_starts(tmp_path: Pat
 def test_the_list_names_each_claim_and_its_cost(tmp_path: Path) -> None:
     done = reproduce(tmp_path, "--list")
     lines = done.stdout.splitlines()
-    assert [line[0] for line in lines] == list("ABCDEFGH")
+    assert [line[0] for line in lines] == list("ABCDEFGHI")
     assert all("minutes on two cores" in line for line in lines)
     assert not (tmp_path / "runs").exists()
 

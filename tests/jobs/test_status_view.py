@@ -26,7 +26,7 @@ def test_a_narrow_terminal_cuts_names_and_nothing_else() -> None:
         a_run(2, "completed", evaluated_epoch=3, top1_percent=66.2, images_per_s=260.0),
     ]
     _, header, first, second = shown(runs, 80)
-    assert header.split() == ["run", "id", "state", "epoch", "top-1", "img/s", "node", "job"]
+    assert header.split() == ["run", "id", "state", "epoch", "acc.", "img/s", "node", "job"]
     assert first.split("  ")[0] == "small_resnet20-xbn-p2-g…"
     assert first.split()[1:] == ["00000000", "running", "1/?", "48.8", "%", "21,400", "n1", "40_1"]
     assert second.split()[1:] == ["00000000", "completed", "3/?", "66.2", "%", "260", "n1", "40_2"]

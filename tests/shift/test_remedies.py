@@ -78,7 +78,7 @@ def test_frozen_is_plain_inference() -> None:
     (frozen, *_), profile = remedies(model, batches).rows, probe(model, batches)
     model.eval()
     right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    assert frozen.top1_percent == pytest.approx(100 * right / 30)
+    assert frozen.accuracy_percent == pytest.approx(100 * right / 30)
     assert frozen.esm_mu == pytest.approx(profile.mean("esm_mu"), rel=1e-12)
     assert frozen.esm_sigma == pytest.approx(profile.mean("esm_sigma"), rel=1e-12)
     assert frozen.esm_mu_scaled == pytest.approx(profile.mean("esm_mu_scaled"), rel=1e-12)

@@ -78,7 +78,7 @@ def test_objectives_know_their_direction(tmp_path: Path) -> None:
         ),
         (
             {"space": {"recip.lr": grid(0.1)}},
-            "space: recip.lr: expected a field of model, data, batch, recipe",
+            "space: recip.lr: expected a field of task, model, data, batch, recipe",
         ),
         ({"space": {"recipe": grid({})}}, "space: recipe: expected a field of"),
         ({"space": {"measure.warmup_steps": grid(1, 2)}}, "space: measure.warmup_steps: expected a field of"),
@@ -155,4 +155,4 @@ def test_overrides_reach_the_study_or_its_base(tmp_path: Path) -> None:
     study = load_study(write(tmp_path), overrides)
     assert study.spec.trials.at_a_time == 4
     assert study.spec.budget.rank_hours == 2.5
-    assert {(run.recipe.epochs, run.seed) for run in study.runs} == {(7, 5)}
+    assert {(run.num_epochs, run.seed) for run in study.runs} == {(7, 5)}

@@ -11,12 +11,14 @@ from torch import Tensor
 from suite.data import Batch, val_loader
 from suite.errors import UserError
 from suite.experiment import RecipeSpec, Run
-from suite.metrics import METRICS, OF_AVERAGES
+from suite.metrics import METRICS
+from suite.metrics import OF_AVERAGES as OF_ALL_TASKS
 from suite.models import build_model, load_weights
 from suite.paths import RunPaths
 from suite.record import Record
 from suite.shift import probe
 from suite.signals import StopFlag
+from suite.specs.task_table import TASKS
 from suite.studies.spec import is_due
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
@@ -28,6 +30,8 @@ CPU = torch.device("cpu")
 DECAY = 0.9
 AVERAGED = {"ema_decay": DECAY, "swa": {"start": 0.5, "lr": 0.02}}
 STEPS_PER_EPOCH = 4
+
+OF_AVERAGES = [name for name in OF_ALL_TASKS if TASKS["classification"].measures(name)]
 
 
 def trainer(**recipe: Any) -> Trainer:

@@ -26,6 +26,7 @@ from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
 from suite.train.metric_logger import MetricLogger
 from suite.train.optim import build_optimizer, mixup, seed_for
+from suite.train.task import task_of
 
 CPU = torch.device("cpu")
 
@@ -230,7 +231,7 @@ def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch)
 def test_work_of_a_network_by_hand() -> None:
     """ResNet-18 at 224 px: 1.814 G multiply-adds forward; backward twice that, less the images' gradient."""
     run = synthetic_run(model={"arch": "resnet18"}, data={"name": "synthetic", "image_size": 224})
-    work = measure_work(run, build_model(run.model), Ranks(0, 0, 1, CPU), images_per_s=10.0)
+    work = measure_work(run, task_of(run), build_model(run.model), Ranks(0, 0, 1, CPU), images_per_s=10.0)
     stem = 2 * 64 * 3 * 49 * 112 * 112
     assert work["flops_per_image"] == pytest.approx(3 * 2 * 1.814e9 - stem, rel=2e-3)
     expected = work["flops_per_image"] * 10 / work["matmul_peak_flops_per_s"]

@@ -100,7 +100,7 @@ def test_a_run_killed_in_an_evaluation_repeats_it_without_doubles(undisturbed: P
     assert measured(tmp_path) == measured(undisturbed)
 
 
-@pytest.mark.parametrize(("phase", "epoch"), [("evaluate_and_probe", 1), ("top1_with_precise_bn", 2)])
+@pytest.mark.parametrize(("phase", "epoch"), [("evaluate_and_probe", 1), ("accuracy_with_precise_bn", 2)])
 def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
     undisturbed: Path, tmp_path: Path, phase: str, epoch: int
 ) -> None:

@@ -36,6 +36,6 @@ def test_precise_bn_stops_between_batches(
     with joined(run.system) as ranks:
         loader = val_loader(run, images_per_batch=16, **ranks.place)
         model = build_model(run.model)
-        measure.top1_with_precise_bn(run, model, ranks, loader, lambda: is_asked)
+        measure.accuracy_with_precise_bn(run, model, ranks, loader, lambda: is_asked)
         loader.close()
     assert seen == [expected]

@@ -126,7 +126,7 @@ class Trainer:
     def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
         self.run, self.ranks, self.record, self.stop = run, ranks, record, stop
         self.steps_per_epoch = max(1, (run.data.train_images or 320) // run.batch.global_batch_size)
-        self.total_steps = run.recipe.epochs * self.steps_per_epoch
+        self.total_steps = run.num_epochs * self.steps_per_epoch
         self.step, self.to_evaluate, self.best_top1_percent = 0, False, -1.0
         self._looked_at, self._epoch_began_at = 0.0, time.monotonic()
         self._is_to_leave = False
@@ -221,7 +221,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.to_evaluate = False
-        measure, epochs, top1 = self.run.measure, self.run.recipe.epochs, self._top1_percent()
+        measure, epochs, top1 = self.run.measure, self.run.num_epochs, self._top1_percent()
         if measure.is_evaluated(self.epoch, epochs):
             self._measure("val", loss=(100 - top1) / 40, top1_percent=top1, top5_percent=(100 + top1) / 2)
             if self.record is not None:

@@ -1,0 +1,1 @@
+"""The detection task: data in COCO's format, its loaders, and average precision."""
