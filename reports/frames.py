@@ -175,12 +175,13 @@ def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
 
     Between a run without the part and one with it, the part's own name differs.
     """
-    found = []
-    for name in dict.fromkeys(name for fields in runs for name in fields):
-        values = [fields[name] for fields in runs if name in fields]
-        if len(set(values)) > 1 or (len(values) < len(runs) and values[0] == "null"):
-            found.append(name)
-    return found
+    names = dict.fromkeys(name for fields in runs for name in fields)
+    parts = {name.rpartition(".")[0] for name in names}
+    return [
+        name
+        for name in names
+        if name in parts or len({fields[name] for fields in runs if name in fields}) > 1
+    ]
 
 
 def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
