@@ -19,6 +19,7 @@ from suite.specs.batch import BatchSpec
 from suite.specs.choice import listed
 from suite.specs.data import DataSpec
 from suite.specs.federated import FederatedSpec
+from suite.specs.loader_table import LOADERS
 from suite.specs.model import ModelSpec
 from suite.specs.norm import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
 from suite.specs.norm_table import BATCH_NORM_VARIANTS
@@ -91,6 +92,9 @@ class Run(Spec):
     @model_validator(mode="after")
     def _of_this_task(self) -> "Run":
         """Fill the defaults of detection that depend on the network. Raises ValueError for unused fields."""
+        if isinstance(self.task, DetectionSpec) and not LOADERS[self.data.loader].boxes:
+            possible = listed((name for name, one in LOADERS.items() if one.boxes), "or")
+            raise ValueError(f"data.loader: {self.data.loader} reads no images with boxes; take {possible}")
         for key, why in self.task.entry.unused.items():
             section, _, name = key.partition(".")
             spec = getattr(self, section)

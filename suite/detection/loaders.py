@@ -1,6 +1,6 @@
 """The loaders of a detection run: its endless training batches, and its validation images, each once."""
 
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from suite.detection.plan import Batching, DetectionPlan
 from suite.detection.resize import Resize
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.specs.choice import listed, resolve
+from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
+from suite.specs.task import DetectionSpec
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +26,8 @@ def check_detection_data(run: Run) -> None:
     """Refuse, before training starts, data that training or evaluation would refuse later.
 
     Reads no image. Raises UserError as `read_split`, `check_categories` and `DetectionPlan` do, for fewer
-    images than `val_images`, for boxes without a mask where masks are trained, and for a loader that is for
-    classification only.
+    images than `val_images`, and for boxes without a mask where masks are trained.
     """
-    _loader_entry(run)
     train, val = _plan(run).index, detection_index(run, "val", run.data.val_images)
     check_categories(train, val)
     if _task(run).masks:
@@ -89,9 +88,9 @@ def detection_split_loader(
     return _loader(run, EvalShare(index, images_per_batch, 0, 1), device)
 
 
-def _task(run: Run) -> Any:
-    """Return the task, of kind detection."""
-    return cast(Any, run).task
+def _task(run: Run) -> DetectionSpec:
+    assert isinstance(run.task, DetectionSpec)
+    return run.task
 
 
 def _plan(run: Run) -> DetectionPlan:
@@ -116,16 +115,8 @@ def detection_index(run: Run, split: Literal["train", "val"], num_images: int | 
     return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
 
 
-def _loader_entry(run: Run) -> Any:
-    entry = LOADERS[run.data.loader]
-    if not entry.boxes:
-        possible = listed((name for name, one in LOADERS.items() if one.boxes), "or")
-        raise UserError(f"data.loader: {run.data.loader} reads no images with boxes; take {possible}")
-    return entry
-
-
 def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "DetectionLoader":
-    entry = _loader_entry(run)
+    entry = LOADERS[run.data.loader]
     task = _task(run)
     resize = Resize(task.min_size, task.max_size, task.masks)
     settings = {"data_threads": run.system.data_threads, "timeout_s": run.system.collective_timeout_s}

@@ -211,4 +211,4 @@ def test_what_training_would_refuse_is_refused_before(small_scenes: Path, tmp_pa
     check_detection_data(detection_run(folder, 2, batch=(2, 2), masks=False))
     memory = {"loader": "memory", "crop_area": (1, 1), "flip": False, "eval_resize": 224}
     with pytest.raises(UserError, match="memory reads no images with boxes; take dali or torchvision"):
-        check_detection_data(detection_run(small_scenes, **memory))
+        detection_run(small_scenes, **memory)

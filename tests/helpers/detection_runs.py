@@ -1,10 +1,10 @@
-"""Runs of detection, small."""
+"""Runs of detection whose data are loaded, and not trained on."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from suite.experiment import BatchSpec, DataSpec, Run
+from suite.config import expand
+from suite.experiment import Run
 
 
 def detection_run(
@@ -18,12 +18,22 @@ def detection_run(
     threads: int = 2,
     **data: Any,
 ) -> Run:
-    """What the loaders read of a run. `batch`: global and per GPU; `sizes`: min_size and max_size."""
-    parts = SimpleNamespace(
-        task=SimpleNamespace(min_size=sizes[0], max_size=sizes[1], masks=masks, framework="mask_rcnn"),
-        data=DataSpec(name="test", path=str(folder), num_classes=num_classes, **data),
-        batch=BatchSpec(global_batch_size=batch[0], batch_size_per_gpu=batch[1]),
-        system=SimpleNamespace(data_threads=threads, collective_timeout_s=60.0),
-        seed=seed,
-    )
-    return cast(Run, parts)
+    """A run on a folder in COCO's format. `batch`: global and per GPU; `sizes`: min_size and max_size."""
+    framework = "mask_rcnn" if masks else "faster_rcnn"
+    content = {
+        "task": {
+            "kind": "detection",
+            "framework": framework,
+            "batch_norm": "trained",
+            "min_size": sizes[0],
+            "max_size": sizes[1],
+        },
+        "model": {"arch": "small_resnet11"},
+        "data": {"name": "test", "path": str(folder), "num_classes": num_classes, **data},
+        "batch": {"global_batch_size": batch[0], "batch_size_per_gpu": batch[1]},
+        "recipe": {"iterations": 4, "schedule": "constant", "lr": 0.01},
+        "measure": {"every_iterations": 2},
+        "system": {"data_threads": threads, "collective_timeout_s": 60},
+        "seeds": [seed],
+    }
+    return expand(content, "detection").runs[0]
