@@ -22,6 +22,7 @@ CPUS = 4
 START_S, LEAVE_S = 120.0, 60.0
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 # Ray's other variables are as its users have them.
+STARTS = 3
 VARIABLES = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -89,7 +90,14 @@ def main() -> int:
     import ray
 
     own = {"num_cpus": CPUS, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    context = ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    for attempt in range(STARTS):
+        try:
+            context = ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **own)
+            break
+        except Exception:  # a plain one: Ray waits for half a minute, which a busy machine may exceed
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                raise
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     write_atomically(Path(sys.argv[1]), f"{os.getpid()} {context.address_info['gcs_address']}\n")
     try:

@@ -10,6 +10,7 @@ from suite.data import val_loader
 from suite.models import build_model
 from suite.train import measure
 from suite.train.distributed import joined
+from suite.train.task import task_of
 from tests.helpers.runs import make_run
 
 
@@ -36,6 +37,6 @@ def test_precise_bn_stops_between_batches(
     with joined(run.system) as ranks:
         loader = val_loader(run, images_per_batch=16, **ranks.place)
         model = build_model(run.model)
-        measure.accuracy_with_precise_bn(run, model, ranks, loader, lambda: is_asked)
+        measure.accuracy_with_precise_bn(run, task_of(run), model, ranks, loader, lambda: is_asked)
         loader.close()
     assert seen == [expected]
