@@ -5,7 +5,7 @@ Every table and figure is computed from these, so that a run is counted the same
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from reports.collect import Collection
 from reports.collect.measurements import PROBES
 from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
 from reports.planned_runs import unstarted_cells
+from reports.settings import settings_texts, varying_fields
 from suite.errors import UserError
 from suite.experiment import BatchNormSpec
 from suite.metrics import METRICS
@@ -34,6 +35,7 @@ pd.set_option("mode.string_storage", "python")
 # What makes two runs seeds of the same thing; `settings` is whatever else decides the result and varies.
 CONTEXT = ["arch", "data", "settings", "global_batch_size"]
 GROUP = [*CONTEXT, "batch_size_per_gpu", "norm_batch_size", "norm"]
+CELL_AXES = [name for name in GROUP if name != "settings"]
 AXIS_HEADERS = {
     "norm": "Norm",
     "norm_batch_size": "Norm batch",
@@ -143,7 +145,7 @@ def build_frames(collection: Collection) -> Frames:
     runs["has_bn"] = runs.norm_family < "batch_free"
     # Without them, two learning rates in one folder would pass for two seeds.
     deciding = tables.runs["deciding"].to_pylist()
-    runs["settings"] = settings_texts(deciding, varying_fields(runs, deciding))
+    runs["settings"] = settings_texts(deciding, varying_fields(runs[CELL_AXES], deciding))
     runs["counted"] = _counted(runs)
     runs["is_of_study"] = _of_studies(runs)
     names, newest = _layer_names(tables.runs), _newest_probes(tables.probes)
@@ -158,44 +160,6 @@ def build_frames(collection: Collection) -> Frames:
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
     runs = runs.sort_values([*order, "norm_family", "norm", "seed"], ignore_index=True, kind="stable")
     return Frames(runs, tables.starts.to_pandas(), layers, bn_layers, common, collection, positions)
-
-
-def varying_fields(runs: pd.DataFrame, deciding: Sequence[str]) -> set[str]:
-    """What decides the result and differs between runs that are alike in the axes."""
-    fields = _parsed(deciding)
-    axes = runs[[name for name in GROUP if name != "settings"]].assign(deciding=deciding).drop_duplicates()
-    varying: set[str] = set()
-    for _, texts in axes.groupby(list(axes.columns[:-1]), sort=False).deciding:
-        varying.update(differing([fields[text] for text in texts]))
-    return varying
-
-
-def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fields in which some runs differ. A part that is null in a run has no fields there.
-
-    Between a run without the part and one with it, the part's own name differs.
-    """
-    names = dict.fromkeys(name for fields in runs for name in fields)
-    parts = {name.rpartition(".")[0] for name in names}
-    return [
-        name
-        for name in names
-        if name in parts or len({fields[name] for fields in runs if name in fields}) > 1
-    ]
-
-
-def settings_texts(deciding: Sequence[str], shown: Iterable[str]) -> list[str]:
-    """For each run `field=value` of those of these fields that it has."""
-    fields, shown = _parsed(deciding), sorted(shown)
-    parts = {
-        text: ", ".join(f"{name.partition('.')[2]}={has[name]}" for name in shown if name in has)
-        for text, has in fields.items()
-    }
-    return [parts[text] for text in deciding]
-
-
-def _parsed(deciding: Sequence[str]) -> dict[str, dict[str, str]]:
-    return {text: json.loads(text) for text in dict.fromkeys(deciding)}
 
 
 def _of_studies(runs: pd.DataFrame) -> list[bool]:

@@ -73,7 +73,7 @@ def _pictures(paths: RunPaths) -> Iterator[Picture]:
 
 
 def _is_jpeg(text: str) -> bool:
-    """Return whether a text is a small JPEG in base64, and so can stand in an address of data."""
+    """Return whether a text is a small JPEG in base64, as a data: address may contain."""
     if len(text) > MAX_JPEG:
         return False
     try:

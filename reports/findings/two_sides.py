@@ -10,7 +10,8 @@ import pandas as pd
 from reports.aggregate import HARDWARE, cell_numbers
 from reports.collect import Skipped, collect
 from reports.findings.baseline import mean_over_layers
-from reports.frames import BEST_TOP1, GROUP, Frames, build_frames, settings_texts, varying_fields
+from reports.frames import BEST_TOP1, CELL_AXES, GROUP, Frames, build_frames
+from reports.settings import settings_texts, varying_fields
 from reports.stats import compare_pairs
 from suite.errors import UserError
 from suite.metrics import METRICS, SHIFT_MU, SHIFT_SIGMA, Direction
@@ -109,7 +110,7 @@ def compare(a: Path, b: Path, cache: Path | None = None) -> MatchedRuns:
 
 def _alike_in_settings(sides: Sequence[Frames]) -> list[Frames]:
     """Settings name what differs within a side, on both: else a sweep on one side would match nothing."""
-    fields = {name for frames in sides for name in varying_fields(frames.runs, frames.deciding)}
+    fields = {name for frames in sides for name in varying_fields(frames.runs[CELL_AXES], frames.deciding)}
     return [
         replace(frames, runs=frames.runs.assign(settings=settings_texts(frames.deciding, fields)))
         for frames in sides

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from reports.collect import Collection
-from reports.frames import Frames, differing
+from reports.frames import Frames
 from reports.numbers import EMPTY, MAX_NAMES, Number, count_cell, listed, plural
+from reports.settings import differing
 from reports.tables.run_list import WORST_FIRST
 from reports.tables.table import MAX_ROWS, Cell, Column, Table
 from suite.metrics import METRICS

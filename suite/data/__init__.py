@@ -11,7 +11,7 @@ import numpy as np
 from suite.architectures import ARCHITECTURES
 from suite.data.clients import FederatedPlan
 from suite.data.index import ImageIndex, spread
-from suite.data.loader import Batch, Loader, Place
+from suite.data.loader import Batch, Loader, Place, loader_class
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
 from suite.data.sources import dataset_folder, idx_folder, prepare
 from suite.data.watch import WatchedLoader
@@ -194,11 +194,9 @@ def split_index(data: DataSpec, split: str, num_images: int | None = None) -> Im
 
 
 def _plan(run: Run) -> TrainPlan:
-    return (
-        TrainPlan(split_index(run.data, "train"), run)
-        if run.recipe.federated is None
-        else _federated_plan(run)
-    )
+    if run.recipe.federated is not None:
+        return _federated_plan(run)
+    return TrainPlan(split_index(run.data, "train"), run)
 
 
 @lru_cache(maxsize=2)
@@ -222,12 +220,7 @@ def _settings(run: Run) -> dict[str, Any]:
 def _loader(share: Share[ImageIndex], data: DataSpec, device: "torch.device", **settings: Any) -> Loader:
     entry = LOADERS[data.loader]
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
-    try:
-        kind = resolve(entry.loader)
-    except ImportError as error:
-        if (error.name or "").startswith("suite"):
-            raise  # a fault of ours
-        raise UserError(f"the loader {data.loader} cannot be imported ({error}): {entry.install}") from None
+    kind = loader_class(data.loader, entry.loader)
     return WatchedLoader(kind(share, data, device=device, **options))
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from suite.data.index import ImageIndex, Int64s
+from suite.data.index import ImageIndex, Int64s, evenly_spaced
 from suite.data.plan import CLIENTS, TrainPlan, random_words
 from suite.errors import UserError
 from suite.experiment import Run
@@ -154,8 +154,7 @@ def with_shares(index: ImageIndex, shares_C: Shares, most: int) -> ImageIndex:
     chosen = []
     for label in np.flatnonzero(wanted_C):
         images = np.flatnonzero(index.labels_N == label)
-        places = (2 * np.arange(wanted_C[label]) + 1) * len(images) // (2 * wanted_C[label])
-        chosen.append(images[places])
+        chosen.append(images[evenly_spaced(int(wanted_C[label]), len(images))])
     return index.take(np.concatenate(chosen))
 
 

@@ -167,7 +167,12 @@ def _list(folder: Path, pick: Callable[["os.DirEntry[str]"], Name | None]) -> li
 def spread(index: ImageIndex, num_images: int) -> ImageIndex:
     """Return this many images, evenly spaced, so that every class keeps its share."""
     _check_enough(index, num_images, "val_images")
-    return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
+    return index.take(evenly_spaced(num_images, len(index)))
+
+
+def evenly_spaced(count: int, total: int) -> Int64s:
+    """Return `count` places, at most `total`, evenly spaced among as many as `total`: (count,)."""
+    return (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * count)
 
 
 def balanced_subset(index: ImageIndex, num_images: int, keys_N: NDArray[np.uint64]) -> ImageIndex:

@@ -5,10 +5,12 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from suite.data.index import ImageFiles
 from suite.errors import UserError
+from suite.specs.choice import resolve
+from suite.specs.loader_table import LOADERS
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +64,17 @@ class BatchLoader(Protocol[BatchT_co]):
 
 
 Loader = BatchLoader[Batch]
+
+
+def loader_class(name: str, reference: str) -> Any:
+    """Import a loader's class, "module:attribute". Raises UserError where its package is not installed."""
+    try:
+        return resolve(reference)
+    except ImportError as error:
+        if (error.name or "").startswith("suite"):
+            raise  # a fault of ours
+        install = LOADERS[name].install
+        raise UserError(f"the loader {name} cannot be imported ({error}): {install}") from None
 
 
 def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Literal, Unpack
 
-import numpy as np
-
-from suite.data.loader import Place
+from suite.data.index import evenly_spaced
+from suite.data.loader import Place, loader_class
 from suite.data.plan import EvalShare, Share, TrainShare
 from suite.data.watch import WatchedLoader
 from suite.detection.coco import CocoIndex, check_categories, read_split
@@ -12,7 +11,6 @@ from suite.detection.plan import Batching, DetectionPlan
 from suite.detection.resize import Resize
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
 from suite.specs.task import DetectionSpec
 
@@ -112,7 +110,7 @@ def detection_index(run: Run, split: Literal["train", "val"], num_images: int | 
     if num_images > len(index):
         has = f"{index.folder} has only {len(index)} images"
         raise UserError(f"data.{split}_images is {num_images}, but {has}")
-    return index.take((2 * np.arange(num_images, dtype=np.int64) + 1) * len(index) // (2 * num_images))
+    return index.take(evenly_spaced(num_images, len(index)))
 
 
 def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "DetectionLoader":
@@ -121,12 +119,5 @@ def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "Detec
     resize = Resize(task.min_size, task.max_size, task.masks)
     settings = {"data_threads": run.system.data_threads, "timeout_s": run.system.collective_timeout_s}
     options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
-    try:
-        kind = resolve(entry.boxes)
-    except ImportError as error:
-        if (error.name or "").startswith("suite"):
-            raise  # a fault of ours
-        raise UserError(
-            f"the loader {run.data.loader} cannot be imported ({error}): {entry.install}"
-        ) from None
+    kind = loader_class(run.data.loader, entry.boxes)
     return WatchedLoader(kind(share, resize, device=device, **options))

@@ -73,8 +73,8 @@ class DetectionPlan:
 def grouped(keys_N: NDArray[np.uint64], is_wide_N: NDArray[np.bool_], group_size: int) -> Int64s:
     """Return the images in an order by keys in which each `group_size` of them are all wide or all tall.
 
-    Groups come in the order of their first images. What is left of both kinds, less than a group each,
-    comes last, together.
+    Groups come in the order of their first images. The images of either kind that fill no group
+    come last, together.
     """
     order_N = np.argsort(keys_N, kind="stable")
     whole, left = list[Int64s](), list[Int64s]()

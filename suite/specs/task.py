@@ -46,7 +46,7 @@ class DetectionSpec(Spec):
     backbone_from: str | None = Field(
         None,
         description="weights of the backbone: the folder of a run, a checkpoint file, or torchvision:NAME "
-        "such as torchvision:ResNet50_Weights.IMAGENET1K_V1. {arch} and {norm} stand for those of the run, "
+        "such as torchvision:ResNet50_Weights.IMAGENET1K_V1. {arch} and {norm} are replaced by the run's, "
         "such as resnet50 and xbn-p2-gn64. Part of the run_id as it is written; null: none",
     )
     trained_stages: int | None = Field(

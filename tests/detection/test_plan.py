@@ -48,7 +48,7 @@ def test_a_pass_sees_images_of_one_kind_and_an_epoch_each_at_most_once() -> None
         images = [plan.samples(12 * epoch + s, f, 4).images_B for s in range(12) for f in (0, 4)]
         assert len(set(np.concatenate(images).tolist())) == 96
         mixed = sum(len(set(is_wide[one].tolist())) > 1 for one in images)
-        assert mixed <= 2  # what is left of both kinds
+        assert mixed <= 2  # of images that fill no group of their kind
 
 
 def test_a_step_sees_the_same_whatever_the_ranks() -> None:
