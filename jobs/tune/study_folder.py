@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from suite.config_file import expand_path
 from suite.errors import UserError
 from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
 from suite.studies.space import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
+from suite.user import expand_path
 
 SCHEMA_VERSION = 1
 # In Tune's own folder, where users of Tune look.

@@ -25,9 +25,9 @@ from suite.shift import (
     with_statistics,
 )
 from suite.shift.layers import batch_norm_layers
-from suite.shift.passes import recording
 from suite.shift.precise import Statistics
 from suite.shift.probe import profile_of
+from suite.shift.recorder import recording
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.federation import Federation
