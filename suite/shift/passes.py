@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift.batches import Logits, images_of, labels_of, logits_of, placed
+from suite.shift.batches import Logits, images_of, placed, right_of
 from suite.shift.functional import BatchNormCalls
 from suite.shift.layers import batch_norm_layers, centres, frozen_layers, is_untrained, num_channels
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
@@ -64,8 +64,9 @@ class Pass:
     """The result of a pass over all batches, also those of other ranks.
 
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
-    the batches have no labels or the network gives no (N, K) logits. `right_N` says of each of this rank's
-    images, in their order, whether its label was the largest logit; None as above. `unhooked` are the layers
+    the batches have no labels or the network gives no (N, K) logits, nor detections. `right_N` says of each
+    of this rank's images, in their order, whether it was right, as `suite.shift.batches.right_of` says; None
+    as above. `unhooked` are the layers
     whose `forward` is called directly, which no hook sees. `functional`: statistics with which F.batch_norm
     was called and which belong to no layer; `num_unnamed`: calls with such that are nowhere in the network.
     """
@@ -133,10 +134,9 @@ def run_pass(
     with recording(model, purpose, adapt=adapt, **options) as recorder:
         for batch in recorder.watched(batches):
             output = model(placed(images_of(batch, purpose), recorder.device, parameter.dtype))
-            logits_NK = logits_of(output, logits) if with_labels else None
-            labels_N = labels_of(batch) if with_labels else None
-            if labels_N is not None and logits_NK is not None:
-                right.append(_right(logits_NK, labels_N.to(recorder.device), purpose))
+            of_batch_N = right_of(batch, output, logits, purpose) if with_labels else None
+            if of_batch_N is not None:
+                right.append(of_batch_N)
     right_N = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
     found = recorder.result((len(right_N), int(right_N.sum())), over_ranks=over_ranks)
     return replace(found, right_N=right_N if len(right_N) == recorder.num_images else None)
@@ -178,13 +178,6 @@ def top1_of(seen: Pass, purpose: str) -> float:
         needs = "accuracy needs batches of (images, labels), and (N, K) logits"
         raise UserError(f"{purpose}: {needs}; `logits` can take them out of what the network returns")
     return seen.top1_percent
-
-
-def _right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
-    label, outputs = int(labels_N.max()), logits_NK.shape[1]
-    if label >= outputs:
-        raise UserError(f"{purpose}: a label is {label}, but the network has {outputs} outputs")
-    return logits_NK.argmax(dim=1) == labels_N
 
 
 class Recorder:
