@@ -15,14 +15,12 @@ from suite.paths import RunPaths
 from suite.record import RecordWriter
 from tests.helpers.small_detectors import boxes_folder, small_run
 
-NUM_IMAGES = 52  # a diagnosis needs 50
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a detector with frozen norms, as training leaves it."""
     root = tmp_path_factory.mktemp("detector")
-    run = small_run(boxes_folder(root / "boxes", NUM_IMAGES), task={"batch_norm": "frozen"})
+    run = small_run(boxes_folder(root / "boxes"), task={"batch_norm": "frozen"})
     with RecordWriter(run, root / run.folder_name) as record:
         record.status("completed")
     paths = RunPaths(root / run.folder_name)
@@ -62,13 +60,16 @@ def test_the_printed_result_names_ap_and_the_parts(checkpoint: Path) -> None:
     assert "shorter side 32 pixels, longer at most 64" in text
 
 
-def test_frozen_constants_of_a_detector_are_diagnosed(checkpoint: Path, tmp_path: Path) -> None:
+def test_frozen_constants_of_a_detector_are_diagnosed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The networks' own statistics are 0 and 1, and no statistics make this network find anything."""
-    options = ["diagnose", "--checkpoint", checkpoint, "--images-per-batch", 13, "--out", tmp_path, "--json"]
+    monkeypatch.setattr("suite.shift.diagnosis.batches.MIN_IMAGES", 12)
+    options = ["diagnose", "--checkpoint", checkpoint, "--images-per-batch", 3, "--out", tmp_path, "--json"]
     done = CliRunner().invoke(app, [str(a) for a in options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert (found["num_training_images"], found["num_evaluation_images"]) == (52, 52)
+    assert (found["num_training_images"], found["num_evaluation_images"]) == (12, 12)
     assert found["num_layers"] == 13
     (finding,) = (one for one in found["findings"] if one["cause"] == "frozen")
     assert all(layer.startswith("backbone.body.") for layer in finding["layers"])

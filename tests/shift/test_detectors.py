@@ -41,16 +41,23 @@ def detector() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "batches",
+    "batch",
     [
-        pytest.param([images(), images(1)], id="lists of images"),
-        pytest.param([(images(), targets()), (images(1), targets())], id="images and targets"),
-        pytest.param([(tuple(images()), tuple(targets())), [images(1), targets()]], id="as zip collates"),
-        pytest.param([{"images": images()}, {"images": images(1)}], id="mappings"),
+        pytest.param(images(), id="list of images"),
+        pytest.param((images(), targets()), id="images and targets"),
+        pytest.param((tuple(images()), tuple(targets())), id="as zip collates"),
+        pytest.param([images(), targets()], id="in a list"),
+        pytest.param({"images": images()}, id="mapping"),
     ],
 )
-def test_every_frozen_layer_of_a_detector_is_measured(detector: nn.Module, batches: list[Any]) -> None:
-    profile = probe(detector, batches)
+def test_the_forms_of_a_detectors_batch(batch: Any) -> None:
+    found = images_of(batch, "probe")
+    assert isinstance(found, list)
+    assert all(torch.equal(one, other) for one, other in zip(found, images(), strict=True))
+
+
+def test_every_frozen_layer_of_a_detector_is_measured(detector: nn.Module) -> None:
+    profile = probe(detector, [(images(), targets()), images(1)])
     frozen = {n for n, m in detector.named_modules() if isinstance(m, FrozenBatchNorm2d)}
     assert len(frozen) == NUM_NORMS
     assert {layer.name for layer in profile.layers} == frozen
@@ -68,7 +75,7 @@ def test_a_detector_that_trains_its_norms() -> None:
     """Without weights, torchvision's own function gives plain BN."""
     torch.manual_seed(0)
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=64, max_size=64)
-    profile = probe(model, [images()])
+    profile = probe(model, [images()[:1]])
     assert len(profile.layers) == NUM_NORMS
 
 
