@@ -119,8 +119,13 @@ def test_frozen_norms_keep_the_statistics_of_the_first_images(run: Run, tmp_path
 
 
 def test_two_ranks_give_the_record_of_one(run: Run, undisturbed: Path, tmp_path: Path) -> None:
-    """Each image is counted once, and both ranks train on all images of a step."""
-    assert train(run, tmp_path, world_size=2) == [0, 0]
+    """Each image is counted once, and both ranks train on all images of a step, which BN sees together."""
+    together = small_run(
+        run.data.path or "",
+        batch={"global_batch_size": 4, "batch_size_per_gpu": 2, "norm_batch_size": 4},
+        system={"collective_timeout_s": 20},
+    )
+    assert train(together, tmp_path, world_size=2) == [0, 0]
     one, two = Record.read(undisturbed), Record.read(tmp_path)
     assert two.last("images_evaluated") == 12
     assert two.last("loss") == pytest.approx(one.last("loss"), rel=0.2)
