@@ -97,7 +97,7 @@ def test_dali_equals_torchvision(batches: dict[str, list[DetectionBatch]]) -> No
 def test_of_a_target_masks_alone_go_through_shared_memory(
     small_scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each tensor of a worker's message needs a shared memory of its own, which costs more than its numbers."""
+    """Each tensor of a message needs a shared memory of its own, which costs more than its numbers."""
     kinds = dict[str, type]()
 
     def noted(target: dict[str, Any]) -> dict[str, torch.Tensor]:
