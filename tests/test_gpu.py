@@ -1,5 +1,6 @@
 """What only a GPU can show. Without one these tests are skipped, and the summary says so."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_the_gpu_pipeline_resizes_and_mirrors_images_with_boxes_as_the_cpu_one(t
     batches = []
     for device in (CPU, CUDA):
         loader = detection_train_loader(run, **place, device=device)
-        batches.append([next(iter(loader)) for _ in range(3)])
+        batches.append(list(islice(loader, 3)))
         loader.close()
     for on_cpu, on_gpu in zip(*batches, strict=True):
         for image, other in zip(on_cpu.images, on_gpu.images, strict=True):
