@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
-SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server faketime
+SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
 .PHONY: help install demo study test cluster cluster-down lint types format hooks architectures networks lock clean
 help: ## list these targets

@@ -16,6 +16,7 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RankError, Record, RecordWriter, errors_noted, read_status
 from suite.record.status import SILENCE_S
+from tests.helpers.records import written_before
 
 ROOT = Path(__file__).parent.parent
 DAY_S = 86_400
@@ -30,19 +31,12 @@ def at(patch: pytest.MonkeyPatch, seconds: float) -> None:
     patch.setattr(time, "time", lambda: seconds)
 
 
-def wrote_long_ago(folder: Path, seconds: float) -> None:
-    """Let the file system's clock say that status.json was written so many seconds ago."""
-    status = RunPaths(folder).status
-    written_s = status.stat().st_mtime - seconds
-    os.utime(status, (written_s, written_s))
-
-
 def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = {"scheduler_job": "12", "world_size": 4}
     at(monkeypatch, 1000)
     with RecordWriter(run, tmp_path) as record:
         record.queue()
-    wrote_long_ago(tmp_path, 30)
+    written_before(tmp_path, 30)
     # Waits for 30 s, trains for 50 s on 4 ranks of a node that is a day ahead, up to step 17, is killed.
     at(monkeypatch, 1030 + DAY_S)
     with RecordWriter(run, tmp_path) as record:
@@ -50,7 +44,7 @@ def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytes
         record.resume(0, [])
         at(monkeypatch, 1080 + DAY_S)
         record.status("running", step=17)
-    wrote_long_ago(tmp_path, 20)
+    written_before(tmp_path, 20)
     at(monkeypatch, 1100)  # Slurm starts it elsewhere after 20 s; the newest checkpoint is of step 10
     with RecordWriter(run, tmp_path) as record:
         record.start(job)
@@ -60,7 +54,7 @@ def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytes
     at(monkeypatch, 5000)  # retried much later: what lies between is nobody's wait
     with RecordWriter(run, tmp_path) as record:
         record.queue()
-    wrote_long_ago(tmp_path, 3)
+    written_before(tmp_path, 3)
     at(monkeypatch, 5003)
     with RecordWriter(run, tmp_path) as record:
         record.start({**job, "world_size": 2})
@@ -102,6 +96,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from suite.record import Record, RecordWriter
+from tests.helpers.records import written_before
 folder = Path(sys.argv[1])
 with RecordWriter(Record.read(folder).run, folder) as record:
     record.start({})
