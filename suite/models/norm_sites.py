@@ -13,9 +13,12 @@ A *site* is a batch norm with a role in its block:
 In a basic block p1 and p2 are one site, and so they are in a fused block (EfficientNetV2), whose first
 convolution both expands and mixes pixels. In an MLP the layers come in pairs of p1 and p2. The table follows
 the released code; see docs/design.md. Blocks are recognised by the names and kinds of their children, at
-any depth of the network: it may be wrapped, or a backbone.
+any depth of the network: it may be wrapped, or a backbone. A norm of a block follows the convolution of its
+number, so pre-activation blocks are of no known layout, and neither are stems and pairs of convolutions
+whose input cannot be added to their output.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from suite.errors import UserError
 
 LEAST_SHARE = 0.5  # of a network's batch norms, in blocks of a known layout
+SHORTCUTS = ("downsample", "proj", "shortcut")
 IN_A_BLOCK = frozenset({"p1", "p2", "p3", "downsample"})
 Roles = Iterator[tuple[str, set[str]]]
 
@@ -59,8 +63,10 @@ def norm_sites(model: nn.Module) -> list[NormSite]:
     norms = batch_norms(model)
     roles: dict[str, frozenset[str]] = {}
     blocks = set()
+    adding = {type(module) for module in model.modules() if _may_add_its_input(module)}
     for name, module in model.named_modules():
-        found = {f"{name}.{child}": of for child, of in _block_roles(module)} if name else {}
+        is_inside = bool(name) and type(module) in adding
+        found = {f"{name}.{child}": of for child, of in _block_roles(module)} if is_inside else {}
         if any("p2" in of and norm in norms for norm, of in found.items()):
             blocks.add(name)
             roles = {norm: frozenset(of) for norm, of in found.items()} | roles  # the outer block decides
@@ -98,6 +104,8 @@ def _block_roles(module: nn.Module) -> Roles:
     names = set(children)
     if {"conv1", "bn1", "conv2", "bn2"} <= names:
         bottleneck = "bn3" in names
+        if not _norms_follow(children, "conv2" if bottleneck else "conv1"):
+            return
         yield "bn1", {"p1"} if bottleneck else {"p1", "p2"}
         yield "bn2", {"p2"} if bottleneck else {"p3"}
         yield "bn3", {"p3"}
@@ -127,10 +135,35 @@ def _block_roles(module: nn.Module) -> Roles:
                     yield from _inverted_bottleneck_roles(branch, f"{name}.", shortcut=False)
                 elif "stochastic_depth" in names:
                     yield from _fused_roles(branch, f"{name}.")
-    for shortcut in ("downsample", "proj", "shortcut"):
+    for shortcut in SHORTCUTS:
         for name, child in children.get(shortcut, nn.Identity()).named_modules():
             if isinstance(child, nn.BatchNorm2d):
                 yield f"{shortcut}.{name}", {"downsample"}
+
+
+def _norms_follow(children: dict[str, nn.Module], mixing: str) -> bool:
+    """Return whether each `bn<i>` is defined behind `conv<i>` with its width, and `mixing` mixes pixels."""
+    order = list(children)
+    for name in (name for name in order if re.fullmatch(r"bn\d+", name)):
+        conv = name.replace("bn", "conv")
+        width = getattr(children.get(conv), "out_channels", None)
+        is_behind = conv in children and order.index(conv) < order.index(name)
+        if not is_behind or width not in (None, getattr(children[name], "num_features", width)):
+            return False
+    return getattr(children[mixing], "kernel_size", None) not in (1, (1, 1))
+
+
+def _may_add_its_input(module: nn.Module) -> bool:
+    """Return whether a block of numbered convolutions may be residual; True for any other module.
+
+    Its output is as wide as its input, or a child or another argument of `forward` is the shortcut.
+    """
+    children = dict(module.named_children())
+    last = children.get("conv3", children.get("conv2"))
+    widths = getattr(children.get("conv1"), "in_channels", None), getattr(last, "out_channels", None)
+    if None in widths or widths[0] == widths[1] or any(name in children for name in SHORTCUTS):
+        return True
+    return len(inspect.signature(module.forward).parameters) > 1
 
 
 # timm's networks of blocks (ByobNet): children by role, of which the first layout that fits is taken.

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from suite.errors import UserError
 from suite.models import chosen_sites, convert, norm_sites
@@ -118,3 +118,57 @@ def test_a_conversion_of_a_small_share_of_the_blocks_is_refused_with_the_count()
 
     with pytest.raises(UserError, match="4 of its 16 batch norms are in a block of a known layout"):
         convert(on_meta(Mixed), P2)
+
+
+class Numbered(nn.Module):
+    """Modules named conv1, bn1, conv2, … in an order, the convolutions with these widths and kernels."""
+
+    def __init__(self, order: str, widths: list[int], kernels: list[int]) -> None:
+        super().__init__()
+        pairs = list(zip(widths[:-1], widths[1:], kernels, strict=True))
+        for word in order.split():
+            number = int(word[-1]) - 1
+            inputs, outputs, kernel = pairs[number]
+            is_first = f"conv{number + 1}" in order.partition(word)[2]
+            norm = nn.BatchNorm2d(inputs if is_first else outputs)
+            self.add_module(word, norm if word[0] == "b" else nn.Conv2d(inputs, outputs, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+PLAIN, PLAIN_3 = "conv1 bn1 conv2 bn2", "conv1 bn1 conv2 bn2 conv3 bn3"
+NO_BLOCKS = {
+    "pre-activation": ("bn1 conv1 bn2 conv2", [8, 8, 8], [3, 3]),
+    "pre-activation bottleneck": ("bn1 conv1 bn2 conv2 bn3 conv3", [8, 4, 4, 8], [1, 3, 1]),
+    "bottleneck that mixes pixels first": (PLAIN_3, [8, 4, 4, 8], [3, 1, 1]),
+    "pairs of convolutions of a U-Net": (PLAIN, [8, 16, 16], [3, 3]),
+    "deep stem": (PLAIN_3, [3, 8, 8, 16], [3, 3, 3]),
+}
+
+
+@pytest.mark.parametrize("kind", NO_BLOCKS)
+def test_numbered_convolutions_and_norms_alone_are_no_residual_block(kind: str) -> None:
+    """In the first three a norm of the block's position p2 is elsewhere; the last two add nothing."""
+    model = nn.Sequential(Numbered(*NO_BLOCKS[kind]), Numbered(*NO_BLOCKS[kind]))
+    with pytest.raises(UserError, match="none of its batch norms is in a block of a known layout"):
+        convert(model, P2)
+    blocks = [Numbered(PLAIN_3, [16, 4, 4, 16], [1, 3, 1]) for _ in range(4)]
+    model = nn.Sequential(Numbered(PLAIN, [3, 16, 16], [3, 3]), *blocks)
+    model[0].__class__ = type("Stem", (Numbered,), {})
+    found = [site.name for site in chosen_sites(model, {**P2, "stem": False})]
+    assert found == [f"{number}.bn2" for number in (1, 2, 3, 4)]
+
+
+def test_a_stem_or_shortcut_that_is_asked_for_and_not_known_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    blocks = on_meta(torchvision.models.resnet18).layer1
+    assert len(chosen_sites(nn.Sequential(blocks), {**P2, "stem": True, "downsample": True})) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"norm.{part}: Sequential has none of a known layout; none is converted"
+        for part in ("downsample", "stem")
+    ]
+    caplog.clear()
+    chosen_sites(on_meta(torchvision.models.resnet18), {**P2, "stem": True, "downsample": True})
+    assert not caplog.records
