@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -20,7 +21,26 @@ UNNAMED_WHY = (
     "called with statistics that are no buffers of the network, such as copies made in `forward`, and cannot "
     "be measured: keep them in buffers, or use nn.BatchNorm"
 )
-_SIGNATURE = inspect.signature(F.batch_norm)
+
+
+def _torch_batch_norm(  # what torch.batch_norm, which is built in, does not tell of itself
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> None: ...
+
+
+_SIGNATURES = {
+    F.batch_norm: inspect.signature(F.batch_norm),
+    torch.batch_norm: inspect.signature(_torch_batch_norm),
+    torch.native_batch_norm: inspect.signature(_torch_batch_norm),
+}
 
 
 class Constants(nn.Module):
@@ -38,7 +58,7 @@ class Constants(nn.Module):
 
 
 class BatchNormCalls(TorchFunctionMode):
-    """While it is active, notes the running means with which F.batch_norm is called.
+    """While it is active, notes the running means with which F.batch_norm or torch.batch_norm is called.
 
     `found` is called for each call in inference mode whose statistics are buffers or parameters of `model`
     and none of the layers `known`. `layers`: those statistics by name; `num_unnamed`: how many calls had
@@ -61,8 +81,8 @@ class BatchNormCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm:
-            self._note(_SIGNATURE.bind(*args, **(kwargs or {})))
+        if (signature := _SIGNATURES.get(func)) is not None:
+            self._note(signature.bind(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
     def _note(self, bound: inspect.BoundArguments) -> None:

@@ -17,6 +17,7 @@ _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
 _STATISTIC = re.compile(r"(.*?)[._]?running_(mean|var)")
 # Norms with frozen statistics: FrozenBatchNorm2d of torchvision, detectron2 and DETR, FrozenBN, InPlaceABN.
 _FROZEN = re.compile(r"BatchNorm|BN")
+_INT8 = re.compile(r"torch\.ao\.nn\.(intrinsic\.)?quantized\.modules\.(conv|linear)\w*")
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -58,16 +59,29 @@ def frozen_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def unknown_statistics(model: nn.Module) -> dict[str, str]:
-    """Return a reason for each place with running statistics of which no BN layer is known to use them."""
+    """Return a reason for each place with running statistics of which no BN layer is known to use them.
+
+    So it is with instance norms, and in a network without BN with int8 layers, which may hold folded norms.
+    """
     why = (
         "its running statistics belong to no BN layer, as after torch.export or with F.batch_norm on buffers "
         "of its own, and cannot be measured: give the original network, with nn.BatchNorm"
     )
     known = {*batch_norm_layers(model), *frozen_layers(model)}
-    instance = nn.modules.instancenorm._InstanceNorm
-    known |= {_plain(name) for name, module in model.named_modules() if isinstance(module, instance)}
+    modules = {_plain(name): module for name, module in model.named_modules()}
+    int8 = {name: _FOLDED for name, module in modules.items() if _INT8.fullmatch(type(module).__module__)}
     names = (_STATISTIC.fullmatch(_plain(name)) for name, _ in model.named_buffers())
-    return {match[1]: why for match in names if match is not None and match[1] not in known}
+    found = {match[1]: why for match in names if match is not None and match[1] not in known}
+    for name in found:
+        if isinstance(modules.get(name), nn.modules.instancenorm._InstanceNorm):
+            found[name] = "an instance norm with running statistics, whose shift is not measured"
+    return found if known else int8 | found
+
+
+_FOLDED = (
+    "an int8 layer, which may have a BN layer folded into it, whose statistics can then not be measured: give "
+    "the network as it was before it was quantised"
+)
 
 
 def check_visible(model: nn.Module, purpose: str, others: Collection[str] = ()) -> None:
@@ -160,7 +174,10 @@ def is_untrained(layer: nn.Module) -> bool:
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Restore the modes and buffers of all modules at the end, also after an exception."""
+    """Restore the modes and buffers of all modules at the end, also after an exception.
+
+    Raises UserError when a buffer has got another size, as those of observers do at their first batch.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     try:
@@ -168,6 +185,12 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+        resized = [name for name, one in model.named_buffers() if one.shape != buffers.get(one, one).shape]
         with torch.no_grad():
             for buffer, value in buffers.items():
-                buffer.copy_(value)
+                buffer.resize_(value.shape).copy_(value)
+    if resized:
+        raise UserError(
+            f"{resized[0]}: got its size in the pass, as where a network that was prepared for quantisation has "
+            "seen no batch: run one through it first, in training mode"
+        )

@@ -150,6 +150,9 @@ class Recorder:
 
     def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches that have images. The caller runs each through the model before the next."""
+        if not isinstance(batches, Iterable):
+            found = type(batches).__name__
+            raise UserError(f"{self.purpose}: expected batches, such as a list or a loader, got {found}")
         for batch in batches:
             if (count := len(images_of(batch, self.purpose))) == 0:
                 continue

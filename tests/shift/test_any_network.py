@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.ao import quantization
 
 from suite.errors import UserError
 from suite.shift import attribute, find_origins, perturb, probe, remedies
@@ -185,12 +186,14 @@ class OwnFrozenNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.mu.clone() if self.how == "copies" else self.mu
+        if self.how == "torch.batch_norm":
+            return torch.batch_norm(x, None, None, mean, self.sigma2, False, 0.1, 1e-5, True)
         if self.how == "keywords":
             return F.batch_norm(input=x, running_var=self.sigma2, running_mean=mean, eps=1e-3)
         return F.batch_norm(x, mean, self.sigma2)
 
 
-@pytest.mark.parametrize("how", ["buffers", "keywords"])
+@pytest.mark.parametrize("how", ["buffers", "keywords", "torch.batch_norm"])
 def test_frozen_norms_with_buffers_of_any_name_are_measured(batches: Batches, how: str) -> None:
     model = Net(lambda channels: OwnFrozenNorm(channels, how))
     profile = probe(model, batches)
@@ -200,6 +203,37 @@ def test_frozen_norms_with_buffers_of_any_name_are_measured(batches: Batches, ho
     expected = float((x.mean(dim=(0, 2, 3)) - 0.5).norm())
     assert profile.layers[0].esm_mu == pytest.approx(expected, rel=1e-5)
     assert probe(torch.compile(model, backend="eager"), batches).values("esm_mu") == profile.values("esm_mu")
+
+
+def test_instance_norms_with_statistics_are_named(batches: Batches) -> None:
+    tracked = net(lambda channels: nn.InstanceNorm2d(channels, track_running_stats=True))
+    with pytest.raises(UserError, match="probe: bn1: an instance norm with running statistics"):
+        probe(tracked, batches)
+    beside = probe(nn.Sequential(nn.BatchNorm2d(3).eval(), tracked), batches)
+    assert [layer.name for layer in beside.layers] == ["0"]
+    assert {"1.bn1", "1.bn2"} == {name for name, why in beside.skipped.items() if "instance norm" in why}
+
+
+def prepared_for_int8() -> nn.Module:
+    """A convolution with BN and ReLU fused to it, as a network is trained to be quantised."""
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    model = nn.Sequential(quantization.QuantStub(), block, quantization.DeQuantStub()).train()
+    model.qconfig = quantization.get_default_qat_qconfig("x86")
+    fused = quantization.fuse_modules_qat(model, [["1.0", "1.1", "1.2"]])
+    prepared: nn.Module = quantization.prepare_qat(fused)
+    return prepared
+
+
+def test_networks_to_be_quantised_before_and_after(batches: Batches) -> None:
+    with pytest.raises(UserError, match=r"1\.0\..*: got its size in the pass.*quantisation has seen no batch"):
+        probe(prepared_for_int8().eval(), batches)
+    model = prepared_for_int8()
+    model(batches[0][0])
+    assert [layer.name for layer in probe(model, batches).layers] == ["1.0.bn"]
+    int8 = quantization.convert(model.eval())
+    for measure in (probe, remedies):
+        with pytest.raises(UserError, match=r"1\.0: an int8 layer, which may have a BN layer folded into it"):
+            measure(int8, batches)
 
 
 def test_calls_with_statistics_from_nowhere_are_named(batches: Batches) -> None:
@@ -287,6 +321,12 @@ def test_other_outputs_need_a_function(batches: Batches) -> None:
 def test_batches_that_are_none_are_refused(batch: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=f"probe: .*{sentence}"):
         probe(net(), [batch])
+
+
+@pytest.mark.parametrize("batches", [None, 3])
+def test_what_yields_no_batches_is_refused(batches: Any) -> None:
+    with pytest.raises(UserError, match="probe: expected batches, such as a list or a loader, got"):
+        probe(net(), batches)
 
 
 def test_an_unknown_metric_is_refused(batches: Batches) -> None:
