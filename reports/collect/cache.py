@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +110,8 @@ class Cache:
         return len(segments) > _MAX_SEGMENTS or rows > 2 * num_runs + 100
 
     def touch(self) -> None:
-        """Note that this cache is in use."""
-        if self.folder.exists():
+        """Note that this cache is in use, where it is there and this user's."""
+        with suppress(OSError):
             os.utime(self.folder)
 
 

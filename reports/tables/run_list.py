@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,18 @@ def _notes(run: dict[str, Any]) -> list[str]:
     return [note for note in notes if note]
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether there is such a file; no where this user may not look."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
+
+
 def _with_links(table: Table, folders: Sequence[Path], out: Path) -> Table:
     """Add two columns that lead to each run's log and configuration, where these files exist."""
     files = [zip(_LINKS, (RunPaths(folder).log, RunPaths(folder).run), strict=True) for folder in folders]
     links = [
-        [Link(text, quote(_seen(path, out))) if path.is_file() else EMPTY for text, path in paths]
+        [Link(text, quote(_seen(path, out))) if _is_there(path) else EMPTY for text, path in paths]
         for paths in files
     ]
     return replace(

@@ -154,7 +154,8 @@ def chosen_sites(model: nn.Module, norm: NormSpec | dict[str, Any] | str) -> lis
     sites = norm_sites(model)
     for role in sorted({role for role, is_wanted in extras.items() if is_wanted}):
         if not any(role in site.roles for site in sites):
-            log.warning("norm.%s: %s has none of a known layout; none is converted", role, type(model).__name__)
+            what = f"{type(model).__name__} has none of a known layout"
+            log.warning("norm.%s: %s; none is converted", role, what)
     if (stages := norm.stages) is not None:
         if unknown := set(stages) - {site.stage for site in sites}:
             first = min(unknown)

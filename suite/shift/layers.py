@@ -79,8 +79,8 @@ def unknown_statistics(model: nn.Module) -> dict[str, str]:
 
 
 _FOLDED = (
-    "an int8 layer, which may have a BN layer folded into it, whose statistics can then not be measured: give "
-    "the network as it was before it was quantised"
+    "an int8 layer, which may have a BN layer folded into it, whose statistics can then not be measured: "
+    "give the network as it was before it was quantised"
 )
 
 
@@ -191,6 +191,6 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 buffer.resize_(value.shape).copy_(value)
     if resized:
         raise UserError(
-            f"{resized[0]}: got its size in the pass, as where a network that was prepared for quantisation has "
-            "seen no batch: run one through it first, in training mode"
+            f"{resized[0]}: got its size in the pass, as where a network that was prepared for quantisation "
+            "has seen no batch: run one through it first, in training mode"
         )

@@ -2,6 +2,11 @@
 
 import getpass
 import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +16,17 @@ from jobs.cluster import control, slurm_backend
 from jobs.cluster.backend import RunStatus
 from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.overview import active_jobs, overview
+from reports.collect import collect
+from reports.frames import build_frames
+from reports.tables.run_list import run_list
+from reports.tables.table import Table
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.record import RecordWriter
+from tests.helpers.command_line import shiftbench
+from tests.helpers.records import write_run
+from tests.helpers.runs import make_run
 from tests.helpers.slurm_answers import SLURM, answers
 
 
@@ -103,12 +115,15 @@ def test_an_entry_must_have_the_name_of_its_token(tmp_path: Path) -> None:
     assert "zzz.json: not an entry of this name" in bad.sentence
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
 @pytest.mark.parametrize(("mode", "is_shared"), [(0o2775, True), (0o755, False)])
-def test_a_group_can_submit_whatever_the_umask(mode: int, is_shared: bool, tmp_path: Path) -> None:
+def test_a_group_can_submit_whatever_the_umask(
+    mode: int, is_shared: bool, umask: int, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     runs.chmod(mode)
-    former = os.umask(0o022)
+    former = os.umask(umask)
     try:
         with Ledger(runs).held():
             pass
@@ -119,7 +134,73 @@ def test_a_group_can_submit_whatever_the_umask(mode: int, is_shared: bool, tmp_p
         assert bool(path.stat().st_mode & 0o020) is is_shared
         assert path.stat().st_gid == runs.stat().st_gid
     # It holds the folders of jobs, which no other user may replace.
-    assert not folder.stat().st_mode & 0o020
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == 0o755
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Do something as an account that owns nothing."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT ROOT: only root can become another account")
+def test_what_a_colleague_cannot_read_is_named_and_the_others_are_shown() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "runs"
+        open_to_all, closed = (make_run(seeds=[seed]) for seed in (0, 1))
+        for run in (open_to_all, closed):
+            write_run(root, run, esm_sigma=[1.0], layers=["bn1"], total_steps=24)
+        with Ledger(root).held():
+            for run in (open_to_all, closed):
+                entry = new_submission("x", {"scheduler": "local"}, root, root, [run.folder_name])
+                entry = Ledger(root).accepted(entry, "12@345")
+        (root / closed.folder_name).chmod(0o700)
+        hidden = Ledger(root).folder / f"{entry.token}.json"
+        hidden.chmod(0o600)
+        (config := Path(folder) / "x.yaml").write_text(CONFIG)
+        env = {"XDG_CACHE_HOME": str(Path(folder) / "cache"), "COLUMNS": "400"}
+        # What is imported on the way may be where nobody can read.
+        shiftbench("submit", config, "--dry-run", "--output-dir", root, **env)
+        listed(root, cache := Path(folder) / "collected")
+        (root / open_to_all.folder_name / "log.txt").write_text("step 24\n")
+        with as_nobody():
+            status = shiftbench("status", "--output-dir", root, **env)
+            logs = shiftbench("logs", open_to_all.folder_name, "--output-dir", root, **env)
+            dry = shiftbench("submit", config, "--dry-run", "--output-dir", root, **env)
+        assert (status.returncode, "1 completed" in status.stdout) == (0, True), status
+        said = status.stdout + status.stderr
+        for path in (root / closed.folder_name, hidden):
+            (line,) = (line for line in said.splitlines() if str(path) in line)
+            assert line.endswith("Permission denied")
+        assert (logs.returncode, "step 24" in logs.stdout) == (0, True), logs
+        assert dry.returncode == 3, dry
+        assert f"{closed.folder_name} was not submitted: {root / closed.folder_name}" in dry.stderr
+        assert f"[0]       {make_run(seeds=[2]).folder_name}" in dry.stdout
+        with as_nobody():
+            theirs = listed(root, cache)  # a cache that is another user's
+            anew = listed(root, None)
+        assert [row[2] for row in theirs.texts] == ["completed", "completed"]
+        assert [row[2] for row in anew.texts] == ["unreadable", "completed"]
+
+
+def listed(root: Path, cache: Path | None) -> Table:
+    """The table of runs, with links, of a report."""
+    found = collect([root], cache)
+    return run_list(build_frames(found), found.skipped, root.parent)
+
+
+CONFIG = """
+model: {arch: small_resnet11}
+data: {name: fashion-mnist-7k, image_size: 28, train_images: 64, val_images: 41}
+batch: {global_batch_size: 16}
+recipe: {epochs: 6}
+seeds: [0, 1, 2]
+"""
 
 
 def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +223,9 @@ def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pyte
     overview(tmp_path)
     assert asked == []
     with RecordWriter(run, tmp_path / run.folder_name) as record:
+        os.utime(record.paths.status, (time.time() - 5,) * 2)
         record.start({"scheduler_job": "12"})
-        assert record.detail("queue_wait_s") > 0  # counts as any other wait
+        assert 4 < record.detail("queue_wait_s") < 60  # counts as any other wait
         waited_s = record.detail("queue_wait_s")
         record.status("failed", reason="again")
         record.start({"scheduler_job": "13"})

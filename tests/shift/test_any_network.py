@@ -225,7 +225,7 @@ def prepared_for_int8() -> nn.Module:
 
 
 def test_networks_to_be_quantised_before_and_after(batches: Batches) -> None:
-    with pytest.raises(UserError, match=r"1\.0\..*: got its size in the pass.*quantisation has seen no batch"):
+    with pytest.raises(UserError, match=r"1\.0\..*: got its size in the pass.*has seen no batch"):
         probe(prepared_for_int8().eval(), batches)
     model = prepared_for_int8()
     model(batches[0][0])
