@@ -94,7 +94,7 @@ def main() -> None:
         if limit_bytes == resource.RLIM_INFINITY:
             raise
         limit = f"this shell's limit on address space (ulimit -v) of {limit_bytes / 2**30:.1f} GiB is too low"
-        _print_error(f"{limit}: {error or 'out of memory'}; raise it, or use a compute node")
+        _print_error(f"{limit}: {str(error) or 'out of memory'}; raise it, or use a compute node")
         sys.exit(exit_codes.FAILURE)
     except OSError as error:
         if error.filename is None:

@@ -1,6 +1,7 @@
 """Acts on submitted runs: cancels them, or submits them again."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from suite.errors import UserError
 from suite.experiment import Run
 
 RETRIED = ("failed", "cancelled", "preempted")
+ENDING_S = 45.0
+"""How long `cancel` waits for running runs to end, which write a checkpoint. Slurm's KillWait is 30 s."""
+POLL_S = 0.5
 
 
 class NoAnswer(UserError):
@@ -25,8 +29,13 @@ class NoAnswer(UserError):
         self.num_cancelled = num_cancelled
 
 
-def cancel(output_dir: Path, wanted: Sequence[str]) -> tuple[list[RunStatus], list[RunStatus]]:
-    """Cancel queued and running runs, or the `wanted` ones; return them, and those that were left alone.
+def cancel(
+    output_dir: Path, wanted: Sequence[str]
+) -> tuple[list[RunStatus], list[RunStatus], list[RunStatus]]:
+    """Cancel queued and running runs, or the `wanted` ones, and wait until they have ended.
+
+    So a `retry` right behind it finds runs to retry. Returns the cancelled runs, those that were left alone,
+    and those of the cancelled that are still ending after ENDING_S.
 
     Raises NoAnswer when a scheduler does not say which runs it has, or does not take the request.
     """
@@ -40,7 +49,22 @@ def cancel(output_dir: Path, wanted: Sequence[str]) -> tuple[list[RunStatus], li
     overview(output_dir)  # writes into the records which runs never began
     if seen.unanswered:
         raise NoAnswer("; ".join(seen.unanswered), len(cancelled))
-    return cancelled, [run for run in seen.runs if run.is_unfinished and run not in cancelled]
+    left = [run for run in seen.runs if run.is_unfinished and run not in cancelled]
+    return cancelled, left, _still_ending(output_dir, cancelled)
+
+
+def _still_ending(output_dir: Path, cancelled: Sequence[RunStatus]) -> list[RunStatus]:
+    """Wait for cancelled runs that were running; return those that have not ended after ENDING_S."""
+    deadline = time.monotonic() + ENDING_S
+    ending = [run for run in cancelled if run.state == "running"]
+    while ending:
+        ending = [
+            run for run in overview(output_dir, [run.folder for run in ending]).runs if run.is_unfinished
+        ]
+        if not ending or time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return ending
 
 
 def cancel_runs(

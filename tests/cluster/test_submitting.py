@@ -119,6 +119,11 @@ def test_cancel_and_logs(cells: Cells) -> None:
     assert "Starting with JobEnvironment" in logs.stdout  # the job's output
     assert "has no logs yet" in cells.call("logs", second.run_id).stderr
     assert "2 runs cancelled" in cells.call("cancel", "--all").stdout
+    # At once: the run that had begun has ended.
+    assert states(cells) == ["cancelled", "cancelled"]
+    assert "2 submitted" in cells.call("retry", "--failed").stdout
+    wait_until("the first", lambda: cells.record(first).get("state") == "running")
+    assert "2 runs cancelled" in cells.call("cancel", "--all").stdout
     wait_until("the end", lambda: not cells.jobs())
     assert states(cells) == ["cancelled", "cancelled"]
     # The run that had begun wrote a checkpoint.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from jobs.cluster import control
 from jobs.cluster.backend import (
     Backend,
     Cluster,
@@ -52,6 +53,7 @@ class PbsBackend:
     def __init__(self) -> None:
         self.jobs: list[NewJob] = []
         self.cancelled: set[str] = set()
+        self.slow_ends = 0
 
     def max_runs(self) -> int | None:
         return 2
@@ -69,7 +71,7 @@ class PbsBackend:
 
     def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
         jobs = {f: job for one in submissions for f, job in self.job_ids(one).items()}
-        return {folder: job for folder, job in jobs.items() if job not in self.cancelled}
+        return {folder: job for folder, job in jobs.items() if not self._has_ended(job)}
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
@@ -77,9 +79,16 @@ class PbsBackend:
         answers = {}
         for run in runs:
             job = self.job_ids(run.submission)[run.folder.name]
-            state: Any = "cancelled" if job in self.cancelled else "running"
+            state: Any = "cancelled" if self._has_ended(job) else "running"
             answers[run.folder] = SchedulerAnswer(job, "pbs1", JobVerdict(state, "by PBS"))
         return answers, ["PBS is slow today"]
+
+    def _has_ended(self, job: str) -> bool:
+        """Whether a cancelled job has written its checkpoint, asked for `slow_ends` times."""
+        if job not in self.cancelled:
+            return False
+        self.slow_ends -= 1
+        return self.slow_ends < 0
 
     def out_of_reach(self, submission: Submission) -> str | None:
         return None
@@ -128,7 +137,7 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     shown = {(run.folder.name, run.state, run.reason, run.job, run.node) for run in seen.runs}
     assert shown == {(name, "running", "by PBS", job, "pbs1") for name, job in jobs.items()}
     assert [path.name for path in log_files(seen.runs[0], 0)] == ["pbs.log"]
-    cancelled, left = cancel(tmp_path, ["101.1"])
+    cancelled, left, _ = cancel(tmp_path, ["101.1"])
     assert pbs.cancelled == {"101.1"}
     assert ([run.job for run in cancelled], len(left)) == (["101.1"], 2)
     assert [one.num_submitted for one in retry(tmp_path, [], None)[0]] == [1]
@@ -153,6 +162,24 @@ def test_the_limit_of_runs_at_a_time_holds_over_commands(
     # A study's driver counts its trials itself.
     submit([second.model_copy(update={"seed": 9})], cluster, tmp_path, "x", is_driven=True)
     assert pbs.jobs[-1].after == ()
+
+
+@pytest.mark.parametrize(("slow_ends", "patience_s", "num_ending"), [(3, 60.0, 0), (10**6, 0.0, 1)])
+def test_cancel_waits_for_the_end_so_that_a_retry_finds_the_run(
+    pbs: PbsBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow_ends: int,
+    patience_s: float,
+    num_ending: int,
+) -> None:
+    monkeypatch.setattr(control, "ENDING_S", patience_s)
+    monkeypatch.setattr(control, "POLL_S", 0.01)
+    submit(three_runs(), parse_cluster({"scheduler": "pbs"}, "site.yaml"), tmp_path, "x")
+    pbs.slow_ends = slow_ends
+    cancelled, _, ending = cancel(tmp_path, ["101.1"])
+    assert (len(cancelled), len(ending)) == (1, num_ending)
+    assert [one.num_submitted for one in retry(tmp_path, ["101.1"], None)[0]] == [1] * (1 - num_ending)
 
 
 def test_runs_that_end_together_are_not_cancelled_singly(pbs: PbsBackend, tmp_path: Path) -> None:
@@ -195,7 +222,7 @@ def test_a_submission_to_an_unknown_scheduler_is_named_and_left_out(tmp_path: Pa
     said = f"{ledger.folder / one.token}.json: scheduler: expected local or slurm, got 'lsf'"
     assert seen.notes == [said]
     assert active_jobs(Ledger(tmp_path)) == {}
-    assert cancel(tmp_path, []) == ([], [])
+    assert cancel(tmp_path, []) == ([], [], [])
 
 
 def test_the_type_of_clusters_and_the_literals_follow_the_table() -> None:
