@@ -78,3 +78,14 @@ def test_up_twice_and_down(own: None) -> None:
 def test_an_unknown_action_is_refused() -> None:
     done = call("upp")
     assert (done.returncode, done.stderr) == (2, "usage: testcluster.py up | down | status\n")
+
+
+def test_what_to_type_next_can_be_pasted_as_a_whole(tmp_path: Path) -> None:
+    """Into any folder of a shell without the virtual environment; `--help` keeps it from submitting."""
+    if not (Path(sys.executable).parent / "shiftbench").exists():
+        pytest.skip("NOT INSTALLED: no command `shiftbench` beside this Python")
+    plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    pasted = f"{testcluster.instructions()} --help\n"
+    done = subprocess.run(["bash", "-e"], input=pasted, cwd="/", env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "shiftbench submit" in done.stdout
