@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from suite.errors import UserError
 from suite.models.batch_free import at_least_float, full_precision
+from suite.models.norm_sites import batch_norms, replace_modules
 from suite.models.norms.variant import AnyBatchNorm, BatchNormVariant
 
 AFTERWARDS = ("drop", "act")  # children of timm's BatchNormAct2d, which it applies to what it has normalised
@@ -156,12 +157,11 @@ def set_norm_batch_size(
         new.take_over(bn)
         return new
 
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, BatchNormVariant):
-                child.norm_batch_size = norm_batch_size
-            elif isinstance(child, _BatchNorm):
-                setattr(parent, name, convert(child))
+    layers = batch_norms(model).values()
+    for layer in layers:
+        if isinstance(layer, BatchNormVariant):
+            layer.norm_batch_size = norm_batch_size
+    replace_modules(model, {one: convert(one) for one in layers if not isinstance(one, BatchNormVariant)})
     return model
 
 

@@ -20,7 +20,7 @@ whose input cannot be added to their output.
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -52,6 +52,14 @@ class NormSite:
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return every batch norm of a network by module name, in definition order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put new modules in the places of others, in each of the places where one is used several times."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in new:
+                setattr(parent, name, new[child])
 
 
 def norm_sites(model: nn.Module) -> list[NormSite]:

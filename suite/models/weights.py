@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
@@ -30,6 +30,7 @@ _TITLES: dict[Which, str] = {
 AVERAGE_TITLES = tuple(title for which, title in _TITLES.items() if which != "raw")
 # What torch.load raises for a file that is cut short or holds something else.
 _UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
+_WITHIN = re.compile(r"(?<=\.)_orig_mod\.|^_orig_mod\.")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -61,7 +62,8 @@ def load_weights(model: nn.Module, path: Path | str, which: Which | None = None)
     The state dict may be the whole file (also .safetensors) or lie under one of the keys `RAW`, `EMA`, `SWA`.
     `which`: the weights themselves, their moving or their stochastic average; None: the moving average if
     there is one, else the weights themselves. A prefix that all names share (`module.`, `_orig_mod.`,
-    `model.`, `backbone.`) is removed where the model's names lack it. Raises UserError for names or
+    `model.`, `backbone.`) is removed where the model's names lack it, and `_orig_mod.`, of a compiled part,
+    also within names. Raises UserError for names or
     shapes that do not fit, with the first one that differs, or the two numbers of classes.
     """
     state, taken = read_weights(model, path, which)
@@ -88,12 +90,14 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str)
 
 
 def _safe_globals() -> list[Any]:
-    """Return the classes that may be in a file beside tensors: options, and numpy's numbers."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")}
+    """Return the classes that may be in a file beside tensors: options, paths, numpy's numbers and arrays."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    kinds = {
+        type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u4", "u8", "?")
+    }
     # Files of numpy 1 name the module that numpy 2 has renamed.
-    old = (scalar, "numpy.core.multiarray.scalar")
-    return [argparse.Namespace, scalar, old, np.dtype, *kinds]
+    old = [(scalar, "numpy.core.multiarray.scalar"), (array, "numpy.core.multiarray._reconstruct")]
+    return [argparse.Namespace, PosixPath, scalar, array, *old, np.ndarray, np.dtype, *kinds]
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -151,7 +155,8 @@ def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tupl
             break
         state = {name.removeprefix(first): tensor for name, tensor in state.items()}
         prefix += first
-    return state, prefix
+    plain = {_WITHIN.sub("", name): tensor for name, tensor in state.items()}
+    return (plain if plain.keys() <= own.keys() else state), prefix
 
 
 def _check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path | str) -> None:

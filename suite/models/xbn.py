@@ -12,7 +12,7 @@ from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
 from suite.models.activations import activation_behind, without_activations
 from suite.models.batch_free import batch_free_norm
-from suite.models.norm_sites import NormSite, batch_norms, norm_sites
+from suite.models.norm_sites import NormSite, batch_norms, norm_sites, replace_modules
 from suite.models.norms.centred import centre_weights, layer_before
 from suite.specs.choice import resolve
 from suite.specs.norm import norm_spec
@@ -56,9 +56,7 @@ def convert(
     before = [layer_before(model, name) for name in names] if _centres_weights(norm) else []
     found = {name: _replacement(norms[name], norm, name, behind.get(name)) for name in names}
     _say_where_groups_have_one_channel(norms, found)
-    for name, new in found.items():  # all of them, or none
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
+    replace_modules(model, {norms[name]: new for name, new in found.items()})  # all of them, or none
     without_activations(model, [act for name, act in behind.items() if act and act != f"{name}.act"])
     centre_weights(model, before)
     return model

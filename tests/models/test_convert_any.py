@@ -116,6 +116,20 @@ def test_all_layers_of_a_timm_network_get_the_norm_batch() -> None:
     assert {getattr(m, "norm_batch_size", None) for m in norms} == {2}
 
 
+def test_a_norm_that_is_used_in_several_places_stays_one() -> None:
+    def shared() -> nn.Sequential:
+        norm = nn.BatchNorm2d(8)
+        return layered(norm, nn.ReLU(), norm, layered(norm))
+
+    for model in (
+        convert(shared(), norm_of(kind="gn", num_groups=2)),
+        set_norm_batch_size(shared(), 2, 8, torch.device("cpu")),
+    ):
+        first, _, second, inner = model
+        assert first is second is inner[0]
+        assert type(first) is not nn.BatchNorm2d
+
+
 class Odd(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)

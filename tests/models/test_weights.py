@@ -30,6 +30,7 @@ def prefixed(prefix: str, state: State) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
+RNG = ("MT19937", np.arange(4, dtype=np.uint32), 7)  # as numpy states it
 OPTIONS = argparse.Namespace(lr=0.1, model="resnet50", momenta=[0.9])
 FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
     "torchvision's references": (
@@ -61,6 +62,14 @@ FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
     "parallel, then compiled": (
         lambda s: {"model": prefixed("_orig_mod.module.", s)},
         "'model', without the prefix '_orig_mod.module.'",
+    ),
+    "a part compiled": (
+        lambda s: {"model": {f"module.{n[:2]}_orig_mod.{n[2:]}": tensor for n, tensor in s.items()}},
+        "'model', without the prefix 'module.'",
+    ),
+    "paths and states of generators": (
+        lambda s: {"model": s, "args": argparse.Namespace(data=Path("/x")), "rng": RNG},
+        "'model'",
     ),
     "of an average within": (
         lambda s: {"model": filled(9.0), "model_ema": {"module": s}},
