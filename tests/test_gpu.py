@@ -1,5 +1,7 @@
 """What only a GPU can show. Without one these tests are skipped, and the summary says so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
 from suite.shift import probe
+from suite.signals import StopFlag
 from suite.train import train_run
+from suite.train.distributed import Ranks
+from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
+from tests.helpers.steps import CASES, run_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,11 +62,13 @@ def test_the_gpu_pipeline_decodes_and_crops_as_the_cpu_one(split: str) -> None:
     "recipe",
     [
         {},
+        {"precision": "tf32"},
+        {"precision": "fp16", "clip_grad_norm": 5.0},
         {"precision": "bf16"},
         {"precision": "bf16", "channels_last": True},
         {"precision": "bf16", "channels_last": True, "compile": True},
     ],
-    ids=["fp32", "bf16", "channels_last", "compile"],
+    ids=["fp32", "tf32", "fp16", "bf16", "channels_last", "compile"],
 )
 def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_path: Path) -> None:
     train_run(gpu_run(recipe), tmp_path)
@@ -88,3 +96,26 @@ def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
     for one, other in zip(on_cpu.layers, on_gpu.layers, strict=True):
         assert one.name == other.name
         assert one.esm_sigma == pytest.approx(other.esm_sigma, rel=2e-2)
+
+
+@contextmanager
+def refusing_to_wait() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_do_not_wait(case: str) -> None:
+    """After two steps that set things up, as torch itself watches it."""
+    run = run_of(case)
+    trainer = Trainer(run, Ranks(0, 0, 1, CUDA), None, StopFlag())
+    forward = trainer.forward_module()
+    batches = iter(train_loader(run, start_step=0, rank=0, world_size=1, device=CUDA))
+    trainer.step = CHECK_LOSS_EVERY_STEPS - 3  # a check of the loss is among the steps
+    for number in range(24):
+        with refusing_to_wait() if number >= 2 else nullcontext():
+            trainer.agree(trainer.advance(forward, batches))
+    assert 0 < trainer.meter.summary(8)["step_time_p50_ms"] < 1000

@@ -52,6 +52,11 @@ class SystemSpec(Spec):
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"
     )
+    cudnn_benchmark: bool | None = Field(
+        None,
+        description="let cuDNN measure its algorithms for each new shape, which lengthens the first steps; "
+        "null: where all images have one size",
+    )
     checkpoint_every_epochs: int = Field(1, ge=1, description="the last epoch always writes one")
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within an epoch; null: only at its end"
