@@ -1,6 +1,8 @@
 """The stage of `make gpu-check` about fused norms: their errors, and their bandwidth beside a copy's."""
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +32,11 @@ def norms(sizes: Sizes) -> None:
         tell(f"copy, {shape}", 2 * x.numel() * x.element_size() / copy_ms / 1e6, "GB/s")
         for name, make in _norms().items():
             with part(f"{name}, {shape}"):
-                _norm(
-                    f"{name}, {shape}", lambda make=make, channels=channels: make(channels), x, copy_ms, sizes
-                )
+                _norm(f"{name}, {shape}", partial(make, channels), x, copy_ms, sizes)
 
 
 def _norm(what: str, make: Callable[[], nn.Module], x: Tensor, copy_ms: float, sizes: Sizes) -> None:
-    from suite.kernels import fuse_norms
-
+    fuse_norms = importlib.import_module("suite.kernels").fuse_norms
     native, fused, exact = (nn.Sequential(make(), nn.ReLU()).to(sizes.device) for _ in range(3))
     done = fuse_norms(fused)
     if done.skipped:
@@ -48,8 +47,8 @@ def _norm(what: str, make: Callable[[], nn.Module], x: Tensor, copy_ms: float, s
         far = (one.double() - other).abs().max() / other.abs().max()
         tell(f"{what}: {of}, largest difference from float64", float(far), "of the largest")
     for how, module in (("native", native), ("fused", fused)):
-        forward_ms = median_ms(lambda module=module: module(x), sizes)
-        both_ms = median_ms(lambda module=module: _with_gradient(module, x), sizes)
+        forward_ms = median_ms(partial(module, x), sizes)
+        both_ms = median_ms(partial(_with_gradient, module, x), sizes)
         # A copy reads and writes x. Forward: x is read twice, y written. Backward: x and dy are read twice,
         # y once, dx written.
         tell(f"{what}, {how}: forward", 1.5 * copy_ms / forward_ms, "of a copy's bandwidth")

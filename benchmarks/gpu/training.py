@@ -1,5 +1,6 @@
 """Stages of `make gpu-check` about training steps, and what is measured beside them."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -15,9 +16,8 @@ def _kernels(sizes: Sizes) -> list[str]:
     if "kernels" not in SystemSpec.model_fields:
         leave_out("fused kernels: this version has torch's own norms only")
         return ["native"]
-    from suite.kernels import kernels_missing
-
-    if sizes.device.type == "cuda" and (why := kernels_missing()):
+    missing = importlib.import_module("suite.kernels").kernels_missing
+    if sizes.device.type == "cuda" and (why := missing()):
         leave_out(f"fused kernels: {why}")
         return ["native"]
     return ["native", "fused"]
@@ -105,9 +105,8 @@ def graphs(sizes: Sizes) -> None:
     images = sizes.norm_batches[-1]
     for norm_batch_size in (images, sizes.norm_batches[0]):
         with part(f"norm batch {norm_batch_size}"):
-            model = build_model(ModelSpec(arch=sizes.arch, num_classes=1000)).to(
-                sizes.device, memory_format=torch.channels_last
-            )
+            model = build_model(ModelSpec(arch=sizes.arch, num_classes=1000))
+            model = model.to(memory_format=torch.channels_last).to(sizes.device)
             set_norm_batch_size(model, norm_batch_size, images, sizes.device)
             shape = (images, 3, sizes.image_size, sizes.image_size)
             x = torch.randn(shape, device=sizes.device).to(memory_format=torch.channels_last)
