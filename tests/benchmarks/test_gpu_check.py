@@ -65,6 +65,15 @@ def test_stages_for_which_no_time_is_left_are_left_out(
     assert second.left_out == ["0.0166667 minutes were up"]
 
 
+def test_without_a_gpu_nothing_else_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "run_stage", lambda *_, **__: Outcome("machine", "M", left_out=["no GPU"]))
+    monkeypatch.setattr(check.sys, "argv", ["check"])
+    assert check.main() == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: no GPU"
+
+
 def test_the_report_has_a_table_for_each_stage_and_says_that_it_is_a_rehearsal() -> None:
     outcomes = [Outcome("steps", "Steps", rows=[ROW]), Outcome("loader", "Loader", left_out=["no DALI"])]
     text = markdown(outcomes, rehearse=True)
