@@ -10,7 +10,7 @@ from suite.experiment import RecipeSpec, Run
 from suite.specs.recipe import PRECISIONS
 from suite.train.arithmetic import arithmetic, arithmetic_of
 from suite.train.meter import matmul_peak_flops_per_s
-from suite.train.optim import Optimizer
+from suite.train.optim import Optimizer, build_optimizer
 from tests.helpers.runs import make_run
 
 CPU = torch.device("cpu")
@@ -85,10 +85,16 @@ def test_a_scaled_step_is_the_plain_one() -> None:
         assert weight.grad is None
 
 
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also the first: its momentum begins with 0, and the next step is as the first."""
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, torch.nan))  # it may be anything
     weight = nn.Parameter(torch.ones(()))
     optimizer = optimizer_of(weight)
+    if fused:  # as on a GPU
+        optimizer.sgd = build_optimizer(optimizer._model, RecipeSpec(weight_decay=0), fused=True)
     optimizer.backward(weight * float("inf"))
     optimizer.step(0.1)
     assert float(weight) == 1

@@ -22,8 +22,8 @@ class Held:
     """Writing that goes on when the test lets it."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.may_write, self._write = threading.Event(), checkpoint.write_atomically
-        patch.setattr(checkpoint, "write_atomically", self)
+        self.may_write, self._write = threading.Event(), checkpoint._save_atomically
+        patch.setattr(checkpoint, "_save_atomically", self)
 
     def __call__(self, *arguments: Any) -> None:
         assert self.may_write.wait(30)
