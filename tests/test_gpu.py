@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from suite.config import expand
 from suite.data import train_loader, val_loader
+from suite.detection.loaders import detection_train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
@@ -18,6 +20,7 @@ from suite.signals import StopFlag
 from suite.train import train_run
 from suite.train.distributed import Ranks
 from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
+from tests.helpers.small_detectors import boxes_folder, small_run
 from tests.helpers.steps import CASES, run_of
 
 pytestmark = [
@@ -119,3 +122,40 @@ def test_steps_do_not_wait(case: str) -> None:
         with refusing_to_wait() if number >= 2 else nullcontext():
             trainer.agree(trainer.advance(forward, batches))
     assert 0 < trainer.meter.summary(8)["step_time_p50_ms"] < 1000
+
+
+def test_the_gpu_pipeline_resizes_and_mirrors_images_with_boxes_as_the_cpu_one(tmp_path: Path) -> None:
+    run = small_run(boxes_folder(tmp_path / "boxes"), data={"loader": "dali"})
+    place = {"start_step": 0, "rank": 0, "world_size": 1}
+    batches = []
+    for device in (CPU, CUDA):
+        loader = detection_train_loader(run, **place, device=device)
+        batches.append(list(islice(loader, 3)))
+        loader.close()
+    for on_cpu, on_gpu in zip(*batches, strict=True):
+        for image, other in zip(on_cpu.images, on_gpu.images, strict=True):
+            assert other.device == CUDA
+            # Noise of single pixels: the two resize and round differently.
+            assert (image - other.cpu()).abs().mean() < 0.02
+        for target, other_target in zip(on_cpu.targets, on_gpu.targets, strict=True):
+            assert all(torch.equal(target[key], other_target[key].cpu()) for key in target)
+
+
+@pytest.mark.parametrize("framework", ["faster_rcnn", "mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_detection_run_on_the_gpu_completes(framework: str, precision: str, tmp_path: Path) -> None:
+    """Its losses and AP are finite, and its frozen and trained norms are measured."""
+    run = small_run(
+        boxes_folder(tmp_path / "boxes"),
+        task={"framework": framework, "trained_stages": 3},
+        data={"loader": "dali"},
+        recipe={"precision": precision},
+    )
+    train_run(run, tmp_path / "run")
+    record = Record.read(tmp_path / "run")
+    assert record.state == "completed"
+    assert record.provenance[0]["device"] == torch.cuda.get_device_name(0)
+    assert 0 < record.last("loss") < 100
+    assert 0 <= record.last("ap_percent") <= 100
+    assert record.last("images_evaluated") == 12
+    assert len(record.last_per_layer("esm_sigma_scaled", "val")) == 13
