@@ -21,7 +21,7 @@ from suite.train import train_run
 from suite.train.distributed import Ranks
 from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
 from tests.helpers.small_detectors import boxes_folder, small_run
-from tests.helpers.steps import CASES, run_of
+from tests.helpers.steps import STEPS, run_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -110,7 +110,7 @@ def refusing_to_wait() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", STEPS)
 def test_steps_do_not_wait(case: str) -> None:
     """After two steps that set things up, as torch itself watches it."""
     run = run_of(case)

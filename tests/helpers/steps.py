@@ -8,7 +8,7 @@ from suite.config import expand
 from suite.data import Batch
 from suite.experiment import Run
 
-CASES: dict[str, dict[str, Any]] = {
+STEPS: dict[str, dict[str, Any]] = {
     "bn": {},
     "xbn": {"norm": {"kind": "xbn"}},
     "gn": {"norm": {"kind": "gn"}},
@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def run_of(case: str) -> Run:
-    settings = dict(CASES[case])
+    settings = dict(STEPS[case])
     norm, recipe = settings.pop("norm", {"kind": "bn"}), settings.pop("recipe", {})
     content = {
         "model": {"arch": "small_resnet11", "norm": norm},

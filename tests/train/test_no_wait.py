@@ -22,7 +22,7 @@ from suite.train.finite import FiniteCheck
 from suite.train.heartbeat import Next
 from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
 from tests.helpers.host_waits import FakeEvent, HostWaits, fake_events
-from tests.helpers.steps import CASES, batch_on, run_of
+from tests.helpers.steps import STEPS, batch_on, run_of
 
 CPU, GPU, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 
@@ -70,7 +70,7 @@ def placed(meter: TidMeter, model: torch.nn.Module, device: torch.device) -> Tid
 
 
 # An average is a copy, and copies of fake tensors crash; it is updated behind the backward pass anyway.
-@pytest.mark.parametrize("case", [case for case in CASES if case != "ema-clipping"])
+@pytest.mark.parametrize("case", [case for case in STEPS if case != "ema-clipping"])
 def test_forward_pass_loss_check_and_tid(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(case)
     meter = real_meter(run)
@@ -91,7 +91,7 @@ def test_forward_pass_loss_check_and_tid(case: str, monkeypatch: pytest.MonkeyPa
     assert (trainer.tid is None) == (case == "gn")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", STEPS)
 def test_whole_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two, since the first step of an optimizer and of an average is a case of its own."""
     run = run_of(case)
