@@ -18,8 +18,9 @@ from suite.record import Record
 from suite.shift import probe
 from suite.signals import StopFlag
 from suite.train import train_run
+from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.distributed import Ranks
-from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
+from suite.train.loop import Trainer
 from tests.helpers.small_detectors import boxes_folder, small_run
 from tests.helpers.steps import STEPS, run_of
 

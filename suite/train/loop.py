@@ -21,20 +21,18 @@ from suite.models import set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
 from suite.train.averages import WeightAverages
+from suite.train.boundary import Boundary
 from suite.train.checkpoint import CheckpointStore, CheckpointWriter
 from suite.train.data_parallel import data_parallel
-from suite.train.distributed import Agreement, Ranks
+from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.federation import Federation
-from suite.train.finite import FiniteCheck
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
 from suite.train.optim import Optimizer, seed_device, seed_for
 from suite.train.task import steps_per_epoch, task_of
-
-CHECK_LOSS_EVERY_STEPS = 20
 
 
 class Trainer:
@@ -67,9 +65,7 @@ class Trainer:
         self.to_evaluate = False
         """Whether an epoch has ended whose evaluation is still missing."""
         self.epoch_sums = torch.zeros(self.task.num_sums, dtype=torch.float64, device=ranks.device)
-        self.finite = FiniteCheck(ranks.device)
-        self._agreement: Agreement | None = None
-        """What the ranks are agreeing on since the last step's boundary."""
+        self.boundary = Boundary(ranks)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
         self.tid = tid_meter(run, self.task, self.model, ranks)
         self.metrics = MetricLogger(ranks, record, run.task.entry.accuracy)
@@ -181,26 +177,11 @@ class Trainer:
         return total
 
     def agree(self, loss: Tensor) -> Next:
-        """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged.
-
-        Several ranks exchange their wishes during the next step, so that they stop a step later than one
-        rank. Nothing is waited for but where a checkpoint or an epoch's end follows, and before a stop.
-        """
-        wish, settles = self.heartbeat.wish(self.step), self._checkpoint_is_due() or self._is_epoch_end
-        if settles or self.step % CHECK_LOSS_EVERY_STEPS == 0:
-            self.finite.ask(loss, self.step)
-        # A checkpoint with weights that are not finite would replace a good one.
-        if self.finite.look(wait=settles):
-            wish = Next.FAIL
-        former, self._agreement = self._agreement, self.ranks.begin_to_agree(wish)
-        decision = Next.CONTINUE if former is None else Next(former.result())
-        if settles or decision is not Next.CONTINUE or self.ranks.world_size == 1:
-            decision, self._agreement = max(decision, Next(self._agreement.result())), None
-        if decision in (Next.STOP, Next.STOP_WARNED) and not settles:
-            self.finite.ask(loss, self.step)
-            decision = Next(self.ranks.agree(Next.FAIL if self.finite.look(wait=True) else decision))
+        """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged."""
+        settles = self._checkpoint_is_due() or self._is_epoch_end
+        decision = self.boundary.decide(self.heartbeat.wish(self.step), loss, self.step, settles=settles)
         if decision is Next.FAIL:
-            step = self.finite.failed_at or self.step
+            step = self.boundary.finite.failed_at or self.step
             raise Diverged(
                 f"the loss is not finite at step {step} (epoch {-(-step // self.steps_per_epoch)})"
             )

@@ -14,11 +14,12 @@ from suite.record import RecordWriter, read_status
 from suite.signals import StopFlag
 from suite.train import heartbeat
 from suite.train.background import Background
+from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.clock import GpuClock
 from suite.train.distributed import Ranks
 from suite.train.finite import FiniteCheck
 from suite.train.heartbeat import Heartbeat, Next
-from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
+from suite.train.loop import Trainer
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
 from tests.helpers.host_waits import FakeEvent, fake_events

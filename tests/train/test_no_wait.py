@@ -16,11 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from suite.experiment import Run
 from suite.shift import TidMeter
 from suite.signals import StopFlag
-from suite.train import classification, loop, optim
+from suite.train import boundary, classification, loop, optim
+from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.distributed import Ranks
 from suite.train.finite import FiniteCheck
 from suite.train.heartbeat import Next
-from suite.train.loop import CHECK_LOSS_EVERY_STEPS, Trainer
+from suite.train.loop import Trainer
 from tests.helpers.host_waits import FakeEvent, HostWaits, fake_events
 from tests.helpers.steps import STEPS, batch_on, run_of
 
@@ -36,7 +37,7 @@ def real_meter(run: Run) -> TidMeter | None:
 def trainer_on(device: torch.device, run: Run, meter: TidMeter | None, patch: pytest.MonkeyPatch) -> Trainer:
     """A run's trainer on a device that holds no values."""
     patch.setattr(loop, "tid_meter", lambda *_: None)
-    patch.setattr(loop, "FiniteCheck", lambda _: FiniteCheck(CPU))
+    patch.setattr(boundary, "FiniteCheck", lambda _: FiniteCheck(CPU))
     patch.setattr(loop, "seed_device", lambda *_: None)  # asks for a driver
     patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     for module, name in ((classification, "build_model"), (loop, "set_norm_batch_size")):
@@ -79,7 +80,7 @@ def test_forward_pass_loss_check_and_tid(case: str, monkeypatch: pytest.MonkeyPa
         forward, batch = trainer.forward_module(), batch_on(GPU, run)
         trainer.step = 2 * CHECK_LOSS_EVERY_STEPS
         with HostWaits("cuda"), torch.no_grad():
-            trainer.finite = FiniteCheck(GPU)
+            trainer.boundary.finite = FiniteCheck(GPU)
             for micro in range(17):  # TID is computed of sixteen passes at once
                 loss, sums = trainer.task.loss(forward, batch, (0, trainer.step, micro, 0))
                 trainer.epoch_sums += sums
