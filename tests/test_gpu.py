@@ -13,6 +13,7 @@ from suite.models import build_model
 from suite.record import Record
 from suite.shift import probe
 from suite.train import train_run
+from tests.helpers.norm_cases import CASES, Case, compare
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,13 +22,14 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def gpu_run(recipe: dict[str, object], norm: str = "xbn") -> Run:
+def gpu_run(recipe: dict[str, object], norm: str = "xbn", kernels: str = "native") -> Run:
     content = {
         "model": {"arch": "resnet18", "norm": {"kind": norm}},
         "data": {"name": "fashion-mnist-7k", "image_size": 64, "train_images": 512, "val_images": 128},
         "batch": {"global_batch_size": 64},
         "recipe": {"epochs": 2, "lr": 0.05, **recipe},
         "measure": {"precise_bn_images": 128, "warmup_steps": 2},
+        "system": {"kernels": kernels},
     }
     return expand(content, "gpu").runs[0]
 
@@ -73,6 +75,24 @@ def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_pa
     assert 0 < record.last("matmul_peak_share") < 1
     # A data-centre GPU draws less than a kilowatt, and computes more than ten of these images in a second.
     assert 0 < record.last("energy_j_per_image") < 100
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_fused_kernels_agree_with_torch_in_float64(case: Case) -> None:
+    compare(case, device="cuda")
+
+
+@pytest.mark.parametrize("norm", ["bn", "xbn", "gn"])
+def test_a_run_with_fused_kernels_completes_and_agrees(norm: str, tmp_path: Path) -> None:
+    """To what two native runs differ by, whose reductions are not in a fixed order either."""
+    found = {}
+    for kernels in ("native", "fused"):
+        recipe = {"precision": "bf16", "channels_last": True}
+        train_run(gpu_run(recipe, norm, kernels), tmp_path / kernels)
+        record = Record.read(tmp_path / kernels)
+        assert record.provenance[0]["kernels"]["ran"] == kernels
+        found[kernels] = record.last("loss", "train")
+    assert found["fused"] == pytest.approx(found["native"], rel=0.1)
 
 
 def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:

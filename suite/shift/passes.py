@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift.batches import Logits, images_of, labels_of, logits_of, placed
 from suite.shift.functional import BatchNormCalls
-from suite.shift.layers import batch_norm_layers, centres, frozen_layers, is_untrained, num_channels
+from suite.shift.layers import (
+    batch_norm_layers,
+    centres,
+    frozen_layers,
+    is_untrained,
+    measures_itself,
+    num_channels,
+)
 from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
 from suite.shift.resample import GroupMoments
 
@@ -163,6 +170,9 @@ def recording(
         for name, layer in recorder.layers.items():
             hook = functools.partial(recorder.record, name)
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if adapt is None and hasattr(layer, "take_moments"):
+                layer.take_moments = functools.partial(recorder.take, name, layer)
+                hooks.callback(layer.__dict__.pop, "take_moments")
         yield recorder
 
 
@@ -259,6 +269,8 @@ class Recorder:
         return near_C if isinstance(near_C, Tensor) and self.adapt is None else None
 
     def record(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.adapt is None and measures_itself(layer):
+            return  # it calls `take`
         x_NC: Tensor = args[0] if args else next(iter(kwargs.values()))
         if x_NC.is_quantized:
             x_NC = x_NC.dequantize()
@@ -270,6 +282,18 @@ class Recorder:
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
         mean_C, var_C = batch_moments(x_NC, self._near(layer))
+        self._add(name, layer, x_NC, count, mean_C, var_C)
+
+    def take(self, name: str, layer: nn.Module, x_NC: Tensor, measured: tuple[Tensor, Tensor] | None) -> None:
+        """Record the moments (C,) of an input that the layer measured itself, or else those of the input."""
+        if not (count := x_NC.numel() // x_NC.shape[1]):
+            return
+        mean_C, var_C = batch_moments(x_NC, self._near(layer)) if measured is None else measured
+        self._add(name, layer, x_NC, count, mean_C, var_C)
+
+    def _add(
+        self, name: str, layer: nn.Module, x_NC: Tensor, count: int, mean_C: Tensor, var_C: Tensor
+    ) -> None:
         if not centres(layer):  # then as the layer estimates them: about 0
             mean_C, var_C = torch.zeros_like(mean_C), var_C + mean_C.square()
         seen = self.of(name)
