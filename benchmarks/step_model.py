@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from suite.architectures import ARCHITECTURES
@@ -61,6 +61,7 @@ PASSES = {
     aten.native_group_norm: Passes(reads=2, kernels=3),
     aten.native_group_norm_backward: Passes(reads=2, kernels=4),
 }
+CONVOLUTIONS = {aten.convolution, aten.convolution_backward}
 UNWRITTEN = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided}
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BF16 = torch.bfloat16
@@ -105,6 +106,8 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
+        if packet in CONVOLUTIONS:  # which on the meta device return NCHW, as on no GPU
+            out = tree_map(_channels_last, out)
         if packet not in UNWRITTEN and not func.is_view:
             passes = PASSES.get(packet, Passes(reads=1, kernels=1))
             read = sum(map(_bytes, tree_leaves((args, kwargs or {}))))
@@ -115,6 +118,11 @@ class _Operations(TorchDispatchMode):
             is_norm = "norm" in str(packet) or "threshold" in str(packet) or "relu" in str(packet)
             self.work.add(passes.reads * read + written, flops, passes.kernels, "torch", is_norm)
         return out
+
+
+def _channels_last(value: Any) -> Any:
+    is_image = isinstance(value, Tensor) and value.dim() == 4
+    return value.contiguous(memory_format=torch.channels_last) if is_image else value
 
 
 def _bytes(value: object) -> int:
@@ -148,7 +156,7 @@ class Setting:
         spec = ModelSpec(arch=self.arch, num_classes=1000, norm={"kind": self.norm})
         with META:
             model = build_model(spec)
-        set_norm_batch_size(model, self.norm_batch_size or self.images, self.images, META)
+            set_norm_batch_size(model, self.norm_batch_size or self.images, self.images, META)
         model = model.to(memory_format=torch.channels_last)
         if self.is_fused:
             fuse_norms(model)
@@ -181,15 +189,24 @@ def training_step(setting: Setting, gpu: Gpu | None = None) -> Work:
 
 
 def inference(setting: Setting, *, with_probe: bool, gpu: Gpu | None = None) -> Work:
-    """Return the work of evaluating a batch, with or without the probe's moments."""
+    """Return the work of evaluating a batch, with or without the probe's moments.
+
+    It is the second batch: at the first one the probe allocates.
+    """
     model, images = setting.network().eval(), setting.batch()
-    with torch.no_grad(), counted(gpu or Gpu(), setting.precision) as work:
-        if with_probe:
-            with recording(model, "probe") as recorder:
-                for batch in recorder.watched([images]):
-                    model(batch)
-        else:
-            model(images)
+    with torch.no_grad():
+        if not with_probe:
+            with counted(gpu or Gpu(), setting.precision) as work:
+                model(images)
+            return work
+        with recording(model, "probe") as recorder:
+            batches = recorder.watched([images, images])
+            with counted(gpu or Gpu(), setting.precision):
+                model(next(batches))
+                next(batches)
+            with counted(gpu or Gpu(), setting.precision) as work:
+                model(images)
+                next(batches, None)  # what is done behind a batch
     return work
 
 

@@ -87,6 +87,13 @@ def call_fused(
     return act(out if residual is None else out + residual)  # type: ignore[no-any-return]
 
 
+def reached(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return x, where the module's own code calls a norm that now waits for a residual."""
+    if (tell := getattr(norm, "when_reached", None)) is not None:
+        tell()
+    return x
+
+
 def _has_changed(act: nn.Module | None, activation: str) -> bool:
     if act is None:
         return False
@@ -146,7 +153,7 @@ def _rewrite(module: nn.Module) -> tuple[int, str | None]:
         return 0, f"the code of {kind.__name__} cannot be traced ({reason})"
     if str(graph) != str(other):
         return 0, f"the code of {kind.__name__} depends on the mode"
-    number = merge_norms(graph, module, call_fused)
+    number = merge_norms(graph, module, call_fused, reached)
     if number:
         module.__class__ = _with_forward(kind, graph)
     return number, None

@@ -129,9 +129,10 @@ class _Plan:
         both = torch.empty(shape, dtype=self.dtype, device=self.device)
         return both[0], both[1]
 
-    def units(self) -> tuple[Tensor, Tensor]:
+    def units(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return two buffers (S, G)."""
-        both = torch.empty(2, self.segments.num, self.segments.groups, dtype=self.dtype, device=self.device)
+        shape = (2, self.segments.num, self.segments.groups)
+        both = torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
         return both[0], both[1]
 
     @property
@@ -159,10 +160,15 @@ class _Plan:
         grid = (self.segments.num, math.ceil(groups / block_g))
         _run(Launch(kernel, grid, {**tensors, **self._sizes}, {**constants, **blocks}))
 
-    def merged(self, partials: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance, (S, G), from the chunks' moments."""
-        mean_SG, var_SG = self.units()
-        tensors = dict(zip(("mean_ptr", "squares_ptr"), partials, strict=True))
+    def merged(
+        self, partials: tuple[Tensor, Tensor], offset_G: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance, (S, G), from the chunks' moments.
+
+        `offset_G`: what was subtracted from the values; with it they are in float64.
+        """
+        mean_SG, var_SG = self.units(None if offset_G is None else torch.float64)
+        tensors = {"mean_ptr": partials[0], "squares_ptr": partials[1], "offset_ptr": offset_G}
         self.over_units(kernels.merge_moments, {**tensors, "unit_mean_ptr": mean_SG, "unit_var_ptr": var_SG})
         return mean_SG, var_SG
 
@@ -187,8 +193,9 @@ def normalise(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Return act((x − mean) / √(var + ε) · weight + bias + residual), of x's type.
 
-    `statistics`: mean and biased variance, (S, G); `affine`: weight and bias, (C,). `with_moments`: also the
-    mean and biased variance of x − mean, (S, G), which cost no further read of x.
+    `statistics`: mean and biased variance, (S, G); `affine`: weight and bias, (C,). `with_moments`, for one
+    segment of groups of one channel: also the mean and biased variance of x, (1, C) float64, which cost no
+    further read. They are computed about the given mean, so that a mean far from zero costs no digits.
     """
     plan = _Plan(x, segments)
     y = torch.empty_like(x)
@@ -198,7 +205,7 @@ def normalise(
     plan.over_rows(kernels.normalise, tensors, **_norm_constants(segments, rule))
     if partials[0] is None or partials[1] is None:
         return y, None
-    return y, plan.merged((partials[0], partials[1]))
+    return y, plan.merged((partials[0], partials[1]), statistics[0][0])
 
 
 def gradients(

@@ -80,10 +80,12 @@ class _FusedBatchNorm(FusedNorm, _BatchNorm):
     """BN over all samples of a batch, or over as many as `_samples` says.
 
     `take_moments`: called in inference mode with each input, and with its moments, which then cost no further
-    read. Without it the layer measures nothing there.
+    read. Without it the layer measures nothing there. `when_reached`: called where the network's own code
+    calls the layer, which computes later if it waits for a residual.
     """
 
     take_moments: TakeMoments | None = None
+    when_reached: Callable[[], object] | None = None
 
     def _samples(self, input: Tensor) -> int:
         return max(1, len(input))

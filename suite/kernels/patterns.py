@@ -39,7 +39,9 @@ class _Match:
         return self.addition or self.norm
 
 
-def merge_norms(graph: fx.Graph, module: nn.Module, call: Callable[..., Any]) -> int:
+def merge_norms(
+    graph: fx.Graph, module: nn.Module, call: Callable[..., Any], reached: Callable[..., Any]
+) -> int:
     """Replace norms and what follows them by calls of `call`, in place. Return how many.
 
     `call` gets the norm, the activating module or None, the input, the residual or None, and the
@@ -50,12 +52,16 @@ def merge_norms(graph: fx.Graph, module: nn.Module, call: Callable[..., Any]) ->
     for node in list(graph.nodes):
         if not _is_norm(node, module) or (match := _match(node, module)) is None:
             continue
-        with graph.inserting_before(match.place):
+        x = node.args[0]
+        with graph.inserting_before(node):
             norm = graph.get_attr(str(node.target))
+            if match.addition is not None:
+                x = graph.call_function(reached, (norm, x))
+        with graph.inserting_before(match.place):
             act = None
             if match.activation is not None and match.activation.op == "call_module":
                 act = graph.get_attr(str(match.activation.target))
-            joint = graph.call_function(call, (norm, act, node.args[0], match.residual, match.name))
+            joint = graph.call_function(call, (norm, act, x, match.residual, match.name))
         match.last.replace_all_uses_with(joint)
         for old in (match.activation, match.addition, match.norm):
             if old is not None:

@@ -46,7 +46,7 @@ def normalise(
     *,
     with_moments: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the normalised tensor, and the moments of x − mean, (S, G), if asked for."""
+    """Return the normalised tensor, and the moments of x, (1, C) float64, if asked for."""
     x_SRGD = _units(x, segments)
     apart_SRGD = x_SRGD - _per_unit(statistics[0], x_SRGD)
     y_SRGD = apart_SRGD * _rstd(statistics, rule, x_SRGD) * _per_channel(affine[0], x_SRGD, 1.0)
@@ -58,7 +58,7 @@ def normalise(
     found = None
     if with_moments:
         var_SG, mean_SG = torch.var_mean(apart_SRGD, dim=(1, 3), correction=0)
-        found = (mean_SG, var_SG)
+        found = (statistics[0].double() + mean_SG.double(), var_SG.double())
     return _as(y_SRGD, x), found
 
 

@@ -132,8 +132,7 @@ def normalise_and_measure(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise x with BN's estimates, (C,), and measure it in the same pass, without a gradient.
 
-    Returns y, and the mean (float64) and biased variance of each channel of x, (C,). The moments are those
-    of the differences from the estimated mean, so that a mean far from zero costs no digits.
+    Returns y, and the mean and biased variance of each channel of x, (C,) float64.
     """
     segments = Segments.of(x, len(x), x.shape[1])
     x = as_channels_last(x)
@@ -142,7 +141,7 @@ def normalise_and_measure(
     compute = implementation(x.device)
     statistics = (mean_C[None], var_C[None])
     y, moments = compute.normalise(x, segments, rule, statistics, affine, residual, with_moments=True)
-    return y, mean_C.double() + moments[0][0].double(), moments[1][0]
+    return y, moments[0][0], moments[1][0]
 
 
 def update_estimates(

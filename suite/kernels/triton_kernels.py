@@ -112,6 +112,7 @@ def parts(segment, e, g, num_chunks, C: tl.constexpr, GROUP_C: tl.constexpr):
 def merge_moments(
     mean_ptr,
     squares_ptr,
+    offset_ptr,
     unit_mean_ptr,
     unit_var_ptr,
     rows,
@@ -123,7 +124,10 @@ def merge_moments(
     BLOCK_E: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Merge the chunks and channels of each unit: store mean and biased variance, (S, G)."""
+    """Merge the chunks and channels of each unit: store mean and biased variance, (S, G).
+
+    `offset_ptr`, (G,), is added to the mean in the type in which the means are stored.
+    """
     segment = tl.program_id(0)
     g = tl.program_id(1) * BLOCK_G + tl.arange(0, BLOCK_G)
     number = tl.full((), 0.0, ACC)
@@ -146,8 +150,12 @@ def merge_moments(
         mean_G += delta_G * (n / total)
         number = total
     place = segment * (C // GROUP_C) + g
+    mean_G = mean_G.to(unit_mean_ptr.dtype.element_ty)
+    if offset_ptr is not None:
+        mean_G += by_channel(offset_ptr, g, g, C // GROUP_C, unit_mean_ptr.dtype.element_ty)
+    var_G = (squares_G / number).to(unit_var_ptr.dtype.element_ty)
     tl.store(unit_mean_ptr + place, mean_G, mask=g < C // GROUP_C)
-    tl.store(unit_var_ptr + place, squares_G / number, mask=g < C // GROUP_C)
+    tl.store(unit_var_ptr + place, var_G, mask=g < C // GROUP_C)
 
 
 @triton.jit

@@ -22,7 +22,7 @@ from suite.shift.layers import (
     measures_itself,
     num_channels,
 )
-from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
+from suite.shift.moments import ChannelMoments, batch_moments, merge_each, reduce_over_ranks
 from suite.shift.resample import GroupMoments
 
 PAST_HOOKS = "is called by its `forward`, which runs no hook: call the layer itself, as layer(x)"
@@ -172,7 +172,9 @@ def recording(
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if adapt is None and hasattr(layer, "take_moments"):
                 layer.take_moments = functools.partial(recorder.take, name, layer)
+                layer.when_reached = functools.partial(recorder.of, name)
                 hooks.callback(layer.__dict__.pop, "take_moments")
+                hooks.callback(layer.__dict__.pop, "when_reached")
         yield recorder
 
 
@@ -217,6 +219,7 @@ class Recorder:
         self.num_images = self.num_batches = 0
         self.unhooked: frozenset[str] = frozenset()
         self._last_batch: dict[str, int] = {}
+        self._pending: dict[str, tuple[ChannelMoments, int, Tensor, Tensor]] = {}
 
     def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches that have images. The caller runs each through the model before the next."""
@@ -228,12 +231,14 @@ class Recorder:
             is_watched = self.num_batches == 1 or self.functional
             with self._watching_functions() if is_watched else nullcontext():
                 yield batch
+            self._merge_pending()
 
     def result(self, labels: tuple[int, int] = (0, 0), *, over_ranks: bool = True) -> Pass:
         """Return what was recorded, also by other ranks. `labels`: how many images had one, and were right.
 
         Raises UserError when there were no images.
         """
+        self._merge_pending()
         counts = (self.num_images, self.num_batches, *labels)
         return _joined(self, counts, self.purpose, over_ranks and dist.is_initialized())
 
@@ -298,12 +303,22 @@ class Recorder:
             mean_C, var_C = torch.zeros_like(mean_C), var_C + mean_C.square()
         seen = self.of(name)
         batch = self.num_batches - 1
-        seen.groups[batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)
+        if name in self._pending:
+            self._merge_pending()
+        moments = seen.groups[batch % NUM_GROUPS]
+        self._pending[name] = (moments, count, mean_C.double(), var_C.double())
         seen.num_calls += 1
         seen.num_batches += self._last_batch.get(name) != batch
         self._last_batch[name] = batch
         if self.adapt is not None:
             self.adapt(name, len(x_NC), count, mean_C, var_C)
+
+    def _merge_pending(self) -> None:
+        """Merge the moments of all layers in the batch that has run; on a GPU in few operations."""
+        if self._pending:
+            into, counts, means, variances = zip(*self._pending.values(), strict=True)
+            merge_each(into, counts, list(means), list(variances))
+            self._pending.clear()
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

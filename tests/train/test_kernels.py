@@ -77,21 +77,27 @@ def assert_agree(fused: Path, native: Path) -> None:
     """Losses and statistics to 1 ‰; an accuracy of 25 images to one image."""
     one, other = final_state(fused), final_state(native)
     for name, value in other["model"].items():
-        torch.testing.assert_close(one["model"][name], value, rtol=5e-3, atol=5e-4, msg=name)
+        torch.testing.assert_close(
+            one["model"][name], value, rtol=5e-3, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
     for line, beside in zip(measured(fused), measured(native), strict=True):
         assert {**line, "value": 0} == {**beside, "value": 0}
         pairs = [(line["value"], beside["value"])]
         if isinstance(line["value"], list):
             pairs = list(zip(line["value"], beside["value"], strict=True))
         allowed = 4.1 if line["metric"].startswith("top") else 1e-4
-        assert all(math.isclose(a, b, rel_tol=5e-3, abs_tol=allowed) for a, b in pairs), line["metric"]
+        assert all(math.isclose(a, b, rel_tol=2e-3, abs_tol=allowed) for a, b in pairs), line["metric"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_fused_run_agrees_with_a_native_one_and_resumes_bit_equal(tmp_path: Path, ranks: int) -> None:
-    """XBN with ghost groups, two epochs, by what computes the kernels' arithmetic on a CPU."""
+    """XBN with ghost groups, two epochs, by what computes the kernels' arithmetic on a CPU.
+
+    At a learning rate at which rounding does not grow: at 0.05 a change of the weights by 10⁻⁷ is one of the
+    loss by 10⁻³ after twelve steps, in native runs too.
+    """
     batch = {"batch_size_per_gpu": 8, "norm_batch_size": 4}
-    runs = {kernels: run_with(kernels, batch=batch) for kernels in ("native", "fused")}
+    runs = {kernels: run_with(kernels, batch=batch, recipe={"lr": 1e-3}) for kernels in ("native", "fused")}
     assert runs["native"].run_id == runs["fused"].run_id
     for kernels, run in runs.items():
         assert train(run, tmp_path / kernels, world_size=ranks) == [0] * ranks
