@@ -94,11 +94,11 @@ class Work:
         return max(self.device_s, self.host_s)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds every operation of torch that is not free to the work."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = work
 
     def __torch_dispatch__(

@@ -193,10 +193,12 @@ def _reduced(self: Any, protocol: int) -> tuple[Any, ...]:
 
 
 def _blank(kind: type[nn.Module]) -> nn.Module:
-    class Unset(kind):  # type: ignore[valid-type,misc]
-        def __setstate__(self, state: dict[str, Any]) -> None:
-            self.__class__ = kind
-            kind.__setstate__(self, state)
-            _rewrite(self)
+    """Return a module without anything, which takes its state, and then writes its code."""
 
-    return Unset.__new__(Unset)
+    def set_state(self: Any, state: dict[str, Any]) -> None:
+        self.__class__ = kind
+        self.__setstate__(state)
+        _rewrite(self)
+
+    unset: type[nn.Module] = type(kind.__name__, (kind,), {"__setstate__": set_state})
+    return unset.__new__(unset)

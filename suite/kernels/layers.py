@@ -67,7 +67,7 @@ class FusedNorm(nn.Module):
         return self._computed(input, residual, activation)
 
     def _native(self, input: Tensor) -> Tensor:
-        return super().forward(input)  # type: ignore[misc,no-any-return]
+        return super().forward(input)  # type: ignore[no-any-return]
 
     def _samples(self, input: Tensor) -> int:
         return 1
@@ -99,7 +99,7 @@ class _FusedBatchNorm(FusedNorm, _BatchNorm):
         return super()._native(input)
 
     def _computed(self, input: Tensor, residual: Tensor | None, activation: str) -> Tensor:
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         rule = Rule(self.eps, activation)
         affine = (self.weight, self.bias) if self.affine else (None, None)
         if not self._uses_batch():

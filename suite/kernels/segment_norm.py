@@ -44,7 +44,7 @@ def implementation(device: torch.device) -> ModuleType:
 
 class _SegmentNorm(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight_C: Tensor | None,
@@ -66,8 +66,8 @@ class _SegmentNorm(torch.autograd.Function):
         return y, *statistics
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, dy: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
         x, y, mean_SG, var_SG, weight_C, bias_C = ctx.saved_tensors
@@ -116,7 +116,7 @@ def segment_norm(
         raise ValueError(f"segment norm: the residual is {what}, the input {tuple(x.shape)} of {x.dtype}")
     if residual is not None:
         residual = as_channels_last(residual)
-    found: tuple[Tensor, Tensor, Tensor] = _SegmentNorm.apply(  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor] = _SegmentNorm.apply(
         as_channels_last(x), weight_C, bias_C, residual, constants, segments, rule or Rule()
     )
     return found

@@ -171,8 +171,9 @@ def recording(
             hook = functools.partial(recorder.record, name)
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if adapt is None and hasattr(layer, "take_moments"):
-                layer.take_moments = functools.partial(recorder.take, name, layer)
-                layer.when_reached = functools.partial(recorder.of, name)
+                fused: Any = layer  # it hands over its moments, and says where it is in the order
+                fused.take_moments = functools.partial(recorder.take, name, layer)
+                fused.when_reached = functools.partial(recorder.of, name)
                 hooks.callback(layer.__dict__.pop, "take_moments")
                 hooks.callback(layer.__dict__.pop, "when_reached")
         yield recorder
