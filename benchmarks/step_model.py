@@ -24,7 +24,7 @@ from suite.kernels import fuse_norms
 from suite.kernels.launch import recorded
 from suite.models import build_model, set_norm_batch_size
 from suite.models.norms.group_norm import GroupNorm
-from suite.shift.passes import recording
+from suite.shift.recorder import recording
 
 META = torch.device("meta")
 aten = torch.ops.aten

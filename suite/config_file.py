@@ -29,7 +29,6 @@ KINDS = {
 # Texts for a shell: there `${NAME}` is the shell's own; `${oc.env:NAME}` is replaced in them, too.
 SHELL_KEYS = ("setup", "python", "jobs_folder")
 _FOR_THE_SHELL = re.compile(r"(?<!\\)\$\{(?!oc\.)")
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)\s*\}")
 
 
@@ -100,19 +99,6 @@ def naming(path: Path, also: str = "", overrides: Sequence[str] = ()) -> Iterato
     except UserError as error:
         also = also or _to_blame(str(error), overrides)
         raise UserError(f"{path}: {also and f'{also}: '}{error}") from None
-
-
-def expand_path(text: str, key: str) -> Path:
-    """Return a path with `~`, `$NAME` and `${NAME}` replaced. Raises UserError for what is not known here."""
-    if unset := [
-        name for pair in _VARIABLE.findall(text) for name in pair if name and name not in os.environ
-    ]:
-        raise UserError(f"{key}: the environment variable {unset[0]} is not set, in {shown(text)}")
-    try:
-        return Path(os.path.expandvars(text)).expanduser()
-    except RuntimeError:
-        remedy = "set HOME, or give the path without ~"
-        raise UserError(f"{key}: that home is not known, in {shown(text)}; {remedy}") from None
 
 
 def overlap(one: str, other: str) -> bool:

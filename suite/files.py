@@ -61,6 +61,18 @@ def append_line(path: Path, line: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+def file_age_s(path: Path) -> float:
+    """Return the seconds since a file was written, both times by the clock of its file system; 0 or more.
+
+    Zero if there is no such file.
+    """
+    with suppress(FileNotFoundError):
+        written_s = path.stat().st_mtime
+        with tempfile.TemporaryFile(dir=path.parent) as now:
+            return max(0.0, os.fstat(now.fileno()).st_mtime - written_s)
+    return 0.0
+
+
 def is_full(place: Path) -> bool:
     """Return whether the file system of `place` has no room for a small file; False if not known."""
     with suppress(OSError):

@@ -20,7 +20,7 @@ class Metric:
     """What a number means. `per_layer`: one value for each BN layer, in forward order.
 
     `measured_in`: training, evaluation, or both; of both, the evaluation's value is the result. `weights`:
-    the trained ones, or an average of them.
+    the trained ones, or an average of them. `at_the_end`: measured once, after the last epoch.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Metric:
     per_layer: bool = False
     measured_in: Literal["train", "val", "both"] = "train"
     weights: Weights = "raw"
+    at_the_end: bool = False
 
 
 # A table of two lines for each metric; the formatter would take eight.
@@ -119,11 +120,12 @@ _ALL = (
            "what all ranks' GPUs took over an epoch's training steps, by NVML's counters, per image",
            "Energy per image"),
     Metric("flops_per_image", "FLOP", "neither",
-           "forward and backward of one image, by torch's counter", "Work per image"),
+           "forward and backward of one image, by torch's counter", "Work per image", at_the_end=True),
     Metric("matmul_peak_flops_per_s", "FLOP/s", "neither",
-           "fastest square matrix product measured here", "Matmul peak"),
+           "fastest square matrix product measured here", "Matmul peak", at_the_end=True),
     Metric("matmul_peak_share", "1", "higher",
-           "flops_per_image × images_per_s / (ranks × matmul_peak_flops_per_s)", "Share of matmul peak"),
+           "flops_per_image × images_per_s / (ranks × matmul_peak_flops_per_s)", "Share of matmul peak",
+           at_the_end=True),
     Metric("bad_images", "1", "lower",
            "files that could not be decoded and were replaced or left out", "Bad images"),
     Metric("epoch_time_s", "s", "lower", "wall time of a training epoch, evaluation left out", "Epoch time"),

@@ -5,16 +5,16 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from suite.user import expanded, home_or_none
+from suite.user import expand_path, home_or_none
 
 
 def cache_home() -> Path | None:
     """Return the folder of caches: $XDG_CACHE_HOME if it is an absolute path, else ~/.cache.
 
-    None without a home. Raises UserError for a `~` in the variable that is not known.
+    None without a home. Raises UserError for a home or variable in it that is not known.
     """
     base = os.environ.get("XDG_CACHE_HOME")
-    if base and (folder := expanded(base)).is_absolute():
+    if base and (folder := expand_path(base, "XDG_CACHE_HOME")).is_absolute():
         return folder
     home = home_or_none()
     return None if home is None else home / ".cache"

@@ -2,11 +2,15 @@
 
 import getpass
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from suite.errors import UserError
+from suite.wording import shown
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
 def user_name() -> str:
@@ -42,9 +46,14 @@ def some_home() -> Iterator[None]:
             os.environ["HOME"] = former
 
 
-def expanded(path: Path | str) -> Path:
-    """Return a path with a leading ~ or ~NAME replaced. Raises UserError where that home is not known."""
+def expand_path(text: str, key: str) -> Path:
+    """Return a path with `~`, `$NAME` and `${NAME}` replaced. Raises UserError for what is not known here."""
+    if unset := [
+        name for pair in _VARIABLE.findall(text) for name in pair if name and name not in os.environ
+    ]:
+        raise UserError(f"{key}: the environment variable {unset[0]} is not set, in {shown(text)}")
     try:
-        return Path(path).expanduser()
+        return Path(os.path.expandvars(text)).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: that home is not known: set HOME, or give the path without ~") from None
+        remedy = "set HOME, or give the path without ~"
+        raise UserError(f"{key}: that home is not known, in {shown(text)}; {remedy}") from None

@@ -14,6 +14,7 @@ from suite.experiment import Run
 from suite.metrics import METRICS
 from suite.paths import RunPaths, find_runs
 from suite.record import Costs, Layer, Measurement, Record, RecordWriter
+from tests.helpers.records import written_before
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,20 +142,23 @@ def test_costs_are_summed_over_attempts(run: Run, tmp_path: Path, monkeypatch: p
     with RecordWriter(run, tmp_path) as record:
         record.queue()
         assert Record.read(tmp_path).costs == Costs(0.0, 0, 0, None)
-        clock.now = 100.0  # 50 s in the queue
+        clock.now = 100.0
+        written_before(tmp_path, 50.0)  # in the queue
         record.start({"world_size": 4, "scheduler_job": "7"})
         clock.now = 150.0
         record.status("running", step=30)
-        assert Record.read(tmp_path).costs == Costs(200.0, 0, 0, 50.0)  # 50 s × 4 ranks
+        costs = Record.read(tmp_path).costs
+        assert (costs.rank_s, costs.queue_wait_s) == (50 * 4, pytest.approx(50.0, abs=1))
         clock.now = 160.0
         record.status("preempted")
-        clock.now = 200.0  # and 40 s more
+        clock.now = 200.0
+        written_before(tmp_path, 40.0)
         record.start({"world_size": 2, "scheduler_job": "7"})
         record.resume(20, [])
         clock.now = 230.0
         record.status("failed", reason="the disk is full")
-        costs = Costs(60 * 4 + 30 * 2, 1, 10, 90.0)
-        assert Record.read(tmp_path).costs == costs
+        costs = Record.read(tmp_path).costs
+        assert costs == Costs(60 * 4 + 30 * 2, 1, 10, pytest.approx(90.0, abs=1))
         clock.now = 1000.0
         record.queue()  # submitted again: no time of a rank goes by, and none is counted twice
         assert Record.read(tmp_path).costs == costs

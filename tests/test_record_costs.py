@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,10 @@ from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RankError, Record, RecordWriter, errors_noted, read_status
 from suite.record.status import SILENCE_S
+from tests.helpers.records import written_before
 
 ROOT = Path(__file__).parent.parent
+DAY_S = 86_400
 
 
 @pytest.fixture
@@ -33,13 +36,16 @@ def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytes
     at(monkeypatch, 1000)
     with RecordWriter(run, tmp_path) as record:
         record.queue()
-    at(monkeypatch, 1030)  # waits for 30 s, trains for 50 s on 4 ranks up to step 17, is killed
+    written_before(tmp_path, 30)
+    # Waits for 30 s, trains for 50 s on 4 ranks of a node that is a day ahead, up to step 17, is killed.
+    at(monkeypatch, 1030 + DAY_S)
     with RecordWriter(run, tmp_path) as record:
         record.start(job)
         record.resume(0, [])
-        at(monkeypatch, 1080)
+        at(monkeypatch, 1080 + DAY_S)
         record.status("running", step=17)
-    at(monkeypatch, 1100)  # Slurm starts it again after 20 s; the newest checkpoint is of step 10
+    written_before(tmp_path, 20)
+    at(monkeypatch, 1100)  # Slurm starts it elsewhere after 20 s; the newest checkpoint is of step 10
     with RecordWriter(run, tmp_path) as record:
         record.start(job)
         record.resume(10, [])
@@ -48,6 +54,7 @@ def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytes
     at(monkeypatch, 5000)  # retried much later: what lies between is nobody's wait
     with RecordWriter(run, tmp_path) as record:
         record.queue()
+    written_before(tmp_path, 3)
     at(monkeypatch, 5003)
     with RecordWriter(run, tmp_path) as record:
         record.start({**job, "world_size": 2})
@@ -56,12 +63,26 @@ def test_costs_add_up_over_attempts(run: Run, tmp_path: Path, monkeypatch: pytes
         record.status("completed")
     status = Record.read(tmp_path).status
     assert status["attempts"] == 3
-    assert status["queue_wait_s"] == 30 + 20 + 3
+    assert status["queue_wait_s"] == pytest.approx(30 + 20 + 3, abs=3)
     assert status["lost_steps"] == 7
     assert status["rank_s"] == 50 * 4 + 5 * 4  # of the attempts before this one
     assert (status["started_at"], status["updated_at"], status["world_size"]) == (5003, 5013, 2)
     waits = [line["queue_wait_s"] for line in Record.read(tmp_path).provenance]
-    assert waits == [30, 20, 3]
+    assert waits == pytest.approx([30, 20, 3], abs=1)
+
+
+@pytest.mark.parametrize(("ahead_s", "words"), [(DAY_S, "1440 min ahead of"), (-DAY_S, "1440 min behind")])
+def test_a_node_with_another_clock_is_named(
+    ahead_s: float, words: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RecordWriter(run, tmp_path) as record:
+        record.start({"scheduler_job": "12"})
+        assert read_status(RunPaths(tmp_path)).notes == []
+        at(monkeypatch, time.time() + ahead_s)
+        record.status("running", step=1)
+        monkeypatch.undo()
+        (note,) = read_status(RunPaths(tmp_path)).notes
+    assert f"clocks differ: that of {socket.gethostname()} is {words} the file system's" in note
 
 
 def test_without_a_scheduler_nothing_waits(run: Run, tmp_path: Path) -> None:
@@ -75,6 +96,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from suite.record import Record, RecordWriter
+from tests.helpers.records import written_before
 folder = Path(sys.argv[1])
 with RecordWriter(Record.read(folder).run, folder) as record:
     record.start({})

@@ -12,8 +12,9 @@ from jobs.cluster.ledger import Submission
 from jobs.cluster.local_backend import LocalBackend, LocalCluster
 from jobs.cluster.slurm_backend import SlurmBackend
 from jobs.cluster.slurm_cluster import SlurmCluster, time_s
-from suite.config_file import expand_path, naming, read_config
+from suite.config_file import naming, read_config
 from suite.errors import UserError
+from suite.user import expand_path
 from suite.wording import explain, shown
 
 __all__ = ["AnyCluster", "LocalCluster", "SlurmCluster", "time_s"]

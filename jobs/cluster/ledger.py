@@ -21,10 +21,9 @@ from typing import Any
 
 from jobs.checks import writing
 from jobs.cluster.submission import BadEntry, Submission, parse_entry
-from suite.config_file import expand_path
 from suite.errors import UserError
 from suite.files import NoLocks, is_locked, locked, read_whole, write_atomically
-from suite.user import home_or_none, user_name
+from suite.user import expand_path, home_or_none, user_name
 
 __all__ = ["BadEntry", "Ledger", "Submission", "jobs_folder", "new_submission", "private_folder"]
 __all__ += ["FOLDER", "where_jobs_lie", "who_else_can_write"]

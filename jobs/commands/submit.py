@@ -35,9 +35,10 @@ def submit(
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
-    from suite.config_file import expand_path, naming
+    from suite.config_file import naming
     from suite.experiment import check_batches
     from suite.studies.study import load
+    from suite.user import expand_path
 
     experiment = load(config, overrides or [])
     where = load_cluster(cluster)

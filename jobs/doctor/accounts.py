@@ -31,7 +31,7 @@ def _rows(*what: str) -> list[list[str]]:
 
 
 def probe_sacct(case: Case) -> Answer:
-    """Asks sacct for this user's jobs of today, unless the site keeps no accounts."""
+    """Ask sacct for this user's jobs of today, unless the site keeps no accounts."""
     if not _has_no_accounts(case):
         ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", timeout_s=TIMEOUT_S)
     return {}

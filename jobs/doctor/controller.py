@@ -50,7 +50,7 @@ def probe_test_only(case: Case) -> Answer:
 
 
 def fields(line: str) -> dict[str, str]:
-    """Parses `A=1 B=two`."""
+    """Parse `A=1 B=two`."""
     return dict(re.findall(r"(\S+?)=(\S*)", line))
 
 

@@ -32,7 +32,7 @@ def examine(
     with_nodes: bool,
     shm_mib: int = 0,
 ) -> Iterator[Finding]:
-    """Yields all findings. Nodes are not asked where Slurm would refuse a job anyway.
+    """Yield all findings. Nodes are not asked where Slurm would refuse a job anyway.
 
     `shm_mib`: what the loaders of an experiment need of a node's shared memory; 0 if that is not known.
     Raises UserError for a scheduler that no topic knows.
@@ -51,7 +51,7 @@ def examine(
 
 
 def login_topics(case: Case) -> Iterator[Topic]:
-    """Yields the topics of a Slurm cluster, each once `case` has the answers to its probes.
+    """Yield the topics of a Slurm cluster, each once `case` has the answers to its probes.
 
     Without the controller's answer there are no more.
     """
@@ -63,7 +63,7 @@ def login_topics(case: Case) -> Iterator[Topic]:
 
 
 def ask_here(topic: Topic, case: Case) -> None:
-    """Adds the login machine's answers to `case.here`."""
+    """Add the login machine's answers to `case.here`."""
     for name, probe in topic.here.items():
         try:
             case.here[name] = probe(case)
@@ -90,7 +90,7 @@ def _node_findings(
 
 
 def ask_nodes(case: Case, request: Request, lock: Answer, wait_s: int) -> Case:
-    """Asks the nodes, and afterwards this machine about what they did; the case with all answers."""
+    """Ask the nodes, and afterwards this machine about what they did; the case with all answers."""
     num_nodes = num_nodes_to_ask(case) if case.cluster.scheduler == "slurm" else 1
     nodes, message = start(case.cluster, num_nodes, request, wait_s)
     case = replace(case, here={**case.here, "lock": lock}, nodes=nodes, request=request, message=message)
@@ -100,7 +100,7 @@ def ask_nodes(case: Case, request: Request, lock: Answer, wait_s: int) -> Case:
 
 
 def judge_nodes(case: Case, wait_s: int) -> Iterator[Finding]:
-    """Yields the findings of the nodes' topics, or why no node answered."""
+    """Yield the findings of the nodes' topics, or why no node answered."""
     has_python = any(node.answers.keys() - {"start"} for node in case.nodes)
     for topic in NODE_TOPICS if case.nodes else ():
         if has_python or not topic.on_nodes:

@@ -107,7 +107,7 @@ class Topic:
     blocking: frozenset[str] = frozenset()
 
     def judge(self, case: Case) -> Iterator[Finding]:
-        """Yields the findings of each check in turn."""
+        """Yield the findings of each check in turn."""
         for name, check in self.checks.items():
             for verdict, found, *fix in check(case):
                 yield Finding(name, verdict, found, *fix)

@@ -48,7 +48,7 @@ def _addresses(name: str) -> list[str] | str:
 
 
 def probe_connection(request: Request, earlier: Mapping[str, Answer]) -> Answer:
-    """Connects every other node to the first one, at the port that training would use in this job.
+    """Connect every other node to the first one, at the port that training would use in this job.
 
     `complete`: all of them connected; the first node tells the others.
     """
@@ -67,7 +67,7 @@ def probe_connection(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 
 def _listen(port: int, num_clients: int, token: str) -> bool:
-    """Replies to the clients once all of them have connected, or the time is up."""
+    """Reply to the clients once all of them have connected, or the time is up."""
     deadline = time.monotonic() + PATIENCE_S
     with socket.create_server(("", port), backlog=num_clients) as server, ExitStack() as open_sockets:
         clients: list[socket.socket] = []

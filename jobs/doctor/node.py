@@ -19,7 +19,7 @@ PIECE = 600
 
 
 def write(name: str, answer: object, rank: str) -> None:
-    """Prints one answer in pieces: MARK RANK (`+`: to be continued, `.`: the last) TEXT."""
+    """Print one answer in pieces: MARK RANK (`+`: to be continued, `.`: the last) TEXT."""
     text = json.dumps([name, answer])
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     for number, piece in enumerate(pieces, start=1):
@@ -27,7 +27,7 @@ def write(name: str, answer: object, rank: str) -> None:
 
 
 def main() -> None:
-    """Asks every probe in turn. One that raises answers with its error, and the next one follows."""
+    """Ask every probe in turn. One that raises answers with its error, and the next one follows."""
     gc.disable()  # for a short time, most of which is importing
     request = Request(**json.loads(sys.argv[1]))
     rank, answers = os.environ.get("SLURM_PROCID", "0"), dict[str, dict[str, Any]]()

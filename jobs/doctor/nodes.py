@@ -28,7 +28,7 @@ NOT_OF_SRUN += " parsable test-only wait wrap"
 def start(
     cluster: SlurmCluster | LocalCluster, num_nodes: int, request: Request, wait_s: int
 ) -> tuple[list[NodeAnswers], str]:
-    """Asks `num_nodes` nodes by srun, and waits at most `wait_s` for them to be free; or asks this machine.
+    """Ask `num_nodes` nodes by srun, and wait at most `wait_s` for them to be free; or ask this machine.
 
     Returns the answers in the order of the ranks, and what was written to stderr, or the exit code.
     """
@@ -85,7 +85,7 @@ def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]
 
 
 def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
-    """Runs it to its end, or terminates it when the time is up."""
+    """Run it to its end, or terminate it when the time is up."""
     text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a site may use another one
     with tempfile.TemporaryFile("w+", **text) as errors:
         pipe = subprocess.PIPE
@@ -104,7 +104,7 @@ def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:
 
 
 def collect(lines: Iterable[str]) -> list[NodeAnswers]:
-    """Parses the nodes' answers out of stdout. Other lines, such as a site's greeting, are skipped."""
+    """Parse the nodes' answers out of stdout. Other lines, such as a site's greeting, are skipped."""
     nodes: dict[int, NodeAnswers] = {}
     pieces: dict[int, str] = {}
     for line in lines:

@@ -59,21 +59,21 @@ def nodes_by_partition(case: Case) -> dict[str, list[SlurmNode]]:
 
 
 def parse_node(row: str) -> SlurmNode | None:
-    """Parses `n1|idle|4|4000|gpu:h100:8(S:0-1)`; None for anything else."""
+    """Parse `n1|idle|4|4000|gpu:h100:8(S:0-1)`; None for anything else."""
     if (match := re.fullmatch(r"\s*(\S+)\|(\S+)\|(\d+)\+?\|(\d+)\+?\|(.*)", row)) is None:
         return None
     return SlurmNode(match[1], match[2], int(match[3]), int(match[4]), gpus_in(match[5]))
 
 
 def gpus_in(gres: str) -> int:
-    """Counts GPUs in a node's gres: `gpu:2`, `gpu:h100:8(S:0-1)`, `gpu:a:1,gpu:b:3`, `gpu`."""
+    """Count GPUs in a node's gres: `gpu:2`, `gpu:h100:8(S:0-1)`, `gpu:a:1,gpu:b:3`, `gpu`."""
     plain = re.sub(r"\([^)]*\)", "", gres)
     found = [part.split(":") for part in plain.split(",") if part.split(":")[0] == "gpu"]
     return sum(int(part[-1]) if part[-1].isdigit() else 1 for part in found)
 
 
 def mib(mem: str) -> int:
-    """Converts `64G` to MiB; a number without a unit is in MiB."""
+    """Convert `64G` to MiB; a number without a unit is in MiB."""
     factor = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}.get(mem.upper().rstrip("B")[-1], 1)
     return int(int(mem.upper().rstrip("BKMGT")) * factor)
 

@@ -48,7 +48,7 @@ def shared_folder_probe(output_dir: Path, token: str) -> Iterator[tuple[Path, An
 
 
 def probe_shared(request: Request, earlier: Mapping[str, Answer]) -> Answer:
-    """Reads what the login machine wrote, writes a file of this node's own, and tries to take the lock."""
+    """Read what the login machine wrote, write a file of this node's own, and try to take the lock."""
     folder = Path(request.folder)
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     answer: Answer = {"read": _fault_of(folder / "from-login", request.token)}
@@ -69,7 +69,7 @@ def probe_shared(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 
 def _fault_of(path: Path, content: str) -> str:
-    """Returns why the file does not have this content; empty if it has."""
+    """Return why the file does not have this content; empty if it has."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -84,7 +84,7 @@ def _fault_of(path: Path, content: str) -> str:
 
 
 def _replace(path: Path, text: str) -> float:
-    """Replaces an older file by renaming, as records do; seconds that its clock is ahead of this node's."""
+    """Replace an older file by renaming, as records do; seconds that its clock is ahead of this node's."""
     path.write_text("old")
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(text)

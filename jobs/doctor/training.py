@@ -42,7 +42,7 @@ def probe_gpus(request: Request, earlier: Mapping[str, Answer]) -> Answer | None
 
 
 def _fault(action: Callable[[], object]) -> str | None:
-    """Returns the first line of the error that `action` raises, or None."""
+    """Return the first line of the error that `action` raises, or None."""
     try:
         action()
     except Exception as error:
@@ -62,7 +62,7 @@ def _driver() -> str:
 
 
 def probe_decode(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
-    """Decodes a JPEG of one colour with DALI, on the CPU and, where there is one, on the GPU."""
+    """Decode a JPEG of one colour with DALI, on the CPU and, where there is one, on the GPU."""
     if unusable(earlier) & {"torch", "nvidia-dali-cuda130"}:
         return None
     import torch
@@ -75,7 +75,7 @@ def probe_decode(request: Request, earlier: Mapping[str, Answer]) -> Answer | No
 
 
 def _decode(jpeg: bytes, device: str) -> None:
-    """Raises ValueError if the decoded picture is wrong, or any error of DALI's."""
+    """Raise ValueError if the decoded picture is wrong, or any error of DALI's."""
     import numpy as np
     from nvidia.dali import Pipeline, fn, types
 
@@ -92,7 +92,7 @@ def _decode(jpeg: bytes, device: str) -> None:
 
 
 def probe_group(request: Request, earlier: Mapping[str, Answer]) -> Answer | None:
-    """Sums over all nodes in the process group that training would form, if all of them are reachable."""
+    """Sum over all nodes in the process group that training would form, if all of them are reachable."""
     if unusable(earlier) or not earlier["connection"].get("complete"):
         return None
     import torch

@@ -138,7 +138,7 @@ def _serves(path: Path, environment: Mapping[str, str]) -> bool:
 
 
 def _connect(path: Path) -> socket.socket:
-    """Raises OSError."""
+    """Raise OSError."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(ANSWER_S)
@@ -207,7 +207,7 @@ class ForkedProcess:
             signal_all(self._pids, sig)
 
     def _next_message(self) -> dict[str, Any]:
-        """Raises OSError for a refusal, and at the end of the connection."""
+        """Raise OSError for a refusal, and at the end of the connection."""
         message: dict[str, Any] = {}
         with suppress(ConnectionResetError):
             message = json.loads(self._lines.readline() or b"{}")

@@ -28,7 +28,7 @@ log = logging.getLogger("shiftbench")
 
 
 def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> None:
-    """Cancels jobs that a former driver of this study left, except those of the run folders `wanted`.
+    """Cancel jobs that a former driver of this study left, except those of the run folders `wanted`.
 
     What cannot be cancelled now is cancelled when the driver ends. Raises SlurmError when the queue does not
     answer.
@@ -42,7 +42,7 @@ def cancel_orphans(study: str, output_dir: Path, wanted: Collection[str]) -> Non
 
 
 def end_jobs(study: str, output_dir: Path, reason: str, is_forced: bool) -> None:
-    """Ends every job of this study. Runs that are not over become `preempted`, with the reason.
+    """End every job of this study. Runs that are not over become `preempted`, with the reason.
 
     `is_forced`: does not wait for checkpoints. Raises SlurmError when jobs may be left because Slurm does not
     answer or they do not end; running ones are asked to stop through their folders in any case.
@@ -89,7 +89,7 @@ def end_jobs(study: str, output_dir: Path, reason: str, is_forced: bool) -> None
 
 
 def _ask_run(folder: Path, job: str | None, request: StopRequest) -> None:
-    """Asks the run to stop; a later driver may resume it."""
+    """Ask the run to stop; a later driver may resume it."""
     paths = RunPaths(folder)
     status = read_status(paths)
     if folder.exists() and status.state in UNFINISHED and status.content.get("job") in (None, job):
@@ -126,7 +126,7 @@ def _is_being_submitted(driven: Sequence[Submission], seen: Collection[Path], le
 
 
 def end_processes(driver: str, is_forced: bool) -> None:
-    """Ends every process that this driver's trials started on this machine; they stop by themselves first."""
+    """End every process that this driver's trials started on this machine; they stop by themselves first."""
     deadline = time.monotonic() + (FORCED_GRACE_S if is_forced else GRACE_S)
     while (left := _processes_of(driver)) and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -56,7 +56,7 @@ class StudyEnd:
 def drive(
     study: Study, cluster: AnyCluster, output_dir: Path, view: ProgressView, *, resume: bool, accept: bool
 ) -> StudyEnd:
-    """Runs a study's trials until all have ended. Call `engine.import_ray` before importing this module.
+    """Run a study's trials until all have ended. Call `engine.import_ray` before importing this module.
 
     No process and no job of the study is left afterwards. Raises UserError before the first trial for what
     is wrong with the study, the cluster or the folders.
@@ -106,7 +106,7 @@ def drive(
 
 
 def _ray_options(study: Study, cluster: AnyCluster) -> RayOptions:
-    """Raises UserError where there are too few GPUs, or Slurm does not answer."""
+    """Raise UserError where there are too few GPUs, or Slurm does not answer."""
     on_slurm, address = is_slurm(cluster), study.spec.trials.ray_address
     usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if on_slurm else 1)
     at_a_time = study.spec.trials.at_a_time or usual
@@ -127,10 +127,10 @@ def _fit(
     progress: ProgressCallback,
     folder: Path,
 ) -> None:
-    """Starts Ray and lets Tune run the trials. The study counts as begun once Ray has started."""
+    """Start Ray and let Tune run the trials. The study counts as begun once Ray has started."""
 
     def on_death() -> None:
-        """Cleans up in another thread: the main one may wait in a call of Ray's that never returns."""
+        """Clean up in another thread: the main one may wait in a call of Ray's that never returns."""
         errors = _clean_up(context, search.runs, stop)
         why = "Ray has ended" if stop.signal is None else f"stopped by {stop.signal.name}"
         for sentence in (*errors, f"{why}: --resume continues the study"):
@@ -158,7 +158,7 @@ def _fit(
 
 
 def _clean_up(context: TrialContext, runs: Sequence[Run], stop: StopConditions) -> list[str]:
-    """Ends all jobs and processes of the study. Ignores signals. Returns what could not be ended."""
+    """End all jobs and processes of the study. Ignores signals. Returns what could not be ended."""
     stop.is_over = True
     errors = []
     if is_slurm(context.cluster):

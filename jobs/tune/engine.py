@@ -47,7 +47,7 @@ class RayOptions:
 
 
 def import_ray() -> None:
-    """Sets what Ray reads when it is imported, and imports it. Raises UserError where it is not installed."""
+    """Set what Ray reads when it is imported, and import it. Raises UserError where it is not installed."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     # While this is None, torch cannot be imported: TensorBoard's writer would, for types that we never log.
@@ -70,7 +70,7 @@ def ray_running(
     handling_signals: Callable[[], AbstractContextManager[None]],
     on_death: Callable[[], None],
 ) -> Iterator[None]:
-    """Starts or joins a Ray. Ends it, or leaves it, afterwards.
+    """Start or join a Ray. Ends it, or leaves it, afterwards.
 
     `handling_signals` restores the caller's signal handlers, which Ray replaces. `on_death` is called in
     another thread when Ray's processes have died: Ray's own calls would wait for them for a minute, and then
@@ -115,7 +115,7 @@ def ray_running(
 
 
 def _watch(parts: Sequence[psutil.Process], is_over: threading.Event, on_death: Callable[[], None]) -> None:
-    """Calls `on_death` once a process is gone: a signal to the group, as Slurm sends it, ends Ray too."""
+    """Call `on_death` once a process is gone: a signal to the group, as Slurm sends it, ends Ray too."""
     while not is_over.wait(1.0):
         try:
             states = {part.status() for part in parts}
@@ -127,7 +127,7 @@ def _watch(parts: Sequence[psutil.Process], is_over: threading.Event, on_death: 
 
 
 def _check_ports(wanted: int) -> None:
-    """Raises UserError without free ports. Ray itself would wait for minutes and blame something else."""
+    """Raise UserError without free ports. Ray itself would wait for minutes and blame something else."""
     with ExitStack() as stack:
         for number in range(wanted):
             one = stack.enter_context(socket.socket())
@@ -141,7 +141,7 @@ def _check_ports(wanted: int) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises UserError at once. Ray itself would try for many minutes."""
+    """Raise UserError at once. Ray itself would try for many minutes."""
     host, separator, port = address.rpartition(":")
     if address == "auto":
         return
@@ -154,7 +154,7 @@ def _check_reachable(address: str) -> None:
 
 
 def trial_slots(options: RayOptions, ranks: int) -> Mapping[str, float]:
-    """Returns what a trial takes of Ray: one slot of a Ray that we started, else a core for each rank; and a
+    """Return what a trial takes of Ray: one slot of a Ray that we started, else a core for each rank; and a
     GPU for each rank where there are GPUs. Raises UserError when no node has that.
     """
     import ray

@@ -15,7 +15,7 @@ Results = dict[int, dict[str, float]]
 
 
 def read_results(folder: Path, metrics: Collection[str]) -> Results:
-    """Returns the results so far. The newest epoch may be incomplete."""
+    """Return the results so far. The newest epoch may be incomplete."""
     by_epoch: Results = {}
     for line in read_lines(RunPaths(folder).measurements, ("metric", "value", "epoch"))[0]:
         name, split = line["metric"], line.get("split")
@@ -31,7 +31,7 @@ def _number(value: Any) -> float:
 
 
 def complete_epochs(run: Run, results: Results, metrics: Sequence[str]) -> Results:
-    """Returns the results to which nothing is added while the run trains; they have the first metric.
+    """Return the results to which nothing is added while the run trains; they have the first metric.
 
     The run's last epoch is left out: it is complete when the run has ended.
     """

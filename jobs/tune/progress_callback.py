@@ -26,7 +26,7 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
         self._under_way: set[Path] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Shows a trial whose process or job is about to start."""
+        """Show a trial whose process or job is about to start."""
         folder = self.output_dir / trial.config["folder"]
         if trial.config["run_id"] not in self.known and folder not in self._under_way:
             self._under_way.add(folder)
@@ -36,13 +36,13 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """Shows the end of an epoch."""
+        """Show the end of an epoch."""
         folder = self.output_dir / trial.config["folder"]
         if folder in self._under_way:
             self.view.update(folder, RunPaths(folder))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Shows how a trial ended, or that it was asked to stop."""
+        """Show how a trial ended, or that it was asked to stop."""
         folder = self.output_dir / trial.config["folder"]
         if folder not in self._under_way:
             return

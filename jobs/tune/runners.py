@@ -64,7 +64,7 @@ class TrialContext:
         return {**self.cluster.environment, DRIVER_VARIABLE: self.driver}
 
     def restore_environment(self) -> None:
-        """Undoes OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""
+        """Undo OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""
         os.environ.pop("OMP_NUM_THREADS", None)
         if self.omp_num_threads is not None:
             os.environ["OMP_NUM_THREADS"] = self.omp_num_threads
@@ -76,7 +76,7 @@ class Runner(Protocol):
     poll_s: float
 
     def begin(self) -> None:
-        """Starts the run, or finds it started. Raises UserError, or SlurmError where Slurm refused."""
+        """Start the run, or find it started. Raises UserError, or SlurmError where Slurm refused."""
 
     def is_over(self) -> bool:
         """Whether the run has ended, and its record says how."""
@@ -85,20 +85,20 @@ class Runner(Protocol):
         """Whether this study has started the run, and may end it."""
 
     def end(self) -> None:
-        """Ends a run of ours after a checkpoint, and returns when it has ended."""
+        """End a run of ours after a checkpoint, and return when it has ended."""
 
     def running_s(self) -> float:
         """Seconds since the run started, without its time in a queue."""
 
 
 def runner_for(run: Run, context: TrialContext) -> Runner:
-    """Returns the runner of a run on the context's cluster."""
+    """Return the runner of a run on the context's cluster."""
     kind = SlurmRunner if is_slurm(context.cluster) else LocalRunner
     return kind(run, context)
 
 
 def wait_for_others(folder: Path, stop_file: Path) -> None:
-    """Waits while another process holds a run folder: a former driver's run may still write a checkpoint.
+    """Wait while another process holds a run folder: a former driver's run may still write a checkpoint.
 
     Returns after PATIENCE_S, or once `stop_file`, which ends all trials, exists.
     """
@@ -232,7 +232,7 @@ class SlurmRunner:
 
 
 def settle_request(run: Run, folder: Path) -> None:
-    """Writes the stop request that ended a run into its record, if the run could not do so itself.
+    """Write the stop request that ended a run into its record, if the run could not do so itself.
 
     A run that failed by itself stays failed. Where the record cannot be written, the next driver settles it.
     """

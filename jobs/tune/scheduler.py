@@ -45,7 +45,7 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         output_dir: Path,
         study_folder: StudyFolder,
     ) -> None:
-        """Raises AttributeError or ImportError for a rule that does not exist."""
+        """Raise AttributeError or ImportError for a rule that does not exist."""
         super().__init__()
         self.spec, self.objective, self.output_dir = spec, objective, output_dir
         self.study_folder = study_folder
@@ -55,7 +55,7 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         self._shown: set[tuple[str, int]] = set()
 
     def remember(self, runs: Sequence[Run]) -> None:
-        """Shows the rule what was measured before.
+        """Show the rule what was measured before.
 
         The newest epoch of a run that continues is left to be judged, unless a former driver has judged it.
         """
@@ -76,7 +76,7 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         return True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judges an epoch that was not judged before."""
+        """Judge an epoch that was not judged before."""
         run_id, epoch = trial.config["run_id"], int(result["epoch"])
         value = result.get(self.objective.metric)
         if value is None or (run_id, epoch) in self._shown:
@@ -93,7 +93,7 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         return STOP if is_to_stop else CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Shows the rule the last epoch, which comes with the end of the run."""
+        """Show the rule the last epoch, which comes with the end of the run."""
         value = result.get(self.objective.metric)
         if value is not None and result.get("state") == "completed":
             self._remember(trial.config["run_id"], int(result["epoch"]), float(value))
@@ -106,13 +106,13 @@ class StoppingScheduler(DriverOnly, FIFOScheduler):  # type: ignore[misc]
         return bool(self._show(self._rule.on_trial_result, run_id, epoch, value) == STOP)
 
     def _remember(self, run_id: str, epoch: int, value: float) -> None:
-        """Shows the rule an epoch without a decision: after a decision to stop it would not judge again."""
+        """Show the rule an epoch without a decision: after a decision to stop it would not judge again."""
         if math.isfinite(value) and (run_id, epoch) not in self._shown:
             self._shown.add((run_id, epoch))
             self._show(self._rule.on_trial_complete, run_id, epoch, value)
 
     def _show(self, method: Callable[..., Any], run_id: str, epoch: int, value: float) -> Any:
-        """Calls a method of the rule for a run, announced before since ASHA forgets a run at its end."""
+        """Call a method of the rule for a run, announced before since ASHA forgets a run at its end."""
         trial = _RuleTrial(run_id)
         self._rule.on_trial_add(NO_PAUSED_TRIALS, trial)
         return method(NO_PAUSED_TRIALS, trial, {"epoch": epoch, self.objective.metric: value})

@@ -78,7 +78,7 @@ class Proposals(StudySearcher):
     """Optuna's points, each with every seed. Optuna learns the mean over the seeds."""
 
     def __init__(self, context: TrialContext, study_folder: StudyFolder) -> None:
-        """Raises UserError where Optuna is not installed."""
+        """Raise UserError where Optuna is not installed."""
         super().__init__(context.study)
         try:
             import optuna
@@ -130,7 +130,7 @@ class Proposals(StudySearcher):
         return trial_config(point, run)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Gives Optuna a point's value after the last of its runs."""
+        """Give Optuna a point's value after the last of its runs."""
         key, run_id = self._given.pop(trial_id, ((), ""))
         missing = self._open.get(key, set())
         if run_id in missing:
@@ -139,7 +139,7 @@ class Proposals(StudySearcher):
                 self._tell(key)
 
     def _propose(self) -> bool:
-        """Asks Optuna for a point that is new. Returns whether one was found."""
+        """Ask Optuna for a point that is new. Returns whether one was found."""
         for _ in range(MAX_REPEATS):
             trial = self._optuna.ask()
             values = self._values(trial)
@@ -198,7 +198,7 @@ SEARCHERS: dict[str, Callable[[TrialContext, StudyFolder], StudySearcher]] = {
 
 
 def searcher_for(context: TrialContext, study_folder: StudyFolder) -> StudySearcher:
-    """Returns the searcher of a study. Raises NotImplementedError for a search that has none."""
+    """Return the searcher of a study. Raises NotImplementedError for a search that has none."""
     kind = context.study.spec.search.kind
     if kind not in SEARCHERS:
         raise NotImplementedError(f"search.kind {kind}: add its searcher to jobs.tune.search.SEARCHERS")

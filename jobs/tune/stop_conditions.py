@@ -59,7 +59,7 @@ class StopConditions(DriverOnly, tune.Stopper):  # type: ignore[misc]
         return None if why is None else f"the driver of the study: {why}"
 
     def look(self) -> None:
-        """Reads what was spent, and whether the cluster refused a trial."""
+        """Read what was spent, and whether the cluster refused a trial."""
         self._looked_at = time.monotonic()
         self.spent = self.spent or self._what_is_spent()
         self.refused = self.refused or (read_json(self.file) or {}).get("refused")

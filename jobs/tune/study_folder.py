@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from suite.config_file import expand_path
 from suite.errors import UserError
 from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
 from suite.studies.space import Point
 from suite.studies.spec import StudySpec
 from suite.studies.study import Study
+from suite.user import expand_path
 
 SCHEMA_VERSION = 1
 # In Tune's own folder, where users of Tune look.
@@ -44,7 +44,7 @@ class StudyFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the folder's lock. Raises UserError if another driver has it or nothing can be written."""
+        """Hold the folder's lock. Raises UserError if another driver has it or nothing can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = locked(self.folder / "lock", wait=False)
@@ -57,7 +57,7 @@ class StudyFolder:
             yield
 
     def compare(self, accept: bool) -> None:
-        """Compares the study with the one that was begun here. Raises UserError with what differs.
+        """Compare the study with the one that was begun here. Raises UserError with what differs.
 
         Sets `is_begun`, and with `accept` also `is_changed` instead of raising.
         """
@@ -78,7 +78,7 @@ class StudyFolder:
             raise UserError(f"the study has changed since it began: {'; '.join(changes)}; {how}")
 
     def write(self) -> None:
-        """Writes the study as it is now. After this it is begun."""
+        """Write the study as it is now. After this it is begun."""
         if self.is_begun and not self.is_changed:
             return
         path = self.folder / "study.json"
@@ -88,15 +88,15 @@ class StudyFolder:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
     def add_point(self, params: dict[str, Any] | None, values: Point | str) -> None:
-        """Appends a proposed point, before any of its runs starts."""
+        """Append a proposed point, before any of its runs starts."""
         append_line(self.folder / "points.jsonl", json.dumps({"params": params, "values": values}))
 
     def end_search(self) -> None:
-        """Notes that the search has found all points of the space."""
+        """Note that the search has found all points of the space."""
         self.add_point(None, self._digest())
 
     def proposed_points(self) -> list[tuple[dict[str, Any], Point]]:
-        """Returns parameters and values of every proposed point, oldest first."""
+        """Return parameters and values of every proposed point, oldest first."""
         return [(line["params"], line["values"]) for line in self._points() if line["params"] is not None]
 
     @property
@@ -111,17 +111,17 @@ class StudyFolder:
         return read_lines(self.folder / "points.jsonl", ("params", "values"))[0]
 
     def add_judged(self, run_id: str, epoch: int) -> None:
-        """Notes that the scheduler has judged an epoch of a run."""
+        """Note that the scheduler has judged an epoch of a run."""
         append_line(self.folder / "judged.jsonl", json.dumps({"run_id": run_id, "epoch": epoch}))
 
     def judged_epochs(self) -> set[tuple[str, int]]:
-        """Returns the runs (run_id) and epochs that the scheduler of any driver has judged."""
+        """Return the runs (run_id) and epochs that the scheduler of any driver has judged."""
         lines = read_lines(self.folder / "judged.jsonl", ("run_id", "epoch"))[0]
         return {(line["run_id"], line["epoch"]) for line in lines}
 
 
 def stop_file(output_dir: Path, study: str) -> Path:
-    """Returns the file that ends all trials of a study once it exists."""
+    """Return the file that ends all trials of a study once it exists."""
     return output_dir / "studies" / study / "halt.json"
 
 
@@ -141,7 +141,7 @@ def _changes(former: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def tune_folder(study: Study, output_dir: Path) -> Path:
-    """Returns the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
+    """Return the folder for Tune's own files. Raises UserError if it exists and is not a study's."""
     above = expand_path(study.spec.trials.ray_results or "~/ray_results", "trials.ray_results").absolute()
     study_folder = str((output_dir / "studies" / study.name).resolve())
     folder = above / f"{study.name}-{sha256(study_folder.encode()).hexdigest()[:6]}"
@@ -151,7 +151,7 @@ def tune_folder(study: Study, output_dir: Path) -> Path:
 
 
 def recreate(folder: Path, study_folder: Path) -> None:
-    """Empties Tune's folder, for which Tune writes its files anew from the records. Raises UserError."""
+    """Empty Tune's folder, for which Tune writes its files anew from the records. Raises UserError."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
@@ -162,7 +162,7 @@ def recreate(folder: Path, study_folder: Path) -> None:
 
 
 def mark_complete(folder: Path) -> None:
-    """Notes in Tune's folder that every trial has ended and has its results there."""
+    """Note in Tune's folder that every trial has ended and has its results there."""
     append_line(folder / MARK, COMPLETE)
 
 

@@ -70,7 +70,7 @@ def run_of(study: Study, config: dict[str, Any]) -> Run:
 
 
 def trial_of(context: TrialContext) -> "type[Trial]":
-    """Returns the class of a study's trials.
+    """Return the class of a study's trials.
 
     Tune's `with_parameters` would keep the context in Ray's object store instead. When a signal ends Ray, Ray
     would try to recover it there, and end the driver's process at once.
@@ -84,22 +84,22 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     context: TrialContext
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begins with the first run."""
+        """Begin with the first run."""
         self.context.restore_environment()
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Turns to the next run, once the former one has ended."""
+        """Turn to the next run, once the former one has ended."""
         self._release()
         self._take(new_config)
         return True
 
     def step(self) -> Result:
-        """Waits for the end of an epoch, or of the run."""
+        """Wait for the end of an epoch, or of the run."""
         return next(self._results)
 
     def cleanup(self) -> None:
-        """Ends the run if it is still training."""
+        """End the run if it is still training."""
         self._release()
 
     def _take(self, config: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         yield {"epoch": epoch, **values, "state": status.state, "reason": status.reason or "", "done": True}
 
     def _begin(self) -> bool:
-        """Starts the run, or finds it started. Returns whether it could, and the study is not stopped."""
+        """Start the run, or find it started. Returns whether it could, and the study is not stopped."""
         runner = runner_for(self.run, self.context)
         if (request := read_stop_request(self.paths)) is not None and request.state == "preempted":
             clear_stop_request(self.paths)  # of a former driver; the run may not have seen it
@@ -168,7 +168,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return False
 
     def _train(self, reported: set[int]) -> Iterator[Result]:
-        """Yields results until the run is over, or has to end."""
+        """Yield results until the run is over, or has to end."""
         runner = self._runner
         assert runner is not None
         seen_bytes, measured = -1, self.paths.measurements
@@ -188,7 +188,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             time.sleep(runner.poll_s)
 
     def _forward_stop(self) -> bool:
-        """Asks the run to stop, with the reason, if the study is stopped. Returns whether it is."""
+        """Ask the run to stop, with the reason, if the study is stopped. Returns whether it is."""
         if (stop := read_json(self.stop_file)) is None:
             return False
         reason = stop.get("reason") or f"the driver of the study: {stop.get('refused')}"
@@ -205,7 +205,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 yield {"epoch": epoch, **values, "state": "running", "reason": "", "is_ours": is_ours}
 
     def _fail(self, reason: str) -> None:
-        """Writes into the record that the run failed."""
+        """Write into the record that the run failed."""
         try:
             with RecordWriter(self.run, self.folder, patience_s=PATIENCE_S) as record:
                 if read_status(self.paths).state != "completed":  # it may have completed just now

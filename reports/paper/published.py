@@ -70,7 +70,7 @@ def load_paper() -> Paper:
 
 
 def parse_paper(text: str) -> Paper:
-    """Raises ValueError, in one line, for what is no such file."""
+    """Raise ValueError, in one line, for what is no such file."""
     try:
         return Paper.model_validate(yaml.safe_load(text))
     except ValidationError as error:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # The nominal size of the synthetic data set, ImageNet's, if the experiment names no other.
 SYNTHETIC_IMAGES = {"train": 1_281_167, "val": 50_000}
+# In inference mode the result does not depend on the batch, and few images at a time are slow.
+EVALUATED_TOGETHER, MIN_EVALUATION_BATCHES = 64, 20
 
 __all__ = [
     "Batch",
@@ -35,6 +37,7 @@ __all__ = [
     "check_folders",
     "client_loader",
     "dataset_folder",
+    "evaluation_batch_size",
     "folder_loader",
     "idx_folder",
     "prepare",
@@ -97,6 +100,15 @@ def train_loader(run: Run, *, start_step: int, rank: int, world_size: int, devic
     plan = _plan(run)
     share = TrainShare(plan, per_gpu, start_step=start_step, rank=rank, world_size=world_size)
     return _loader(share, run.data, device, **_settings(run))
+
+
+def evaluation_batch_size(run: Run, num_images: int) -> int:
+    """Return the images of a forward pass over `num_images` in inference mode.
+
+    Never fewer than in training, and more where they are few there, as long as twenty batches remain: errors
+    are estimated from batches.
+    """
+    return max(run.batch.per_gpu, min(EVALUATED_TOGETHER, num_images // MIN_EVALUATION_BATCHES))
 
 
 def val_loader(run: Run, *, images_per_batch: int, **place: Unpack[Place]) -> Loader:

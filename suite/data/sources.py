@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from suite.config_file import expand_path
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx
 from suite.errors import UserError
@@ -17,6 +16,7 @@ from suite.files import draft_of, publish_folder
 from suite.paths import cache_home
 from suite.specs.choice import listed, resolve
 from suite.specs.source_table import LAYOUTS, SOURCES
+from suite.user import expand_path
 
 ELSEWHERE = "the variable SHIFTBENCH_DATA_DIR names another folder for data"
 SUBSET_FOLDER = Path(__file__).parent / "fashion_mnist_7k"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.models import read_weights
 from suite.paths import RunPaths
+from suite.user import expand_path
 
 TORCHVISION = "torchvision:"
 BODY = "backbone.body."  # of torchvision's detectors
@@ -60,7 +61,7 @@ def backbone_file(source: str) -> Path:
     """Return the checkpoint that a `backbone_from` means. Raises UserError where there is none."""
     if source.startswith(TORCHVISION):
         return _torchvisions_file(source.removeprefix(TORCHVISION))
-    path = Path(source).expanduser()
+    path = expand_path(source, "task.backbone_from")
     if not path.is_dir():
         if not path.is_file():
             raise UserError(f"task.backbone_from: {path}: no such file, and no folder of a run")

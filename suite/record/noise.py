@@ -66,7 +66,7 @@ def read_noise(paths: RunPaths) -> Noise | None:
 
 
 def _record(content: Mapping[str, Any]) -> NoiseRecord:
-    """Raises ValueError, TypeError or KeyError for anything else."""
+    """Raise ValueError, TypeError or KeyError for anything else."""
     deltas = tuple(float(delta) for delta in content["deltas"])
     rows = tuple(tuple(float(value) for value in row) for row in content["top1_percent"])
     if len(rows) != len(deltas) or len({len(row) for row in rows}) != 1 or not rows[0]:

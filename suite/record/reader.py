@@ -43,7 +43,7 @@ class Layer:
 
 @lru_cache(maxsize=256)  # many runs train the same network
 def _layers(text: bytes) -> tuple[Layer, ...]:
-    """Raises ValueError with what is wrong."""
+    """Raise ValueError with what is wrong."""
     content = parse_json(text)
     if not isinstance(content, list):
         raise ValueError(f"expected a list of layers, found {described(content)}")

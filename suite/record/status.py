@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -38,6 +39,7 @@ SHAPES: dict[str, Shape] = {
 }
 # Training updates its status every few seconds. A lock is not always visible from another machine.
 SILENCE_S = 120.0
+CLOCKS_AGREE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,28 @@ def _read_status(paths: RunPaths) -> Status:
         reason = "the process ended without writing a status (it was killed, or its machine failed)"
         content |= {"state": "failed", "reason": reason}
     errors: list[RankError] = []
-    notes: list[str] = []
+    notes = list(_differing_clocks(paths, content))
     if content.get("state") == "failed":
-        errors, notes = read_errors(paths)
+        errors, others = read_errors(paths)
+        notes += others
         cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
         # The first rank has written the reason of its own end itself.
         if cause is not None and (died_silently or is_missing or cause.rank != 0 or cause.is_symptom):
             content["reason"] = str(cause)
     return Status(content, died_silently, is_missing, errors, notes=notes)
+
+
+def _differing_clocks(paths: RunPaths, content: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence if the clock of the machine that trains is not that of the file system."""
+    if content.get("state") == "running":
+        with suppress(OSError):
+            ahead_s = float(content.get("updated_at", 0.0)) - paths.status.stat().st_mtime
+            if abs(ahead_s) > CLOCKS_AGREE_S:
+                by = f"{abs(ahead_s) / 60:.0f} min {'ahead of' if ahead_s > 0 else 'behind'}"
+                yield (
+                    f"{paths.folder.name}: clocks differ: that of {content.get('host', 'its node')} is {by} "
+                    "the file system's, so the times in its record are off by as much"
+                )
 
 
 def _why_missing(paths: RunPaths) -> str:

@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.files import NoLocks, append_line, locked, read_json, read_lines, write_atomically
+from suite.files import NoLocks, append_line, file_age_s, locked, read_json, read_lines, write_atomically
 from suite.metrics import METRICS
 from suite.paths import RunPaths
 from suite.record.costs import attempt_rank_s
@@ -133,7 +133,10 @@ class RecordWriter:
         self.status("queued", reason=None, nodes=None, **details)
 
     def start(self, provenance: dict[str, Any]) -> None:
-        """Begin an attempt: write its provenance, the state `running`, and the costs of former attempts."""
+        """Begin an attempt: write its provenance, the state `running`, and the costs of former attempts.
+
+        The wait in the queue is by the file system's clock: those of two machines may differ by hours.
+        """
         now, before = time.time(), self._status
         self.paths.claim.unlink(missing_ok=True)  # a process that still waits writes it again
         for name in ("stopped_by", "stopped_after_epoch"):
@@ -144,7 +147,7 @@ class RecordWriter:
         # `failed` in the same job: a rank reported that a node had failed, and Slurm queued the job again.
         has_waited = state in ("queued", "preempted", "running") or before.get("job") == job
         if job and has_waited:
-            line["queue_wait_s"] = max(0.0, now - before.get("updated_at", now))
+            line["queue_wait_s"] = file_age_s(self.paths.status)
             costs["queue_wait_s"] = (before.get("queue_wait_s") or 0.0) + line["queue_wait_s"]
         append_line(self.paths.provenance, json.dumps(line))
         self.status(

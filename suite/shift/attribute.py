@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from suite.shift.layers import batch_norm_layers, estimates, estimating_layers, num_channels, preserved
-from suite.shift.passes import LayerInputs, Pass, check_repeatable, run_pass
+from suite.shift.passes import check_repeatable, run_pass
 from suite.shift.precise import training_mode_pass
 from suite.shift.probe import skipped_layers, unit
+from suite.shift.recorder import LayerInputs, Pass
 from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
 
 if TYPE_CHECKING:

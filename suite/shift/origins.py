@@ -22,9 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from suite.errors import UserError
 from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers, preserved
-from suite.shift.passes import Pass, check_repeatable, run_pass
+from suite.shift.passes import check_repeatable, run_pass
 from suite.shift.precise import precise_statistics, with_statistics
 from suite.shift.probe import unit
+from suite.shift.recorder import Pass
 from suite.shift.resample import all_but_one, drawn_anew, jackknife_error
 
 if TYPE_CHECKING:

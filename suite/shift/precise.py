@@ -24,7 +24,8 @@ from suite.shift.layers import (
     preserved,
     put_estimates,
 )
-from suite.shift.passes import Pass, run_pass
+from suite.shift.passes import run_pass
+from suite.shift.recorder import Pass
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 

@@ -22,7 +22,8 @@ from suite.shift.layers import (
     unknown_statistics,
 )
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import PAST_HOOKS, LayerInputs, Pass, run_pass
+from suite.shift.passes import run_pass
+from suite.shift.recorder import PAST_HOOKS, LayerInputs, Pass
 from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from suite.errors import UserError
 from suite.shift.batches import Logits
 from suite.shift.layers import estimates, estimating_layers, preserved, put_estimates
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import Pass, check_repeatable, recording, run_pass, top1_of
+from suite.shift.passes import check_repeatable, run_pass, top1_of
 from suite.shift.precise import (
     Statistics,
     bias_corrected_statistics,
@@ -31,6 +31,7 @@ from suite.shift.precise import (
     with_statistics,
 )
 from suite.shift.probe import unit
+from suite.shift.recorder import Pass, recording
 
 if TYPE_CHECKING:
     import altair as alt

@@ -227,7 +227,7 @@ def num_combinations(space: Space) -> int:
 
 
 def check_conditions(space: Space, known: Sequence[Point] | None) -> None:
-    """Raises ValueError for a condition on a value that its field cannot have, or that holds nowhere.
+    """Raise ValueError for a condition on a value that its field cannot have, or that holds nowhere.
 
     `known`: every point of the space, or its corners; None if they are too many.
     """
@@ -266,7 +266,7 @@ def _values_of(name: str, before: Space) -> list[Any] | None:
 
 
 def check_order(space: Space) -> None:
-    """Raises ValueError for a field that follows one which is not before it, or that is set twice."""
+    """Raise ValueError for a field that follows one which is not before it, or that is set twice."""
     for place, (key, axis) in enumerate(space.items()):
         before = list(space)[:place]
         for by, name in axis.needs:

@@ -17,7 +17,6 @@ from suite.studies.space import AXES, Space, check_order, kinds
 
 # Metrics whose results are the evaluation's values.
 VALIDATED = {metric.name for metric in METRICS.values() if metric.measured_in != "train"}
-AT_THE_END = {"flops_per_image", "matmul_peak_flops_per_s", "matmul_peak_share"}
 
 
 class Objective(Spec):
@@ -60,7 +59,7 @@ def is_due(run: Run, metric: str, epoch: int) -> bool:
         if metric == precise:
             return is_last and measure.precise_bn_images > 0
         return measure.is_probed(epoch, epochs) if metric in VALIDATED else measure.tid
-    return is_last if metric in AT_THE_END else is_evaluated or metric not in VALIDATED
+    return is_last if METRICS[metric].at_the_end else is_evaluated or metric not in VALIDATED
 
 
 def _is_average_due(run: Run, metric: Metric, epoch: int) -> bool:

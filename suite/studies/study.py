@@ -68,7 +68,7 @@ class Study:
         return self.samples
 
     def at(self, values: Point) -> StudyPoint:
-        """Returns a point with its runs. Raises UserError for an impossible one."""
+        """Return a point with its runs. Raises UserError for an impossible one."""
         content: dict[str, Any] = {**self.base, "name": self.name, "seeds": list(self.spec.seeds)}
         for key, value in values.items():
             content = _with(content, key.split("."), value)
@@ -80,13 +80,13 @@ class Study:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment | Study:
-    """Reads a study, if the file has a space, or else an experiment. Raises UserError."""
+    """Read a study, if the file has a space, or else an experiment. Raises UserError."""
     file = read_config(path, "experiment")
     return study_of(file, overrides) if file.kind == "study" else experiment_of(file, overrides)
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Reads and expands a study. `overrides` set fields of its base experiment, or keys of the study itself.
+    """Read and expand a study. `overrides` set fields of its base experiment, or keys of the study itself.
 
     Raises UserError, with the number of impossible points if there are any.
     """
@@ -94,7 +94,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
 
 def study_of(file: ConfigFile, overrides: Sequence[str] = ()) -> Study:
-    """Returns the study that a file describes. Raises UserError that names the file."""
+    """Return the study that a file describes. Raises UserError that names the file."""
     file.check_kind("study")
     own = [item for item in overrides if _section(item) in OWN_KEYS]
     content = {"name": file.path.stem, **file.resolved(own)}
@@ -156,7 +156,7 @@ def _known_values(spec: StudySpec) -> list[Point]:
 
 
 def _for_each(items: Sequence[tuple[Point, Any]], call: Callable[[Any], Any]) -> list[Any]:
-    """Calls a function for each point. Raises UserError, with their number, for impossible points.
+    """Call a function for each point. Raises UserError, with their number, for impossible points.
 
     Raises _BaseFault for a fault that is not one of the space.
     """
@@ -179,13 +179,13 @@ def _for_each(items: Sequence[tuple[Point, Any]], call: Callable[[Any], Any]) ->
 
 
 def check_points(study: Study, ranks: int) -> None:
-    """Raises UserError, with their number, for points whose batches do not divide over so many ranks."""
+    """Raise UserError, with their number, for points whose batches do not divide over so many ranks."""
     _for_each([(one.values, one.runs) for one in study.points], lambda runs: check_batches(runs, ranks))
     check_batches(study.samples, ranks)  # the corners, if points are proposed later
 
 
 def _check_objectives(study: Study) -> None:
-    """Raises UserError for an objective that no run measures, or none before its last epoch."""
+    """Raise UserError for an objective that no run measures, or none before its last epoch."""
     for metric in study.metrics:
         if not any(is_due(run, metric, run.num_epochs) for run in study.samples):
             raise UserError(
@@ -210,7 +210,7 @@ def _with(content: Any, keys: Sequence[str], value: Any) -> Any:
 
 
 def _without_repeats(expanded: Sequence[StudyPoint]) -> tuple[StudyPoint, ...]:
-    """Drops repeats of batch-free norms, which have no norm batch. Raises UserError for other repeats."""
+    """Drop repeats of batch-free norms, which have no norm batch. Raises UserError for other repeats."""
     found: dict[str, StudyPoint] = {}
     for point in expanded:
         run = point.runs[0]

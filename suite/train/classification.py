@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.data import Batch, Loader, check_folders, steps_per_epoch, train_loader, val_loader
+from suite.data import (
+    Batch,
+    Loader,
+    check_folders,
+    evaluation_batch_size,
+    split_size,
+    steps_per_epoch,
+    train_loader,
+    val_loader,
+)
 from suite.experiment import Run
 from suite.models import build_model
 from suite.train.distributed import Ranks
@@ -40,7 +49,9 @@ class Classification:
         return train_loader(self.run, start_step=start_step, **ranks.place)
 
     def val_loader(self, ranks: Ranks) -> Loader:
-        return val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **ranks.place)
+        data = self.run.data
+        together = evaluation_batch_size(self.run, data.val_images or split_size(data, "val"))
+        return val_loader(self.run, images_per_batch=together, **ranks.place)
 
     def loss(self, forward: nn.Module, batch: Batch, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         recipe = self.run.recipe

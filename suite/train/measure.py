@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from suite.data import client_loader, train_images_loader
+from suite.data import (
+    client_loader,
+    evaluation_batch_size,
+    split_size,
+    train_images_loader,
+)
 from suite.experiment import Run
 from suite.metrics import SHIFT_OF_CLIENTS
 from suite.record import Layer
@@ -20,9 +25,9 @@ from suite.shift import (
     with_statistics,
 )
 from suite.shift.layers import batch_norm_layers
-from suite.shift.passes import recording
 from suite.shift.precise import Statistics
 from suite.shift.probe import profile_of
+from suite.shift.recorder import recording
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped, evaluate
 from suite.train.federation import Federation
@@ -138,8 +143,10 @@ def measure_clients(
 ) -> OfClients:
     """Measure each client's network, which is the server's, or has BN layers of its own."""
     top1, profiles = [], []
+    images = run.data.val_images or split_size(run.data, "val")
+    together = evaluation_batch_size(run, images // federation.spec.clients)
     for client in range(federation.spec.clients):
-        loader = client_loader(run, client, images_per_batch=run.batch.per_gpu, **ranks.place)
+        loader = client_loader(run, client, images_per_batch=together, **ranks.place)
         try:
             batches = UntilStopped(loader, is_asked_to_stop)
             with federation.as_client(client) as model:
@@ -193,7 +200,8 @@ def measure_training_images(
     which part of it is their first values, 0 and 1. Without BN both accuracies are the same.
     """
     precision = run.recipe.precision
-    loader = train_images_loader(run, images_per_batch=run.batch.per_gpu, **ranks.place)
+    together = evaluation_batch_size(run, task.steps_per_pass() * run.batch.global_batch_size)
+    loader = train_images_loader(run, images_per_batch=together, **ranks.place)
     try:
         batches = UntilStopped(loader, is_asked_to_stop)
         found, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)

@@ -20,6 +20,7 @@ from tests.helpers.training_processes import train
 pytestmark = pytest.mark.timeout(900)
 Both = tuple[Cells, Cells]
 SPANNING = ("model.arch=small_resnet11", "data.image_size=8", "batch.norm_batch_size=16")
+DAY_S = 86_400
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "--wrap", "sleep 2", "-o", "/dev/null")
 
 
@@ -57,14 +58,24 @@ def assert_ends_as(cells: Cells, reference: Path, attempts: int = 2) -> Record:
     return record
 
 
-def test_a_requeue_in_mid_epoch_on_two_nodes(both: Both, undisturbed: Reference) -> None:
+def test_a_requeue_in_mid_epoch_of_two_nodes_whose_clocks_were_a_day_ahead(
+    both: Both, undisturbed: Reference
+) -> None:
+    """They are set right while the job waits for its second start."""
     for cells in both:
-        cells.describe(nodes=2, step_s=0.2)
+        clock = cells.folder / "clock"
+        clock.write_text(str(DAY_S))
+        cells.describe(nodes=2, step_s=0.2, environment={"SHIFTBENCH_TEST_CLOCK": str(clock)})
         cells.submit(*SPANNING)  # a network whose BN statistics span both ranks
     for cells in both:
         cells.wait_for_step(40)
+        shown, (seen,) = cells.call("status").stdout, cells.status().values()
+        assert "is 1440 min ahead of the file system's" in " ".join(shown.split())
+        assert seen["state"] == "running"
+        assert 0 <= seen["eta_s"] < 600
         job = cells.job()
         slurm("scontrol", "requeue", job)
+        (cells.folder / "clock").write_text("0")
         cells.hurry(job)
         cells.pace(0)
     for cells in both:
@@ -75,7 +86,8 @@ def test_a_requeue_in_mid_epoch_on_two_nodes(both: Both, undisturbed: Reference)
         # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
         assert 40 <= record.status["resumed_from_step"] < 100
         assert record.status["lost_steps"] == 0
-        assert record.status["queue_wait_s"] > 0
+        assert 0.9 * DAY_S < first["started_at"] - second["started_at"] < DAY_S
+        assert 0 < record.status["queue_wait_s"] < 600  # and not a day
 
 
 def test_a_slurmd_that_dies_in_training(both: Both, undisturbed: Reference) -> None:

@@ -126,6 +126,9 @@ def test_data_lie_below_the_cache_folder_and_a_refusal_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("SHIFTBENCH_DATA_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user/cache")
+    with pytest.raises(UserError, match="XDG_CACHE_HOME: that home is not known"):
+        default_root()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert default_root() == tmp_path / "cache" / "shiftbench" / "data"
     (tmp_path / "cache").write_text("no folder")

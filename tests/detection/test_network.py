@@ -205,6 +205,7 @@ def test_other_widths_and_other_networks_are_refused(tmp_path: Path) -> None:
     ("source", "sentence"),
     [
         ("/nowhere/w.pt", "/nowhere/w.pt: no such file"),
+        ("~no-such-user/w.pt", "task.backbone_from: that home is not known"),
         ("torchvision:ResNet7_Weights.BEST", "torchvision has no weights named 'ResNet7_Weights.BEST'"),
         ("torchvision:ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61.pth is missing: download it from"),
     ],

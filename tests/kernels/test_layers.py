@@ -115,7 +115,7 @@ def test_the_probe_takes_the_moments_that_fused_norms_measure() -> None:
     fuse_norms(model)
     with (
         mock.patch.object(moments, "batch_moments") as never,
-        mock.patch("suite.shift.passes.batch_moments", never),
+        mock.patch("suite.shift.recorder.batch_moments", never),
     ):
         after = probe(model, batches)
     never.assert_not_called()

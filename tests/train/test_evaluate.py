@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from suite.config import expand
-from suite.data import Batch, val_loader
+from suite.data import Batch, evaluation_batch_size, val_loader
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.launch import launch_variables
@@ -55,6 +55,17 @@ def test_one_count_and_accuracy_on_one_two_and_three_ranks(tmp_path: Path) -> No
             exact = (result.images_evaluated, result.top1_percent, result.top5_percent)
             assert exact == (NUM_IMAGES, reference.top1_percent, reference.top5_percent), images_per_batch
             assert result.loss == pytest.approx(reference.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("per_gpu", "num_images", "together"),
+    [(2, 10_000, 64), (2, 1_000, 50), (2, 47, 2), (2, 10, 2), (64, 1_000, 64), (256, 10_000, 256)],
+)
+def test_small_batches_are_evaluated_together(per_gpu: int, num_images: int, together: int) -> None:
+    """Up to 64 images, with twenty batches or those of training; never fewer than in training."""
+    content = {"model": {"arch": "small_resnet11"}, "batch": {"global_batch_size": per_gpu}}
+    (run,) = expand(content, "evaluation").runs
+    assert evaluation_batch_size(run, num_images) == together
 
 
 def test_sums_by_hand() -> None:

@@ -32,7 +32,7 @@ class FilterResponseNorm(Norm):
         self.threshold = nn.Parameter(torch.zeros(num_channels)) if activate else None
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        """Raises ValueError for an input without pixels."""
+        """Raise ValueError for an input without pixels."""
         if x_NC.dim() < 3:
             raise ValueError(f"FRN needs an input (N, C, *) with pixels, got {x_NC.dim()} dimensions")
         with full_precision(x_NC.device):

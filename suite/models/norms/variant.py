@@ -37,7 +37,7 @@ class BatchNormVariant(AnyBatchNorm):
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True
     ) -> None:
-        """Raises ValueError for a momentum outside (0, 1]."""
+        """Raise ValueError for a momentum outside (0, 1]."""
         if momentum is None or not 0 < momentum <= 1:
             raise ValueError(f"{type(self).__name__} needs a momentum in (0, 1], got {momentum}")
         super().__init__(num_features, eps, momentum, affine)

@@ -29,8 +29,9 @@ from suite.shift.layers import (
     put_estimates,
 )
 from suite.shift.moments import ChannelMoments
-from suite.shift.passes import Pass, run_pass, top1_of
+from suite.shift.passes import run_pass, top1_of
 from suite.shift.precise import Statistics, statistics_of, with_statistics
+from suite.shift.recorder import Pass
 
 FULL = 0.5  # a batch with less than this share of the first one's images is not a full one
 

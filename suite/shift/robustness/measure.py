@@ -17,8 +17,9 @@ from suite.errors import UserError
 from suite.shift.attribute import Attribution, attribute
 from suite.shift.batches import Logits, images_of, labels_of, logits_of
 from suite.shift.layers import batch_norm_layers, preserved
-from suite.shift.passes import Pass, run_pass, top1_of
+from suite.shift.passes import run_pass, top1_of
 from suite.shift.probe import ShiftProfile, profile_of
+from suite.shift.recorder import Pass
 from suite.shift.robustness.test_time import adapting
 
 PURPOSE = "robust"

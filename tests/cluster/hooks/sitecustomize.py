@@ -1,7 +1,8 @@
-"""Imported by every Python of a test's jobs: makes training steps slow, or one rank fail, on demand.
+"""Imported by every Python of a test's jobs: makes steps slow, a rank fail, or a clock wrong, on demand.
 
 SHIFTBENCH_TEST_PACE    a file with the seconds that each step sleeps, during which it uses no core
 SHIFTBENCH_TEST_FAIL    `rank:step`, where that rank raises an error
+SHIFTBENCH_TEST_CLOCK   a file with the seconds that the clock is ahead of this machine's
 """
 
 import importlib.abc
@@ -42,5 +43,10 @@ def _patch(trainer_class):
 
     trainer_class.advance = patched
 
+
+if "SHIFTBENCH_TEST_CLOCK" in os.environ:
+    with open(os.environ["SHIFTBENCH_TEST_CLOCK"]) as clock:  # noqa: PTH123
+        _right_time, _ahead_s = time.time, float(clock.read())
+    time.time = lambda: _right_time() + _ahead_s
 
 sys.meta_path.insert(0, _AfterLoop())
