@@ -53,7 +53,8 @@ class Passes:
     kernels: int
 
 
-# Statistics, or sums, over an input larger than the caches are a pass of their own.
+# Statistics, or sums, over an input larger than the caches are a pass of their own. Group norm is that of
+# torch ≥ 2.15, which takes channels-last; before, its input and output are copied as well.
 PASSES = {
     aten.native_batch_norm: Passes(reads=2, kernels=1),
     aten.native_batch_norm_backward: Passes(reads=2, kernels=1),

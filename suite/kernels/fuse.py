@@ -151,6 +151,8 @@ def _rewrite(module: nn.Module) -> tuple[int, str | None]:
     except Exception as error:  # of any kind: the code meets proxies where it expects tensors
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         return 0, f"the code of {kind.__name__} cannot be traced ({reason})"
+    if not all(isinstance(node.args[0], fx.Node) for node in graph.nodes if node.op == "output"):
+        return 0, f"the code of {kind.__name__} returns something else than one tensor"
     if str(graph) != str(other):
         return 0, f"the code of {kind.__name__} depends on the mode"
     number = merge_norms(graph, module, call_fused, reached)

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -167,6 +168,11 @@ def counting(self: Code, x: Tensor) -> Tensor:
     return self.relu(self.bn1(x)) * self.calls
 
 
+def as_mapping(self: Code, x: Tensor) -> dict[str, Tensor]:
+    """As torchvision's detectors take features out of a backbone."""
+    return OrderedDict(out=self.relu(self.bn1(x)))
+
+
 SKIPPED = [(by_mode, "depends on the mode"), (by_dropout, "depends on the mode")]
 SKIPPED += [(by_value, "cannot be traced"), (counting, "it sets calls")]
 
@@ -182,6 +188,13 @@ def test_code_that_cannot_be_traced_is_left_with_a_word(
     assert done.norms == ["bn1", "bn2"]
     assert why in str(done)
     assert_same(model, 0)
+
+
+def test_a_network_that_returns_no_tensor_keeps_its_code() -> None:
+    model = written(as_mapping)()
+    done = fuse_norms(model)
+    assert "returns something else than one tensor" in done.skipped["Written"]
+    assert isinstance(model(X), OrderedDict)
 
 
 def test_an_input_that_is_no_tensor_runs_the_modules_own_code() -> None:
