@@ -89,11 +89,15 @@ def model(
 ) -> None:
     """Predict, from bytes and launches alone, what norms cost a step on an H100; measures nothing."""
     from benchmarks.step_model import PRECISIONS, Gpu, predicted
+    from suite.architectures import ARCHITECTURES
 
     if precision not in PRECISIONS:
         raise UserError(f"--precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
+    names = arch or ["resnet50"]
+    if unknown := [name for name in names if name not in ARCHITECTURES]:
+        raise UserError(f"--arch: {unknown[0]} is not one of {', '.join(ARCHITECTURES)}")
     console, gpu = Console(), Gpu()
-    for name in arch or ["resnet50"]:
+    for name in names:
         with console.status("") as status:
             ratios, works = predicted(name, PRECISIONS[precision], images, gpu, status.update)
         table = Table(f"{name}, {precision}, {images} images", "predicted", "target", box=None)

@@ -142,6 +142,8 @@ def _traced(module: nn.Module, training: bool) -> fx.Graph:
 def _rewrite(module: nn.Module) -> tuple[int, str | None]:
     """Give a module code that calls fused norms. Return how many, and why it keeps its own code, or None."""
     kind = type(module)
+    if kind.forward is nn.Module.forward:  # a list of modules
+        return 0, None
     parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
     if len(parameters) != 1 or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return 0, f"the code of {kind.__name__} takes more than one input"

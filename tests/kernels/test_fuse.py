@@ -218,6 +218,11 @@ def test_norms_without_a_fused_form_are_named() -> None:
     }
 
 
+def test_a_list_of_norms_has_no_code_to_be_left() -> None:
+    done = fuse_norms(nn.ModuleList([nn.BatchNorm2d(4)]))
+    assert (done.norms, done.skipped) == (["0"], {})
+
+
 def test_hooks_see_what_they_saw() -> None:
     torch.manual_seed(0)
     model = written(added_in_place)()
