@@ -1,5 +1,6 @@
 """What only a GPU can show. Without one these tests are skipped, and the summary says so."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ from torch import nn
 
 from suite.config import expand
 from suite.data import train_loader, val_loader
+from suite.detection.loaders import detection_train_loader
 from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
 from suite.shift import probe
 from suite.train import train_run
 from tests.helpers.norm_cases import CASES, Case, compare
+from tests.helpers.small_detectors import boxes_folder, small_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,3 +111,40 @@ def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
     for one, other in zip(on_cpu.layers, on_gpu.layers, strict=True):
         assert one.name == other.name
         assert one.esm_sigma == pytest.approx(other.esm_sigma, rel=2e-2)
+
+
+def test_the_gpu_pipeline_resizes_and_mirrors_images_with_boxes_as_the_cpu_one(tmp_path: Path) -> None:
+    run = small_run(boxes_folder(tmp_path / "boxes"), data={"loader": "dali"})
+    place = {"start_step": 0, "rank": 0, "world_size": 1}
+    batches = []
+    for device in (CPU, CUDA):
+        loader = detection_train_loader(run, **place, device=device)
+        batches.append(list(islice(loader, 3)))
+        loader.close()
+    for on_cpu, on_gpu in zip(*batches, strict=True):
+        for image, other in zip(on_cpu.images, on_gpu.images, strict=True):
+            assert other.device == CUDA
+            # Noise of single pixels: the two resize and round differently.
+            assert (image - other.cpu()).abs().mean() < 0.02
+        for target, other_target in zip(on_cpu.targets, on_gpu.targets, strict=True):
+            assert all(torch.equal(target[key], other_target[key].cpu()) for key in target)
+
+
+@pytest.mark.parametrize("framework", ["faster_rcnn", "mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_detection_run_on_the_gpu_completes(framework: str, precision: str, tmp_path: Path) -> None:
+    """Its losses and AP are finite, and its frozen and trained norms are measured."""
+    run = small_run(
+        boxes_folder(tmp_path / "boxes"),
+        task={"framework": framework, "trained_stages": 3},
+        data={"loader": "dali"},
+        recipe={"precision": precision},
+    )
+    train_run(run, tmp_path / "run")
+    record = Record.read(tmp_path / "run")
+    assert record.state == "completed"
+    assert record.provenance[0]["device"] == torch.cuda.get_device_name(0)
+    assert 0 < record.last("loss") < 100
+    assert 0 <= record.last("ap_percent") <= 100
+    assert record.last("images_evaluated") == 12
+    assert len(record.last_per_layer("esm_sigma_scaled", "val")) == 13

@@ -113,15 +113,11 @@ def _diagnosed(
     subject: "Subject", per_batch: int, num_training: int, num_evaluation: int, drop_last: bool
 ) -> tuple["Diagnosis", dict[str, str]]:
     """Return the diagnosis, and the files that could not be read. Raises UserError as `suite.shift` does."""
-    from suite.data import split_size
     from suite.shift import diagnose as diagnosis_of
 
-    sizes = {"train": subject.num_training_images, "val": split_size(subject.data, "val")}
-    if subject.run is not None and subject.run.data == subject.data:
-        sizes["val"] = subject.data.val_images or sizes["val"]
-    count = epoch_like(sizes["train"], num_training, per_batch, drop_last)
+    count = epoch_like(subject.num_images("train"), num_training, per_batch, drop_last)
     training = subject.loader("train", count, per_batch)
-    evaluation = subject.loader("val", min(num_evaluation, sizes["val"]), per_batch)
+    evaluation = subject.loader("val", min(num_evaluation, subject.num_images("val")), per_batch)
     with closing(training), closing(evaluation):
         subject.check_outputs(evaluation, "")
         is_average = subject.is_average

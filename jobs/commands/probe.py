@@ -127,7 +127,7 @@ def _measure(
     from suite import shift
 
     network = subject.network
-    num_training = min(TRAINING_IMAGES, subject.num_training_images) if wanted & ON_TRAINING_IMAGES else 0
+    num_training = min(TRAINING_IMAGES, subject.num_images("train")) if wanted & ON_TRAINING_IMAGES else 0
     images = subject.loader(split.value, count, per_batch)
     accuracy = subject.accuracy(split.value, count)
     training = subject.loader("train", num_training, per_batch) if num_training else None

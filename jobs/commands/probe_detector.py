@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.commands.probe_input import Preprocessing
-from jobs.commands.probe_network import Subject, put_checkpoints
+from jobs.commands.probe_network import Subject, is_averaged, put_checkpoints
 from jobs.commands.probe_options import Weights
 from suite.data.loader import MEAN, STD
 from suite.errors import UserError
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from suite.data.loader import BatchLoader
     from suite.shift.remedies import Accuracy
 
-# What is measured of detectors, beside the profile.
+PURPOSES = ("probe", "diagnose")
+# What `probe` measures of detectors, beside the profile.
 MEASURED = {"attribution", "remedies"}
 
 
 @dataclass(frozen=True)
 class DetectorSubject(Subject):
-    """A detector of a run. Its frozen norms are BN in inference mode, whose statistics can be tried."""
+    """A detector of a run."""
 
     def loader(
         self, split: Literal["train", "val"], num_images: int | None, per_batch: int
     ) -> "BatchLoader[Any]":
-        """Return so many images of a split (None: all), resized as in the run."""
+        """Return so many images of a split (None: all), resized as in the run; of train/ those with boxes."""
         from suite.detection.loaders import detection_split_loader
 
         assert self.run is not None
@@ -40,12 +41,11 @@ class DetectorSubject(Subject):
             self.run, split, images_per_batch=per_batch, num_images=num_images, device=self.device
         )
 
-    @property
-    def num_training_images(self) -> int:
-        from suite.detection.coco import read_split
+    def num_images(self, split: Literal["train", "val"]) -> int:
+        from suite.detection.loaders import detection_index
 
         assert self.run is not None
-        return self.run.data.train_images or len(read_split(self.run.data, "train"))
+        return len(detection_index(self.run, split, self.run.data.val_images if split == "val" else None))
 
     def check_outputs(self, images: Any, advice: str) -> None:
         """Accept the network, which the run has built for its data."""
@@ -89,8 +89,9 @@ def detector_subject(
     Raises UserError for what is not measured of detectors, and for options that the run decides.
     """
     assert isinstance(run.task, DetectionSpec)
-    if purpose != "probe":
-        raise UserError(f"{purpose}: {checkpoint} is of a detection run; of detectors only `probe` measures")
+    if purpose not in PURPOSES:
+        measuring = " and ".join(f"`{one}`" for one in PURPOSES)
+        raise UserError(f"{purpose}: {checkpoint} is of a detection run; detectors are for {measuring}")
     if unknown := sorted(wanted - MEASURED):
         raise UserError(
             f"probe: {unknown[0].replace('_', ' ')} is not measured of detectors; "
@@ -108,7 +109,11 @@ def detector_subject(
     network = build_detector(run, with_weights=False)
     taken = put_checkpoints(network, [checkpoint, *soup], alpha, weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    thawed = thaw_batch_norms(network).to(device)
+    if purpose == "probe":  # then the statistics of frozen norms can be tried, like those of BN
+        thaw_batch_norms(network)
     given_as = Preprocessing(MEAN, STD, "torchvision's")
     title = f"{run.task.label} {run.model.arch} {run.norm_label}"
-    return DetectorSubject(thawed, run.data, given_as, taken, title, run, purpose, device)
+    average = is_averaged(taken, soup)
+    return DetectorSubject(
+        network.to(device), run.data, given_as, taken, title, run, purpose, device, average
+    )

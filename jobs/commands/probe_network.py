@@ -56,13 +56,13 @@ class Subject:
             loader = folder_loader(self.data, split, device=self.device, **options)
         return loader if self.given.is_imagenets else Renormalised(loader, self.given.mean, self.given.std)
 
-    @property
-    def num_training_images(self) -> int:
-        """How many images `loader` can give of train/: all, or those that the run was trained on."""
+    def num_images(self, split: Literal["train", "val"]) -> int:
+        """Return how many images there are of a split: all, or those that the run trains or validates on."""
         from suite.data import split_size
 
         is_runs = self.run is not None and self.run.data == self.data
-        return (self.data.train_images if is_runs else None) or split_size(self.data, "train")
+        chosen = {"train": self.data.train_images, "val": self.data.val_images}[split] if is_runs else None
+        return chosen or split_size(self.data, split)
 
     @property
     def input(self) -> str:
@@ -135,7 +135,6 @@ def subject_of(
         import torch
 
         from suite.models import build_model, chosen_sites, convert, named_model
-        from suite.models.weights import AVERAGE_TITLES
 
     torch.manual_seed(0)
     if model_spec is not None:
@@ -159,8 +158,15 @@ def subject_of(
     elif weights is not None:
         raise UserError("--weights chooses among the weights of a checkpoint: give --checkpoint too")
     device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
-    is_average = taken is not None and (len(soup) > 0 or any(t in taken for t in AVERAGE_TITLES))
+    is_average = taken is not None and is_averaged(taken, soup)
     return Subject(network.to(device), data_spec, given, taken, title, run, purpose, device, is_average)
+
+
+def is_averaged(taken: str, soup: Sequence[Path]) -> bool:
+    """Return whether weights are an average of several networks'. `taken`: what `put_checkpoints` says."""
+    from suite.models.weights import AVERAGE_TITLES
+
+    return len(soup) > 0 or any(title in taken for title in AVERAGE_TITLES)
 
 
 def put_checkpoints(

@@ -87,7 +87,7 @@ def plain_row(row: Row) -> dict[str, Any]:
 class Measured:
     """The results of `suite.shift` by name, and the images that they are of.
 
-    `num_training_images`: how many, centre-cropped, the exact statistics are of. `bad_images`: the files that
+    `num_training_images`: how many, not augmented, the exact statistics are of. `bad_images`: the files that
     were left out, and why. `input`: a sentence on the size and normalisation of the network's input.
     """
 
@@ -140,7 +140,7 @@ def print_all(measured: Measured, title: str) -> None:
             layers = [name for name in reasons if reasons[name] == reason]
             which = layers[0] if len(layers) == 1 else f"{len(layers)} layers ({layers[0]} …)"
             console.print(f"{word}: {which}: {reason}", style="yellow", highlight=False)
-    training = f"{measured.num_training_images} training images, centre-cropped"
+    training = f"{measured.num_training_images} training images, not augmented"
     for name, heading in TITLES.items():
         if (result := found.get(name)) is None:
             continue

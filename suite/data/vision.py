@@ -83,6 +83,7 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
         loader = DataLoader(
             self._batches,
             batch_size=None,
+            collate_fn=_as_it_is,  # by default a worker makes tensors of arrays
             sampler=itertools.count() if share.num_batches is None else range(share.num_batches),
             num_workers=self._num_workers,
             prefetch_factor=PREFETCHED_BATCHES,
@@ -125,6 +126,10 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
 
     def close(self) -> None:
         """Do nothing: the workers end with the iteration."""
+
+
+def _as_it_is(batch: Content) -> Content:
+    return batch
 
 
 class VisionLoader(WorkerLoader[tuple[Tensor, Tensor], Batch]):

@@ -46,13 +46,16 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             put_estimates(name, layer, *statistics[name])
 
 
-def thaw_batch_norms(model: nn.Module) -> nn.Module:
+def thaw_batch_norms(model: nn.Module, *, are_trained: bool = False) -> nn.Module:
     """Replace torchvision's frozen norms by BN in inference mode, in place, and return the model.
 
     In inference mode the network computes the same. What changes statistics can then be tried on it.
+    `are_trained`: whether their scales and shifts are trained, and those of the norms that `convert` puts in
+    their places.
     """
-    layers = frozen_layers(model).items()
-    _put(model, {name: _thawed(layer) for name, layer in layers if isinstance(layer, FrozenBatchNorm2d)})
+    for name, layer in frozen_layers(model).items():
+        if isinstance(layer, FrozenBatchNorm2d):
+            _put(model, {name: _thawed(layer).requires_grad_(are_trained)})
     return model
 
 
@@ -68,7 +71,7 @@ def _thawed(old: FrozenBatchNorm2d) -> nn.Module:
     new.load_state_dict(old.state_dict(), strict=False)
     assert new.num_batches_tracked is not None
     new.num_batches_tracked.fill_(1)  # the estimates are of some training, if not of this one
-    return new.requires_grad_(False).eval()
+    return new.eval()
 
 
 def _frozen(name: str, old: _BatchNorm) -> nn.Module:

@@ -81,7 +81,10 @@ def detection_split_loader(
     num_images: int | None,
     device: "torch.device",
 ) -> "DetectionLoader":
-    """Return so many images of a split (None: all), evenly spaced, once each, and not mirrored."""
+    """Return so many images of a split (None: all), evenly spaced, once each, and not mirrored.
+
+    Of the training images, those that the run is trained on. Raises UserError as `detection_index` does.
+    """
     index = detection_index(run, split, num_images)
     return _loader(run, EvalShare(index, images_per_batch, 0, 1), device)
 
@@ -103,8 +106,11 @@ def _plan(run: Run) -> DetectionPlan:
 
 
 def detection_index(run: Run, split: Literal["train", "val"], num_images: int | None = None) -> CocoIndex:
-    """Return so many images of a split (None: all), evenly spaced. Raises UserError if there are fewer."""
-    index = read_split(run.data, split)
+    """Return so many images of a split (None: all), evenly spaced; of train/, of those that are trained on.
+
+    Raises UserError if there are fewer.
+    """
+    index = _plan(run).index if split == "train" else read_split(run.data, split)
     if num_images is None:
         return index
     if num_images > len(index):

@@ -26,7 +26,7 @@ from suite.detection.network import build_detector
 from suite.errors import UserError
 from suite.experiment import DetectionSpec, Run
 from suite.paths import DETECTIONS, GALLERY
-from suite.shift.layers import preserved
+from suite.shift.layers import batch_norm_layers, preserved
 from suite.train.distributed import Ranks
 from suite.train.task import Evaluated
 
@@ -117,7 +117,10 @@ class Detection:
         target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64, device=device)}
         if self.spec.masks:
             target["masks"] = torch.ones(1, *images[0].shape[1:], dtype=torch.uint8, device=device)
-        losses: dict[str, Tensor] = model.train()(images, [target])
+        model.train()
+        for layer in batch_norm_layers(model).values():
+            layer.eval()  # the first rank does this alone, and statistics may span the ranks
+        losses: dict[str, Tensor] = model(images, [target])
         return torch.stack(list(losses.values())).sum()
 
     def _of_all_ranks(

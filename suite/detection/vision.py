@@ -1,6 +1,7 @@
 """Detection's loader on torchvision: worker processes decode and resize, and make the targets."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from suite.detection.batch import DetectionBatch, Target, batch_of, target_of
 from suite.detection.coco import CocoIndex
 from suite.detection.resize import Resize
 
-Content = tuple[list[Tensor], list[Target]]
+Content = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 class DetectionVisionLoader(WorkerLoader[Content, DetectionBatch]):
@@ -41,7 +42,8 @@ class DetectionVisionLoader(WorkerLoader[Content, DetectionBatch]):
         )
 
     def _batch(self, content: Content) -> DetectionBatch:
-        return batch_of(*content, self._device)
+        images, targets = content
+        return batch_of(images, [_received(target) for target in targets], self._device)
 
     def _fault(self, image: int) -> str | None:
         result = decode_sized(self._index, image)
@@ -59,14 +61,23 @@ class PlannedDetections(Dataset[WorkerBatch[Content]]):
         found, bad = decoded_images(samples, index, partial(decode_sized, index))
         if not found:
             return None, bad
-        images, targets = list[Tensor](), list[Target]()
+        images, targets = list[Tensor](), list[dict[str, Any]]()
         for j, image, pixels_CHW in found:
             is_mirrored = samples.crops is not None and bool(samples.crops.mirror_B[j])
             shape = self._resize.shape(*index.shape(image))
             resized_CHW = F.resize(pixels_CHW, list(shape), antialias=True)
             images.append(F.horizontal_flip(resized_CHW).contiguous() if is_mirrored else resized_CHW)
-            targets.append(target_of(index, image, self._resize, is_mirrored=is_mirrored))
+            targets.append(_sent(target_of(index, image, self._resize, is_mirrored=is_mirrored)))
         return (images, targets), bad
+
+
+def _sent(target: Target) -> dict[str, Any]:
+    """Return a target as it goes to another process: each tensor would need a shared memory of its own."""
+    return {key: value if key == "masks" else value.numpy() for key, value in target.items()}
+
+
+def _received(target: dict[str, Any]) -> Target:
+    return {key: torch.as_tensor(value) for key, value in target.items()}
 
 
 def decode_sized(index: CocoIndex, image: int) -> Tensor | str:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import FrozenBatchNorm2d
 
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, BatchNormSpec, NormSpec, VariantSpec, XbnSpec
@@ -43,7 +44,10 @@ def convert(
         norm = _as_released(model, norm)
     norms = batch_norms(model)
     if not norms and sites is None:
-        raise UserError(f"{type(model).__name__} has no batch norm that could be replaced")
+        frozen = sum(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+        thaw = "which suite.detection.frozen.thaw_batch_norms makes BN again"
+        reason = f": its {frozen} norms are constants, {thaw}" if frozen else ""
+        raise UserError(f"{type(model).__name__} has no batch norm that could be replaced{reason}")
     names = [site.name for site in chosen_sites(model, norm)] if sites is None else sites
     for name in names:
         if name not in norms:

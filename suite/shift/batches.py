@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from suite.errors import UserError
+from suite.shift.detections import right_detections
 
 IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
 LABELS = ("labels", "label", "targets", "target", "y")
@@ -101,6 +102,24 @@ def logits_of(output: Any, logits: Logits | None) -> Tensor | None:
         named = [getattr(output, name) for name in LOGITS if isinstance(getattr(output, name, None), Tensor)]
         output = named[0] if named else _first_tensor(output)
     return output if isinstance(output, Tensor) and output.dim() == 2 else None
+
+
+def right_of(batch: Any, output: Any, logits: Logits | None, purpose: str) -> Tensor | None:
+    """Return which images of a batch a network is right about, (N,) bool, by `output`, what it returned.
+
+    Its label is the largest logit, or the first detection of a detector is right (`right_detections`). None
+    where there are neither labels and logits nor targets and detections. Raises UserError, led by `purpose`,
+    for a label that has no output of the network.
+    """
+    if logits is None and (right_N := right_detections(batch, output)) is not None:
+        return right_N
+    logits_NK, labels_N = logits_of(output, logits), labels_of(batch)
+    if logits_NK is None or labels_N is None:
+        return None
+    label, outputs = int(labels_N.max()), logits_NK.shape[1]
+    if label >= outputs:
+        raise UserError(f"{purpose}: a label is {label}, but the network has {outputs} outputs")
+    return logits_NK.argmax(dim=1) == labels_N.to(logits_NK.device)
 
 
 def _first(mapping: Mapping[Any, Any], keys: Iterable[str]) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from suite.errors import UserError
 from suite.shift.batches import Logits
+from suite.shift.detections import MEANING
 from suite.shift.diagnosis.batches import PURPOSE
 from suite.shift.diagnosis.causes import CAUSES, HIDDEN, listed, sentences
 from suite.shift.diagnosis.images import few_samples, statistics_gap
@@ -47,10 +48,11 @@ def diagnose(
     The batches are (images (N, C, *), labels (N,)) or loader batches. They are read repeatedly, and must be
     the same each time. The training batches should be as large as in training, preprocessed as for
     evaluation, and in the order of an epoch, with an incomplete last one if the training had it. `logits`
-    takes the (N, K) logits out of what the model returns. `averaged_weights`: they are an average of several
-    networks' (EMA, SWA, a soup), which their estimates do not show. The model is restored; its `training`
-    flags, as given, are evidence too. Costs four passes, and two for each remedy that is tried;
-    where a layer stands out, also one for each such layer.
+    takes the (N, K) logits out of what the model returns. Of a detector, batches are (images, targets), as
+    torchvision's take them, and top-1 is that of `suite.shift.detections`. `averaged_weights`: they are an
+    average of several networks' (EMA, SWA, a soup), which their estimates do not show. The model is restored;
+    its `training` flags, as given, are evidence too. Costs four passes, and two for each remedy that is
+    tried; where a layer stands out, also one for each such layer.
 
     Returns the findings, ordered by the accuracy that they cost, and a verdict; a healthy network has no
     harmful finding. Raises UserError for a network without estimates, for batches that have no labels, fewer
@@ -245,7 +247,8 @@ class _Examination:
         return Tried(name, _percent(right_N), paired_change(self.first.evaluation_N, right_N))
 
     def _notes(self) -> list[str]:
-        observed, notes = self.observed, []
+        observed = self.observed
+        notes = [MEANING] if observed.training.are_lists else []
         sizes = [median(batches.sizes) for batches in (observed.training, observed.evaluation)]
         if max(sizes) >= 2 * min(sizes):
             notes.append(

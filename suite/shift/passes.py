@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from suite.errors import UserError
-from suite.shift.batches import Logits, images_of, labels_of, logits_of, placed
+from suite.shift.batches import Logits, images_of, placed, right_of
 from suite.shift.recorder import Adapt, Pass, recording
 
 
@@ -44,10 +44,9 @@ def run_pass(
     with recording(model, purpose, adapt=adapt, **options) as recorder:
         for batch in recorder.watched(batches):
             output = model(placed(images_of(batch, purpose), recorder.device, parameter.dtype))
-            logits_NK = logits_of(output, logits) if with_labels else None
-            labels_N = labels_of(batch) if with_labels else None
-            if labels_N is not None and logits_NK is not None:
-                right.append(_right(logits_NK, labels_N.to(recorder.device), purpose))
+            of_batch_N = right_of(batch, output, logits, purpose) if with_labels else None
+            if of_batch_N is not None:
+                right.append(of_batch_N)
     right_N = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
     found = recorder.result((len(right_N), int(right_N.sum())), over_ranks=over_ranks)
     return replace(found, right_N=right_N if len(right_N) == recorder.num_images else None)
@@ -65,10 +64,3 @@ def top1_of(seen: Pass, purpose: str) -> float:
         needs = "accuracy needs batches of (images, labels), and (N, K) logits"
         raise UserError(f"{purpose}: {needs}; `logits` can take them out of what the network returns")
     return seen.top1_percent
-
-
-def _right(logits_NK: Tensor, labels_N: Tensor, purpose: str) -> Tensor:
-    label, outputs = int(labels_N.max()), logits_NK.shape[1]
-    if label >= outputs:
-        raise UserError(f"{purpose}: a label is {label}, but the network has {outputs} outputs")
-    return logits_NK.argmax(dim=1) == labels_N

@@ -71,8 +71,9 @@ class Pass:
     """The result of a pass over all batches, also those of other ranks.
 
     `inputs` is in the order in which the forward pass first calls the layers. `top1_percent` is None where
-    the batches have no labels or the network gives no (N, K) logits. `right_N` says of each of this rank's
-    images, in their order, whether its label was the largest logit; None as above. `unhooked` are the layers
+    the batches have no labels or the network gives no (N, K) logits, nor detections. `right_N` says of each
+    of this rank's images, in their order, whether it was right, as `suite.shift.batches.right_of` says; None
+    as above. `unhooked` are the layers
     whose `forward` is called directly, which no hook sees. `functional`: statistics with which F.batch_norm
     was called and which belong to no layer; `num_unnamed`: calls with such that are nowhere in the network.
     """

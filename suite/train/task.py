@@ -70,7 +70,10 @@ class Task(Protocol):
         """Return a batch of one image, which the network takes in inference mode."""
 
     def work(self, model: nn.Module, device: torch.device) -> Tensor:
-        """Return a scalar whose backward pass is that of training on one image."""
+        """Return a scalar whose backward pass is that of training on one image.
+
+        The first rank alone calls this, so that it must not wait for other ranks.
+        """
 
 
 def task_of(run: Run) -> Task:

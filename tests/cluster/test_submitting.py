@@ -36,6 +36,30 @@ def test_the_demo_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
     assert record.provenance[0]["snapshot"]
 
 
+def test_detection_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
+    """The detection demo, shortened: statistics span the four ranks, which have one image each."""
+    cells = training_cells
+    cells.config = ROOT / "configs" / "experiments" / "detection-demo.yaml"
+    cells.describe(nodes=2, ntasks_per_node=2, array_parallelism=1)
+    batch = "batch={global_batch_size: 4, batch_size_per_gpu: 1, norm_batch_size: 4}"
+    cells.submit(batch, "task.batch_norm=trained", "model.norm={kind: xbn, bfn: gn}", "seeds=[0]", *SHORT)
+    cells.wait_for_state("completed")
+    record = Record.read(cells.paths().folder)
+    assert record.provenance[0]["world_size"] == 4
+    assert record.last("images_evaluated") == 9
+    assert record.last("ap_percent") >= 0
+    assert record.last_per_layer("esm_sigma", "val")
+    assert_reported(cells, "XBN-P2-GN8", "AP50 (%)")
+
+
+SHORT = (
+    "recipe={iterations: 4, warmup_iterations: 1, lr: 0.02, schedule: cosine}",
+    "measure={every_iterations: 2, precise_bn_images: 8}",
+    "data.train_images=40",
+    "data.val_images=9",
+)
+
+
 def assert_reported(cells: Cells, *labels: str) -> None:
     out = cells.folder / "out"
     command = [sys.executable, "-m", "jobs.cli", "report", str(cells.output_dir), "--out", str(out)]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import warnings
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def reference(content: Content, detections: list[Any], iou_type: IouType) -> lis
     truth = COCO()
     numbered = [one | {"id": one["id"] + 1} for one in content["annotations"]]
     truth.dataset = json.loads(json.dumps(content | {"annotations": numbered}))
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, hundreds of times
         truth.createIndex()
         unread = "segmentation" if iou_type == "bbox" else "bbox"
         results = [{k: v for k, v in one.items() if k != unread} for one in detections]
@@ -91,7 +93,6 @@ def reference(content: Content, detections: list[Any], iou_type: IouType) -> lis
     return [float(figure) for figure in figures]
 
 
-@pytest.mark.filterwarnings("ignore:__array__")
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_average_precision_is_pycocotools_on_random_cases(
     iou_type: IouType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

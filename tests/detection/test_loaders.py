@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
+from suite.detection import vision
 from suite.detection.batch import DetectionBatch
 from suite.detection.coco import read_split
 from suite.detection.loaders import (
@@ -90,6 +92,23 @@ def test_dali_equals_torchvision(batches: dict[str, list[DetectionBatch]]) -> No
         for target, other_target in zip(one.targets, two.targets, strict=True):
             assert target.keys() == other_target.keys()
             assert all(torch.equal(target[key], other_target[key]) for key in target)
+
+
+def test_of_a_target_masks_alone_go_through_shared_memory(
+    small_scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tensor of a message needs a shared memory of its own, which costs more than its numbers."""
+    kinds = dict[str, type]()
+
+    def noted(target: dict[str, Any]) -> dict[str, torch.Tensor]:
+        kinds.update({key: type(value) for key, value in target.items()})
+        return received(target)
+
+    received = vision._received
+    monkeypatch.setattr(vision, "_received", noted)
+    training(small_scenes, "torchvision", 1)
+    assert [key for key, kind in kinds.items() if kind is torch.Tensor] == ["masks"]
+    assert len(kinds) == 8
 
 
 @pytest.mark.parametrize("loader", LOADERS)

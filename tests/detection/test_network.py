@@ -58,11 +58,16 @@ def test_the_backbone_has_the_released_networks_sites(released: nn.Module) -> No
 @pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
 def test_torchvisions_own_detector_is_converted_at_the_released_sites(norm_layer: type[nn.Module]) -> None:
     """As `fasterrcnn_resnet50_fpn` builds it without and with weights; frozen norms are thawed before."""
-    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer)
+    options = {"weights": None, "norm_layer": norm_layer, "trainable_layers": 5}
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", **options)
     model = FasterRCNN(backbone, num_classes=3, min_size=64, max_size=64)
-    freeze_batch_norms(convert(thaw_batch_norms(model), RELEASED))
-    groups = {n: m.num_groups for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
-    assert groups == released_sites()
+    if norm_layer is FrozenBatchNorm2d:
+        with pytest.raises(UserError, match=r"its 53 norms are constants, which .*thaw_batch_norms makes BN"):
+            convert(model, RELEASED)
+    freeze_batch_norms(convert(thaw_batch_norms(model, are_trained=True), RELEASED))
+    new = {n: m for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+    assert {name: norm.num_groups for name, norm in new.items()} == released_sites()
+    assert all(norm.weight.requires_grad for norm in new.values())
     assert len(probe(model, [images_and_targets(1)]).layers) == 36
 
 

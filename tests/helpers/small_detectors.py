@@ -20,8 +20,8 @@ SMALL = {
     "max_size": 64,
     "anchor_sizes": [8, 16, 32],
     "rois_per_image": 8,
-    "proposals_per_image": 8,
-    "detections_per_image": 4,
+    "proposals_per_image": 32,
+    "detections_per_image": 32,
     "score_threshold": 0.0,
 }
 

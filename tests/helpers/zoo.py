@@ -3,7 +3,9 @@
 That takes five minutes, for 1,500 networks, so tests read the table and try one network of each family.
 """
 
+import contextlib
 import importlib.metadata
+import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from suite.errors import UserError
 from suite.models import chosen_sites, convert
@@ -35,8 +39,8 @@ and timm's ResNets, timm's norms with activation, and torchvision's mobile netwo
 refused elsewhere.
 
 This table covers every architecture of {VERSIONS} that has batch norms. In each network that was converted,
-every P2 norm follows a convolution that mixes pixels, in the order of definition, and every block of a class
-of which one has a P2 norm has one. A test tries the examples; `make networks` writes the table anew.
+every P2 norm follows a convolution that mixes pixels, as a pass through the network shows, and every block of
+a class of which one has a P2 norm has one. A test tries the examples; `make networks` writes the table anew.
 
 | Family | Converted | for example | Refused | for example |
 |---|---:|---|---:|---|
@@ -112,7 +116,7 @@ def tried(name: str) -> Outcome | None:
         sites = chosen_sites(model, P2)
     except UserError:
         sites = None
-    follows = preceding_convolutions(model)
+    mixed = norms_that_follow_mixing(model)
     if sites is None:
         try:
             convert(model, P2)
@@ -121,7 +125,6 @@ def tried(name: str) -> Outcome | None:
             return Outcome(family, is_converted=False)
         raise AssertionError(f"{name} was converted, although its sites are not known")
     p2 = {site.name for site in sites if "p2" in site.roles}
-    mixed = {norm for norm, kernel in follows.items() if max(kernel, default=1) > 1}
     found = tuple(blocks_without(model, p2, mixed))
     convert(model, P2)
     changed = {place for place, kind in kinds(model).items() if before.get(place) != kind}
@@ -151,7 +154,66 @@ def kinds(model: nn.Module) -> dict[str, type]:
     return {name: type(module) for name, module in model.named_modules()}
 
 
-def preceding_convolutions(model: nn.Module) -> dict[str, tuple[int, ...]]:
+class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes at each tensor the kernels of the convolutions that made it: several where a sum joins paths."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        given = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)]
+        if function._schema.name == "aten::convolution":
+            kernels = frozenset({max(args[1].shape[2:], default=1)})
+        elif function._schema.name in ("aten::add", "aten::add_", "aten::cat"):
+            kernels = frozenset().union(*(kernels_behind(tensor) for tensor in given))
+        else:
+            kernels = next(filter(None, map(kernels_behind, given)), frozenset())
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                tensor.kernels = kernels  # type: ignore[attr-defined]
+        return out
+
+
+def kernels_behind(tensor: torch.Tensor) -> frozenset[int]:
+    return getattr(tensor, "kernels", frozenset())
+
+
+def norms_that_follow_mixing(model: nn.Module) -> set[str]:
+    """Return the batch norms whose inputs all come from convolutions that mix pixels, as a pass shows.
+
+    The definition's order serves for norms that no pass in inference mode reaches.
+    """
+    kernels: dict[str, frozenset[int]] = {}
+
+    def look(name: str, inputs: tuple[torch.Tensor, ...]) -> None:
+        kernels.setdefault(name, kernels_behind(inputs[0]))
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs))
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    # Detectors fail behind their backbone, where boxes depend on values, which tensors on meta lack.
+    watch = Kernels()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), watch, contextlib.suppress(NotImplementedError):
+        model.eval()(*inputs_of(model))
+    for hook in hooks:
+        hook.remove()
+    defined = defined_before(model)
+    return {
+        name for name in defined if min(kernels.get(name) or {max(defined[name], default=1)}, default=1) > 1
+    }
+
+
+def inputs_of(model: nn.Module) -> list[torch.Tensor]:
+    """Return images, pairs of images or a video, as the network takes them."""
+    like = next(model.parameters())
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1]
+    first = next(module for module in model.modules() if isinstance(module, _ConvNd))
+    shape = (2, 3, 16, 224, 224) if isinstance(first, nn.Conv3d) else (2, 3, size, size)
+    is_of_pairs = "image2" in inspect.signature(model.forward).parameters
+    return [like.new_empty(shape) for _ in range(1 + is_of_pairs)]
+
+
+def defined_before(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return, for each batch norm, the kernel of the convolution that is defined last before it."""
     kernel: tuple[int, ...] = ()
     found = {}

@@ -118,7 +118,7 @@ def test_everything_as_tables(photos: Path, tmp_path: Path, monkeypatch: pytest.
         "Which layer starts it",
         "it starts in ",
         "Of a mean ESM of",
-        "12 images; 12 training images, centre-cropped",
+        "12 images; 12 training images, not augmented",
         "prediction-time BN",
         "Noise on the",
     ):

@@ -1,4 +1,4 @@
-"""`shiftbench probe` on the checkpoint of a detection run."""
+"""`shiftbench probe` and `diagnose` on the checkpoint of a detection run."""
 
 import json
 from pathlib import Path
@@ -60,6 +60,23 @@ def test_the_printed_result_names_ap_and_the_parts(checkpoint: Path) -> None:
     assert "shorter side 32 pixels, longer at most 64" in text
 
 
+def test_frozen_constants_of_a_detector_are_diagnosed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks' own statistics are 0 and 1, and no statistics make this network find anything."""
+    monkeypatch.setattr("suite.shift.diagnosis.batches.MIN_IMAGES", 12)
+    options = ["diagnose", "--checkpoint", checkpoint, "--images-per-batch", 3, "--out", tmp_path, "--json"]
+    done = CliRunner().invoke(app, [str(a) for a in options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["num_training_images"], found["num_evaluation_images"]) == (12, 12)
+    assert found["num_layers"] == 13
+    (finding,) = (one for one in found["findings"] if one["cause"] == "frozen")
+    assert all(layer.startswith("backbone.body.") for layer in finding["layers"])
+    assert "they are constants" in finding["sentence"]
+    assert "Top-1 of a detector is the share of images" in (tmp_path / "index.html").read_text()
+
+
 def test_the_parts_of_a_detector_by_hand() -> None:
     of_parts = [("backbone.body.bn1", 1.0), ("backbone.fpn.a", 4.0), ("roi_heads.x", 2.0), ("rpn.y", 6.0)]
     assert means_by_part([*of_parts, ("bn1", 9.0)]) == {
@@ -80,10 +97,9 @@ def test_the_parts_of_a_detector_by_hand() -> None:
         (["probe", "--image-size", "64"], "--image-size: the checkpoint's detection run decides that"),
         (["probe", "--data", "imagenet"], "--data: the checkpoint's detection run decides that"),
         (
-            ["diagnose"],
-            "diagnose: .*4.pt is of a detection run; of detectors only `probe` measures",
+            ["robust"],
+            "robust: .*4.pt is of a detection run; detectors are for `probe` and `diagnose`",
         ),
-        (["robust"], "robust: .*4.pt is of a detection run; of detectors only `probe` measures"),
     ],
 )
 def test_what_is_not_measured_of_detectors_is_refused(

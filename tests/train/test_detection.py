@@ -1,5 +1,7 @@
 """Detection runs: their records, stopping and resuming, and ranks of which one has no box."""
 
+import contextlib
+import io
 import json
 import math
 import signal
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -18,8 +22,13 @@ from tests.helpers.training_processes import train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return small_run(boxes_folder(tmp_path_factory.mktemp("boxes")))
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return boxes_folder(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def run(boxes: Path) -> Run:
+    return small_run(boxes)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +64,38 @@ def test_the_detections_are_kept_as_coco_writes_results(undisturbed: Path) -> No
     assert all({"image_id", "category_id", "bbox", "score"} == one.keys() for one in found)
 
 
-@pytest.mark.parametrize(("stop_by", "step"), [(signal.SIGTERM, 1), (signal.SIGKILL, 3)])
-def test_a_stopped_detection_run_ends_bit_equal(
-    run: Run, undisturbed: Path, tmp_path: Path, stop_by: signal.Signals, step: int
+def test_the_average_precision_of_the_record_is_pycocotools_of_its_files(
+    boxes: Path, undisturbed: Path
 ) -> None:
-    codes = {signal.SIGTERM: 75, signal.SIGKILL: -9}
-    assert train(run, tmp_path, stop_by=stop_by, stop_at=step) == [codes[stop_by]]
+    """It reads the files that a user would give it: the data set's JSON, and the run's results."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(boxes / "annotations/instances_val.json"))
+        results = truth.loadRes(str(RunPaths(undisturbed).detections))
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    record = Record.read(undisturbed)
+    sizes = ("", "50", "75", "_small", "_medium", "_large")
+    found = [record.last(f"ap{size}_percent") for size in sizes]
+    expected = [math.nan if figure == -1 else 100 * figure for figure in evaluation.stats[:6]]
+    assert found == pytest.approx(expected, abs=1e-10, nan_ok=True)
+    assert record.last("ap50_percent") > 0
+
+
+def test_a_run_that_dali_feeds_ends_bit_equal_when_it_is_stopped(boxes: Path, tmp_path: Path) -> None:
+    run = small_run(boxes, data={"loader": "dali"})
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train(run, whole) == [0]
+    assert Record.read(whole).last("images_evaluated") == 12
+    assert train(run, stopped, stop_by=signal.SIGTERM, stop_at=1) == [75]
+    assert train(run, stopped) == [0]
+    assert_bit_equal(final_state(stopped), final_state(whole))
+    assert measured(stopped) == measured(whole)
+
+
+def test_a_killed_detection_run_ends_bit_equal(run: Run, undisturbed: Path, tmp_path: Path) -> None:
+    assert train(run, tmp_path, stop_by=signal.SIGKILL, stop_at=3) == [-9]
     assert train(run, tmp_path) == [0]
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
@@ -84,8 +119,13 @@ def test_frozen_norms_keep_the_statistics_of_the_first_images(run: Run, tmp_path
 
 
 def test_two_ranks_give_the_record_of_one(run: Run, undisturbed: Path, tmp_path: Path) -> None:
-    """Each image is counted once, and both ranks train on all images of a step."""
-    assert train(run, tmp_path, world_size=2) == [0, 0]
+    """Each image is counted once, and both ranks train on all images of a step, which BN sees together."""
+    together = small_run(
+        run.data.path or "",
+        batch={"global_batch_size": 4, "batch_size_per_gpu": 2, "norm_batch_size": 4},
+        system={"collective_timeout_s": 20},
+    )
+    assert train(together, tmp_path, world_size=2) == [0, 0]
     one, two = Record.read(undisturbed), Record.read(tmp_path)
     assert two.last("images_evaluated") == 12
     assert two.last("loss") == pytest.approx(one.last("loss"), rel=0.2)

@@ -20,13 +20,15 @@ class SameBatches:
     """`batches` with a check on every reading that these are the images of the first one, in their order.
 
     `what`: "training" or "evaluation", for messages. Raises UserError for an iterator and, while it is read,
-    for images that changed. After the first reading: `sizes`, the images of each batch.
+    for images that changed. After the first reading: `sizes`, the images of each batch, and `are_lists`,
+    whether images come in lists, as detectors take them.
     """
 
     def __init__(self, batches: Iterable[Any], what: str) -> None:
         check_repeatable(batches, PURPOSE)
         self._batches, self._what = batches, what
         self._first: list[tuple[Tensor, Tensor | None]] = []
+        self.are_lists = False
 
     def __iter__(self) -> Iterator[Any]:
         return self.part(None)
@@ -38,6 +40,7 @@ class SameBatches:
             images = images_of(batch, PURPOSE)
             if len(images) == 0:
                 continue
+            self.are_lists = isinstance(images, list)
             means_N, labels_N = means_of(images), labels_of(batch)
             labels_N = None if labels_N is None else labels_N.cpu()
             if is_first:
