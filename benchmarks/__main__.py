@@ -124,6 +124,41 @@ def probe(
     _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
 
 
+@app.command("model")
+def model(
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Architecture; may be repeated. Default: resnet50.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    images: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 128,
+) -> None:
+    """Predict, from bytes and launches alone, what norms cost a step on an H100; measures nothing."""
+    from benchmarks.step_model import PRECISIONS, Gpu, predicted
+    from suite.architectures import ARCHITECTURES
+
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
+    names = arch or ["resnet50"]
+    if unknown := [name for name in names if name not in ARCHITECTURES]:
+        raise UserError(f"--arch: {unknown[0]} is not one of {', '.join(ARCHITECTURES)}")
+    console, gpu = Console(), Gpu()
+    for name in names:
+        with console.status("") as status:
+            ratios, works = predicted(name, PRECISIONS[precision], images, gpu, status.update)
+        table = Table(f"{name}, {precision}, {images} images", "predicted", "target", box=None)
+        for ratio in ratios:
+            table.add_row(
+                ratio.name, f"{ratio.ratio:.3f}", f"{ratio.bound}{'' if ratio.holds else ' missed'}"
+            )
+        console.print(table)
+        table = Table("", "device (ms)", "host (ms)", "norms (GB)", "launches", "images/s", box=None)
+        for label, work in works.items():
+            times = (f"{1e3 * work.device_s:.1f}", f"{1e3 * work.host_s:.1f}", f"{work.norm_bytes / 1e9:.1f}")
+            table.add_row(label, *times, str(work.launches.total()), f"{images / work.time_s:.0f}")
+        console.print(table)
+    console.print(f"predicted, not measured, for {gpu}", highlight=False, soft_wrap=True)
+
+
 @app.command("submit")
 def submit(
     cluster: Annotated[str, typer.Option("--cluster", "-c", help="A Slurm cluster's name or file.")] = "test",

@@ -12,8 +12,7 @@ from benchmarks.pairing import Ratio, paired_ratio
 from benchmarks.progress import telling
 from suite.config import expand
 from suite.data import Batch, train_loader
-from suite.errors import UserError
-from suite.experiment import Run, SystemSpec
+from suite.experiment import Run
 from suite.models import build_model, set_norm_batch_size
 from suite.signals import StopFlag
 from suite.specs.recipe import PRECISIONS
@@ -45,11 +44,6 @@ class Step:
         batch: dict[str, Any] = {"global_batch_size": self.images_per_step}
         if self.norm_batch_size is not None:
             batch["norm_batch_size"] = self.norm_batch_size
-        system: dict[str, Any] = {}
-        if self.kernels != "native":
-            if "kernels" not in SystemSpec.model_fields:
-                raise UserError(f"--kernels {self.kernels}: this version has torch's own norms only")
-            system["kernels"] = self.kernels
         recipe = {"schedule": "constant", "lr": 1e-3, "precision": self.precision}
         content = {
             "model": {"arch": self.arch, "norm": {"kind": self.norm}},
@@ -57,7 +51,7 @@ class Step:
             "batch": batch,
             "recipe": {**recipe, "channels_last": self.channels_last, "compile": self.compile},
             "measure": {"tid": self.tid},
-            "system": system,
+            "system": {"kernels": self.kernels},
         }
         return expand(content, "bench").runs[0]
 

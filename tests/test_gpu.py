@@ -21,8 +21,9 @@ from suite.train import train_run
 from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
+from tests.helpers.norm_cases import CASES, Case, compare
 from tests.helpers.small_detectors import boxes_folder, small_run
-from tests.helpers.steps import STEPS, run_of
+from tests.helpers.steps import STEPS_ON_GPU, run_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,13 +32,14 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def gpu_run(recipe: dict[str, object], norm: str = "xbn") -> Run:
+def gpu_run(recipe: dict[str, object], norm: str = "xbn", kernels: str = "native") -> Run:
     content = {
         "model": {"arch": "resnet18", "norm": {"kind": norm}},
         "data": {"name": "fashion-mnist-7k", "image_size": 64, "train_images": 512, "val_images": 128},
         "batch": {"global_batch_size": 64},
         "recipe": {"epochs": 2, "lr": 0.05, **recipe},
         "measure": {"precise_bn_images": 128, "warmup_steps": 2},
+        "system": {"kernels": kernels},
     }
     return expand(content, "gpu").runs[0]
 
@@ -87,6 +89,24 @@ def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_pa
     assert 0 < record.last("energy_j_per_image") < 100
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_fused_kernels_agree_with_torch_in_float64(case: Case) -> None:
+    compare(case, device="cuda")
+
+
+@pytest.mark.parametrize("norm", ["bn", "xbn", "gn"])
+def test_a_run_with_fused_kernels_completes_and_agrees(norm: str, tmp_path: Path) -> None:
+    """To what two native runs differ by, whose reductions are not in a fixed order either."""
+    found = {}
+    for kernels in ("native", "fused"):
+        recipe = {"precision": "bf16", "channels_last": True}
+        train_run(gpu_run(recipe, norm, kernels), tmp_path / kernels)
+        record = Record.read(tmp_path / kernels)
+        assert record.provenance[0]["kernels"]["ran"] == kernels
+        found[kernels] = record.last("loss", "train")
+    assert found["fused"] == pytest.approx(found["native"], rel=0.1)
+
+
 def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
     torch.manual_seed(0)
     model = build_model(gpu_run({}, norm="bn").model)
@@ -111,7 +131,7 @@ def refusing_to_wait() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", STEPS_ON_GPU)
 def test_steps_do_not_wait(case: str) -> None:
     """After two steps that set things up, as torch itself watches it."""
     run = run_of(case)

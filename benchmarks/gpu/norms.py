@@ -1,6 +1,5 @@
 """The stage of `make gpu-check` about fused norms: their errors, and their bandwidth beside a copy's."""
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -23,9 +22,6 @@ def _norms() -> dict[str, Callable[[int], nn.Module]]:
 
 def norms(sizes: Sizes) -> None:
     """Compare each fused norm + ReLU with torch's: differences, and bandwidth as a share of a copy's."""
-    if importlib.util.find_spec("suite.kernels") is None:
-        leave_out("fused norms: this version has torch's own norms only")
-        return
     for images, channels, side in sizes.norm_shapes:
         shape = f"{images} × {channels} × {side}²"
         x = torch.randn(images, channels, side, side, device=sizes.device).to(
@@ -39,7 +35,8 @@ def norms(sizes: Sizes) -> None:
 
 
 def _norm(what: str, make: Callable[[], nn.Module], x: Tensor, copy_ms: float, sizes: Sizes) -> None:
-    fuse_norms = importlib.import_module("suite.kernels").fuse_norms
+    from suite.kernels import fuse_norms
+
     native, fused, exact = (nn.Sequential(make(), nn.ReLU()).to(sizes.device) for _ in range(3))
     done = fuse_norms(fused)
     if done.skipped:

@@ -1,6 +1,5 @@
 """Stages of `make gpu-check` about training steps, and what is measured beside them."""
 
-import importlib
 from typing import Any
 
 import torch
@@ -11,13 +10,9 @@ from benchmarks.gpu.measuring import Sizes, leave_out, median_ms, part, tell
 
 def _kernels(sizes: Sizes) -> list[str]:
     """Return which norms' kernels there are, and say why the fused ones are not."""
-    from suite.experiment import SystemSpec
+    from suite.kernels import kernels_missing
 
-    if "kernels" not in SystemSpec.model_fields:
-        leave_out("fused kernels: this version has torch's own norms only")
-        return ["native"]
-    missing = importlib.import_module("suite.kernels").kernels_missing
-    if sizes.device.type == "cuda" and (why := missing()):
+    if sizes.device.type == "cuda" and (why := kernels_missing()):
         leave_out(f"fused kernels: {why}")
         return ["native"]
     return ["native", "fused"]

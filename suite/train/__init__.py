@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from suite.signals import StopFlag, ask_script_to_requeue, stop_flag
 from suite.train.arithmetic import arithmetic, arithmetic_of, is_benchmarked
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined
+from suite.train.kernels import norm_kernels
 from suite.train.loop import Trainer
 
 __all__ = ["joined", "train_on", "train_run"]
@@ -77,6 +79,7 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     try:
         if record is not None:
             origin = provenance(_device_name(ranks), hosts, ranks.device.type) | arithmetic_of(run)
+            origin["kernels"] = asdict(norm_kernels(run, ranks.device))
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)

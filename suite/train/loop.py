@@ -28,6 +28,7 @@ from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
+from suite.train.kernels import norm_kernels
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
@@ -51,9 +52,12 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(ranks.device)
 
+        kernels = norm_kernels(run, ranks.device)
+
         def prepared(network: nn.Module) -> nn.Module:
             batch, timeout_s = run.batch, run.system.collective_timeout_s
-            return set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
+            network = set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
+            return kernels.put_into(network)
 
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)

@@ -19,15 +19,23 @@ STEPS: dict[str, dict[str, Any]] = {
     "channels-last": {"recipe": {"channels_last": True, "label_smoothing": 0.1}},
 }
 
+# What neither a fake GPU nor the meta device can run.
+STEPS_ON_GPU = STEPS | {
+    "fused": {"kernels": "fused", "recipe": {"channels_last": True}},
+    "fused-ghost-bn": {"kernels": "fused", "norm_batch_size": 2, "recipe": {"channels_last": True}},
+}
+
 
 def run_of(case: str) -> Run:
-    settings = dict(STEPS[case])
+    settings = dict(STEPS_ON_GPU[case])
+    kernels = settings.pop("kernels", "native")
     norm, recipe = settings.pop("norm", {"kind": "bn"}), settings.pop("recipe", {})
     content = {
         "model": {"arch": "small_resnet11", "norm": norm},
         "data": {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 800},
         "batch": {"global_batch_size": 8, **settings},
         "recipe": {"epochs": 2, "lr": 0.1, "schedule": "constant", **recipe},
+        "system": {"kernels": kernels},
     }
     return expand(content, "waits").runs[0]
 
