@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test cluster cluster-down lint types format hooks architectures networks lock clean
+.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,8 +30,11 @@ cluster: root slurm-packages .venv/.users ## start a four-node Slurm on this mac
 cluster-down: ## end that Slurm
 	@$(PYTHON) tests/cluster/testcluster.py down
 
-bench-%: .venv/.developers ## measure the speed of shiftbench: loader, train, probe, submit, tune or report
+bench-%: .venv/.developers ## measure the speed of shiftbench: loader, train, probe, agreeing, submit, tune or report; or model: predict a GPU's
 	$(BIN)/python -m benchmarks $* $(ARGS)
+
+gpu-check: ## what only a GPU can show, in eight minutes and without a network; ARGS=--rehearse: on a CPU
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check $(ARGS)
 
 lint: .venv/.developers ## check style, and which package may import which
 	$(BIN)/ruff check .

@@ -56,12 +56,57 @@ def train(
     images_per_step: Annotated[int, typer.Option(min=2)] = 32,
     rounds: Rounds = 15,
     steps_per_round: Annotated[int, typer.Option(min=1)] = 3,
+    precision: Annotated[str, typer.Option(help="As recipe.precision: fp32, tf32, bf16 or fp16.")] = "fp32",
+    channels_last: Annotated[bool, typer.Option(help="Lay out images and weights as NHWC.")] = False,
+    compile: Annotated[bool, typer.Option(help="Compile the step and the bare loop.")] = False,
+    norm: Annotated[str, typer.Option(help="Kind of norm, as model.norm.kind.")] = "bn",
+    norm_batch_size: Annotated[
+        list[int] | None, typer.Option(help="Also compare ghost BN of so many samples; repeatable.")
+    ] = None,
+    kernels: Annotated[str, typer.Option(help="As system.kernels, of the step alone.")] = "native",
+    rival: Annotated[
+        str, typer.Option(help="The bare loop's settings on a GPU: tuned, torchvision or timm.")
+    ] = "tuned",
 ) -> None:
-    """Compare the training step with a bare loop, and measure what XBN and TID cost it."""
-    from benchmarks.train import bench_train
+    """Compare the training step with a bare loop, and measure what XBN, ghost BN and TID cost it."""
+    from benchmarks.train import RIVALS, Step, bench_train
 
-    ratios = bench_train(arch, image_size, images_per_step, rounds, steps_per_round, _device())
-    _show(ratios, {"training step / bare loop": "≥ 0.97", "TID alone / step (time)": "≤ 0.01"})
+    if rival not in RIVALS:
+        raise UserError(f"--rival {rival}: take {', '.join(RIVALS)}")
+    step = Step(arch, image_size, images_per_step, precision, channels_last, compile, norm, kernels=kernels)
+    sizes = tuple(norm_batch_size or ())
+    device = _device()
+    ratios = bench_train(step, rounds, steps_per_round, device, rival=rival, norm_batch_sizes=sizes)
+    targets = {"training step / bare loop": "≥ 0.97", "TID alone / step (time)": "≤ 0.01"}
+    if device.type == "cuda":
+        targets |= {"XBN step / BN step": "≥ 1.00", "TID alone / step (time)": "≤ 0.001"}
+        Console().print(f"bare loop: {RIVALS[rival].meaning}", highlight=False)
+    _show(ratios, targets)
+
+
+@app.command("agreeing")
+def agreeing(
+    ranks: Annotated[int, typer.Option(min=2, help="Processes on this machine.")] = 64,
+) -> None:
+    """Measure how long many gloo processes take to join and to agree on whether to stop."""
+    import torch  # before the processes are forked, which then need not import it
+
+    from benchmarks.agreeing import bench_agreeing
+    from suite.provenance import cpu_name
+
+    torch.set_num_threads(1)
+    table = Table(f"{ranks} ranks: median (ms)", "as needed", "all pairs", box=None)
+    found = [bench_agreeing(ranks, connects_all=connects_all) for connects_all in (False, True)]
+    for name, field in (
+        ("join", "join_s"),
+        ("first agreement", "first_s"),
+        ("agreement", "agree_s"),
+        ("agreement read half a second later", "late_s"),
+    ):
+        table.add_row(name, *(f"{1e3 * getattr(one, field):.1f}" for one in found))
+    console = Console()
+    console.print(table)
+    _print_origin(console, cpu_name())
 
 
 @app.command("probe")
@@ -77,6 +122,41 @@ def probe(
 
     ratios = bench_probe(arch, image_size, images_per_batch, rounds, batches_per_round, _device())
     _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
+
+
+@app.command("model")
+def model(
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Architecture; may be repeated. Default: resnet50.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    images: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 128,
+) -> None:
+    """Predict, from bytes and launches alone, what norms cost a step on an H100; measures nothing."""
+    from benchmarks.step_model import PRECISIONS, Gpu, predicted
+    from suite.architectures import ARCHITECTURES
+
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
+    names = arch or ["resnet50"]
+    if unknown := [name for name in names if name not in ARCHITECTURES]:
+        raise UserError(f"--arch: {unknown[0]} is not one of {', '.join(ARCHITECTURES)}")
+    console, gpu = Console(), Gpu()
+    for name in names:
+        with console.status("") as status:
+            ratios, works = predicted(name, PRECISIONS[precision], images, gpu, status.update)
+        table = Table(f"{name}, {precision}, {images} images", "predicted", "target", box=None)
+        for ratio in ratios:
+            table.add_row(
+                ratio.name, f"{ratio.ratio:.3f}", f"{ratio.bound}{'' if ratio.holds else ' missed'}"
+            )
+        console.print(table)
+        table = Table("", "device (ms)", "host (ms)", "norms (GB)", "launches", "images/s", box=None)
+        for label, work in works.items():
+            times = (f"{1e3 * work.device_s:.1f}", f"{1e3 * work.host_s:.1f}", f"{work.norm_bytes / 1e9:.1f}")
+            table.add_row(label, *times, str(work.launches.total()), f"{images / work.time_s:.0f}")
+        console.print(table)
+    console.print(f"predicted, not measured, for {gpu}", highlight=False, soft_wrap=True)
 
 
 @app.command("submit")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.progress import Told
+
 RESAMPLES = 2000
 
 
@@ -32,24 +34,31 @@ class Ratio:
         return float(np.median(self.b_values))
 
 
-def paired_ratio(a: Callable[[], float], b: Callable[[], float], rounds: int) -> Ratio:
+def paired_ratio(
+    a: Callable[[], float], b: Callable[[], float], rounds: int, told: Told | None = None
+) -> Ratio:
     """Call both once a round, in random order, and return the ratio of their results.
 
     Each returns a positive number, such as images per second. One more round at the start warms up and is not
     counted. The order comes from a fixed seed: strict alternation could lock on to a rhythm of the machine.
+    `told` hears how many rounds are done.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, got {rounds}")
     a(), b()
     order = random.Random(0)
     a_values, b_values = [], []
-    for _ in range(rounds):
+    for done in range(rounds):
+        if told is not None:
+            told(done, rounds)
         if order.random() < 0.5:
             a_values.append(a())
             b_values.append(b())
         else:
             b_values.append(b())
             a_values.append(a())
+    if told is not None:
+        told(rounds, rounds)
     return summarize(a_values, b_values)
 
 

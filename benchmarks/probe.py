@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.pairing import Ratio, paired_ratio
+from benchmarks.progress import telling
 from suite.experiment import ModelSpec
 from suite.models import build_model
 from suite.shift import probe
@@ -31,7 +32,8 @@ def bench_probe(
             model(images_NCHW)
 
     times = [_time(lambda: probe(model, batches), device), _time(bare, device)]
-    return {"probe / inference pass (time)": paired_ratio(times[0], times[1], rounds)}
+    name = "probe / inference pass (time)"
+    return {name: paired_ratio(times[0], times[1], rounds, telling(name))}
 
 
 def _time(work: Callable[[], object], device: torch.device) -> Callable[[], float]:

@@ -1,74 +1,189 @@
-"""Compares the training step with a bare loop over the same tensors; measures the cost of XBN and TID."""
+"""Compares the training step with a bare loop over the same tensors; measures what norms and TID cost it."""
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks.pairing import Ratio, paired_ratio
+from benchmarks.progress import telling
 from suite.config import expand
 from suite.data import Batch, train_loader
 from suite.experiment import Run
-from suite.models import build_model
+from suite.models import build_model, set_norm_batch_size
 from suite.signals import StopFlag
+from suite.specs.recipe import PRECISIONS
+from suite.train.arithmetic import arithmetic
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
+from suite.train.optim import autocast
+
+TID_UPDATES = 48  # of three times as many passes as are computed together
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step to measure. `norm_batch_size`: None for the whole batch. Sizes in images and pixels."""
+
+    arch: str = "resnet18"
+    image_size: int = 64
+    images_per_step: int = 32
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    norm: str = "bn"
+    norm_batch_size: int | None = None
+    kernels: str = "native"
+    tid: bool = False
+
+    def run(self) -> Run:
+        """Return the run of such steps. Raises UserError for a combination that no run could have."""
+        batch: dict[str, Any] = {"global_batch_size": self.images_per_step}
+        if self.norm_batch_size is not None:
+            batch["norm_batch_size"] = self.norm_batch_size
+        recipe = {"schedule": "constant", "lr": 1e-3, "precision": self.precision}
+        content = {
+            "model": {"arch": self.arch, "norm": {"kind": self.norm}},
+            "data": {"name": "synthetic", "image_size": self.image_size},
+            "batch": batch,
+            "recipe": {**recipe, "channels_last": self.channels_last, "compile": self.compile},
+            "measure": {"tid": self.tid},
+            "system": {"kernels": self.kernels},
+        }
+        return expand(content, "bench").runs[0]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A bare loop that others train with, on a GPU; its precision is the step's.
+
+    `channels_last`, `fused`, `nesterov`: None is as the step. On a CPU all are as the step, which is what
+    torch does by itself.
+    """
+
+    meaning: str
+    channels_last: bool | None = None
+    fused: bool = False
+    nesterov: bool = False
+
+
+RIVALS = {
+    "tuned": Rival("channels-last, cuDNN's benchmark, fused SGD", channels_last=True, fused=True),
+    "torchvision": Rival("as torchvision's reference script: NCHW, cuDNN's benchmark", channels_last=False),
+    "timm": Rival("as timm's script: NCHW, cuDNN's benchmark, Nesterov", channels_last=False, nesterov=True),
+}
 
 
 def bench_train(
-    arch: str, image_size: int, images_per_step: int, rounds: int, steps_per_round: int, device: torch.device
+    step: Step,
+    rounds: int,
+    steps_per_round: int,
+    device: torch.device,
+    *,
+    rival: str = "tuned",
+    norm_batch_sizes: tuple[int, ...] = (),
 ) -> dict[str, Ratio]:
-    """Return ratios of images/s: step over bare loop, XBN over BN, with TID over without.
+    """Return ratios of images/s: step over bare loop, XBN over BN, with TID over without; ghost BN over BN.
 
     Every side has its own network from the same seed and reads the same resident tensors. TID costs far less
-    than steps differ by, so its own work is also timed alone, as a share of a step's time.
+    than steps differ by, so its own work is also timed alone, as a share of a step's time. Ghost BN's ratios
+    are of times, one for each of `norm_batch_sizes`.
     """
-    bn, xbn, tid = (
-        _synthetic_run(arch, image_size, images_per_step, kind, with_tid)
-        for kind, with_tid in (("bn", False), ("xbn", False), ("bn", True))
+    others = {"XBN step / BN step": replace(step, norm="xbn")} if step.norm == "bn" else {}
+    tid = tid_time_s(step, device)
+    if tid is not None:
+        others["step with TID / without"] = replace(step, tid=True)
+    ghosts = {
+        f"norm batch {n} / {step.norm} (time)": replace(step, norm_batch_size=n) for n in norm_batch_sizes
+    }
+    count = 1 + len(others) + len(ghosts) + (tid is not None)
+    images = step.images_per_step * steps_per_round
+    with arithmetic(step.precision, cudnn_benchmark=True):
+        suite = _rate(suite_steps(step, device, steps_per_round), images, device)
+        bare = _rate(bare_steps(step, RIVALS[rival], device, steps_per_round), images, device)
+        name = "training step / bare loop"
+        found = {name: paired_ratio(suite, bare, rounds, telling(name, of=count))}
+        for name, other in others.items():
+            rate = _rate(suite_steps(other, device, steps_per_round), images, device)
+            told = telling(name, number=len(found) + 1, of=count)
+            found[name] = paired_ratio(rate, suite, rounds, told)
+        for name, other in ghosts.items():
+            rate = _rate(suite_steps(other, device, steps_per_round), images, device)
+            told = telling(name, number=len(found) + 1, of=count)
+            found[name] = paired_ratio(_inverse(rate), _inverse(suite), rounds, told)
+        if tid is not None:
+            name = "TID alone / step (time)"
+            told = telling(name, number=count, of=count)
+            found[name] = paired_ratio(tid, lambda: step.images_per_step / suite(), rounds, told)
+    return found
+
+
+def tid_time_s(step: Step, device: torch.device) -> Callable[[], float] | None:
+    """Return a measurement of TID's own time in a step, in seconds; None for a norm without estimates."""
+    meter = trainer_of(replace(step, tid=True), device).tid
+    if meter is None:
+        return None
+
+    def updates() -> None:
+        for _ in range(TID_UPDATES):
+            meter.update()
+
+    return _inverse(_rate(updates, TID_UPDATES, device))
+
+
+def trainer_of(step: Step, device: torch.device) -> Trainer:
+    """Return the trainer of a run of such steps, which writes no record."""
+    return Trainer(step.run(), Ranks(0, 0, 1, device), None, StopFlag())
+
+
+def suite_steps(step: Step, device: torch.device, count: int) -> Callable[[], None]:
+    """Return a function that does `count` steps as a run does them."""
+    trainer = trainer_of(step, device)
+    forward = trainer.forward_module()
+    batches = _batches(trainer.run, device)
+
+    def steps() -> None:
+        for _ in range(count):
+            trainer.agree(trainer.advance(forward, batches))
+
+    return steps
+
+
+def bare_steps(step: Step, rival: Rival, device: torch.device, count: int) -> Callable[[], None]:
+    """Return a function that does `count` steps of the plainest loop with a rival's settings."""
+    run, on_gpu = step.run(), device.type == "cuda"
+    torch.manual_seed(run.seed)
+    is_nhwc = step.channels_last if rival.channels_last is None or not on_gpu else rival.channels_last
+    layout = torch.channels_last if is_nhwc else torch.contiguous_format
+    model = build_model(run.model).to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    set_norm_batch_size(model, run.batch.norm, run.batch.per_gpu, device)
+    forward: Any = torch.compile(model) if step.compile else model
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=1e-3,
+        momentum=0.9,
+        weight_decay=1e-4,
+        nesterov=rival.nesterov and on_gpu,
+        fused=(rival.fused and on_gpu) or None,
     )
-    images = images_per_step * steps_per_round
-    sides = {
-        "suite": _suite_steps(bn, device, steps_per_round),
-        "bare": _bare_steps(bn, device, steps_per_round),
-        "xbn": _suite_steps(xbn, device, steps_per_round),
-        "tid": _suite_steps(tid, device, steps_per_round),
-    }
-    rates = {name: _rate(side, images, device) for name, side in sides.items()}
-    return {
-        "training step / bare loop": paired_ratio(rates["suite"], rates["bare"], rounds),
-        "XBN step / BN step": paired_ratio(rates["xbn"], rates["suite"], rounds),
-        "step with TID / without": paired_ratio(rates["tid"], rates["suite"], rounds),
-        "TID alone / step (time)": _tid_share(tid, device, rates["suite"], images_per_step, rounds),
-    }
+    scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[step.precision].is_scaled)
+    batches = _batches(run, device)
 
+    def steps() -> None:
+        for _ in range(count):
+            batch = next(batches)
+            with autocast(device, step.precision):
+                logits_NK = forward(batch.images_NCHW.contiguous(memory_format=layout))
+            loss = F.cross_entropy(logits_NK.float(), batch.labels_N)
+            torch.autograd.backward(scaler.scale(loss))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
 
-def _tid_share(
-    run: Run, device: torch.device, images_per_s: Callable[[], float], images_per_step: int, rounds: int
-) -> Ratio:
-    """Return TID's own time over a step's."""
-    tid = Trainer(run, Ranks(0, 0, 1, device), None, StopFlag()).tid
-    assert tid is not None
-    updates = 50
-
-    def update() -> None:
-        for _ in range(updates):
-            tid.update()
-
-    updates_per_s = _rate(update, updates, device)
-    return paired_ratio(lambda: 1 / updates_per_s(), lambda: images_per_step / images_per_s(), rounds)
-
-
-def _synthetic_run(arch: str, image_size: int, images_per_step: int, kind: str, with_tid: bool) -> Run:
-    content = {
-        "model": {"arch": arch, "norm": {"kind": kind}},
-        "data": {"name": "synthetic", "image_size": image_size},
-        "batch": {"global_batch_size": images_per_step},
-        "recipe": {"schedule": "constant", "lr": 1e-3},
-        "measure": {"tid": with_tid},
-    }
-    return expand(content, "bench").runs[0]
+    return steps
 
 
 def _rate(steps: Callable[[], None], images: int, device: torch.device) -> Callable[[], float]:
@@ -82,34 +197,9 @@ def _rate(steps: Callable[[], None], images: int, device: torch.device) -> Calla
     return images_per_s
 
 
+def _inverse(rate: Callable[[], float]) -> Callable[[], float]:
+    return lambda: 1 / rate()
+
+
 def _batches(run: Run, device: torch.device) -> Iterator[Batch]:
     return iter(train_loader(run, start_step=0, rank=0, world_size=1, device=device))
-
-
-def _suite_steps(run: Run, device: torch.device, count: int) -> Callable[[], None]:
-    trainer = Trainer(run, Ranks(0, 0, 1, device), None, StopFlag())
-    forward = trainer.forward_module()
-    batches = _batches(run, device)
-
-    def steps() -> None:
-        for _ in range(count):
-            trainer.agree(trainer.advance(forward, batches))
-
-    return steps
-
-
-def _bare_steps(run: Run, device: torch.device, count: int) -> Callable[[], None]:
-    torch.manual_seed(run.seed)
-    model = build_model(run.model).to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    batches = _batches(run, device)
-
-    def steps() -> None:
-        for _ in range(count):
-            batch = next(batches)
-            loss = F.cross_entropy(model(batch.images_NCHW), batch.labels_N)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return steps

@@ -112,6 +112,8 @@ _ALL = (
     Metric("step_time_p50_ms", "ms", "lower", "median time of an optimizer step", "Step time, median"),
     Metric("step_time_p95_ms", "ms", "lower",
            "95th percentile of an optimizer step's time", "Step time, p95"),
+    Metric("step_time_slowest_ms", "ms", "lower",
+           "largest of the ranks' medians; of several ranks only", "Step time, slowest rank"),
     Metric("data_wait_share", "1", "lower",
            "share of the steps' time spent waiting for a batch", "Waiting for data"),
     Metric("peak_memory_gib", "GiB", "lower",

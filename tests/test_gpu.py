@@ -1,5 +1,7 @@
 """What only a GPU can show. Without one these tests are skipped, and the summary says so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +16,14 @@ from suite.experiment import Run
 from suite.models import build_model
 from suite.record import Record
 from suite.shift import probe
+from suite.signals import StopFlag
 from suite.train import train_run
+from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
+from suite.train.distributed import Ranks
+from suite.train.loop import Trainer
+from tests.helpers.norm_cases import CASES, Case, compare
 from tests.helpers.small_detectors import boxes_folder, small_run
+from tests.helpers.steps import STEPS_ON_GPU, run_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,13 +32,14 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def gpu_run(recipe: dict[str, object], norm: str = "xbn") -> Run:
+def gpu_run(recipe: dict[str, object], norm: str = "xbn", kernels: str = "native") -> Run:
     content = {
         "model": {"arch": "resnet18", "norm": {"kind": norm}},
         "data": {"name": "fashion-mnist-7k", "image_size": 64, "train_images": 512, "val_images": 128},
         "batch": {"global_batch_size": 64},
         "recipe": {"epochs": 2, "lr": 0.05, **recipe},
         "measure": {"precise_bn_images": 128, "warmup_steps": 2},
+        "system": {"kernels": kernels},
     }
     return expand(content, "gpu").runs[0]
 
@@ -59,11 +68,13 @@ def test_the_gpu_pipeline_decodes_and_crops_as_the_cpu_one(split: str) -> None:
     "recipe",
     [
         {},
+        {"precision": "tf32"},
+        {"precision": "fp16", "clip_grad_norm": 5.0},
         {"precision": "bf16"},
         {"precision": "bf16", "channels_last": True},
         {"precision": "bf16", "channels_last": True, "compile": True},
     ],
-    ids=["fp32", "bf16", "channels_last", "compile"],
+    ids=["fp32", "tf32", "fp16", "bf16", "channels_last", "compile"],
 )
 def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_path: Path) -> None:
     train_run(gpu_run(recipe), tmp_path)
@@ -76,6 +87,24 @@ def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_pa
     assert 0 < record.last("matmul_peak_share") < 1
     # A data-centre GPU draws less than a kilowatt, and computes more than ten of these images in a second.
     assert 0 < record.last("energy_j_per_image") < 100
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_fused_kernels_agree_with_torch_in_float64(case: Case) -> None:
+    compare(case, device="cuda")
+
+
+@pytest.mark.parametrize("norm", ["bn", "xbn", "gn"])
+def test_a_run_with_fused_kernels_completes_and_agrees(norm: str, tmp_path: Path) -> None:
+    """To what two native runs differ by, whose reductions are not in a fixed order either."""
+    found = {}
+    for kernels in ("native", "fused"):
+        recipe = {"precision": "bf16", "channels_last": True}
+        train_run(gpu_run(recipe, norm, kernels), tmp_path / kernels)
+        record = Record.read(tmp_path / kernels)
+        assert record.provenance[0]["kernels"]["ran"] == kernels
+        found[kernels] = record.last("loss", "train")
+    assert found["fused"] == pytest.approx(found["native"], rel=0.1)
 
 
 def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
@@ -91,6 +120,29 @@ def test_the_probe_on_the_gpu_agrees_with_the_cpu() -> None:
     for one, other in zip(on_cpu.layers, on_gpu.layers, strict=True):
         assert one.name == other.name
         assert one.esm_sigma == pytest.approx(other.esm_sigma, rel=2e-2)
+
+
+@contextmanager
+def refusing_to_wait() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("case", STEPS_ON_GPU)
+def test_steps_do_not_wait(case: str) -> None:
+    """After two steps that set things up, as torch itself watches it."""
+    run = run_of(case)
+    trainer = Trainer(run, Ranks(0, 0, 1, CUDA), None, StopFlag())
+    forward = trainer.forward_module()
+    batches = iter(train_loader(run, start_step=0, rank=0, world_size=1, device=CUDA))
+    trainer.step = CHECK_LOSS_EVERY_STEPS - 3  # a check of the loss is among the steps
+    for number in range(24):
+        with refusing_to_wait() if number >= 2 else nullcontext():
+            trainer.agree(trainer.advance(forward, batches))
+    assert 0 < trainer.meter.summary(8)["step_time_p50_ms"] < 1000
 
 
 def test_the_gpu_pipeline_resizes_and_mirrors_images_with_boxes_as_the_cpu_one(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from suite.data.crops import BLOCKS_PER_IMAGE, WORDS_PER_IMAGE, CropDraws, crop_draws
 from suite.data.index import ImageFiles, ImageIndex, Int64s, balanced_subset
+from suite.data.orders import EpochOrders
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.specs.loader_table import LOADERS
@@ -59,14 +60,14 @@ class TrainPlan:
         self.seed = run.seed
         self.global_batch_size = run.batch.global_batch_size
         self.steps_per_epoch = steps_of(index, self.global_batch_size)
-        self._order: tuple[int, Int64s] | None = None
+        self._orders_of_epochs = EpochOrders(self._order, len(index))
 
     def order(self, epoch: int) -> Int64s:
         """Return the image at each position of an epoch."""
-        if self._order is None or self._order[0] != epoch:
-            words_N = random_words(self.seed, epoch, ORDER, len(self.index))
-            self._order = epoch, np.argsort(words_N, kind="stable")
-        return self._order[1]
+        return self._orders_of_epochs.of(epoch)
+
+    def _order(self, epoch: int) -> Int64s:
+        return np.argsort(random_words(self.seed, epoch, ORDER, len(self.index)), kind="stable")
 
     def images(self, step: int, first: int, count: int) -> Int64s:
         """Return `count` images of optimizer step `step` (over all epochs), from its image `first` on."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from suite.data.crops import CropDraws
 from suite.data.index import Int64s
+from suite.data.orders import EpochOrders
 from suite.data.plan import CROPS, ORDER, SUBSET, Samples, random_words, steps_of
 from suite.detection.coco import CocoIndex
 from suite.errors import UserError
@@ -49,15 +50,16 @@ class DetectionPlan:
         self.global_batch_size = batching.global_batch_size
         self.steps_per_epoch = steps_of(index, batching.global_batch_size)
         self._batching = batching
-        self._order: tuple[int, Int64s] | None = None
+        self._orders_of_epochs = EpochOrders(self._order, len(index))
 
     def order(self, epoch: int) -> Int64s:
         """Return the image at each position of an epoch."""
-        if self._order is None or self._order[0] != epoch:
-            words_N = random_words(self._batching.seed, epoch, ORDER, len(self.index))
-            is_wide_N = self.index.widths_N >= self.index.heights_N
-            self._order = epoch, grouped(words_N, is_wide_N, self._batching.per_gpu)
-        return self._order[1]
+        return self._orders_of_epochs.of(epoch)
+
+    def _order(self, epoch: int) -> Int64s:
+        words_N = random_words(self._batching.seed, epoch, ORDER, len(self.index))
+        is_wide_N = self.index.widths_N >= self.index.heights_N
+        return grouped(words_N, is_wide_N, self._batching.per_gpu)
 
     def samples(self, step: int, first: int, count: int) -> Samples:
         """Return `count` samples of optimizer step `step` (over all epochs), from its sample `first` on."""

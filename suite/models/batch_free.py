@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from suite.models.norms.group_norm import GroupNorm
 from suite.specs.choice import resolve
 from suite.specs.norm_table import BATCH_FREE_NORMS
 
@@ -50,12 +51,15 @@ def batch_free_norm(
 
 def layer_norm(num_channels: int, affine: bool = True) -> nn.Module:
     """Return LN for a feature map, which is GN with one group."""
-    return nn.GroupNorm(1, num_channels, affine=affine)
+    return GroupNorm(1, num_channels, affine=affine)
 
 
 def instance_norm(num_channels: int, affine: bool = True) -> nn.Module:
-    """Return IN, which has no affine parameters here, as released."""
-    return nn.InstanceNorm2d(num_channels)
+    """Return IN, which is GN with a group for each channel; without affine parameters here, as released.
+
+    torch's InstanceNorm2d computes and returns NCHW where its input is channels-last.
+    """
+    return GroupNorm(num_channels, num_channels, affine=False)
 
 
 class GroupWhitening(Norm):

@@ -105,8 +105,6 @@ def _replacement(
             new = batch_free_norm(bfn, old.num_features, norm.num_groups, old.affine, is_active)
         except ValueError as error:
             raise UserError(f"norm.num_groups at {name}: {error}") from None
-    if isinstance(new, nn.InstanceNorm2d) and isinstance(old, nn.BatchNorm1d | nn.BatchNorm3d):
-        new = nn.GroupNorm(old.num_features, old.num_features, affine=False)  # the same, with any pixels
     example = next((t for t in old.state_dict().values() if t.is_floating_point()), torch.empty(0))
     # timm's BatchNormAct2d is a BatchNorm2d with `drop` and `act`, which are kept.
     kept = [child for child in ("drop", "act") if f"{name}.{child}" != behind]

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -48,6 +49,7 @@ class RecordWriter:
         self._claim, self._patience_s, self._durable = claim, patience_s, durable
         self._lock: IO[str] | None = None
         self._status: dict[str, Any] = {}
+        self._status_lock = threading.RLock()
 
     def __enter__(self) -> "RecordWriter":
         is_new = not self.paths.folder.exists()
@@ -173,10 +175,19 @@ class RecordWriter:
         )
 
     def status(self, state: State, **details: Any) -> None:
-        """Replace status.json. Details from earlier calls are kept unless given again."""
-        self._status |= {"state": state, "updated_at": time.time(), "pid": os.getpid()}
-        self._status |= {"host": socket.gethostname(), **details}
-        write_atomically(self.paths.status, json.dumps(self._status, indent=1) + "\n", durable=self._durable)
+        """Replace status.json. Details from earlier calls are kept unless given again. Any thread may."""
+        with self._status_lock:
+            self._status |= {"state": state, "updated_at": time.time(), "pid": os.getpid()}
+            self._status |= {"host": socket.gethostname(), **details}
+            content = json.dumps(self._status, indent=1) + "\n"
+            write_atomically(self.paths.status, content, durable=self._durable)
+
+    def progress(self, **details: Any) -> None:
+        """Add details of a running run. A `step` before the newest is not written: threads may be late."""
+        with self._status_lock:
+            if "step" in details:
+                details["step"] = max(details["step"], self._status.get("step") or 0)
+            self.status("running", **details)
 
     def mark_ended(self, state: State, reason: str) -> None:
         """Set the final state of a process that could not write it; `updated_at` is kept."""

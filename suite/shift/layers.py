@@ -160,6 +160,11 @@ def is_bias_corrected(layer: nn.Module) -> bool:
     return bool(getattr(layer, "is_bias_corrected", False))
 
 
+def measures_itself(layer: nn.Module) -> bool:
+    """Return whether a layer hands over the moments of its input: fused BN, where it uses its estimates."""
+    return hasattr(layer, "take_moments") and not layer.training and layer.running_var is not None
+
+
 def is_untrained(layer: nn.Module) -> bool:
     """Return whether the estimates are still the initial 0 and 1.
 

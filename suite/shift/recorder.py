@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.shift.batches import images_of
 from suite.shift.functional import BatchNormCalls
-from suite.shift.layers import batch_norm_layers, centres, frozen_layers, is_untrained, num_channels
-from suite.shift.moments import ChannelMoments, batch_moments, reduce_over_ranks
+from suite.shift.layers import (
+    batch_norm_layers,
+    centres,
+    frozen_layers,
+    is_untrained,
+    measures_itself,
+    num_channels,
+)
+from suite.shift.moments import ChannelMoments, batch_moments, merge_each, reduce_over_ranks
 from suite.shift.resample import GroupMoments
 
 PAST_HOOKS = "is called by its `forward`, which runs no hook: call the layer itself, as layer(x)"
@@ -124,6 +131,12 @@ def recording(
         for name, layer in recorder.layers.items():
             hook = functools.partial(recorder.record, name)
             hooks.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if adapt is None and hasattr(layer, "take_moments"):
+                fused: Any = layer  # it hands over its moments, and says where it is in the order
+                fused.take_moments = functools.partial(recorder.take, name, layer)
+                fused.when_reached = functools.partial(recorder.of, name)
+                hooks.callback(layer.__dict__.pop, "take_moments")
+                hooks.callback(layer.__dict__.pop, "when_reached")
         yield recorder
 
 
@@ -147,6 +160,7 @@ class Recorder:
         self.num_images = self.num_batches = 0
         self.unhooked: frozenset[str] = frozenset()
         self._last_batch: dict[str, int] = {}
+        self._pending: dict[str, tuple[ChannelMoments, int, Tensor, Tensor]] = {}
 
     def watched(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches that have images. The caller runs each through the model before the next."""
@@ -161,12 +175,14 @@ class Recorder:
             is_watched = self.num_batches == 1 or self.functional
             with self._watching_functions() if is_watched else nullcontext():
                 yield batch
+            self._merge_pending()
 
     def result(self, labels: tuple[int, int] = (0, 0), *, over_ranks: bool = True) -> Pass:
         """Return what was recorded, also by other ranks. `labels`: how many images had one, and were right.
 
         Raises UserError when there were no images.
         """
+        self._merge_pending()
         counts = (self.num_images, self.num_batches, *labels)
         return _joined(self, counts, self.purpose, over_ranks and dist.is_initialized())
 
@@ -202,6 +218,8 @@ class Recorder:
         return near_C if isinstance(near_C, Tensor) and self.adapt is None else None
 
     def record(self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.adapt is None and measures_itself(layer):
+            return  # it calls `take`
         x_NC: Tensor = args[0] if args else next(iter(kwargs.values()))
         if x_NC.is_quantized:
             x_NC = x_NC.dequantize()
@@ -213,16 +231,37 @@ class Recorder:
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
         mean_C, var_C = batch_moments(x_NC, self._near(layer))
+        self._add(name, layer, x_NC, count, mean_C, var_C)
+
+    def take(self, name: str, layer: nn.Module, x_NC: Tensor, measured: tuple[Tensor, Tensor] | None) -> None:
+        """Record the moments (C,) of an input that the layer measured itself, or else those of the input."""
+        if not (count := x_NC.numel() // x_NC.shape[1]):
+            return
+        mean_C, var_C = batch_moments(x_NC, self._near(layer)) if measured is None else measured
+        self._add(name, layer, x_NC, count, mean_C, var_C)
+
+    def _add(
+        self, name: str, layer: nn.Module, x_NC: Tensor, count: int, mean_C: Tensor, var_C: Tensor
+    ) -> None:
         if not centres(layer):  # then as the layer estimates them: about 0
             mean_C, var_C = torch.zeros_like(mean_C), var_C + mean_C.square()
         seen = self.of(name)
         batch = self.num_batches - 1
-        seen.groups[batch % NUM_GROUPS].merge(count, mean_C.double(), var_C.double() * count)
+        if name in self._pending:
+            self._merge_pending()
+        self._pending[name] = (seen.groups[batch % NUM_GROUPS], count, mean_C.double(), var_C.double())
         seen.num_calls += 1
         seen.num_batches += self._last_batch.get(name) != batch
         self._last_batch[name] = batch
         if self.adapt is not None:
             self.adapt(name, len(x_NC), count, mean_C, var_C)
+
+    def _merge_pending(self) -> None:
+        """Merge the moments of all layers in the batch that has run; on a GPU in few operations."""
+        if self._pending:
+            into, counts, means, variances = zip(*self._pending.values(), strict=True)
+            merge_each(into, counts, list(means), list(variances))
+            self._pending.clear()
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -19,6 +19,9 @@ w = 1 − (1 − m)^k (1 − (1 − m)^(t − k)) / (1 − (1 − m)^t). A layer
 TID_μ = 0, and its σ_B² is the second moment with which it normalised the batch, but for r.
 
 A pass counts for the layers that it updates: others have no batch statistics to compare.
+
+On a GPU each operation has a cost of its own, and only the first rank measures TID. There a pass only copies
+the estimates, in two operations, and TID is computed of several passes at once.
 """
 
 import math
@@ -32,6 +35,9 @@ from suite.shift.batches import Images
 from suite.shift.layers import centres, estimates, estimating_layers, is_bias_corrected, preserved
 from suite.shift.passes import run_pass
 
+PASSES_AT_ONCE = 16
+"""On a GPU. On a CPU, where a number's place in a vector decides how it is rounded, one at a time."""
+
 
 class TidMeter:
     """Sums TID over this rank's training passes, by layer in forward order.
@@ -40,11 +46,20 @@ class TidMeter:
     ends an epoch, `pop_interval_means` an interval of passes within it.
     """
 
-    def __init__(self, model: nn.Module, example_N: Images, *, norm_batch_size: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_N: Images,
+        *,
+        norm_batch_size: int,
+        passes_at_once: int | None = None,
+    ) -> None:
         """Find the layers, their order and sizes by an inference pass over an input batch, `example_N`.
 
         `norm_batch_size` is the number of samples behind one statistic in training. Layers that keep no
-        estimates or are not called are left out. Raises UserError when none is left, and for a momentum of 0.
+        estimates or are not called are left out. `passes_at_once`: of how many passes TID is computed
+        together; None: one on a CPU, else `PASSES_AT_ONCE`. Raises UserError when no layer is left, and for a
+        momentum of 0.
         """
         layers = estimating_layers(model, "TID")
         with preserved(model):
@@ -71,39 +86,72 @@ class TidMeter:
         eps = [layer.eps for layer in self.layers.values()]
         self._eps_D = torch.tensor(eps, device=device)[self._layer_D]
         self._sums_2D = torch.zeros(2, len(self._layer_D), dtype=torch.float64, device=device)
-        self.num_passes_L = torch.zeros(len(self.layers), dtype=torch.float64, device=device)
-        self._interval_start = {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
+        self._num_passes_L = torch.zeros(len(self.layers), dtype=torch.float64, device=device)
+        self._interval_start = {"sums_2D": self._sums_2D.clone(), "num_passes": self._num_passes_L.clone()}
+        self._capacity = passes_at_once or (1 if device.type == "cpu" else PASSES_AT_ONCE)
+        # The estimates before the passes that are not summed up yet, and after each of them.
+        dtype, rows = estimates(next(iter(self.layers.values())))[0].dtype, self._capacity + 1
+        self._estimates_P2D = torch.empty(rows, 2, len(self._layer_D), dtype=dtype, device=device)
+        self._updates_PL = torch.empty(rows, len(self.layers), dtype=torch.int64, device=device)
+        self._num_waiting = 0
         self.restart()
+
+    @property
+    def num_passes_L(self) -> Tensor:
+        """How many passes of the epoch have updated each layer, (L,)."""
+        self._sum_up()
+        return self._num_passes_L
 
     def restart(self) -> None:
         """Set the current estimates as those before the next pass, as after loading a checkpoint."""
-        self._mean_D, self._var_D, self._updates_L = self._estimates()
+        self._sum_up()
+        self._copy_estimates(0)
 
-    @torch.no_grad()
     def update(self) -> None:
         """Add the pass that has just run in training mode."""
-        mean_D, var_D, updates_L = self._estimates()
-        new_L = updates_L - self._updates_L
-        active_L = new_L > 0
-        # The weight of the pass's batches in the newest estimate; 1, and unused, where there were none.
-        kept_L = (
-            self._left_L**new_L * self._share_of_batches(self._updates_L) / self._share_of_batches(updates_L)
-        )
-        weight_L = torch.where(self._left_L.isnan(), new_L / updates_L.clamp(min=1), 1 - kept_L)
-        weight_D = torch.where(active_L, weight_L, 1.0)[self._layer_D]
-        active_D = active_L[self._layer_D]
-        batch_var_D = self._var_D.lerp(var_D, 1 / weight_D).mul_(self._biased_D).clamp_(min=0)
-        batch_sigma_D = batch_var_D.add_(self._eps_D).sqrt_()
-        # The estimate has moved by the share w towards the batch's statistic; this is the remaining distance.
-        left_D = (mean_D - self._mean_D).mul_((1 - weight_D) / weight_D)
-        self._sums_2D[0] += left_D.abs_().div_(batch_sigma_D).mul_(active_D)
-        self._sums_2D[1] += (var_D + self._eps_D).sqrt_().div_(batch_sigma_D).sub_(1).abs_().mul_(active_D)
-        self._mean_D, self._var_D, self._updates_L = mean_D, var_D, updates_L
-        self.num_passes_L += active_L
+        self._num_waiting += 1
+        self._copy_estimates(self._num_waiting)
+        if self._num_waiting == self._capacity:
+            self._sum_up()
 
-    def _share_of_batches(self, updates_L: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _copy_estimates(self, row: int) -> None:
+        means, variances = zip(*map(estimates, self.layers.values()), strict=True)
+        counts = [layer.get_buffer("num_batches_tracked") for layer in self.layers.values()]
+        torch.cat([*means, *variances], out=self._estimates_P2D[row].view(-1))
+        torch.stack(counts, out=self._updates_PL[row])
+
+    @torch.no_grad()
+    def _sum_up(self) -> None:
+        """Add TID of the passes whose estimates wait, in their order."""
+        count, self._num_waiting = self._num_waiting, 0
+        if not count:
+            return
+        mean_PD, var_PD = self._estimates_P2D[: count + 1].unbind(1)
+        updates_PL = self._updates_PL[: count + 1]
+        new_PL = updates_PL[1:] - updates_PL[:-1]
+        active_PL = new_PL > 0
+        # The weight of a pass's batches in the newest estimate; 1, and unused, where there were none.
+        share_PL = self._share_of_batches(updates_PL)
+        kept_PL = self._left_L**new_PL * share_PL[:-1] / share_PL[1:]
+        weight_PL = torch.where(self._left_L.isnan(), new_PL / updates_PL[1:].clamp(min=1), 1 - kept_PL)
+        weight_PD = torch.where(active_PL, weight_PL, 1.0)[:, self._layer_D]
+        active_PD = active_PL[:, self._layer_D]
+        batch_var_PD = var_PD[:-1].lerp(var_PD[1:], 1 / weight_PD).mul_(self._biased_D).clamp_(min=0)
+        batch_sigma_PD = batch_var_PD.add_(self._eps_D).sqrt_()
+        # The estimate has moved by the share w towards the batch's statistic; this is the remaining distance.
+        left_PD = (mean_PD[1:] - mean_PD[:-1]).mul_((1 - weight_PD) / weight_PD)
+        tid_mu_PD = left_PD.abs_().div_(batch_sigma_PD).mul_(active_PD)
+        tid_sigma_PD = (var_PD[1:] + self._eps_D).sqrt_().div_(batch_sigma_PD).sub_(1).abs_().mul_(active_PD)
+        for tid_2D in torch.stack([tid_mu_PD, tid_sigma_PD], dim=1):
+            self._sums_2D += tid_2D
+        self._num_passes_L += active_PL.sum(dim=0)
+        self._estimates_P2D[0] = self._estimates_P2D[count]
+        self._updates_PL[0] = self._updates_PL[count]
+
+    def _share_of_batches(self, updates_PL: Tensor) -> Tensor:
         """Return by what a corrected average is divided after t updates, 1 − (1 − m)^t; 1 for others."""
-        return 1 - self._corrected_L * self._left_L**updates_L
+        return 1 - self._corrected_L * self._left_L**updates_PL
 
     def pop_epoch_means(self) -> tuple[list[float], list[float]]:
         """Return TID_μ and TID_σ of each layer, means over the passes since the last call; reset the sums.
@@ -111,14 +159,14 @@ class TidMeter:
         NaN for a layer that no pass updated; empty lists when there was no pass.
         """
         means = self._means(self._sums_2D, self.num_passes_L)
-        for sums in (self._sums_2D, self.num_passes_L, *self._interval_start.values()):
+        for sums in (self._sums_2D, self._num_passes_L, *self._interval_start.values()):
             sums.zero_()
         return means
 
     def pop_interval_means(self) -> tuple[list[float], list[float]]:
         """As `pop_epoch_means`, over the passes since the last call of either; keeps the epoch's sums."""
         before, self._interval_start = self._interval_start, self._sums()
-        return self._means(self._sums_2D - before["sums_2D"], self.num_passes_L - before["num_passes"])
+        return self._means(self._sums_2D - before["sums_2D"], self._num_passes_L - before["num_passes"])
 
     def _means(self, sums_2D: Tensor, num_passes_L: Tensor) -> tuple[list[float], list[float]]:
         if not num_passes_L.any():
@@ -129,7 +177,8 @@ class TidMeter:
         return tid_mu, tid_sigma
 
     def _sums(self) -> dict[str, Tensor]:
-        return {"sums_2D": self._sums_2D.clone(), "num_passes": self.num_passes_L.clone()}
+        self._sum_up()
+        return {"sums_2D": self._sums_2D.clone(), "num_passes": self._num_passes_L.clone()}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs: the epoch's sums, and those up to the last interval."""
@@ -137,16 +186,11 @@ class TidMeter:
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Continue from a checkpoint's `state`, or start anew, with the model's current estimates."""
+        self._num_waiting = 0
         if state is not None:
             self._sums_2D.copy_(state["sums_2D"])
             # Old checkpoints have one number for all layers.
-            self.num_passes_L.copy_(torch.as_tensor(state["num_passes"]))
+            self._num_passes_L.copy_(torch.as_tensor(state["num_passes"]))
             for name, sums in state.get("told", {}).items():
                 self._interval_start[name].copy_(sums)
         self.restart()
-
-    def _estimates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return all layers' estimates, each (D,), and the number of updates of each layer's, (L,)."""
-        means, variances = zip(*map(estimates, self.layers.values()), strict=True)
-        counts = [layer.get_buffer("num_batches_tracked") for layer in self.layers.values()]
-        return torch.cat(means), torch.cat(variances), torch.stack(counts)

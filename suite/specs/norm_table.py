@@ -47,7 +47,9 @@ class VariantEntry:
 
 _NO_VECTORS = "a unit of one sample is a single number"
 BATCH_FREE_NORMS = {
-    "gn": BatchFreeNormEntry("GN", "group norm", "torch.nn:GroupNorm", takes_groups=True),
+    "gn": BatchFreeNormEntry(
+        "GN", "group norm", "suite.models.norms.group_norm:GroupNorm", takes_groups=True
+    ),
     "ln": BatchFreeNormEntry("LN", "layer norm", "suite.models.batch_free:layer_norm"),
     "in": BatchFreeNormEntry(
         "IN", "instance norm", "suite.models.batch_free:instance_norm", not_for_vectors=_NO_VECTORS

@@ -1,12 +1,36 @@
 """What a run measures and how its processes use the machine. Neither affects the result."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from suite.specs.base import Spec
-from suite.specs.choice import listed
+from suite.specs.choice import described, listed
 from suite.specs.loader_table import LOADERS
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """Which code computes norms. `fuses`: the kernels of `suite.kernels`; `may_decline`: where they can."""
+
+    meaning: str
+    fuses: bool
+    may_decline: bool = False
+
+
+KERNELS = {
+    "native": KernelChoice("torch's own norms", fuses=False),
+    "fused": KernelChoice(
+        "norm, residual addition and ReLU in one; needs recipe.channels_last; on a CPU only a rehearsal",
+        fuses=True,
+    ),
+    "auto": KernelChoice("fused on a GPU where that is possible, else native", fuses=True, may_decline=True),
+}
+if TYPE_CHECKING:
+    KernelsName = str
+else:
+    KernelsName = Literal[tuple(KERNELS)]
 
 _THREADS = listed((f"{entry.threads} ({name})" for name, entry in LOADERS.items() if entry.threads), "or")
 
@@ -49,8 +73,14 @@ class SystemSpec(Spec):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")
     data_threads: int = Field(2, ge=1, description=f"per rank: {_THREADS}")
+    kernels: KernelsName = Field("native", description=described(KERNELS))
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"
+    )
+    cudnn_benchmark: bool | None = Field(
+        None,
+        description="let cuDNN measure its algorithms for each new shape, which lengthens the first steps; "
+        "null: where all images have one size",
     )
     checkpoint_every_epochs: int = Field(1, ge=1, description="the last epoch always writes one")
     checkpoint_every_steps: int | None = Field(

@@ -41,15 +41,31 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision. `autocast`: the torch dtype that forward passes are cast to; None: they are not."""
+    """A precision. `autocast`: the torch dtype that forward passes are cast to; None: they are not.
+
+    `convolutions`, `products`: what a GPU computes float32 convolutions and matrix products in, ieee or tf32.
+    Products stay IEEE's under autocast: what is left of them there, such as whitening, needs the digits.
+    `is_scaled`: whether the loss is scaled, since small gradients would be 0.
+    """
 
     meaning: str
     autocast: str | None
+    convolutions: str = "ieee"
+    products: str = "ieee"
+    is_scaled: bool = False
 
 
+_CAST = "(of a detector the backbone), weights stay float32"
 PRECISIONS = {
     "fp32": Precision("float32", None),
-    "bf16": Precision("autocast to bfloat16 (of a detector the backbone), weights stay float32", "bfloat16"),
+    "tf32": Precision(
+        "float32 whose products a GPU computes as TF32; torch's default is that for convolutions",
+        None,
+        "tf32",
+        "tf32",
+    ),
+    "bf16": Precision(f"autocast to bfloat16 {_CAST}", "bfloat16", "tf32"),
+    "fp16": Precision(f"autocast to float16 {_CAST}, the loss is scaled", "float16", "tf32", is_scaled=True),
 }
 DEFAULT_EPOCHS = 100
 _IN_ITERATIONS = ("warmup_iterations", "iterations")

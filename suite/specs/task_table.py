@@ -16,8 +16,8 @@ class TaskEntry:
     `check_data`: "module:function" that refuses a run whose data training or validation would refuse.
     `accuracy`: the stem of the metric by which networks are compared, `ACCURACY_percent`; `title`: its name.
     `layout`: how its data lie, as in `suite.specs.source_table`. `prefixes`: how the names of its own metrics
-    begin. `unused`: fields that mean nothing in it, as `section.field`, and why. A config that sets one is
-    refused.
+    begin. `is_static`: whether all steps have the same operations and shapes. `unused`: fields that mean
+    nothing in it, as `section.field`, and why. A config that sets one is refused.
     """
 
     meaning: str
@@ -27,6 +27,7 @@ class TaskEntry:
     title: str
     layout: str
     prefixes: tuple[str, ...]
+    is_static: bool
     unused: Mapping[str, str] = field(default_factory=dict)
 
     def measures(self, metric: str) -> bool:
@@ -51,6 +52,7 @@ TASKS = {
         "top-1",
         "folders",
         ("top1_", "top5_"),
+        is_static=True,
     ),
     "detection": TaskEntry(
         "boxes, and masks with mask_rcnn, for the objects of an image",
@@ -60,6 +62,7 @@ TASKS = {
         "AP",
         "coco",
         ("ap_", "ap50_", "ap75_", "mask_ap"),
+        is_static=False,
         unused={
             "data.image_size": _SIZES,
             "data.eval_resize": _SIZES,

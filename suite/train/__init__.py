@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +22,10 @@ from suite.provenance import code_state, cpu_name, provenance
 from suite.record import RecordWriter, State, errors_noted
 from suite.record.rank_errors import in_one_line, note_error
 from suite.signals import StopFlag, ask_script_to_requeue, stop_flag
+from suite.train.arithmetic import arithmetic, arithmetic_of, is_benchmarked
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks, joined
+from suite.train.kernels import norm_kernels
 from suite.train.loop import Trainer
 
 __all__ = ["joined", "train_on", "train_run"]
@@ -75,12 +78,14 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
     hosts = ranks.hosts()
     try:
         if record is not None:
-            origin = provenance(_device_name(ranks), hosts, ranks.device.type)
+            origin = provenance(_device_name(ranks), hosts, ranks.device.type) | arithmetic_of(run)
+            origin["kernels"] = asdict(norm_kernels(run, ranks.device))
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)
-        trainer = Trainer(run, ranks, record, stop)
-        trainer.train(_newest_state(record, ranks))
+        with arithmetic(run.recipe.precision, cudnn_benchmark=is_benchmarked(run)):
+            trainer = Trainer(run, ranks, record, stop)
+            trainer.train(_newest_state(record, ranks))
     except Preempted as preempted:
         _end_stopped(record, stop, str(preempted))
         raise

@@ -29,23 +29,34 @@ class Kind:
     is_due: Callable[[RecipeSpec, int, int], bool]
 
 
-def _ema(model: nn.Module, recipe: RecipeSpec) -> AveragedModel:
-    assert recipe.ema_decay is not None
-    average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+class _Ema(AveragedModel):
+    """torch's, whose own update copies the number of steps to a GPU for each type of tensor, and waits."""
+
+    def __init__(self, model: nn.Module, recipe: RecipeSpec) -> None:
+        assert recipe.ema_decay is not None
+        average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        super().__init__(model, multi_avg_fn=average, use_buffers=True)
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], newest: list[Tensor], num_averaged: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            average(averaged, newest, num_averaged)
-        else:  # a count of batches: torch's function would round its average down at each step
-            for own, new in zip(averaged, newest, strict=True):
-                own.copy_(new)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)  # type: ignore[arg-type]
+    def update_parameters(self, model: nn.Module) -> None:
+        averaged, newest = ([*network.parameters(), *network.buffers()] for network in (self.module, model))
+        is_first = not int(self.n_averaged)  # on the CPU
+        by_dtype = dict[torch.dtype, tuple[list[Tensor], list[Tensor]]]()
+        for own, new in zip(averaged, newest, strict=True):
+            # A count of batches is no average: it would be rounded down at each step.
+            if is_first or not own.is_floating_point():
+                own.detach().copy_(new)
+            else:
+                olds, news = by_dtype.setdefault(own.dtype, ([], []))
+                olds.append(own.detach())
+                news.append(new.detach())
+        for olds, news in by_dtype.values():
+            self.multi_avg_fn(olds, news, 0)  # type: ignore[misc]
+        self.n_averaged += 1
 
 
 KINDS: dict[Weights, Kind] = {
-    "ema": Kind(lambda recipe: recipe.ema_decay is not None, _ema, lambda *_: True),
+    "ema": Kind(lambda recipe: recipe.ema_decay is not None, _Ema, lambda *_: True),
     "swa": Kind(
         lambda recipe: recipe.swa is not None,
         lambda model, _: AveragedModel(model),

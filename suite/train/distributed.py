@@ -21,6 +21,19 @@ from suite.experiment import SystemSpec
 from suite.launch import launch_variables
 
 
+class Agreement:
+    """The largest code of all ranks, which they are exchanging. It takes longest with many ranks."""
+
+    def __init__(self, flag: Tensor, exchange: dist.Work | None) -> None:
+        self._flag, self._exchange = flag, exchange
+
+    def result(self) -> int:
+        """Return the code, and wait for it if it has not come yet."""
+        if self._exchange is not None:
+            self._exchange.wait()
+        return int(self._flag)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among the ranks of its run."""
@@ -41,11 +54,14 @@ class Ranks:
 
     def agree(self, code: int) -> int:
         """Return the largest code of any rank. Every rank calls this at the same point."""
-        if self.world_size == 1:
-            return code
+        return self.begin_to_agree(code).result()
+
+    def begin_to_agree(self, code: int) -> Agreement:
+        """As `agree`, without waiting for the others: the result comes later."""
         flag = torch.tensor([code])
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return int(flag)
+        if self.world_size == 1:
+            return Agreement(flag, None)
+        return Agreement(flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum over all ranks, on every rank; `value` is changed in place."""
@@ -97,8 +113,15 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
         yield Ranks(0, 0, 1, device)
         return
     os.environ.update(variables)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=system.collective_timeout_s))
+    # Connections are made when they are first used: of all pairs of ranks a ring uses few.
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=timedelta(seconds=system.collective_timeout_s),
+        # NCCL then connects now, and new groups split its communicator.
+        device_id=device if on_gpu else None,
+    )
     try:
         yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
     except (UserError, Diverged, Preempted):

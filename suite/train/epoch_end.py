@@ -8,7 +8,7 @@ from torch import nn
 from suite.errors import Diverged
 from suite.experiment import Run
 from suite.train.averages import WeightAverages
-from suite.train.checkpoint import CheckpointStore
+from suite.train.checkpoint import CheckpointWriter
 from suite.train.distributed import Ranks
 from suite.train.evaluate import UntilStopped
 from suite.train.federation import Federation
@@ -50,7 +50,7 @@ class EpochEnd:
         averages: WeightAverages,
         federation: Federation | None,
         metrics: MetricLogger,
-        checkpoints: CheckpointStore | None,
+        checkpoints: CheckpointWriter | None,
         heartbeat: Heartbeat,
     ) -> None:
         self.run, self.task, self.ranks, self.model = run, task, ranks, model

@@ -2,9 +2,11 @@
 
 import time
 from enum import IntEnum
+from functools import partial
 
 from suite.record import RecordWriter
 from suite.signals import StopFlag
+from suite.train.background import Background
 from suite.train.meter import Meter
 
 EVERY_S = 5.0  # between two writes of the status file, and between two checks for a stop request
@@ -36,6 +38,7 @@ class Heartbeat:
         self._total_steps, self._images_per_step = total_steps, images_per_step
         self._beat_at = time.monotonic()
         self._must_leave = False
+        self._background = None if record is None else Background("heartbeat")
 
     def beat(self, step: int) -> None:
         """Write progress after `step` steps to the status file, and check the run folder for a stop request.
@@ -43,17 +46,33 @@ class Heartbeat:
         The request is a newer start of this run, which waits for this process to leave, or that of a study.
         """
         self._beat_at = time.monotonic()
-        if self._record is None:
-            return
-        self._must_leave = self._record.is_claimed() or self._record.stop_request() is not None
+        if self._record is not None:
+            self._look_and_write(self._record, self._progress(step))
+
+    def _progress(self, step: int) -> dict[str, float]:
         images_per_s = self._meter.images_per_s(self._images_per_step)
         speed = {} if images_per_s is None else {"images_per_s": images_per_s}
-        self._record.status("running", step=step, total_steps=self._total_steps, **speed)
+        return {"step": step, "total_steps": self._total_steps, **speed}
+
+    def _look_and_write(self, record: RecordWriter, progress: dict[str, float]) -> None:
+        self._must_leave = record.is_claimed() or record.stop_request() is not None
+        record.progress(**progress)
 
     def wish(self, step: int) -> Next:
-        """Return what this rank alone would do now. Beats first when the last time is long ago."""
-        if time.monotonic() - self._beat_at > EVERY_S:
-            self.beat(step)
+        """Return what this rank alone would do now. Begins to beat when the last time is long ago.
+
+        Files are read and written on a thread: the folder may be slow. Raises its errors.
+        """
+        if self._record is not None and self._background is not None and self._background.check():
+            now = time.monotonic()
+            if now - self._beat_at > EVERY_S:
+                self._beat_at = now
+                self._background.begin(partial(self._look_and_write, self._record, self._progress(step)))
         if self._stop.warned:
             return Next.STOP_WARNED
         return Next.STOP if self._stop.signal or self._must_leave else Next.CONTINUE
+
+    def close(self) -> None:
+        """Wait for the thread, before another status is written."""
+        if self._background is not None:
+            self._background.close()

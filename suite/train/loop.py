@@ -5,9 +5,9 @@ the data plan, mixup and dropout from generators keyed by the step. So a run tha
 resumed ends bit-equal to one that was not.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,18 +21,19 @@ from suite.models import set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
 from suite.train.averages import WeightAverages
-from suite.train.checkpoint import CheckpointStore
+from suite.train.boundary import Boundary
+from suite.train.checkpoint import CheckpointStore, CheckpointWriter
+from suite.train.data_parallel import data_parallel
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
+from suite.train.kernels import norm_kernels
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
-from suite.train.optim import build_optimizer, clip_gradients, seed_device, seed_for, set_learning_rate
+from suite.train.optim import Optimizer, seed_device, seed_for
 from suite.train.task import steps_per_epoch, task_of
-
-CHECK_LOSS_EVERY_STEPS = 20  # reading the loss waits for the GPU
 
 
 class Trainer:
@@ -51,24 +52,30 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(ranks.device)
 
+        kernels = norm_kernels(run, ranks.device)
+
         def prepared(network: nn.Module) -> nn.Module:
             batch, timeout_s = run.batch, run.system.collective_timeout_s
-            return set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
+            network = set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
+            return kernels.put_into(network)
 
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
-        self.optimizer = build_optimizer(self.model, run.recipe)
+        self.optimizer = Optimizer(self.model, run.recipe, ranks.device)
         federated = run.recipe.federated
-        self.federation = None if federated is None else Federation(self.model, self.optimizer, federated)
+        self.federation = None if federated is None else Federation(self.model, self.optimizer.sgd, federated)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
         self.to_evaluate = False
         """Whether an epoch has ended whose evaluation is still missing."""
         self.epoch_sums = torch.zeros(self.task.num_sums, dtype=torch.float64, device=ranks.device)
+        self.boundary = Boundary(ranks)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
         self.tid = tid_meter(run, self.task, self.model, ranks)
         self.metrics = MetricLogger(ranks, record, run.task.entry.accuracy)
-        self.checkpoints = None if record is None else CheckpointStore(record.paths)
+        self.checkpoints = (
+            None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
+        )
         self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
         self.epoch_end = EpochEnd(
             run,
@@ -109,27 +116,33 @@ class Trainer:
             self.meter.restart_epoch()
             while self.step < self.total_steps:
                 decision = self.agree(self.advance(forward, batches))
-                at_epoch_end = self.step % self.steps_per_epoch == 0
                 self._log_tid_of_steps()
-                if at_epoch_end:
+                if self._is_epoch_end:
                     self._log_epoch(loader)
                 if decision is not Next.CONTINUE or self._checkpoint_is_due():
-                    self._save(at_epoch_end, self.metrics.size_bytes)
+                    self._save(self._is_epoch_end, self.metrics.size_bytes)
                 if decision is not Next.CONTINUE:
+                    self._wait_for_files()
                     raise self._preempted(decision)
-                if at_epoch_end:
+                if self._is_epoch_end:
                     self._evaluate()
                     self.meter.restart_epoch()
             self._log_work()
+            self._wait_for_files()
         finally:
             loader.close()
+            self.heartbeat.close()
+            if self.checkpoints is not None:
+                self.checkpoints.close()
 
     def forward_module(self) -> nn.Module:
         """Return the module that a step calls: the model, within DDP and compiled if the run says so."""
+        self.model.train()
         if self.ranks.world_size > 1:
-            ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
-            # Estimates are shared before evaluating: training does not read them.
-            self.ddp = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+            # Compiled code and accumulation are more than a static graph of DDP allows.
+            is_plain = self.accumulation_steps == 1 and not self.run.recipe.compile
+            is_static = self.run.task.entry.is_static and is_plain
+            self.ddp = data_parallel(self.model, self.ranks.device, is_static=is_static)
         forward = self.ddp or self.model
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
@@ -141,9 +154,10 @@ class Trainer:
             step = self.federation.parallel_steps(self.step)
             if self.federation.begin_step(self.step) and self.tid is not None:
                 self.tid.restart()  # the estimates that it goes on from are another client's
-        set_learning_rate(self.optimizer, recipe.lr_at(recipe.position(step, self.steps_per_epoch)))
+        lr = recipe.lr_at(recipe.position(step, self.steps_per_epoch))
         seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
-        self.model.train()
+        if not self.model.training:  # setting each module's mode takes as long as many of its kernels
+            self.model.train()
         total = torch.zeros((), device=self.ranks.device)
         for micro in range(self.accumulation_steps):
             with self.meter.waiting_for_data():
@@ -156,11 +170,9 @@ class Trainer:
                 loss = loss / self.accumulation_steps
                 if self.tid is not None:
                     self.tid.update()
-                torch.autograd.backward(loss)
+                self.optimizer.backward(loss)
             total += loss.detach()
-        clip_gradients(self.model, recipe.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(lr)
         self.step += 1
         if self.federation is not None:
             self.federation.end_step(self.step)
@@ -170,14 +182,13 @@ class Trainer:
 
     def agree(self, loss: Tensor) -> Next:
         """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged."""
-        wish = self.heartbeat.wish(self.step)
-        is_checked = self._checkpoint_is_due() or self.step % CHECK_LOSS_EVERY_STEPS == 0
-        # Checked before each checkpoint too: one with weights that are not finite would replace a good one.
-        if (is_checked or wish is not Next.CONTINUE) and not torch.isfinite(loss):
-            wish = Next.FAIL
-        decision = Next(self.ranks.agree(wish))
+        settles = self._checkpoint_is_due() or self._is_epoch_end
+        decision = self.boundary.decide(self.heartbeat.wish(self.step), loss, self.step, settles=settles)
         if decision is Next.FAIL:
-            raise Diverged(f"the loss is not finite at step {self.step} (epoch {self.epoch})")
+            step = self.boundary.finite.failed_at or self.step
+            raise Diverged(
+                f"the loss is not finite at step {step} (epoch {-(-step // self.steps_per_epoch)})"
+            )
         return decision
 
     def _preempted(self, decision: Next) -> Preempted:
@@ -196,10 +207,11 @@ class Trainer:
     def _log_epoch(self, loader: BatchLoader[Any]) -> None:
         """Log what was measured in the epoch of training that has just ended."""
         epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+        learning_rate = self.optimizer.sgd.param_groups[0]["lr"]
         values = self.task.training_metrics(self.ranks.sum(self.epoch_sums.clone()))
         values |= {"learning_rate": learning_rate, **self.meter.summary(images_per_step)}
         self.metrics.training(values, epoch=epoch, step=step)
+        self.metrics.slowest_rank(values.get("step_time_p50_ms"), epoch=epoch, step=step)
         self.metrics.energy(self.meter.energy_j_per_step(), images_per_step, epoch=epoch, step=step)
         if self.tid is not None:
             self.metrics.tid(self.tid, epoch=epoch, step=step)
@@ -218,6 +230,7 @@ class Trainer:
             self.epoch_end.measure(self.epoch, self.step)
         except StopRequested as request:
             self._save(True, size_bytes)
+            self._wait_for_files()
             raise self._preempted(request.decision) from None
 
     def _log_work(self) -> None:
@@ -228,6 +241,10 @@ class Trainer:
 
     # ------------------------------------------------------------ checkpoints
 
+    @property
+    def _is_epoch_end(self) -> bool:
+        return self.step % self.steps_per_epoch == 0
+
     def _checkpoint_is_due(self) -> bool:
         system = self.run.system
         epochs, rest = divmod(self.step, self.steps_per_epoch)
@@ -236,12 +253,15 @@ class Trainer:
         return system.checkpoint_every_steps is not None and self.step % system.checkpoint_every_steps == 0
 
     def _save(self, to_evaluate: bool, size_bytes: int) -> None:
-        """Write a checkpoint of this step. Resuming from it cuts the measurements back to `size_bytes`."""
+        """Begin to write a checkpoint of this step; `_wait_for_files` waits for it.
+
+        Resuming from it cuts the measurements back to `size_bytes`.
+        """
         state = {
             "model": self.model.state_dict(),
             **self.averages.state(),
             "federation": None if self.federation is None else self.federation.state(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.optimizer.state(),
             "step": self.step,
             "epoch_sums": self.ranks.gather(self.epoch_sums),
             "tid": None if self.tid is None else self.tid.state(),
@@ -250,16 +270,20 @@ class Trainer:
             "measurements_size_bytes": size_bytes,
         }
         if self.checkpoints is not None:
-            start = time.monotonic()
-            self.checkpoints.save(self.step, state)
-            self.metrics.progress(epoch=self.epoch, step=self.step, checkpoint_s=time.monotonic() - start)
+            done = partial(self.metrics.progress, epoch=self.epoch, step=self.step)
+            self.checkpoints.save(self.step, state, lambda duration_s: done(checkpoint_s=duration_s))
+
+    def _wait_for_files(self) -> None:
+        """Wait until checkpoints are on disk. OSError if one could not be written."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averages.load(state)
         if self.federation is not None:
             self.federation.load(state["federation"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(state)
         self.step = state["step"]
         sums_R4 = state["epoch_sums"]
         if len(sums_R4) == self.ranks.world_size:

@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from suite.shift.layers import preserved
 from suite.specs.recipe import PRECISIONS
+from suite.train.arithmetic import arithmetic
+from suite.train.clock import GpuClock, HostClock
 from suite.train.energy import EnergyCounter
 
 PEAK_S = 1.0  # after which no further product is begun
@@ -31,12 +33,13 @@ class Meter:
     def restart_epoch(self) -> None:
         """Reset all sums, and start the clock."""
         self._step_times_s: list[float] = []
-        self._wait_times_s: list[float] = []
-        self._waited_s = 0.0
-        self._num_steps = 0
+        self._waited_s, self._timed_wait_s = 0.0, 0.0
+        self._num_steps, self._untimed = 0, self._to_skip
         self._energy_before_j = self._energy.read_j()
-        self._last = time.perf_counter()
-        self.epoch_started = self._last
+        self.epoch_started = time.perf_counter()
+        self._clock: HostClock | GpuClock = (
+            GpuClock() if self._device.type == "cuda" else HostClock(self.epoch_started)
+        )
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -46,19 +49,17 @@ class Meter:
         self._waited_s += time.perf_counter() - start
 
     def step_done(self) -> None:
-        """Call at the end of each optimizer step.
-
-        A GPU runs asynchronously, so a single step time on the host is approximate; over an epoch they add up
-        to the true time, because the GPU's queue is bounded.
-        """
-        now = time.perf_counter()
+        """Call at the end of each optimizer step."""
+        self._take(self._clock.tick())
         self._num_steps += 1
-        if self._to_skip > 0:
-            self._to_skip -= 1
-        else:
-            self._step_times_s.append(now - self._last)
-            self._wait_times_s.append(self._waited_s)
-        self._last, self._waited_s = now, 0.0
+        if self._num_steps > self._untimed:
+            self._timed_wait_s += self._waited_s
+        self._waited_s = 0.0
+
+    def _take(self, times_s: list[float]) -> None:
+        skipped = min(self._to_skip, len(times_s))
+        self._to_skip -= skipped
+        self._step_times_s += times_s[skipped:]
 
     def images_per_s(self, global_batch_size: int) -> float | None:
         """Return the epoch's throughput so far; None before the first timed step."""
@@ -67,6 +68,7 @@ class Meter:
 
     def summary(self, global_batch_size: int) -> dict[str, float]:
         """Return the epoch's metrics by name; without timed steps only those that need none."""
+        self._take(self._clock.settle())
         now = time.perf_counter()
         summary = {"epoch_time_s": now - self.epoch_started, "peak_memory_gib": self._peak_memory_gib()}
         if self._step_times_s:
@@ -75,7 +77,7 @@ class Meter:
             p50_s, p95_s = np.quantile(times_s, (0.5, 0.95)).tolist()
             summary |= {"images_per_s": global_batch_size * len(times_s) / total_s}
             summary |= {"step_time_p50_ms": 1e3 * p50_s, "step_time_p95_ms": 1e3 * p95_s}
-            summary["data_wait_share"] = sum(self._wait_times_s) / total_s
+            summary["data_wait_share"] = self._timed_wait_s / total_s
         return summary
 
     def energy_j_per_step(self) -> float | None:
@@ -112,11 +114,7 @@ def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     dtype = getattr(torch, PRECISIONS[precision].autocast or "float32")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")
-    # cuDNN's convolutions may use TF32 when matrix products may not: the peak is that of convolutions. The
-    # setting is the process's, so it is restored for the next run.
-    former = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    try:
+    with arithmetic(precision):
         began = time.perf_counter()
         for _ in range(6 if device.type == "cuda" else 3):
             start = time.perf_counter()
@@ -126,6 +124,4 @@ def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             best_s = min(best_s, time.perf_counter() - start)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = former
     return 2 * size**3 / best_s

@@ -57,6 +57,14 @@ class MetricLogger:
         if math.isfinite(total_j):
             self.measure("energy_j_per_image", total_j / global_batch_size, "train", epoch=epoch, step=step)
 
+    def slowest_rank(self, step_time_ms: float | None, *, epoch: int, step: int) -> None:
+        """Write the largest of the ranks' step times; nothing for one rank, or unless each has one."""
+        if self.ranks.world_size > 1:
+            own_ms = math.nan if step_time_ms is None else step_time_ms
+            slowest_ms = float(self.ranks.gather(torch.tensor(own_ms, dtype=torch.float64)).max())
+            if math.isfinite(slowest_ms):
+                self.measure("step_time_slowest_ms", slowest_ms, "train", epoch=epoch, step=step)
+
     def tid(self, meter: TidMeter, *, epoch: int, step: int) -> None:
         """Write each layer's TID over the epoch's passes. Only the first rank has a meter."""
         tid_mu, tid_sigma = meter.pop_epoch_means()
@@ -131,7 +139,7 @@ class MetricLogger:
     def progress(self, **details: Any) -> None:
         """Add details to the status of the running run."""
         if self.record is not None:
-            self.record.status("running", **details)
+            self.record.progress(**details)
 
     def _per_layer(
         self, layers: list[Layer], values: dict[str, list[float]], split: Split, *, epoch: int, step: int

@@ -1,15 +1,73 @@
 """What a training step is made of: the optimizer and its parameter groups, precision, seeds, and mixup."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suite.data.loader import to_device
 from suite.experiment import RecipeSpec
 from suite.models.batch_free import NORM_MODULES
 from suite.specs.recipe import PRECISIONS
 
 
-def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
+class Optimizer:
+    """SGD with the precision's scaling of the loss and the recipe's clipping, none of which waits for a GPU.
+
+    On a GPU it is one kernel for all parameters.
+    """
+
+    def __init__(self, model: nn.Module, recipe: RecipeSpec, device: torch.device) -> None:
+        self._model, self._max_norm = model, recipe.clip_grad_norm
+        self._is_fused = device.type == "cuda"
+        self.sgd = build_optimizer(model, recipe, fused=self._is_fused)
+        is_scaled = PRECISIONS[recipe.precision].is_scaled
+        self._scaler = torch.amp.GradScaler(device.type) if is_scaled else None
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients."""
+        torch.autograd.backward(loss if self._scaler is None else self._scaler.scale(loss))
+
+    def step(self, lr: float) -> None:
+        """Update the weights, and forget the gradients."""
+        for group in self.sgd.param_groups:
+            group["lr"] = lr
+        if self._scaler is None:
+            clip_gradients(self._model, self._max_norm)
+            self.sgd.step()
+        else:
+            self._begin_with_zeros()
+            if self._max_norm is not None:
+                self._scaler.unscale_(self.sgd)
+                clip_gradients(self._model, self._max_norm)
+            self._scaler.step(self.sgd)
+            self._scaler.update()
+        self.sgd.zero_grad(set_to_none=True)
+
+    def _begin_with_zeros(self) -> None:
+        """Set the first momenta to 0: a first step that overflows leaves the fused kernel's unset."""
+        for group in self.sgd.param_groups:
+            for weight in group["params"] if group["momentum"] else ():
+                if not self.sgd.state[weight]:
+                    self.sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        scaler = None if self._scaler is None else self._scaler.state_dict()
+        return {"optimizer": self.sgd.state_dict(), "scaler": scaler}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned, among other keys."""
+        self.sgd.load_state_dict(state["optimizer"])
+        for group in self.sgd.param_groups:  # the checkpoint may be another device's
+            group["fused"] = self._is_fused or None
+        if self._scaler is not None and (scaler := state.get("scaler")) is not None:
+            self._scaler.load_state_dict(scaler)
+
+
+def build_optimizer(model: nn.Module, recipe: RecipeSpec, *, fused: bool = False) -> torch.optim.SGD:
     """Return SGD with two groups: weights of layers, and parameters of norms together with all vectors.
 
     A parameter belongs to the second group if a norm module owns it or if it has one axis or none, such as
@@ -27,6 +85,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeSpec) -> torch.optim.SGD:
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
+        fused=fused or None,
     )
 
 
@@ -42,12 +101,6 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def seed_for(*key: int) -> int:
     """Return a seed that depends on the key alone, so that every process and every restart has the same."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
@@ -60,7 +113,7 @@ def seed_device(device: torch.device, seed: int) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def mixup(
@@ -73,5 +126,5 @@ def mixup(
     """
     rng = np.random.default_rng(key)
     weight = float(rng.beta(alpha, alpha))
-    order_N = torch.from_numpy(rng.permutation(len(labels_N))).to(labels_N.device)
+    order_N = to_device(torch.from_numpy(rng.permutation(len(labels_N))), labels_N.device)
     return images_NCHW.lerp(images_NCHW[order_N], 1 - weight), labels_N[order_N], weight

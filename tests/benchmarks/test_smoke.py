@@ -22,6 +22,12 @@ def test_one_round_prints_the_ratio_and_where_it_was_measured() -> None:
     assert "torch " in origin
 
 
+def test_a_network_that_is_unknown_is_refused_by_the_model() -> None:
+    done = bench("model", "--arch", "resnet51")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --arch: resnet51 is not one of resnet18, ")
+
+
 def test_bad_input_is_one_line_and_exit_code_2() -> None:
     done = bench("submit", "--cluster", "local", "--cells", "2")
     assert done.returncode == 2

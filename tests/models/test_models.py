@@ -176,7 +176,7 @@ def test_an_xbn_block_by_hand() -> None:
     ("bfn", "kind"),
     [
         ("ln", nn.GroupNorm),
-        ("in", nn.InstanceNorm2d),
+        ("in", nn.GroupNorm),
         ("gw", GroupWhitening),
         ("frn", FilterResponseNorm),
         ("evonorm", EvoNormS0),

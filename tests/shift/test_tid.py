@@ -155,6 +155,30 @@ def test_a_loaded_meter_continues_as_if_never_stopped() -> None:
     assert resumed.pop_epoch_means() == meter.pop_epoch_means()
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_several_passes_at_once_give_the_same(momentum: float | None) -> None:
+    """Four at once, as on a GPU: six passes, a layer frozen in one of them, an interval and a restart."""
+    model = network(momentum)
+    meters = [TidMeter(model, batches()[0], norm_batch_size=BATCH, passes_at_once=count) for count in (1, 4)]
+    found = list[list[tuple[list[float], list[float]]]]()
+    for step, x in enumerate(batches()):
+        model.train()[4].train(step != 1)
+        model(x)
+        for meter in meters:
+            meter.update()
+        if step == 2:
+            found.append([meter.pop_interval_means() for meter in meters])
+        if step == 4:
+            model[1].running_mean.mul_(2)  # another client's
+            for meter in meters:
+                meter.restart()
+    assert meters[1].num_passes_L.tolist() == meters[0].num_passes_L.tolist() == [6, 5]
+    found.append([meter.pop_epoch_means() for meter in meters])
+    for one, several in found:
+        for a, b in zip(one, several, strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+
+
 def test_the_newest_passes_within_an_epoch() -> None:
     model = network(0.1)
     meter = TidMeter(model, batches()[0][:1], norm_batch_size=BATCH)

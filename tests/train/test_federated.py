@@ -76,7 +76,7 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
         for client in range(CLIENTS):
             start = {n: own[client][n] if norms == "local" and is_norm[n] else v for n, v in server.items()}
             oracle.model.load_state_dict(start)
-            oracle.optimizer.state.clear()
+            oracle.optimizer.sgd.state.clear()
             for local_step in range(LOCAL_STEPS):
                 # The learning rate of clients that train in parallel; the schedule is a cosine.
                 oracle.step = (number * LOCAL_STEPS + local_step) * CLIENTS

@@ -238,14 +238,6 @@ def test_work_of_a_network_by_hand() -> None:
     assert work["matmul_peak_share"] == pytest.approx(expected)
 
 
-def test_measuring_the_peak_leaves_the_next_runs_arithmetic_alone() -> None:
-    # Torch's defaults, without which this shows nothing: convolutions may use TF32, products may not.
-    assert torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert matmul_peak_flops_per_s(CPU, "fp32") > 0
-    assert not torch.backends.cuda.matmul.allow_tf32
-
-
 def test_products_that_take_seconds_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[None] = []
     clock = itertools.count(0, 5)  # each look is 5 s later

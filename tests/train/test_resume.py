@@ -13,7 +13,12 @@ from suite.paths import RunPaths
 from suite.record import Record, StopRequest, clear_stop_request, request_stop
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
 from tests.helpers.runs import tiny_run
-from tests.helpers.training_processes import train, train_killed_at_the_probe, train_stopped_in
+from tests.helpers.training_processes import (
+    train,
+    train_killed_at_the_probe,
+    train_killed_while_it_writes,
+    train_stopped_in,
+)
 
 # 96 images in steps of 16: 6 steps an epoch, 12 in all; a checkpoint every 4 steps and at each epoch's end.
 STEPS = (2, 6, 9)
@@ -23,7 +28,10 @@ STEPS = (2, 6, 9)
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     assert train(tiny_run(), folder) == [0]
-    assert Record.read(folder).state == "completed"
+    record = Record.read(folder)
+    assert record.state == "completed"
+    names = ("fp32_convolutions", "fp32_products", "cudnn_benchmark")
+    assert [record.provenance[0][name] for name in names] == ["ieee", "ieee", True]
     return folder
 
 
@@ -45,6 +53,19 @@ def test_a_stopped_run_ends_bit_equal(
     assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
     assert measured(tmp_path) == measured(undisturbed)
     assert tid_of_steps(tmp_path) == tid_of_steps(undisturbed)
+
+
+def test_a_run_killed_while_a_checkpoint_is_written_takes_the_one_before(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tiny_run()
+    assert train_killed_while_it_writes(run, tmp_path, step=8) == [-9]
+    assert RunPaths(tmp_path).checkpoint_steps() == [4, 6]
+    assert train(run, tmp_path) == [0]
+    assert Record.read(tmp_path).status["resumed_from_step"] == 6
+    assert_bit_equal(final_state(tmp_path), final_state(undisturbed))
+    assert measured(tmp_path) == measured(undisturbed)
+    assert not list(RunPaths(tmp_path).checkpoints.glob(".*"))
 
 
 def test_tid_is_recorded_by_epochs_and_by_steps_for_the_layers_that_are_probed(undisturbed: Path) -> None:
@@ -132,9 +153,9 @@ def test_two_ranks_stop_together_in_an_evaluation_where_no_checkpoint_was_due(tm
 def test_two_gloo_ranks_stop_together_and_end_bit_equal(tmp_path: Path) -> None:
     run = tiny_run(batch={"global_batch_size": 16, "batch_size_per_gpu": 4, "norm_batch_size": 8})
     assert train(run, tmp_path / "undisturbed", world_size=2) == [0, 0]
-    # The signal reaches the second rank alone: both must stop at the same step.
+    # The signal reaches the second rank alone: both stop at the same step, the one after.
     assert train(run, tmp_path / "term", world_size=2, stop_by=signal.SIGTERM, stop_at=9) == [75, 75]
-    assert RunPaths(tmp_path / "term").checkpoint_steps()[-1] == 9
+    assert RunPaths(tmp_path / "term").checkpoint_steps()[-1] == 10
     assert train(run, tmp_path / "kill", world_size=2, stop_by=signal.SIGKILL, stop_at=9) == [-9, -9]
     assert RunPaths(tmp_path / "kill").checkpoint_steps()[-1] == 8
     for name in ("term", "kill"):
@@ -198,9 +219,11 @@ def test_two_ranks_train_as_one_that_accumulates(tmp_path: Path) -> None:
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
 
 
-def test_bf16_and_channels_last_resume_bit_equal_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precisions_and_channels_last_resume_bit_equal_too(tmp_path: Path, precision: str) -> None:
+    """With float16 the scale of the loss goes on, too."""
     model = {"arch": "small_resnet11", "norm": {"kind": "xbn", "bfn": "gw"}}
-    run = tiny_run(model=model, recipe={"precision": "bf16", "channels_last": True})
+    run = tiny_run(model=model, recipe={"precision": precision, "channels_last": True})
     assert train(run, tmp_path / "undisturbed") == [0]
     assert train(run, tmp_path / "stopped", stop_by=signal.SIGKILL, stop_at=9) == [-9]
     assert train(run, tmp_path / "stopped") == [0]

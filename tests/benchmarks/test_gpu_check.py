@@ -1,0 +1,104 @@
+"""The script for the day a GPU is there: what a stage says is kept, whatever becomes of the stage."""
+
+import json
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import check
+from benchmarks.gpu.check import Outcome, Stage, markdown, run_stage, unpacked
+from benchmarks.gpu.stages import MODULES
+
+ROW = {"what": "BN, batch 8", "value": 1234.5678, "unit": "img/s"}
+STAGE = Stage("made-up", "Made up", 5)
+
+
+@pytest.fixture
+def stage_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A stage's process that prints a row, and then does what a shell is told."""
+
+    def put(then: str) -> None:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\necho 'a library says this'\necho '{json.dumps(ROW)}'\n{then}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(check.sys, "executable", str(program))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("then", "left_out"),
+    [
+        ("exit 0", []),
+        (
+            f"echo '{json.dumps({'left_out': 'DALI: the package nvidia is not there'})}'",
+            ["DALI: the package"],
+        ),
+        (
+            "echo 'Traceback' >&2; echo 'CUDA error: out of memory' >&2; exit 1",
+            ["with 1: CUDA error: out of"],
+        ),
+        ("sleep 60 & wait", ["what was not done in 1 s"]),
+    ],
+)
+def test_rows_are_kept_and_what_is_left_out_is_said(
+    stage_that: object, then: str, left_out: list[str]
+) -> None:
+    stage_that(then)
+    outcome = run_stage(STAGE, rehearse=True, limit_s=1, path=[])
+    assert outcome.rows == [ROW]
+    assert len(outcome.left_out) == len(left_out)
+    assert all(part in said for part, said in zip(left_out, outcome.left_out, strict=True))
+
+
+def test_stages_for_which_no_time_is_left_are_left_out(
+    stage_that: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_that("sleep 1")
+    monkeypatch.setattr(check, "MIN_STAGE_S", 0.5)
+    monkeypatch.setattr(check, "STAGES", (STAGE, STAGE))
+    first, second = check.check(rehearse=True, minutes=1 / 60, path=[])
+    assert first.rows == [ROW]
+    assert second.left_out == ["0.0166667 minutes were up"]
+
+
+def test_without_a_gpu_nothing_else_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "run_stage", lambda *_, **__: Outcome("machine", "M", left_out=["no GPU"]))
+    monkeypatch.setattr(check.sys, "argv", ["check"])
+    assert check.main() == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: no GPU"
+
+
+def test_the_report_has_a_table_for_each_stage_and_says_that_it_is_a_rehearsal() -> None:
+    outcomes = [Outcome("steps", "Steps", rows=[ROW]), Outcome("loader", "Loader", left_out=["no DALI"])]
+    text = markdown(outcomes, rehearse=True)
+    assert "| BN, batch 8 | 1235 | img/s |" in text
+    assert "its numbers mean nothing" in text
+    assert (
+        text.index("## Steps")
+        < text.index("| BN")
+        < text.index("## Loader")
+        < text.index("- left out: no DALI")
+    )
+    assert "rehearsal" not in markdown(outcomes, rehearse=False)
+
+
+def test_packages_come_from_a_folder_of_wheels(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "made_up-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("made_up_package/__init__.py", "value = 7")
+    (folder,) = unpacked(tmp_path, tmp_path / "here")
+    assert Path(folder, "made_up_package", "__init__.py").read_text() == "value = 7"
+    with pytest.raises(SystemExit, match=r"no \*\.whl there"):
+        unpacked(tmp_path / "here", tmp_path)
+
+
+def test_every_stage_has_its_function() -> None:
+    assert [stage.name for stage in check.STAGES] == list(MODULES)
+    outcome = run_stage(check.STAGES[0], rehearse=True, limit_s=60, path=[str(Path(sys.prefix))])
+    assert {"device", "torch", "python"} <= {row["what"] for row in outcome.rows}
+    assert outcome.left_out == []

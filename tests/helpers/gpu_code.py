@@ -1,0 +1,83 @@
+"""Machine code of the kernels for GPUs that are not here, and what it reads, writes and keeps."""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from suite.kernels.launch import OPTIONS, Launch
+
+ARCHS = (80, 90, 100)
+SHARED_BYTES = 48 * 1024  # what every GPU gives a program without being asked
+_ACCESS = re.compile(r"\b(ld|st)\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
+
+
+@dataclass(frozen=True)
+class Code:
+    """`in_loop`: how many loads ("ld") and stores ("st") of how many bytes a thread does in each tile."""
+
+    in_loop: Counter[tuple[str, int]]
+    shared_bytes: int
+    spilled_bytes: int
+    registers: int
+
+
+def compiled(launch: Launch, arch: int) -> Code:
+    """Compile what a launch would run, as Triton does for tensors that begin at multiples of 16 bytes."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for place, name in enumerate(launch.kernel.arg_names):
+        value = launch.arguments.get(name, launch.constants.get(name))
+        if isinstance(value, Tensor):
+            signature[name] = triton.runtime.jit.mangle_type(value)
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif name in launch.constants or value is None:
+            signature[name], constants[(place,)] = "constexpr", value
+        else:
+            signature[name] = "i32"
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    kernel = triton.compile(source, GPUTarget("cuda", arch, 32), OPTIONS)
+    registers, spilled_bytes = _resources(kernel.asm["cubin"])
+    loop = _loop(kernel.asm["ptx"])
+    return Code(_accesses(loop), kernel.metadata.shared, spilled_bytes, registers)
+
+
+def _accesses(text: str) -> Counter[tuple[str, int]]:
+    return Counter((kind, int(lanes or 1) * int(bits) // 8) for kind, lanes, bits in _ACCESS.findall(text))
+
+
+def _loop(ptx: str) -> str:
+    """Return the code between a label and the last jump back to it: the loop over tiles."""
+    lines = ptx.splitlines()
+    labels = {line.split(":")[0].strip(): at for at, line in enumerate(lines) if line.startswith("$L")}
+    spans = []
+    for at, line in enumerate(lines):
+        jump = re.search(r"\bbra(?:\.uni)?\s+(\$L\w+)", line)
+        if jump is not None and labels[jump[1]] < at:
+            spans.append((labels[jump[1]], at))
+    first, last = max(spans, key=lambda span: span[1] - span[0])
+    return "\n".join(lines[first:last])
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Return registers of a thread, and bytes of local memory, to which registers are spilled."""
+    tool = triton.knobs.nvidia.cuobjdump.path
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, check=True)
+    text = done.stdout.decode()
+    registers, stack = re.search(r"REG:(\d+)", text), re.search(r"STACK:(\d+)", text)
+    local = re.search(r"LOCAL:(\d+)", text)
+    assert registers is not None, text
+    assert stack is not None, text
+    assert local is not None, text
+    return int(registers[1]), int(stack[1]) + int(local[1])
