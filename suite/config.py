@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from suite.config_file import ConfigFile, naming, read_config
 from suite.errors import UserError
 from suite.experiment import BatchFreeSpec, Experiment, Run
-from suite.wording import expected, explain, key_of, models_of, nearest, shown
+from suite.wording import expected, explain, in_a_section, key_of, models_of, nearest, shown
 
 SWEEPING: dict[str, Any] = {
     s: Run.model_fields[s].annotation for s in ("task", "model", "data", "batch", "recipe")
@@ -47,7 +47,9 @@ def expand(content: dict[str, Any], name: str) -> Experiment:
     """Expand sweeps and seeds into validated runs. Raises UserError that begins with a key."""
     for key in content:
         if key not in TOP_LEVEL:
-            raise UserError(f"{key_of([key])}: unknown key{nearest(str(key), TOP_LEVEL)}")
+            inside = in_a_section(str(key), Run)
+            hint = f"; did you mean {inside!r}?" if inside else nearest(str(key), TOP_LEVEL)
+            raise UserError(f"{key_of([key])}: unknown key{hint}")
     title = content.get("name", name)
     if not isinstance(title, str | int) or isinstance(title, bool) or title == "":
         raise UserError(f"name: expected text, got {shown(title)}")

@@ -38,6 +38,14 @@ def nearest(word: str, valid: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(valid)}"
 
 
+def in_a_section(word: str, root: type[BaseModel]) -> str | None:
+    """Return the key of a field of this name in one of the sections of `root`, such as model.norm."""
+    for section, field in root.model_fields.items():
+        if any(word in model.model_fields for model in models_of(field.annotation)):
+            return f"{section}.{word}"
+    return None
+
+
 def expected(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Return which values a type takes, such as "a whole number ≥ 1, or null"."""
     one, bounds, is_optional = _unwrapped(annotation)

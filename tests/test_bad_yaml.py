@@ -60,6 +60,8 @@ def test_an_empty_section_means_the_defaults(tmp_path: Path) -> None:
         ("recipe: {milestones: [30, true]}", "recipe.milestones.1: expected a list, each item a number"),
         ("recipe: {lr: 1}\nrecipe: {lr: 2}", "mine.yaml:4: recipe: given twice"),
         ("seeds: [true]", "seeds: expected a whole number"),
+        ("norm: bn", "mine.yaml: norm: unknown key; did you mean 'model.norm'?"),
+        ("epochs: 3", "mine.yaml: epochs: unknown key; did you mean 'recipe.epochs'?"),
         (f"recipe: {{epochs: '{'9' * 400}'}}", "recipe.epochs: "),
         (
             "batch: {global_batch_size: 1000000000000039, batch_size_per_gpu: 1000000000000038}",
