@@ -26,6 +26,8 @@ app = typer.Typer(
 Arch = Annotated[str, typer.Option(help="Architecture.")]
 ImageSize = Annotated[int, typer.Option(min=8, help="Side of the input, pixels.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Pairs of measurements.")]
+Precision = Annotated[str, typer.Option(help="As recipe.precision: fp32, tf32, bf16 or fp16.")]
+ChannelsLast = Annotated[bool, typer.Option(help="Lay out images and weights as NHWC.")]
 
 
 @app.command("loader")
@@ -56,8 +58,8 @@ def train(
     images_per_step: Annotated[int, typer.Option(min=2)] = 32,
     rounds: Rounds = 15,
     steps_per_round: Annotated[int, typer.Option(min=1)] = 3,
-    precision: Annotated[str, typer.Option(help="As recipe.precision: fp32, tf32, bf16 or fp16.")] = "fp32",
-    channels_last: Annotated[bool, typer.Option(help="Lay out images and weights as NHWC.")] = False,
+    precision: Precision = "fp32",
+    channels_last: ChannelsLast = False,
     compile: Annotated[bool, typer.Option(help="Compile the step and the bare loop.")] = False,
     norm: Annotated[str, typer.Option(help="Kind of norm, as model.norm.kind.")] = "bn",
     norm_batch_size: Annotated[
@@ -116,12 +118,19 @@ def probe(
     images_per_batch: Annotated[int, typer.Option(min=2)] = 32,
     rounds: Rounds = 15,
     batches_per_round: Annotated[int, typer.Option(min=1)] = 4,
+    precision: Precision = "fp32",
+    channels_last: ChannelsLast = False,
+    kernels: Annotated[str, typer.Option(help="As system.kernels: auto, native or fused.")] = "native",
 ) -> None:
     """Compare the probe with a bare inference pass over the same batches."""
     from benchmarks.probe import bench_probe
+    from benchmarks.train import Step
 
-    ratios = bench_probe(arch, image_size, images_per_batch, rounds, batches_per_round, _device())
-    _show(ratios, {"probe / inference pass (time)": "≤ 1.25"})
+    device = _device()
+    step = Step(arch, image_size, images_per_batch, precision, channels_last, kernels=kernels)
+    ratios = bench_probe(step, rounds, batches_per_round, device)
+    target = "≤ 1.10" if device.type == "cuda" else "≤ 1.25"
+    _show(ratios, {"probe / inference pass (time)": target})
 
 
 @app.command("model")

@@ -41,24 +41,24 @@ def paired_ratio(
 
     Each returns a positive number, such as images per second. One more round at the start warms up and is not
     counted. The order comes from a fixed seed: strict alternation could lock on to a rhythm of the machine.
-    `told` hears how many rounds are done.
+    `told` hears how many rounds are done, 0 before the warm-up.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, got {rounds}")
+    if told is not None:
+        told(0, rounds)
     a(), b()
     order = random.Random(0)
     a_values, b_values = [], []
-    for done in range(rounds):
-        if told is not None:
-            told(done, rounds)
+    for done in range(1, rounds + 1):
         if order.random() < 0.5:
             a_values.append(a())
             b_values.append(b())
         else:
             b_values.append(b())
             a_values.append(a())
-    if told is not None:
-        told(rounds, rounds)
+        if told is not None:
+            told(done, rounds)
     return summarize(a_values, b_values)
 
 

@@ -7,33 +7,32 @@ import torch
 
 from benchmarks.pairing import Ratio, paired_ratio
 from benchmarks.progress import telling
-from suite.experiment import ModelSpec
-from suite.models import build_model
+from benchmarks.train import Step, trainer_of
 from suite.shift import probe
+from suite.train.arithmetic import arithmetic
+from suite.train.optim import autocast
 
 
-def bench_probe(
-    arch: str,
-    image_size: int,
-    images_per_batch: int,
-    rounds: int,
-    batches_per_round: int,
-    device: torch.device,
-) -> dict[str, Ratio]:
-    """Return the ratio of times: the probe over bare inference."""
-    torch.manual_seed(0)
-    model = build_model(ModelSpec(arch=arch, num_classes=1000)).to(device).eval()
-    shape = (images_per_batch, 3, image_size, image_size)
-    batches = [torch.randn(shape, device=device) for _ in range(batches_per_round)]
+def bench_probe(step: Step, rounds: int, batches_per_round: int, device: torch.device) -> dict[str, Ratio]:
+    """Return the ratio of times: the probe over bare inference, of the network that does such steps."""
+    model = trainer_of(step, device).model.eval()
+    layout = torch.channels_last if step.channels_last else torch.contiguous_format
+    shape = (step.images_per_step, 3, step.image_size, step.image_size)
+    batches = [torch.randn(shape, device=device).to(memory_format=layout) for _ in range(batches_per_round)]
+
+    def probed() -> None:
+        with autocast(device, step.precision):
+            probe(model, batches)
 
     @torch.no_grad()
     def bare() -> None:
-        for images_NCHW in batches:
-            model(images_NCHW)
+        with autocast(device, step.precision):
+            for images_NCHW in batches:
+                model(images_NCHW)
 
-    times = [_time(lambda: probe(model, batches), device), _time(bare, device)]
     name = "probe / inference pass (time)"
-    return {name: paired_ratio(times[0], times[1], rounds, telling(name))}
+    with arithmetic(step.precision, cudnn_benchmark=True):
+        return {name: paired_ratio(_time(probed, device), _time(bare, device), rounds, telling(name))}
 
 
 def _time(work: Callable[[], object], device: torch.device) -> Callable[[], float]:

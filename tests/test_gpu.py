@@ -21,7 +21,6 @@ from suite.train import train_run
 from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.distributed import Ranks
 from suite.train.loop import Trainer
-from tests.helpers.norm_cases import CASES, Case, compare
 from tests.helpers.small_detectors import boxes_folder, small_run
 from tests.helpers.steps import STEPS_ON_GPU, run_of
 
@@ -87,11 +86,6 @@ def test_a_run_on_the_gpu_completes_and_learns(recipe: dict[str, object], tmp_pa
     assert 0 < record.last("matmul_peak_share") < 1
     # A data-centre GPU draws less than a kilowatt, and computes more than ten of these images in a second.
     assert 0 < record.last("energy_j_per_image") < 100
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_fused_kernels_agree_with_torch_in_float64(case: Case) -> None:
-    compare(case, device="cuda")
 
 
 @pytest.mark.parametrize("norm", ["bn", "xbn", "gn"])

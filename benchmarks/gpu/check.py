@@ -3,10 +3,10 @@
     python -m benchmarks.gpu.check [--rehearse] [--out FOLDER] [--wheels FOLDER] [--minutes 8]
 
 Needs Python with torch and torchvision. Each stage is a process of its own, so that one that fails, or lacks
-a package, leaves out nothing but itself; what is left out is said. The stages are in their order of worth,
-and the last ones are left out when the time is up. Packages that the machine lacks may lie in FOLDER as
-wheels. `--rehearse` does the same on a CPU with tiny networks, to see that the script works; its numbers mean
-nothing. Only the standard library is imported here.
+a package, leaves out nothing but itself; what is left out is said. A test that fails makes the exit code 1.
+The stages are in their order of worth, and the last ones are left out when the time is up. Packages that the
+machine lacks may lie in FOLDER as wheels. `--rehearse` does the same on a CPU with tiny networks, to see that
+the script works; its numbers mean nothing. Only the standard library is imported here.
 """
 
 import argparse
@@ -38,26 +38,35 @@ class Stage:
 
 
 STAGES = (
-    Stage("machine", "Machine", 40),
-    Stage("tests", "Tests that need a GPU", 100),
-    Stage("norms", "Fused norms against torch's", 60),
-    Stage("steps", "Training steps", 150),
-    Stage("ghost", "Small norm batches", 70),
-    Stage("shares", "What probe and TID cost", 50),
+    Stage("machine", "Machine", 30),
+    Stage("tests", "Tests that need a GPU", 180),
+    Stage("norms", "Fused norms against torch's", 50),
+    Stage("steps", "Training steps", 120),
+    Stage("ghost", "Small norm batches", 60),
+    Stage("shares", "What probe and TID cost", 60),
     Stage("graphs", "CUDA graphs", 30),
-    Stage("loader", "Loader", 50),
+    Stage("loader", "Loader", 40),
 )
 
 
 @dataclass
 class Outcome:
-    """What a stage printed, a row for each measurement, and what it left out and why."""
+    """What a stage printed, a row for each measurement, and what it left out and why.
+
+    `planned`: of rows that it named before, those that have not come.
+    """
 
     stage: str
     title: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
     duration_s: float = 0.0
+
+    @property
+    def failed(self) -> list[str]:
+        """What failed, rather than being measured."""
+        return [row["what"] for row in self.rows if row.get("failed")]
 
 
 def check(*, rehearse: bool, minutes: float, path: list[str]) -> list[Outcome]:
@@ -111,6 +120,8 @@ def run_stage(stage: Stage, *, rehearse: bool, limit_s: float, path: list[str]) 
         outcome.left_out.append(f"what was not done in {limit_s:.0f} s")
     elif code:
         outcome.left_out.append(f"the stage ended with {code}: {last}")
+    if outcome.planned:
+        outcome.left_out.append(f"not reached, or not ended: {', '.join(outcome.planned)}")
     return outcome
 
 
@@ -126,8 +137,11 @@ def _take(outcome: Outcome, line: str) -> None:
         return  # what a library printed
     if isinstance(content, dict) and "left_out" in content:
         outcome.left_out.append(content["left_out"])
+    elif isinstance(content, dict) and "planned" in content:
+        outcome.planned = content["planned"]
     elif isinstance(content, dict) and "what" in content:
         outcome.rows.append(content)
+        outcome.planned = [what for what in outcome.planned if what != content["what"]]
         _say(f"   {content['what']}: {shown(content['value'])} {content.get('unit', '')}")
 
 
@@ -145,13 +159,16 @@ def markdown(outcomes: list[Outcome], *, rehearse: bool) -> str:
         lines += [f"## {outcome.title}", ""]
         if outcome.rows:
             lines += ["| what | value | unit |", "|---|---:|---|"]
-            lines += [
-                f"| {row['what']} | {shown(row['value'])} | {row.get('unit', '')} |" for row in outcome.rows
-            ]
+            lines += [_line(row) for row in outcome.rows]
             lines.append("")
         lines += [f"- left out: {why}" for why in outcome.left_out]
         lines += [""] * bool(outcome.left_out)
     return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    what, value = (text.replace("|", "\\|") for text in (row["what"], shown(row["value"])))
+    return f"| {what} | {f'**{value}**' if row.get('failed') else value} | {row.get('unit', '')} |"
 
 
 def unpacked(wheels: Path, into: Path) -> list[str]:
@@ -170,7 +187,10 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Run the check, and write its two files. Return the exit code: 2 where there is nothing to run it on."""
+    """Run the check, and write its two files.
+
+    Return the exit code: 1 where something failed, 2 where there is nothing to run it on.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.check", description=__doc__.partition("\n")[0]
     )
@@ -190,6 +210,9 @@ def main() -> int:
     (arguments.out / "gpu-check.json").write_text(json.dumps(content, indent=1) + "\n")
     (arguments.out / "gpu-check.md").write_text(markdown(outcomes, rehearse=arguments.rehearse))
     _say(f"{arguments.out / 'gpu-check.md'} and gpu-check.json")
+    if failed := [what for outcome in outcomes for what in outcome.failed]:
+        _say(f"error: {len(failed)} failed: {', '.join(failed)}")
+        return 1
     return 0
 
 

@@ -48,9 +48,14 @@ REHEARSAL = Sizes(
 )
 
 
-def tell(what: str, value: float | str, unit: str = "") -> None:
-    """Print a measurement."""
-    print(json.dumps({"what": what, "value": value, "unit": unit}), flush=True)
+def tell(what: str, value: float | str, unit: str = "", *, failed: bool = False) -> None:
+    """Print a measurement. One that `failed` makes the whole check fail."""
+    print(json.dumps({"what": what, "value": value, "unit": unit, "failed": failed}), flush=True)
+
+
+def plan(what: list[str]) -> None:
+    """Print what will be told, so that what is not reached can be named."""
+    print(json.dumps({"planned": what}), flush=True)
 
 
 def leave_out(why: str) -> None:

@@ -10,7 +10,7 @@ from benchmarks.gpu.measuring import ON_GPU, REHEARSAL, leave_out, part
 # Their modules are imported when they are run, since a machine may lack what one of them needs.
 MODULES = {
     "machine": "surroundings",
-    "tests": "surroundings",
+    "tests": "testing",
     "norms": "norms",
     "steps": "training",
     "ghost": "training",

@@ -1,8 +1,8 @@
-"""Stages of `make gpu-check` about the machine, its tests and its loaders."""
+"""Stages of `make gpu-check` about the machine and its loaders."""
 
 import importlib
+import platform
 import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -10,21 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.gpu.measuring import Sizes, leave_out, median_ms, part, tell
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from benchmarks.gpu.measuring import Sizes, median_ms, part, tell
 
 
 def machine(sizes: Sizes) -> None:
-    """Tell the hardware and the versions."""
-    from suite.provenance import cpu_name, provenance
-
+    """Tell the hardware and the versions. What the other stages cannot do without comes first."""
     on_gpu = sizes.device.type == "cuda"
-    origin = provenance(torch.cuda.get_device_name() if on_gpu else cpu_name(), [])
-    for name in ("device", "cpu_count", "platform", "git_sha"):
-        tell(name, str(origin[name]))
-    for package, version in origin["versions"].items():
-        tell(package, version)
+    tell("device", torch.cuda.get_device_name() if on_gpu else "CPU")
+    tell("python", platform.python_version())
+    tell("torch", torch.__version__)
+    tell("platform", platform.platform())
     if on_gpu:
         properties = torch.cuda.get_device_properties(0)
         tell("compute capability", f"{properties.major}.{properties.minor}")
@@ -37,32 +32,16 @@ def machine(sizes: Sizes) -> None:
             tell("driver", subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip())
     with part("Triton"):
         tell("triton", importlib.import_module("triton").__version__)
+    with part("the suite"):
+        from suite.provenance import cpu_name, provenance
 
-
-def tests(sizes: Sizes) -> None:
-    """Run the tests that are marked `gpu`, file by file."""
-    marked = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    for path in marked:
-        name = str(path.relative_to(ROOT))
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-m",
-            "gpu",
-            "-q",
-            "--no-header",
-            "-p",
-            "no:cacheprovider",
-            name,
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        lines = (done.stdout.strip() or done.stderr.strip() or "pytest said nothing").splitlines()
-        missing = [line for line in lines if "ModuleNotFoundError" in line]
-        if missing or "No module named" in lines[-1]:
-            leave_out(f"{name}: {(missing or lines)[-1].strip()}")
-        else:
-            tell(name, lines[-1].strip("= "))
+        tell("CPU", cpu_name())
+        origin = provenance("", [])
+        for name in ("cpu_count", "git_sha"):
+            tell(name, str(origin[name]))
+        for package, version in origin["versions"].items():
+            if package not in ("python", "torch"):
+                tell(package, version)
 
 
 def loader(sizes: Sizes) -> None:

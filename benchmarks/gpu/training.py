@@ -77,10 +77,12 @@ def shares(sizes: Sizes) -> None:
     from benchmarks.train import tid_time_s
 
     images = sizes.batches[0]
-    with part("probe"):
-        ratio = bench_probe(sizes.arch, sizes.image_size, images, 5, 4, sizes.device)
-        for name, one in ratio.items():
-            tell(f"{name}, {sizes.arch}", one.median, f"[{one.low:.3f}, {one.high:.3f}]")
+    for kernel in _kernels(sizes):
+        with part(f"probe, {kernel}"):
+            step = _step(sizes, images_per_step=images, kernels=kernel)
+            for name, one in bench_probe(step, 5, 4, sizes.device).items():
+                what = f"{name}, {sizes.arch}, batch {images}, {sizes.precision}, {kernel}"
+                tell(what, one.median, f"[{one.low:.3f}, {one.high:.3f}]")
     with part("TID"):
         step = _step(sizes, images_per_step=images)
         tid_s = tid_time_s(step, sizes.device)

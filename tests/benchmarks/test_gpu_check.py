@@ -1,7 +1,9 @@
 """The script for the day a GPU is there: what a stage says is kept, whatever becomes of the stage."""
 
 import json
+import os
 import stat
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -42,6 +44,11 @@ def stage_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
             ["with 1: CUDA error: out of"],
         ),
         ("sleep 60 & wait", ["what was not done in 1 s"]),
+        (
+            f"echo '{json.dumps({'planned': ['first', 'second', 'third']})}'; "
+            f"echo '{json.dumps({'what': 'first', 'value': 'passed'})}'; sleep 60 & wait",
+            ["what was not done in 1 s", "not reached, or not ended: second, third"],
+        ),
     ],
 )
 def test_rows_are_kept_and_what_is_left_out_is_said(
@@ -49,7 +56,7 @@ def test_rows_are_kept_and_what_is_left_out_is_said(
 ) -> None:
     stage_that(then)
     outcome = run_stage(STAGE, rehearse=True, limit_s=1, path=[])
-    assert outcome.rows == [ROW]
+    assert outcome.rows[0] == ROW
     assert len(outcome.left_out) == len(left_out)
     assert all(part in said for part, said in zip(left_out, outcome.left_out, strict=True))
 
@@ -86,6 +93,58 @@ def test_the_report_has_a_table_for_each_stage_and_says_that_it_is_a_rehearsal()
         < text.index("- left out: no DALI")
     )
     assert "rehearsal" not in markdown(outcomes, rehearse=False)
+
+
+def test_what_failed_is_shown_as_failed_and_is_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"what": "test_a[x|y]", "value": "failed in call: 1 is not 2", "failed": True}
+    monkeypatch.setattr(check, "STAGES", (STAGE,))
+    monkeypatch.setattr(check, "run_stage", lambda *_, **__: Outcome("tests", "Tests", rows=[ROW, row]))
+    monkeypatch.setattr(check.sys, "argv", ["check", "--out", str(tmp_path)])
+    assert check.main() == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: 1 failed: test_a[x|y]"
+    assert "| test_a[x\\|y] | **failed in call: 1 is not 2** |" in (tmp_path / "gpu-check.md").read_text()
+
+
+def test_each_test_has_its_row_also_without_pytests_plugins(tmp_path: Path) -> None:
+    """The options of pyproject.toml name a plugin's `timeout`, and refuse what they do not know."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.pytest.ini_options]\naddopts = "--strict-config"\ntimeout = 600\nmarkers = ["gpu: x"]\n'
+    )
+    first, second, third = (tmp_path / f"test_{name}.py" for name in ("b", "a", "c"))
+    first.write_text(
+        "import pytest\npytestmark = pytest.mark.gpu\n"
+        "def test_good():\n    print('noise', end='')\n"
+        "def test_bad():\n    assert 1 == 2, 'one is not two'\n"
+        "def test_skipped():\n    pytest.skip('no such part')\n"
+    )
+    second.write_text("import pytest, no_such_package\npytestmark = pytest.mark.gpu\n")
+    third.write_text("def test_of_a_cpu():\n    assert False\n")
+    program = "import sys; from pathlib import Path; from benchmarks.gpu.testing import run_files; "
+    program += "run_files([Path(one) for one in sys.argv[1:]])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(first), str(second), str(third)],
+        cwd=check.ROOT,
+        env=os.environ | {"PYTEST_ADDOPTS": "-p no:timeout -p no:xdist"},
+        capture_output=True,
+        text=True,
+    )
+    outcome = Outcome("tests", "Tests")
+    for line in done.stdout.splitlines():
+        check._take(outcome, line)
+    assert [row["what"].partition("::")[2] for row in outcome.rows] == [
+        "test_good",
+        "test_bad",
+        "test_skipped",
+    ]
+    good, bad, skipped = (row["value"] for row in outcome.rows)
+    assert good.startswith("passed in ")
+    assert bad == "failed in call: AssertionError: one is not two"
+    assert skipped == "Skipped: no such part"
+    assert [name.partition("::")[2] for name in outcome.failed] == ["test_bad"]
+    assert outcome.left_out == ["test_a.py: ModuleNotFoundError: No module named 'no_such_package'"]
+    assert outcome.planned == []
 
 
 def test_packages_come_from_a_folder_of_wheels(tmp_path: Path) -> None:

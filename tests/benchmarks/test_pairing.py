@@ -39,6 +39,12 @@ def test_each_is_called_once_a_round_after_one_warm_up_and_the_order_varies() ->
     assert min(result.a_values) > 2  # the warm-up is not among them
 
 
+def test_how_far_it_is_is_told_before_the_warm_up_and_after_each_round() -> None:
+    heard: list[object] = []
+    paired_ratio(lambda: heard.append("a") or 1.0, lambda: 1.0, 2, lambda *said: heard.append(said))
+    assert heard == [(0, 2), "a", "a", (1, 2), "a", (2, 2)]
+
+
 def test_no_rounds() -> None:
     with pytest.raises(ValueError, match="rounds must be 1 or more, got 0"):
         paired_ratio(lambda: 1.0, lambda: 1.0, rounds=0)

@@ -17,16 +17,20 @@ from suite.kernels.launch import OPTIONS, Launch
 ARCHS = (80, 90, 100)
 SHARED_BYTES = 48 * 1024  # what every GPU gives a program without being asked
 _ACCESS = re.compile(r"\b(ld|st)\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
+_ATOMIC = re.compile(r"\b(?:atom|red)\.\S+")
 
 
 @dataclass(frozen=True)
 class Code:
-    """`in_loop`: how many loads ("ld") and stores ("st") of how many bytes a thread does in each tile."""
+    """`in_loop`: how many loads ("ld") and stores ("st") of how many bytes a thread does in each tile.
+
+    `atomics`: operations on memory whose order is not fixed, so that sums may differ from call to call.
+    """
 
     in_loop: Counter[tuple[str, int]]
     shared_bytes: int
     spilled_bytes: int
-    registers: int
+    atomics: list[str]
 
 
 def compiled(launch: Launch, arch: int) -> Code:
@@ -45,9 +49,8 @@ def compiled(launch: Launch, arch: int) -> Code:
             signature[name] = "i32"
     source = ASTSource(launch.kernel, signature, constants, attributes)
     kernel = triton.compile(source, GPUTarget("cuda", arch, 32), OPTIONS)
-    registers, spilled_bytes = _resources(kernel.asm["cubin"])
-    loop = _loop(kernel.asm["ptx"])
-    return Code(_accesses(loop), kernel.metadata.shared, spilled_bytes, registers)
+    ptx, spilled_bytes = kernel.asm["ptx"], _spilled_bytes(kernel.asm["cubin"])
+    return Code(_accesses(_loop(ptx)), kernel.metadata.shared, spilled_bytes, _ATOMIC.findall(ptx))
 
 
 def _accesses(text: str) -> Counter[tuple[str, int]]:
@@ -67,17 +70,15 @@ def _loop(ptx: str) -> str:
     return "\n".join(lines[first:last])
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Return registers of a thread, and bytes of local memory, to which registers are spilled."""
+def _spilled_bytes(cubin: bytes) -> int:
+    """Return a thread's bytes of local memory, to which registers are spilled."""
     tool = triton.knobs.nvidia.cuobjdump.path
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, check=True)
     text = done.stdout.decode()
-    registers, stack = re.search(r"REG:(\d+)", text), re.search(r"STACK:(\d+)", text)
-    local = re.search(r"LOCAL:(\d+)", text)
-    assert registers is not None, text
+    stack, local = re.search(r"STACK:(\d+)", text), re.search(r"LOCAL:(\d+)", text)
     assert stack is not None, text
     assert local is not None, text
-    return int(registers[1]), int(stack[1]) + int(local[1])
+    return int(stack[1]) + int(local[1])

@@ -7,7 +7,7 @@ from torch import Tensor
 from suite.kernels.launch import H100, NUM_WARPS, Launch, recorded
 from suite.kernels.segment_norm import normalise_and_measure, segment_norm, update_estimates
 from suite.kernels.segments import Rule
-from tests.helpers.gpu_code import ARCHS, SHARED_BYTES, compiled
+from tests.helpers.gpu_code import ARCHS, SHARED_BYTES, Code, compiled
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 READ = {"x_ptr", "residual_ptr", "dy_ptr"}  # and y_ptr, where it is not written
@@ -51,6 +51,13 @@ def whole(launch: Launch) -> tuple[list[str], list[str]]:
     return [n for n in large if n in read], [n for n in large if n not in read]
 
 
+def check_fits(code: Code, name: str) -> None:
+    """Also that sums are in a fixed order: the same input gives the same bits."""
+    assert code.spilled_bytes == 0, name
+    assert code.shared_bytes <= SHARED_BYTES, name
+    assert code.atomics == [], name
+
+
 BN, GN = {"samples": 64, "groups": 128}, {"samples": 1, "groups": 32}
 LARGE = {
     "moments": (1, 0),
@@ -75,8 +82,7 @@ def test_each_tensor_is_read_and_written_once_in_accesses_of_16_bytes(dtype: tor
         code = compiled(launch, arch)
         wanted = {("ld", WIDE): reads * accesses, ("st", WIDE): writes * accesses}
         assert code.in_loop == {kind: count for kind, count in wanted.items() if count}, name
-        assert code.spilled_bytes == 0, name
-        assert code.shared_bytes <= SHARED_BYTES, name
+        check_fits(code, name)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -87,8 +93,7 @@ def test_the_kernels_that_merge_fit(norm: dict[str, int], arch: int) -> None:
     assert small == {"merge_moments", "merge_sums"} | ({"update_estimates"} if norm is BN else set())
     for name in small:
         code = compiled(found[name], arch)
-        assert code.spilled_bytes == 0, name
-        assert code.shared_bytes <= SHARED_BYTES, name
+        check_fits(code, name)
 
 
 @pytest.mark.parametrize(("channels", "width"), [(24, 16), (58, 4), (116, 8), (61, 2)])
@@ -96,4 +101,4 @@ def test_rows_that_are_no_multiple_of_16_bytes_have_narrower_accesses(channels: 
     """Of ShuffleNet's 58 channels in bfloat16 a row has 116 bytes, which 4 divides and 8 does not."""
     code = compiled(launches(channels, torch.bfloat16, samples=64, groups=channels)["normalise"], 90)
     assert {bytes_ for _, bytes_ in code.in_loop} == {width}
-    assert code.spilled_bytes == 0
+    check_fits(code, "normalise")
