@@ -116,8 +116,8 @@ def _has_changed(act: nn.Module | None, activation: str) -> bool:
 class _Proxy(fx.Proxy):
     """Stands for a tensor, also where a module's code asks whether it is one; torch.fx asks for itself."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         asking = sys._getframe(1).f_globals.get("__name__", "")
         return type(self) if asking.partition(".")[0] == "torch" else Tensor
 
