@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from suite.errors import UserError
-from suite.wording import shown
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
@@ -51,9 +50,9 @@ def expand_path(text: str, key: str) -> Path:
     if unset := [
         name for pair in _VARIABLE.findall(text) for name in pair if name and name not in os.environ
     ]:
-        raise UserError(f"{key}: the environment variable {unset[0]} is not set, in {shown(text)}")
+        raise UserError(f"{key}: the environment variable {unset[0]} is not set, in {text!r:.120}")
     try:
         return Path(os.path.expandvars(text)).expanduser()
     except RuntimeError:
         remedy = "set HOME, or give the path without ~"
-        raise UserError(f"{key}: that home is not known, in {shown(text)}; {remedy}") from None
+        raise UserError(f"{key}: that home is not known, in {text!r:.120}; {remedy}") from None

@@ -7,6 +7,7 @@ pickles are as before.
 """
 
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,13 +79,21 @@ def call_fused(
     Also where the norm or the activation has been replaced since. `act`: the module that activates; None
     where a function does.
     """
-    sees_output = norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks
-    if isinstance(norm, FusedNorm) and not sees_output and not _has_changed(act, activation):
+    if isinstance(norm, FusedNorm) and not _is_watched(norm) and not _has_changed(act, activation):
         return norm(x, residual, activation)  # type: ignore[no-any-return]
     out = norm(x)
     if act is None:
         return applied(out, residual, activation)
     return act(out if residual is None else out + residual)  # type: ignore[no-any-return]
+
+
+def _is_watched(norm: FusedNorm) -> bool:
+    """Return whether a hook sees the norm's output, or may replace its arguments, among them the residual.
+
+    The recorder's hook, which comes with `take_moments`, does neither.
+    """
+    foreign = len(norm._forward_pre_hooks) - (getattr(norm, "take_moments", None) is not None)
+    return bool(foreign > 0 or norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks)
 
 
 def reached(norm: nn.Module, x: Tensor) -> Tensor:
@@ -104,8 +113,20 @@ def _has_changed(act: nn.Module | None, activation: str) -> bool:
 # ------------------------------------------------------------ a module's code
 
 
+class _Proxy(fx.Proxy):
+    """Stands for a tensor, also where a module's code asks whether it is one; torch.fx asks for itself."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        return type(self) if asking.partition(".")[0] == "torch" else Tensor
+
+
 class _Tracer(fx.Tracer):
     """Traces the code of one module: what it calls is left as it is."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -159,12 +180,15 @@ def _rewrite(module: nn.Module) -> tuple[int, str | None]:
         return 0, f"the code of {kind.__name__} depends on the mode"
     number = merge_norms(graph, module, call_fused, reached)
     if number:
-        module.__class__ = _with_forward(kind, graph)
+        module.__class__ = _with_forward(kind, graph, len(module._modules))
     return number, None
 
 
-def _with_forward(kind: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
-    """Return a subclass whose `forward` is the graph, for a tensor; for anything else its own."""
+def _with_forward(kind: type[nn.Module], graph: fx.Graph, num_children: int) -> type[nn.Module]:
+    """Return a subclass whose `forward` is the graph, for a tensor; for anything else its own.
+
+    Also its own once it has more or fewer children, such as a Sequential to which one was appended.
+    """
     graph.lint()
     code = graph.python_code("self")
     names = dict(code.globals)
@@ -172,7 +196,8 @@ def _with_forward(kind: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
     fused: Callable[[nn.Module, Tensor], Any] = names["forward"]
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        is_as_traced = len(args) == 1 and not kwargs and len(self._modules) == num_children
+        if is_as_traced and isinstance(args[0], Tensor):
             return fused(self, args[0])
         return kind.forward(self, *args, **kwargs)
 

@@ -40,6 +40,11 @@ def _say_once(kind: str, why: str) -> None:
     log.warning("%s: not by the fused kernels: %s", kind, why)
 
 
+def forget_what_was_said() -> None:
+    """Let the next run of this process say again which of its inputs the kernels do not take."""
+    _say_once.cache_clear()
+
+
 def why_native(x: Tensor, residual: Tensor | None, samples: int) -> str | None:
     """Return why segment norm does not take this input, in segments of `samples` samples; None if it does."""
     if type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():

@@ -183,8 +183,13 @@ class RecordWriter:
             write_atomically(self.paths.status, content, durable=self._durable)
 
     def progress(self, **details: Any) -> None:
-        """Add details of a running run. A `step` before the newest is not written: threads may be late."""
+        """Add details of a running run. A `step` before the newest is not written: threads may be late.
+
+        Nothing is, once the run has ended, which another thread than the one that trains may decide.
+        """
         with self._status_lock:
+            if self._status.get("state") != "running":
+                return
             if "step" in details:
                 details["step"] = max(details["step"], self._status.get("step") or 0)
             self.status("running", **details)

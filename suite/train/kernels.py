@@ -9,7 +9,7 @@ from torch import nn
 from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.kernels import fuse_norms, kernels_missing
+from suite.kernels import FusedNorms, forget_what_was_said, fuse_norms, kernels_missing
 from suite.specs.process import KERNELS
 
 log = logging.getLogger("shiftbench")
@@ -22,11 +22,19 @@ class NormKernels:
     ran: str
     why: str = ""
 
-    def put_into(self, model: nn.Module) -> nn.Module:
-        """Fuse the norms of a network that is otherwise prepared, in place, if this says so. Return it."""
-        if self.ran == "fused":
-            log.info("fused norms: %s", fuse_norms(model))
-        return model
+    def put_into(self, model: nn.Module, run: Run) -> FusedNorms:
+        """Fuse the norms of a network of `run` that is otherwise prepared, in place, if this says so.
+
+        Raises UserError where the run insists on fused norms, and no norm has a fused form.
+        """
+        if self.ran != "fused":
+            return FusedNorms()
+        forget_what_was_said()
+        done = fuse_norms(model)
+        log.info("fused norms: %s", done)
+        if not done.norms and not KERNELS[run.system.kernels].may_decline:
+            raise UserError(f"{_refusal(run)}: no norm of this network has a fused form ({done})")
+        return done
 
 
 def norm_kernels(run: Run, device: torch.device) -> NormKernels:
@@ -47,8 +55,11 @@ def norm_kernels(run: Run, device: torch.device) -> NormKernels:
         return NormKernels("fused")
     if choice.may_decline:
         return NormKernels("native", obstacle)
-    asked = f"system.kernels: {run.system.kernels}"
-    raise UserError(f"{asked} is not possible here: {obstacle}; take auto or native")
+    raise UserError(f"{_refusal(run)}: {obstacle}")
+
+
+def _refusal(run: Run) -> str:
+    return f"system.kernels: {run.system.kernels} is not possible here, but auto or native is"
 
 
 def _obstacle(run: Run, device: torch.device) -> str | None:

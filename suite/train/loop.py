@@ -6,7 +6,7 @@ resumed ends bit-equal to one that was not.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from suite.data.loader import BatchLoader
 from suite.errors import Diverged, Preempted
 from suite.experiment import Run
+from suite.kernels import FusedNorms
 from suite.models import set_norm_batch_size
 from suite.record import RecordWriter
 from suite.signals import StopFlag
@@ -57,8 +58,10 @@ class Trainer:
         def prepared(network: nn.Module) -> nn.Module:
             batch, timeout_s = run.batch, run.system.collective_timeout_s
             network = set_norm_batch_size(network, batch.norm, batch.per_gpu, ranks.device, timeout_s)
-            return kernels.put_into(network)
+            fused.append(kernels.put_into(network, run))
+            return network
 
+        fused: list[FusedNorms] = []
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
         self.optimizer = Optimizer(self.model, run.recipe, ranks.device)
@@ -73,6 +76,8 @@ class Trainer:
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
         self.tid = tid_meter(run, self.task, self.model, ranks)
         self.metrics = MetricLogger(ranks, record, run.task.entry.accuracy)
+        if kernels.ran == "fused":
+            self.metrics.progress(fused_norms=str(fused[-1]))
         self.checkpoints = (
             None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
         )
@@ -109,7 +114,11 @@ class Trainer:
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
         loader = self.task.train_loader(self.step, self.ranks)
-        try:
+        with ExitStack() as closing:
+            if self.checkpoints is not None:
+                closing.callback(self.checkpoints.close)
+            closing.callback(self.heartbeat.close)
+            closing.callback(loader.close)
             if self.to_evaluate:
                 self._evaluate()
             batches = iter(loader)
@@ -129,11 +138,6 @@ class Trainer:
                     self.meter.restart_epoch()
             self._log_work()
             self._wait_for_files()
-        finally:
-            loader.close()
-            self.heartbeat.close()
-            if self.checkpoints is not None:
-                self.checkpoints.close()
 
     def forward_module(self) -> nn.Module:
         """Return the module that a step calls: the model, within DDP and compiled if the run says so."""

@@ -22,6 +22,8 @@ STEPS: dict[str, dict[str, Any]] = {
 # What neither a fake GPU nor the meta device can run.
 STEPS_ON_GPU = STEPS | {
     "fused": {"kernels": "fused", "recipe": {"channels_last": True}},
+    "bf16-gn": {"norm": {"kind": "gn"}, "recipe": {"precision": "bf16", "channels_last": True}},
+    "fp16-clipping": {"recipe": {"precision": "fp16", "clip_grad_norm": 1.0}},
     "fused-ghost-bn": {"kernels": "fused", "norm_batch_size": 2, "recipe": {"channels_last": True}},
 }
 

@@ -208,6 +208,24 @@ def test_an_input_that_is_no_tensor_runs_the_modules_own_code() -> None:
     assert fused([X, X]).shape == (8, 4, 5, 3)
 
 
+def test_code_that_asks_for_a_tensor_is_traced_as_for_a_tensor() -> None:
+    def by_kind(self: Code, x: Tensor | dict[str, Tensor]) -> Tensor:
+        x = x if isinstance(x, Tensor) else x["x"] * 2
+        return self.relu(self.bn1(x))
+
+    torch.manual_seed(0)
+    fused = assert_same(written(by_kind)(), 1)
+    assert torch.equal(fused.eval()({"x": X / 2}), fused(X))
+
+
+def test_a_layer_that_is_appended_is_called() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()).eval()
+    assert fuse_norms(model).merged == {"": 1}
+    before = model(X)
+    model.append(nn.Flatten())
+    assert torch.equal(model(X), before.flatten(1))
+
+
 def test_norms_without_a_fused_form_are_named() -> None:
     model = nn.Sequential(nn.SyncBatchNorm(4), nn.BatchNorm2d(4), nn.LayerNorm(4))
     done = fuse_norms(model)
@@ -234,6 +252,15 @@ def test_hooks_see_what_they_saw() -> None:
         one.eval()(X)
     torch.testing.assert_close(seen["fused"], seen["native"], rtol=1e-4, atol=1e-5)
     assert (seen["fused"] < 0).any()  # in front of the ReLU
+
+
+def test_a_hook_that_replaces_a_norms_input_leaves_what_follows_the_norm() -> None:
+    torch.manual_seed(0)
+    model = written(added_in_place)()
+    fused = assert_same(model, 1)
+    for one in (model, fused):
+        one.bn1.register_forward_pre_hook(lambda _, inputs: 2 * inputs[0])
+    torch.testing.assert_close(fused.eval()(X), model.eval()(X), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hook_of_a_merged_relu_is_called() -> None:

@@ -252,3 +252,12 @@ def test_late_progress_takes_no_step_back(tmp_path: Path) -> None:
         assert (content["step"], content["checkpoint_s"]) == (8, 0.5)
         record.resume(4, [])  # a new attempt does
         assert read_status(RunPaths(tmp_path)).content["step"] == 4
+
+
+def test_late_progress_changes_no_end(tmp_path: Path) -> None:
+    """The data watch ends a process whose checkpoint is still being written."""
+    with RecordWriter(make_run(), tmp_path) as record:
+        record.start({})
+        record.status("preempted", reason="stopped")
+        record.progress(step=8, checkpoint_s=0.5)
+        assert read_status(RunPaths(tmp_path)).state == "preempted"

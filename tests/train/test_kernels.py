@@ -52,8 +52,17 @@ def test_what_computes_the_norms(
 
 @pytest.mark.parametrize("recipe", [{"channels_last": False}, {"compile": True}])
 def test_fused_where_it_is_not_possible_is_refused_with_the_reason(recipe: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=rf"system.kernels: fused is not possible here: recipe.{min(recipe)}"):
+    with pytest.raises(
+        UserError,
+        match=rf"system.kernels: fused is not possible here, but auto or native is: recipe.{min(recipe)}",
+    ):
         norm_kernels(run_with("fused", recipe=recipe), CUDA)
+
+
+def test_fused_where_no_norm_has_a_fused_form_is_refused() -> None:
+    run = run_with("fused", model={"arch": "small_resnet11", "norm": {"kind": "frn"}})
+    with pytest.raises(UserError, match="no norm of this network has a fused form"):
+        Trainer(run, Ranks(0, 0, 1, CPU), None, StopFlag())
 
 
 def test_a_network_of_vectors_needs_no_layout() -> None:
