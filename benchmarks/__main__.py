@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.printing import print_origin, show
 from jobs import exit_codes
 from suite.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.pairing import Ratio
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,7 +43,7 @@ def loader(
 
     result = bench_loader(images, rounds=rounds)
     ratios = {"DALI / torchvision": result.vs_torchvision, "DALI / bare decode": result.vs_bare_decode}
-    _show(ratios, {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"})
+    show(ratios, {"DALI / torchvision": "≥ 1.2", "DALI / bare decode": "≥ 0.75"})
     Console().print(
         f"images/s; {result.num_images} files of {result.mean_file_kb:.0f} kB on average, "
         f"{result.images_per_batch} a batch, {result.num_cores} cores",
@@ -83,7 +83,7 @@ def train(
     if device.type == "cuda":
         targets |= {"XBN step / BN step": "≥ 1.00", "TID alone / step (time)": "≤ 0.001"}
         Console().print(f"bare loop: {RIVALS[rival].meaning}", highlight=False)
-    _show(ratios, targets)
+    show(ratios, targets)
 
 
 @app.command("agreeing")
@@ -108,7 +108,7 @@ def agreeing(
         table.add_row(name, *(f"{1e3 * getattr(one, field):.1f}" for one in found))
     console = Console()
     console.print(table)
-    _print_origin(console, cpu_name())
+    print_origin(console, cpu_name())
 
 
 @app.command("probe")
@@ -130,7 +130,7 @@ def probe(
     step = Step(arch, image_size, images_per_batch, precision, channels_last, kernels=kernels)
     ratios = bench_probe(step, rounds, batches_per_round, device)
     target = "≤ 1.10" if device.type == "cuda" else "≤ 1.25"
-    _show(ratios, {"probe / inference pass (time)": target})
+    show(ratios, {"probe / inference pass (time)": target})
 
 
 @app.command("model")
@@ -211,7 +211,7 @@ def submit(
         f"{rounds} rounds; arrays of {result.max_array_size} at most; Slurm {result.slurm_version}",
         highlight=False,
     )
-    _print_origin(console, cpu_name())
+    print_origin(console, cpu_name())
 
 
 @app.command("tune")
@@ -239,7 +239,7 @@ def tune(
         table.add_row(name, f"{result.memory_mib(share):.0f}", "flat" if share == 1.0 else "")
     console = Console()
     console.print(table)
-    _print_origin(console, cpu_name())
+    print_origin(console, cpu_name())
 
 
 @app.command("report")
@@ -267,40 +267,13 @@ def report(
     table.add_row("shiftbench report of 100 runs (s)", f"{result.few_s:.1f}", "≤ 10")
     console = Console()
     console.print(table)
-    _print_origin(console, cpu_name())
+    print_origin(console, cpu_name())
 
 
 def _device() -> "torch.device":
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _device_name() -> str:
-    import torch
-
-    from suite.provenance import cpu_name
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-
-
-def _show(ratios: "dict[str, Ratio]", targets: dict[str, str]) -> None:
-    table = Table("a / b", "median", "95 % interval", "target", "a", "b", box=None)
-    for name, ratio in ratios.items():
-        interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
-        sides = (f"{ratio.a_median:.4g}", f"{ratio.b_median:.4g}")
-        table.add_row(name, f"{ratio.median:.3f}", interval, targets.get(name, ""), *sides)
-    console = Console()
-    console.print(table)
-    _print_origin(console, _device_name())
-
-
-def _print_origin(console: Console, device: str) -> None:
-    from suite.provenance import provenance
-
-    origin = provenance(device, [])
-    versions = ", ".join(f"{package} {version}" for package, version in origin["versions"].items())
-    console.print(f"{origin['device']}, {origin['cpu_count']} CPUs; {versions}", highlight=False)
 
 
 def main() -> None:
