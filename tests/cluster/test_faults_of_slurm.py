@@ -97,7 +97,7 @@ def test_a_job_that_is_held_and_one_that_is_suspended(cells: Cells) -> None:
 
 
 def test_kills_at_random_and_retries_complete_each_run_once(cells: Cells) -> None:
-    cells.describe(step_s=0.2, array_parallelism=8)
+    cells.describe(step_s=1.0, array_parallelism=8)  # so that the kills find runs that train
     cells.submit("data.train_images=160", "measure.precise_bn_images=0", f"seeds={list(range(CELLS))}")
     chance, completed = random.Random(20), Completed(cells)
     wait_until("tasks that train", lambda: len(task_pids()) > 4)
