@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pairing import Ratio, paired_ratio
-from benchmarks.progress import telling
+from benchmarks.progress import progress_of
 from suite.errors import UserError
 from suite.experiment import BatchSpec, DataSpec, ModelSpec, RecipeSpec, Run, SystemSpec
 
@@ -94,8 +94,10 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
         mean_file_kb=float(np.mean([Path(path).stat().st_size for path in paths])) / 1000,
         num_cores=num_cores,
         images_per_batch=images_per_batch,
-        vs_torchvision=paired_ratio(dali, torchvision, rounds, telling("DALI / torchvision", of=2)),
-        vs_bare_decode=paired_ratio(dali, bare_decode, rounds, telling("DALI / decoding", number=2, of=2)),
+        vs_torchvision=paired_ratio(dali, torchvision, rounds, progress_of("DALI / torchvision", of=2)),
+        vs_bare_decode=paired_ratio(
+            dali, bare_decode, rounds, progress_of("DALI / decoding", number=2, of=2)
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.progress import Told
+from benchmarks.progress import OnProgress
 
 RESAMPLES = 2000
 
@@ -35,18 +35,18 @@ class Ratio:
 
 
 def paired_ratio(
-    a: Callable[[], float], b: Callable[[], float], rounds: int, told: Told | None = None
+    a: Callable[[], float], b: Callable[[], float], rounds: int, on_progress: OnProgress | None = None
 ) -> Ratio:
     """Call both once a round, in random order, and return the ratio of their results.
 
     Each returns a positive number, such as images per second. One more round at the start warms up and is not
     counted. The order comes from a fixed seed: strict alternation could lock on to a rhythm of the machine.
-    `told` hears how many rounds are done, 0 before the warm-up.
+    `on_progress` is called with the number of finished rounds, first with 0 before the warm-up.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be 1 or more, got {rounds}")
-    if told is not None:
-        told(0, rounds)
+    if on_progress is not None:
+        on_progress(0, rounds)
     a(), b()
     order = random.Random(0)
     a_values, b_values = [], []
@@ -57,8 +57,8 @@ def paired_ratio(
         else:
             b_values.append(b())
             a_values.append(a())
-        if told is not None:
-            told(done, rounds)
+        if on_progress is not None:
+            on_progress(done, rounds)
     return summarize(a_values, b_values)
 
 

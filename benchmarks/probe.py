@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.pairing import Ratio, paired_ratio
-from benchmarks.progress import telling
+from benchmarks.progress import progress_of
 from benchmarks.train import Step, trainer_of
 from suite.shift import probe
 from suite.train.arithmetic import arithmetic
@@ -32,7 +32,7 @@ def bench_probe(step: Step, rounds: int, batches_per_round: int, device: torch.d
 
     name = "probe / inference pass (time)"
     with arithmetic(step.precision, cudnn_benchmark=True):
-        return {name: paired_ratio(_time(probed, device), _time(bare, device), rounds, telling(name))}
+        return {name: paired_ratio(_time(probed, device), _time(bare, device), rounds, progress_of(name))}
 
 
 def _time(work: Callable[[], object], device: torch.device) -> Callable[[], float]:

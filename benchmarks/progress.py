@@ -4,10 +4,10 @@ import sys
 import time
 from collections.abc import Callable
 
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
-def telling(name: str, *, number: int = 1, of: int = 1) -> Told:
+def progress_of(name: str, *, number: int = 1, of: int = 1) -> OnProgress:
     """Return a function of (rounds done, rounds) that says so, of the measurement `number` of several."""
     began_s = time.monotonic()
     on_terminal = sys.stderr.isatty()

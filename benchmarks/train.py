@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.pairing import Ratio, paired_ratio
-from benchmarks.progress import telling
+from benchmarks.progress import progress_of
 from suite.config import expand
 from suite.data import Batch, train_loader
 from suite.experiment import Run
@@ -105,19 +105,19 @@ def bench_train(
         suite = _rate(suite_steps(step, device, steps_per_round), images, device)
         bare = _rate(bare_steps(step, RIVALS[rival], device, steps_per_round), images, device)
         name = "training step / bare loop"
-        found = {name: paired_ratio(suite, bare, rounds, telling(name, of=count))}
+        found = {name: paired_ratio(suite, bare, rounds, progress_of(name, of=count))}
         for name, other in others.items():
             rate = _rate(suite_steps(other, device, steps_per_round), images, device)
-            told = telling(name, number=len(found) + 1, of=count)
-            found[name] = paired_ratio(rate, suite, rounds, told)
+            on_progress = progress_of(name, number=len(found) + 1, of=count)
+            found[name] = paired_ratio(rate, suite, rounds, on_progress)
         for name, other in ghosts.items():
             rate = _rate(suite_steps(other, device, steps_per_round), images, device)
-            told = telling(name, number=len(found) + 1, of=count)
-            found[name] = paired_ratio(_inverse(rate), _inverse(suite), rounds, told)
+            on_progress = progress_of(name, number=len(found) + 1, of=count)
+            found[name] = paired_ratio(_inverse(rate), _inverse(suite), rounds, on_progress)
         if tid is not None:
             name = "TID alone / step (time)"
-            told = telling(name, number=count, of=count)
-            found[name] = paired_ratio(tid, lambda: step.images_per_step / suite(), rounds, told)
+            on_progress = progress_of(name, number=count, of=count)
+            found[name] = paired_ratio(tid, lambda: step.images_per_step / suite(), rounds, on_progress)
     return found
 
 

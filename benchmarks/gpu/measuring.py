@@ -54,7 +54,7 @@ def tell(what: str, value: float | str, unit: str = "", *, failed: bool = False)
 
 
 def plan(what: list[str]) -> None:
-    """Print what will be told, so that what is not reached can be named."""
+    """Print the names of the rows to come, so that those not reached can be named."""
     print(json.dumps({"planned": what}), flush=True)
 
 

@@ -114,7 +114,7 @@ def _has_changed(act: nn.Module | None, activation: str) -> bool:
 
 
 class _Proxy(fx.Proxy):
-    """Stands for a tensor, also where a module's code asks whether it is one; torch.fx asks for itself."""
+    """A proxy that `isinstance` takes for a tensor in a module's code, and for a proxy in torch's."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

@@ -44,7 +44,7 @@ INTERPRETER = Machine(programs=1, tile_bytes=2**17, tile_channels=2**12)  # its 
 
 
 def machine_of(device: torch.device) -> Machine:
-    """Return how work is divided on a device; the meta device stands for an H100."""
+    """Return how work is divided on a device; the meta device gets the division of an H100."""
     if device.type == "cuda":
         return _gpu(device)
     return INTERPRETER if device.type == "cpu" else H100

@@ -78,6 +78,7 @@ class FusedNorm(nn.Module):
         return 1
 
     def _computed(self, input: Tensor, residual: Tensor | None, activation: str) -> Tensor:
+        """Compute with segment norm. Each kind of norm defines it."""
         raise NotImplementedError
 
 

@@ -23,7 +23,7 @@ UNNAMED_WHY = (
 )
 
 
-def _torch_batch_norm(  # what torch.batch_norm, which is built in, does not tell of itself
+def _torch_batch_norm(  # the signature of torch.batch_norm, which `inspect` cannot read
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,

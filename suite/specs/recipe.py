@@ -44,7 +44,7 @@ class Precision:
     """A precision. `autocast`: the torch dtype that forward passes are cast to; None: they are not.
 
     `convolutions`, `products`: what a GPU computes float32 convolutions and matrix products in, ieee or tf32.
-    Products stay IEEE's under autocast: what is left of them there, such as whitening, needs the digits.
+    Float32 products stay IEEE's under autocast: those that remain, such as whitening's, need the digits.
     `is_scaled`: whether the loss is scaled, since small gradients would be 0.
     """
 

@@ -20,7 +20,7 @@ STAGE = Stage("made-up", "Made up", 5)
 
 @pytest.fixture
 def stage_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    """A stage's process that prints a row, and then does what a shell is told."""
+    """A stage's process that prints a row, and then runs a shell command."""
 
     def put(then: str) -> None:
         program = tmp_path / "python"

@@ -5,6 +5,15 @@ from typing import Any
 from suite.config import expand
 from suite.experiment import Run
 
+# The YAML of three seeds, small enough to be planned and never trained.
+CONFIG = """
+model: {arch: small_resnet11}
+data: {name: fashion-mnist-7k, image_size: 28, train_images: 64, val_images: 41}
+batch: {global_batch_size: 16}
+recipe: {epochs: 6}
+seeds: [0, 1, 2]
+"""
+
 
 def make_run(**sections: Any) -> Run:
     content = {

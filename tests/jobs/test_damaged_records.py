@@ -17,16 +17,9 @@ from suite.record import Layer, RecordWriter
 from tests.helpers.command_line import shiftbench
 from tests.helpers.damage import damage, rename_badly
 from tests.helpers.records import write_run
-from tests.helpers.runs import make_run
+from tests.helpers.runs import CONFIG, make_run
 
 DOCUMENTED = {0, 1, 2, 3}
-CONFIG = """
-model: {arch: small_resnet11}
-data: {name: fashion-mnist-7k, image_size: 28, train_images: 64, val_images: 41}
-batch: {global_batch_size: 16}
-recipe: {epochs: 6}
-seeds: [0, 1, 2]
-"""
 ERROR = {"rank": 1, "host": "n1", "at": 1.79e9, "sentence": "ValueError: x", "traceback": "Traceback\n"}
 
 

@@ -26,7 +26,7 @@ from suite.experiment import Run
 from suite.record import RecordWriter
 from tests.helpers.command_line import shiftbench
 from tests.helpers.records import write_run
-from tests.helpers.runs import make_run
+from tests.helpers.runs import CONFIG, make_run
 from tests.helpers.slurm_answers import SLURM, answers
 
 
@@ -192,15 +192,6 @@ def listed(root: Path, cache: Path | None) -> Table:
     """The table of runs, with links, of a report."""
     found = collect([root], cache)
     return run_list(build_frames(found), found.skipped, root.parent)
-
-
-CONFIG = """
-model: {arch: small_resnet11}
-data: {name: fashion-mnist-7k, image_size: 28, train_images: 64, val_images: 41}
-batch: {global_batch_size: 16}
-recipe: {epochs: 6}
-seeds: [0, 1, 2]
-"""
 
 
 def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

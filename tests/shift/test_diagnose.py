@@ -137,7 +137,7 @@ def test_what_is_lost_adds_up() -> None:
 
 
 def test_two_faults_that_hide_each_other_are_both_named() -> None:
-    """Mending one of them alone gives nothing back: ReLU passes little of an input six σ too high."""
+    """Fixing one of them alone gains nothing: ReLU passes little of an input six σ too high."""
     model = inherited()
     moved(model[1])
     moved(model[1])

@@ -19,7 +19,7 @@ from tests.helpers.ranks import on_ranks, rank_environment
 
 @pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1)])
 def test_the_process_group(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL is told its device, gloo connects those that talk, and the time-out is the run's."""
+    """NCCL gets its device, gloo connects ranks on first use, and the time-out is the run's."""
     asked: list[tuple[str, dict[str, Any]]] = []
     for name, value in rank_environment(1, 2, 4321).items():
         monkeypatch.setenv(name, value)
