@@ -99,4 +99,5 @@ def _file_page(place: str) -> str:
     if suffix not in LANGUAGES:
         raise PluginError(f"docs: {place}: {suffix} is not in LANGUAGES of website/hooks.py; add it")
     # A search for words finds them in pages: files would come first, being short.
-    return f"---\nsearch: {{exclude: true}}\n---\n\n# {place}\n\n````{LANGUAGES[suffix]}\n{path.read_text()}````\n"
+    head = f"---\nsearch: {{exclude: true}}\n---\n\n# {place}\n\n"
+    return f"{head}````{LANGUAGES[suffix]}\n{path.read_text()}````\n"
