@@ -2,12 +2,13 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from reports.write.report_folder import build_report
 from tests.helpers.records import write_sweep
 
 # Two norms with a norm batch, and one without; few enough runs that the site is built in seconds.
-SAMPLE = {
+SAMPLE: dict[str, Any] = {
     "name": "sample",
     "batch": {"global_batch_size": 64, "norm_batch_size": [4, 64]},
     "seeds": [0, 1, 2, 3, 4],

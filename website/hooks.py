@@ -25,6 +25,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
     "examples/walkthrough.py": "walkthrough.md",
+    "examples/walkthrough.ipynb": "walkthrough.md",
 }
 WRITTEN = {"all-options.md": commands_page, "all-keys.md": keys_page}
 LANGUAGES = {".yaml": "yaml", ".py": "python"}

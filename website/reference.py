@@ -2,7 +2,7 @@
 
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -100,7 +100,7 @@ def _default(field: Any) -> str:
     return f"`{json.dumps(field.default)}`"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(_in_a_cell, line))} |" for line in lines)
 
