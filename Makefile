@@ -61,7 +61,7 @@ notebook: ## write examples/walkthrough.ipynb, after the script beside it was ch
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m website.walkthrough
 
 docs: .venv/.developers ## write the documentation site to out/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
