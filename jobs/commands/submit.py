@@ -32,6 +32,7 @@ def submit(
     """Submit every run of an experiment or a study to a cluster, and return at once.
 
     Completed, queued and running runs are left alone: the same command again submits only what is missing.
+    Runs that were cancelled and are still ending are waited for, for less than a minute.
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
@@ -70,6 +71,10 @@ def _print_plan(
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
+    for name, job in planned.ending.items():
+        console.print(
+            f"ending    {name}  job {job}, which is waited for before it is submitted again", markup=False
+        )
     print_unreadable(planned)
     for runs, script in scripts(planned, where, output_dir, experiment):
         for number, run in enumerate(runs):
