@@ -198,6 +198,7 @@ def test_frozen_norms_with_buffers_of_any_name_are_measured(batches: Batches, ho
     model = Net(lambda channels: OwnFrozenNorm(channels, how))
     profile = probe(model, batches)
     assert [layer.name for layer in profile.layers] == ["bn1.mu", "bn2.mu"]
+    assert profile.skipped == {}
     with torch.no_grad():
         x = torch.cat([model.conv1(images) for images, _ in batches]).double()
     expected = float((x.mean(dim=(0, 2, 3)) - 0.5).norm())
