@@ -187,3 +187,12 @@ def test_the_setup_of_a_job_that_fails(cells: Cells) -> None:
     (seen,) = cells.status().values()
     assert seen["state"] == "failed"
     assert "/nowhere/python" in seen["reason"], seen
+    module = "module() { echo \"ERROR: Unable to locate a modulefile for '$2'\" >&2; return 1; }"
+    cells.describe(setup=[module, "module load cuda/99"])
+    file = str(cells.folder / "cluster.yaml")
+    assert "1 submitted" in cells.call("retry", "--failed", "--cluster", file).stdout
+    wait_until("the end", lambda: not cells.jobs())
+    (seen,) = cells.status().values()
+    assert seen["state"] == "failed"
+    said = "module load cuda/99; ERROR: Unable to locate a modulefile for 'cuda/99'"
+    assert seen["reason"].endswith(f"shiftbench: setup failed with exit code 1: {said}"), seen
