@@ -19,6 +19,7 @@ from jobs.cluster.task import TrainTask
 from suite.files import is_full
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
+from suite.record.rank_errors import why_aborted
 from suite.user import user_name
 
 # Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
@@ -230,7 +231,10 @@ def _full_disk(*folders: Path) -> str:
 
 
 def _last_error(one: Submission, job: str) -> str:
-    """Return why a job's script ended: the line of set-up that failed, srun's own error, or the last line."""
+    """Return why a job ended: NCCL's watchdog, the failed line of set-up, srun's error, or the last line."""
+    for log in sorted(one.folder.glob(f"{job}_*_log.err")):
+        if why := why_aborted(log):
+            return f"; {why}"
     errors, output = (_last_lines(one.folder / f"{job}_0_log.{end}") for end in ("err", "out"))
     for number, line in reversed(list(enumerate(errors))):
         if line.startswith(sbatch.SETUP_FAILED):
