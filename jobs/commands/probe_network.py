@@ -149,8 +149,16 @@ def subject_of(
     given = preprocessing_of(network, mean, std)
     if run is None:
         size = image_size or given.image_size or data_spec.image_size
-        how = {"crop_share": given.crop_share, "interpolation": given.usable_interpolation}
-        data_spec = choose_data(run, data, size, data_spec.num_classes, split, **how, purpose=purpose)
+        data_spec = choose_data(
+            run,
+            data,
+            size,
+            data_spec.num_classes,
+            split,
+            crop_share=given.crop_share,
+            interpolation=given.usable_interpolation,
+            purpose=purpose,
+        )
     taken = None
     if checkpoint is not None:
         taken = put_checkpoints(network, [checkpoint, *soup], alpha, weights)

@@ -30,8 +30,10 @@ _TITLES: dict[Which, str] = {
 }
 AVERAGE_TITLES = tuple(title for which, title in _TITLES.items() if which != "raw")
 # What torch.load raises for a file that is cut short, damaged, or holds something else.
-_UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, LookupError, ValueError)
-_UNREADABLE += (TypeError, AttributeError, AssertionError, struct.error)
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, LookupError, ValueError),
+    *(TypeError, AttributeError, AssertionError, struct.error),
+)
 _WITHIN = re.compile(r"(?<=\.)_orig_mod\.|^_orig_mod\.")
 # What torch refuses with `weights_only=True`, by its words, and what is right.
 _FORBIDDEN = re.compile(

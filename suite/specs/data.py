@@ -10,7 +10,8 @@ from suite.specs.loader_table import INTERPOLATIONS, LOADERS
 from suite.specs.source_table import LAYOUTS, SOURCES
 
 if TYPE_CHECKING:
-    LoaderName = Interpolation = str
+    LoaderName = str
+    Interpolation = str
 else:
     LoaderName = Literal[tuple(LOADERS)]
     Interpolation = Literal[tuple(INTERPOLATIONS)]
