@@ -88,9 +88,9 @@ def submit(
     """Submit the runs that are neither completed nor queued, and do not wait for them.
 
     Jobs of these runs that end, as after scancel, are waited for up to ENDING_S; the runs of those that have
-    not ended then are left alone. `is_driven`: by the driver of the study `experiment`, which follows these
-    jobs and may cancel them. Raises UserError when nothing was submitted; when only a part was, `refused`
-    says why.
+    not ended then are left alone, in `ending`. `is_driven`: by the driver of the study `experiment`, which
+    follows these jobs and may cancel them. Raises UserError when nothing was submitted; when only a part was,
+    `refused` says why.
     """
     ledger = Ledger(output_dir)
     check_batches(runs, cluster.ranks)
@@ -99,9 +99,6 @@ def submit(
         with ledger.held():
             done = plan(runs, cluster, output_dir)
             if not done.ending or time.monotonic() >= deadline:
-                for name, job in done.ending.items():
-                    late = f"its job {job} has not ended in {ENDING_S:.0f} s; run the same command again"
-                    done.unreadable[name] = late
                 return _submit_planned(done, cluster, ledger, experiment, is_driven)
         time.sleep(POLL_S)
 

@@ -29,6 +29,7 @@ from jobs.tune.runners import TrialContext, runner_for
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
+from tests.helpers.command_line import shiftbench
 
 EXPERIMENT = {
     "model": {"arch": "small_resnet11"},
@@ -215,14 +216,28 @@ def test_a_job_that_was_cancelled_by_hand_is_waited_for(
         done, said = submit(runs, cluster, tmp_path, "x"), []
     else:
         (done,), said = retry(tmp_path, ["101.1"] if command == "retry" else [], None)
+    assert said == []
     if patience_s:
-        assert [one.folders for one in done.jobs] == [(name,)]
-        assert (done.unreadable, said) == ({}, [])
+        assert ([one.folders for one in done.jobs], done.ending) == ([(name,)], {})
     else:
-        sentence = "its job 101.1 has not ended in 0 s; run the same command again"
-        assert (done.num_submitted, done.unreadable) == (0, {name: sentence})
-        assert said == ([] if command == "submit" else [sentence])
+        assert (done.num_submitted, done.ending) == (0, {name: "101.1"})
     assert pbs.cancelled == {"101.1"}
+
+
+def test_a_job_that_does_not_end_is_told(
+    pbs: PbsBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting(monkeypatch, 0.0)
+    runs = three_runs()
+    submit(runs, parse_cluster({"scheduler": "pbs"}, "site.yaml"), tmp_path, "x")
+    pbs.cancelled.add("101.1")
+    pbs.slow_ends = 10**6
+    done = shiftbench("retry", "101.1", "--output-dir", tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "0 submitted, 1 still ending" in done.stdout
+    name = runs[1].folder_name
+    said = f"error: {name} was not submitted: its job 101.1 has not ended yet; run the same command again"
+    assert said in done.stderr
 
 
 def test_runs_that_end_together_are_not_cancelled_singly(pbs: PbsBackend, tmp_path: Path) -> None:

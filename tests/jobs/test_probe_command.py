@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from PIL.Image import Resampling
 from torch import nn
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.commands.probe_tables import rows
+from jobs.commands.probe_tables import by_role, rows
 from suite.errors import UserError
 from suite.experiment import DataSpec
 
@@ -142,6 +143,16 @@ def test_a_librarys_network_with_the_classes_of_the_folder_and_a_checkpoint(
     assert "bn1" not in plain["notes"]
     xbn = json.loads(probe_of(photos, "--model", name, "--norm", "{kind: xbn}", "--json"))
     assert len(xbn["layers"]) == 20 - 9  # the stem and one norm in each of eight blocks
+
+
+def test_what_is_replaced_is_told_by_role() -> None:
+    from suite.models import chosen_sites
+
+    with torch.device("meta"):
+        network = torchvision.models.resnet50()
+    # Of its 16 bottlenecks.
+    assert by_role(chosen_sites(network, {"kind": "xbn"})) == " (replaced: 16 p2, 1 stem)"
+    assert by_role(chosen_sites(network, "bn")) == ""
 
 
 def test_a_network_without_bn_is_reported_in_a_sentence(
