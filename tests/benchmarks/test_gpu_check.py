@@ -156,6 +156,10 @@ def test_packages_come_from_a_folder_of_wheels(tmp_path: Path) -> None:
         unpacked(tmp_path / "here", tmp_path)
 
 
+def test_all_stages_together_may_take_eight_minutes() -> None:
+    assert sum(stage.limit_s for stage in check.STAGES) <= 8 * 60
+
+
 def test_every_stage_has_its_function() -> None:
     assert [stage.name for stage in check.STAGES] == list(MODULES)
     outcome = run_stage(check.STAGES[0], rehearse=True, limit_s=60, path=[str(Path(sys.prefix))])

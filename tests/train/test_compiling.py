@@ -1,0 +1,85 @@
+"""`recipe.compile`: network and loss become one graph, within DDP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor import config, metrics
+
+from suite.config import expand
+from suite.data import Batch
+from suite.signals import StopFlag
+from suite.train import classification, data_parallel
+from suite.train.distributed import Ranks
+from suite.train.loop import Trainer
+from tests.helpers.ranks import on_ranks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> Iterator[None]:
+    torch.compiler.reset()
+    counters.clear()
+    metrics.reset()
+    yield
+    torch.compiler.reset()
+
+
+def small_network(_: object) -> nn.Module:
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(4, 10))
+
+
+def stepped(ranks: Ranks, **recipe: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Losses and weights after two steps of a network of six layers."""
+    content: dict[str, Any] = {
+        "model": {"arch": "small_resnet11"},
+        "data": {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 64},
+        "batch": {"global_batch_size": 8 * ranks.world_size, "batch_size_per_gpu": 8},
+        "recipe": {"lr": 0.1, "schedule": "constant", "mixup_alpha": 0.2, **recipe},
+    }
+    trainer = Trainer(expand(content, "compiling").runs[0], ranks, None, StopFlag())
+    forward, draw = trainer.forward_module(), torch.Generator().manual_seed(ranks.rank)
+    images = torch.randn(2, 8, 3, 8, 8, generator=draw)
+    batches = iter([Batch(one, torch.arange(8)) for one in images])
+    losses = [trainer.advance(forward, batches) for _ in range(2)]
+    return losses, trainer.model.state_dict()
+
+
+def assert_near(compiled: tuple[list[Tensor], dict[str, Tensor]], plain: Any) -> None:
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_network_and_loss_are_one_graph_of_few_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(classification, "build_model", small_network)
+    alone = Ranks(0, 0, 1, CPU)
+    with config.patch(force_disable_caches=True):
+        compiled = stepped(alone, compile=True)
+    print(dict(counters), metrics.generated_kernel_count, metrics.num_bytes_accessed)
+    assert dict(counters["graph_break"]) == {}
+    assert counters["stats"]["unique_graphs"] == 1
+    assert_near(compiled, stepped(alone))
+
+
+def of_two_ranks(rank: int, world_size: int) -> list[Any]:
+    """Plain and compiled, the latter by what compiles fast."""
+    classification.build_model, data_parallel.COMPILER = small_network, "aot_eager"
+    ranks = Ranks(rank, rank, world_size, CPU)
+    return [stepped(ranks), stepped(ranks, compile=True), counters["stats"]["unique_graphs"]]
+
+
+def test_compiled_code_of_two_ranks_does_what_plain_code_does(tmp_path: Path) -> None:
+    first, second = on_ranks(of_two_ranks, 2, tmp_path)
+    for plain, compiled, num_graphs in (first, second):
+        assert num_graphs == 1
+        assert_near(compiled, plain)
+    weights, others = first[1][1], second[1][1]
+    assert all(torch.equal(weights[name], others[name]) for name in ("0.weight", "1.bias", "5.weight"))
