@@ -1,14 +1,15 @@
 """`recipe.compile`: network and loss become one graph, within DDP."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._dynamo.utils import counters
-from torch._inductor import config, metrics
+from torch._inductor import config
+from torch._inductor.async_compile import AsyncCompile
 
 from suite.config import expand
 from suite.data import Batch
@@ -25,7 +26,6 @@ CPU = torch.device("cpu")
 def compiled_anew() -> Iterator[None]:
     torch.compiler.reset()
     counters.clear()
-    metrics.reset()
     yield
     torch.compiler.reset()
 
@@ -55,18 +55,46 @@ def assert_near(compiled: tuple[list[Tensor], dict[str, Tensor]], plain: Any) ->
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_network_and_loss_are_one_graph_of_few_kernels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Ranks:
+    """One rank, whose network is the small one."""
     monkeypatch.setattr(classification, "build_model", small_network)
-    alone = Ranks(0, 0, 1, CPU)
-    with config.patch(force_disable_caches=True):
-        compiled = stepped(alone, compile=True)
-    print(dict(counters), metrics.generated_kernel_count, metrics.num_bytes_accessed)
+    return Ranks(0, 0, 1, CPU)
+
+
+def test_network_and_both_losses_of_mixed_images_are_one_graph(
+    alone: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def keep(graph: fx.GraphModule, _: object) -> Any:
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call_"))
+        return graph.forward
+
+    monkeypatch.setattr(data_parallel, "COMPILER", keep)
+    assert_near(stepped(alone, compile=True), stepped(alone))
     assert dict(counters["graph_break"]) == {}
     assert counters["stats"]["unique_graphs"] == 1
-    assert_near(compiled, stepped(alone))
+    assert [sum(name in one for one in called) for name in ("conv2d", "cross_entropy", "topk")] == [1, 3, 1]
+
+
+def test_forward_and_backward_pass_are_few_kernels(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is called in place of a kernel does nothing, since a C++ compiler takes half a minute for them."""
+    kernels: list[str] = []
+
+    def stand_in(_: object, arguments: object, source: str) -> Callable[..., None]:
+        kernels.append(source)
+        return lambda *_: None
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(AsyncCompile, "cpp_pybinding", stand_in)
+    with config.patch({"force_disable_caches": True, "cpp.simdlen": 1}):
+        stepped(alone, compile=True)
+    # Between convolution, linear layer and their gradients: BN to the mean over pixels, the losses with the
+    # sums, and their gradients, each at most in two.
+    assert 0 < len(kernels) <= 6
 
 
 def of_two_ranks(rank: int, world_size: int) -> list[Any]:
