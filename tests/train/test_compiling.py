@@ -35,13 +35,22 @@ def small_network(_: object) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(4, 10))
 
 
-def stepped(ranks: Ranks, **recipe: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+def wide_network(_: object) -> nn.Module:
+    """Its gradients are 2.8 MiB."""
+    layers = (nn.Flatten(), nn.Linear(192, 600), nn.BatchNorm1d(600), nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(600, 600), nn.ReLU(), nn.Linear(600, 600), nn.Linear(600, 10))
+
+
+def stepped(
+    ranks: Ranks, *, bucket_mb: int | None = None, **recipe: Any
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Losses and weights after two steps of a network of six layers."""
     content: dict[str, Any] = {
         "model": {"arch": "small_resnet11"},
-        "data": {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 64},
+        "data": {"name": "synthetic", "num_classes": 10, "image_size": 8, "train_images": 64},
         "batch": {"global_batch_size": 8 * ranks.world_size, "batch_size_per_gpu": 8},
         "recipe": {"lr": 0.1, "schedule": "constant", "mixup_alpha": 0.2, **recipe},
+        "system": {"ddp_bucket_mb": bucket_mb},
     }
     trainer = Trainer(expand(content, "compiling").runs[0], ranks, None, StopFlag())
     forward, draw = trainer.forward_module(), torch.Generator().manual_seed(ranks.rank)
@@ -90,7 +99,7 @@ def test_forward_and_backward_pass_are_few_kernels(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(AsyncCompile, "cpp_pybinding", stand_in)
-    with config.patch({"force_disable_caches": True, "cpp.simdlen": 1}):
+    with config.patch({"force_disable_caches": True, "cpp.simdlen": 1, "pattern_matcher": False}):
         stepped(alone, compile=True)
     # Between convolution, linear layer and their gradients: BN to the mean over pixels, the losses with the
     # sums, and their gradients, each at most in two.
@@ -98,16 +107,26 @@ def test_forward_and_backward_pass_are_few_kernels(
 
 
 def of_two_ranks(rank: int, world_size: int) -> list[Any]:
-    """Plain and compiled, the latter by what compiles fast."""
-    classification.build_model, data_parallel.COMPILER = small_network, "aot_eager"
+    """Plain, and compiled by what compiles fast, with buckets of 25 and of 1 MiB."""
+    classification.build_model, data_parallel.COMPILER = wide_network, "aot_eager"
     ranks = Ranks(rank, rank, world_size, CPU)
-    return [stepped(ranks), stepped(ranks, compile=True), counters["stats"]["unique_graphs"]]
+    found: list[Any] = [stepped(ranks)]
+    for bucket_mb in (25, 1):
+        counters.clear()
+        torch.compiler.reset()
+        found.append((stepped(ranks, compile=True, bucket_mb=bucket_mb), counters["aot_autograd"]["total"]))
+    return found
 
 
 def test_compiled_code_of_two_ranks_does_what_plain_code_does(tmp_path: Path) -> None:
-    first, second = on_ranks(of_two_ranks, 2, tmp_path)
-    for plain, compiled, num_graphs in (first, second):
-        assert num_graphs == 1
-        assert_near(compiled, plain)
-    weights, others = first[1][1], second[1][1]
-    assert all(torch.equal(weights[name], others[name]) for name in ("0.weight", "1.bias", "5.weight"))
+    """It is divided where DDP's buckets end, so that an exchange begins while the rest is computed.
+
+    From the last layer on: the first bucket ends behind 1 MiB, with the second of the 600 × 600 layers.
+    """
+    of_rank = on_ranks(of_two_ranks, 2, tmp_path)
+    for plain, (few_parts, num_parts), (more_parts, num_more_parts) in of_rank:
+        assert (num_parts, num_more_parts) == (2, 3)
+        assert_near(few_parts, plain)
+        assert_near(more_parts, plain)
+    weights, others = (found[1][0][1] for found in of_rank)
+    assert all(torch.equal(weights[name], others[name]) for name in ("1.weight", "2.bias", "7.weight"))
