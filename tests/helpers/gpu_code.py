@@ -16,7 +16,7 @@ from suite.kernels.launch import OPTIONS, Launch
 
 ARCHS = (80, 90, 100)
 SHARED_BYTES = 48 * 1024  # what every GPU gives a program without being asked
-_ACCESS = re.compile(r"\b(ld|st)\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
+_ACCESS = re.compile(r"\b(ld|st)(?:\.\w+)*?\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
 _ATOMIC = re.compile(r"\b(?:atom|red)\.\S+")
 
 
