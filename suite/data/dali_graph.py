@@ -6,7 +6,7 @@ one that the torchvision loader uses.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -140,7 +140,7 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return shift_1C11.to(device, torch.float32), scale_1C11.to(device, torch.float32)
 
 
-def _places(files: Any, attempts: list[Any], data: DataSpec) -> Any:
+def _places(files: Any, attempts: Sequence[Any], data: DataSpec) -> Any:
     """Return the parts of the crops' `Geometry`, from the sizes that the files' headers name."""
     shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
     function = partial(_geometry, data=data)
