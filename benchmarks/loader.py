@@ -69,18 +69,18 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
     paths = [index.path(image) for image in range(len(index))]
     num_cores = len(os.sched_getaffinity(0))
     run = _run(folder, len(index.classes), images_per_batch, num_cores)
-    paths_to_decode = list(itertools.islice(itertools.cycle(paths), images_per_batch * batches))
+    images_to_decode = list(itertools.islice(itertools.cycle(range(len(index))), images_per_batch * batches))
 
     def bare_decode() -> float:
         # Uses all cores at once: other work on the machine then slows both sides alike.
         def every_nth(first: int) -> None:
-            for path in paths_to_decode[first::num_cores]:
-                decode(path)
+            for image in images_to_decode[first::num_cores]:
+                decode(index, image)
 
         with ThreadPoolExecutor(num_cores) as threads:
             start_s = time.perf_counter()
             list(threads.map(every_nth, range(num_cores)))
-            return len(paths_to_decode) / (time.perf_counter() - start_s)
+            return len(images_to_decode) / (time.perf_counter() - start_s)
 
     def dali() -> float:
         return _images_per_s(run, batches)

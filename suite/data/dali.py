@@ -20,6 +20,7 @@ from suite.data.dali_graph import build_pipeline
 from suite.data.index import ImageFiles, ImageIndex
 from suite.data.loader import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Samples, Share
+from suite.data.read_ahead import PackReader, when_read
 from suite.data.vision import decode
 from suite.experiment import DataSpec
 
@@ -63,7 +64,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
 
     def _decode(self, image: int) -> Tensor | str:
         """Return an image as torchvision decodes it, or why it cannot."""
-        return decode(self._share.index.path(image))
+        return decode(self._share.index, image)
 
     def _check(self, outputs: Sequence[Any], samples: Samples) -> None:
         """Raise RuntimeError for outputs that are not those of the samples."""
@@ -74,7 +75,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
             # Batches that the pipeline has taken and not yet returned.
             in_flight: deque[tuple[int, Samples]] = deque()
             pipeline = self._pipeline(
-                self._inputs(number, in_flight), self._share.images_per_batch, PREFETCHED_BATCHES
+                self._ready(self._inputs(number, in_flight)), self._share.images_per_batch, PREFETCHED_BATCHES
             )
             try:
                 while True:
@@ -117,6 +118,10 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
                 yield self._input(samples)
             number += 1
 
+    def _ready(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        """Return the inputs as the pipeline takes them."""
+        return inputs
+
     def _names(self, samples: Samples) -> list[Any]:
         return [np.frombuffer(self._share.index.path_bytes(i), np.uint8) for i in samples.images_B]
 
@@ -145,7 +150,9 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
     def _complaint(self, samples: Samples) -> str | None:
         """Return DALI's error message for these samples as one batch, or None."""
         try:
-            pipeline = self._pipeline(iter([self._input(samples)]), len(samples), prefetched_batches=1)
+            pipeline = self._pipeline(
+                self._ready(iter([self._input(samples)])), len(samples), prefetched_batches=1
+            )
             self._check(pipeline.run(), samples)
         except RuntimeError as error:
             # Its text only: the error would keep the pipeline alive, and a worker forked later would crash
@@ -161,7 +168,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
 
     def _reason(self, image: int, complaint: str) -> str:
         """Return in one line why an image is bad."""
-        return decoding_fault(self._share.index.path(image), complaint)
+        return decoding_fault(self._share.index, image, complaint)
 
     def _name_bad(self, in_flight: list[Samples], error: RuntimeError) -> None:
         """Find the bad files behind DALI's error. Raises RuntimeError if it is not the files."""
@@ -199,10 +206,16 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
     ) -> None:
         super().__init__(share, num_threads=num_threads, device=device)
         self._data = data
+        is_packed = share.index.packed is not None
+        self._reader = PackReader(share.index, num_threads) if is_packed else None
 
     def _input(self, samples: Samples) -> Inputs:
-        names, crops = self._names(samples), samples.crops
-        return (names,) if crops is None else (names, crops.attempts_B4A, crops.mirror_B)
+        crops, reader = samples.crops, self._reader
+        files = self._names(samples) if reader is None else reader.begin(samples.images_B)
+        return (files,) if crops is None else (files, crops.attempts_B4A, crops.mirror_B)
+
+    def _ready(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        return inputs if self._reader is None else when_read(inputs)
 
     def _batch(self, images: Any, samples: Samples) -> Batch:
         labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
@@ -212,6 +225,7 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
         return build_pipeline(
             source,
             self._data,
+            reads_files=self._reader is None,
             random_crops=self._share.random_crops,
             images_per_batch=images_per_batch,
             prefetched_batches=prefetched_batches,
@@ -219,3 +233,8 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
             num_threads=self._num_threads,
             device=self._device,
         )
+
+    def close(self) -> None:
+        super().close()
+        if self._reader is not None:
+            self._reader.close()

@@ -28,6 +28,7 @@ def build_pipeline(
     source: Iterator[tuple[Any, ...]],
     data: DataSpec,
     *,
+    reads_files: bool,
     random_crops: bool,
     images_per_batch: int,
     prefetched_batches: int,
@@ -37,8 +38,9 @@ def build_pipeline(
 ) -> Pipeline:
     """Return a pipeline that ends with its source and yields float32 NCHW batches on `device`.
 
-    `source` yields batches of file names as arrays of bytes and, with random crops, the attempts and mirrors
-    of `CropDraws`. `threads` resize on a CPU. `images_per_batch` is the maximum of a batch.
+    `source` yields batches of file names as arrays of bytes (without `reads_files`, of the files' content)
+    and, with random crops, the attempts and mirrors of `CropDraws`. `threads` resize on a CPU.
+    `images_per_batch` is the maximum of a batch.
     """
     on_gpu = device.type == "cuda"
     pipeline = Pipeline(
@@ -48,10 +50,11 @@ def build_pipeline(
         prefetch_queue_depth=prefetched_batches,
     )
     with pipeline:
-        names, *chance = fn.external_source(source=source, num_outputs=3 if random_crops else 1, batch=True)
+        files, *chance = fn.external_source(source=source, num_outputs=3 if random_crops else 1, batch=True)
         attempts, mirror = (chance[:1], chance[1]) if random_crops else ([], 0)
-        # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
-        files = fn.io.file.read(names, dont_use_mmap=True)
+        if reads_files:
+            # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
+            files = fn.io.file.read(files, dont_use_mmap=True)
         shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
         crops: Any = fn.python_function(
             shapes, *attempts, function=partial(_geometry, data=data), num_outputs=4, batch_processing=True

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suite.data.idx import idx_file, read_array
+from suite.data.packed import Bytes, Packed
 from suite.errors import UserError
 
 Int64s = NDArray[np.int64]
@@ -36,19 +37,26 @@ class ImageFiles(Protocol):
 
     def path_bytes(self, image: int) -> bytes: ...
 
+    def read(self, image: int, *, checked: bool = False) -> Bytes:
+        """Return a file's content. `checked`: compare it with its checksum, if it has one. Raises OSError."""
+
 
 @dataclass(frozen=True)
 class ImageIndex:
     """The images of one split, ordered by class and then by file name.
 
     Names are bytes in one array, relative to `folder`: 1.28 million of them take 50 MB, and worker
-    processes share them.
+    processes share them. `shapes_N2`: height and width in pixels where they are known, so that no loader has
+    to read them from the files. `packed`: where the images lie in the pack that `folder` is; None: each is a
+    file.
     """
 
     folder: Path
     names_N: NDArray[np.bytes_]
     labels_N: Int64s
     classes: tuple[str, ...]
+    shapes_N2: NDArray[np.int32] | None = None
+    packed: Packed | None = None
 
     def __len__(self) -> int:
         return len(self.names_N)
@@ -59,9 +67,17 @@ class ImageIndex:
     def path_bytes(self, image: int) -> bytes:
         return os.path.join(os.fsencode(self.folder), bytes(self.names_N[image]))  # noqa: PTH118
 
+    def read(self, image: int, *, checked: bool = False) -> Bytes:
+        if self.packed is None:
+            return np.fromfile(self.path_bytes(image), np.uint8)
+        return self.packed.read(image, checked=checked)
+
     def take(self, images_K: Int64s) -> "ImageIndex":
         """Return the index of these images only, in this order."""
-        return ImageIndex(self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes)
+        shapes_K2 = None if self.shapes_N2 is None else self.shapes_N2[images_K]
+        packed = None if self.packed is None else self.packed.take(images_K)
+        names_K, labels_K = self.names_N[images_K], self.labels_N[images_K]
+        return ImageIndex(self.folder, names_K, labels_K, self.classes, shapes_K2, packed)
 
 
 @functools.lru_cache(maxsize=4)

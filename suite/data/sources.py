@@ -10,6 +10,7 @@ from pathlib import Path
 
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx
+from suite.data.packs import is_pack, pack_index
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
@@ -41,12 +42,15 @@ def default_root() -> Path:
 
 
 def folder_index(data: DataSpec, split: str) -> ImageIndex:
-    """List a split's image files. Raises UserError if it is missing or has other classes."""
+    """List a split's images, files or a pack's. Raises UserError if it is missing or has other classes."""
     folder = dataset_folder(data)
-    index = scan(folder, split)
+    packed = is_pack(folder)
+    index = pack_index(folder, split) if packed else scan(folder, split)
     if (count := len(index.classes)) != data.num_classes:
-        where = f"{folder / split}: has {count} class folders"
-        raise UserError(f"{where}, but data.num_classes is {data.num_classes}")
+        has = f"{folder}: has {count} classes" if packed else f"{folder / split}: has {count} class folders"
+        raise UserError(f"{has}, but data.num_classes is {data.num_classes}")
+    if packed:  # whose splits have one list of classes
+        return index
     check_classes(index, other_split="val" if split == "train" else "train")
     return index
 
