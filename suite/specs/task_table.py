@@ -68,6 +68,7 @@ TASKS = {
             "data.eval_resize": _SIZES,
             "data.crop_area": _CROPS,
             "data.crop_ratio": _CROPS,
+            "data.stage": "packs hold images in classes: leave it out",
             "recipe.mixup_alpha": _ONE_LABEL,
             "recipe.label_smoothing": _ONE_LABEL,
             "recipe.channels_last": "images come in lists of different sizes: leave it out",
