@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.data import data
 from benchmarks.printing import print_origin, show
 from jobs import exit_codes
 from suite.errors import UserError
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure speed as paired, interleaved ratios. Run nothing else on the machine meanwhile.",
 )
+app.command("data")(data)
 Arch = Annotated[str, typer.Option(help="Architecture.")]
 ImageSize = Annotated[int, typer.Option(min=8, help="Side of the input, pixels.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Pairs of measurements.")]

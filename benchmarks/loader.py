@@ -68,7 +68,7 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
     index = scan(folder, "train")
     paths = [index.path(image) for image in range(len(index))]
     num_cores = len(os.sched_getaffinity(0))
-    run = _run(folder, len(index.classes), images_per_batch, num_cores)
+    run = run_on(folder, len(index.classes), images_per_batch, num_cores)
     images_to_decode = list(itertools.islice(itertools.cycle(range(len(index))), images_per_batch * batches))
 
     def bare_decode() -> float:
@@ -83,11 +83,11 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
             return len(images_to_decode) / (time.perf_counter() - start_s)
 
     def dali() -> float:
-        return _images_per_s(run, batches)
+        return images_per_s(run, batches)
 
     def torchvision() -> float:
         data = run.data.model_copy(update={"loader": "torchvision"})
-        return _images_per_s(run.model_copy(update={"data": data}), batches)
+        return images_per_s(run.model_copy(update={"data": data}), batches)
 
     return LoaderBench(
         num_images=len(index),
@@ -101,7 +101,7 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
     )
 
 
-def _run(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) -> Run:
+def run_on(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) -> Run:
     return Run(
         experiment="bench-loader",
         model=ModelSpec(arch="resnet50"),
@@ -112,7 +112,7 @@ def _run(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) 
     )
 
 
-def _images_per_s(run: Run, batches: int) -> float:
+def images_per_s(run: Run, batches: int) -> float:
     import torch
 
     from suite.data import train_loader

@@ -11,7 +11,6 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ class Listing:
 
     names_N: NDArray[np.bytes_]
     counts_C: NDArray[np.int64]
-    classes: Sequence[str]
+    classes: tuple[str, ...]
     folders: Folders
     warning: str = ""
 
