@@ -162,19 +162,7 @@ def _reading(folder: Path, work: Path, rounds: int, batches: int) -> dict[str, R
     cores = len(os.sched_getaffinity(0))
 
     def speed(place: Path, loader: str, cache: str) -> float:
-        run = run_on(place, # The official tars to class folders, as the usual instructions have it; the validation images stay flat.
-UNPACK = """
-set -e
-mkdir -p "$2/train" "$2/val"
-tar -xf "$1/ILSVRC2012_img_val.tar" -C "$2/val"
-tar -xf "$1/ILSVRC2012_img_train.tar" -C "$2/train"
-for tar in "$2"/train/*.tar; do
-    mkdir "${tar%.tar}"
-    tar -xf "$tar" -C "${tar%.tar}"
-    rm "$tar"
-done
-"""
-CLASSES, IMAGES_PER_BATCH, cores)
+        run = run_on(place, CLASSES, IMAGES_PER_BATCH, cores)
         data = run.data.model_copy(update={"loader": loader})
         if cache == "cold":
             _drop_pages(place)
