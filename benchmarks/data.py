@@ -171,8 +171,9 @@ def _reading(folder: Path, work: Path, rounds: int, batches: int) -> dict[str, R
     ratios = {}
     for number, (loader, cache) in enumerate(product(("dali", "torchvision"), ("warm", "cold")), 1):
         name = f"{loader}, {cache}: pack / folder"
-        sides = [partial(speed, place, loader, cache) for place in (pack, folder)]
-        ratios[f"{name} (images/s)"] = paired_ratio(*sides, rounds, progress_of(name, number=number, of=4))
+        of_pack, of_folder = (partial(speed, place, loader, cache) for place in (pack, folder))
+        progress = progress_of(name, number=number, of=4)
+        ratios[f"{name} (images/s)"] = paired_ratio(of_pack, of_folder, rounds, progress)
     return ratios
 
 

@@ -56,11 +56,11 @@ def bench_index(entries: int, below: Path | None = None) -> IndexBench:
         for name in names:
             os.close(os.open(folder / "train" / name, os.O_CREAT | os.O_WRONLY))
         time.sleep(3)  # lists of folders that have just changed are not kept
-        scans = [_measured("suite.data.index", "scan", folder, work / "home") for _ in range(2)]
+        listed, cached = (_measured("suite.data.index", "scan", folder, work / "home") for _ in range(2))
         shutil.rmtree(folder)
         _made_up_pack(names, work / "pack")
         packed = _measured("suite.data.packs", "pack_index", work / "pack", work / "home")
-        return IndexBench(entries, *scans, packed)
+        return IndexBench(entries, listed, cached, packed)
 
 
 def _numbers(entries: int) -> list[tuple[int, int]]:

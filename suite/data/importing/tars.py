@@ -43,7 +43,7 @@ def inner_members(path: Path, outer: Member) -> Iterator[Member]:
 def _members(path: Path, title: str, file: IO[bytes], start: int) -> Iterator[Member]:
     with _damage_named(title), tarfile.open(fileobj=file, mode="r:") as tar:
         while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined] - of a million files it would keep a gigabyte
+            tar.members = []  # type: ignore[attr-defined]  # it would keep a gigabyte of a million
             if info.isdir():
                 continue
             if not info.isreg() or info.issparse():
