@@ -147,7 +147,8 @@ def test_a_size_is_what_decoders_see(tmp_path: Path) -> None:
     whole = (tmp_path / "d.jpg").read_bytes()
     assert image_shape(whole) == image_shape(whole[:1200]) == (37, 52)
     assert image_shape(whole[:2] + b"??" + whole[2:]) == (37, 52)  # as libjpeg, with a warning
-    for content in (b"", b"no picture", whole[:20], b"\xff\xd8\xff\xd9", b"\x89PNG"):
+    behind_the_scan = b"\xff\xd8\xff\xda\0\x02\xff\xc0" + bytes(range(1, 30))
+    for content in (behind_the_scan, b"", b"no picture", whole[:20], b"\xff\xd8\xff\xd9", b"\x89PNG"):
         assert image_shape(content) == (0, 0)
 
 

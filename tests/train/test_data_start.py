@@ -20,6 +20,7 @@ import torch
 
 from suite.data import check_data, index, index_cache, train_loader, val_loader
 from suite.data.pack_writer import sources_of, write_pack
+from suite.data.packs import pack_index
 from suite.data.sources import prepare
 from suite.data.staging import copies_folder
 from suite.errors import Preempted, UserError
@@ -251,6 +252,7 @@ def test_a_run_reads_the_copy_and_not_the_source(
     with data_ready(run_on(pack, stage=str(tmp_path / "node")), Ranks(0, 0, 1, CPU), StopFlag()) as here:
         for path in pack.glob("*.data"):
             path.unlink()
+        pack_index.cache_clear()  # which holds them open
         loader = train_loader(here, start_step=0, rank=0, world_size=1, device=CPU)
         assert len(next(iter(loader)).labels_N) == 8
         loader.close()
