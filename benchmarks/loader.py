@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from benchmarks.pairing import Ratio, paired_ratio
 from benchmarks.progress import progress_of
 from suite.errors import UserError
 from suite.experiment import BatchSpec, DataSpec, ModelSpec, RecipeSpec, Run, SystemSpec
+
+if TYPE_CHECKING:
+    from suite.data.index import ImageIndex
 
 PHOTOGRAPHS = Path("/usr/share/wallpapers")
 CROP_WIDTH, CROP_HEIGHT, JPEG_QUALITY = 500, 375, 92
@@ -63,24 +67,11 @@ def bench_loader(
 
 def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> LoaderBench:
     from suite.data.index import scan
-    from suite.data.vision import decode
 
     index = scan(folder, "train")
     paths = [index.path(image) for image in range(len(index))]
     num_cores = len(os.sched_getaffinity(0))
     run = run_on(folder, len(index.classes), images_per_batch, num_cores)
-    images_to_decode = list(itertools.islice(itertools.cycle(range(len(index))), images_per_batch * batches))
-
-    def bare_decode() -> float:
-        # Uses all cores at once: other work on the machine then slows both sides alike.
-        def every_nth(first: int) -> None:
-            for image in images_to_decode[first::num_cores]:
-                decode(index, image)
-
-        with ThreadPoolExecutor(num_cores) as threads:
-            start_s = time.perf_counter()
-            list(threads.map(every_nth, range(num_cores)))
-            return len(images_to_decode) / (time.perf_counter() - start_s)
 
     def dali() -> float:
         return images_per_s(run, batches)
@@ -96,7 +87,10 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
         images_per_batch=images_per_batch,
         vs_torchvision=paired_ratio(dali, torchvision, rounds, progress_of("DALI / torchvision", of=2)),
         vs_bare_decode=paired_ratio(
-            dali, bare_decode, rounds, progress_of("DALI / decoding", number=2, of=2)
+            dali,
+            lambda: decoded_per_s(index, images_per_batch * batches),
+            rounds,
+            progress_of("DALI / decoding", number=2, of=2),
         ),
     )
 
@@ -110,6 +104,24 @@ def run_on(folder: Path, num_classes: int, images_per_batch: int, num_cores: int
         recipe=RecipeSpec(),
         system=SystemSpec(data_threads=num_cores),
     )
+
+
+def decoded_per_s(index: "ImageIndex", count: int) -> float:
+    """Return the images/s at which all cores together decode `count` whole files, and do nothing else."""
+    from suite.data.vision import decode
+
+    num_cores = len(os.sched_getaffinity(0))
+    images = list(itertools.islice(itertools.cycle(range(len(index))), count))
+
+    # Uses all cores at once: other work on the machine then slows both sides alike.
+    def every_nth(first: int) -> None:
+        for image in images[first::num_cores]:
+            decode(index, image)
+
+    with ThreadPoolExecutor(num_cores) as threads:
+        start_s = time.perf_counter()
+        list(threads.map(every_nth, range(num_cores)))
+        return count / (time.perf_counter() - start_s)
 
 
 def images_per_s(run: Run, batches: int) -> float:
