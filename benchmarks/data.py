@@ -36,6 +36,7 @@ for tar in "$2"/train/*.tar; do
 done
 """
 CLASSES, IMAGES_PER_BATCH = 20, 64
+NUM_FILES = 32
 TRAIN_OF_TEN = 9
 """Of ten images, so many are for training."""
 
@@ -91,15 +92,18 @@ def _writing(folder: Path, work: Path, num_bytes: int, rounds: int) -> dict[str,
     from suite.data.pack_writer import sources_of, write_pack
 
     tars, out = work / "tars", work / "out"
+    num_images = sum(1 for _ in folder.rglob("*.JPEG"))
+    # ImageNet's are many data files, each of which one thread writes.
+    per_file = {"images_per_file": num_images // NUM_FILES}
     write_official_tars(folder, tars)
 
     def pack() -> None:
         scan.cache_clear()
-        write_pack(*sources_of(folder), out)
+        write_pack(*sources_of(folder), out, **per_file)
 
     def import_tars() -> None:
         found = find_images(tars, Labels(), None)
-        write_pack(found.sources, found.classes, out)
+        write_pack(found.sources, found.classes, out, **per_file)
 
     def rate(write: Callable[[], object]) -> float:
         os.sync()  # what was written before must not be written meanwhile
