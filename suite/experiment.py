@@ -167,6 +167,8 @@ class Run(Spec):
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         for field in WHERE:
             del decides["data"][field]
+        if self.data.interpolation == "bilinear":
+            del decides["data"]["interpolation"]  # added later: older runs keep their ids
         norm = decides["model"]["norm"]
         if norm.get("stages", 0) is None:
             del norm["stages"]  # added later: older runs keep their ids

@@ -5,7 +5,7 @@ the pipeline calls torch's vectorised resize, which takes a fifth of the time of
 one that the torchvision loader uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from suite.data.crops import Int32s, geometry
 from suite.data.loader import MEAN, STD
 from suite.experiment import DataSpec
+from suite.specs.loader_table import INTERPOLATIONS
 
 # A batch of DALI's: one array for each image.
 Arrays = list[NDArray[Any]]
@@ -71,9 +72,10 @@ def build_pipeline(
         )
         crop, size = (images, resized, offset), data.image_size
         if on_gpu:
-            images = resize_and_slice(*crop, size)
+            images = resize_and_slice(*crop, size, data.interpolation)
         else:
-            resize = partial(_resize_batch, size=size, threads=threads, num_threads=num_threads)
+            resize_one = partial(_resize, size=size, mode=data.interpolation)
+            resize = partial(_resize_batch, resize=resize_one, threads=threads, num_threads=num_threads)
             images = fn.python_function(*crop, function=resize, batch_processing=True, output_layouts="HWC")
         images = fn.crop_mirror_normalize(
             images,
@@ -87,11 +89,12 @@ def build_pipeline(
     return pipeline
 
 
-def resize_and_slice(images: Any, resized: Any, offset: Any, size: int) -> Any:
+def resize_and_slice(images: Any, resized: Any, offset: Any, size: int, mode: str = "bilinear") -> Any:
     """DALI's resize, then a square of `size` pixels. HWC; `resized` and `offset`: int32, two per image."""
+    kernel = getattr(types, INTERPOLATIONS[mode])
     # fn.resize takes fractions of pixels, and sizes as floats only.
     resized = fn.cast(resized, dtype=types.FLOAT)
-    images = fn.resize(images, size=resized, interp_type=types.INTERP_LINEAR, antialias=True)
+    images = fn.resize(images, size=resized, interp_type=kernel, antialias=True)
     return fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
 
 
@@ -107,14 +110,14 @@ def _resize_batch(
     resized: Arrays,
     offsets: Arrays,
     *,
-    size: int,
+    resize: Callable[..., NDArray[np.uint8]],
     threads: ThreadPoolExecutor,
     num_threads: int,
 ) -> Arrays:
     # One task per thread: one per image would take a tenth longer.
     def every_nth(first: int) -> Arrays:
         mine = slice(first, None, num_threads)
-        return [_resize(*one, size) for one in zip(images[mine], resized[mine], offsets[mine], strict=True)]
+        return [resize(*one) for one in zip(images[mine], resized[mine], offsets[mine], strict=True)]
 
     done: Arrays = [*images]
     for first, resized_images in enumerate(threads.map(every_nth, range(num_threads))):
@@ -122,12 +125,14 @@ def _resize_batch(
     return done
 
 
-def _resize(image_HWC: NDArray[np.uint8], resized: Int32s, offset: Int32s, size: int) -> NDArray[np.uint8]:
+def _resize(
+    image_HWC: NDArray[np.uint8], resized: Int32s, offset: Int32s, *, size: int, mode: str
+) -> NDArray[np.uint8]:
     height, width = resized.tolist()
     top, left = offset.tolist()
     with torch.inference_mode():
         # Channels last, as in memory and as torch's fast kernel needs it.
         image_1CHW = torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2)
-        resized_1CHW = interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
+        resized_1CHW = interpolate(image_1CHW, size=(height, width), mode=mode, antialias=True)
         crop_HWC = resized_1CHW[0, :, top : top + size, left : left + size].permute(1, 2, 0)
         return np.ascontiguousarray(crop_HWC.numpy())

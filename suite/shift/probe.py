@@ -18,6 +18,7 @@ from suite.shift.layers import (
     estimates,
     frozen_layers,
     num_channels,
+    own_norms,
     preserved,
     unknown_statistics,
 )
@@ -29,6 +30,8 @@ from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+
+UNTRACKED = "keeps no running statistics"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ class ShiftProfile:
     num_images: int
     skipped: dict[str, str]
     notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something that may have a shift was left out."""
+        return any(why != UNTRACKED for why in self.skipped.values())
 
     def values(self, metric: str) -> list[float]:
         """Return one number for each layer, of a metric of `suite.metrics.PROBED`. Raises UserError."""
@@ -165,6 +173,7 @@ def profile_of(model: nn.Module, seen: Pass, *, per_channel: bool = False) -> Sh
     check_visible(model, "probe", seen.functional)
     hidden = {name: why for name, why in unknown_statistics(model).items() if name not in seen.functional}
     hidden |= {UNNAMED: UNNAMED_WHY} if seen.num_unnamed else {}
+    hidden = own_norms(model, seen.functional) | hidden
     layers = {**batch_norm_layers(model), **frozen_layers(model)}
     skipped = hidden | skipped_layers(layers, seen)
     layers |= seen.functional
@@ -185,7 +194,7 @@ def skipped_layers(layers: Mapping[str, nn.Module], *passes: Pass) -> dict[str, 
         for name in layers
         if any(name not in one.inputs for one in passes)
     }
-    untracked = {n: "keeps no running statistics" for n, layer in layers.items() if layer.running_var is None}
+    untracked = {n: UNTRACKED for n, layer in layers.items() if layer.running_var is None}
     return untracked | skipped
 
 
