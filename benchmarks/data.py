@@ -94,16 +94,16 @@ def _writing(folder: Path, work: Path, num_bytes: int, rounds: int) -> dict[str,
     tars, out = work / "tars", work / "out"
     num_images = sum(1 for _ in folder.rglob("*.JPEG"))
     # ImageNet's are many data files, each of which one thread writes.
-    per_file = {"images_per_file": num_images // NUM_FILES}
+    images_per_file = num_images // NUM_FILES
     write_official_tars(folder, tars)
 
     def pack() -> None:
         scan.cache_clear()
-        write_pack(*sources_of(folder), out, **per_file)
+        write_pack(*sources_of(folder), out, images_per_file=images_per_file)
 
     def import_tars() -> None:
         found = find_images(tars, Labels(), None)
-        write_pack(found.sources, found.classes, out, **per_file)
+        write_pack(found.sources, found.classes, out, images_per_file=images_per_file)
 
     def rate(write: Callable[[], object]) -> float:
         os.sync()  # what was written before must not be written meanwhile

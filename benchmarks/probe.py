@@ -10,12 +10,13 @@ from benchmarks.progress import progress_of
 from benchmarks.train import Step, trainer_of
 from suite.shift import probe
 from suite.train.arithmetic import arithmetic
+from suite.train.distributed import Ranks
 from suite.train.optim import autocast
 
 
 def bench_probe(step: Step, rounds: int, batches_per_round: int, device: torch.device) -> dict[str, Ratio]:
     """Return the ratio of times: the probe over bare inference, of the network that does such steps."""
-    model = trainer_of(step, device).model.eval()
+    model = trainer_of(step, Ranks(0, 0, 1, device)).model.eval()
     layout = torch.channels_last if step.channels_last else torch.contiguous_format
     shape = (step.images_per_step, 3, step.image_size, step.image_size)
     batches = [torch.randn(shape, device=device).to(memory_format=layout) for _ in range(batches_per_round)]
