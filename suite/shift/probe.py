@@ -25,7 +25,7 @@ from suite.shift.layers import (
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import run_pass
 from suite.shift.recorder import PAST_HOOKS, LayerInputs, Pass
-from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
+from suite.shift.resample import GroupMoments, all_but_one, jackknife_errors
 
 if TYPE_CHECKING:
     import altair as alt
@@ -255,14 +255,18 @@ def _cross_products(
     (mu_even_RC, sigma_even_RC), (mu_odd_RC, sigma_odd_RC) = (
         _errors(groups, weight_RG * half_G, mean_C, sigma_C) for half_G in halves
     )
-    found = {}
-    for name, product_RC in (("mu", mu_even_RC * mu_odd_RC), ("sigma", sigma_even_RC * sigma_odd_RC)):
+    products_RC = {"mu": mu_even_RC * mu_odd_RC, "sigma": sigma_even_RC * sigma_odd_RC}
+    names, products = [], []
+    for name, product_RC in products_RC.items():
         for scale, each_RC in (("", product_RC), ("_scaled", product_RC / unit_C.square())):
-            product_R = each_RC.sum(dim=1)
-            whole, without_G = float(product_R[0]), product_R[1:]
-            errors = [jackknife_error(whole, without_G, groups.share_of(half_G)) for half_G in halves]
-            found[f"esm_{name}{scale}_cross"] = Product.of(whole, errors, degrees)
-    return found
+            names.append(f"esm_{name}{scale}_cross")
+            products.append(each_RC.sum(dim=1))
+    product_RM = torch.stack(products, dim=1)
+    errors = [
+        jackknife_errors(product_RM[0], product_RM[1:], groups.share_of(half_G)).tolist() for half_G in halves
+    ]
+    values = zip(names, product_RM[0].tolist(), *errors, strict=True)
+    return {name: Product.of(value, each, degrees) for name, value, *each in values}
 
 
 def _errors(

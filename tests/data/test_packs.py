@@ -101,6 +101,13 @@ def test_batches_are_those_of_the_folder(
         assert_equal(found, batches(loose)[0])
 
 
+def test_dali_reads_no_headers(packed: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor calls Python for the crops within its graph: the index has the sizes."""
+    monkeypatch.setattr("suite.data.dali_graph.fn.peek_image_shape", None)
+    monkeypatch.setattr("suite.data.dali_graph.geometry", None)
+    assert len(batches(make_run(packed, 3, image_size=64), 3)[0]) == 6
+
+
 @pytest.mark.parametrize("loader", LOADERS)
 def test_bad_files_are_replaced_as_in_the_folder(
     pictures: Path, tmp_path: Path, make_run: MakeRun, loader: str
