@@ -59,9 +59,9 @@ networks: .venv/.developers ## convert every network of timm and torchvision, an
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build pyproject.toml --output-file requirements.txt
+	  --extra train --extra dali --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build --extra dev --constraints requirements.txt pyproject.toml \
+	  --extra train --extra dali --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; keep runs
