@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobs.commands import layout
 from suite.specs.source_table import PREPARABLE, SOURCES
 
 _NAMES = ", ".join(f"{name} (licence: {SOURCES[name].licence})" for name in PREPARABLE)
-app = typer.Typer(no_args_is_help=True, help="Prepare and convert data sets on disk.")
+app = layout.subcommands("Prepare and convert data sets on disk.")
 
 
-@app.command("prepare")
+@app.command("prepare", cls=layout.Command)
 def prepare(
     name: Annotated[str, typer.Argument(help=f"{_NAMES}.")],
     root: Annotated[
@@ -25,7 +26,7 @@ def prepare(
     typer.echo(prepare_source(name, root))
 
 
-@app.command("import")
+@app.command("import", cls=layout.Command)
 def import_data(
     kind: Annotated[Literal["voc"], typer.Argument(help="voc: Pascal VOC.")],
     folder: Annotated[Path, typer.Argument(help="Such as VOCdevkit/VOC2007.")],

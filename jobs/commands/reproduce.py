@@ -37,8 +37,9 @@ def reproduce(
         bool, typer.Option("--list", help="Show the claims and their cost, and exit.")
     ] = False,
 ) -> None:
-    """Test the paper's claims by registered rules: train, judge, add seeds until each has a verdict, and
-    report.
+    """Test the paper's claims by registered rules: train, judge, add seeds, and report.
+
+    Seeds are added until each claim has a verdict, or its last look.
 
     Uses MNIST if its four IDX files are in mnist/ of the data folder ($SHIFTBENCH_DATA_DIR, else
     ~/.cache/shiftbench/data), else Fashion-MNIST; the table names it. Skips completed runs, and resumes
@@ -156,7 +157,7 @@ class _Claims:
         """
         from jobs import exit_codes
         from jobs.local.launcher import run_all
-        from jobs.local.progress import ProgressView
+        from jobs.local.progress import ProgressView, busy
         from jobs.reproduce.claim_experiments import runs_of
         from jobs.trained.noise import measure_missing as measure_noise
         from jobs.trained.robustness import measure_missing as measure_robustness
@@ -181,9 +182,10 @@ class _Claims:
         }
         has_all = not failed
         for name, measured in measurements.items():
-            for run, error in measured:
-                has_all &= error is None
-                console.print(f"{name:<10}{run.label}" + (f": {error}" if error else ""), markup=False)
+            with busy(console, f"measuring {name} of trained networks"):
+                for run, error in measured:
+                    has_all &= error is None
+                    console.print(f"{name:<10}{run.label}" + (f": {error}" if error else ""), markup=False)
         return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
 
     def _shifts_plan(self) -> "RobustnessPlan":

@@ -8,11 +8,18 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
+from jobs.commands import layout
 from jobs.commands.run import OverridesArgument
 
 
 def tune(
-    study: Annotated[Path, typer.Argument(help="Study YAML, such as configs/studies/small-batch-demo.yaml.")],
+    study: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML of a study, or the name of a shipped one, such as small-batch-demo.",
+            autocompletion=layout.complete_config,
+        ),
+    ],
     overrides: OverridesArgument = None,
     cluster: Annotated[
         str | None,
@@ -38,7 +45,7 @@ def tune(
     Ctrl-C ends the trials after a checkpoint, and `--resume` continues; a second Ctrl-C ends them at once.
     """
     from jobs.cluster.clusters import is_slurm, load_cluster
-    from jobs.local.progress import ProgressView
+    from jobs.local.progress import ProgressView, busy
     from suite.config_file import naming
     from suite.studies.study import load_study
 
@@ -55,12 +62,13 @@ def tune(
 
     from jobs.tune.engine import import_ray
 
-    import_ray()
+    console = Console(soft_wrap=True, highlight=False)
+    with busy(console, "importing Ray"):
+        import_ray()
     from jobs.tune.driver import drive
     from reports.collect import cache_folder
     from reports.write.study_answers import print_study, write_study
 
-    console = Console(soft_wrap=True, highlight=False)
     end = drive(found, where, output_dir, ProgressView(console), resume=resume, accept=accept)
     answers = write_study(
         [output_dir / run.folder_name for run in end.runs],

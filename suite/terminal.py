@@ -1,0 +1,47 @@
+"""Tables for a terminal, in which no name and no number is cut, however narrow the terminal is."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+LEAST_NAME = 12  # characters of a column of texts, which are folded
+
+
+def print_rows(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Collection[int],
+    title: str | None = None,
+    box: Box | None = None,
+    styles: Mapping[int, str] | None = None,
+    breaks: Collection[int] = (),
+) -> None:
+    """Print a table. Texts are folded; a number stays in one piece, and words of headings stay whole.
+
+    `numbers`: which columns hold numbers, aligned at the right. `styles`: of rows. `breaks`: rows before
+    which a line is drawn. Where even that is wider than the terminal, the lines are longer than it.
+    """
+    table = Table(title=title, box=box, header_style="bold")
+    least = []
+    for place, heading in enumerate(headings):
+        word = max(map(len, heading.split()), default=0)
+        longest = max((len(row[place]) for row in rows), default=0)
+        least.append(max(word, longest if place in numbers else min(longest, LEAST_NAME)))
+        justify, width = ("right" if place in numbers else "left"), least[-1]
+        table.add_column(heading, justify=justify, min_width=width, overflow="fold")  # type: ignore[arg-type]
+    for number, row in enumerate(rows):
+        if number in breaks:
+            table.add_section()
+        table.add_row(*map(Text, row), style=(styles or {}).get(number, ""))
+    gaps = 3 * len(headings) + 1 if box is not None else 2 * len(headings)
+    former = console.width
+    console.width = max(former, sum(least) + gaps)
+    try:
+        console.print(table)
+    finally:
+        console.width = former
