@@ -14,6 +14,9 @@ from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.submit import Submitted, submit
 from suite.errors import UserError
 from suite.experiment import Run
+from suite.paths import RunPaths
+from suite.record import StopRequest, clear_stop_request, request_stop
+from suite.user import user_name
 
 RETRIED = ("failed", "cancelled", "preempted")
 ENDING_S = 45.0
@@ -56,7 +59,7 @@ def cancel(
 def _still_ending(output_dir: Path, cancelled: Sequence[RunStatus]) -> list[RunStatus]:
     """Wait for cancelled runs that were running; return those that have not ended after ENDING_S."""
     deadline = time.monotonic() + ENDING_S
-    ending = [run for run in cancelled if run.state == "running"]
+    ending = [run for run in cancelled if run.state != "queued"]
     while ending:
         ending = [
             run for run in overview(output_dir, [run.folder for run in ending]).runs if run.is_unfinished
@@ -86,8 +89,23 @@ def cancel_runs(
         if backend_of(_submission(run)).ends_together:
             _check_together(_submission(run), chosen, everyone)
     for backend, group in groups.items():
-        backend.cancel(group)
+        asked = [run for run in group if run.state in ("starting", "running") and _ask_to_end(run)]
+        try:
+            backend.cancel(group)
+        except UserError:
+            for run in asked:
+                clear_stop_request(RunPaths(run.folder))
+            raise
     return chosen
+
+
+def _ask_to_end(run: RunStatus) -> bool:
+    """Ask a run to end as cancelled, not as preempted. Returns whether its folder could be written."""
+    try:
+        request_stop(RunPaths(run.folder), StopRequest("cancelled", "`shiftbench cancel`", user_name()))
+    except OSError:  # a folder of others
+        return False
+    return True
 
 
 def _submission(run: RunStatus) -> Submission:

@@ -18,6 +18,7 @@ from typing import Literal
 from jobs.checks import read_run
 from jobs.cluster.backend import Cluster, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun, settle
 from jobs.cluster.ledger import Ledger, Submission, private_folder
+from jobs.local.launches import start_ticks
 from jobs.sources import SNAPSHOT_VARIABLE, check_own_sources
 from suite.errors import UserError
 from suite.paths import RunPaths
@@ -112,18 +113,6 @@ def _is_alive(one: Submission) -> bool | None:
 def _runs(job: str) -> bool:
     pid, _, started = job.partition("@")
     return start_ticks(int(pid)) == started
-
-
-def start_ticks(pid: int) -> str | None:
-    """Return when a process began, in clock ticks since boot, which make its id unique; None after its end.
-
-    psutil gives the time of a clock that may be set while the process runs.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
 
 
 def _command(job: NewJob) -> list[str]:

@@ -76,6 +76,7 @@ class EpochEnd:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
         self.ranks.share_buffers(self.model)
+        self.heartbeat.phase = "probing" if is_probed else "evaluating"
         loader = self.task.val_loader(self.ranks)
         try:
             batches = UntilStopped(loader, is_stop_requested)
@@ -128,6 +129,7 @@ class EpochEnd:
                 self.metrics.clients(of_clients, epoch=epoch, step=step)
         finally:
             loader.close()
+            self.heartbeat.phase = "training"
 
     def _raise_if_stopped(self, step: int) -> None:
         decision = Next(self.ranks.agree(self.heartbeat.wish(step)))

@@ -81,7 +81,14 @@ class Trainer:
         self.checkpoints = (
             None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
         )
-        self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
+        self.heartbeat = Heartbeat(
+            record,
+            stop,
+            self.meter,
+            self.total_steps,
+            run.batch.global_batch_size,
+            lambda: self.boundary.finite.loss,
+        )
         self.epoch_end = EpochEnd(
             run,
             self.task,
