@@ -39,32 +39,35 @@ class RunsOverview:
     unanswered: list[str] = field(default_factory=list)
 
     def select(self, wanted: Sequence[str]) -> list[RunStatus]:
-        """Return the runs named by job, name, run_id, path, or the beginning of a name or run_id.
+        """Return the runs named by job, name, run_id, path, or a part of a name or run_id that only one has.
 
-        All if none is named. Raises UserError for what names no run, and for a beginning that several have.
+        The part is the beginning, or the end behind a dash, as a narrow table shows it. All if none is named.
+        Raises UserError for what names no run, and for a part that several have.
         """
         if not wanted:
             return self.runs
         chosen: dict[Path, RunStatus] = {}
         for text in wanted:
             found = [run for run in self.runs if run.job and text in (run.job, run.job.partition("_")[0])]
-            found = found or [run for run in self.runs if _is_named(run, text)] or self._beginning(text)
+            found = found or [run for run in self.runs if _is_named(run, text)] or self._with_part(text)
             if not found:
                 raise UserError(f"no run {text!r} here; `shiftbench status` lists their names and ids")
             chosen |= {run.folder: run for run in found}
         return list(chosen.values())
 
-    def _beginning(self, text: str) -> list[RunStatus]:
+    def _with_part(self, text: str) -> list[RunStatus]:
         is_id = re.fullmatch(r"[0-9a-f]{4,12}", text) is not None
         found = [
             run
             for run in self.runs
-            if run.folder.name.startswith(text) or (is_id and run.run_id.startswith(text))
+            if run.folder.name.startswith(text)
+            or run.label.endswith(f"-{text.removeprefix('…')}")
+            or (is_id and run.run_id.startswith(text))
         ]
         if len(found) > 1:
             some = ", ".join(run.folder.name for run in found[:MAX_NAMED])
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-            raise UserError(f"{text!r} is the beginning of {len(found)} runs: {some}{more}; type more of one")
+            raise UserError(f"{text!r} names {len(found)} runs: {some}{more}; type more of one")
         return found
 
 
