@@ -41,7 +41,7 @@ class Shown:
 
     def read(self) -> None:
         """Read the status file, unless it is of an earlier attempt: then the process is still importing."""
-        status = None
+        status: Any = None
         with suppress(OSError):
             status = read_json(self.paths.status)
         if not fault_in(status, _SHAPES) and status.get("updated_at", self.began) >= self.began:
