@@ -7,6 +7,7 @@ Trainer(callbacks=[ShiftCallback(every_epochs=5)]).fit(module, train_loader, val
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -14,11 +15,11 @@ from torch import nn
 from shiftbench.recorder import ShiftRecorder
 from suite.errors import UserError
 
-# There are two packages of Lightning with the same content: the one whose Trainer is imported counts.
-if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
-    from pytorch_lightning import Callback
-else:
+# Two packages have the same Trainer: the one that is imported already counts, else the one that is installed.
+if "lightning" in sys.modules or ("pytorch_lightning" not in sys.modules and find_spec("lightning")):
     from lightning.pytorch import Callback
+else:
+    from pytorch_lightning import Callback
 
 
 class ShiftCallback(Callback):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import exit_codes
-from jobs.checks import check_folders, check_shared_memory, is_completed
+from jobs.checks import check_folders, check_loggers, check_shared_memory, is_completed
 from jobs.local.child import Child, environment_of, settle, start, threads_of_a_rank
 from jobs.local.fork_client import process_starter
 from jobs.local.gpus import share_out, visible_gpus
@@ -57,6 +57,7 @@ def run_all(
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
     check_shared_memory(waiting, jobs, ranks)
+    check_loggers(waiting)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)

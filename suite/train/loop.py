@@ -30,6 +30,7 @@ from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.kernels import norm_kernels
+from suite.train.loggers import Loggers
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
@@ -120,11 +121,16 @@ class Trainer:
             self.task.start(self.model, self.ranks)
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
+        if self.run.system.loggers and self.metrics.record is not None:
+            folder = self.metrics.record.paths.folder
+            self.metrics.loggers = Loggers(self.run, folder, self.step)
         loader = self.task.train_loader(self.step, self.ranks)
         with ExitStack() as closing:
             if self.checkpoints is not None:
                 closing.callback(self.checkpoints.close)
             closing.callback(self.heartbeat.close)
+            if self.metrics.loggers is not None:
+                closing.callback(self.metrics.loggers.close)
             closing.callback(loader.close)
             if self.to_evaluate:
                 self._evaluate()

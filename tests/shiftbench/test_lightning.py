@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from suite.shift import probe
 
-lightning = pytest.importorskip("lightning.pytorch")
+lightning = pytest.importorskip("pytorch_lightning")
 
 IMAGES = DataLoader(TensorDataset(torch.randn(16, 3, 4, 4), torch.randint(2, (16,))), batch_size=8)
 
@@ -37,7 +37,7 @@ class Module(lightning.LightningModule):
 
 
 def test_the_shift_is_in_the_trainers_log(tmp_path: Path) -> None:
-    from lightning.pytorch.loggers import CSVLogger
+    from pytorch_lightning.loggers import CSVLogger
 
     from shiftbench.lightning import ShiftCallback
 
