@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test gpu-check cluster cluster-down lint types docs format hooks architectures networks lock clean
+.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -43,10 +43,6 @@ lint: .venv/.developers ## check style, and which package may import which
 
 types: .venv/.developers ## check types with mypy, strict
 	$(BIN)/mypy
-
-docs: .venv/.developers ## build the documentation site into site/, with warnings as errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
-	@if [ -d runs/demo ]; then $(BIN)/shiftbench report runs/demo --out site/sample >/dev/null; fi
 
 format: .venv/.developers ## format the sources
 	$(BIN)/ruff check --fix .

@@ -32,7 +32,7 @@ VERSIONS = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in
 HEAD = f"""# The networks that can be converted
 
 `convert` places batch-free norms by the layout of a network's residual blocks, which it recognises by their
-parts (the roles are in `suite/models/norm_sites.py`). It refuses a network of which fewer than half of the batch
+parts ([the roles](../suite/models/norm_sites.py)). It refuses a network of which fewer than half of the batch
 norms are in blocks of a known layout, and leaves it as it was; `sites` then names the norms to convert. FRN
 and EvoNorm take the place of the activation behind them, which is known for `nn.Sequential`, torchvision's
 and timm's ResNets, timm's norms with activation, and torchvision's mobile networks and RegNets; they are
