@@ -165,7 +165,7 @@ class ProgressView:
         done = self._ended + sum(run.share for run in runs)
         gained = done - sum(run.share_before for run in runs)
         facts = [] if runs or not self.waits_for else [f"waiting for {self.waits_for}"]
-        if gained > 0.02 * self._total:  # before that the pace is not known
+        if 0.02 * self._total < gained < self._total:  # before that the pace is not known
             facts.append(f"about {duration((self._total - done) * taken_s / gained)} left")
         title = f"{self._ended} of {self._total} runs"
         total = title, done / max(1, self._total), [*facts, f"{duration(taken_s)} so far"]
