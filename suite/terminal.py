@@ -1,6 +1,7 @@
 """Tables for a terminal, in which no name and no number is cut, however narrow the terminal is."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 from rich.box import Box
 from rich.console import Console
@@ -26,19 +27,21 @@ def print_rows(
     `numbers`: which columns hold numbers, aligned at the right. `styles`: of rows. `breaks`: rows before
     which a line is drawn. Where even that is wider than the terminal, the lines are longer than it.
     """
+    gaps = 3 * len(headings) + 1 if box is not None else 2 * len(headings)
+    words = [max(map(len, heading.split()), default=0) for heading in headings]
+    longest = [max((len(row[place]) for row in rows), default=0) for place in range(len(headings))]
+    least = [max(pair) for pair in zip(words, longest, strict=True)]
+    if sum(least) + gaps > console.width:  # names are folded, too, and not the headings alone
+        for place in set(range(len(headings))) - set(numbers):
+            least[place] = max(words[place], min(longest[place], LEAST_NAME))
     table = Table(title=title, box=box, header_style="bold")
-    least = []
     for place, heading in enumerate(headings):
-        word = max(map(len, heading.split()), default=0)
-        longest = max((len(row[place]) for row in rows), default=0)
-        least.append(max(word, longest if place in numbers else min(longest, LEAST_NAME)))
-        justify, width = ("right" if place in numbers else "left"), least[-1]
-        table.add_column(heading, justify=justify, min_width=width, overflow="fold")  # type: ignore[arg-type]
+        justify: Literal["left", "right"] = "right" if place in numbers else "left"
+        table.add_column(heading, justify=justify, min_width=least[place], overflow="fold")
     for number, row in enumerate(rows):
         if number in breaks:
             table.add_section()
         table.add_row(*map(Text, row), style=(styles or {}).get(number, ""))
-    gaps = 3 * len(headings) + 1 if box is not None else 2 * len(headings)
     former = console.width
     console.width = max(former, sum(least) + gaps)
     try:
