@@ -17,10 +17,19 @@ from jobs.cluster.ledger import Submission
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RankError, RecordWriter, State, Status, time_left_s
+from suite.record import (
+    RankError,
+    RecordWriter,
+    State,
+    Status,
+    StopRequest,
+    request_stop,
+    time_left_s,
+)
 from suite.record.reader import read_config
 from suite.record.shapes import COUNT
 from suite.specs.base import Spec
+from suite.user import user_name
 
 # Text that people write as a whole number, such as an account 4711 or OMP_NUM_THREADS: 4.
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -196,6 +205,13 @@ class Backend(Protocol[ClusterT]):
 
     def current_job(self) -> str | None:
         """Return the id of the job that this process belongs to, or None outside a job."""
+
+
+def ask_to_end(run: RunStatus) -> None:
+    """Ask a run that trains to end as cancelled, and not as preempted, unless its folder is others'."""
+    if run.state in ("starting", "running"):
+        with suppress(OSError):
+            request_stop(RunPaths(run.folder), StopRequest("cancelled", "`shiftbench cancel`", user_name()))
 
 
 def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jobs.checks import read_run
-from jobs.cluster.backend import RunStatus
+from jobs.cluster.backend import RunStatus, ask_to_end
 from jobs.cluster.clusters import AnyCluster, backend_of, by_backend, load_cluster, parse_cluster
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import active_jobs, overview
@@ -14,9 +14,6 @@ from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.submit import Submitted, submit
 from suite.errors import UserError
 from suite.experiment import Run
-from suite.paths import RunPaths
-from suite.record import StopRequest, clear_stop_request, request_stop
-from suite.user import user_name
 
 RETRIED = ("failed", "cancelled", "preempted")
 ENDING_S = 45.0
@@ -103,23 +100,10 @@ def cancel_runs(
         if backend_of(_submission(run)).ends_together:
             _check_together(_submission(run), chosen, everyone)
     for backend, group in groups.items():
-        asked = [run for run in group if run.state in ("starting", "running") and _ask_to_end(run)]
-        try:
-            backend.cancel(group)
-        except UserError:
-            for run in asked:
-                clear_stop_request(RunPaths(run.folder))
-            raise
+        backend.cancel(group)
+        for run in group:
+            ask_to_end(run)  # `status` shows it as cancelling
     return chosen
-
-
-def _ask_to_end(run: RunStatus) -> bool:
-    """Ask a run to end as cancelled, not as preempted. Returns whether its folder could be written."""
-    try:
-        request_stop(RunPaths(run.folder), StopRequest("cancelled", "`shiftbench cancel`", user_name()))
-    except OSError:  # a folder of others
-        return False
-    return True
 
 
 def _submission(run: RunStatus) -> Submission:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.checks import read_run
-from jobs.cluster.backend import Cluster, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun, settle
+from jobs.cluster.backend import (
+    Cluster,
+    JobVerdict,
+    NewJob,
+    RunStatus,
+    SchedulerAnswer,
+    SubmittedRun,
+    ask_to_end,
+    settle,
+)
 from jobs.cluster.ledger import Ledger, Submission, private_folder
 from jobs.local.launches import start_ticks
 from jobs.sources import SNAPSHOT_VARIABLE, check_own_sources
@@ -88,6 +97,8 @@ class LocalBackend:
         return where if _is_alive(submission) is None else None
 
     def cancel(self, runs: Sequence[RunStatus]) -> None:
+        for run in runs:
+            ask_to_end(run)  # before its launcher is: a signal does not say what it is for
         for one in {run.submission.token: run.submission for run in runs if run.submission}.values():
             if _is_alive(one) and one.job_id is not None:
                 os.kill(int(one.job_id.partition("@")[0]), signal.SIGTERM)

@@ -1,5 +1,6 @@
 """Copies of a run's measurements for the tools that show experiments. The record does not depend on them."""
 
+import importlib
 import logging
 import os
 from collections.abc import Mapping
@@ -93,8 +94,7 @@ class WandbLogger:
     """A run of Weights & Biases, in the run's folder; `WANDB_MODE=online` sends it to the server at once."""
 
     def __init__(self, run: Run, folder: Path, step: int) -> None:
-        import wandb
-
+        wandb: Any = importlib.import_module("wandb")  # its types would be those of the installed version
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.run_id,
