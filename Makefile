@@ -65,9 +65,9 @@ docs: .venv/.developers ## write the documentation site to out/site; a warning i
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build pyproject.toml --output-file requirements.txt
+	  --extra train --extra dali --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra train --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build --extra dev --constraints requirements.txt pyproject.toml \
+	  --extra train --extra dali --extra slurm --extra tune --extra optuna --extra robust --extra detection --extra build --extra dev --constraints requirements.txt pyproject.toml \
 	  --output-file requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; keep runs

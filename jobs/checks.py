@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from suite.files import NoLocks, is_locked, locked
 from suite.paths import RunPaths
 from suite.record import read_status
 from suite.record.reader import read_config
+from suite.specs.process import LOGGERS
 from suite.wording import explain
 
 
@@ -69,6 +71,13 @@ def check_shared_memory(runs: Sequence[Run], at_a_time: int, ranks: int) -> None
     needed_bytes = sum(most) * ranks
     if needed_bytes and (shortage := shared_memory_shortage(needed_bytes, is_idle=True)):
         raise UserError(shortage)
+
+
+def check_loggers(runs: Sequence[Run]) -> None:
+    """Raise UserError when a logger that the runs ask for is not installed."""
+    for name in dict.fromkeys(name for run in runs for name in run.system.loggers):
+        if find_spec(LOGGERS[name].package) is None:
+            raise UserError(f"system.loggers: {name} is not installed: {LOGGERS[name].install}")
 
 
 def check_locks(output_dir: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,6 +18,8 @@ from jobs.commands import (
     data,
     diagnose,
     doctor,
+    init,
+    layout,
     logs,
     probe,
     report,
@@ -35,30 +36,27 @@ from suite.errors import UserError
 
 app = typer.Typer(
     name="shiftbench",
+    cls=layout.Group,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=layout.CONTEXT,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Benchmark the estimation shift of batch normalisation.",
     epilog="Exit codes: 0 done, 1 failure, 2 bad usage or config, 3 some runs failed, 75 preempted, "
     "130 interrupted.",
 )
-COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run.run, submit.submit, tune.tune, status.status, logs.logs, cancel.cancel, retry.retry),
-    *(
-        doctor.doctor,
-        probe.probe,
-        diagnose.diagnose,
-        robust.robust,
-        report.report,
-        reproduce.reproduce,
-        compare.compare,
-    ),
-)
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(config.app, name="config")
-app.add_typer(data.app, name="data")
+TRAIN, FOLLOW, RESULTS = "Train runs", "Follow and control runs", "Results"
+NETWORK, SETUP = "Any trained network", "Set up"
+layout.add(app, TRAIN, run.run, submit.submit, tune.tune, reproduce.reproduce)
+layout.add(app, FOLLOW, status.status, logs.logs, cancel.cancel, retry.retry)
+layout.add(app, RESULTS, report.report, compare.compare)
+layout.add(app, NETWORK, probe.probe, diagnose.diagnose, robust.robust)
+layout.add(app, SETUP, init.init)
+app.add_typer(config.app, name="config", rich_help_panel=SETUP)
+app.add_typer(data.app, name="data", rich_help_panel=SETUP)
+layout.add(app, SETUP, doctor.doctor)
+# The package of the extra that brings a library, for a library that is missing.
+EXTRAS = {"torch": "train", "torchvision": "train", "nvidia": "dali", "ray": "tune", "submitit": "slurm"}
 
 
 def _print_version(wanted: bool) -> None:
@@ -90,6 +88,10 @@ def main() -> None:
         _print_error(str(error))
         sys.exit(exit_codes.BAD_USAGE)
     except (ImportError, MemoryError) as error:
+        extra = EXTRAS.get(str(getattr(error, "name", None)).partition(".")[0])
+        if isinstance(error, ModuleNotFoundError) and extra is not None:
+            _print_error(f"{error.name} is not installed: pip install 'shiftbench[{extra}]'")
+            sys.exit(exit_codes.BAD_USAGE)
         limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit_bytes == resource.RLIM_INFINITY:
             raise

@@ -17,12 +17,13 @@ Channels = dict[str, tuple[int, ...]]
 class Family:
     """What the networks of one layout share.
 
-    `builder`: "module:function" that takes (arch, num_classes). `groups`: for each network, the groups of GN
-    in XBN blocks and of GN at every site when the config names none. `is_stem_converted`: whether XBN
-    converts the stem's norm by default; None for a network without a stem. `has_stages`: whether blocks lie
-    in `layer1`, `layer2`, …, as in a ResNet. `takes_vectors`: the norms' inputs are (N, C), without pixels.
-    `image_size`: the only size that the network takes, in pixels; None: any. `input_channels`: how
-    many of an image's three channels it reads. `positions_note`: what its positions are, for a refusal.
+    `builder`: "module:function" that takes (arch, num_classes); the number has a default. `groups`: for each
+    network, the groups of GN in XBN blocks and of GN at every site when the config names none.
+    `is_stem_converted`: whether XBN converts the stem's norm by default; None for a network without a stem.
+    `has_stages`: whether blocks lie in `layer1`, `layer2`, …, as in a ResNet. `takes_vectors`: the norms'
+    inputs are (N, C), without pixels. `image_size`: the only size that the network takes, in pixels; None:
+    any. `input_channels`: how many of an image's three channels it reads. `positions_note`: what its
+    positions are, for a refusal.
     """
 
     name: str

@@ -11,19 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from suite import shipped
 from suite.errors import UserError
 from suite.wording import key_of, shown
 from suite.yaml_values import MAX_CHARACTERS, YamlError, parse
 
 # What each kind of file is called, how it is recognised, and how it is passed on.
 KINDS = {
-    "study": (("space", "experiment"), "a study", "`config show`, `run`, `submit` and `tune` take it"),
+    "study": (
+        ("space", "experiment"),
+        "a study",
+        "`shiftbench tune` runs it, and `run`, `submit` and `config show` take it",
+    ),
     "cluster": (("scheduler", "partition"), "a cluster", "give it with --cluster"),
     "claims": (("claims", "pilots"), "registered claims", "`reproduce` reads configs/claims.yaml"),
     "experiment": (
         ("model", "data", "batch", "recipe"),
         "an experiment",
-        "`config show`, `run` and `submit` take it",
+        "`shiftbench run` trains it, and `submit` and `config show` take it",
     ),
 }
 # Texts for a shell: there `${NAME}` is the shell's own; `${oc.env:NAME}` is replaced in them, too.
@@ -64,14 +69,17 @@ class ConfigFile:
 
 
 def read_config(path: Path, wanted: str) -> ConfigFile:
-    """Read a file with a mapping, as whose kind an empty one is described. Raises UserError."""
-    name = KINDS[wanted][1]
+    """Read a file with a mapping, as whose kind an empty one is described. Raises UserError.
+
+    `path` may be the name of a shipped config, such as `demo`.
+    """
+    name, path = KINDS[wanted][1], _shipped_or_own(path)
     try:
         with path.open("rb") as file:
             data = file.read(4 * MAX_CHARACTERS + 1)
         content = parse(data.decode("utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file{shipped.suggestion(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; expected a YAML file") from None
     except UnicodeDecodeError as error:
@@ -89,6 +97,13 @@ def read_config(path: Path, wanted: str) -> ConfigFile:
         keys = ", ".join(KINDS[wanted][0])
         raise UserError(f"{path}: expected a mapping with the keys of {name} ({keys}, …); {found}")
     return ConfigFile(path, content)
+
+
+def _shipped_or_own(path: Path) -> Path:
+    try:
+        return shipped.find(path)
+    except (OSError, ValueError):  # no name of a file: too long, or with a zero byte
+        return path
 
 
 @contextmanager
@@ -196,7 +211,8 @@ def _explaining(keys: Sequence[str], text: str) -> Iterator[None]:
         if unset:
             name = unset[0]
             why = (
-                f"the environment variable {name} is not set; export it, or write ${{oc.env:{name},DEFAULT}}"
+                f"the environment variable {name} is not set; set {name} or {key_of(keys)}, such as by "
+                f"`export {name}=…`"
             )
         else:
             why = (

@@ -23,6 +23,7 @@ from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
 from suite.specs.norm import VariantSpec, norm_spec
 from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS, BatchFreeNormEntry
+from suite.specs.process import LOGGERS
 from suite.specs.recipe import PRECISIONS, SCHEDULES, Precision
 from suite.specs.source_table import SOURCES, Source
 from suite.studies.study import Study, load
@@ -65,10 +66,10 @@ run = Run.model_validate({
 })
 variant = run.model_copy(update={"model": type(run.model)(arch="small_resnet38", norm="yy", num_classes=10)})
 from rich.console import Console
-from jobs.commands.schema import schema_table
+from jobs.commands.schema import print_schema
 from jobs.commands import data
 console = Console(width=400, record=True, file=sys.stderr)
-console.print(schema_table(None))
+print_schema(console, None)
 import torch
 from suite.data import train_loader
 from suite.models import build_model
@@ -118,6 +119,7 @@ def test_every_reference_of_every_table_leads_somewhere() -> None:
     references = [e.constructor for e in (*BATCH_FREE_NORMS.values(), *BATCH_NORM_VARIANTS.values())]
     references += [one for source in SOURCES.values() for one in (source.files, source.idx, source.generator)]
     references += [one for entry in LOADERS.values() for one in (entry.loader, entry.index, entry.boxes)]
+    references += [entry.logger for entry in LOGGERS.values()]
     references += [architecture.family.builder for architecture in ARCHITECTURES.values()]
     assert all(callable(resolve(reference)) for reference in references if reference)
 

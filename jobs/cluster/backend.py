@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -17,10 +17,19 @@ from jobs.cluster.ledger import Submission
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RankError, RecordWriter, State, Status
+from suite.record import (
+    RankError,
+    RecordWriter,
+    State,
+    Status,
+    StopRequest,
+    request_stop,
+    time_left_s,
+)
 from suite.record.reader import read_config
 from suite.record.shapes import COUNT
 from suite.specs.base import Spec
+from suite.user import user_name
 
 # Text that people write as a whole number, such as an account 4711 or OMP_NUM_THREADS: 4.
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -114,12 +123,16 @@ class SchedulerAnswer:
     is_ending: bool = False  # as for ActiveJob
 
 
+ShownState = State | Literal["planned", "starting", "cancelling"]
+"""A run's state as users see it. What is planned or starting has written no record, or an older one."""
+
+
 @dataclass(frozen=True)
 class RunStatus:
     """One run: what its record (`content` is status.json) and its newest submission's scheduler say."""
 
     folder: Path
-    state: State
+    state: ShownState
     reason: str
     job: str | None = None
     submission: Submission | None = None
@@ -150,7 +163,7 @@ class RunStatus:
 
     @property
     def is_unfinished(self) -> bool:
-        return self.state in ("queued", "running")
+        return self.state in ("queued", "planned", "starting", "running", "cancelling")
 
     @property
     def cluster(self) -> str:
@@ -164,14 +177,7 @@ class RunStatus:
     @property
     def eta_s(self) -> float | None:
         """Seconds to the end at this attempt's pace, evaluations included; None before it is known."""
-        names = ("started_at", "updated_at", "step", "total_steps", "resumed_from_step")
-        values: list[Any] = [self.content.get(name) for name in names]
-        if self.state != "running" or None in values or (done := values[2] - values[4]) <= 0:
-            return None
-        started_at, updated_at, step, total, _ = values
-        if updated_at < started_at:  # the machine's clock was set back
-            return None
-        return float(max(0, total - step) * (updated_at - started_at) / done)
+        return time_left_s({**self.content, "state": self.state})
 
 
 class Backend(Protocol[ClusterT]):
@@ -212,6 +218,13 @@ class Backend(Protocol[ClusterT]):
 
     def current_job(self) -> str | None:
         """Return the id of the job that this process belongs to, or None outside a job."""
+
+
+def ask_to_end(run: RunStatus) -> None:
+    """Ask a run that trains to end as cancelled, and not as preempted, unless its folder is others'."""
+    if run.state in ("starting", "running"):
+        with suppress(OSError):
+            request_stop(RunPaths(run.folder), StopRequest("cancelled", "`shiftbench cancel`", user_name()))
 
 
 def settle(folder: Path, verdict: JobVerdict, status: Status) -> None:

@@ -14,6 +14,7 @@ from jobs.cluster.slurm_backend import SlurmBackend
 from jobs.cluster.slurm_cluster import SlurmCluster, time_s
 from suite.config_file import naming, read_config
 from suite.errors import UserError
+from suite.shipped import CLUSTERS
 from suite.user import expand_path
 from suite.wording import explain, shown
 
@@ -23,7 +24,7 @@ BACKENDS: dict[str, Backend[Any]] = {"local": LocalBackend(), "slurm": SlurmBack
 # The same choices for the type checker.
 AnyCluster = LocalCluster | SlurmCluster
 ItemT = TypeVar("ItemT")
-FOLDERS = (Path("configs/clusters"), Path(__file__).resolve().parents[2] / "configs" / "clusters")
+FOLDERS = (Path("configs/clusters"), CLUSTERS)
 
 
 def load_cluster(name_or_path: str) -> AnyCluster:

@@ -24,9 +24,11 @@ from jobs.cluster.backend import (
     RunStatus,
     SchedulerAnswer,
     SubmittedRun,
+    ask_to_end,
     settle,
 )
 from jobs.cluster.ledger import Ledger, Submission, private_folder
+from jobs.local.launches import start_ticks
 from jobs.sources import SNAPSHOT_VARIABLE, check_own_sources
 from suite.errors import UserError
 from suite.paths import RunPaths
@@ -96,6 +98,8 @@ class LocalBackend:
         return where if _is_alive(submission) is None else None
 
     def cancel(self, runs: Sequence[RunStatus]) -> None:
+        for run in runs:
+            ask_to_end(run)  # before its launcher is: a signal does not say what it is for
         for one in {run.submission.token: run.submission for run in runs if run.submission}.values():
             if _is_alive(one) and one.job_id is not None:
                 os.kill(int(one.job_id.partition("@")[0]), signal.SIGTERM)
@@ -121,18 +125,6 @@ def _is_alive(one: Submission) -> bool | None:
 def _runs(job: str) -> bool:
     pid, _, started = job.partition("@")
     return start_ticks(int(pid)) == started
-
-
-def start_ticks(pid: int) -> str | None:
-    """Return when a process began, in clock ticks since boot, which make its id unique; None after its end.
-
-    psutil gives the time of a clock that may be set while the process runs.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
 
 
 def _command(job: NewJob) -> list[str]:

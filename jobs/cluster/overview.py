@@ -9,16 +9,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.cluster.backend import ActiveJob, JobVerdict, RunStatus, SchedulerAnswer, SubmittedRun, settle
+from jobs.cluster.backend import (
+    ActiveJob,
+    JobVerdict,
+    RunStatus,
+    SchedulerAnswer,
+    ShownState,
+    SubmittedRun,
+    settle,
+)
 from jobs.cluster.clusters import BACKENDS, backend_of, by_backend
 from jobs.cluster.ledger import FOLDER as LEDGER_FOLDER
 from jobs.cluster.ledger import BadEntry, Ledger, Submission
+from jobs.local.launches import launches
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
-from suite.record import Status, read_status
+from suite.record import State, Status, read_status, read_stop_request
 from suite.record.shapes import described
 from suite.record.status import is_elsewhere, silent_for_s
 
+RESTARTED: tuple[State, ...] = ("failed", "diverged", "preempted", "stopped", "cancelled")
+"""States of runs that a launch under way trains again."""
+MAX_NAMED = 3  # runs in a refusal
 SILENT_S = 300.0
 """After so long without a word `status` says so. Training writes every few seconds, between two steps."""
 
@@ -35,23 +47,43 @@ class RunsOverview:
     unanswered: list[str] = field(default_factory=list)
 
     def select(self, wanted: Sequence[str]) -> list[RunStatus]:
-        """Return the runs named by run_id (or its beginning), folder, path or job; all if none is named."""
+        """Return the runs named by job, name, run_id, path, or a part of a name or run_id that only one has.
+
+        The part is the beginning, or the end behind a dash, as a narrow table shows it. All if none is named.
+        Raises UserError for what names no run, and for a part that several have.
+        """
         if not wanted:
             return self.runs
         chosen: dict[Path, RunStatus] = {}
         for text in wanted:
-            by_job = [run for run in self.runs if run.job and text in (run.job, run.job.partition("_")[0])]
-            found = by_job or [run for run in self.runs if _matches(run, text)]
+            found = [run for run in self.runs if run.job and text in (run.job, run.job.partition("_")[0])]
+            found = found or [run for run in self.runs if _is_named(run, text)] or self._with_part(text)
             if not found:
-                raise UserError(f"no run {text!r} here; `shiftbench status` lists their ids")
+                raise UserError(f"no run {text!r} here; `shiftbench status` lists their names and ids")
             chosen |= {run.folder: run for run in found}
         return list(chosen.values())
 
+    def _with_part(self, text: str) -> list[RunStatus]:
+        is_id = re.fullmatch(r"[0-9a-f]{4,12}", text) is not None
+        found = [
+            run
+            for run in self.runs
+            if run.folder.name.startswith(text)
+            or run.label.endswith(f"-{text.removeprefix('…')}")
+            or (is_id and run.run_id.startswith(text))
+        ]
+        if len(found) > 1:
+            some = ", ".join(run.folder.name for run in found[:MAX_NAMED])
+            more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            raise UserError(f"{text!r} names {len(found)} runs: {some}{more}; type more of one")
+        return found
 
-def _matches(run: RunStatus, text: str) -> bool:
-    is_id = re.fullmatch(r"[0-9a-f]{4,12}", text) and run.run_id.startswith(text)
-    is_name = text in (run.folder.name, str(run.folder))
-    return bool(is_id) or is_name or (Path(text).exists() and Path(text).resolve() == run.folder.resolve())
+
+def _is_named(run: RunStatus, text: str) -> bool:
+    """Return whether a text is a run's name, with its id or without, its id, or the path of its folder."""
+    if text in (run.label, run.run_id, run.folder.name, str(run.folder)):
+        return True
+    return Path(text).exists() and Path(text).resolve() == run.folder.resolve()
 
 
 def usable_entries(ledger: Ledger) -> tuple[list[Submission], list[BadEntry]]:
@@ -97,11 +129,12 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
     ledger = Ledger(output_dir)
     submissions, bad = usable_entries(ledger)
     latest = {output_dir / name: one for one in submissions for name in one.folders}
+    planned, started = launches(output_dir)
     notes = [entry.sentence for entry in bad]
     if only is None:
         unlisted: list[tuple[str, OSError]] = []
         found_runs = find_runs([output_dir], lambda folder, error: unlisted.append((folder, error)))
-        only = [*(paths.folder for paths in found_runs), *latest]
+        only = [*(paths.folder for paths in found_runs), *latest, *(output_dir / name for name in planned)]
         notes += [
             f"{folder}: cannot be listed: {error.strerror}"
             for folder, error in unlisted
@@ -125,11 +158,28 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
             settle(folder, verdict, status)
         verdict = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
         node = status.content.get("nodes") or answer.nodes
-        state, reason, one = verdict.state, verdict.reason, latest.get(folder)
-        known = (answer.job, one, node, status.content, status.errors)
+        state, reason = _shown(verdict, status, folder, folder.name in planned, started.get(folder.name))
+        known = (answer.job, latest.get(folder), node, status.content, status.errors)
         shown.append(RunStatus(folder, state, reason, *known, is_ending=answer.is_ending))
         notes += status.notes
     return RunsOverview(shown, notes, unanswered)
+
+
+def _shown(
+    verdict: JobVerdict, status: Status, folder: Path, is_planned: bool, started_at: float | None
+) -> tuple[ShownState, str]:
+    """Return a run's state and reason, which a record lacks before its process begins to write.
+
+    `is_planned`: a launch under way trains it; `started_at`: when the launch has started its process.
+    """
+    request = read_stop_request(RunPaths(folder))
+    if verdict.state == "running" and request is not None and request.state == "cancelled":
+        return "cancelling", request.reason
+    if started_at is not None and float(status.content.get("updated_at", 0.0)) < started_at:
+        return "starting", ""
+    if is_planned and started_at is None and (status.is_missing or verdict.state in RESTARTED):
+        return "planned", ""
+    return verdict.state, verdict.reason
 
 
 def _marked_if_silent(verdict: JobVerdict, status: Status, folder: Path, *, is_unknown: bool) -> JobVerdict:

@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands.submit import OutputOption, RunsArgument
+from jobs.commands.submit import NamedRunsArgument, OutputOption
 from suite.errors import UserError
 
 
 def cancel(
-    runs: RunsArgument = None,
+    runs: NamedRunsArgument = None,
     everything: Annotated[bool, typer.Option("--all", help="Every run that is queued or running.")] = False,
     output_dir: OutputOption = Path("runs"),
 ) -> None:

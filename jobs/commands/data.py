@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands import layout
 from suite.specs.source_table import PREPARABLE, SOURCES
 
 _NAMES = ", ".join(f"{name} (licence: {SOURCES[name].licence})" for name in PREPARABLE)
-app = typer.Typer(no_args_is_help=True, help="Prepare, import, pack and check data sets on disk.")
-importing = typer.Typer(no_args_is_help=True, help="Convert a data set as people hold it. Downloads nothing.")
+app = layout.subcommands("Prepare, import, pack and check data sets on disk.")
+importing = layout.subcommands("Convert a data set as people hold it. Downloads nothing.")
 app.add_typer(importing, name="import")
 PER_FILE = typer.Option(min=1, help="Images of a data file; 8192 of ImageNet's are close to 1 GB.")
 NEW_PACK = typer.Argument(help="A new folder, which becomes a pack: the value of data.path.")
 
 
-@app.command("prepare")
+@app.command("prepare", cls=layout.Command)
 def prepare(
     name: Annotated[str, typer.Argument(help=f"{_NAMES}.")],
     root: Annotated[
@@ -29,7 +30,7 @@ def prepare(
     typer.echo(prepare_source(name, root))
 
 
-@importing.command("voc")
+@importing.command("voc", cls=layout.Command)
 def import_voc(
     folder: Annotated[Path, typer.Argument(help="Such as VOCdevkit/VOC2007.")],
     out: Annotated[Path, typer.Argument(help="A new folder, in COCO's format.")],
@@ -44,7 +45,7 @@ def import_voc(
     typer.echo(out)
 
 
-@importing.command("imagenet")
+@importing.command("imagenet", cls=layout.Command)
 def import_imagenet(
     source: Annotated[Path, typer.Argument(help="Folder with the official tars, or files in another form.")],
     out: Annotated[Path, NEW_PACK],
@@ -74,7 +75,7 @@ def import_imagenet(
     typer.echo(out)
 
 
-@app.command("pack")
+@app.command("pack", cls=layout.Command)
 def pack(
     folder: Annotated[Path, typer.Argument(help="Folder with train/CLASS/*.jpg, val/CLASS/*.jpg, or both.")],
     out: Annotated[Path, NEW_PACK],
@@ -93,7 +94,7 @@ def pack(
     typer.echo(out)
 
 
-@app.command("check")
+@app.command("check", cls=layout.Command)
 def check(folder: Annotated[Path, typer.Argument(help="A pack.")]) -> None:
     """Read all of a pack and compare each image with its checksum."""
     from jobs.commands.pack_progress import shown_packing

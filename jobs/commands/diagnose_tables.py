@@ -1,10 +1,11 @@
 """Prints what `shiftbench diagnose` found. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+
+from suite.terminal import print_rows
 
 if TYPE_CHECKING:
     from suite.shift import Diagnosis
@@ -18,10 +19,10 @@ def print_diagnosis(found: "Diagnosis", about: Mapping[str, Any]) -> None:
     accuracies = [
         [f"{one.images} images", one.statistics, f"{one.top1_percent:.1f}"] for one in found.accuracies
     ]
-    console.print(_table(["accuracy on", "normalised with", "top-1 (%)"], accuracies, 2))
+    print_rows(console, ["accuracy on", "normalised with", "top-1 (%)"], accuracies, numbers=[2])
     tried = [[one.name, f"{one.top1_percent:.1f}", _interval(one.gives_back)] for one in found.remedies]
     headings = ["tried on the evaluation images", "top-1 (%)", "gives back (points)"]
-    console.print(_table(headings, tried, 1))
+    print_rows(console, headings, tried, numbers=[1, 2])
     console.print(f"input: {about['input']}; {about['images_per_batch']} images a batch")
     if about["weights"] is not None:
         console.print(f"weights: {about['weights']}")
@@ -36,16 +37,6 @@ def print_diagnosis(found: "Diagnosis", about: Mapping[str, Any]) -> None:
     console.print(f"verdict: {first}", style="bold")
     for statement in others:
         console.print(statement, style="bold")
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], num_texts: int) -> Table:
-    """Return a table whose first columns are texts and whose others are numbers."""
-    table = Table(box=None)
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < num_texts else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _interval(change: Any) -> str:

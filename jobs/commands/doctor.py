@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.commands import layout
 from jobs.commands.submit import ClusterOption, OutputOption
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ def doctor(
     data: Annotated[
         list[Path] | None, typer.Option(help="A folder of images that jobs will read; repeatable.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Check the data folders of this experiment.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Check the data folders of this experiment.", autocompletion=layout.complete_config
+        ),
+    ] = None,
     output_dir: OutputOption = Path("runs"),
     wait_s: Annotated[int, typer.Option("--wait", min=1, help="Seconds to wait for nodes to be free.")] = 120,
     with_nodes: Annotated[

@@ -6,12 +6,19 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands import layout
 from jobs.commands.submit import OutputOption
 from suite.errors import UserError
 
 
 def logs(
-    run: Annotated[str, typer.Argument(help="A run id (or its beginning), folder or job.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A name, an id (or the beginning of one), a folder or a job.",
+            autocompletion=layout.complete_run,
+        ),
+    ],
     output_dir: OutputOption = Path("runs"),
     rank: Annotated[int, typer.Option(min=0, help="Of which rank; 0 includes the run's own log.")] = 0,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="The last lines of each file.")] = 50,

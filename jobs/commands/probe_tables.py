@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from suite.detection.parts import means_by_part
 from suite.metrics import CROSS, METRICS, PROBED, SHIFT_MU, SHIFT_SIGMA
 from suite.specs.task_table import ACCURACIES
+from suite.terminal import print_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,13 +210,19 @@ def _print_frame(
 
     `bold` is the first cell of a row to emphasise, `last` a further row below a line, such as the mean.
     """
-    table = Table(title=title, box=None)
-    for heading, spec in columns.values():
-        table.add_column(heading, justify="right" if spec else "left")
-    for row in [*frame.astype(object).to_dict("records"), *([] if last is None else [last])]:
-        if row is last:
-            table.add_section()
+    cells, styles = [], dict[int, str]()
+    records = [*frame.astype(object).to_dict("records"), *([] if last is None else [last])]
+    for number, row in enumerate(records):
         values = [(row.get(name), spec) for name, (_, spec) in columns.items()]
-        cells = ["" if value is None else format(value, spec) for value, spec in values]
-        table.add_row(*cells, style="bold" if row is last or cells[0] == bold else "")
-    Console().print(table)
+        cells.append(["" if value is None else format(value, spec) for value, spec in values])
+        if row is last or cells[-1][0] == bold:
+            styles[number] = "bold"
+    print_rows(
+        Console(),
+        [heading for heading, _ in columns.values()],
+        cells,
+        numbers=[place for place, (_, spec) in enumerate(columns.values()) if spec],
+        title=title,
+        styles=styles,
+        breaks=() if last is None else (len(cells) - 1,),
+    )

@@ -14,7 +14,7 @@ from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
 from suite.specs.norm import norm_spec
 from suite.specs.source_table import SOURCES
-from suite.wording import explain
+from suite.wording import explain, shown
 from suite.yaml_values import YamlError, parse
 
 S = TypeVar("S", bound=Spec)
@@ -69,6 +69,12 @@ def choose_data(
     fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
     if data is not None:
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
+        if path is None and data not in SOURCES and data != fields.get("name"):
+            known = ", ".join(SOURCES)
+            raise UserError(
+                f"{purpose}: --data {shown(data)}: no such folder, and no known data set; expected a folder "
+                f"that holds {FOLDERS}, or one of {known}"
+            )
         if name != fields.get("name"):  # the run's numbers of images are those of its own data set
             fields |= {"train_images": None, "val_images": None}
         is_runs_own = name == fields.get("name")

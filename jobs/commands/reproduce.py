@@ -1,5 +1,6 @@
 """`shiftbench reproduce`: run and judge the paper's claims on this machine."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -36,9 +37,13 @@ def reproduce(
     show_list: Annotated[
         bool, typer.Option("--list", help="Show the claims and their cost, and exit.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each claim, and progress on stderr.")
+    ] = False,
 ) -> None:
-    """Test the paper's claims by registered rules: train, judge, add seeds until each has a verdict, and
-    report.
+    """Test the paper's claims by registered rules: train, judge, add seeds, and report.
+
+    Seeds are added until each claim has a verdict, or its last look.
 
     Uses MNIST if its four IDX files are in mnist/ of the data folder ($SHIFTBENCH_DATA_DIR, else
     ~/.cache/shiftbench/data), else Fashion-MNIST; the table names it. Skips completed runs, and resumes
@@ -48,11 +53,17 @@ def reproduce(
     from jobs.reproduce.claim_experiments import PLANS, chosen
     from reports.claims import load_registration, register
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, stderr=as_json)
     letters, registered = chosen(claims or []), load_registration()
     if show_list:
         for letter in letters:
             plan, claim = PLANS[letter], registered.content.claims[letter]
+            if as_json:
+                costs = {"minutes_at_first_look": plan.cost, "minutes_of_quick": plan.quick_cost}
+                typer.echo(
+                    json.dumps({"claim": letter, "says": claim.says, "seeds_at_looks": claim.looks, **costs})
+                )
+                continue
             looks = " or ".join(map(str, claim.looks))
             cost = f"about {plan.cost} minutes on two cores at the first look, {plan.quick_cost} with --quick"
             console.print(f"{letter}  {claim.says}; {looks} seeds; {cost}", markup=False)
@@ -69,7 +80,8 @@ def reproduce(
     if code not in (exit_codes.DONE, exit_codes.SOME_RUNS_FAILED):
         raise typer.Exit(code)
     options = [*letters, *(["--quick"] if quick else []), "--output-dir", str(output_dir), "--out", str(out)]
-    _report(study.experiments, output_dir, out, shlex.join(["shiftbench", "reproduce", *options]))
+    command = shlex.join(["shiftbench", "reproduce", *options])
+    _report(study.experiments, output_dir, out, command, as_json=as_json)
     if quick:
         console.print("--quick runs one seed, which is too few for a verdict.")
     console.print(f"report: {out / 'index.html'}", markup=False)
@@ -156,7 +168,7 @@ class _Claims:
         """
         from jobs import exit_codes
         from jobs.local.launcher import run_all
-        from jobs.local.progress import ProgressView
+        from jobs.local.progress import ProgressView, busy
         from jobs.reproduce.claim_experiments import runs_of
         from jobs.trained.noise import measure_missing as measure_noise
         from jobs.trained.robustness import measure_missing as measure_robustness
@@ -181,9 +193,10 @@ class _Claims:
         }
         has_all = not failed
         for name, measured in measurements.items():
-            for run, error in measured:
-                has_all &= error is None
-                console.print(f"{name:<10}{run.label}" + (f": {error}" if error else ""), markup=False)
+            with busy(console, f"measuring {name} of trained networks"):
+                for run, error in measured:
+                    has_all &= error is None
+                    console.print(f"{name:<10}{run.label}" + (f": {error}" if error else ""), markup=False)
         return exit_codes.DONE if has_all else exit_codes.SOME_RUNS_FAILED
 
     def _shifts_plan(self) -> "RobustnessPlan":
@@ -200,7 +213,9 @@ class _Claims:
         return NoisePlan((0.0, *noise.magnitudes), noise.draws, noise.images, norms)
 
 
-def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, command: str) -> None:
+def _report(
+    found: Mapping[str, Experiment], output_dir: Path, out: Path, command: str, *, as_json: bool
+) -> None:
     """Write the report, and print each verdict with its evidence."""
     from jobs.reproduce.claim_experiments import runs_of
     from reports.claims import verdict_table
@@ -212,6 +227,11 @@ def _report(found: Mapping[str, Experiment], output_dir: Path, out: Path, comman
     begun = [folder for folder in folders if (folder / "run.json").exists()]
     files = build_report(begun, out, claims=planned, command=command)
     assert files.claim_table is not None
+    if as_json:
+        for one in files.claims:
+            shown = ("says", "data", "seeds", "runs", "verdict", "evidence")
+            typer.echo(json.dumps({"claim": one.letter, **{name: getattr(one, name) for name in shown}}))
+        return
     print_table(Console(), verdict_table(files.claims))
     # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
     console = Console(soft_wrap=True, highlight=False)

@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
-from jobs.commands.submit import OutputOption, RunsArgument, print_submitted
+from jobs.commands.submit import NamedRunsArgument, OutputOption, print_submitted
 from suite.errors import UserError
 
 
 def retry(
-    runs: RunsArgument = None,
+    runs: NamedRunsArgument = None,
     failed: Annotated[bool, typer.Option("--failed", help="Failed, cancelled and preempted runs.")] = False,
     cluster: Annotated[str | None, typer.Option("-c", "--cluster", help="Default: each run's last.")] = None,
     output_dir: OutputOption = Path("runs"),

@@ -2,11 +2,12 @@
 
 import math
 
+from rich.box import HEAVY_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from suite.record import RobustnessRecord
 from suite.specs.test_time_table import FROZEN, METHODS
+from suite.terminal import print_rows
 
 
 def print_robustness(record: RobustnessRecord, title: str, taken: str | None) -> None:
@@ -16,11 +17,9 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
         if text is not None:
             console.print(text, markup=False, soft_wrap=True)
     clean = next(one for one in record.shifts if one.kind == "clean")
-    table = Table("shift", "severity", "images", "top-1 (%)", "lost (%)", "ESM μ", "ESM σ")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for one in record.shifts:
-        table.add_row(
+    headings = ["shift", "severity", "images", "top-1 (%)", "lost (%)", "ESM μ", "ESM σ"]
+    rows = [
+        [
             one.shift,
             "" if one.severity is None else str(one.severity),
             f"{one.num_images:,}",
@@ -28,8 +27,10 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
             _percent(math.nan if one.kind == "clean" else one.share_lost_percent(clean)),
             _mean(one.esm_mu_scaled),
             _mean(one.esm_sigma_scaled),
-        )
-    console.print(table)
+        ]
+        for one in record.shifts
+    ]
+    print_rows(console, headings, rows, numbers=range(1, 7), box=HEAVY_HEAD)
     console.print(
         "lost: share of the clean top-1 above chance; ESM: scaled, mean over the BN layers, the estimates of "
         "training against the shifted images",
@@ -45,9 +46,7 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
 
 
 def _print_test_time(console: Console, record: RobustnessRecord) -> None:
-    table = Table("stream", "order", "batch", "method", "top-1 (%)", "gained")
-    for column in (table.columns[2], *table.columns[4:]):
-        column.justify = "right"
+    headings, rows = ["stream", "order", "batch", "method", "top-1 (%)", "gained"], []
     unchanged = [one for one in record.test_time if one.method == FROZEN]
     frozen = {one.stream: one.top1_percent for one in unchanged}
     for one in record.test_time:
@@ -59,8 +58,8 @@ def _print_test_time(console: Console, record: RobustnessRecord) -> None:
         gained = "" if one.method == FROZEN or math.isnan(before) else f"{one.top1_percent - before:+.2f}"
         order = {"mixed": "mixed", "by_label": "by label"}[one.order]
         batch = str(one.images_per_batch)
-        table.add_row(stream, order, batch, one.method, f"{one.top1_percent:.2f}", gained)
-    console.print(table)
+        rows.append([stream, order, batch, one.method, f"{one.top1_percent:.2f}", gained])
+    print_rows(console, headings, rows, numbers=(2, 4, 5), box=HEAVY_HEAD)
     for name in dict.fromkeys(one.method for one in record.test_time):
         console.print(f"{name}: {METHODS[name].meaning} ({METHODS[name].source})", soft_wrap=True)
 

@@ -7,11 +7,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.commands import layout
 from suite.errors import UserError
 from suite.launch import launch_variables
 
 ConfigArgument = Annotated[
-    Path, typer.Argument(help="Experiment or study YAML, such as configs/experiments/demo.yaml.")
+    Path,
+    typer.Argument(
+        help="YAML of an experiment or a study, or the name of a shipped one, such as demo.",
+        autocompletion=layout.complete_config,
+    ),
 ]
 OverridesArgument = Annotated[
     list[str] | None,

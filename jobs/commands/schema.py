@@ -1,4 +1,4 @@
-"""Shows the keys of an experiment as a table."""
+"""Shows the keys of an experiment, a paragraph for each."""
 
 import json
 import typing
@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from suite.config import FIXED, SWEEPING
 from suite.experiment import BatchFreeSpec, DetectionSpec, Experiment, Run, VariantSpec, XbnSpec
@@ -16,10 +17,12 @@ from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 from suite.specs.recipe import SwaSpec
 
 
-def schema_table(experiment: Experiment | None) -> Table:
-    """Return a table of every field: key, type, default, the values in `experiment`, meaning."""
+def print_schema(console: Console, experiment: Experiment | None) -> None:
+    """Print every field: its key, type and default, its meaning, and its values in `experiment`.
+
+    Each is a paragraph, so that no key or value is cut, however narrow the terminal is.
+    """
     runs = experiment.runs if experiment else ()
-    table = Table("key", "type", "default", *[experiment.name] if experiment else [], "meaning", box=None)
     sections: dict[str, type[BaseModel]] = {
         **{section: spec for section, spec in SWEEPING.items() if section != "task"},
         "task (detection)": DetectionSpec,
@@ -31,14 +34,27 @@ def schema_table(experiment: Experiment | None) -> Table:
         "system.dali": DaliSpec,
     }
     for section, spec in sections.items():
+        console.print(Text(f"\n{section}", "bold"))
         for name, field in spec.model_fields.items():
             default = "required" if field.default is PydanticUndefined else json.dumps(_plain(field.default))
-            here = [_values(runs, section, name)] if experiment else []
-            row = (f"{section}.{name}", _type_name(field.annotation), default, *here, field.description or "")
-            table.add_row(*map(escape, row))
-    seeds = [", ".join(sorted({str(run.seed) for run in runs}))] if experiment else []
-    table.add_row("seeds", escape("list[int]"), escape("[0]"), *seeds, "every cell is trained with each seed")
-    return table
+            here = _values(runs, section, name) if experiment else ""
+            _print_field(console, name, _type_name(field.annotation), default, field.description or "", here)
+    here = ", ".join(sorted({str(run.seed) for run in runs}))
+    console.print(Text("\nseeds", "bold"))
+    _print_field(console, "seeds", "list[int]", "[0]", "every cell is trained with each seed", here)
+
+
+def _print_field(console: Console, key: str, kind: str, default: str, meaning: str, here: str) -> None:
+    lines = [Text(f"  {key}", "cyan").append(f"  {kind}; default {default}", "dim")]
+    if default == "required":
+        lines = [Text(f"  {key}", "cyan").append(f"  {kind}; required", "dim")]
+    if meaning:
+        lines.append(Text(meaning))
+    if here:
+        lines.append(Text("here: ", "dim").append(here, "green"))
+    console.print(lines[0], overflow="fold")
+    for line in lines[1:]:
+        console.print(Padding(line, (0, 0, 0, 6)), overflow="fold")
 
 
 def _values(runs: tuple[Run, ...], section: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """Shows runs on a terminal: a table of many runs, or all details of one."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from jobs.cluster.backend import RunStatus
 from jobs.cluster.overview import log_files
+from jobs.local.progress import duration
 from suite.specs.task_table import ACCURACIES, accuracy_in
 
 # Runs that need attention come first.
@@ -18,15 +20,19 @@ STYLES = {
     "diverged": "red",
     "cancelled": "yellow",
     "preempted": "yellow",
+    "cancelling": "yellow",
     "running": "cyan",
+    "starting": "cyan",
     "queued": "dim",
+    "planned": "dim",
     "stopped": "blue",
     "completed": "green",
 }
 ORDER = tuple(STYLES)
 GAP = 2  # between two columns
-LEAST_NAME = 12
+LEAST_NAME = 16
 MAX_WAITING_REASONS = 5
+QUIET = ("completed", "queued", "planned", "starting")  # states whose reason is not shown below the table
 
 
 def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, width: int) -> RenderableType:
@@ -37,27 +43,29 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
     """
     ordered = sorted(runs, key=lambda run: ORDER.index(run.state))
     shown = ordered[:limit]
-    rows = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     cells = {header: [form(run) for run in shown] for header, form in COLUMNS.items()}
     filled = {header: column for header, column in cells.items() if any(column)}
-    widths = {header: max(map(len, [header, *column])) for header, column in filled.items()}
-    # A narrow terminal shortens the names, because the ids identify the runs too.
-    room = width - sum(widths.values()) + widths.get("run", 0) - GAP * (len(widths) - 1)
+    filled, same, widths = _fitted(filled, width)
+    rows = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for header in filled:
         justify: Literal["left", "right"] = "right" if header in NUMBERS else "left"
-        wanted = min(widths[header], max(LEAST_NAME, room)) if header == "run" else widths[header]
-        rows.add_column(header, justify=justify, no_wrap=True, overflow="ellipsis", width=wanted)
+        rows.add_column(header, justify=justify, overflow="fold", width=widths[header])
     for number, run in enumerate(shown):
         row = {header: Text(column[number]) for header, column in filled.items()}
         row["state"].stylize(STYLES[run.state])
         rows.add_row(*row.values())
     total = Text(f"{len(runs)} run{'s'[: len(runs) != 1]}" + (": " if runs else ""))
     parts: list[RenderableType] = [total.append(_counts(runs))]
+    parts += [Text(f"{header} {value}", "dim") for header, value in same.items()]
     parts += [rows] if shown else []
     if len(shown) < len(runs):
         parts.append(Text("and ").append(_counts(ordered[len(shown) :])).append("; --all shows them", "dim"))
-    reasons = [run for run in shown if run.reason and run.state not in ("completed", "queued")]
-    parts += [Text(f"{run.run_id[:8]}  ", STYLES[run.state]).append(run.reason, "default") for run in reasons]
+    called = filled.get("id", filled.get("run", []))
+    parts += [
+        Text(f"{name}  ", STYLES[run.state]).append(run.reason, "default")
+        for name, run in zip(called, shown, strict=False)
+        if run.reason and run.state not in QUIET
+    ]
     # Up to the first semicolon is the scheduler's reason; the rest differs from run to run.
     waiting = Counter(run.reason.partition(";")[0] for run in runs if run.reason and run.state == "queued")
     parts += [
@@ -66,6 +74,47 @@ def table(runs: Sequence[RunStatus], notes: Sequence[str], limit: int | None, wi
     ]
     parts += [Text(note, "yellow") for note in notes]
     return Group(*parts)
+
+
+def _fitted(
+    columns: dict[str, list[str]], width: int
+) -> tuple[dict[str, list[str]], dict[str, str], dict[str, int]]:
+    """Return columns that fit into `width` characters, what is said of all rows instead, and their widths.
+
+    First the beginning that all names share is left out, then columns with one value, then the ids if the
+    names tell the runs apart. Names that still do not fit are folded: nothing that differs is cut.
+    """
+    same: dict[str, str] = {}
+
+    def widths() -> dict[str, int]:
+        return {header: max(map(len, [header, *column])) for header, column in columns.items()}
+
+    def is_too_wide() -> bool:
+        return sum(widths().values()) + GAP * (len(columns) - 1) > width
+
+    names = columns.get("run", [])
+    if is_too_wide() and (shared := _shared_beginning(names)):
+        columns = {**columns, "run": [f"…{name.removeprefix(shared)}" for name in names]}
+        same["every name begins with"] = shared
+    for header in ("node", "epoch", "job"):
+        column = columns.get(header, [])
+        if is_too_wide() and len(column) > 1 and len(set(column)) == 1:
+            same[header] = column[0]
+            columns = {name: entries for name, entries in columns.items() if name != header}
+    if is_too_wide() and len(set(names)) == len(names):
+        columns = {name: entries for name, entries in columns.items() if name != "id"}
+    found = widths()
+    if "run" in found:
+        rest = sum(found.values()) - found["run"] + GAP * (len(columns) - 1)
+        found["run"] = min(found["run"], max(LEAST_NAME, width - rest))
+    return columns, same, found
+
+
+def _shared_beginning(names: Sequence[str]) -> str:
+    """Return the parts between dashes with which all of several names begin, and go on."""
+    parts = [name.split("-")[:-1] for name in names]
+    equal = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return "".join(f"{column[0]}-" for column in equal) if len(names) > 1 else ""
 
 
 def _counts(runs: Sequence[RunStatus]) -> Text:
@@ -107,6 +156,8 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
         "state": run.state,
         "reason": run.reason,
         "progress": "" if step is None else f"step {step}" + (f" of {total}" if total else ""),
+        "phase": content.get("phase", "") if run.state == "running" else "",
+        "loss": _number(content.get("loss"), "{:.4g}"),
         "accuracy": accuracy_in(content, 2),
         "images/s": cells["img/s"],
         "time left": cells["left"],
@@ -128,20 +179,14 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
     return Group(rows, *errors, *(Text(note, "yellow") for note in notes))
 
 
-def duration(seconds: float) -> str:
-    """Format seconds as `42 s`, `12 min` or `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def as_plain(run: RunStatus) -> dict[str, Any]:
     """Return a run as the JSON object of `status --json`."""
     seen = ("state", "reason", "job", "cluster", "node", "restarts", "eta_s")
-    recorded = ("step", "total_steps", "evaluated_epoch", *ACCURACIES, "images_per_s", "lost_steps")
+    recorded = ("phase", "step", "total_steps", "loss", "evaluated_epoch", *ACCURACIES)
+    recorded += ("images_per_s", "lost_steps")
     return {
         "run_id": run.run_id,
+        "name": run.label,
         "folder": str(run.folder),
         **{name: getattr(run, name) for name in seen},
         "queue_wait_s": run.content.get("queue_wait_s", 0.0),

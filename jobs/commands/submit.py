@@ -8,17 +8,34 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
+from jobs.commands import layout
 from jobs.commands.run import ConfigArgument, OverridesArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobs.cluster.clusters import AnyCluster
     from jobs.cluster.submit import Submitted
+    from suite.experiment import Run
 
-ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="A name in configs/clusters, or a YAML.")]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        "-c",
+        help="A cluster's YAML, or a name in configs/clusters.",
+        autocompletion=layout.complete_cluster,
+    ),
+]
 OutputOption = Annotated[Path, typer.Option("--output-dir", help="The folder of the runs' folders.")]
+NAMES = "Names, ids (or the beginning of one), folders or jobs of runs"
 RunsArgument = Annotated[
     list[str] | None,
-    typer.Argument(help="Run ids (or their beginnings), folders or jobs; default: all.", show_default=False),
+    typer.Argument(help=f"{NAMES}; default: all.", show_default=False, autocompletion=layout.complete_run),
+]
+NamedRunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"{NAMES}.", show_default=False, autocompletion=layout.complete_run),
 ]
 
 
@@ -28,11 +45,15 @@ def submit(
     cluster: ClusterOption = "local",
     output_dir: OutputOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write nothing.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the runs' progress until all have ended.")
+    ] = False,
 ) -> None:
     """Submit every run of an experiment or a study to a cluster, and return at once.
 
-    Completed, queued and running runs are left alone: the same command again submits only what is missing.
-    Runs that were cancelled and are still ending are waited for, for less than a minute.
+    With --follow it returns when the runs have ended; after Ctrl-C they go on without it. Completed, queued
+    and running runs are left alone: the same command again submits only what is missing. Runs that were
+    cancelled and are still ending are waited for, for less than a minute.
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
@@ -58,8 +79,27 @@ def submit(
         return
     done = submit(experiment.runs, where, output_dir, experiment.name)
     print_submitted(console, done, output_dir)
-    if done.refused or done.unreadable or done.ending:
+    has_all = not (done.refused or done.unreadable or done.ending)
+    if follow and (begun := {name for one in done.jobs for name in one.folders} | {*done.queued}):
+        has_all &= _follow([run for run in experiment.runs if run.folder_name in begun], output_dir)
+    if not has_all:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
+
+
+def _follow(runs: "Sequence[Run]", output_dir: Path) -> bool:
+    """Show the progress of submitted runs until they have ended. Returns whether all completed."""
+    from jobs.cluster.follow import follow
+    from jobs.local.progress import ProgressView
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        ended = follow(runs, output_dir, ProgressView(console))
+    except SystemExit:  # Ctrl-C
+        console.print("the runs go on; `shiftbench status --watch` shows them, `shiftbench cancel` ends them")
+        raise
+    completed = sum(one.state == "completed" for one in ended)
+    console.print(f"{completed} of {len(ended)} runs completed")
+    return completed == len(ended)
 
 
 def _print_plan(

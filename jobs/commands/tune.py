@@ -8,11 +8,18 @@ import typer
 from rich.console import Console
 
 from jobs import exit_codes
+from jobs.commands import layout
 from jobs.commands.run import OverridesArgument
 
 
 def tune(
-    study: Annotated[Path, typer.Argument(help="Study YAML, such as configs/studies/small-batch-demo.yaml.")],
+    study: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML of a study, or the name of a shipped one, such as small-batch-demo.",
+            autocompletion=layout.complete_config,
+        ),
+    ],
     overrides: OverridesArgument = None,
     cluster: Annotated[
         str | None,
@@ -31,6 +38,9 @@ def tune(
     ray_address: Annotated[
         str | None, typer.Option(help="Address of a running Ray cluster; default: a Ray of our own.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the answers as JSON, and progress on stderr.")
+    ] = False,
 ) -> None:
     """Run a study by Ray Tune, with early stopping, a search and a budget, and print its answers.
 
@@ -38,7 +48,7 @@ def tune(
     Ctrl-C ends the trials after a checkpoint, and `--resume` continues; a second Ctrl-C ends them at once.
     """
     from jobs.cluster.clusters import is_slurm, load_cluster
-    from jobs.local.progress import ProgressView
+    from jobs.local.progress import ProgressView, busy
     from suite.config_file import naming
     from suite.studies.study import load_study
 
@@ -55,12 +65,13 @@ def tune(
 
     from jobs.tune.engine import import_ray
 
-    import_ray()
+    console = Console(soft_wrap=True, highlight=False, stderr=as_json)
+    with busy(console, "importing Ray"):
+        import_ray()
     from jobs.tune.driver import drive
     from reports.collect import cache_folder
-    from reports.write.study_answers import print_study, write_study
+    from reports.write.study_answers import as_plain, print_study, write_study
 
-    console = Console(soft_wrap=True, highlight=False)
     end = drive(found, where, output_dir, ProgressView(console), resume=resume, accept=accept)
     answers = write_study(
         [output_dir / run.folder_name for run in end.runs],
@@ -70,7 +81,10 @@ def tune(
         margin_points=found.spec.margin_points,
         cache=cache_folder(),
     )
-    print_study(console, answers)
+    if as_json:
+        typer.echo(json.dumps(as_plain(answers), ensure_ascii=False))
+    else:
+        print_study(console, answers)
     console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)
     if end.stopped_by is not None:
         console.print(f"stopped by {end.stopped_by.name}: --resume continues", markup=False)

@@ -11,7 +11,7 @@ from jobs.local.process import THREADS, ProcessSpec, RunProcess, StartProcess
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
-from suite.record import RecordWriter, State, clear_stop_request, read_status
+from suite.record import RecordWriter, State, clear_stop_request, read_status, read_stop_request
 from suite.record.rank_errors import why_aborted
 from suite.signals import STOP_SIGNALS
 
@@ -68,7 +68,9 @@ def settle(child: Child) -> tuple[State, str | None]:
         how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         state, reason = "failed", why_aborted(log) or f"its process {how}; see {log.name}"
         if -code in STOP_SIGNALS:  # which training obeys; this one came while the process was starting
-            state, reason = "preempted", f"its process {how} before it could train"
+            request = read_stop_request(RunPaths(child.folder))
+            state = "preempted" if request is None else request.state
+            reason = f"its process {how} before it could train"
         try:
             with RecordWriter(child.run, child.folder) as writer:
                 writer.status(state, reason=reason)

@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import exit_codes
-from jobs.checks import check_folders, check_shared_memory, is_completed
+from jobs.checks import check_folders, check_loggers, check_shared_memory, is_completed
 from jobs.local.child import Child, environment_of, settle, start, threads_of_a_rank
 from jobs.local.fork_client import process_starter
 from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.launches import Launch
 from jobs.local.process import StartProcess, end
 from jobs.local.progress import ProgressView
 from jobs.local.stop import Stop
@@ -56,15 +57,18 @@ def run_all(
     uses_gpus = any(run.system.device != "cpu" for run in waiting)
     check_batches(waiting, ranks)
     check_shared_memory(waiting, jobs, ranks)
+    check_loggers(waiting)
     free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))
+    view.waits_for = "the import of torch"
     for run, sentence in unreadable:
         view.refused(run, sentence)
     running: list[Child] = []
     stop = Stop()
-    with stop_signals_to(stop.handle), view, ExitStack() as stack:
+    launch = Launch(output_dir, [run.folder_name for run in waiting])
+    with stop_signals_to(stop.handle), view, launch, ExitStack() as stack:
         if start_process is None:
             environment = environment_of(waiting, threads, {})
             start_process = stack.enter_context(process_starter(len(waiting) * ranks, environment))
@@ -80,6 +84,7 @@ def run_all(
                         view.refused(run, str(error))
                     else:
                         del free[0]
+                        launch.started(folder)
                         view.started(folder, run)
                 time.sleep(POLL_S)
                 stop.forward([child.process for child in running])

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from suite.config import load_experiment
 from suite.data.idx import DEBIAN_FOLDER
 from suite.data.sources import default_root
 from suite.errors import UserError
 from suite.experiment import Experiment, Run
+from suite.shipped import PAPER
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "configs" / "experiments" / "paper"
+FOLDER = PAPER
 CARRIED = "fashion-mnist-7k"  # has 6000 training images
 
 

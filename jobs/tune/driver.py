@@ -21,6 +21,7 @@ from jobs.cluster.slurm_commands import config
 from jobs.local.child import environment_of, threads_of_a_rank
 from jobs.local.fork_client import end_server, own_server
 from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.launches import Launch
 from jobs.local.progress import ProgressView
 from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes
 from jobs.tune.engine import RayOptions, ray_running, trial_slots
@@ -91,12 +92,15 @@ def drive(
         # Forks the processes of trials. Ray's other machines could not reach it.
         if not is_slurm(cluster) and ray_options.address is None:
             server = own_server(environment_of(study.samples, threads, context.variables))
-        with stop.handling_signals(), view, server as path:
+        view.waits_for = "Ray and the first trial"
+        planned = () if study.is_proposed else (run for run in study.runs if run.run_id not in known)
+        launch = Launch(output_dir, [run.folder_name for run in planned])
+        with stop.handling_signals(), view, launch, server as path:
             context = replace(context, fork_server=path)
             try:
                 if not stop.stop_all():
                     recreate(folder, study_folder.folder)
-                    progress = ProgressCallback(study, output_dir, known, view)
+                    progress = ProgressCallback(study, output_dir, known, view, launch)
                     _fit(context, ray_options, search, study_folder, stop, progress, folder)
             finally:
                 errors = _clean_up(context, search.runs, stop)

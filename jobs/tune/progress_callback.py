@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import tune
 
+from jobs.local.launches import Launch
 from jobs.local.progress import ProgressView
 from jobs.tune.engine import DriverOnly
 from jobs.tune.trial import run_of
@@ -21,8 +22,11 @@ LABELLED = ("model.arch.", "model.norm.", "batch.norm_batch_size.")
 class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
     """Shows trials from their start to their end, but for those of `known` runs, which are only read."""
 
-    def __init__(self, study: Study, output_dir: Path, known: set[str], view: ProgressView) -> None:
+    def __init__(
+        self, study: Study, output_dir: Path, known: set[str], view: ProgressView, launch: Launch
+    ) -> None:
         self.study, self.output_dir, self.known, self.view = study, output_dir, known, view
+        self.launch = launch
         self._under_way: set[Path] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -30,6 +34,7 @@ class ProgressCallback(DriverOnly, tune.Callback):  # type: ignore[misc]
         folder = self.output_dir / trial.config["folder"]
         if trial.config["run_id"] not in self.known and folder not in self._under_way:
             self._under_way.add(folder)
+            self.launch.started(folder)
             run = run_of(self.study, trial.config)
             self.view.started(folder, run, label_of(run, trial.config["point"]))
 

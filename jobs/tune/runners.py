@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from jobs.cluster.backend import ShownState
 from jobs.cluster.clusters import AnyCluster, backend_of, is_slurm
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.overview import active_jobs, overview
@@ -23,7 +24,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import is_locked
 from suite.paths import RunPaths
-from suite.record import SETTLED, RecordWriter, State, read_status, read_stop_request
+from suite.record import SETTLED, RecordWriter, read_status, read_stop_request
 from suite.studies.study import Study
 
 POLL_S = 0.05
@@ -160,7 +161,7 @@ class SlurmRunner:
         self.run, self.context = run, context
         self.folder = context.output_dir / run.folder_name
         self._looked_at = self._running_since = -float("inf")
-        self._state: State = "queued"
+        self._state: ShownState = "queued"
 
     def begin(self) -> None:
         context = self.context
@@ -182,7 +183,7 @@ class SlurmRunner:
             seen = overview(self.context.output_dir, only=[self.folder])
             state = seen.runs[0].state
             # After a node failure or a warning Slurm may requeue the job: it is over once it left the queue.
-            is_over = state not in ("queued", "running") and self._job() is None
+            is_over = state not in ("queued", "running", "cancelling") and self._job() is None
         except SlurmError:
             return False
         if seen.notes:  # asked again later: while Slurm is down no run counts as ended
@@ -195,7 +196,7 @@ class SlurmRunner:
         active = active_jobs(Ledger(self.context.output_dir)).get(self.folder.name)
         return None if active is None else active.text
 
-    def _note(self, state: State, since: float) -> None:
+    def _note(self, state: ShownState, since: float) -> None:
         if state == "running" and self._state != "running":
             self._running_since = since
         self._state = state

@@ -24,12 +24,12 @@ from suite.config_file import read_config
 from suite.errors import UserError
 from suite.files import write_atomically
 from suite.paths import RunPaths
+from suite.shipped import CLAIMS, PAPER
 from suite.specs.base import Spec
 from suite.specs.robustness import RobustnessPlan
 from suite.wording import explain
 
-FILE = Path(__file__).resolve().parents[2] / "configs" / "claims.yaml"
-EXPERIMENTS = FILE.parent / "experiments" / "paper"
+FILE, EXPERIMENTS = CLAIMS, PAPER
 COPY = Path(".shiftbench") / "claims.yaml"
 LETTERS = "ABCDEFGHI"
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
+from rich.box import HEAVY_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 from suite.metrics import CROSS, METRICS, OF_AVERAGES, OF_CLIENTS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
+from suite.terminal import print_rows
 
 # Of a task's runs, the columns of accuracy by their headings.
 ACCURACY_COLUMNS = {
@@ -259,12 +259,11 @@ def print_summary(console: Console, frames: Frames) -> None:
 def print_table(console: Console, table: Table, left_out: Collection[str] = ()) -> None:
     """A table for a terminal, without the columns that are left out and without its caption and notes."""
     shown = [i for i, column in enumerate(table.columns) if column.header not in left_out]
-    rich = RichTable(header_style="bold")
-    for i in shown:
-        column = table.columns[i]
-        rich.add_column(
-            column.header, justify="right" if column.kind == "number" else "left", overflow="fold"
-        )
-    for number, row in enumerate(table.rows):
-        rich.add_row(*(Text(str(row[i])) for i in shown), end_section=number + 1 in table.breaks)
-    console.print(rich)
+    print_rows(
+        console,
+        [table.columns[i].header for i in shown],
+        [[str(row[i]) for i in shown] for row in table.rows],
+        numbers=[place for place, i in enumerate(shown) if table.columns[i].kind == "number"],
+        box=HEAVY_HEAD,
+        breaks=table.breaks,
+    )

@@ -1,6 +1,8 @@
 """Print runs beside other runs or the paper's numbers, and write the comparison as Markdown and as CSV."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -33,6 +35,22 @@ def print_comparison(console: Console, comparison: MatchedRuns) -> None:
         console.print(line, style="dim", markup=False, highlight=False)
     for text in verdict_sentences(comparison, table):
         console.print(text, markup=False, highlight=False)
+
+
+def comparison_as_plain(comparison: MatchedRuns) -> dict[str, Any]:
+    """Return for JSON what `print_comparison` prints."""
+    table = comparison_table(comparison)
+    return {
+        **dict(zip("ab", comparison.names, strict=True)),
+        "rows": json.loads(table.to_json(orient="records")),
+        "coverage": coverage_notes(comparison),
+        "verdicts": verdict_sentences(comparison, table),
+    }
+
+
+def paper_as_plain(cells: pd.DataFrame) -> dict[str, Any]:
+    """Return for JSON what `print_beside_paper` prints."""
+    return {"cells": json.loads(_rows(cells).to_json(orient="records")), "sentences": paper_sentences(cells)}
 
 
 def write_comparison(comparison: MatchedRuns, out: Path) -> tuple[Path, Path]:

@@ -94,13 +94,14 @@ def write_study(
     try:
         write_atomically(into / "results.parquet", to_parquet(table))
         write_atomically(into / "results.csv", to_csv(table))
-        write_atomically(into / "answers.json", json.dumps(_plain(answers), indent=1) + "\n")
+        write_atomically(into / "answers.json", json.dumps(as_plain(answers), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{into}: the answers cannot be written: {error.strerror}") from None
     return answers
 
 
-def _plain(answers: StudyAnswers) -> dict[str, Any]:
+def as_plain(answers: StudyAnswers) -> dict[str, Any]:
+    """Return the answers for JSON."""
     rows = json.loads(answers.curves.to_json(orient="records"))
     return {
         "schema_version": SCHEMA_VERSION,

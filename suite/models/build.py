@@ -12,11 +12,12 @@ from suite.specs.choice import resolve
 def build_model(spec: ModelSpec) -> nn.Module:
     """Return the network with freshly initialised weights, on the CPU. Seed torch first to fix them.
 
-    Raises UserError when the spec's groups do not fit the channels at some site.
+    Without `num_classes` it has its family's own number: 1,000 for torchvision's networks, else 10. Raises
+    UserError when the spec's groups do not fit the channels at some site.
     """
-    assert spec.num_classes is not None, "Run fills num_classes from its data"
     build = resolve(ARCHITECTURES[spec.arch].family.builder)
-    model: nn.Module = build(spec.arch, spec.num_classes)
+    classes = () if spec.num_classes is None else (spec.num_classes,)
+    model: nn.Module = build(spec.arch, *classes)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = spec.bn_momentum

@@ -17,12 +17,13 @@ from suite.record.robustness import (
     read_robustness,
     write_robustness,
 )
-from suite.record.status import SETTLED, STATES, UNFINISHED, State, Status, read_status
+from suite.record.status import PHASES, SETTLED, STATES, UNFINISHED, State, Status, read_status, time_left_s
 from suite.record.stop_request import StopRequest, clear_stop_request, read_stop_request, request_stop
 from suite.record.writer import RecordWriter
 
 __all__ = [
     "MEASUREMENT_KEYS",
+    "PHASES",
     "SCHEMA_VERSION",
     "SETTLED",
     "STATES",
@@ -50,6 +51,7 @@ __all__ = [
     "read_status",
     "read_stop_request",
     "request_stop",
+    "time_left_s",
     "write_noise",
     "write_robustness",
 ]

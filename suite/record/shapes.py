@@ -26,6 +26,10 @@ class Shape:
         """Return the same shape for a key that must be there."""
         return Shape(self.words, self.fits, is_required=True)
 
+    def optional(self) -> "Shape":
+        """Return the same shape for a key that may be absent."""
+        return Shape(self.words, self.fits)
+
     def or_null(self) -> "Shape":
         """Return a shape that allows null, too."""
         return Shape(f"{self.words} or null", lambda value: value is None or self.fits(value))

@@ -20,14 +20,16 @@ UNFINISHED: tuple[State, ...] = ("queued", "running", "preempted")
 """States from which a run continues without a user's action while a launcher or a scheduler has it."""
 SETTLED: tuple[State, ...] = ("completed", "diverged", "stopped")
 """States that a run leaves only on a user's request. One that failed may be retried."""
+PHASES = ("training", "evaluating", "probing")
+"""What a running run does; before the first it is starting, and has written no phase."""
 
-_TEXTS = ("reason", "host", "job", "nodes", "submission", "stopped_by")
+_TEXTS = ("reason", "phase", "host", "job", "nodes", "submission", "stopped_by")
 _COUNTS = (
     *("attempts", "lost_steps", "step", "total_steps", "resumed_from_step", "epoch", "evaluated_epoch"),
     *("world_size", "pid", "fruitless_starts", "stopped_after_epoch"),
 )
 _TIMES = ("updated_at", "started_at", "created_at", "rank_s", "queue_wait_s")
-_RESULTS = (*ACCURACIES, "images_per_s")
+_RESULTS = (*ACCURACIES, "images_per_s", "loss")
 SHAPES: dict[str, Shape] = {
     "state": one_of(*STATES).required(),
     **dict.fromkeys(_TEXTS, TEXT.or_null()),
@@ -167,3 +169,18 @@ def silent_for_s(paths: RunPaths, content: dict[str, Any]) -> float:
     with suppress(OSError):
         ages_s.append(now - paths.status.stat().st_mtime)
     return min((age_s for age_s in ages_s if age_s >= 0), default=0.0)
+
+
+def time_left_s(content: dict[str, Any]) -> float | None:
+    """Return the seconds to the end of a running run at this attempt's pace, evaluations included.
+
+    None before it is known. `content`: that of status.json.
+    """
+    names = ("started_at", "updated_at", "step", "total_steps", "resumed_from_step")
+    values: list[Any] = [content.get(name) for name in names]
+    if content.get("state") != "running" or None in values or (done := values[2] - values[4]) <= 0:
+        return None
+    started_at, updated_at, step, total, _ = values
+    if updated_at < started_at:  # the machine's clock was set back
+        return None
+    return float(max(0, total - step) * (updated_at - started_at) / done)

@@ -1,4 +1,4 @@
-"""A study's request that a run stop, as a file in the run's folder.
+"""A request that a run stop, by a study or a user, as a file in the run's folder.
 
 A file reaches the run on any machine, and outlives the process that wrote it.
 """
@@ -12,7 +12,7 @@ from suite.paths import RunPaths
 from suite.record.shapes import COUNT, TEXT, fault_in, known, one_of
 
 _SHAPES = {
-    "state": one_of("stopped", "preempted").required(),
+    "state": one_of("stopped", "preempted", "cancelled").required(),
     "reason": TEXT.required(),
     "by": TEXT.required(),
     "epoch": COUNT.or_null(),
@@ -21,9 +21,12 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class StopRequest:
-    """`stopped` ends the run for good, by `by` after `epoch`; a run that is `preempted` may be resumed."""
+    """`stopped` ends the run for good, by `by` after `epoch`; one that is `preempted` may be resumed.
 
-    state: Literal["stopped", "preempted"]
+    One that is `cancelled` is so by a user, who may retry it.
+    """
+
+    state: Literal["stopped", "preempted", "cancelled"]
     reason: str
     by: str
     epoch: int | None = None

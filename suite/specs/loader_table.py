@@ -30,7 +30,7 @@ class LoaderEntry:
     crops: bool = True
     threads: str = ""
     shares_memory: bool = False
-    install: str = "install the extra `train`"
+    install: str = "pip install 'shiftbench[train]'"
 
 
 LOADERS = {
@@ -40,7 +40,7 @@ LOADERS = {
         options={"num_threads": "data_threads", "settings": "dali", "channels_last": "channels_last"},
         boxes="suite.detection.dali:DetectionDaliLoader",
         threads="decoder threads",
-        install="install nvidia-dali-cuda130, or set data.loader=torchvision",
+        install="pip install 'shiftbench[dali]', or set data.loader=torchvision",
     ),
     "torchvision": LoaderEntry(
         "suite.data.vision:VisionLoader",

@@ -28,10 +28,43 @@ KERNELS = {
     ),
     "auto": KernelChoice("fused on a GPU where that is possible, else native", fuses=True, may_decline=True),
 }
+
+
+@dataclass(frozen=True)
+class LoggerEntry:
+    """A tool that gets a copy of a run's measurements.
+
+    `logger`: "module:class" that satisfies `suite.train.loggers.RunLogger`, called with (run, folder, step).
+    `package`: what it imports. `install`: what to do if that is missing.
+    """
+
+    meaning: str
+    logger: str
+    package: str
+    install: str = "pip install 'shiftbench[loggers]'"
+
+
+LOGGERS = {
+    "tensorboard": LoggerEntry(
+        "event files in each run's folder", "suite.train.loggers:TensorBoardLogger", "tensorboard"
+    ),
+    "wandb": LoggerEntry(
+        "Weights & Biases, offline unless WANDB_MODE says otherwise",
+        "suite.train.loggers:WandbLogger",
+        "wandb",
+    ),
+    "mlflow": LoggerEntry(
+        "MLflow, at MLFLOW_TRACKING_URI or in mlruns beside the runs",
+        "suite.train.loggers:MlflowLogger",
+        "mlflow",
+    ),
+}
 if TYPE_CHECKING:
     KernelsName = str
+    LoggerName = str
 else:
     KernelsName = Literal[tuple(KERNELS)]
+    LoggerName = Literal[tuple(LOGGERS)]
 
 _THREADS = listed((f"{entry.threads} ({name})" for name, entry in LOADERS.items() if entry.threads), "or")
 
@@ -76,6 +109,9 @@ class SystemSpec(Spec):
     data_threads: int = Field(2, ge=1, description=f"per rank: {_THREADS}")
     dali: DaliSpec = Field(DaliSpec(), description="how the loader dali decodes; see system.dali")
     kernels: KernelsName = Field("native", description=described(KERNELS))
+    loggers: tuple[LoggerName, ...] = Field(
+        (), description=f"copies of the measurements for other tools: {described(LOGGERS)}"
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"
     )

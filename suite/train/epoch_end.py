@@ -89,6 +89,7 @@ class EpochEnd:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
         self.ranks.share_buffers(self.model)
+        self.heartbeat.phase = "probing" if is_probed else "evaluating"
         loader = self._kept("val", lambda: self.task.val_loader(self.ranks))
         batches = UntilStopped(loader, is_stop_requested)
         place = (self.task, self.model, self.ranks)
@@ -138,6 +139,7 @@ class EpochEnd:
             )
             self._raise_if_stopped(step)
             self.metrics.clients(of_clients, epoch=epoch, step=step)
+        self.heartbeat.phase = "training"
         duration_s = time.perf_counter() - began_s
         self.metrics.measure("epoch_end_time_s", duration_s, "train", epoch=epoch, step=step)
 

@@ -1,28 +1,32 @@
-"""Learns whether losses are finite without waiting for the device that computes them."""
+"""Learns the loss, and whether it is finite, without waiting for the device that computes it."""
+
+import math
 
 import torch
 from torch import Tensor
 
 
 class FiniteCheck:
-    """Asks the device whether a loss is finite, and reads the answer when it has come.
+    """Asks the device for a loss, and reads the answer when it has come.
 
     On a CPU it has come at once. On a GPU it is copied to pinned memory behind the work that is queued there.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._answer = torch.ones((), dtype=torch.bool, pin_memory=self._on_gpu)
+        self._answer = torch.zeros((), dtype=torch.float32, pin_memory=self._on_gpu)
         self._copied = torch.cuda.Event() if self._on_gpu else None  # type: ignore[no-untyped-call]
         self._asked_at: int | None = None
         self.failed_at: int | None = None
         """The step of the first loss that was found not to be finite."""
+        self.loss: float | None = None
+        """The newest finite loss that has come; None before the first."""
 
     def ask(self, loss: Tensor, step: int) -> None:
-        """Ask about a step's loss, (). An answer that has not come since the last time is waited for."""
+        """Ask for a step's loss, (). An answer that has not come since the last time is waited for."""
         self.look(wait=True)
         self._asked_at = step
-        self._answer.copy_(torch.isfinite(loss.detach()), non_blocking=True)
+        self._answer.copy_(loss.detach(), non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
@@ -31,7 +35,10 @@ class FiniteCheck:
         if self._asked_at is not None and (wait or self._has_come()):
             if self._copied is not None:
                 self._copied.synchronize()
-            if self.failed_at is None and not self._answer.item():
+            value = self._answer.item()
+            if math.isfinite(value):
+                self.loss = value
+            elif self.failed_at is None:
                 self.failed_at = self._asked_at
             self._asked_at = None
         return self.failed_at is not None

@@ -30,6 +30,7 @@ from suite.train.federation import Federation
 from suite.train.graphs import step_graph
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.kernels import norm_kernels
+from suite.train.loggers import Loggers
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
@@ -48,10 +49,8 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(run, self.task)
         self.total_steps = run.num_epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
-        model = self.task.build()
-        if run.recipe.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        model = model.to(ranks.device)
+        layout = torch.channels_last if run.recipe.channels_last else torch.preserve_format
+        model = self.task.build().to(ranks.device, memory_format=layout)
 
         kernels = norm_kernels(run, ranks.device)
 
@@ -65,8 +64,7 @@ class Trainer:
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
         self.graph = step_graph(run, ranks.device, self.accumulation_steps)
-        is_recorded = self.graph is not None
-        self.optimizer = Optimizer(self.model, run.recipe, ranks.device, is_recorded=is_recorded)
+        self.optimizer = Optimizer(self.model, run.recipe, ranks.device, is_recorded=self.graph is not None)
         federated = run.recipe.federated
         self.federation = None if federated is None else Federation(self.model, self.optimizer.sgd, federated)
         self.step = 0
@@ -81,7 +79,8 @@ class Trainer:
         self.checkpoints = (
             None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
         )
-        self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
+        steps = (self.total_steps, run.batch.global_batch_size)
+        self.heartbeat = Heartbeat(record, stop, self.meter, *steps, lambda: self.boundary.finite.loss)
         parts = (self.averages, self.federation, self.metrics, self.checkpoints, self.heartbeat)
         self.epoch_end = EpochEnd(run, self.task, ranks, self.model, *parts)
 
@@ -104,11 +103,15 @@ class Trainer:
             self.task.start(self.model, self.ranks)
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
+        if self.run.system.loggers and self.metrics.record is not None:
+            folder = self.metrics.record.paths.folder
+            self.metrics.loggers = Loggers(self.run, folder, self.step)
         loader = self.task.train_loader(self.step, self.ranks)
         with ExitStack() as closing:
             if self.checkpoints is not None:
                 closing.callback(self.checkpoints.close)
             closing.callback(self.heartbeat.close)
+            closing.callback(self.metrics.close)
             closing.callback(loader.close)
             closing.callback(self.epoch_end.close)
             if self.to_evaluate:

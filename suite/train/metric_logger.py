@@ -12,6 +12,7 @@ from suite.record import Layer, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
+from suite.train.loggers import Loggers
 from suite.train.measure import OfClients, OnAverage, OnTrainingImages
 from suite.train.task import Evaluated
 
@@ -27,8 +28,14 @@ class MetricLogger:
 
     def __init__(self, ranks: Ranks, record: RecordWriter | None, accuracy: str = "top1") -> None:
         self.ranks, self.record, self.accuracy = ranks, record, accuracy
+        self.loggers: Loggers | None = None
         self._known_bad: set[str] = set()
         self._known_layers: list[Layer] = []
+
+    def close(self) -> None:
+        """Close what copies the measurements for other tools."""
+        if self.loggers is not None:
+            self.loggers.close()
 
     @property
     def size_bytes(self) -> int:
@@ -44,6 +51,8 @@ class MetricLogger:
         """Write one number, in the unit of the metric's registry entry."""
         if self.record is not None:
             self.record.measure(metric, value, epoch=epoch, step=step, split=split)
+            if self.loggers is not None:
+                self.loggers.log({f"{split}/{metric}": value, "epoch": epoch}, step)
 
     def training(self, values: dict[str, float], *, epoch: int, step: int) -> None:
         """Write an epoch of training, by metric."""
@@ -148,6 +157,11 @@ class MetricLogger:
         if self.record is not None:
             for name, numbers in values.items():
                 self.record.measure(name, numbers, epoch=epoch, step=step, split=split)
+                if self.loggers is not None:
+                    by_layer = zip((layer.name for layer in layers), numbers, strict=True)
+                    means = {f"{split}/{name}": sum(numbers) / len(numbers)}
+                    named = {f"{split}/{name}/{layer}": number for layer, number in by_layer}
+                    self.loggers.log({**means, **named, "epoch": epoch}, step)
 
     def _layers(self, layers: list[Layer]) -> None:
         # TID and the probe list the same layers in the same order: the first of them writes the list.

@@ -98,8 +98,8 @@ def write_run(
                 writer.measure(metric, values, split="val", **at)
                 writer.measure(f"{metric}_scaled", [v / 4 for v in values], split="val", **at)
             writer.measure("top1_precise_percent", top1_percent[-1] + 0.5, split="val", **at)
-        for metric, values in (per_layer or {}).items():
-            writer.measure(metric, list(values), split="val", **at)
+        for metric, of_layers in (per_layer or {}).items():
+            writer.measure(metric, list(of_layers), split="val", **at)
         if final:
             for metric, value in (THROUGHPUT | (throughput or {})).items():
                 writer.measure(metric, value, split="train", **at)

@@ -61,15 +61,25 @@ def test_help_config_and_refusals_import_no_torch(config: Path) -> None:
 
 
 def test_config_show_and_schema(config: Path) -> None:
-    shown = command_line.shiftbench("config", "show", config, "seeds=[3]").stdout
+    shown = command_line.shiftbench("config", "show", config, "seeds=[3]", "--full").stdout
     assert shown.count("run_id: ") == 2
     assert "num_groups: 8" in shown
     assert "seed: 3" in shown
+    table = command_line.shiftbench("config", "show", config, "seeds=[3, 4, 7]", COLUMNS="80").stdout
+    lines = table.splitlines()
+    assert lines[0] == "tiny: 6 runs"
+    assert "batch.norm_batch_size=4" in table
+    assert "recipe.momentum" not in table  # a default, and the same in every run
+    assert [line.rstrip().split(maxsplit=1) for line in lines[-4:-1]] == [
+        ["model.norm", "seeds"],
+        *(["BN", "3–4, 7"], ["XBN-P2-GN8", "3–4, 7"]),
+    ]
     schema = json.loads(command_line.shiftbench("config", "schema", "--json").stdout)
     assert "norm_batch_size" in json.dumps(schema)
-    assert (
-        "batch.norm_batch_size" in command_line.shiftbench("config", "schema", config, COLUMNS="200").stdout
-    )
+    listed = command_line.shiftbench("config", "schema", config, COLUMNS="80").stdout
+    assert "  norm_batch_size  int | null; default null" in listed
+    assert "      here: 4" in [line.rstrip() for line in listed.splitlines()]
+    assert max(map(len, listed.splitlines())) <= 80
 
 
 @pytest.fixture(scope="module")

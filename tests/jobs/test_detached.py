@@ -84,12 +84,12 @@ def test_cancel_and_retry(here: Here) -> None:
     assert refused.returncode == 2
     assert "1 other run of the same local submission would end too" in refused.stderr
     assert "2 runs cancelled" in here.call("cancel", "--all").stdout
-    runs = here.wait_for("preempted", "cancelled")
+    runs = here.wait_for("cancelled", "cancelled")
     assert {run["reason"].split(" ")[0] for run in runs} == {"stopped", "cancelled"}
     assert "2 submitted" in here.call("retry", "--failed").stdout
     here.wait_for("running", "queued")
     here.call("cancel", "--all")
-    here.wait_for("preempted", "cancelled")
+    here.wait_for("cancelled", "cancelled")
 
 
 def test_unknown_folders_and_runs_are_refused(here: Here) -> None:
@@ -143,4 +143,4 @@ def test_a_later_submission_waits_for_an_earlier_one(here: Here) -> None:
     assert sorted(run["state"] for run in here.runs()) == ["queued", "running"]
     running = next(run for run in here.runs() if run["state"] == "running")
     assert "1 run cancelled" in here.call("cancel", running["run_id"]).stdout
-    here.wait_for("preempted", "completed")
+    here.wait_for("cancelled", "completed")

@@ -56,7 +56,7 @@ class Pair(nn.Module):
         return out_ND
 
 
-def build(arch: str, num_classes: int) -> nn.Module:
+def build(arch: str, num_classes: int = 10) -> nn.Module:
     """Return the network whose name ends with its number of layers."""
     return Mlp(int(arch.removeprefix("mlp")), num_classes)
 

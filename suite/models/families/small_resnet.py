@@ -42,7 +42,7 @@ def _stage(in_channels: int, planes: int, blocks: int, stride: int) -> nn.Sequen
     return nn.Sequential(Bottleneck(in_channels, planes, stride, downsample), *rest)
 
 
-def build(arch: str, num_classes: int) -> nn.Module:
+def build(arch: str, num_classes: int = 10) -> nn.Module:
     """Return the network whose name ends with its depth."""
     return SmallResNet((int(arch.removeprefix("small_resnet")) - 2) // 9, num_classes)
 

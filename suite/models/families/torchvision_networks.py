@@ -6,7 +6,7 @@ from torch import nn
 from suite.architectures import Family
 
 
-def build(arch: str, num_classes: int) -> nn.Module:
+def build(arch: str, num_classes: int = 1000) -> nn.Module:
     """Return torchvision's network with freshly initialised weights."""
     model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
     return model
