@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 
 from suite.shift import probe
-
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")  # which its Trainer needs
 
 
 class Network(nn.Module):

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as lightning
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from suite.shift import probe
-
-lightning = pytest.importorskip("pytorch_lightning")
 
 IMAGES = DataLoader(TensorDataset(torch.randn(16, 3, 4, 4), torch.randint(2, (16,))), batch_size=8)
 

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import timm
 import torch
 import torch.nn.functional as F
+import transformers
 from torch.utils.data import DataLoader, TensorDataset
 
 TEXT = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
@@ -19,7 +22,6 @@ def loader(size: int = 32) -> DataLoader[Any]:
 
 
 def test_a_plain_loop_with_a_network_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
-    timm = pytest.importorskip("timm")
     model = timm.create_model("resnet10t", num_classes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     names = {"model": model, "optimizer": optimizer, "epochs": 2, "F": F}
@@ -31,7 +33,6 @@ def test_a_plain_loop_with_a_network_of_timm(capsys: pytest.CaptureFixture[str])
 
 
 def test_lightning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pl = pytest.importorskip("pytorch_lightning")
     from tests.shiftbench.test_lightning import Module
 
     monkeypatch.chdir(tmp_path)
@@ -43,7 +44,6 @@ def test_lightning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     from tests.shiftbench.test_huggingface import Images, Network
 
     monkeypatch.chdir(tmp_path)

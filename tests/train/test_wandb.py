@@ -7,8 +7,6 @@ import pytest
 from suite.train.loggers import WandbLogger
 from tests.helpers.runs import make_run
 
-pytest.importorskip("wandb")
-
 
 def test_an_offline_run_is_in_the_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
