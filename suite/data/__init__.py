@@ -18,6 +18,7 @@ from suite.data.watch import WatchedLoader
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
 from suite.specs.choice import resolve
+from suite.specs.dali import DaliSpec
 from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import SOURCES
 
@@ -173,13 +174,16 @@ def folder_loader(
     world_size: int = 1,
     num_channels: int = 3,
     shuffle_seed: int | None = None,
+    dali: DaliSpec | None = None,
+    channels_last: bool = False,
 ) -> Loader:
     """Return one pass over a split, centrally cropped, each image once over all ranks.
 
     `num_images`: only this many, evenly spaced, so that each class keeps its share; None: all. They are
     ordered by class, or shuffled with `shuffle_seed`, as batch statistics need. `num_channels`: 1 if the
     network reads the first channel only, so that the loader may leave out the others; see `Batch`.
-    `timeout_s`: how long worker processes may give nothing.
+    `timeout_s`: how long worker processes may give nothing. `channels_last`: the images' layout where DALI
+    gives bytes; other loaders give NCHW.
     """
     if generator := _generator(data):
         total = num_images or split_size(data, split)
@@ -189,7 +193,8 @@ def folder_loader(
     index = _mixed(split_index(data, split, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, rank, world_size)
     settings = {"data_threads": data_threads, "timeout_s": timeout_s, "num_channels": num_channels}
-    return _loader(share, data, device, **settings)
+    layout = {"dali": dali or DaliSpec(), "channels_last": channels_last}
+    return _loader(share, data, device, **settings, **layout)
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
@@ -225,8 +230,13 @@ def _mixed(index: ImageIndex, seed: int | None) -> ImageIndex:
 def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a loader may take; see `LoaderEntry`."""
     num_channels = ARCHITECTURES[run.model.arch].family.input_channels
-    threads, timeout_s = run.system.data_threads, run.system.collective_timeout_s
-    return {"data_threads": threads, "timeout_s": timeout_s, "num_channels": num_channels}
+    return {
+        "data_threads": run.system.data_threads,
+        "timeout_s": run.system.collective_timeout_s,
+        "num_channels": num_channels,
+        "dali": run.system.dali,
+        "channels_last": run.recipe.channels_last,
+    }
 
 
 def _loader(share: Share[ImageIndex], data: DataSpec, device: "torch.device", **settings: Any) -> Loader:

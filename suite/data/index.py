@@ -42,13 +42,15 @@ class ImageIndex:
     """The images of one split, ordered by class and then by file name.
 
     Names are bytes in one array, relative to `folder`: 1.28 million of them take 50 MB, and worker
-    processes share them.
+    processes share them. `shapes_N2`: height and width in pixels where they are known, so that no loader
+    has to read them from the files.
     """
 
     folder: Path
     names_N: NDArray[np.bytes_]
     labels_N: Int64s
     classes: tuple[str, ...]
+    shapes_N2: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.names_N)
@@ -61,7 +63,10 @@ class ImageIndex:
 
     def take(self, images_K: Int64s) -> "ImageIndex":
         """Return the index of these images only, in this order."""
-        return ImageIndex(self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes)
+        shapes_K2 = None if self.shapes_N2 is None else self.shapes_N2[images_K]
+        return ImageIndex(
+            self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes, shapes_K2
+        )
 
 
 @functools.lru_cache(maxsize=4)

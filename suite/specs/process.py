@@ -7,6 +7,7 @@ from pydantic import Field
 
 from suite.specs.base import Spec
 from suite.specs.choice import described, listed
+from suite.specs.dali import DaliSpec
 from suite.specs.loader_table import LOADERS
 
 
@@ -73,6 +74,7 @@ class SystemSpec(Spec):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")
     data_threads: int = Field(2, ge=1, description=f"per rank: {_THREADS}")
+    dali: DaliSpec = Field(DaliSpec(), description="how the loader dali decodes; see system.dali")
     kernels: KernelsName = Field("native", description=described(KERNELS))
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"

@@ -69,8 +69,7 @@ class Trainer:
         self.federation = None if federated is None else Federation(self.model, self.optimizer.sgd, federated)
         self.ddp: DistributedDataParallel | None = None
         self.step = 0
-        self.to_evaluate = False
-        """Whether an epoch has ended whose evaluation is still missing."""
+        self.to_evaluate = False  # whether an epoch has ended whose evaluation is still missing
         self.epoch_sums = torch.zeros(self.task.num_sums, dtype=torch.float64, device=ranks.device)
         self.boundary = Boundary(ranks)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
@@ -119,6 +118,7 @@ class Trainer:
                 closing.callback(self.checkpoints.close)
             closing.callback(self.heartbeat.close)
             closing.callback(loader.close)
+            closing.callback(self.epoch_end.close)
             if self.to_evaluate:
                 self._evaluate()
             batches = iter(loader)
@@ -147,6 +147,7 @@ class Trainer:
             is_plain = self.accumulation_steps == 1 and not self.run.recipe.compile
             is_static = self.run.task.entry.is_static and is_plain
             self.ddp = data_parallel(self.model, self.ranks.device, is_static=is_static)
+            self.meter.watch_gradients(self.model)
         forward = self.ddp or self.model
         return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
 
@@ -176,6 +177,7 @@ class Trainer:
                     self.tid.update()
                 self.optimizer.backward(loss)
             total += loss.detach()
+        self.meter.gradients_exchanged()
         self.optimizer.step(lr)
         self.step += 1
         if self.federation is not None:
@@ -204,19 +206,17 @@ class Trainer:
     def _log_tid_of_steps(self) -> None:
         """Log TID every `tid_every_steps` steps, and of the remaining steps at an epoch's end."""
         every = self.run.measure.tid_every_steps
-        step_of_epoch = self.step % self.steps_per_epoch
-        if self.tid is not None and every is not None and step_of_epoch % every == 0:
+        if self.tid is not None and every is not None and self.step % self.steps_per_epoch % every == 0:
             self.metrics.tid_of_steps(self.tid, epoch=self.epoch, step=self.step)
 
     def _log_epoch(self, loader: BatchLoader[Any]) -> None:
         """Log what was measured in the epoch of training that has just ended."""
-        epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
-        learning_rate = self.optimizer.sgd.param_groups[0]["lr"]
+        epoch, step, images = self.epoch, self.step, self.run.batch.global_batch_size
         values = self.task.training_metrics(self.ranks.sum(self.epoch_sums.clone()))
-        values |= {"learning_rate": learning_rate, **self.meter.summary(images_per_step)}
+        values |= {"learning_rate": self.optimizer.sgd.param_groups[0]["lr"], **self.meter.summary(images)}
         self.metrics.training(values, epoch=epoch, step=step)
         self.metrics.slowest_rank(values.get("step_time_p50_ms"), epoch=epoch, step=step)
-        self.metrics.energy(self.meter.energy_j_per_step(), images_per_step, epoch=epoch, step=step)
+        self.metrics.energy(self.meter.energy_j_per_step(), images, epoch=epoch, step=step)
         if self.tid is not None:
             self.metrics.tid(self.tid, epoch=epoch, step=step)
         self.metrics.bad_images(loader, "train", epoch=epoch, step=step)
