@@ -26,6 +26,7 @@ from jobs.commands import (
     retry,
     robust,
     run,
+    scale,
     status,
     submit,
     tune,
@@ -44,7 +45,7 @@ app = typer.Typer(
     "130 interrupted.",
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run.run, submit.submit, tune.tune, status.status, logs.logs, cancel.cancel, retry.retry),
+    *(run.run, submit.submit, tune.tune, scale.scale, status.status, logs.logs, cancel.cancel, retry.retry),
     *(
         doctor.doctor,
         probe.probe,

@@ -77,12 +77,19 @@ def _obstacle(folder: Path, status: Status, bad: Sequence[BadEntry]) -> str | No
 
 
 def submit(
-    runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str, *, is_driven: bool = False
+    runs: Sequence[Run],
+    cluster: AnyCluster,
+    output_dir: Path,
+    experiment: str,
+    *,
+    is_driven: bool = False,
+    after: tuple[str, ...] = (),
 ) -> Submitted:
     """Submit the runs that are neither completed nor queued, and return at once.
 
-    `is_driven`: by the driver of the study `experiment`, which follows these jobs and may cancel them. Raises
-    UserError when nothing was submitted; when only a part was, `refused` says why.
+    `after`: the ids of jobs, of any output folder, that must end first. `is_driven`: by the driver of the
+    study `experiment`, which follows these jobs and may cancel them. Raises UserError when nothing was
+    submitted; when only a part was, `refused` says why.
     """
     ledger = Ledger(output_dir)
     check_batches(runs, cluster.ranks)
@@ -93,8 +100,8 @@ def submit(
         home = jobs_folder(output_dir, cluster.jobs_folder)
         sources = snapshot(home / "code")
         driver = experiment if is_driven else None
-        after = () if is_driven else in_the_way(done, cluster, ledger)
-        done.waits_for = after
+        done.waits_for = () if is_driven else in_the_way(done, cluster, ledger)
+        after = (*after, *done.waits_for)
         for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
             try:
                 done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))
