@@ -70,14 +70,15 @@ def scale(
     if dry_run:
         _print_plan(console, cells)
         return
+    reasons: dict[str, str] = {}
     if not report_only:
         done = submit_missing(cells)
         _print_submitted(console, done)
+        reasons = dict(done.refused)
         if wait:
-            _follow(console, [cell for cell in cells if cell.name not in done.refused])
-    is_complete = _report(
-        f"{run.label} on {where.name}", plan, cells, study_folder(run, where, output_dir, plan)
-    )
+            reasons |= _follow(console, [cell for cell in cells if cell.name not in done.refused])
+    title = f"{run.label} on {where.name}"
+    is_complete = _report(title, plan, cells, study_folder(run, where, output_dir, plan), reasons)
     if (wait or report_only) and not is_complete:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
@@ -110,8 +111,8 @@ def _print_submitted(console: Console, done: "SubmittedCells") -> None:
         )
 
 
-def _follow(console: Console, cells: "Sequence[Cell]") -> None:
-    """Wait for the cells, and print a line as each ends."""
+def _follow(console: Console, cells: "Sequence[Cell]") -> dict[str, str]:
+    """Wait for the cells, and print a line as each ends. Returns why some will not start, by name."""
     from jobs.scale.submitting import follow
 
     with console.status("waiting") as shown:
@@ -125,15 +126,22 @@ def _follow(console: Console, cells: "Sequence[Cell]") -> None:
             else:
                 console.print(f"{cell.name}: {seen.state}{reason}", markup=False)
 
-        follow(cells, on_look)
+        return follow(cells, on_look)
 
 
-def _report(title: str, plan: "ScalePlan", cells: "Sequence[Cell]", out: Path) -> bool:
-    """Print and write what has been measured; whether every cell has a time."""
+def _report(
+    title: str, plan: "ScalePlan", cells: "Sequence[Cell]", out: Path, reasons: dict[str, str]
+) -> bool:
+    """Print and write what has been measured; whether every cell has a time.
+
+    `reasons`: why cells were not submitted or do not start, by name.
+    """
     from reports.findings.scaling import Scaling, read_timing
     from reports.write.scaling_files import print_scaling, write_scaling
 
-    timings = [read_timing(cell.nodes, cell.repeat, cell.folder) for cell in cells]
+    timings = [
+        read_timing(cell.nodes, cell.repeat, cell.folder, reasons.get(cell.name, "")) for cell in cells
+    ]
     scaling = Scaling(title, plan.mode, timings)
     print_scaling(Console(), scaling)
     paths = write_scaling(scaling, out)

@@ -140,16 +140,10 @@ def timed(run: Run, plan: ScalePlan, global_batch_size: int | None = None) -> Ru
 
 def _on_nodes(run: Run, nodes: int, ranks: int, plan: ScalePlan) -> Run:
     """Return the timed run with its batch for so many nodes. Raises UserError."""
-    batch = run.batch
-    fewest = plan.nodes[0]
-    size, rest = divmod(batch.global_batch_size * nodes, fewest)
-    if plan.mode == "strong":
-        size, rest = batch.global_batch_size, 0
-    if rest:
-        raise UserError(
-            f"batch.global_batch_size: {batch.global_batch_size} on {fewest} nodes would be no whole number "
-            f"on {nodes}; take numbers of nodes that are multiples of {fewest}"
-        )
+    size = run.batch.global_batch_size
+    if plan.mode == "weak":
+        # Whole, because the fewest nodes come first, whose ranks divide the batch.
+        size = size * nodes // plan.nodes[0]
     images = run.data.train_images
     if images is not None and images < size:
         raise UserError(

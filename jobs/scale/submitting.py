@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from jobs.cluster import sbatch
 from jobs.cluster.backend import RunStatus
 from jobs.cluster.overview import overview
 from jobs.cluster.submit import plan, scripts, submit
@@ -11,6 +12,8 @@ from jobs.scale.cells import Cell
 from suite.errors import UserError
 
 POLL_S = 2.0
+# Slurm's reasons for a job that waits for a change of its request or of the site, and not for its turn.
+NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS")
 
 
 @dataclass
@@ -35,7 +38,12 @@ def submit_missing(cells: Sequence[Cell]) -> SubmittedCells:
     """
     done = SubmittedCells()
     after: tuple[str, ...] = ()
+    # A job of more nodes than a partition has may be taken all the same, and would hold up those behind it.
+    refusals = {cell.nodes: _refusal(cell) for cell in cells[: len({cell.nodes for cell in cells})]}
     for cell in cells:
+        if refusal := refusals[cell.nodes]:
+            done.refused[cell.name] = refusal
+            continue
         try:
             result = submit([cell.run], cell.cluster, cell.output_dir, cell.run.experiment, after=after)
         except UserError as error:
@@ -56,6 +64,12 @@ def submit_missing(cells: Sequence[Cell]) -> SubmittedCells:
     return done
 
 
+def _refusal(cell: Cell) -> str:
+    """Return why Slurm would not start a cell's job; empty if it would."""
+    code, message = sbatch.try_out(cell.cluster)
+    return message if code else ""
+
+
 def planned(cells: Sequence[Cell]) -> tuple[dict[str, str], dict[int, str]]:
     """Return what `submit_missing` would do with each cell, and a script for each number of nodes."""
     what: dict[str, str] = {}
@@ -72,12 +86,20 @@ def planned(cells: Sequence[Cell]) -> tuple[dict[str, str], dict[int, str]]:
     return what, texts
 
 
-def follow(cells: Sequence[Cell], on_look: Callable[[Cell, RunStatus], None]) -> None:
-    """Wait until the cells have ended, in their order. `on_look` sees each one every POLL_S, and its end."""
+def follow(cells: Sequence[Cell], on_look: Callable[[Cell, RunStatus], None]) -> dict[str, str]:
+    """Wait until the cells have ended, in their order. `on_look` sees each one every POLL_S, and its end.
+
+    Returns the names of the cells that will not start, with why: they are not waited for.
+    """
+    stuck: dict[str, str] = {}
     for cell in cells:
         while True:
             (seen,) = overview(cell.output_dir, [cell.folder]).runs
             on_look(cell, seen)
             if not seen.is_unfinished:
                 break
+            if seen.state == "queued" and any(reason in seen.reason for reason in NEVER_STARTS):
+                stuck[cell.name] = f"{seen.reason}: it will not start; end it by scancel {seen.job}"
+                break
             time.sleep(POLL_S)
+    return stuck

@@ -42,10 +42,13 @@ class Timing:
         return self.images_per_s is not None
 
 
-def read_timing(nodes: int, repeat: int, folder: Path) -> Timing:
-    """Read a cell's run folder. One that is damaged is shown as failed, one that is missing as such."""
+def read_timing(nodes: int, repeat: int, folder: Path, waits: str = "") -> Timing:
+    """Read a cell's run folder. One that is damaged is shown as failed, one that is missing as such.
+
+    `waits`: why it was not submitted or does not start, where that is known.
+    """
     if not (folder / "run.json").exists():
-        return Timing(nodes, repeat, folder, "not submitted")
+        return Timing(nodes, repeat, folder, "not submitted", waits)
     try:
         record = Record.read(folder)
         times = read_rank_times(record.paths)
@@ -53,7 +56,7 @@ def read_timing(nodes: int, repeat: int, folder: Path) -> Timing:
         return Timing(nodes, repeat, folder, "failed", str(error))
     ranks = record.status.get("world_size") or 0
     values = None
-    reason = record.reason or ""
+    reason = record.reason or waits
     if record.state == "completed":
         found = {name: record.last(name, "train") for name in _NUMBERS}
         values = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
