@@ -24,8 +24,9 @@ from jobs.doctor.software import unusable
 from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
 
 PATIENCE_S = 240.0
-SLOW = 0.8
-"""A node with less than this share of the other nodes' median bus bandwidth is called slow."""
+SLOW = {"NCCL": 0.8, "gloo": 0.5}
+"""A node with less than this share of the other nodes' median bus bandwidth is called slow, by what sums:
+gloo computes on the CPUs, which other programs use too."""
 EXPECTED = 0.5
 """NCCL is expected to reach at least this share of the hardware's rate with the largest sum."""
 INFINIBAND, NETWORK, ROUTES = Path("/sys/class/infiniband"), Path("/sys/class/net"), Path("/proc/net/route")
@@ -157,7 +158,7 @@ def _judged(case: Case, kind: str, hardware: str, hardware_gb_s: float) -> Itera
     told = _told(case, kind, rates)
     if hardware_gb_s:
         told += f"; {hardware}: {hardware_gb_s:.3g} GB/s"
-    if slow := _slow(rates):
+    if slow := _slow(rates, SLOW[_backend(case)]):
         names = ",".join(slow)
         fix = "compare its links with another node's (`nvidia-smi topo -m`, `ibstat`, `ethtool`), and set "
         yield (
@@ -165,19 +166,23 @@ def _judged(case: Case, kind: str, hardware: str, hardware_gb_s: float) -> Itera
             f"{told}; slow: {'; '.join(f'{n}: {s}' for n, s in slow.items())}",
             f"{fix}exclude: {names} in the cluster's file until it is mended",
         )
-    elif hardware_gb_s and _is_nccl(case) and statistics.median(rates.values()) < EXPECTED * hardware_gb_s:
+    elif (
+        hardware_gb_s
+        and _backend(case) == "NCCL"
+        and statistics.median(rates.values()) < EXPECTED * hardware_gb_s
+    ):
         fix = "NCCL_DEBUG: INFO under environment: in the cluster's file shows which links NCCL uses: over "
         yield "warning", told, f"{fix}sockets in place of InfiniBand, or without GPUDirect, it is slow"
     else:
         yield "ok", told
 
 
-def _slow(rates: Mapping[str, float]) -> dict[str, str]:
+def _slow(rates: Mapping[str, float], least: float) -> dict[str, str]:
     """Return what to say of each slow node. Of one pair alone neither can be told."""
     found = {}
     for node, rate in rates.items():
         others = [other for name, other in rates.items() if name != node]
-        if others and rate < SLOW * (usual := statistics.median(others)):
+        if others and rate < least * (usual := statistics.median(others)):
             found[node] = f"{rate:.3g} GB/s, the others {usual:.3g}"
     return found
 
@@ -200,9 +205,11 @@ def _told(case: Case, kind: str, rates: Mapping[str, float]) -> str:
     )
 
 
-def _is_nccl(case: Case) -> bool:
+def _backend(case: Case) -> str:
+    """Return what summed: NCCL where a node's GPUs did, or gloo."""
     answers = case.answers("bandwidth").values()
-    return any(one["backend"] == "NCCL" for answer in answers for one in answer["timings"])
+    backends = {str(one["backend"]) for answer in answers for one in answer["timings"]}
+    return max(backends, key=lambda name: name == "NCCL")
 
 
 CHECKS = {"bandwidth in a node": _in_a_node, "bandwidth between nodes": _between_nodes}

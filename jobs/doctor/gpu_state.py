@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
@@ -55,7 +55,7 @@ def _load(index: int) -> None:
 
 def _state(nvml: Any, handle: Any) -> Answer:
     """Return clock (MHz), slow-downs and memory errors; what a GPU does not tell is left out."""
-    asked = {
+    asked: dict[str, Callable[[], Any]] = {
         "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
         "max_sm_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
         "reasons": lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
