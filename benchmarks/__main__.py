@@ -129,8 +129,7 @@ def probe(
     device = _device()
     step = Step(arch, image_size, images_per_batch, precision, channels_last, kernels=kernels)
     ratios = bench_probe(step, rounds, batches_per_round, device)
-    target = "≤ 1.10" if device.type == "cuda" else "≤ 1.25"
-    show(ratios, {"probe / inference pass (time)": target})
+    show(ratios, {"probe / inference pass (time)": "≤ 1.10"})
 
 
 @app.command("model")

@@ -166,6 +166,8 @@ class Run(Spec):
         """Twelve hex digits over model, data (without its path), batch, recipe, seed. Not cached."""
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         del decides["data"]["path"]
+        if self.data.interpolation == "bilinear":
+            del decides["data"]["interpolation"]  # added later: older runs keep their ids
         norm = decides["model"]["norm"]
         if norm.get("stages", 0) is None:
             del norm["stages"]  # added later: older runs keep their ids

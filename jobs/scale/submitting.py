@@ -57,6 +57,10 @@ def submit_missing(cells: Sequence[Cell]) -> SubmittedCells:
             job = done.queued[cell.name] = result.queued[name]
         elif name in result.unreadable:
             done.refused[cell.name] = result.unreadable[name]
+        elif name in result.ending:
+            done.refused[cell.name] = (
+                f"its job {result.ending[name]} has not ended yet; run the command again"
+            )
         else:
             done.completed.append(cell.name)
         if (number := job.partition(" ")[0].partition("_")[0]).isdigit():
@@ -82,7 +86,8 @@ def planned(cells: Sequence[Cell]) -> tuple[dict[str, str], dict[int, str]]:
             if cell.nodes not in texts:
                 ((_, texts[cell.nodes]),) = scripts(found, cell.cluster, cell.output_dir, cell.run.experiment)
         else:
-            what[cell.name] = found.queued.get(name) or found.unreadable.get(name) or "complete"
+            others = found.queued | found.ending | found.unreadable
+            what[cell.name] = others.get(name, "complete")
     return what, texts
 
 

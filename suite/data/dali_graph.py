@@ -6,7 +6,7 @@ one that the torchvision loader uses.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from suite.data.crops import Int32s, geometry
 from suite.data.loader import MEAN, STD
 from suite.experiment import DataSpec
 from suite.specs.dali import DaliSpec
+from suite.specs.loader_table import INTERPOLATIONS
 
 # A batch of DALI's: one array for each image.
 Arrays = list[NDArray[Any]]
@@ -98,10 +99,11 @@ def build_pipeline(
         images = fn.decoders.image_slice(files, start=start, shape=shape, axes=[0, 1], **machine.decoding())
         crop, size = (images, resized, offset), data.image_size
         if machine.on_gpu:
-            images = resize_and_slice(*crop, size)
+            images = resize_and_slice(*crop, size, data.interpolation)
         else:
+            resize_one = partial(_resize, size=size, mode=data.interpolation)
             resize = partial(
-                _resize_batch, size=size, threads=machine.threads, num_threads=machine.num_threads
+                _resize_batch, resize=resize_one, threads=machine.threads, num_threads=machine.num_threads
             )
             images = fn.python_function(*crop, function=resize, batch_processing=True, output_layouts="HWC")
         if machine.settings.output_on(machine.device.type).is_normalised:
@@ -140,18 +142,19 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return shift_1C11.to(device, torch.float32), scale_1C11.to(device, torch.float32)
 
 
-def _places(files: Any, attempts: list[Any], data: DataSpec) -> Any:
+def _places(files: Any, attempts: Sequence[Any], data: DataSpec) -> Any:
     """Return the parts of the crops' `Geometry`, from the sizes that the files' headers name."""
     shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
     function = partial(_geometry, data=data)
     return fn.python_function(shapes, *attempts, function=function, num_outputs=4, batch_processing=True)
 
 
-def resize_and_slice(images: Any, resized: Any, offset: Any, size: int) -> Any:
+def resize_and_slice(images: Any, resized: Any, offset: Any, size: int, mode: str = "bilinear") -> Any:
     """DALI's resize, then a square of `size` pixels. HWC; `resized` and `offset`: int32, two per image."""
+    kernel = getattr(types, INTERPOLATIONS[mode])
     # fn.resize takes fractions of pixels, and sizes as floats only.
     resized = fn.cast(resized, dtype=types.FLOAT)
-    images = fn.resize(images, size=resized, interp_type=types.INTERP_LINEAR, antialias=True)
+    images = fn.resize(images, size=resized, interp_type=kernel, antialias=True)
     return fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
 
 
@@ -167,14 +170,14 @@ def _resize_batch(
     resized: Arrays,
     offsets: Arrays,
     *,
-    size: int,
+    resize: Callable[..., NDArray[np.uint8]],
     threads: ThreadPoolExecutor,
     num_threads: int,
 ) -> Arrays:
     # One task per thread: one per image would take a tenth longer.
     def every_nth(first: int) -> Arrays:
         mine = slice(first, None, num_threads)
-        return [_resize(*one, size) for one in zip(images[mine], resized[mine], offsets[mine], strict=True)]
+        return [resize(*one) for one in zip(images[mine], resized[mine], offsets[mine], strict=True)]
 
     done: Arrays = [*images]
     for first, resized_images in enumerate(threads.map(every_nth, range(num_threads))):
@@ -182,12 +185,14 @@ def _resize_batch(
     return done
 
 
-def _resize(image_HWC: NDArray[np.uint8], resized: Int32s, offset: Int32s, size: int) -> NDArray[np.uint8]:
+def _resize(
+    image_HWC: NDArray[np.uint8], resized: Int32s, offset: Int32s, *, size: int, mode: str
+) -> NDArray[np.uint8]:
     height, width = resized.tolist()
     top, left = offset.tolist()
     with torch.inference_mode():
         # Channels last, as in memory and as torch's fast kernel needs it.
         image_1CHW = torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2)
-        resized_1CHW = interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
+        resized_1CHW = interpolate(image_1CHW, size=(height, width), mode=mode, antialias=True)
         crop_HWC = resized_1CHW[0, :, top : top + size, left : left + size].permute(1, 2, 0)
         return np.ascontiguousarray(crop_HWC.numpy())

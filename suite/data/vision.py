@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from suite.data.crops import CropDraws, geometry
@@ -184,7 +185,8 @@ class PlannedBatches(Dataset[WorkerBatch[tuple[Tensor, Tensor]]]):
         shape_12 = np.array([image_CHW.shape[1:]], dtype=np.int32)
         place = geometry(shape_12, None if crop is None else crop.attempts_B4A, self._data)
         image_CHW = F.crop(image_CHW, *place.window_start_B2[0].tolist(), *place.window_shape_B2[0].tolist())
-        image_CHW = F.resize(image_CHW, place.resized_B2[0].tolist(), antialias=True)
+        mode = InterpolationMode(self._data.interpolation)
+        image_CHW = F.resize(image_CHW, place.resized_B2[0].tolist(), mode, antialias=True)
         size = self._data.image_size
         image_CHW = F.crop(image_CHW, *place.offset_B2[0].tolist(), size, size)
         if crop is not None and crop.mirror_B[0]:

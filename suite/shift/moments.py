@@ -37,34 +37,36 @@ def batch_moments(x_NC: Tensor, near_C: Tensor | None = None) -> tuple[Tensor, T
 
 
 def _moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance, (C,). On a CPU the input is read once, in blocks of samples."""
+    """Return mean and biased variance, (C,). A CPU reads the input once, in blocks that stay in its cache."""
     if x_NC.device.type != "cpu" or x_NC.dtype is torch.float64 or x_NC.dim() < 3 or not x_NC.numel():
         return _moments_of(x_NC)
-    block = BLOCK_BYTES * torch.get_num_threads() // (4 * x_NC[0].numel())
-    parts = [_moments_by_row(part) for part in x_NC.split(max(1, block))]
-    counts, means, variances = zip(*parts, strict=True)
-    rows = torch.tensor([count for count, mean_RC in zip(counts, means, strict=True) for _ in mean_RC])
-    share_R1 = (rows.double() / rows.sum())[:, None]
-    mean_RC, var_RC = torch.cat(means).double(), torch.cat(variances).double()
-    mean_C = (share_R1 * mean_RC).sum(dim=0)
-    return mean_C, (share_R1 * (var_RC + (mean_RC - mean_C).square())).sum(dim=0)
-
-
-def _moments_by_row(x_NC: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Return the values a channel has in each row, and their mean and biased variance, (R, C).
-
-    A row is a sample, where those are contiguous, or all samples.
-    """
-    x_NC = x_NC.float()
     values = x_NC[0, 0].numel()
-    if values == 1 or not x_NC.is_contiguous():
-        mean_C, var_C = _moments_of(x_NC)
-        return len(x_NC) * values, mean_C[None], var_C[None]
-    # Group norm's kernel is the only one of torch that sums a channel's mean and squares in one pass, about
-    # the mean, and in vectors. What it normalises is dropped before it leaves the cache.
+    block = BLOCK_BYTES * torch.get_num_threads() // (4 * x_NC[0].numel())
+    blocks = torch.split(x_NC, max(1, block))
+    if x_NC.is_contiguous() and values > 1:
+        found = [_moments_of_samples(one_NC.float()) for one_NC in blocks]
+        mean_RC, var_RC = (torch.cat(rows).double() for rows in zip(*found, strict=True))
+        between_C, mean_C = torch.var_mean(mean_RC, dim=0, correction=0)
+        return mean_C, var_RC.mean(dim=0) + between_C
+    found = [_moments_of(one_NC) for one_NC in blocks]
+    if len(found) == 1:
+        return found[0]
+    mean_RC, var_RC = (torch.stack(rows).double() for rows in zip(*found, strict=True))
+    share_R = torch.tensor([len(one_NC) / len(x_NC) for one_NC in blocks], dtype=torch.float64)
+    mean_C = share_R @ mean_RC
+    return mean_C, share_R @ (var_RC + (mean_RC - mean_C).square())
+
+
+def _moments_of_samples(x_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel of each sample, (N, C), of a contiguous tensor.
+
+    Group norm's kernel is the only one of torch that finds both in one pass, in vectors and about the mean.
+    What it normalises is dropped before it leaves the cache.
+    """
     num, channels = x_NC.shape[:2]
+    values = x_NC[0, 0].numel()
     _, mean_NC, rstd_NC = torch.native_group_norm(x_NC, None, None, num, channels, values, channels, 0.0)
-    return values, mean_NC, rstd_NC.double().pow(-2)
+    return mean_NC, rstd_NC.double().pow(-2)
 
 
 def _moments_of(x_NC: Tensor) -> tuple[Tensor, Tensor]:

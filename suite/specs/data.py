@@ -6,13 +6,15 @@ from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
 from suite.specs.choice import described, listed
-from suite.specs.loader_table import LOADERS
+from suite.specs.loader_table import INTERPOLATIONS, LOADERS
 from suite.specs.source_table import LAYOUTS, SOURCES
 
 if TYPE_CHECKING:
     LoaderName = str
+    Interpolation = str
 else:
     LoaderName = Literal[tuple(LOADERS)]
+    Interpolation = Literal[tuple(INTERPOLATIONS)]
 
 
 class DataSpec(Spec):
@@ -42,6 +44,7 @@ class DataSpec(Spec):
     eval_resize: int | None = Field(
         None, ge=8, description="shorter side before the central crop, pixels; null: image_size × 256/224"
     )
+    interpolation: Interpolation = Field("bilinear", description="how images are resized, without aliasing")
     loader: LoaderName = Field("dali", description=described(LOADERS))
 
     @model_validator(mode="after")
@@ -81,8 +84,9 @@ class DataSpec(Spec):
     def _check_whole_images(self) -> None:
         """Raise ValueError for a config that asks to crop, resize or mirror."""
         is_whole = self.crop_area == (1, 1) and self.crop_ratio[0] <= 1 <= self.crop_ratio[1]
-        if not is_whole or self.flip or self.eval_resize != self.image_size:
+        is_plain = self.interpolation == type(self).model_fields["interpolation"].default
+        if not (is_whole and is_plain) or self.flip or self.eval_resize != self.image_size:
             raise ValueError(
                 f"loader {self.loader} does not crop or mirror: set crop_area: [1, 1], flip: false and "
-                f"eval_resize: {self.image_size}, and leave crop_ratio out"
+                f"eval_resize: {self.image_size}, and leave crop_ratio and interpolation out"
             )

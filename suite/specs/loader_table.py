@@ -58,3 +58,6 @@ LOADERS = {
         crops=False,
     ),
 }
+
+INTERPOLATIONS = {"bilinear": "INTERP_LINEAR", "bicubic": "INTERP_CUBIC"}
+"""How images are resized, without aliasing: torch's and torchvision's names, with DALI's constants."""

@@ -66,6 +66,7 @@ TASKS = {
         unused={
             "data.image_size": _SIZES,
             "data.eval_resize": _SIZES,
+            "data.interpolation": "images of detection are resized bilinearly: leave it out",
             "data.crop_area": _CROPS,
             "data.crop_ratio": _CROPS,
             "recipe.mixup_alpha": _ONE_LABEL,

@@ -54,7 +54,7 @@ class Meter:
     def watch_gradients(self, model: nn.Module) -> None:
         """Note when the backward pass gets to its end: the gradient of the first trained parameter."""
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        first.register_post_accumulate_grad_hook(self._note_gradient)
+        first.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
 
     def _note_gradient(self, _: Tensor) -> None:
         if self._device.type != "cuda" or not torch.cuda.is_current_stream_capturing():

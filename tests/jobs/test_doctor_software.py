@@ -135,9 +135,7 @@ def test_a_photograph_is_read_as_training_reads_it(device: torch.device) -> None
 
 def test_a_photograph_whose_pixels_are_wrong_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suite.data.dali_graph.MEAN", (0.485, 0.456, 0.45))
-    with pytest.raises(
-        ValueError, match=r"pixels are [34]\.\d grey levels of 255 from torchvision's"
-    ):
+    with pytest.raises(ValueError, match=r"pixels are [34]\.\d grey levels of 255 from torchvision's"):
         check_decoding(torch.device("cpu"))
 
 
