@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks lock clean
+.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks notebook docs lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -56,6 +56,12 @@ architectures: .venv/.users ## measure the channels of all networks, after a fam
 
 networks: .venv/.developers ## convert every network of timm and torchvision, and write docs/networks.md
 	$(BIN)/python -m tests.helpers.zoo
+
+notebook: ## write examples/walkthrough.ipynb, after the script beside it was changed
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m website.walkthrough
+
+docs: .venv/.developers ## write the documentation site to out/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

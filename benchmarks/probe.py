@@ -12,6 +12,7 @@ from benchmarks.train import Step, trainer_of
 from suite.architectures import ARCHITECTURES
 from suite.shift import probe
 from suite.train.arithmetic import arithmetic
+from suite.train.distributed import Ranks
 from suite.train.optim import autocast
 
 
@@ -23,7 +24,7 @@ def bench_probe(step: Step, rounds: int, batches_per_round: int, device: torch.d
     layout = torch.channels_last if step.channels_last else torch.contiguous_format
     others = torchvision.models.list_models(module=torchvision.models)
     if step.arch in ARCHITECTURES or step.arch not in others:
-        model = trainer_of(step, device).model.eval()
+        model = trainer_of(step, Ranks(0, 0, 1, device)).model.eval()
     else:
         model = torchvision.models.get_model(step.arch).to(device, memory_format=layout).eval()
     shape = (step.images_per_step, 3, step.image_size, step.image_size)

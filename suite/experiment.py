@@ -207,6 +207,7 @@ class Run(Spec):
 
     @property
     def folder_name(self) -> str:
+        """The name of the run's folder: its label and its id."""
         return f"{self.label.lower().replace('seed ', 's').replace(' ', '-')}-{self.run_id}"
 
 

@@ -84,6 +84,16 @@ class SystemSpec(Spec):
         description="let cuDNN measure its algorithms for each new shape, which lengthens the first steps; "
         "null: where all images have one size",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="record a step on a GPU as a CUDA graph and replay it, which spares launches of small "
+        "batches; refused with accumulation, recipe.compile, federated clients and norms over ranks",
+    )
+    ddp_bucket_mb: int | None = Field(
+        None,
+        ge=1,
+        description="MiB of gradients that ranks exchange at once; null: torch's 25, after a first one of 1",
+    )
     checkpoint_every_epochs: int = Field(1, ge=1, description="the last epoch always writes one")
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within an epoch; null: only at its end"

@@ -73,6 +73,7 @@ TASKS = {
             "recipe.label_smoothing": _ONE_LABEL,
             "recipe.channels_last": "images come in lists of different sizes: leave it out",
             "recipe.compile": "the shapes differ from step to step: leave it out",
+            "system.cuda_graphs": "the shapes differ from step to step: leave it out",
             "recipe.federated": "clients are dealt by the labels of images: leave it out",
             "measure.eval_train": "only classification evaluates its training images: leave it out",
         },
