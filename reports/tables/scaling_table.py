@@ -11,9 +11,14 @@ from reports.tables.table import Cell, Column, Table
 
 _HEADERS = {
     "compute_share": "Computing (%)",
-    "communication_share": "Exposed communication (%)",
-    "data_wait_share": "Waiting for data (%)",
+    "communication_share": "Communication (%)",
+    "data_wait_share": "Data (%)",
 }
+
+
+# A terminal has not the width for all columns: these go into a table of their own.
+OF_SPEED = ("Ranks", "Cells", "Images/s", "Ideal", "Speed-up", "Efficiency (%)")
+OF_STEPS = ("Step (ms)", *_HEADERS.values(), "Epoch end (s)", "Slowest rank")
 
 
 def scaling_table(scaling: Scaling) -> Table:
@@ -74,7 +79,7 @@ def _notes(scaling: Scaling, has_ranks: bool) -> list[str]:
         "Images/s over the timed steps, the first ones left out; intervals are of 95 % over repeats "
         "(Student's t), of two repeats both values are given. Speed-up and efficiency are ratios to "
         "the fewest nodes, repeat by repeat; ideal is as many times their speed as there are nodes. Parts of "
-        "a step are those of the first rank."
+        "a step are those of the first rank; communication is what the backward pass does not hide."
     ]
     if has_ranks:
         notes.append(

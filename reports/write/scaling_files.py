@@ -12,7 +12,7 @@ from reports.findings.scaling import PARTS, Scaling
 from reports.findings.scaling_verdict import verdict_sentences
 from reports.findings.slow_nodes import slowest_rank
 from reports.tables.cell_tables import print_table
-from reports.tables.scaling_table import scaling_table
+from reports.tables.scaling_table import OF_SPEED, OF_STEPS, scaling_table
 from reports.write.drawing import obstacle_to_drawing
 from reports.write.markdown import fill
 from suite.errors import UserError
@@ -22,9 +22,10 @@ NAME = "scaling"
 
 
 def print_scaling(console: Console, scaling: Scaling) -> None:
-    """The table, its notes, and last the verdict."""
+    """The table in two parts, its notes, and last the verdict."""
     table = scaling_table(scaling)
-    print_table(console, table)
+    for left_out in (OF_STEPS, OF_SPEED):
+        print_table(console, table, left_out)
     for note in table.notes:
         console.print(note, style="dim", markup=False, highlight=False)
     for text in verdict_sentences(scaling):

@@ -183,4 +183,6 @@ def test_the_files(tmp_path: Path) -> None:
         assert words in drawn
     console = Console(width=200, record=True, file=(tmp_path / "printed").open("w"))
     print_scaling(console, scaling)
-    assert "It scales with losses" in console.export_text()
+    printed = console.export_text()
+    assert "It scales with losses" in printed
+    assert all(column.header in printed for column in scaling_table(scaling).columns)
