@@ -30,7 +30,7 @@ cluster: root slurm-packages .venv/.users ## start a four-node Slurm on this mac
 cluster-down: ## end that Slurm
 	@$(PYTHON) tests/cluster/testcluster.py down
 
-bench-%: .venv/.developers ## measure the speed of shiftbench: loader, train, probe, agreeing, submit, tune or report; bench-model predicts a GPU's speed
+bench-%: .venv/.developers ## measure the speed of shiftbench: loader, data, train, probe, agreeing, submit, tune or report; bench-model predicts a GPU's speed
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
 gpu-check: ## what only a GPU can show, in eight minutes and without a network; ARGS=--rehearse: on a CPU

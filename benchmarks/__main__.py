@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.data import data
 from benchmarks.options import Arch, ChannelsLast, ImageSize, Kernels, Precision, Rounds
 from benchmarks.printing import print_origin, show
 from benchmarks.train_command import train
@@ -48,6 +49,7 @@ def loader(
     )
 
 
+app.command("data")(data)
 app.command("train")(train)
 
 

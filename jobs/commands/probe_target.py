@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from jobs.checks import read_run
 from suite.data.index import class_names
+from suite.data.packs import is_pack, open_pack
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
@@ -99,6 +100,8 @@ def read_norm(norm: str) -> NormSpec:
 
 
 def _count_classes(root: Path) -> int:
+    if is_pack(root.parent):
+        return len(open_pack(root.parent).classes)
     count = len(class_names(root)) if root.is_dir() else 0
     if count < 2:
         wanted = f"--data is a folder of {root.name}/CLASS/*.jpg with two classes or more"

@@ -13,7 +13,7 @@ from suite.data.clients import FederatedPlan
 from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader, Place, loader_class
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
-from suite.data.sources import dataset_folder, idx_folder, prepare
+from suite.data.sources import check_stage, dataset_folder, idx_folder, prepare
 from suite.data.watch import WatchedLoader
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
@@ -64,10 +64,11 @@ def check_folders(run: Run) -> None:
 
     Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
     empty class folder, other classes than the other split or another number of them, or fewer images
-    than `val_images`.
+    than `val_images`; for data to be staged that are no pack.
     """
     steps_per_epoch(run)
     if not _generator(run.data):
+        check_stage(run.data)
         index = split_index(run.data, "val", run.data.val_images)
         if run.recipe.federated is not None:
             for client in range(run.recipe.federated.clients):

@@ -22,6 +22,7 @@ from suite.data.dali_graph import Machine, Source, build_pipeline, normalised
 from suite.data.index import ImageFiles, ImageIndex
 from suite.data.loader import BROKEN_JPEG, Batch, decoding_fault, good_image, to_device
 from suite.data.plan import Samples, Share
+from suite.data.read_ahead import PackReader, when_read
 from suite.data.vision import decode
 from suite.experiment import DataSpec
 from suite.specs.dali import DaliSpec
@@ -79,7 +80,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
 
     def _decode(self, image: int) -> Tensor | str:
         """Return an image as torchvision decodes it, or why it cannot."""
-        return decode(self._share.index.path(image))
+        return decode(self._share.index, image)
 
     def _check(self, outputs: Sequence[Any], samples: Samples) -> None:
         """Raise RuntimeError for outputs that are not those of the samples."""
@@ -92,7 +93,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
             # Batches that the pipeline has taken and not yet returned.
             in_flight: deque[tuple[int, Samples]] = deque()
             feed, pipeline = rested or self._fed_pipeline()
-            feed.inputs = self._inputs(number, in_flight)
+            feed.inputs = self._ready(self._inputs(number, in_flight))
             try:
                 while True:
                     outputs = pipeline.run()
@@ -144,6 +145,10 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
                 yield self._input(samples)
             number += 1
 
+    def _ready(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        """Return the inputs as the pipeline takes them."""
+        return inputs
+
     def _names(self, samples: Samples) -> list[Any]:
         return [np.frombuffer(self._share.index.path_bytes(i), np.uint8) for i in samples.images_B]
 
@@ -172,7 +177,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
     def _complaint(self, samples: Samples) -> str | None:
         """Return DALI's error message for these samples as one batch, or None."""
         try:
-            feed = _Feed(self._input(samples))
+            feed = _Feed(*self._ready(iter([self._input(samples)])))
             pipeline = self._pipeline(feed, len(samples), prefetched_batches=1)
             self._check(pipeline.run(), samples)
         except RuntimeError as error:
@@ -189,7 +194,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
 
     def _reason(self, image: int, complaint: str) -> str:
         """Return in one line why an image is bad."""
-        return decoding_fault(self._share.index.path(image), complaint)
+        return decoding_fault(self._share.index, image, complaint)
 
     def _name_bad(self, in_flight: list[Samples], error: RuntimeError) -> None:
         """Find the bad files behind DALI's error. Raises RuntimeError if it is not the files."""
@@ -239,8 +244,11 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
         self._data = data
         is_normalised = settings.output_on(device.type).is_normalised
         self._copy = None if is_normalised else partial(normalised, channels_last=channels_last)
+        is_packed = share.index.packed is not None
+        self._reader = PackReader(share.index, num_threads) if is_packed else None
 
     def _input(self, samples: Samples) -> Inputs:
+        files = self._names(samples) if self._reader is None else self._reader.begin(samples.images_B)
         attempts_B4A = None if samples.crops is None else samples.crops.attempts_B4A
         mirrors = () if samples.crops is None else (samples.crops.mirror_B,)
         shapes_N2 = self._share.index.shapes_N2
@@ -250,7 +258,10 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
         else:
             place = geometry(shapes_N2[samples.images_B], attempts_B4A, self._data)
             drawn = place.window_start_B2, place.window_shape_B2, place.resized_B2, place.offset_B2
-        return self._names(samples), *drawn, *mirrors
+        return files, *drawn, *mirrors
+
+    def _ready(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        return inputs if self._reader is None else when_read(inputs)
 
     def _batch(self, images: Any, samples: Samples) -> Batch:
         labels_N = torch.from_numpy(self._share.index.labels_N[samples.images_B])
@@ -270,8 +281,14 @@ class DaliLoader(PipelineLoader[ImageIndex, Batch]):
             source,
             self._data,
             self._machine,
+            reads_files=self._reader is None,
             random_crops=self._share.random_crops,
             with_places=self._share.index.shapes_N2 is not None,
             images_per_batch=images_per_batch,
             prefetched_batches=prefetched_batches,
         )
+
+    def close(self) -> None:
+        super().close()
+        if self._reader is not None:
+            self._reader.close()

@@ -81,20 +81,23 @@ def build_pipeline(
     with_places: bool,
     images_per_batch: int,
     prefetched_batches: int | None = None,
+    reads_files: bool = True,
 ) -> Pipeline:
     """Return a pipeline that yields batches on the device: float32 NCHW, or uint8 NHWC.
 
-    `source` gives file names as arrays of bytes, then the parts of a `Geometry` if it has the crops
-    (`with_places`), else with random crops the attempts; and with random crops the mirrors last.
+    `source` gives file names as arrays of bytes (without `reads_files`, the files' content), then the parts
+    of a `Geometry` if it has the crops (`with_places`), else with random crops the attempts; and with random
+    crops the mirrors last.
     `images_per_batch` is the maximum of a batch.
     """
     pipeline = machine.pipeline(images_per_batch, prefetched_batches)
     with pipeline:
         num_drawn = int(random_crops) if not with_places else 4
         inputs = fn.external_source(source=source, num_outputs=1 + num_drawn + int(random_crops), batch=True)
-        names, drawn, mirror = inputs[0], inputs[1 : 1 + num_drawn], inputs[-1] if random_crops else 0
-        # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
-        files = fn.io.file.read(names, dont_use_mmap=True)
+        files, drawn, mirror = inputs[0], inputs[1 : 1 + num_drawn], inputs[-1] if random_crops else 0
+        if reads_files:
+            # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
+            files = fn.io.file.read(files, dont_use_mmap=True)
         start, shape, resized, offset = drawn if with_places else _places(files, drawn, data)
         images = fn.decoders.image_slice(files, start=start, shape=shape, axes=[0, 1], **machine.decoding())
         crop, size = (images, resized, offset), data.image_size

@@ -17,6 +17,10 @@ else:
     Interpolation = Literal[tuple(INTERPOLATIONS)]
 
 
+WHERE = ("path", "stage")
+"""The fields that say where the images are and not which: no part of the run_id."""
+
+
 class DataSpec(Spec):
     """Which images, and how they are cropped."""
 
@@ -25,8 +29,13 @@ class DataSpec(Spec):
     )
     path: str | None = Field(
         None,
-        description="folder with train/ and val/, with annotations/ and images as in COCO, or with four "
-        "IDX files; not part of the run_id",
+        description="folder with train/ and val/, a pack of them, with annotations/ and images as in COCO, "
+        "or with four IDX files; not part of the run_id",
+    )
+    stage: str | None = Field(
+        None,
+        description="folder on each node's own disk, such as $TMPDIR, to which a pack is copied before "
+        "training; null: it is read where it is; not part of the run_id",
     )
     num_classes: int | None = Field(None, ge=2, description="null: that of the known source")
     image_size: int = Field(224, ge=8, description="side of the square image given to the network, pixels")
@@ -63,6 +72,9 @@ class DataSpec(Spec):
         if self.path is not None and source is not None and source.generator:
             made = f"{self.name} is made of random numbers and reads no folder"
             raise ValueError(f"path: {made}; remove it, or give the data another name")
+        if self.stage is not None and ((source and source.generator) or not LOADERS[self.loader].crops):
+            reads = self.name if source and source.generator else f"loader {self.loader}"
+            raise ValueError(f"stage: packs are copied there, and {reads} reads none; leave it out")
         for name in ("crop_area", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):

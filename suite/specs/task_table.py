@@ -69,6 +69,7 @@ TASKS = {
             "data.interpolation": "images of detection are resized bilinearly: leave it out",
             "data.crop_area": _CROPS,
             "data.crop_ratio": _CROPS,
+            "data.stage": "packs hold images in classes: leave it out",
             "recipe.mixup_alpha": _ONE_LABEL,
             "recipe.label_smoothing": _ONE_LABEL,
             "recipe.channels_last": "images come in lists of different sizes: leave it out",

@@ -134,11 +134,10 @@ class Trainer:
     def forward_module(self) -> nn.Module:
         """Return the module that a step calls: network and loss, compiled if the run says so, within DDP."""
         self.model.train()
-        objective = self.task.objective(self.model)
-        forward = step_module(objective, self.run, self.ranks, self.accumulation_steps, self.graph)
         if self.ranks.world_size > 1:
             self.meter.watch_gradients(self.model)
-        return forward
+        objective = self.task.objective(self.model)
+        return step_module(objective, self.run, self.ranks, self.accumulation_steps, self.graph)
 
     def advance(self, forward: nn.Module, batches: Iterator[Any]) -> Tensor:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""

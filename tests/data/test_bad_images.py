@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from suite.data import Batch, train_loader, val_loader
+from suite.data.index import ImageIndex
 from suite.data.loader import decoding_fault
 from suite.errors import UserError
 from suite.experiment import Run
@@ -75,8 +76,8 @@ def assert_named(named: dict[str, str], bad: dict[Path, str], split: str) -> Non
 
 def test_the_decoders_own_words_follow_the_reason(tmp_path: Path) -> None:
     """Without tracebacks and places in C++, and cut short."""
-    path = tmp_path / "x.jpg"
-    path.write_bytes(b"\xff\xd8...")
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8...")
+    files = ImageIndex(tmp_path, np.array([b"x.jpg"]), np.zeros(1, np.int64), ("a",))
     for message, words in (
         (
             "Critical error:\n  File x\n\nencountered:\n\nNo luck with #0 : \nPipeline is invalid.",
@@ -88,7 +89,7 @@ def test_the_decoders_own_words_follow_the_reason(tmp_path: Path) -> None:
         ),
         ("word " * 100, "word " * 19 + "…"),
     ):
-        assert decoding_fault(str(path), message) == f"truncated or broken JPEG ({words})"
+        assert decoding_fault(files, 0, message) == f"truncated or broken JPEG ({words})"
 
 
 @pytest.mark.parametrize("device", DEVICES)
