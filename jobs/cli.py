@@ -27,6 +27,7 @@ from jobs.commands import (
     retry,
     robust,
     run,
+    scale,
     status,
     submit,
     tune,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 TRAIN, FOLLOW, RESULTS = "Train runs", "Follow and control runs", "Results"
 NETWORK, SETUP = "Any trained network", "Set up"
-layout.add(app, TRAIN, run.run, submit.submit, tune.tune, reproduce.reproduce)
+layout.add(app, TRAIN, run.run, submit.submit, tune.tune, scale.scale, reproduce.reproduce)
 layout.add(app, FOLLOW, status.status, logs.logs, cancel.cancel, retry.retry)
 layout.add(app, RESULTS, report.report, compare.compare)
 layout.add(app, NETWORK, probe.probe, diagnose.diagnose, robust.robust)

@@ -31,7 +31,7 @@ def data_home() -> Path | None:
     return None if home is None else home / "shiftbench" / "data"
 
 
-DETECTIONS, GALLERY = "detections.json", "gallery.json"
+DETECTIONS, GALLERY, RANKS = "detections.json", "gallery.json", "ranks.json"
 
 
 class _Below:
@@ -55,6 +55,7 @@ class RunPaths:
     tid = _Below("tid.jsonl")  # TID every few steps, if the run asks for it
     noise = _Below("noise.json")  # accuracy under noise on the estimates, if it was measured
     robustness = _Below("robustness.json")  # accuracy and shift on other data, if they were measured
+    ranks = _Below(RANKS)  # each rank's step times over the newest epoch, of several ranks
     detections = _Below(DETECTIONS)  # of a detector's newest evaluation, as COCO writes results
     gallery = _Below(GALLERY)  # a few of its images, small, with their boxes and the detector's
     log = _Below("log.txt")  # output of the process

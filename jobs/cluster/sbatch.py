@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from jobs.cluster.backend import Cluster
 from jobs.cluster.slurm_cluster import SlurmCluster, time_s, words_of
-from jobs.cluster.slurm_commands import current_job, no_slurm
+from jobs.cluster.slurm_commands import TIMEOUT_S, SlurmError, as_text, current_job, no_slurm, words
 from suite.errors import UserError
 from suite.signals import GRACE_VARIABLE, REQUEUE_VARIABLE
 
@@ -172,3 +173,19 @@ def _own_files(cluster: SlurmCluster, submission_folder: Path) -> list[str]:
         f'export {REQUEUE_VARIABLE}={folder}/"${{job}}_to_requeue"',
         f'rm -f "${REQUEUE_VARIABLE}"',
     ]
+
+
+def try_out(cluster: SlurmCluster) -> tuple[int, str]:
+    """Ask Slurm whether it would take a job of this cluster; none is created.
+
+    Returns sbatch's exit code, and what it said. Raises SlurmError without an answer.
+    """
+    folder = Path("/nonexistent")
+    text = script(1, cluster, folder / "shiftbench-try", folder)
+    command = ["sbatch", "--test-only"]
+    try:
+        with outside_any_job():
+            done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmError(f"sbatch did not answer: {error}") from None
+    return done.returncode, words(as_text(done.stderr or done.stdout))

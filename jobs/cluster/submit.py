@@ -83,14 +83,20 @@ def _obstacle(folder: Path, status: Status, bad: Sequence[BadEntry]) -> str | No
 
 
 def submit(
-    runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str, *, is_driven: bool = False
+    runs: Sequence[Run],
+    cluster: AnyCluster,
+    output_dir: Path,
+    experiment: str,
+    *,
+    is_driven: bool = False,
+    after: tuple[str, ...] = (),
 ) -> Submitted:
     """Submit the runs that are neither completed nor queued, and do not wait for them.
 
     Jobs of these runs that end, as after scancel, are waited for up to ENDING_S; the runs of those that have
-    not ended then are left alone, in `ending`. `is_driven`: by the driver of the study `experiment`, which
-    follows these jobs and may cancel them. Raises UserError when nothing was submitted; when only a part was,
-    `refused` says why.
+    not ended then are left alone, in `ending`. `after`: the ids of jobs, of any output folder, that must end
+    first. `is_driven`: by the driver of the study `experiment`, which follows these jobs and may cancel them.
+    Raises UserError when nothing was submitted; when only a part was, `refused` says why.
     """
     ledger = Ledger(output_dir)
     check_batches(runs, cluster.ranks)
@@ -99,12 +105,17 @@ def submit(
         with ledger.held():
             done = plan(runs, cluster, output_dir)
             if not done.ending or time.monotonic() >= deadline:
-                return _submit_planned(done, cluster, ledger, experiment, is_driven)
+                return _submit_planned(done, cluster, ledger, experiment, is_driven, after)
         time.sleep(POLL_S)
 
 
 def _submit_planned(
-    done: Submitted, cluster: AnyCluster, ledger: Ledger, experiment: str, is_driven: bool
+    done: Submitted,
+    cluster: AnyCluster,
+    ledger: Ledger,
+    experiment: str,
+    is_driven: bool,
+    after: tuple[str, ...],
 ) -> Submitted:
     """Submit what is `left`, and note the jobs. The ledger is held."""
     output_dir = ledger.output_dir
@@ -113,8 +124,8 @@ def _submit_planned(
     home = jobs_folder(output_dir, cluster.jobs_folder)
     sources = snapshot(home / "code")
     driver = experiment if is_driven else None
-    after = () if is_driven else in_the_way(done, cluster, ledger)
-    done.waits_for = after
+    done.waits_for = () if is_driven else in_the_way(done, cluster, ledger)
+    after = (*after, *done.waits_for)
     for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
         try:
             done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))

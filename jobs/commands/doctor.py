@@ -46,6 +46,12 @@ def doctor(
     with_nodes: Annotated[
         bool, typer.Option("--nodes/--no-nodes", help="Start a short job that checks the nodes, too.")
     ] = True,
+    bandwidth: Annotated[
+        bool,
+        typer.Option(
+            "--bandwidth", help="Also measure all-reduces in and between nodes, and reading of --data."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each finding.")] = False,
 ) -> None:
     """Check a cluster from here and from its nodes, and say how to fix what is wrong.
@@ -64,7 +70,7 @@ def doctor(
     shm_mib = max((shared_memory_of_run(run) for run in runs), default=0) * where.tasks_per_node >> 20
     console, counts = Console(highlight=False), Counter[str]()
     with console.status("checking") if console.is_terminal and not as_json else nullcontext():
-        for finding in examine(where, output_dir, folders, wait_s, with_nodes, shm_mib):
+        for finding in examine(where, output_dir, folders, wait_s, with_nodes, shm_mib, bandwidth):
             counts[finding.verdict] += 1
             if as_json:
                 typer.echo(json.dumps(asdict(finding), ensure_ascii=False))

@@ -2,11 +2,9 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-from jobs.cluster.slurm_commands import SlurmError, as_text, ask, config, said_by, words
+from jobs.cluster.slurm_commands import ask, config, said_by
 from jobs.doctor.finding import Answer, Case, Topic, Verdict
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -34,19 +32,8 @@ def probe_test_only(case: Case) -> Answer:
     """Slurm's own judgement of the script that `submit` would send; no job is created."""
     from jobs.cluster import sbatch
 
-    command, folder = ["sbatch", "--test-only"], Path("/nonexistent")
-    script = sbatch.script(1, case.slurm, folder / "shiftbench-doctor", folder)
-    try:
-        with sbatch.outside_any_job():
-            done = subprocess.run(
-                command,
-                input=script.encode(),
-                capture_output=True,
-                timeout=TIMEOUT_S,
-            )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SlurmError(f"sbatch did not answer: {error}") from None
-    return {"returncode": done.returncode, "message": words(as_text(done.stderr or done.stdout))}
+    code, message = sbatch.try_out(case.slurm)
+    return {"returncode": code, "message": message}
 
 
 def fields(line: str) -> dict[str, str]:

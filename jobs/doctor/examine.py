@@ -31,10 +31,12 @@ def examine(
     wait_s: int,
     with_nodes: bool,
     shm_mib: int = 0,
+    bandwidth: bool = False,
 ) -> Iterator[Finding]:
     """Yield all findings. Nodes are not asked where Slurm would refuse a job anyway.
 
     `shm_mib`: what the loaders of an experiment need of a node's shared memory; 0 if that is not known.
+    `bandwidth`: whether to load the network and the storage, to see how fast they are.
     Raises UserError for a scheduler that no topic knows.
     """
     is_slurm(cluster)
@@ -47,7 +49,7 @@ def examine(
         fix = "solve the problems above, then run the doctor again"
         yield Finding(OWN_VIEW, "unknown", "not checked, because jobs would not start", fix)
     elif with_nodes:
-        yield from _node_findings(case, output_dir, data, wait_s, shm_mib)
+        yield from _node_findings(case, output_dir, data, wait_s, shm_mib, bandwidth)
 
 
 def login_topics(case: Case) -> Iterator[Topic]:
@@ -72,7 +74,7 @@ def ask_here(topic: Topic, case: Case) -> None:
 
 
 def _node_findings(
-    case: Case, output_dir: Path, data: Sequence[str], wait_s: int, shm_mib: int
+    case: Case, output_dir: Path, data: Sequence[str], wait_s: int, shm_mib: int, bandwidth: bool
 ) -> Iterator[Finding]:
     python = case.cluster.python if case.cluster.scheduler == "slurm" else None
     check, fix, token = "jobs folder", JOBS_FOLDER, secrets.token_hex(4)
@@ -85,7 +87,9 @@ def _node_findings(
             yield Finding(check, "problem", str(error), fix)
             return
         paths = str(output_dir), str(sources), python or sys.executable
-        case = ask_nodes(case, Request(str(folder), token, list(data), *paths, shm_mib), lock, wait_s)
+        ranks = case.cluster.tasks_per_node
+        request = Request(str(folder), token, list(data), *paths, shm_mib, bandwidth, ranks)
+        case = ask_nodes(case, request, lock, wait_s)
         yield from judge_nodes(case, wait_s)
 
 

@@ -36,6 +36,8 @@ class Request:
     snapshot: str
     python: str
     shm_mib: int = 0  # what the loaders of an experiment need of shared memory; 0: not known
+    bandwidth: bool = False  # whether to load network and storage, to see how fast they are
+    tasks_per_node: int = 1  # ranks of a run on a node
 
 
 NodeProbe = Callable[[Request, Mapping[str, Answer]], Answer | None]
@@ -91,6 +93,12 @@ def by_text(faults: Iterable[tuple[str, str]]) -> str:
     for node, text in faults:
         groups.setdefault(text, []).append(node)
     return "; ".join(f"{', '.join(nodes)}: {text}" for text, nodes in groups.items())
+
+
+def between(low: float, high: float) -> str:
+    """Three digits of both, or of one where they print alike: `310 to 340`."""
+    texts = dict.fromkeys(f"{value:.3g}" for value in (low, high))
+    return " to ".join(texts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ run that says `running` while no process holds its lock as failed.
 from suite.record.costs import Costs
 from suite.record.noise import Noise, NoiseRecord, Scope, read_noise, write_noise
 from suite.record.rank_errors import RankError, errors_noted
+from suite.record.rank_times import RankTimes, read_rank_times
 from suite.record.reader import MEASUREMENT_KEYS, SCHEMA_VERSION, Layer, Measurement, Record
 from suite.record.robustness import (
     PartsRecord,
@@ -35,6 +36,7 @@ __all__ = [
     "NoiseRecord",
     "PartsRecord",
     "RankError",
+    "RankTimes",
     "Record",
     "RecordWriter",
     "RobustnessRecord",
@@ -47,6 +49,7 @@ __all__ = [
     "clear_stop_request",
     "errors_noted",
     "read_noise",
+    "read_rank_times",
     "read_robustness",
     "read_status",
     "read_stop_request",

@@ -19,6 +19,7 @@ from suite.data import Place
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
 from suite.launch import launch_variables
+from suite.record.rank_errors import node_name
 
 
 class Agreement:
@@ -89,6 +90,13 @@ class Ranks:
         names = [socket.gethostname()] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(names, socket.gethostname())
+        return names
+
+    def nodes(self) -> list[str]:
+        """Return the name of every rank's node, as the scheduler calls it where there is one."""
+        names = [node_name()] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(names, node_name())
         return names
 
     def share_buffers(self, model: nn.Module) -> None:

@@ -215,7 +215,7 @@ class Trainer:
         values = self.task.training_metrics(self.ranks.sum(self.epoch_sums.clone()))
         values |= {"learning_rate": self.optimizer.lr, **self.meter.summary(images)}
         self.metrics.training(values, epoch=epoch, step=step)
-        self.metrics.slowest_rank(values.get("step_time_p50_ms"), epoch=epoch, step=step)
+        self.metrics.of_ranks(values, images, epoch=epoch, step=step)
         self.metrics.energy(self.meter.energy_j_per_step(), images, epoch=epoch, step=step)
         if self.tid is not None:
             self.metrics.tid(self.tid, epoch=epoch, step=step)

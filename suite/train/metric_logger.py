@@ -8,7 +8,8 @@ import torch
 
 from suite.data.loader import BatchLoader
 from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA, Weights
-from suite.record import Layer, Record, RecordWriter
+from suite.paths import RANKS
+from suite.record import Layer, RankTimes, Record, RecordWriter
 from suite.record.writer import Split
 from suite.shift import ShiftProfile, TidMeter
 from suite.train.distributed import Ranks
@@ -31,6 +32,7 @@ class MetricLogger:
         self.loggers: Loggers | None = None
         self._known_bad: set[str] = set()
         self._known_layers: list[Layer] = []
+        self._nodes: list[str] = []
 
     def close(self) -> None:
         """Close what copies the measurements for other tools."""
@@ -66,13 +68,24 @@ class MetricLogger:
         if math.isfinite(total_j):
             self.measure("energy_j_per_image", total_j / global_batch_size, "train", epoch=epoch, step=step)
 
-    def slowest_rank(self, step_time_ms: float | None, *, epoch: int, step: int) -> None:
-        """Write the largest of the ranks' step times; nothing for one rank, or unless each has one."""
-        if self.ranks.world_size > 1:
-            own_ms = math.nan if step_time_ms is None else step_time_ms
-            slowest_ms = float(self.ranks.gather(torch.tensor(own_ms, dtype=torch.float64)).max())
-            if math.isfinite(slowest_ms):
-                self.measure("step_time_slowest_ms", slowest_ms, "train", epoch=epoch, step=step)
+    def of_ranks(self, values: dict[str, float], images_per_step: int, *, epoch: int, step: int) -> None:
+        """Write the ranks' step times, and the largest of their medians, from each rank's own `values`.
+
+        Nothing for one rank, or unless each has timed steps.
+        """
+        if self.ranks.world_size == 1:
+            return
+        mean_ms = 1e3 * images_per_step / values.get("images_per_s", math.nan)
+        shares = values.get("data_wait_share", math.nan), values.get("communication_share", 0.0)
+        own = [values.get("step_time_p50_ms", math.nan), mean_ms, *(share * mean_ms for share in shares)]
+        times_RT = self.ranks.gather(torch.tensor(own, dtype=torch.float64))
+        if not self._nodes:
+            self._nodes = self.ranks.nodes()
+        if torch.isfinite(times_RT).all():
+            medians, *parts = times_RT.T.tolist()
+            self.measure("step_time_slowest_ms", max(medians), "train", epoch=epoch, step=step)
+            if self.record is not None:
+                self.record.keep_file(RANKS, RankTimes(epoch, step, self._nodes, *parts).text())
 
     def tid(self, meter: TidMeter, *, epoch: int, step: int) -> None:
         """Write each layer's TID over the epoch's passes. Only the first rank has a meter."""

@@ -78,7 +78,7 @@ def problems(report: Report) -> set[str]:
 
 
 def test_a_healthy_cluster_has_no_problem(doctor: Doctor, tmp_path: Path) -> None:
-    report = doctor("--data", images(tmp_path / "images"), nodes=2, cpus_per_task=1)
+    report = doctor("--data", images(tmp_path / "images"), "--bandwidth", nodes=2, cpus_per_task=1)
     assert {check: report[check] for check in problems(report)} == {}
     assert doctor.exit_code == 0
     assert {check for check, (verdict, _, _) in report.items() if verdict == "unknown"} == set()
@@ -90,6 +90,9 @@ def test_a_healthy_cluster_has_no_problem(doctor: Doctor, tmp_path: Path) -> Non
     }
     assert asked <= report.keys()
     assert "2 nodes" in report["process group"][1]
+    assert "2 ranks of two nodes, gloo: " in report["bandwidth between nodes"][1]
+    assert report["bandwidth in a node"][1].startswith("one rank on each node")
+    assert "MB/s" in report["read rate"][1]
     assert [path.name for path in (tmp_path / "runs" / ".shiftbench").glob("doctor-*")] == []
     assert "shiftbench-doctor" not in run("squeue", "--noheader", "--format=%j")
 

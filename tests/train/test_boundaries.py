@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from suite.errors import Diverged
+from suite.errors import Diverged, UserError
 from suite.paths import RunPaths
-from suite.record import RecordWriter, read_status
+from suite.record import RankTimes, Record, RecordWriter, read_rank_times, read_status
 from suite.signals import StopFlag
 from suite.train import heartbeat
 from suite.train.background import Background
@@ -28,7 +28,7 @@ from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
 from suite.train.nvml import Nvml, PeakMemory
 from tests.helpers.host_waits import FakeEvent, fake_events
-from tests.helpers.runs import make_run
+from tests.helpers.runs import make_run, tiny_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -232,18 +232,39 @@ def test_this_process_is_found_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert Nvml(CPU).process_bytes() is None
 
 
-def test_the_slowest_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ranks_times(tmp_path: Path) -> None:
     class Three(Ranks):
         def gather(self, value: torch.Tensor) -> torch.Tensor:
             return torch.stack([value, *others.pop(0)])
 
-    others = [torch.tensor(values, dtype=torch.float64) for values in ((12, 9), (12, float("nan")))]
-    metrics = MetricLogger(Three(0, 0, 3, CPU), None)
-    written: list[Any] = []
-    monkeypatch.setattr(metrics, "measure", lambda *what, **_: written.append(what))
-    for _ in range(2):
-        metrics.slowest_rank(10.0, epoch=1, step=3)
-    assert written == [("step_time_slowest_ms", 12.0, "train")]
+        def nodes(self) -> list[str]:
+            return ["n1", "n1", "n2"]
+
+    nan = float("nan")
+    others = [
+        [torch.tensor(times, dtype=torch.float64) for times in two]
+        for two in (((12, 20, 1, 5), (9, 20, 2, 0.5)), ((12, 20, 1, 5), (nan, nan, nan, nan)))
+    ]
+    own = {
+        "step_time_p50_ms": 10.0,
+        "images_per_s": 500.0,
+        "data_wait_share": 0.1,
+        "communication_share": 0.4,
+    }
+    with RecordWriter(tiny_run(), tmp_path) as record:
+        metrics = MetricLogger(Three(0, 0, 3, CPU), record)
+        for epoch in (1, 2):  # in the second a rank has timed no step
+            metrics.of_ranks(own, 10, epoch=epoch, step=3 * epoch)
+    assert [(m.metric, m.value, m.epoch) for m in Record.read(tmp_path).measurements()] == [
+        ("step_time_slowest_ms", 12.0, 1)
+    ]
+    found = read_rank_times(RunPaths(tmp_path))
+    # 10 images at 500 a second are 20 ms.
+    assert found == RankTimes(1, 3, ["n1", "n1", "n2"], [20, 20, 20], [2, 1, 2], [8, 5, 0.5])
+    assert found.work_ms == [12, 15, 19.5]
+    RunPaths(tmp_path).ranks.write_text(found.text().replace('"n2"', "2"))
+    with pytest.raises(UserError, match=r"ranks.json: not as shiftbench writes it: nodes: .* a list of 3"):
+        read_rank_times(RunPaths(tmp_path))
 
 
 # ------------------------------------------------------------ files

@@ -6,6 +6,7 @@ step, requests within 0.1 s. A rate of 1000 or more diverges at step 20, below 1
 
 SHIFTBENCH_TEST_STEP_S            seconds that each step takes
 SHIFTBENCH_TEST_PACE              a file with those seconds, which may change while a run trains
+SHIFTBENCH_TEST_SLOW_NODE         `n2:3`: on that node a step takes three times as long
 SHIFTBENCH_TEST_FAIL              `rank:step`: that rank raises an error after that step
 SHIFTBENCH_TEST_CHECKPOINT_BYTES  the size of a checkpoint, for tests of a full disk
 """
@@ -22,8 +23,8 @@ from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import BatchFreeSpec, Run
 from suite.paths import RunPaths
 from suite.provenance import code_state, cpu_name, provenance
-from suite.record import Layer, RecordWriter, State, errors_noted
-from suite.record.rank_errors import in_one_line
+from suite.record import Layer, RankTimes, RecordWriter, State, errors_noted
+from suite.record.rank_errors import in_one_line, node_name
 from suite.signals import StopFlag, stop_flag
 from suite.train.checkpoint import newest_state, write
 from suite.train.distributed import Ranks, joined
@@ -126,6 +127,9 @@ class Trainer:
     def __init__(self, run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
         self.run, self.ranks, self.record, self.stop = run, ranks, record, stop
         self.steps_per_epoch = max(1, (run.data.train_images or 320) // run.batch.global_batch_size)
+        if run.recipe.iterations is not None:
+            self.steps_per_epoch = run.recipe.iterations // run.num_epochs
+        self._times_s: list[tuple[float, float]] = []  # of each step: the rank's own work, and all of it
         self.total_steps = run.num_epochs * self.steps_per_epoch
         self.step, self.to_evaluate, self.best_top1_percent = 0, False, -1.0
         self._looked_at, self._epoch_began_at = 0.0, time.monotonic()
@@ -146,11 +150,14 @@ class Trainer:
         if self.to_evaluate:
             self._evaluate()
         while self.step < self.total_steps:
+            began = time.monotonic()
             time.sleep(_step_s())
+            worked_s = time.monotonic() - began
             if self.step == self._fails_at:
                 raise ValueError("planted on this rank")
             self.step += 1
             code = self._agree()
+            self._times_s.append((worked_s, time.monotonic() - began))
             at_epoch_end = self.step % self.steps_per_epoch == 0
             if at_epoch_end:
                 self._measure_training()
@@ -212,8 +219,20 @@ class Trainer:
         top1 = self._top1_percent()
         self._measure("train", loss=(100 - top1) / 40, top1_percent=top1, learning_rate=lr)
         self._measure("train", images_per_s=images / epoch_s, epoch_time_s=epoch_s)
+        self._measure_steps()
         if self.run.measure.tid and self._has_bn:
             self._measure_layers("train", "tid_mu", "tid_sigma")
+
+    def _measure_steps(self) -> None:
+        """What each rank's steps consist of, as `suite.train.metric_logger` writes it."""
+        work_ms, step_ms = (1e3 * sum(times) / len(times) for times in zip(*self._times_s, strict=True))
+        self._times_s.clear()
+        everyone = self.ranks.gather([node_name(), step_ms, 0.0, step_ms - work_ms])
+        share = 1 - work_ms / step_ms if self.ranks.world_size > 1 else 0.0
+        self._measure("train", step_time_p50_ms=step_ms, compute_share=1 - share, communication_share=share)
+        if self.record is not None and self.ranks.world_size > 1:
+            times = RankTimes(self.epoch, self.step, *(list(part) for part in zip(*everyone, strict=True)))
+            self.record.keep_file(self.record.paths.ranks.name, times.text())
 
     @property
     def _has_bn(self) -> bool:
@@ -274,6 +293,8 @@ class Trainer:
 
 
 def _step_s() -> float:
+    node, _, factor = os.environ.get("SHIFTBENCH_TEST_SLOW_NODE", ":1").partition(":")
+    slower = float(factor) if node == node_name() else 1.0
     if pace := os.environ.get("SHIFTBENCH_TEST_PACE"):
-        return float(Path(pace).read_text() or 0)
-    return float(os.environ.get("SHIFTBENCH_TEST_STEP_S", "0"))
+        return slower * float(Path(pace).read_text() or 0)
+    return slower * float(os.environ.get("SHIFTBENCH_TEST_STEP_S", "0"))

@@ -1,0 +1,188 @@
+"""How a run scales: the laws, the verdict, the slow node and the files, from records made for the purpose."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from reports.findings.scaling import Scaling, Timing, read_timing
+from reports.findings.scaling_laws import LAWS, fit
+from reports.findings.scaling_verdict import verdict_sentences
+from reports.findings.slow_nodes import slow_nodes, slowest_rank
+from reports.tables.scaling_table import scaling_table
+from reports.write.scaling_files import print_scaling, write_scaling
+from suite.paths import RunPaths
+from suite.record import RankTimes, RecordWriter
+from tests.helpers.runs import make_run
+
+
+def timing(nodes: int, images_per_s: float | None, repeat: int = 1, **parts: float) -> Timing:
+    """A completed cell of eight ranks a node, or a failed one."""
+    where = Path(f"nodes-{nodes}/repeat-{repeat}/a-run")
+    if images_per_s is None:
+        return Timing(nodes, repeat, where, "failed", "n3: NODE_FAIL")
+    values = {"images_per_s": images_per_s, "step_time_p50_ms": 1e3 * 64 / images_per_s, **parts}
+    return Timing(nodes, repeat, where, "completed", "", 8 * nodes, values)
+
+
+def eight_nodes(slow: str = "n3", work_ms: float = 135.0, data_ms: float = 5.0) -> RankTimes:
+    """Two ranks on each of eight nodes: of a step of 150 ms a rank works 100, and those of `slow` more."""
+    nodes = [f"n{1 + rank // 2}" for rank in range(16)]
+    wait_ms = [150.0 - (work_ms if node == slow else 100.0) for node in nodes]
+    data = [data_ms if node == slow else 5.0 for node in nodes]
+    return RankTimes(1, 100, nodes, [150.0] * 16, data, wait_ms)
+
+
+# ------------------------------------------------------------ the laws
+
+
+def test_the_laws_find_what_made_the_numbers() -> None:
+    amdahl = [(n, 1000 / (0.05 + 0.95 / n)) for n in (1, 2, 4, 8)]
+    found = fit(LAWS["strong"], amdahl)
+    assert found is not None
+    assert found.serial_share == pytest.approx(0.05)
+    assert found.images_per_s(16) == pytest.approx(1000 / (0.05 + 0.95 / 16))
+    assert found.largest_error < 1e-9
+    gustafson = [(n, 500 * (0.1 + 0.9 * n)) for n in (1, 2, 4)]
+    found = fit(LAWS["weak"], gustafson)
+    assert found is not None
+    assert found.serial_share == pytest.approx(0.1)
+    assert found.images_per_s(8) == pytest.approx(500 * 7.3)
+
+
+def test_no_part_is_negative_and_one_count_is_no_law() -> None:
+    faster_than_ideal = fit(LAWS["strong"], [(1, 100.0), (2, 210.0), (4, 440.0)])
+    assert faster_than_ideal is not None
+    assert faster_than_ideal.serial == 0
+    assert fit(LAWS["weak"], [(2, 100.0), (2, 110.0)]) is None
+
+
+# ------------------------------------------------------------ points and verdict
+
+
+def test_efficiency_is_paired_by_repeat() -> None:
+    # The second repeat ran on a slower day: both counts are slower by a fifth, and the ratio is the same.
+    speeds = {(1, 1): 100, (1, 2): 80, (1, 3): 100, (4, 1): 320, (4, 2): 256, (4, 3): 320}
+    scaling = Scaling("t", "strong", [timing(n, s, r) for (n, r), s in speeds.items()])
+    one, four = scaling.points
+    assert (one.speedup.mean, one.efficiency.mean, one.ideal_images_per_s) == (1, 1, pytest.approx(280 / 3))
+    assert four.speedup.mean == pytest.approx(3.2)
+    assert four.efficiency.mean == pytest.approx(0.8)
+    assert four.speed.mean == pytest.approx(896 / 3)
+    assert four.speed.interval[1] - four.speed.interval[0] > 100
+    assert four.ideal_images_per_s == pytest.approx(4 * 280 / 3)
+
+
+def test_the_verdict_says_what_is_lost_and_predicts() -> None:
+    cells = [
+        timing(1, 1000.0, compute_share=0.98, data_wait_share=0.02),
+        timing(2, 1818.0, compute_share=0.85, communication_share=0.13, data_wait_share=0.02),
+        timing(4, 3077.0, compute_share=0.68, communication_share=0.30, data_wait_share=0.02),
+    ]
+    verdict, losses, law = verdict_sentences(Scaling("t", "strong", cells))
+    assert verdict == (
+        "It scales with losses: on 4 nodes (32 ranks) training is × 3.08 as fast as on 1 (one repeat, so no "
+        "interval), 77\u00a0% of the ideal × 4.00; strong scaling, the same global batch on all nodes."
+    )
+    assert losses == "Of a step on 4 nodes 30\u00a0% is exposed communication (on 1: 0\u00a0%)."
+    # 1 / 1818 and 1 / 3077 are those of a serial share of 0.1: 1000 / (0.1 + 0.9 / n); at 8 it is 4706.
+    assert law.startswith(
+        "Amdahl's law with a serial share of 10.00\u00a0% fits all points to within 0.00722\u00a0%"
+    )
+    assert "predicts 4,706 images/s on 8 nodes" in law
+    assert law.endswith("59\u00a0% of the ideal: a prediction, not a measurement.")
+
+
+def test_one_count_alone_gives_no_verdict() -> None:
+    scaling = Scaling("t", "weak", [timing(1, 100.0), timing(2, None)])
+    (sentence,) = verdict_sentences(scaling)
+    assert sentence.startswith("No efficiency yet")
+    assert "one on 1 only" in sentence
+    table = scaling_table(scaling)
+    assert [str(row[2]) for row in table.rows] == ["1 completed", "1 failed"]
+    assert table.notes[-1] == "2 nodes, repeat 1: failed: n3: NODE_FAIL"
+
+
+# ------------------------------------------------------------ slow nodes
+
+
+def test_a_slow_node_of_eight_is_named() -> None:
+    (one,) = slow_nodes([eight_nodes(), eight_nodes(work_ms=125.0)])
+    assert (one.node, one.runs, one.waits) == ("n3", 2, False)
+    assert one.ratio == pytest.approx((1.35 * 1.25) ** 0.5)
+    rank = slowest_rank(eight_nodes())
+    assert (rank.rank, rank.node, rank.ratio) == (4, "n3", 1.35)
+    (waiting,) = slow_nodes([eight_nodes(data_ms=35.0)])
+    assert waiting.waits
+    cell = timing(8, 1000.0)
+    scaling = Scaling("t", "weak", [timing(1, 200.0), Timing(**{**vars(cell), "rank_times": eight_nodes()})])
+    (sentence,) = [text for text in verdict_sentences(scaling) if "slow" in text]
+    assert sentence.startswith(
+        "n3 is slow: its ranks work × 1.35 as long as those of the other nodes, in 1 run;"
+    )
+
+
+def test_equal_nodes_and_one_node_alone_are_not_slow() -> None:
+    assert slow_nodes([eight_nodes(work_ms=104.0)]) == []
+    assert slow_nodes([RankTimes(1, 9, ["n1", "n1"], [10, 10], [0, 0], [0, 5])]) == []
+    # Of two nodes each is compared with the other.
+    (one,) = slow_nodes([RankTimes(1, 9, ["n1", "n2"], [30, 30], [0, 0], [15, 0])])
+    assert (one.node, one.ratio) == ("n2", 2)
+
+
+# ------------------------------------------------------------ records and files
+
+
+def recorded(folder: Path, images_per_s: float, times: RankTimes | None = None, *, ends: bool = True) -> Path:
+    with RecordWriter(make_run(), folder) as record:
+        record.start({"world_size": 16})
+        for name, value in {
+            "images_per_s": images_per_s,
+            "epoch_end_time_s": 2.5,
+            "compute_share": 0.9,
+        }.items():
+            record.measure(name, value, epoch=1, step=9, split="train")
+        if times is not None:
+            record.keep_file(RunPaths(folder).ranks.name, times.text())
+        record.status("completed" if ends else "failed", reason=None if ends else "out of memory")
+    return folder
+
+
+def test_a_cell_is_read_from_its_record(tmp_path: Path) -> None:
+    found = read_timing(8, 2, recorded(tmp_path / "a", 1000.0, eight_nodes()))
+    assert (found.state, found.ranks, found.images_per_s) == ("completed", 16, 1000.0)
+    assert found.values == {"images_per_s": 1000.0, "epoch_end_time_s": 2.5, "compute_share": 0.9}
+    assert found.rank_times == eight_nodes()
+    failed = read_timing(8, 2, recorded(tmp_path / "b", 1000.0, ends=False))
+    assert (failed.state, failed.reason, failed.is_timed) == ("failed", "out of memory", False)
+    assert read_timing(8, 2, tmp_path / "none").state == "not submitted"
+    RunPaths(tmp_path / "a").ranks.write_text("[]")
+    damaged = read_timing(8, 2, tmp_path / "a")
+    assert damaged.state == "failed"
+    assert "ranks.json: not as shiftbench writes it" in damaged.reason
+
+
+def test_the_files(tmp_path: Path) -> None:
+    cells = [timing(n, s, r) for n, s in ((1, 100.0), (2, 190.0), (4, 350.0)) for r in (1, 2, 3)]
+    cells[0] = read_timing(1, 1, recorded(tmp_path / "a", 101.0, eight_nodes()))
+    cells[-1] = timing(4, None, 3)
+    scaling = Scaling("resnet50 on gpu", "strong", cells)
+    page, table, chart = write_scaling(scaling, tmp_path / "out")
+    text = page.read_text()
+    assert "# resnet50 on gpu" in text
+    assert "| 4 | 32 | 2 completed, 1 failed | 350 and 350 |" in text
+    assert "- 4 nodes, repeat 3: failed: n3: NODE\\_FAIL" in text
+    assert "a prediction, not a measurement" in text
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 9
+    assert (rows[0]["slowest_rank"], rows[0]["slowest_rank_node"]) == ("4", "n3")
+    assert rows[-1]["state"] == "failed"
+    drawn = chart.read_text()
+    for words in ("Images/s (log scale)", "ideal", "measured", "Amdahl", "Nodes", "computing"):
+        assert words in drawn
+    console = Console(width=200, record=True, file=(tmp_path / "printed").open("w"))
+    print_scaling(console, scaling)
+    printed = console.export_text()
+    assert "It scales with losses" in printed
+    assert all(column.header in printed for column in scaling_table(scaling).columns)
