@@ -50,7 +50,7 @@ class Trainer:
         self.total_steps = run.num_epochs * self.steps_per_epoch
         torch.manual_seed(run.seed)
         layout = torch.channels_last if run.recipe.channels_last else torch.preserve_format
-        model = self.task.build().to(ranks.device, memory_format=layout)
+        model = self.task.build().to(memory_format=layout).to(ranks.device)
 
         kernels = norm_kernels(run, ranks.device)
 
