@@ -34,6 +34,7 @@ class Context:
     name: str
     cell: dict[str, str]
     runs: pd.DataFrame
+    is_first: bool = True
 
     @property
     def completed(self) -> pd.DataFrame:
@@ -44,18 +45,25 @@ class Context:
 class Figure:
     """Panels side by side under one caption; `slug` names its files.
 
-    `cell`: the values of axes that all its runs share, where others differ. `batches`: its norm batches.
+    `kind`: its title without `context`, which names its runs where there are several contexts; a page shows
+    figures of one kind as one. `cell`: the values of axes that all its runs share, where others differ.
+    `batches`: its norm batches.
     """
 
     slug: str
     section: str
-    title: str
+    kind: str
+    context: str
     caption: str
     panels: list[Panel]
     shown: list[Variant]
     palette: list[Variant]
     cell: dict[str, str]
     batches: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}: {self.context}" if self.context else self.kind
 
     @property
     def fits(self) -> dict[str, list[str]]:
@@ -85,6 +93,8 @@ class Figure:
         """One spec of all panels, with legend, for an SVG file."""
         style = ChartStyle(FILE, 290, self.shown, legend=True)
         charts = [panel.draw(style) | {"title": panel.title} for panel in self.panels]
+        for chart in charts:
+            chart.pop("usermeta", None)  # of the page's script
         return _whole({"concat": charts, "columns": 3, "spacing": 30}, style)
 
 
@@ -116,7 +126,7 @@ def contexts(runs: pd.DataFrame, limit: int) -> list[Context]:
         first = group.iloc[0]
         parts = [f"global batch {first[c]}" if c == "global_batch_size" else str(first[c]) for c in naming]
         cell = {axis: str(first[axis]) for axis in naming}
-        found.append(Context(", ".join(part for part in parts if part), cell, group))
+        found.append(Context(", ".join(part for part in parts if part), cell, group, not found))
         if len(found) == limit:
             break
     return found
@@ -143,7 +153,8 @@ def make_figure(
     yield Figure(
         f"{slug}-{suffix}" if suffix else slug,
         section,
-        f"{title}: {context.name}" if context.name else title,
+        title,
+        context.name,
         caption,
         panels,
         [variant for variant in palette if variant.label in present],
@@ -163,7 +174,7 @@ def is_crossed(runs: pd.DataFrame) -> bool:
 
 def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
     """What a chart says of each run: its axes and seed."""
-    return runs[["run", "norm", "norm_batch_size", "batch_size_per_gpu", "seed", "state"]]
+    return runs[["run", "norm", "has_bn", "norm_batch_size", "batch_size_per_gpu", "seed", "state"]]
 
 
 MAX_LENGTH = 80

@@ -11,7 +11,7 @@ import pytest
 
 from reports.collect import collect
 from reports.write.export import results
-from reports.write.page import render_html, render_markdown
+from reports.write.render import render_html, render_markdown
 from reports.write.report_folder import build_report
 from suite.errors import UserError
 from suite.experiment import Run

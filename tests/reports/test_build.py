@@ -15,7 +15,7 @@ from pypdf import PdfReader
 
 import reports
 from reports.theme import SERIES_HEX, Variant
-from reports.write.page import render_html, render_markdown
+from reports.write.render import render_html, render_markdown
 from reports.write.report_folder import ReportFiles, build_report
 from suite.metrics import METRICS
 from tests.helpers.composed import composed

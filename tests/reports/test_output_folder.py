@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reports.figures.figure import distinct, slug
-from reports.write.page import render_markdown
+from reports.write.render import render_markdown
 from reports.write.report_folder import MANIFEST, build_report
 from suite.errors import UserError
 from tests.helpers.composed import composed

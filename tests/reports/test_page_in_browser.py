@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from reports.write.page import render_html
+from reports.write.render import render_html
 from reports.write.report_folder import ReportFiles
 from tests.helpers.browser import chromium, open_page, overflow_px
 from tests.helpers.composed import composed

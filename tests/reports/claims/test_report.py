@@ -8,7 +8,8 @@ import pytest
 from reports.claims import claim_figures, gather, load_registration, register
 from reports.claims.claim_charts import ClaimFigure
 from reports.claims.registration import COPY, FILE
-from reports.write.page import Report, render_html, render_markdown
+from reports.write.page import Report
+from reports.write.render import render_html, render_markdown
 from suite.errors import UserError
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 from tests.helpers.composed import composed
