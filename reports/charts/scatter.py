@@ -72,7 +72,7 @@ def marks_of(
         bounds = {f"{name}_{end}": found[end].where(is_interval) for end in ("low", "high")}
         cells = cells.assign(**{name: found.value}, **bounds)
         ends = cells[[name, *bounds]].to_numpy(float)
-        low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
+        low, high = (float(np.nanmin(ends)), float(np.nanmax(ends))) if ends.size else (0.0, 0.0)
         if low <= 0 < (least := float(cells[name].min())):
             low = least  # an interval that reaches below zero does not end a logarithmic axis
         axes.append(Quantity(name, title, (low, high)))

@@ -1,6 +1,7 @@
 """Frames to figures."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from reports.figures.bands import curves
 from reports.figures.by_steps import accuracy_by_throughput, by_norm_batch, throughput
@@ -33,23 +34,15 @@ MAKERS: tuple[Maker, ...] = (
 
 @dataclass(frozen=True)
 class Gallery:
-    """All figures in the report's order, what a reader can choose, and sentences on what they leave out.
-
-    `only_in_files`: the slugs of those that a page has no room for.
-    """
+    """All figures in the report's order, what a reader can choose, and sentences on what they leave out."""
 
     figures: list[Figure]
     facets: list[Facet]
     notes: list[str]
-    only_in_files: frozenset[str] = frozenset()
-
-    def draws(self, figure: Figure) -> bool:
-        """Return whether a page draws this figure."""
-        return figure.slug not in self.only_in_files
 
 
 def build_gallery(frames: Frames) -> Gallery:
-    """All figures that the runs have data for, and which of them a page can hold."""
+    """All figures that the runs have data for; a page draws as many of them as it can hold."""
     counted = frames.counted
     palette = variants(counted)
     choices = facets(counted, palette)
@@ -66,23 +59,21 @@ def build_gallery(frames: Frames) -> Gallery:
             "and global batch; a report on fewer runs has the others."
         )
     figures = [figure for make in MAKERS for context in shown for figure in make(frames, context, palette)]
-    left_out = _beyond_room(figures)
+    placed = list(_placed(figures))
+    left_out = [figure.title for figure in placed if not figure.on_page]
     if left_out:
         texts.append(
             f"To keep the page quick, {plural(len(left_out), 'figure')} of other models are only in the "
-            f"folder figures: {listed([figure.title for figure in left_out], 3)}."
+            f"folder figures: {listed(left_out, 3)}."
         )
-    return Gallery(figures, choices, texts, frozenset(figure.slug for figure in left_out))
+    return Gallery(placed, choices, texts)
 
 
-def _beyond_room(figures: list[Figure]) -> list[Figure]:
-    """The figures that a page does not draw."""
+def _placed(figures: list[Figure]) -> Iterator[Figure]:
+    """All figures; those that a page has no room for are not on it."""
     first = figures[0].cell if figures else {}
     room = MAX_CHARTS - sum(len(figure.panels) for figure in figures if figure.cell == first)
-    left_out: list[Figure] = []
     for figure in figures:
         if figure.cell != first:
             room -= len(figure.panels)
-            if room < 0:
-                left_out.append(figure)
-    return left_out
+        yield replace(figure, on_page=figure.cell == first or room >= 0)

@@ -47,7 +47,7 @@ class Figure:
 
     `kind`: its title without `context`, which names its runs where there are several contexts; a page shows
     figures of one kind as one. `cell`: the values of axes that all its runs share, where others differ.
-    `batches`: its norm batches.
+    `batches`: its norm batches. `on_page`: files have all figures, a page as many as it can draw.
     """
 
     slug: str
@@ -60,6 +60,7 @@ class Figure:
     palette: list[Variant]
     cell: dict[str, str]
     batches: list[str]
+    on_page: bool = True
 
     @property
     def title(self) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from reports.accuracy import accuracy_title
 from reports.claims import ClaimResult, claim_figures, claim_table, gather, judge
-from reports.claims.claim_charts import SECTION
 from reports.collect import Collection
 from reports.figures import Figure, build_gallery
 from reports.figures.detections import Predictions, predictions
@@ -82,8 +81,6 @@ class Report:
     statistics: str
     # By file name, all rows of the tables that a page may have to cut short.
     csv_files: dict[str, bytes]
-    # The figures that a page draws; files have them all.
-    on_page: frozenset[str]
     # Whether tables and figures are written beside the page.
     has_files: bool
 
@@ -142,9 +139,6 @@ def compose(
     figures = [*gallery.figures, *claim_figures(evidence, frames.counted)]
     names = distinct(figure.slug for figure in figures)
     figures = [replace(figure, slug=name) for figure, name in zip(figures, names, strict=True)]
-    on_page = frozenset(
-        figure.slug for figure in figures if figure.section == SECTION or gallery.draws(figure)
-    )
     return Report(
         frames,
         command_line(roots, out, baseline) if command is None else command,
@@ -178,6 +172,5 @@ def compose(
         gallery.notes,
         sentence("method", baseline=against.label),
         csv_files,
-        on_page,
         out is not None,
     )

@@ -1,13 +1,9 @@
-"""Render a report as HTML and as Markdown, and its figures as SVG and PDF."""
+"""Render a report as HTML and as Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from typing import Any
-
-import altair as alt
-import vl_convert
 
 from reports.figures import Figure
 from reports.filters import Facet
@@ -16,11 +12,10 @@ from reports.sentences import environment
 from reports.tables.forest import ForestRow
 from reports.tables.table import Link, StateCell
 from reports.theme import Variant
+from reports.write.drawing import vega_bundle
 from reports.write.markdown import fill
 from reports.write.page import Report
 
-# The Vega-Lite that this Altair writes, as vl-convert names it.
-_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
 # Of a chart's axis with labels and title, and of a legend of colours.
 _AXIS_PX, _LEGEND_PX = 72, 46
 
@@ -78,7 +73,7 @@ def _height_px(spec: Mapping[str, Any]) -> int:
 
 def render_html(report: Report, reload_s: int | None = None) -> str:
     """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
-    groups, specs = page_figures([figure for figure in report.figures if figure.slug in report.on_page])
+    groups, specs = page_figures([figure for figure in report.figures if figure.on_page])
     made = environment(escape=True)
     made.filters |= {"filtered": _filtered, "digits": _digits, "by_place": _by_place}
     made.tests["link"] = lambda cell: isinstance(cell, Link)
@@ -89,7 +84,7 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
         specs=specs,
         names=report.table_names,
         looks={variant.label: variant for variant in report.palette},
-        bundle=_vega_bundle() if specs else "",
+        bundle=vega_bundle() if specs else "",
         reload_s=reload_s,
     )
 
@@ -127,26 +122,7 @@ def _pack_column(values: list[Any]) -> dict[str, Any]:
     return {"texts": list(place), "at": [place[text] for text in values]}
 
 
-@cache
-def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
-    # A script element ends at the first "</script", wherever it is.
-    return bundle.replace("</script", "<\\/script")
-
-
 def render_markdown(report: Report) -> str:
     """GitHub-flavoured Markdown; its pictures are `figures/<slug>.svg` beside it."""
     return fill("report.md.j2", report=report)
 
-
-def render_svg(figure: Figure) -> str:
-    """A figure with its legend, as an SVG file's text."""
-    svg: str = vl_convert.vegalite_to_svg(figure.file_spec(), vl_version=_VEGA_LITE)
-    return svg
-
-
-def render_pdf(svg: str) -> bytes:
-    """The picture of `render_svg` as a PDF file's content."""
-    pdf: bytes = vl_convert.svg_to_pdf(svg)
-    return pdf

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from reports.findings.answer import Answer
 from reports.findings.verdicts import Verdict
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
-from reports.write.drawing import obstacle_to_drawing
+from reports.write.drawing import draw, obstacle_to_drawing, start_bundling
 from reports.write.export import layer_values, results, table_csv, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.page import Report, compose
-from reports.write.render import render_html, render_markdown, render_pdf, render_svg
+from reports.write.render import render_html, render_markdown
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
 from suite.record import UNFINISHED
@@ -83,6 +84,8 @@ def write_report(
     not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
     """
     _make_folder(out)
+    if obstacle_to_drawing() is None:
+        start_bundling()
     on_progress("computing", 0, 0)
     frames = build_frames(collection)
     report = compose(collection, frames, baseline, roots, out, claims, command, str(Path.cwd()))
@@ -117,12 +120,20 @@ def _files(
         name = names[one.title]
         files[f"tables/{name}.tex"] = to_latex(one, f"tab:shiftbench-{name}")
         files[f"tables/{name}.csv"] = table_csv(one)
-    for number, figure in enumerate(report.figures, start=1):
-        on_progress("drawing figures", number, len(report.figures))
-        svg = render_svg(figure)
-        files[f"figures/{figure.slug}.svg"] = svg
-        files[f"figures/{figure.slug}.pdf"] = render_pdf(svg)
-    return files | {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_progress("drawing figures", done, len(report.figures))
+
+    on_progress("drawing figures", 0, len(report.figures))
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(draw, [figure.file_spec() for figure in report.figures], count)
+        pages = {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
+        for figure, (svg, pdf) in zip(report.figures, drawing.result(), strict=True):
+            files |= {f"figures/{figure.slug}.svg": svg, f"figures/{figure.slug}.pdf": pdf}
+    return files | pages
 
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:
