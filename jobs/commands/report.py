@@ -30,11 +30,15 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     serve: Annotated[
         bool,
-        typer.Option("--serve", help="Serve the page until Ctrl-C, and print the SSH tunnel that leads to it."),
+        typer.Option(
+            "--serve", help="Serve the page until Ctrl-C, and print the SSH tunnel that leads to it."
+        ),
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port of --serve; 0: any free one.", show_default="8765, or the next"),
+        typer.Option(
+            min=0, max=65535, help="Port of --serve; 0: any free one.", show_default="8765, or the next"
+        ),
     ] = None,
     watch: Annotated[
         bool,

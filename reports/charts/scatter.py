@@ -84,9 +84,7 @@ def names_batches(cells: pd.DataFrame) -> str:
     return "labelled with its norm batch" if len(cells) <= _MAX_LABELS else "larger for a larger norm batch"
 
 
-def path_chart(
-    cells: pd.DataFrame, free: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle
-) -> Spec:
+def path_chart(cells: pd.DataFrame, free: pd.DataFrame, x: Quantity, y: Quantity, style: ChartStyle) -> Spec:
     """A mark for each cell that shows its norm batch; a thin line joins a norm's cells in that order.
 
     `cells`: norm, norm_batch_size, batch_size_per_gpu, seeds and both columns with their intervals. `free`:
@@ -161,7 +159,8 @@ def _marks(
         )
     ]
     if len(cells) > _MAX_LABELS:
-        sizes = alt.Scale(type="log", base=2, range=[35, 170])
+        ends = [int(cells.norm_batch_size.min()), int(cells.norm_batch_size.max())]
+        sizes = alt.Scale(type="log", base=2, domain=ends, range=[35, 170])
         sized = points.encode(size=alt.Size("norm_batch_size:Q", scale=sizes, legend=None))
         return [*crosses, sized]
     labels = base.mark_text(align="left", dx=8, dy=-6, fontSize=11, aria=False).encode(

@@ -44,7 +44,9 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Spec:
     low = float(np.nanmin([means.low.min(), values.value.min()]))
     high = float(np.nanmax([means.high.max(), values.value.max()]))
     y_scale = linear(max(low, 0.0) if axes.from_zero else low, high, axes.from_zero)
-    free = {v.label for v in style.palette if not v.has_bn} if axes.column == "norm_batch_size" else set[str]()
+    free = (
+        {v.label for v in style.palette if not v.has_bn} if axes.column == "norm_batch_size" else set[str]()
+    )
     bound = values[~values.norm.isin(free)]
     if bound[axes.column].nunique() < 2:
         return _dots(values, means, many, axes, y_scale, style)
@@ -63,8 +65,9 @@ def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Spec:
         for name in ("value", "low")
     )
     runs, base, free_base = (
-        style.chart(frame.assign(x=frame[axes.column] * frame.norm.map(lambda n: offset.get(n, 1.0)).astype(float)))
-        .encode(x=x, y=y, color=style.color())
+        style.chart(
+            frame.assign(x=frame[axes.column] * frame.norm.map(lambda n: offset.get(n, 1.0)).astype(float))
+        ).encode(x=x, y=y, color=style.color())
         for frame in (bound, means, across)
     )
     line = base.mark_line(strokeWidth=2)

@@ -78,7 +78,8 @@ def _panels(
     """`keys`: the values of `by` of each panel; an empty one where no norm has a norm batch."""
     for key in keys:
         here, there = (
-            frame[_belongs(frame, by, key)].drop(columns=["has_bn", *_BATCHES]) for frame in (means, unfinished)
+            frame[_belongs(frame, by, key)].drop(columns=["has_bn", *_BATCHES])
+            for frame in (means, unfinished)
         )
         title = f"Norm batch {key[0]}" if key else "All norms"
         title += f", {key[1]} per GPU" if len(key) > 1 else ""

@@ -38,7 +38,9 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
             panels.append(Panel(title, described(values, title), partial(steps_chart, values, axes)))
             most = max(most, len(values))
     several = done[done.has_bn].norm_batch_size.nunique() > 1
-    caption = "The large marks are means over seeds with their 95 % t interval, or with both values of two seeds"
+    caption = (
+        "The large marks are means over seeds with their 95 % t interval, or with both values of two seeds"
+    )
     caption += "; each small mark is a run." if most <= MAX_RUN_MARKS else "."
     if several and crossed:
         caption += " Each batch per GPU has its own line."
@@ -59,9 +61,12 @@ def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def described(values: pd.DataFrame, title: str) -> str:
     """Describe the means over seeds for a screen reader, at most _MAX_MEANS of them."""
-    means = values.groupby(["norm_batch_size", "norm"], sort=False, observed=True).value.mean()
+    means = values.groupby(["norm_batch_size", "norm", "has_bn"], sort=False, observed=True).value.mean()
     texts = means.iloc[:_MAX_MEANS].reset_index().to_dict("records")
-    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in texts]
+    parts = [
+        f"{m['norm']} {short(m['value'])}" + (f" at norm batch {m['norm_batch_size']}" if m["has_bn"] else "")
+        for m in texts
+    ]
     parts += [f"and {len(means) - len(texts)} more"] if len(means) > len(texts) else []
     return f"{title}, mean over seeds: {'; '.join(parts)}"
 
@@ -85,8 +90,8 @@ def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iter
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", f"Images/s per {unit}", True)
             panels.append(_panel(here, axes, title, described(here, title)))
     caption = (
-        "Each small mark is a run, the large one the mean over seeds with its 95 % interval, or with both values "
-        "of two seeds. Evaluation is left out."
+        "Each small mark is a run, the large one the mean over seeds with its 95 % interval, or with both "
+        "values of two seeds. Evaluation is left out."
     )
     if any(panel.title.startswith("Scaling") for panel in panels):
         caption += " Scaling efficiency: images/s per rank, a share of those at the fewest ranks of a cell."
@@ -149,12 +154,15 @@ def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Vari
             f"{short(row[SPEED])} images/s, {short(row[ACCURACY])} %"
             for _, row in not_surpassed(here, SPEED, ACCURACY).iterrows()
         )
-        described = f"Final {accuracy_name(done)} against images/s on {title}. On the Pareto front: {front or 'none'}"
+        described = (
+            f"Final {accuracy_name(done)} against images/s on {title}. On the Pareto front: {front or 'none'}"
+        )
         panels.append(Panel(title, described, partial(front_chart, here, x, y)))
     caption = (
-        f"Each mark is the mean over the seeds of a cell with its 95 % intervals, {names_batches(cells)}. Ringed: the "
-        "Pareto front of what is shown, the cells for which no other is both faster and more accurate with "
-        "intervals apart. A cell of fewer than three seeds has no interval: it has no ring, and surpasses none."
+        f"Each mark is the mean over the seeds of a cell with its 95 % intervals, {names_batches(cells)}. "
+        "Ringed: the Pareto front of what is shown, the cells for which no other is both faster and more "
+        "accurate with intervals apart. A cell of fewer than three seeds has no interval: it has no ring, and "
+        "surpasses none."
     )
     shown = panels[:MAX_PANELS]
     if len(shown) < len(panels):

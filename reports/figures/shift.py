@@ -62,7 +62,9 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         f"{name} {short(row[ACCURACY])} %"
         for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
-    texts += "".join(f"; {row.norm}, without ESM, {name} {short(row.value)} %" for _, row in levels.iterrows())
+    texts += "".join(
+        f"; {row.norm}, without ESM, {name} {short(row.value)} %" for _, row in levels.iterrows()
+    )
     panel = Panel(
         f"Final {name} against mean scaled ESM σ, common layers",
         f"Final {name} against mean scaled ESM σ of {plural(len(cells), 'cell')}. "
@@ -70,8 +72,8 @@ def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> It
         partial(path_chart, cells, levels, x, y),
     )
     caption = (
-        f"Each mark is the mean over the seeds of a cell, with its 95 % intervals, {names_batches(cells)}; a thin "
-        "line joins those of a norm. To the left is less shift, upwards more accuracy."
+        f"Each mark is the mean over the seeds of a cell, with its 95 % intervals, {names_batches(cells)}; a "
+        "thin line joins those of a norm. To the left is less shift, upwards more accuracy."
     )
     if len(levels):
         caption += " A norm without BN has no ESM: its line and band are its mean and interval."

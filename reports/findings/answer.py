@@ -1,7 +1,7 @@
 """The answer of a report in one sentence, and a few that go with it: which norm, by how much, how surely."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from reports.aggregate import estimate_of
 from reports.findings.baseline import Baseline
 from reports.findings.ranking import LAYOUT, rankings
 from reports.frames import CONTEXT, Frames
-from reports.numbers import EMPTY, bracket_cell, estimate_cell, listed, p_cell, plural
+from reports.numbers import EMPTY, bracket_cell, estimate_cell, listed, p_cell
 from reports.sentences import sentence
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM, seeds_to_tell
 
@@ -83,7 +83,9 @@ def answer(
         ]
     )
     row = _told_about(place, label)
-    text = _headline(place, row, label, accuracy, len(comparison.dropna(subset="top1_p")) if comparison is not None else 0)
+    text = _headline(
+        place, row, label, accuracy, len(comparison.dropna(subset="top1_p")) if comparison is not None else 0
+    )
     headline = f"{where}, {text}" if where else text
     more = [*_shift(row, label), *_elsewhere(ranked, here, place.size), *left_out]
     command = _adds_seeds(frames, here) if place.most_pairs < MIN_SEEDS_FOR_A_CLAIM else ""
@@ -145,7 +147,9 @@ def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, co
 def _shift(row: pd.Series | None, label: str) -> Iterator[str]:
     if row is not None and row.esm_n > 0:
         ratio, p = bracket_cell(estimate_of(row, "esm")), p_cell(row.esm_p_holm)
-        yield sentence("its_shift", norm=row.norm, baseline=label, ratio=ratio, p=str(p), verdict=row.esm_verdict)
+        yield sentence(
+            "its_shift", norm=row.norm, baseline=label, ratio=ratio, p=str(p), verdict=row.esm_verdict
+        )
 
 
 def _elsewhere(ranked: pd.DataFrame, here: pd.Series, size: str) -> Iterator[str]:
@@ -156,7 +160,9 @@ def _elsewhere(ranked: pd.DataFrame, here: pd.Series, size: str) -> Iterator[str
         if not pd.isna(its_size) and str(its_size) != size:
             key = (tuple(best) if len(best) < len(rows) else (), len(rows))
             sets.setdefault(key, []).append(str(its_size))
-    parts = [sentence("best_there", sizes=sizes, best=best, norms=norms) for (best, norms), sizes in sets.items()]
+    parts = [
+        sentence("best_there", sizes=sizes, best=best, norms=norms) for (best, norms), sizes in sets.items()
+    ]
     if parts:
         yield f"At other norm batches the best, as far as norms are told apart: {'; '.join(parts)}."
 

@@ -111,7 +111,10 @@ _NONE = Difference(None, math.nan)
 
 
 def compared_at(pair: pd.Series) -> tuple[Place, int | None, str]:
-    """The place, norm batch and norm of a row of `against_baseline`; None where neither side has a norm batch."""
+    """The place, norm batch and norm of a row of `against_baseline`.
+
+    The norm batch is None where neither side has one.
+    """
     has_batch = pair.has_bn or pair[f"has_bn{BASELINE}"] == True  # noqa: E712 - or NaN
     return tuple(pair[LAYOUT]), int(pair.norm_batch_size) if has_batch else None, str(pair.norm)
 
@@ -140,18 +143,14 @@ def _other_pairs(
 def _row(
     place: Place, size: int | None, cell: Cell, rank: int, seeds: Values, behind: Difference | None
 ) -> dict[str, object]:
-    found = {"accuracy": mean_interval(seeds.values()), "behind": behind.estimate if behind else None}
-    return {
-        **dict(zip(LAYOUT, place, strict=True)),
-        **{"norm_batch_size": size, "norm": cell[0], "has_bn": cell[1] is not None, "rank": rank},
-        **{"is_best": behind is None or not behind.is_higher},
-        **{"p_holm": behind.p_holm if behind else math.nan},
-        **{
-            f"{name}_{part}": values[0]
-            for name, estimate in found.items()
-            for part, values in estimate_columns([estimate]).items()
-        },
-    }
+    row = dict(zip(LAYOUT, place, strict=True))
+    row |= {"norm_batch_size": size, "norm": cell[0], "has_bn": cell[1] is not None, "rank": rank}
+    row |= {"is_best": behind is None or not behind.is_higher}
+    row |= {"p_holm": behind.p_holm if behind else math.nan}
+    estimates = {"accuracy": mean_interval(seeds.values()), "behind": behind.estimate if behind else None}
+    for name, estimate in estimates.items():
+        row |= {f"{name}_{part}": one for part, (one,) in estimate_columns([estimate]).items()}
+    return row
 
 
 def rankings(ranked: pd.DataFrame) -> Iterator[pd.DataFrame]:

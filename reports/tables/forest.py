@@ -79,7 +79,9 @@ class Forest:
     notes: list[str]
 
 
-def forest(frames: Frames, ranked: pd.DataFrame, comparison: pd.DataFrame | None, baseline: str | None) -> Forest | None:
+def forest(
+    frames: Frames, ranked: pd.DataFrame, comparison: pd.DataFrame | None, baseline: str | None
+) -> Forest | None:
     """What `ranking` and `against_baseline` found, drawn; None where nothing is compared."""
     if ranked.empty or comparison is None or comparison.empty or baseline is None:
         return None
@@ -123,7 +125,12 @@ class _Scale:
 
 
 def _row(
-    row: pd.Series, pair: pd.Series | None, estimate: Estimate | None, naming: Sequence[str], baseline: str, scale: _Scale
+    row: pd.Series,
+    pair: pd.Series | None,
+    estimate: Estimate | None,
+    naming: Sequence[str],
+    baseline: str,
+    scale: _Scale,
 ) -> ForestRow:
     size = "" if pd.isna(row.norm_batch_size) else str(row.norm_batch_size)
     accuracy = estimate_of(row, "accuracy")
@@ -134,7 +141,11 @@ def _row(
     return ForestRow(
         {axis: str(row[axis]) for axis in (*CONTEXT, "norm")},
         size,
-        ", ".join(f"{row[axis]} per GPU" if axis == "batch_size_per_gpu" else str(row[axis]) for axis in naming if row[axis] != ""),
+        ", ".join(
+            f"{row[axis]} per GPU" if axis == "batch_size_per_gpu" else str(row[axis])
+            for axis in naming
+            if row[axis] != ""
+        ),
         row.norm,
         bool(row.is_best),
         estimate_cell(accuracy, 0, 2),
@@ -165,8 +176,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _notes(rows: int, baseline: str) -> Iterator[str]:
     yield (
-        f"Better and worse: p of the paired t-test, adjusted by Holm over all comparisons with {baseline}, is "
-        f"below {SIGNIFICANCE:g}. No difference: the whole 95 % interval is within {SAME_POINTS:g} points. "
+        f"Better and worse: p of the paired t-test, adjusted by Holm over all comparisons with {baseline}, "
+        f"is below {SIGNIFICANCE:g}. No difference: the whole 95 % interval is within {SAME_POINTS:g} points. "
         "★: the best, and what is not told apart from it. Bars are 95 % intervals of the one row; two rings "
         "are the values of two seeds."
     )
@@ -175,7 +186,10 @@ def _notes(rows: int, baseline: str) -> Iterator[str]:
 
 
 def ranking_display(ranked: pd.DataFrame) -> Table | None:
-    """A row for each model and norm batch: the norms that may be the best, and the others; None for one norm."""
+    """A row for each model and norm batch: the norms that may be the best, and the others.
+
+    None where there is one norm alone.
+    """
     if ranked.norm.nunique() < 2:
         return None
     naming = [axis for axis in LAYOUT if ranked[axis].nunique() > 1]
@@ -211,7 +225,7 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
     ]
     notes = [
         "All norms by accuracy at each norm batch; one without BN is the same at each. Told apart: p of the "
-        f"paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the baseline, or, "
-        "of two other norms, over all such pairs. The first is the one with the highest mean."
+        f"paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the baseline, "
+        "or, of two other norms, over all such pairs. The first is the one with the highest mean."
     ]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)

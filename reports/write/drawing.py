@@ -94,7 +94,7 @@ def vega_bundle() -> str:
 
 
 def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[tuple[str, bytes]]:
-    """Draw these specifications: each as the text of an SVG file and the content of a PDF file, in their order.
+    """Draw these specifications, in their order: the text of an SVG file and the content of a PDF file each.
 
     `on_each` is called from any thread whenever one is done.
     """
@@ -103,7 +103,9 @@ def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[t
 
     def work(first: int) -> None:
         with _drawer("figures") as process:
-            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             for place in range(first, len(specs), count):
                 process.stdin.write(json.dumps(specs[place]) + "\n")
                 process.stdin.flush()

@@ -131,7 +131,9 @@ def compose(
         found = verdicts(frames, rows, against.label)
         csv_files["standing.csv"] = to_csv(rows)
     palette = variants(frames.counted)
-    ranked = ranking(frames, [variant.label for variant in palette], rows if against.label else None, against.label)
+    ranked = ranking(
+        frames, [variant.label for variant in palette], rows if against.label else None, against.label
+    )
     csv_files["ranking.csv"] = to_csv(ranked)
     gallery = build_gallery(frames)
     evidence = [gather(letter, folders) for letter, folders in (claims or {}).items()]

@@ -22,7 +22,7 @@ _AXIS_PX, _LEGEND_PX = 72, 46
 
 @dataclass(frozen=True)
 class PagePanel:
-    """A chart on the page: its place among the specs, what it belongs to, and the height that it will have."""
+    """A chart on the page: its place among the specs, what it belongs to, and its height once it is drawn."""
 
     number: int
     title: str
@@ -67,7 +67,10 @@ def page_figures(figures: Sequence[Figure]) -> tuple[list[PageFigure], list[dict
 
 
 def _height_px(spec: Mapping[str, Any]) -> int:
-    has_legend = any("legend" in layer.get("encoding", {}).get("color", {}) and layer["encoding"]["color"]["legend"] for layer in spec["layer"])
+    has_legend = any(
+        "legend" in layer.get("encoding", {}).get("color", {}) and layer["encoding"]["color"]["legend"]
+        for layer in spec["layer"]
+    )
     return int(spec["height"]) + _AXIS_PX + (_LEGEND_PX if has_legend else 0)
 
 
@@ -125,4 +128,3 @@ def _pack_column(values: list[Any]) -> dict[str, Any]:
 def render_markdown(report: Report) -> str:
     """GitHub-flavoured Markdown; its pictures are `figures/<slug>.svg` beside it."""
     return fill("report.md.j2", report=report)
-

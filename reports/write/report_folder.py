@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def write_report(
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run.
     `reload_s`: an open page loads itself again after so many seconds. `claims` and `command`: see
-    page.compose. `on_progress`: is told what is done now, and which of how many, 0 where it is not counted. Files of others in `out` are kept; figures and tables of a former report that this one does
-    not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
+    page.compose. `on_progress` is told, from any thread, what is done now, and how much of how much, 0 where
+    that is not counted. Files of others in `out` are kept; figures and tables of a former report that this one
+    does not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
     """
     _make_folder(out)
     if obstacle_to_drawing() is None:
@@ -104,9 +106,7 @@ def write_report(
     return ReportFiles(*pages, figures, frames, report.answer, found, judged, table, left_out)
 
 
-def _files(
-    report: Report, out: Path, reload_s: int | None, on_progress: Progress
-) -> dict[str, str | bytes]:
+def _files(report: Report, out: Path, reload_s: int | None, on_progress: Progress) -> dict[str, str | bytes]:
     """Content by name. The pages come last, so that whatever a new page shows is already there."""
     table = results(report.frames, out)
     files: dict[str, str | bytes] = {
@@ -120,16 +120,14 @@ def _files(
         name = names[one.title]
         files[f"tables/{name}.tex"] = to_latex(one, f"tab:shiftbench-{name}")
         files[f"tables/{name}.csv"] = table_csv(one)
-    done = 0
+    done = count()
 
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress("drawing figures", done, len(report.figures))
+    def on_each() -> None:
+        on_progress("drawing figures", next(done), len(report.figures))
 
-    on_progress("drawing figures", 0, len(report.figures))
+    on_each()
     with ThreadPoolExecutor(1) as beside:
-        drawing = beside.submit(draw, [figure.file_spec() for figure in report.figures], count)
+        drawing = beside.submit(draw, [figure.file_spec() for figure in report.figures], on_each)
         pages = {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
         for figure, (svg, pdf) in zip(report.figures, drawing.result(), strict=True):
             files |= {f"figures/{figure.slug}.svg": svg, f"figures/{figure.slug}.pdf": pdf}

@@ -42,7 +42,8 @@ def test_the_page_its_files_and_the_logs_of_runs_are_served(server: PageServer) 
 
 
 @pytest.mark.parametrize(
-    "path", ["{out}/../runs/one/secret.txt", "{out}/../private", "{out}/leads-out", "{out}/figures", "/etc/passwd"]
+    "path",
+    ["{out}/../runs/one/secret.txt", "{out}/../private", "{out}/leads-out", "{out}/figures", "/etc/passwd"],
 )
 def test_nothing_else_is_served(server: PageServer, tmp_path: Path, path: str) -> None:
     secret = server.address.split("/")[3]
@@ -60,6 +61,8 @@ def test_without_the_secret_nothing_is_served(server: PageServer) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_in_a_sentence(server: PageServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"--port {server.port}: cannot be listened on: Address already in use"):
+    with pytest.raises(
+        UserError, match=f"--port {server.port}: cannot be listened on: Address already in use"
+    ):
         PageServer(tmp_path, [], server.port)
     assert f"-L {server.port}:localhost:{server.port} " in server.tunnel

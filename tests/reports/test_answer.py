@@ -28,7 +28,9 @@ TOP1: Cells = {
 SEEDS = [0, 1, 2, 3]
 
 
-def found(root: Path, top1: Cells, baseline: str | None = "BN", **sweep: Any) -> tuple[Frames, pd.DataFrame, Any]:
+def found(
+    root: Path, top1: Cells, baseline: str | None = "BN", **sweep: Any
+) -> tuple[Frames, pd.DataFrame, Any]:
     frames = frames_of(root, top1, {cell: [1.0] * 9 for cell in top1}, **{"seeds": SEEDS, **sweep})
     comparison = against_baseline(frames, baseline) if baseline else None
     return frames, ranking(frames, LABELS, comparison, baseline), comparison
@@ -83,7 +85,10 @@ def test_without_a_baseline_norms_are_ranked_all_the_same(tmp_path: Path) -> Non
 def test_the_headline_says_what_beats_the_baseline_and_what_may_be_as_good(tmp_path: Path) -> None:
     told = answered(tmp_path, TOP1)
     # Differences 10, 10.1, 10.1, 9.8: sd √0.02, half 3.182446 × 0.14142 / 2 = 0.22503.
-    assert told.headline == "At norm batch 4, GN8 beats BN by 10.00 ± 0.23 points of top-1 (4 paired seeds, p < 0.001)."
+    assert (
+        told.headline
+        == "At norm batch 4, GN8 beats BN by 10.00 ± 0.23 points of top-1 (4 paired seeds, p < 0.001)."
+    )
     assert told.norm_batch == "4"
     assert told.more == [
         "At other norm batches the best, as far as norms are told apart: any of the 3 norms at 64."
@@ -97,8 +102,8 @@ def test_a_baseline_that_is_best_is_said_to_be(tmp_path: Path) -> None:
     told = answered(tmp_path, top1)
     # 5, 4.9, 5.1, 5: sd 0.0816, half 0.130; t = 122.
     assert told.headline == (
-        "At norm batch 4, BN is best: it beats every other norm, and XBN-P2-GN8, the next, by 5.00 ± 0.13 points "
-        "of top-1 (4 paired seeds, p < 0.001)."
+        "At norm batch 4, BN is best: it beats every other norm, and XBN-P2-GN8, the next, by 5.00 ± 0.13 "
+        "points of top-1 (4 paired seeds, p < 0.001)."
     )
     assert told.more[0].startswith("The mean estimation shift of XBN-P2-GN8")
 
@@ -108,8 +113,9 @@ def test_what_is_not_told_apart_is_said_with_the_seeds_that_would(tmp_path: Path
     told = answered(tmp_path, top1)
     # 2, 0, 1, 3: mean 1.5, sd 1.291, half 2.054; t = 2.324, p = 0.103.
     assert told.headline == (
-        "At norm batch 4, no norm is shown to beat BN: XBN-P2-GN8 differs from it by +1.5 ± 2.1 points of top-1 "
-        "(4 paired seeds, p = 0.10). About 4 more seeds would tell these two apart, if difference and spread stay."
+        "At norm batch 4, no norm is shown to beat BN: XBN-P2-GN8 differs from it by +1.5 ± 2.1 points of "
+        "top-1 (4 paired seeds, p = 0.10). About 4 more seeds would tell these two apart, if difference and "
+        "spread stay."
     )
     assert told.command == ""
 
@@ -128,8 +134,8 @@ def test_two_seeds_are_said_once_with_the_command_that_adds_some(tmp_path: Path)
     top1 = {("BN", 4): [60.0, 61.0], ("XBN-P2-GN8", 4): [62.0, 64.0]}
     told = answered(tmp_path / "runs", top1, seeds=[0, 1])
     assert told.headline == (
-        "At norm batch 4, XBN-P2-GN8 differs from BN by +2.00 and +3.00 points of top-1, but 2 paired seeds are "
-        "too few to tell norms apart."
+        "At norm batch 4, XBN-P2-GN8 differs from BN by +2.00 and +3.00 points of top-1, but 2 paired seeds "
+        "are too few to tell norms apart."
     )
     folder = tmp_path / "runs"
     assert told.command == f"shiftbench run synthetic-sweep.yaml 'seeds=[0,1,2,3,4]' --output-dir {folder}"
@@ -140,7 +146,9 @@ def test_runs_that_did_not_complete_are_in_sight_and_nothing_yet_is_no_error(tmp
     lost = {("BN", 4): [60.0, -1.0], ("XBN-P2-GN8", 4): [-1.0, 61.0]}
     told = answered(tmp_path / "some", lost, seeds=[0, 1])
     assert told.headline == "At norm batch 4, no other norm has completed a seed that BN has completed too."
-    assert told.more == ["2 runs did not complete and are left out, though they may be the worst: 2 diverged."]
+    assert told.more == [
+        "2 runs did not complete and are left out, though they may be the worst: 2 diverged."
+    ]
     none = answered(tmp_path / "none", {("BN", 4): [-1.0], ("XBN-P2-GN8", 4): [-1.0]}, seeds=[0])
     assert none.headline == "No run has completed yet."
 

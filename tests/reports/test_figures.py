@@ -299,7 +299,9 @@ def test_a_norm_without_a_norm_batch_is_in_every_panel_and_a_level_line(tmp_path
         gn = [row for row in rows_of(spec, 0) if row["norm"] == "GN8"]
         assert [(row["value"], row["low"], row["high"]) for row in gn] == [(81, 80, 82)]
         assert "BN, GN8" in panel.description
-    by_batch, by_shift = (figure_of(gallery, slug).page_specs()[0] for slug in ("by-norm-batch", "accuracy-by-shift"))
+    by_batch, by_shift = (
+        figure_of(gallery, slug).page_specs()[0] for slug in ("by-norm-batch", "accuracy-by-shift")
+    )
     for spec in (by_batch, by_shift):
         (band,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rect"]
         assert "x" not in band["encoding"]  # right across

@@ -49,7 +49,13 @@ def test_the_pareto_front_is_what_nothing_surpasses_with_intervals_apart() -> No
     assert "dominated" not in not_surpassed(apart, "speed", "top1").name.tolist()
     # A cell without an interval is not on the front, and surpasses none.
     single = apart.assign(top1_low=apart.top1_low.where(apart.name != "good"))
-    assert not_surpassed(single, "speed", "top1").name.tolist() == ["fast", "dominated", "near good", "best", "slower"]
+    assert not_surpassed(single, "speed", "top1").name.tolist() == [
+        "fast",
+        "dominated",
+        "near good",
+        "best",
+        "slower",
+    ]
 
 
 def test_thinning_keeps_both_ends() -> None:

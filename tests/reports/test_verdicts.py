@@ -103,10 +103,7 @@ def test_two_seeds_show_both_differences_and_claim_nothing(tmp_path: Path) -> No
         {("BN", 4): [2.0, 2.0], ("XBN-P2-GN8", 4): [1.0, 0.5]},
         seeds=[0, 1],
     )
-    assert (
-        "differs from BN by +10.00 and +11.00 points of top-1 at norm batch 4 (2 paired seeds)."
-        in text
-    )
+    assert "differs from BN by +10.00 and +11.00 points of top-1 at norm batch 4 (2 paired seeds)." in text
     assert "is 0.250 and 0.500 × BN's at norm batch 4 (2 paired seeds)." in text
     assert not any(word in text for word in ("beats", "lower", "p ="))
 
@@ -118,10 +115,7 @@ def test_one_seed_says_that_it_has_no_interval(tmp_path: Path) -> None:
         {("BN", 4): [2.0], ("XBN-P2-GN8", 4): [1.0]},
         seeds=[0],
     )
-    assert (
-        "differs from BN by +10.00 points of top-1 at norm batch 4 "
-        "(1 paired seed)." in text
-    )
+    assert "differs from BN by +10.00 points of top-1 at norm batch 4 (1 paired seed)." in text
     assert "is 0.500 × BN's at norm batch 4 (1 paired seed)." in text
 
 
@@ -169,9 +163,7 @@ def test_norms_without_bn_have_no_norm_batch(tmp_path: Path) -> None:
     for run in expand_runs(model={"arch": "small_resnet20", "norm": norm}, batch=ONE_BATCH, seeds=[0]):
         write_run(tmp_path, run, top1_percent=[60.0 + (run.model.norm.label == "LN")])
     (verdict,) = said(frames_of(tmp_path, {}), "GN8")
-    assert verdict.sentences == [
-        "LN differs from GN8 by +1.00 points of top-1 (1 paired seed)."
-    ]
+    assert verdict.sentences == ["LN differs from GN8 by +1.00 points of top-1 (1 paired seed)."]
 
 
 def test_two_batches_per_gpu_are_apart(tmp_path: Path) -> None:

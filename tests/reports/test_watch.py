@@ -51,7 +51,9 @@ class Watch:
         if not self.writes_all:
             self.page.parent.mkdir(exist_ok=True)
             self.page.touch()
-            return ReportFiles(self.page, self.page, [], build_frames(collection), Answer("", []), [], [], None)
+            return ReportFiles(
+                self.page, self.page, [], build_frames(collection), Answer("", []), [], [], None
+            )
         return write_report(collection, [self.runs], self.page.parent, self.baseline, reload_s)
 
     def follow(self, *steps: Callable[[], object]) -> ReportFiles:

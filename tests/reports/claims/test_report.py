@@ -49,7 +49,9 @@ def test_the_report_has_a_section_on_the_claims(report: Report) -> None:
     headline = "A is inconclusive (3 seeds)"
     assert report.claims[0].headline == headline
     assert (
-        html.index(f"<strong>{headline}</strong>") < html.index("every comparison in a sentence") < html.index('id="claims"')
+        html.index(f"<strong>{headline}</strong>")
+        < html.index("every comparison in a sentence")
+        < html.index('id="claims"')
     )
     assert markdown.index("A is inconclusive") < markdown.index("## The paper's claims")
     assert "shiftbench reproduce A B C D" in markdown
