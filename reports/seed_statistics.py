@@ -42,8 +42,8 @@ def not_surpassed(cells: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """
     known = cells.dropna(subset=[f"{axis}_{end}" for axis in (x, y) for end in ("low", "high")])
     lows, highs = (known[[f"{x}_{end}", f"{y}_{end}"]].to_numpy(float) for end in ("low", "high"))
-    surpassed = (lows[None, :, :] > highs[:, None, :]).all(axis=2).any(axis=1)
-    return known[~surpassed]
+    surpassed = [bool((lows > high).all(axis=1).any()) for high in highs]
+    return known.loc[np.logical_not(surpassed)]
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:

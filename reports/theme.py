@@ -103,7 +103,7 @@ def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
     whether or not it was run.
     """
     done = runs.assign(done=runs.state == "completed")
-    norms = done.groupby(["norm_family", "norm"], as_index=False, observed=True).done.sum()
+    norms = done.groupby(["norm_family", "norm"], observed=True).done.sum().reset_index()
     norms = norms.sort_values(["norm_family", "norm"], ignore_index=True, key=natural)
     by_weight = norms.assign(is_bn=norms.norm_family == "bn").sort_values(
         ["is_bn", "done"], ascending=False, kind="stable"

@@ -161,8 +161,8 @@ def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Vari
     caption = (
         f"Each mark is the mean over the seeds of a cell with its 95 % intervals, {names_batches(cells)}. "
         "Ringed: the Pareto front of what is shown, the cells for which no other is both faster and more "
-        "accurate with intervals apart. A cell of fewer than three seeds has no interval: it has no ring, and "
-        "surpasses none."
+        "accurate with intervals apart. A cell of fewer than three seeds has no interval: it has no ring, "
+        "and surpasses none."
     )
     shown = panels[:MAX_PANELS]
     if len(shown) < len(panels):

@@ -122,7 +122,7 @@ def _zoom(encoding: dict[str, Any]) -> dict[str, Any]:
 def contexts(runs: pd.DataFrame, limit: int) -> list[Context]:
     """The first contexts of these runs, in their order."""
     naming = [c for c in CONTEXT if runs[c].nunique() > 1]
-    found = []
+    found: list[Context] = []
     for _, group in runs.groupby(CONTEXT, sort=False, observed=True):
         first = group.iloc[0]
         parts = [f"global batch {first[c]}" if c == "global_batch_size" else str(first[c]) for c in naming]

@@ -110,7 +110,7 @@ def forest(
     )
 
 
-def _place_of(row: pd.Series) -> tuple[object, ...]:
+def _place_of(row: pd.Series) -> tuple[tuple[object, ...], int | None, str]:
     size = None if pd.isna(row.norm_batch_size) else int(row.norm_batch_size)
     return tuple(row[LAYOUT]), size, row.norm
 
@@ -136,8 +136,9 @@ def _row(
     accuracy = estimate_of(row, "accuracy")
     bar = None
     if estimate is not None:
-        low, high = (estimate.mean if b is None else b for b in (estimate.low, estimate.high))
-        bar = Bar(*(scale.place(value) for value in (low, estimate.mean, high)), estimate.is_claim)
+        mean = estimate.mean
+        low, high = (mean if bound is None else bound for bound in (estimate.low, estimate.high))
+        bar = Bar(scale.place(low), scale.place(mean), scale.place(high), estimate.is_claim)
     return ForestRow(
         {axis: str(row[axis]) for axis in (*CONTEXT, "norm")},
         size,
@@ -177,7 +178,7 @@ def _ticks(low: float, high: float) -> list[float]:
 def _notes(rows: int, baseline: str) -> Iterator[str]:
     yield (
         f"Better and worse: p of the paired t-test, adjusted by Holm over all comparisons with {baseline}, "
-        f"is below {SIGNIFICANCE:g}. No difference: the whole 95 % interval is within {SAME_POINTS:g} points. "
+        f"is below {SIGNIFICANCE:g}. No difference: the 95 % interval is within {SAME_POINTS:g} points. "
         "★: the best, and what is not told apart from it. Bars are 95 % intervals of the one row; two rings "
         "are the values of two seeds."
     )

@@ -84,7 +84,7 @@ def table_csv(table: Table) -> bytes:
         is_number = column.kind == "number"
         columns[column.header] = [_plain(cell, is_number) for cell in cells]
         for end, name in enumerate(("low", "high")):
-            found = [_end(cell, end) for cell in cells]
+            found: list[object] = [_end(cell, end) for cell in cells]
             if any(one is not None for one in found):
                 columns[f"{column.header}, {name}"] = found
     text = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]

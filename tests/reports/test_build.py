@@ -102,7 +102,7 @@ def test_the_run_list_leads_to_every_config_and_to_logs_that_exist(
 
 
 def test_the_best_of_each_block_is_bold_everywhere(sweep_report: ReportFiles) -> None:
-    """XBN's shift is the lowest at every norm batch; at 4 and 16, one norm has two seeds left, and no interval."""
+    """XBN's shift is the lowest at each norm batch; at 4 and 16 a norm has two seeds, and no interval."""
     rows = re.findall(r"^\| XBN-P2-GN8 .*", sweep_report.markdown.read_text(), flags=re.MULTILINE)
     bold = [len(re.findall(r"\| \*\*0\.\d+ ± 0\.\d+\*\*", row)) for row in rows[:3]]
     assert bold == [0, 0, 2]  # σ and μ
