@@ -72,8 +72,8 @@ def build_gallery(frames: Frames) -> Gallery:
 def _placed(figures: list[Figure]) -> Iterator[Figure]:
     """All figures; those that a page has no room for are not on it."""
     first = figures[0].cell if figures else {}
-    room = MAX_CHARTS - sum(len(figure.panels) for figure in figures if figure.cell == first)
+    room = MAX_CHARTS - sum(len(figure.page_panels) for figure in figures if figure.cell == first)
     for figure in figures:
         if figure.cell != first:
-            room -= len(figure.panels)
+            room -= len(figure.page_panels)
         yield replace(figure, on_page=figure.cell == first or room >= 0)

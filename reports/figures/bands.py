@@ -1,6 +1,7 @@
 """Panels of means with bands, one for each norm batch; training curves."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -46,9 +47,12 @@ def banded(
     drawn = pd.concat([means.value, means.low, means.high, unfinished.value])
     extent = (float(drawn.min()), float(drawn.max()))
     axes = BandAxes(column, title, label, value_title, extent, log_if_wide and is_wide(*extent))
-    panels = list(_panels(means, unfinished, by, [keys[place] for place in chosen] or [()], axes))
+    panels = [
+        replace(panel, on_page=place in chosen or not keys)
+        for place, panel in enumerate(_panels(means, unfinished, by, keys or [()], axes))
+    ]
     if len(chosen) < len(keys):
-        texts += f" Drawn for {len(chosen)} of {len(keys)} norm batches."
+        texts += f" The page has {len(chosen)} of {len(keys)} norm batches, the files have all."
     if keys and not values.has_bn.all():
         texts += " A norm without BN has no norm batch, and is the same in each panel."
     return panels, texts

@@ -19,12 +19,16 @@ Draw = Callable[[ChartStyle], Spec]
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. `draw` takes the medium's style; `cell` is the one value of an axis that all of it has."""
+    """One chart. `draw` takes the medium's style; `cell` is the one value of an axis that all of it has.
+
+    `on_page`: files have all panels, a page as many as are compared side by side.
+    """
 
     title: str
     description: str
     draw: Draw
     cell: dict[str, str] = field(default_factory=dict)
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,14 @@ class Figure:
         shown = ([variant.label for variant in self.shown], self.batches)
         return dict(zip(CHART_AXES, shown, strict=True))
 
+    @property
+    def page_panels(self) -> list[Panel]:
+        return [panel for panel in self.panels if panel.on_page]
+
     def page_specs(self) -> list[dict[str, Any]]:
-        """A Vega-Lite spec for each panel: as wide as its box, coloured by the style sheet, with filters."""
+        """A Vega-Lite spec for each of `page_panels`: as wide as its box, coloured by the style sheet, filtered."""
         specs = []
-        for panel in self.panels:
+        for panel in self.page_panels:
             style = ChartStyle(PAGE, "container", self.palette, filters=CHART_AXES)
             specs.append(_whole(panel.draw(style) | {"description": panel.description}, style))
         parameters = [{"name": parameter(axis), "value": values} for axis, values in self.holds.items()]

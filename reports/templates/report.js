@@ -67,7 +67,7 @@ function read() {
 /** In the forest plot, the rows of the norm batch that is chosen there. */
 function showPlace() {
   const at = (places.find((input) => input.checked) ?? places.find((input) => input.defaultChecked))?.value;
-  if (at) for (const body of document.querySelectorAll("tbody[data-at]")) body.hidden = body.dataset.at !== at;
+  for (const body of document.querySelectorAll("tbody[data-at]")) body.hidden = Boolean(at && body.dataset.at) && body.dataset.at !== at;
 }
 
 function change() { write(); apply(); }

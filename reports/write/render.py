@@ -53,7 +53,7 @@ def page_figures(figures: Sequence[Figure]) -> tuple[list[PageFigure], list[dict
     for (section, kind), alike in kinds.items():
         panels = []
         for figure in alike:
-            for panel, spec in zip(figure.panels, figure.page_specs(), strict=True):
+            for panel, spec in zip(figure.page_panels, figure.page_specs(), strict=True):
                 name = ": ".join(filter(None, (figure.context, panel.title)))
                 height_px = _height_px(spec)
                 panels.append(PagePanel(len(specs), name, figure.cell | panel.cell, figure.fits, height_px))

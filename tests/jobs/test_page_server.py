@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.commands.report import report
 from jobs.page_server import PageServer
 from suite.errors import UserError
+from tests.helpers.records import expand_runs, write_run
 
 
 @pytest.fixture
@@ -66,3 +68,28 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(server: PageServer, tmp_p
     ):
         PageServer(tmp_path, [], server.port)
     assert f"-L {server.port}:localhost:{server.port} " in server.tunnel
+
+
+def test_the_command_writes_serves_and_ends_with_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, *_ = expand_runs(model={"arch": "small_resnet20"}, batch={"global_batch_size": 4}, seeds=[0])
+    write_run(tmp_path / "runs", run)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pages, opened = [], []
+
+    def wait(server: PageServer) -> None:
+        pages.append(fetched(server.address))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PageServer, "wait", wait)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    report([tmp_path / "runs"], tmp_path / "out", serve=True, port=0, open_page=True)
+    said = capsys.readouterr().out
+    (page,) = pages
+    assert "Estimation shift: synthetic-sweep" in page
+    assert "on your own machine: ssh -N -L " in said
+    assert f"then open {opened[0]}" in said
+    assert opened[0].startswith("http://localhost:")
+    with pytest.raises(UserError, match="--port is that of --serve"):
+        report([tmp_path / "runs"], tmp_path / "out", port=8000)

@@ -201,9 +201,12 @@ def test_more_norm_batches_than_panels_are_told(tmp_path: Path) -> None:
     for run in expand_runs(model=BN, batch={"global_batch_size": 256, "norm_batch_size": sizes}, seeds=[0]):
         write_run(tmp_path, run)
     figure = figure_of(gallery_of(tmp_path), "esm_sigma_scaled-by-depth")
-    drawn = [panel.cell["norm_batch_size"] for panel in figure.panels]
+    drawn = [panel.cell["norm_batch_size"] for panel in figure.page_panels]
     assert drawn == ["2", "4", "16", "32", "128", "256"]
-    assert "Drawn for 6 of 8 norm batches." in figure.caption
+    assert len(figure.page_specs()) == 6
+    assert "The page has 6 of 8 norm batches, the files have all." in figure.caption
+    titles = [chart["title"] for chart in figure.file_spec()["concat"]]
+    assert titles == [f"Norm batch {size}" for size in sizes]
 
 
 def runs_frame(norms: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
