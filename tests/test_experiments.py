@@ -23,9 +23,9 @@ def test_a_shipped_experiment_is_valid_and_opens_with_its_command(
     assert "# Expect:" in head
 
 
-def test_the_readme_names_every_experiment() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert all(path.name in readme for path in CONFIGS)
+def test_the_docs_name_every_experiment() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    assert all(path.name in page for path in CONFIGS)
 
 
 # Recorded before mlp20, the memory loader and `global_batch_size: all` came: the first and last run of each.
