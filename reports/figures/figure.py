@@ -87,7 +87,7 @@ class Figure:
         return [panel for panel in self.panels if panel.on_page]
 
     def page_specs(self) -> list[dict[str, Any]]:
-        """A Vega-Lite spec for each of `page_panels`: as wide as its box, coloured by the style sheet, filtered."""
+        """A Vega-Lite spec for each of `page_panels`: as wide as its box, with filters."""
         specs = []
         for panel in self.page_panels:
             style = ChartStyle(PAGE, "container", self.palette, filters=CHART_AXES)
