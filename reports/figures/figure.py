@@ -96,6 +96,7 @@ class Figure:
         for spec in specs:
             spec["params"] = parameters
             spec["layer"][0]["params"] = [_zoom(spec["layer"][0]["encoding"])]
+            spec["usermeta"] = spec.get("usermeta", {}) | {"tips": _take_tips(spec["layer"])}
         return specs
 
     def file_spec(self) -> dict[str, Any]:
@@ -109,6 +110,15 @@ class Figure:
 
 def _whole(spec: Spec, style: ChartStyle) -> Spec:
     return spec | {"config": style.theme.config(), "datasets": style.datasets}
+
+
+def _take_tips(layers: list[dict[str, Any]]) -> list[list[list[str]]]:
+    """For each layer the field and the title of each line of its tooltip, which Vega then does not compute.
+
+    Vega would write the texts of every mark before any is pointed at; the page's script writes those of one.
+    """
+    found = [layer["encoding"].pop("tooltip", []) for layer in layers]
+    return [[[one["field"], one["title"]] for one in tips] for tips in found]
 
 
 def _zoom(encoding: dict[str, Any]) -> dict[str, Any]:

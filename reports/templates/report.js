@@ -27,6 +27,7 @@ function apply() {
     figure.hidden = [...figure.querySelectorAll(".panel")].every((panel) => panel.hidden);
   }
   for (const chart of charts) chart.isCurrent = false;
+  wake();
   drawStale();
   if (form) form.querySelector(".shown").textContent = `Showing ${sentences.format(facets.map(inWords))}.`;
 }
@@ -102,13 +103,27 @@ async function drawStale() {
   isDrawing = true;
   for (let next; (next = nextChart()); ) {
     await (next.isInSight ? new Promise((resolve) => setTimeout(resolve)) : idle());
+    next = nextChart();  // what is in sight may have changed meanwhile
+    if (!next) break;
     next.chart.isCurrent = true;
     await draw(next.chart);
   }
   isDrawing = false;
 }
 
-const idle = () => new Promise((resolve) => (window.requestIdleCallback ?? setTimeout)(() => resolve()));
+// A reader who moves or types is about to choose something: drawing what is out of sight would keep them waiting.
+const PAUSE_MS = 300;
+let lastInput = -PAUSE_MS, wake = () => {};
+for (const name of ["pointermove", "pointerdown", "keydown"]) {
+  addEventListener(name, () => { lastInput = performance.now(); }, {capture: true, passive: true});
+}
+const idle = () => new Promise((resolve) => {
+  wake = resolve;
+  (function wait() {
+    const left = lastInput + PAUSE_MS - performance.now();
+    if (left > 0) setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve());
+  })();
+});
 
 function nextChart() {
   const stale = charts.filter((chart) => !chart.isCurrent && chart.box.offsetParent);
