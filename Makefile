@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks lock clean
+.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks notebook docs lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,7 +30,7 @@ cluster: root slurm-packages .venv/.users ## start a four-node Slurm on this mac
 cluster-down: ## end that Slurm
 	@$(PYTHON) tests/cluster/testcluster.py down
 
-bench-%: .venv/.developers ## measure the speed of shiftbench: loader, train, probe, agreeing, submit, tune or report; bench-model predicts a GPU's speed
+bench-%: .venv/.developers ## measure the speed of shiftbench: loader, data, train, probe, agreeing, submit, tune or report; bench-model predicts a GPU's speed
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
 gpu-check: ## what only a GPU can show, in eight minutes and without a network; ARGS=--rehearse: on a CPU
@@ -56,6 +56,12 @@ architectures: .venv/.users ## measure the channels of all networks, after a fam
 
 networks: .venv/.developers ## convert every network of timm and torchvision, and write docs/networks.md
 	$(BIN)/python -m tests.helpers.zoo
+
+notebook: ## write examples/walkthrough.ipynb, after the script beside it was changed
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m website.walkthrough
+
+docs: .venv/.developers ## write the documentation site to out/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/.users ## update requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from benchmarks.pairing import Ratio, paired_ratio
 from benchmarks.progress import progress_of
 from suite.errors import UserError
 from suite.experiment import BatchSpec, DataSpec, ModelSpec, RecipeSpec, Run, SystemSpec
+
+if TYPE_CHECKING:
+    from suite.data.index import ImageIndex
 
 PHOTOGRAPHS = Path("/usr/share/wallpapers")
 CROP_WIDTH, CROP_HEIGHT, JPEG_QUALITY = 500, 375, 92
@@ -63,31 +67,18 @@ def bench_loader(
 
 def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> LoaderBench:
     from suite.data.index import scan
-    from suite.data.vision import decode
 
     index = scan(folder, "train")
     paths = [index.path(image) for image in range(len(index))]
     num_cores = len(os.sched_getaffinity(0))
-    run = _run(folder, len(index.classes), images_per_batch, num_cores)
-    paths_to_decode = list(itertools.islice(itertools.cycle(paths), images_per_batch * batches))
-
-    def bare_decode() -> float:
-        # Uses all cores at once: other work on the machine then slows both sides alike.
-        def every_nth(first: int) -> None:
-            for path in paths_to_decode[first::num_cores]:
-                decode(path)
-
-        with ThreadPoolExecutor(num_cores) as threads:
-            start_s = time.perf_counter()
-            list(threads.map(every_nth, range(num_cores)))
-            return len(paths_to_decode) / (time.perf_counter() - start_s)
+    run = run_on(folder, len(index.classes), images_per_batch, num_cores)
 
     def dali() -> float:
-        return _images_per_s(run, batches)
+        return images_per_s(run, batches)
 
     def torchvision() -> float:
         data = run.data.model_copy(update={"loader": "torchvision"})
-        return _images_per_s(run.model_copy(update={"data": data}), batches)
+        return images_per_s(run.model_copy(update={"data": data}), batches)
 
     return LoaderBench(
         num_images=len(index),
@@ -96,12 +87,15 @@ def _bench(folder: Path, images_per_batch: int, batches: int, rounds: int) -> Lo
         images_per_batch=images_per_batch,
         vs_torchvision=paired_ratio(dali, torchvision, rounds, progress_of("DALI / torchvision", of=2)),
         vs_bare_decode=paired_ratio(
-            dali, bare_decode, rounds, progress_of("DALI / decoding", number=2, of=2)
+            dali,
+            lambda: decoded_per_s(index, images_per_batch * batches),
+            rounds,
+            progress_of("DALI / decoding", number=2, of=2),
         ),
     )
 
 
-def _run(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) -> Run:
+def run_on(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) -> Run:
     return Run(
         experiment="bench-loader",
         model=ModelSpec(arch="resnet50"),
@@ -112,7 +106,25 @@ def _run(folder: Path, num_classes: int, images_per_batch: int, num_cores: int) 
     )
 
 
-def _images_per_s(run: Run, batches: int) -> float:
+def decoded_per_s(index: "ImageIndex", count: int) -> float:
+    """Return the images/s at which all cores together decode `count` whole files, and do nothing else."""
+    from suite.data.vision import decode
+
+    num_cores = len(os.sched_getaffinity(0))
+    images = list(itertools.islice(itertools.cycle(range(len(index))), count))
+
+    # Uses all cores at once: other work on the machine then slows both sides alike.
+    def every_nth(first: int) -> None:
+        for image in images[first::num_cores]:
+            decode(index, image)
+
+    with ThreadPoolExecutor(num_cores) as threads:
+        start_s = time.perf_counter()
+        list(threads.map(every_nth, range(num_cores)))
+        return count / (time.perf_counter() - start_s)
+
+
+def images_per_s(run: Run, batches: int) -> float:
     import torch
 
     from suite.data import train_loader

@@ -6,8 +6,7 @@
 # the shift: where it is, where it comes from, what reduces it, and what it costs. It takes under a
 # minute on two CPU cores, on images that are bundled with the suite.
 #
-# Open it as a notebook (Jupyter and most editors know `# %%` cells), or run `python
-# examples/walkthrough.py`.
+# Open `examples/walkthrough.ipynb` in Jupyter, or run `python examples/walkthrough.py`.
 
 # %%
 import itertools

@@ -17,7 +17,7 @@ from suite.errors import UserError
 from suite.specs.base import Spec
 from suite.specs.batch import BatchSpec
 from suite.specs.choice import listed
-from suite.specs.data import DataSpec
+from suite.specs.data import WHERE, DataSpec
 from suite.specs.federated import FederatedSpec
 from suite.specs.loader_table import LOADERS
 from suite.specs.model import ModelSpec
@@ -163,9 +163,12 @@ class Run(Spec):
 
     @property
     def run_id(self) -> str:
-        """Twelve hex digits over model, data (without its path), batch, recipe, seed. Not cached."""
+        """Twelve hex digits over model, data (without its place), batch, recipe, seed. Not cached."""
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
-        del decides["data"]["path"]
+        for field in WHERE:
+            del decides["data"][field]
+        if self.data.interpolation == "bilinear":
+            del decides["data"]["interpolation"]  # added later: older runs keep their ids
         norm = decides["model"]["norm"]
         if norm.get("stages", 0) is None:
             del norm["stages"]  # added later: older runs keep their ids
@@ -205,6 +208,7 @@ class Run(Spec):
 
     @property
     def folder_name(self) -> str:
+        """The name of the run's folder: its label and its id."""
         return f"{self.label.lower().replace('seed ', 's').replace(' ', '-')}-{self.run_id}"
 
 

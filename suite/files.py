@@ -173,17 +173,19 @@ def _close_copies_in_fork() -> None:
 os.register_at_fork(after_in_child=_close_copies_in_fork)
 
 
-def locked(path: Path, *, wait: bool) -> IO[str]:
-    """Take the exclusive lock of `path`, which is created if missing. Use the result with `with`.
+def locked(path: Path, *, wait: bool, shared: bool = False) -> IO[str]:
+    """Take the lock of `path`, which is created if missing. Use the result with `with`.
 
+    It is exclusive, or `shared` with others that take it so.
     The lock is released when the returned file is closed, or when the process ends in any way; forks of the
     process do not have it. Raises
     BlockingIOError when another process holds the lock and `wait` is false, NoLocks when the file system
     has none, and another OSError when the file cannot be opened for writing.
     """
     file = path.open("a")
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BaseException as error:
         file.close()
         if isinstance(error, OSError) and not isinstance(error, BlockingIOError):

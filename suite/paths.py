@@ -20,6 +20,17 @@ def cache_home() -> Path | None:
     return None if home is None else home / ".cache"
 
 
+def data_home() -> Path | None:
+    """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else that below the cache folder.
+
+    None without a home. Raises UserError as `cache_home` does.
+    """
+    if root := os.environ.get("SHIFTBENCH_DATA_DIR"):
+        return expand_path(root, "SHIFTBENCH_DATA_DIR")
+    home = cache_home()
+    return None if home is None else home / "shiftbench" / "data"
+
+
 DETECTIONS, GALLERY = "detections.json", "gallery.json"
 
 

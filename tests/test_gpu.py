@@ -20,6 +20,7 @@ from suite.signals import StopFlag
 from suite.train import train_run
 from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
 from suite.train.distributed import Ranks
+from suite.train.graphs import WARMUP_STEPS
 from suite.train.loop import Trainer
 from tests.helpers.small_detectors import boxes_folder, small_run
 from tests.helpers.steps import STEPS_ON_GPU, run_of
@@ -127,16 +128,51 @@ def refusing_to_wait() -> Iterator[None]:
 
 @pytest.mark.parametrize("case", STEPS_ON_GPU)
 def test_steps_do_not_wait(case: str) -> None:
-    """After two steps that set things up, as torch itself watches it."""
+    """After the steps that set things up, as torch itself watches it. Recorded steps set up more."""
     run = run_of(case)
     trainer = Trainer(run, Ranks(0, 0, 1, CUDA), None, StopFlag())
     forward = trainer.forward_module()
     batches = iter(train_loader(run, start_step=0, rank=0, world_size=1, device=CUDA))
-    trainer.step = CHECK_LOSS_EVERY_STEPS - 3  # a check of the loss is among the steps
-    for number in range(24):
-        with refusing_to_wait() if number >= 2 else nullcontext():
+    first = 2 if trainer.graph is None else WARMUP_STEPS + 1
+    trainer.step = CHECK_LOSS_EVERY_STEPS - 3  # checks of the loss are among the steps
+    for number in range(26):
+        with refusing_to_wait() if number >= first else nullcontext():
             trainer.agree(trainer.advance(forward, batches))
     assert 0 < trainer.meter.summary(8)["step_time_p50_ms"] < 1000
+
+
+@pytest.mark.parametrize("kernels", ["native", "fused"])
+def test_steps_of_a_graph_do_what_steps_do(kernels: str) -> None:
+    """Weights, estimates and momenta after 16 steps, with mixup and a learning rate that changes.
+
+    To what two runs of torch's own kernels differ by, which do not add up in a fixed order.
+    """
+    states = []
+    for cuda_graphs in (False, True):
+        content = {
+            "model": {"arch": "small_resnet11"},
+            "data": {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 800},
+            "batch": {"global_batch_size": 8, "norm_batch_size": 2},
+            "recipe": {
+                "epochs": 2,
+                "lr": 1e-3,
+                "schedule": "cosine",
+                "mixup_alpha": 0.2,
+                "channels_last": True,
+            },
+            "system": {"cuda_graphs": cuda_graphs, "kernels": kernels},
+        }
+        run = expand(content, "graphs").runs[0]
+        trainer = Trainer(run, Ranks(0, 0, 1, CUDA), None, StopFlag())
+        forward = trainer.forward_module()
+        batches = iter(train_loader(run, start_step=0, rank=0, world_size=1, device=CUDA))
+        losses = [trainer.advance(forward, batches).item() for _ in range(16)]
+        assert len(set(losses)) == 16
+        states.append((losses, trainer.model.state_dict()))
+    (losses, state), (others, other) = states
+    assert losses == pytest.approx(others, rel=1e-3)
+    for name, value in state.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-5)
 
 
 def test_the_gpu_pipeline_resizes_and_mirrors_images_with_boxes_as_the_cpu_one(tmp_path: Path) -> None:

@@ -38,14 +38,14 @@ class Stage:
 
 
 STAGES = (
-    Stage("machine", "Machine", 30),
-    Stage("tests", "Tests that need a GPU", 180),
-    Stage("norms", "Fused norms against torch's", 50),
-    Stage("steps", "Training steps", 120),
-    Stage("ghost", "Small norm batches", 60),
-    Stage("shares", "What probe and TID cost", 60),
-    Stage("graphs", "CUDA graphs", 30),
-    Stage("loader", "Loader", 40),
+    Stage("machine", "Machine", 20),
+    Stage("tests", "Tests that need a GPU", 150),
+    Stage("norms", "Fused norms against torch's", 45),
+    Stage("steps", "Training steps", 110),
+    Stage("ghost", "Small norm batches", 45),
+    Stage("shares", "What probe and TID cost", 45),
+    Stage("graphs", "CUDA graphs", 35),
+    Stage("loader", "Loader", 30),
 )
 
 

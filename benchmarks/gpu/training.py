@@ -1,9 +1,9 @@
 """Stages of `make gpu-check` about training steps, and what is measured beside them."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.gpu.measuring import Sizes, leave_out, median_ms, part, tell
 
@@ -29,9 +29,19 @@ def _steps_ms(step: Any, sizes: Sizes) -> float:
     """Return the median time of a step as a run does it."""
     from benchmarks.train import suite_steps
     from suite.train.arithmetic import arithmetic
+    from suite.train.graphs import WARMUP_STEPS
 
     with arithmetic(step.precision, cudnn_benchmark=True):
-        return median_ms(suite_steps(step, sizes.device, 1), sizes)
+        steps = suite_steps(step, _alone(sizes), 1)
+        for _ in range(WARMUP_STEPS + 1 if step.cuda_graphs else 0):  # the last one is recorded
+            steps()
+        return median_ms(steps, sizes)
+
+
+def _alone(sizes: Sizes) -> Any:
+    from suite.train.distributed import Ranks
+
+    return Ranks(0, 0, 1, sizes.device)
 
 
 def steps(sizes: Sizes) -> None:
@@ -43,7 +53,7 @@ def steps(sizes: Sizes) -> None:
     for images in sizes.batches:
         bare = _step(sizes, images_per_step=images)
         with part(f"bare loop, batch {images}"), arithmetic(bare.precision, cudnn_benchmark=True):
-            work = bare_steps(bare, RIVALS["tuned"], sizes.device, 1)
+            work = bare_steps(bare, RIVALS["tuned"], _alone(sizes), 1)
             tell(
                 f"{sizes.arch} BN, batch {images}, bare loop", 1e3 * images / median_ms(work, sizes), "img/s"
             )
@@ -85,34 +95,25 @@ def shares(sizes: Sizes) -> None:
                 tell(what, one.median, f"[{one.low:.3f}, {one.high:.3f}]")
     with part("TID"):
         step = _step(sizes, images_per_step=images)
-        tid_s = tid_time_s(step, sizes.device)
+        tid_s = tid_time_s(step, _alone(sizes))
         assert tid_s is not None
         tid_s()  # warms up
         tell(f"TID / step, batch {images}", 1e3 * tid_s() / _steps_ms(step, sizes), "of a step's time")
 
 
 def graphs(sizes: Sizes) -> None:
-    """Time forward and backward passes at small batches, as they are and as a captured CUDA graph."""
+    """Time steps of small batches and of ghost BN, launched as they are and as a CUDA graph."""
     if sizes.device.type != "cuda":
         leave_out("CUDA graphs: they need a GPU")
         return
-    from suite.experiment import ModelSpec
-    from suite.models import build_model, set_norm_batch_size
-
-    images = sizes.norm_batches[-1]
-    for norm_batch_size in (images, sizes.norm_batches[0]):
-        with part(f"norm batch {norm_batch_size}"):
-            model = build_model(ModelSpec(arch=sizes.arch, num_classes=1000))
-            model = model.to(memory_format=torch.channels_last).to(sizes.device)
-            set_norm_batch_size(model, norm_batch_size, images, sizes.device)
-            shape = (images, 3, sizes.image_size, sizes.image_size)
-            x = torch.randn(shape, device=sizes.device).to(memory_format=torch.channels_last)
-            for how in ("as it is", "graph"):
-                forward = model if how == "as it is" else torch.cuda.make_graphed_callables(model, (x,))
-
-                def work(forward: Any = forward, model: nn.Module = model, x: Tensor = x) -> None:
-                    forward(x).sum().backward()
-                    model.zero_grad(set_to_none=False)
-
-                ms = median_ms(work, sizes)
-                tell(f"batch {images}, norm batch {norm_batch_size}, fp32, {how}", ms, "ms a pass")
+    images, smallest = sizes.norm_batches[-1], sizes.norm_batches[0]
+    for kernel in _kernels(sizes):
+        for norm_batch_size in (images, smallest):
+            what = f"batch {images}, norm batch {norm_batch_size}, {kernel}"
+            with part(what):
+                options = {"norm_batch_size": norm_batch_size, "kernels": kernel}
+                step = _step(sizes, images_per_step=images, **options)
+                plain_ms = _steps_ms(step, sizes)
+                tell(f"{what}: launched one by one", plain_ms, "ms a step")
+                ratio = plain_ms / _steps_ms(replace(step, cuda_graphs=True), sizes)
+                tell(f"{what}: one by one / as a graph", ratio, "time")

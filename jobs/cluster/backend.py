@@ -84,6 +84,17 @@ class SubmittedRun:
 
 
 @dataclass(frozen=True)
+class ActiveJob:
+    """A job that is queued or running. `is_ending`: its processes end, so that its run can soon be retried.
+
+    `text`: its id, and its user where that is another one.
+    """
+
+    text: str
+    is_ending: bool = False
+
+
+@dataclass(frozen=True)
 class JobVerdict:
     """A run's state and its reason. `is_final`: it has ended, and only the scheduler knows how."""
 
@@ -100,6 +111,7 @@ class SchedulerAnswer:
     nodes: str = ""
     verdict: JobVerdict | None = None  # None: the record alone decides
     is_unknown: bool = False  # the scheduler was asked for the job's state and did not answer
+    is_ending: bool = False  # as for ActiveJob
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ class RunStatus:
     node: str = ""
     content: dict[str, Any] = field(default_factory=dict)
     errors: list[RankError] = field(default_factory=list)
+    is_ending: bool = False  # its job ends, after which it can be retried
 
     @property
     def epochs(self) -> int | None:
@@ -180,7 +193,7 @@ class Backend(Protocol[ClusterT]):
     def job_ids(self, submission: Submission, job_id: str | None = None) -> dict[str, str]:
         """Return the job of each run folder by name, by `job_id` or the submission's; empty without an id."""
 
-    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
+    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, ActiveJob]:
         """Return the job of every run folder that is queued or running, by name."""
 
     def query(

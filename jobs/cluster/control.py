@@ -11,14 +11,11 @@ from jobs.cluster.clusters import AnyCluster, backend_of, by_backend, load_clust
 from jobs.cluster.ledger import Ledger, Submission
 from jobs.cluster.overview import overview
 from jobs.cluster.slurm_commands import SlurmError
-from jobs.cluster.submit import Submitted, submit
+from jobs.cluster.submit import ENDING_S, POLL_S, Submitted, submit
 from suite.errors import UserError
 from suite.experiment import Run
 
 RETRIED = ("failed", "cancelled", "preempted")
-ENDING_S = 45.0
-"""How long `cancel` waits for running runs to end, which write a checkpoint. Slurm's KillWait is 30 s."""
-POLL_S = 0.5
 
 
 class NoAnswer(UserError):
@@ -118,6 +115,8 @@ def _out_of_reach(run: RunStatus, ledger: Ledger) -> str | None:
 def retry(output_dir: Path, wanted: Sequence[str], cluster: str | None) -> tuple[list[Submitted], list[str]]:
     """Submit again the runs of an output folder that did not complete, or only the `wanted` ones.
 
+    Those whose job is ending are waited for.
+
     `cluster`: where to; None: to the cluster of each run's newest submission. Returns a submission for each
     cluster, and a sentence for each run or part that was refused. Raises UserError.
     """
@@ -138,7 +137,7 @@ def retry(output_dir: Path, wanted: Sequence[str], cluster: str | None) -> tuple
 def to_retry(
     runs: Sequence[RunStatus], cluster: str | None, ledger: Ledger, named: bool
 ) -> tuple[list[RunStatus], list[str]]:
-    """Return the runs to submit again, and a sentence for each that cannot be.
+    """Return the runs to submit again, also those that are ending, and a sentence for each that cannot be.
 
     Runs of other users, and diverged ones, which would diverge again, are included only if they are named.
     """
@@ -147,7 +146,8 @@ def to_retry(
     for run in runs:
         one = run.submission
         is_of_others = one is not None and not ledger.is_ours(one)
-        if run.state not in ((*RETRIED, "diverged") if named else RETRIED) or (is_of_others and not named):
+        has_failed = run.state in ((*RETRIED, "diverged") if named else RETRIED)
+        if not (has_failed or (run.state == "running" and run.is_ending)) or (is_of_others and not named):
             continue
         if not os.access(run.folder / "run.json", os.F_OK):
             refused.append(f"{run.folder}: was removed; submit its experiment again")

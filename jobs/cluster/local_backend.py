@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.checks import read_run
-from jobs.cluster.backend import Cluster, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun, settle
+from jobs.cluster.backend import (
+    ActiveJob,
+    Cluster,
+    JobVerdict,
+    NewJob,
+    RunStatus,
+    SchedulerAnswer,
+    SubmittedRun,
+    settle,
+)
 from jobs.cluster.ledger import Ledger, Submission, private_folder
 from jobs.sources import SNAPSHOT_VARIABLE, check_own_sources
 from suite.errors import UserError
@@ -70,11 +79,11 @@ class LocalBackend:
         job_id = job_id or submission.job_id
         return {} if job_id is None else dict.fromkeys(submission.folders, job_id)
 
-    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
+    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, ActiveJob]:
         alive = [one for one in submissions if _is_alive(one) is not False]
         jobs = {name: job for one in alive for name, job in self.job_ids(one).items()}
         states = {name: read_status(RunPaths(output_dir / name)).state for name in jobs}
-        return {name: job for name, job in jobs.items() if states[name] in ("queued", "running")}
+        return {name: ActiveJob(job) for name, job in jobs.items() if states[name] in ("queued", "running")}
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool

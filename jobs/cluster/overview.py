@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.cluster.backend import JobVerdict, RunStatus, SchedulerAnswer, SubmittedRun, settle
+from jobs.cluster.backend import ActiveJob, JobVerdict, RunStatus, SchedulerAnswer, SubmittedRun, settle
 from jobs.cluster.clusters import BACKENDS, backend_of, by_backend
 from jobs.cluster.ledger import FOLDER as LEDGER_FOLDER
 from jobs.cluster.ledger import BadEntry, Ledger, Submission
@@ -71,12 +71,12 @@ def usable_entries(ledger: Ledger) -> tuple[list[Submission], list[BadEntry]]:
     return known, bad
 
 
-def active_jobs(ledger: Ledger) -> dict[str, str]:
+def active_jobs(ledger: Ledger) -> dict[str, ActiveJob]:
     """Return the job of every run folder that is queued or running, by name. Raises UserError.
 
     If several submissions of one folder are active, it is the job of the newest one.
     """
-    found: dict[str, str] = {}
+    found: dict[str, ActiveJob] = {}
     submissions, _ = usable_entries(ledger)
     answers = {
         one.token: active
@@ -126,7 +126,8 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         verdict = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
         node = status.content.get("nodes") or answer.nodes
         state, reason, one = verdict.state, verdict.reason, latest.get(folder)
-        shown.append(RunStatus(folder, state, reason, answer.job, one, node, status.content, status.errors))
+        known = (answer.job, one, node, status.content, status.errors)
+        shown.append(RunStatus(folder, state, reason, *known, is_ending=answer.is_ending))
         notes += status.notes
     return RunsOverview(shown, notes, unanswered)
 

@@ -27,6 +27,19 @@ for attempt in {{1..120}}; do
 done
 exit $code
 """
+SETUP_FAILED = "shiftbench: setup failed"
+# In a function, such as `module`, the line that called it counts. A line that exits, such as `source` of a
+# file that is missing, raises no ERR.
+_NAMES_WHAT_FAILED = (
+    "shiftbench_ends() {",
+    '    code=$? n=$((shiftbench_at - shiftbench_first)); [ -z "$shiftbench_is_set_up" ] || return',
+    "    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]}}",
+    f'    echo "{SETUP_FAILED} with exit code $code: ${{line:-$BASH_COMMAND}}" >&2',
+    "}",
+    "set -eE",
+    "trap 'shiftbench_at=$LINENO; for n in ${BASH_LINENO[@]}; do ((n == 0)) || shiftbench_at=$n; done' ERR",
+    "trap shiftbench_ends EXIT",
+)
 _VARIABLE = re.compile(r"(\$\w+|\$\{\w+\})", re.ASCII)
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TASK_PICKLE = "task-{}.pkl"
@@ -139,10 +152,13 @@ def set_up(cluster: Cluster, snapshot: Path) -> list[str]:
 
 def _checked(lines: Sequence[str]) -> list[str]:
     """Return lines of shell of which the first that fails ends the job, with a sentence that names it."""
-    # In a function, such as `module`, BASH_COMMAND is what failed inside it.
-    what = "${FUNCNAME[0]:+${FUNCNAME[0]}: }$BASH_COMMAND"
-    say = f'echo "shiftbench: setup failed with exit code $?: {what}" >&2'
-    return ["set -eE", f"trap {shlex.quote(say)} ERR", *lines, "trap - ERR", "set +eE"]
+    return [
+        f"shiftbench_setup=({' '.join(shlex.quote(line.strip()) for line in lines)})",
+        *_NAMES_WHAT_FAILED,
+        "shiftbench_first=$((LINENO + 1))",
+        *lines,
+        "set +eE; trap - ERR; shiftbench_is_set_up=yes",
+    ]
 
 
 def _own_files(cluster: SlurmCluster, submission_folder: Path) -> list[str]:

@@ -4,13 +4,14 @@ One query of squeue answers for all runs, and one of sacct for those whose job h
 their record does not say how they ended.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster import sbatch, slurm_commands
-from jobs.cluster.backend import JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
+from jobs.cluster.backend import ActiveJob, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
 from jobs.cluster.ledger import Submission, private_folder
 from jobs.cluster.slurm_cluster import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
@@ -18,12 +19,17 @@ from jobs.cluster.task import TrainTask
 from suite.files import is_full
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
+from suite.record.rank_errors import why_aborted
 from suite.user import user_name
 
 # Submitit's own requeueing is used only before a task handles signals itself: see TrainTask.checkpoint.
 MAX_EARLY_WARNINGS = 3
 LONGEST_RETURN_S = 7 * 24 * 3600.0
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
+ENDING = ("COMPLETING", "STAGE_OUT")
+NUM_LINES = 20  # of a log, that may say why a job ended
+# Lmod and Environment Modules say more than a line.
+_REASON = re.compile(r"error|not found|no such|cannot|unable|unknown|not set", re.IGNORECASE)
 
 
 class SlurmBackend:
@@ -66,21 +72,21 @@ class SlurmBackend:
             return dict.fromkeys(submission.folders, job_id) if job_id else {}
         return {folder: f"{job_id}_{number}" for number, folder in enumerate(submission.folders)}
 
-    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
+    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, ActiveJob]:
         # The job of an interrupted submission, which has no id, is found by its name. Where Slurm hides the
         # jobs of other users (PrivateData), their records decide.
         seen = slurm_commands.queue(one.name for one in submissions)
         ids = {job.name: job.job.partition("_")[0] for job in seen.values()}
-        active: dict[str, str] = {}
+        active: dict[str, ActiveJob] = {}
         for one in submissions:
             for folder, job in self.job_ids(one, ids.get(one.name)).items():
                 seen_job = _job_of(one, job, seen)
                 if seen_job is not None and seen_job.is_active:
-                    active[folder] = job
+                    active[folder] = ActiveJob(job, _ends(seen_job, output_dir / folder))
                 elif seen_job is None and one.user != user_name():
                     status = read_status(RunPaths(output_dir / folder))
                     if status.state in UNFINISHED and status.content.get("submission") == one.token:
-                        active[folder] = f"{job} of {one.user}"
+                        active[folder] = ActiveJob(f"{job} of {one.user}")
         return active
 
     def query(
@@ -126,7 +132,8 @@ class SlurmBackend:
                     verdict = replace(verdict, reason=verdict.reason + full)
             elif found is not None and found.state in WAITING and may_come_back(run.status, job):
                 verdict = JobVerdict("queued", f"{found.reason or found.state}; {run.status.reason}")
-            answers[run.folder] = SchedulerAnswer(job, found.nodes if found else "", verdict)
+            ends = found is not None and is_ending(run.status, found)
+            answers[run.folder] = SchedulerAnswer(job, found.nodes if found else "", verdict, is_ending=ends)
         return answers, notes
 
     def out_of_reach(self, submission: Submission) -> str | None:
@@ -150,6 +157,23 @@ def _job_of(one: Submission, job: str | None, seen: dict[str, JobState]) -> JobS
     """Return what Slurm says of a submission's job. A job of another name is another cluster's of that id."""
     found = seen.get(job or "")
     return found if found is not None and found.name == one.name else None
+
+
+def _ends(seen: JobState, folder: Path) -> bool:
+    return seen.state not in WAITING and is_ending(read_status(RunPaths(folder)), seen)
+
+
+def is_ending(status: Status, seen: JobState) -> bool:
+    """Return whether a run's job is about to leave the queue, by Slurm or by the run's record.
+
+    A job that Slurm has just started again may have the same record: who waits for the end sees it run.
+    """
+    if seen.state in ENDING:
+        return True
+    if seen.state in WAITING or not seen.is_active:
+        return False
+    has_ended = status.died_silently or status.state not in ("queued", "running")
+    return has_ended and status.content.get("job") == seen.job
 
 
 def is_unsettled(status: Status) -> bool:
@@ -207,14 +231,25 @@ def _full_disk(*folders: Path) -> str:
 
 
 def _last_error(one: Submission, job: str) -> str:
-    """Return the last line of the job's errors, or srun's own on a task that was killed."""
+    """Return why a job ended: NCCL's watchdog, the failed line of set-up, srun's error, or the last line."""
+    for log in sorted(one.folder.glob(f"{job}_*_log.err")):
+        if why := why_aborted(log):
+            return f"; {why}"
+    errors, output = (_last_lines(one.folder / f"{job}_0_log.{end}") for end in ("err", "out"))
+    for number, line in reversed(list(enumerate(errors))):
+        if line.startswith(sbatch.SETUP_FAILED):
+            reasons = [text for text in [*output, *errors[:number]] if _REASON.search(text)]
+            return "; ".join(["", line, *reasons[-1:]])
+    own = [line for line in errors if line.startswith("srun: error")]
+    return f"; {(own or errors[-1:])[0]}" if errors else ""
+
+
+def _last_lines(log: Path) -> list[str]:
+    """Return the end of a job's log, without what its verdict says already."""
     try:
-        text = (one.folder / f"{job}_0_log.err").read_text(errors="replace")
+        text = log.read_text(errors="replace")
     except OSError:
-        return ""
-    # The verdict names the exit code already.
+        return []
     known = ("Exited with exit code", "Terminating StepId", "Job step aborted")
-    lines = [line.strip() for line in text.splitlines() if line.strip()][-20:]
-    lines = [line for line in lines if not any(words in line for words in known)]
-    own = [line for line in lines if line.startswith("srun: error")]
-    return f"; {(own or lines[-1:])[0]}" if lines else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-NUM_LINES:]
+    return [line for line in lines if not any(words in line for words in known)]

@@ -6,11 +6,12 @@ entry: after a crash or a refusal at any point no run is lost and none is submit
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from jobs.cluster.backend import NewJob
+from jobs.cluster.backend import ActiveJob, NewJob
 from jobs.cluster.clusters import BACKENDS, AnyCluster
 from jobs.cluster.ledger import BadEntry, Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
 from jobs.cluster.overview import active_jobs, usable_entries
@@ -22,6 +23,10 @@ from suite.files import read_whole, write_atomically
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, Status, read_status
 
+ENDING_S = 45.0
+"""How long jobs that end are waited for, while their runs write a checkpoint. Slurm's KillWait is 30 s."""
+POLL_S = 1.0
+
 
 @dataclass
 class Submitted:
@@ -29,10 +34,11 @@ class Submitted:
 
     completed: list[str] = field(default_factory=list)  # names of run folders
     queued: dict[str, str] = field(default_factory=dict)  # those under way already, with their job or host
+    ending: dict[str, str] = field(default_factory=dict)  # those that wait for the end of this job
     unreadable: dict[str, str] = field(default_factory=dict)  # those left alone for what is wrong with them
     left: list[Run] = field(default_factory=list)  # runs to submit that are not in `jobs` yet
     jobs: list[Submission] = field(default_factory=list)
-    active: dict[str, str] = field(default_factory=dict)  # every run of the folder that is under way
+    active: dict[str, ActiveJob] = field(default_factory=dict)  # of every run that is under way in the folder
     waits_for: tuple[str, ...] = ()  # jobs of earlier submissions that must end first
     refused: str | None = None  # the scheduler's message when it refused those in `left`
 
@@ -42,19 +48,19 @@ class Submitted:
 
 
 def plan(runs: Sequence[Run], cluster: AnyCluster, output_dir: Path) -> Submitted:
-    """Sort runs into completed ones, queued or running ones, and those to submit. Raises UserError."""
+    """Sort runs into completed, queued, running and ending ones, and those to submit. Raises UserError."""
     check_batches(runs, cluster.ranks)
     ledger = Ledger(output_dir)
-    queued = active_jobs(ledger)
+    active = active_jobs(ledger)
     _, bad = usable_entries(ledger)
-    result = Submitted(active=queued)
+    result = Submitted(active=active)
     for run in runs:
         name = run.folder_name  # computed on every access
         status = read_status(RunPaths(output_dir / name))
         if status.state == "completed":
             result.completed.append(name)
-        elif name in queued:
-            result.queued[name] = queued[name]
+        elif name in active:
+            (result.ending if active[name].is_ending else result.queued)[name] = active[name].text
         elif obstacle := status.damage or _obstacle(output_dir / name, status, bad):
             result.unreadable[name] = obstacle
         elif status.state == "running":
@@ -79,33 +85,48 @@ def _obstacle(folder: Path, status: Status, bad: Sequence[BadEntry]) -> str | No
 def submit(
     runs: Sequence[Run], cluster: AnyCluster, output_dir: Path, experiment: str, *, is_driven: bool = False
 ) -> Submitted:
-    """Submit the runs that are neither completed nor queued, and return at once.
+    """Submit the runs that are neither completed nor queued, and do not wait for them.
 
-    `is_driven`: by the driver of the study `experiment`, which follows these jobs and may cancel them. Raises
-    UserError when nothing was submitted; when only a part was, `refused` says why.
+    Jobs of these runs that end, as after scancel, are waited for up to ENDING_S; the runs of those that have
+    not ended then are left alone, in `ending`. `is_driven`: by the driver of the study `experiment`, which
+    follows these jobs and may cancel them. Raises UserError when nothing was submitted; when only a part was,
+    `refused` says why.
     """
     ledger = Ledger(output_dir)
     check_batches(runs, cluster.ranks)
-    with ledger.held():
-        done = plan(runs, cluster, output_dir)
-        if not done.left:
-            return done
-        home = jobs_folder(output_dir, cluster.jobs_folder)
-        sources = snapshot(home / "code")
-        driver = experiment if is_driven else None
-        after = () if is_driven else in_the_way(done, cluster, ledger)
-        done.waits_for = after
-        for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
-            try:
-                done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))
-            except UserError as error:
-                if not done.jobs:
-                    raise
-                done.refused = str(error)
-                break
-            done.left = done.left[len(job.runs) :]
-            if cluster.runs_at_a_time is not None:
-                after = tuple(filter(None, [done.jobs[-1].job_id]))
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        with ledger.held():
+            done = plan(runs, cluster, output_dir)
+            if not done.ending or time.monotonic() >= deadline:
+                return _submit_planned(done, cluster, ledger, experiment, is_driven)
+        time.sleep(POLL_S)
+
+
+def _submit_planned(
+    done: Submitted, cluster: AnyCluster, ledger: Ledger, experiment: str, is_driven: bool
+) -> Submitted:
+    """Submit what is `left`, and note the jobs. The ledger is held."""
+    output_dir = ledger.output_dir
+    if not done.left:
+        return done
+    home = jobs_folder(output_dir, cluster.jobs_folder)
+    sources = snapshot(home / "code")
+    driver = experiment if is_driven else None
+    after = () if is_driven else in_the_way(done, cluster, ledger)
+    done.waits_for = after
+    for job in _new_jobs(done.left, cluster, output_dir, experiment, home, sources, driver):
+        try:
+            done.jobs.append(_submit_one(replace(job, after=after), cluster, ledger))
+        except UserError as error:
+            if not done.jobs:
+                raise
+            done.refused = str(error)
+            break
+        done.left = done.left[len(job.runs) :]
+        if cluster.runs_at_a_time is not None:
+            after = tuple(filter(None, [done.jobs[-1].job_id]))
+
     return done
 
 
@@ -123,7 +144,7 @@ def in_the_way(planned: Submitted, cluster: AnyCluster, ledger: Ledger) -> tuple
     }
     if limit is None or len(active) + len(planned.left) <= limit:
         return ()
-    return tuple(sorted({newest[name].job_id or job.partition("_")[0] for name, job in active.items()}))
+    return tuple(sorted({newest[name].job_id or job.text.partition("_")[0] for name, job in active.items()}))
 
 
 def scripts(

@@ -46,11 +46,12 @@ class TrainTask:
         with stop_flag() as stop:
             log_to_stderr()
             folder, rank = Path(self.folder), int(os.environ.get("SLURM_PROCID", "0"))
-            run, paths = Run.model_validate_json(self.run_json), RunPaths(folder)
+            paths = RunPaths(folder)
             if not folder.exists():
                 log.warning("%s was removed while the job waited: the run starts from step 0", folder)
             try:
-                check_own_sources(self.snapshot)
+                check_own_sources(self.snapshot)  # first: others may not know all fields of the run
+                run = Run.model_validate_json(self.run_json)
                 if rank == 0:
                     with writing(folder):
                         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ class TrainTask:
                     _requeue(run, folder, began_s + _grace_s(end) - MARGIN_S)
             except Exception as error:
                 if rank == 0:
-                    _record_failure(run, folder, error)
+                    _record_failure(self.run_json, folder, error)
                 raise
         return read_status(paths).state
 
@@ -90,15 +91,18 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
                 train_on(run, folder, ranks, stop, claim=claim, patience_s=PATIENCE_S)
 
 
-def _record_failure(run: Run, folder: Path, error: Exception) -> None:
-    """Write why the run failed into its record, unless training itself has written how it ended."""
+def _record_failure(run_json: str, folder: Path, error: Exception) -> None:
+    """Write why the run failed into its record, unless training itself has written how it ended.
+
+    Sources of another version may not know the run; then its job's log alone says why.
+    """
     status = read_status(RunPaths(folder))
     if status.state not in UNFINISHED and not status.died_silently:
         return
     try:
-        with RecordWriter(run, folder) as record:
+        with RecordWriter(Run.model_validate_json(run_json), folder) as record:
             record.mark_ended("failed", in_one_line(error))
-    except (OSError, UserError) as failure:
+    except (OSError, UserError, ValueError) as failure:
         log.error("%s: the record could not be written: %s", folder, failure)
 
 

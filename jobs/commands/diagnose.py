@@ -114,6 +114,7 @@ def _diagnosed(
 ) -> tuple["Diagnosis", dict[str, str]]:
     """Return the diagnosis, and the files that could not be read. Raises UserError as `suite.shift` does."""
     from suite.shift import diagnose as diagnosis_of
+    from suite.train.arithmetic import measuring
 
     count = epoch_like(subject.num_images("train"), num_training, per_batch, drop_last)
     training = subject.loader("train", count, per_batch)
@@ -121,7 +122,8 @@ def _diagnosed(
     with closing(training), closing(evaluation):
         subject.check_outputs(evaluation, "")
         is_average = subject.is_average
-        found = diagnosis_of(subject.network, training, evaluation, averaged_weights=is_average)
+        with measuring(subject.run):
+            found = diagnosis_of(subject.network, training, evaluation, averaged_weights=is_average)
         return found, training.bad_images | evaluation.bad_images
 
 

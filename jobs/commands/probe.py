@@ -125,6 +125,7 @@ def _measure(
     """
     from jobs.commands.probe_tables import Measured
     from suite import shift
+    from suite.train.arithmetic import measuring
 
     network = subject.network
     num_training = min(TRAINING_IMAGES, subject.num_images("train")) if wanted & ON_TRAINING_IMAGES else 0
@@ -144,6 +145,7 @@ def _measure(
             "re_estimation": lambda: shift.re_estimate(network, images, in_training),
             "deployment": lambda: shift.deploy(network, images, in_training, int8=int8),
         }
-        found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
+        with measuring(subject.run):
+            found = {name: run() for name, run in measures.items() if name in {"profile", *wanted}}
         bad_images = images.bad_images | (training.bad_images if training is not None else {})
         return Measured(found, num_training, bad_images, subject.input, subject.taken)

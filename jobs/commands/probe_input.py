@@ -6,34 +6,47 @@ from typing import Any
 
 from suite.data.loader import MEAN, STD
 from suite.errors import UserError
+from suite.experiment import DataSpec
+from suite.specs.loader_table import INTERPOLATIONS
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Mean and standard deviation by channel, of images in [0, 1]; `source` says whose they are.
 
-    `image_size` (pixels) and `resize` (the shorter side, before the central crop, as a multiple of it) are
-    None where the network does not state them. `interpolation` is the network's; ours is bilinear.
+    What the network states of resizing, None where it does not: `image_size` (pixels), `crop_share` (that as
+    a share of the shorter side, before the crop), `interpolation`, and `crop`, the kind of it.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
     image_size: int | None = None
-    resize: float | None = None
+    crop_share: float | None = None
     interpolation: str | None = None
+    crop: str | None = None
 
     @property
     def is_imagenets(self) -> bool:
         """Whether the loaders normalise like that by themselves."""
         return (self.mean, self.std) == (MEAN, STD)
 
-    def describe(self, image_size: int) -> str:
+    @property
+    def usable_interpolation(self) -> str | None:
+        """The network's interpolation, if the loaders have it."""
+        return self.interpolation if self.interpolation in INTERPOLATIONS else None
+
+    def describe(self, data: DataSpec) -> str:
         """Return a sentence on what the network's input was."""
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        other = self.interpolation not in (None, "bilinear")
-        note = f"; the network states {self.interpolation} interpolation, ours is bilinear" if other else ""
-        return f"images of {image_size} pixels, mean ({mean}), std ({std}), {self.source}{note}"
+        size = f"images of {data.image_size} pixels out of {data.eval_resize}, {data.interpolation}"
+        others = {"interpolation": (self.interpolation, data.interpolation), "crop": (self.crop, "center")}
+        notes = [
+            f"; the network states {stated} {what}, ours is {ours}"
+            for what, (stated, ours) in others.items()
+            if stated not in (None, ours)
+        ]
+        return f"{size}, mean ({mean}), std ({std}), {self.source}{''.join(notes)}"
 
 
 def preprocessing_of(
@@ -58,6 +71,7 @@ def preprocessing_of(
         stds,
         source,
         int(size[-1]) if size else None,
-        1 / float(crop) if crop else None,
+        float(crop) if crop else None,
         stated.get("interpolation"),
+        stated.get("crop_mode"),
     )

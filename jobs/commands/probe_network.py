@@ -67,7 +67,7 @@ class Subject:
     @property
     def input(self) -> str:
         """A sentence on what the network's input is."""
-        return self.given.describe(self.data.image_size)
+        return self.given.describe(self.data)
 
     def accuracy(self, split: Literal["train", "val"], num_images: int | None) -> "Accuracy | None":
         """Return how accuracy is measured over the images of `loader`; None: top-1, by their labels."""
@@ -147,9 +147,18 @@ def subject_of(
         title = f"{title}{by_role(chosen_sites(network, norm_spec))}"
         network = convert(network, norm_spec)
     given = preprocessing_of(network, mean, std)
-    if image_size is None and run is None and given.image_size is not None:
-        size, resize = given.image_size, given.resize
-        data_spec = choose_data(run, data, size, data_spec.num_classes, split, resize, purpose=purpose)
+    if run is None:
+        size = image_size or given.image_size or data_spec.image_size
+        data_spec = choose_data(
+            run,
+            data,
+            size,
+            data_spec.num_classes,
+            split,
+            crop_share=given.crop_share,
+            interpolation=given.usable_interpolation,
+            purpose=purpose,
+        )
     taken = None
     if checkpoint is not None:
         taken = put_checkpoints(network, [checkpoint, *soup], alpha, weights)

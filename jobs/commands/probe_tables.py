@@ -126,6 +126,8 @@ def print_all(measured: Measured, title: str) -> None:
         _print_frame(heading, profile.to_frame(), COLUMNS["profile"], last=mean)
         _print_cross(profile, console)
         _print_parts(profile, console)
+    elif profile.is_partial:
+        console.print("Nothing could be measured of what may have an estimation shift in this network:")
     else:
         console.print("The network has no BN layer that keeps estimates: there is no estimation shift.")
     console.print(f"input: {measured.input}", highlight=False, markup=False)

@@ -1,5 +1,6 @@
 """Decides which network and which data `shiftbench probe` and `diagnose` measure. No torch."""
 
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 
 from jobs.checks import read_run
 from suite.data.index import class_names
+from suite.data.packs import is_pack, open_pack
 from suite.errors import UserError
 from suite.experiment import NUM_CLASSES, DataSpec, ModelSpec, NormSpec, Run
 from suite.specs.base import Spec
@@ -53,13 +55,14 @@ def choose_data(
     image_size: int | None,
     num_classes: int | None,
     split: str,
-    resize: float | None = None,
     *,
+    crop_share: float | None = None,
+    interpolation: str | None = None,
     purpose: str = "probe",
 ) -> DataSpec:
     """Return the run's data, changed as the options say. The classes of an image folder are counted.
 
-    `resize`: the shorter side of an image before the central crop, as a multiple of `image_size`.
+    `crop_share`: `image_size` as a share of an image's shorter side before the central crop; None: as usual.
     """
     if run is None and data is None:
         raise UserError(f"{purpose}: --data is missing: a known data set, or a folder that holds {FOLDERS}")
@@ -77,7 +80,12 @@ def choose_data(
         elif path is not None and fields.get("num_classes") is None and num_classes is None:
             num_classes = _count_classes(Path(path) / split)
     if image_size is not None:
-        fields |= {"image_size": image_size, "eval_resize": resize and round(image_size * resize)}
+        fields |= {
+            "image_size": image_size,
+            "eval_resize": crop_share and math.floor(image_size / crop_share),
+        }
+    if interpolation is not None:
+        fields |= {"interpolation": interpolation}
     if num_classes is not None:
         fields |= {"num_classes": num_classes}
     return _validated(DataSpec, fields, purpose)
@@ -92,6 +100,8 @@ def read_norm(norm: str) -> NormSpec:
 
 
 def _count_classes(root: Path) -> int:
+    if is_pack(root.parent):
+        return len(open_pack(root.parent).classes)
     count = len(class_names(root)) if root.is_dir() else 0
     if count < 2:
         wanted = f"--data is a folder of {root.name}/CLASS/*.jpg with two classes or more"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs import exit_codes
 from jobs.commands.submit import OutputOption, RunsArgument, print_submitted
 from suite.errors import UserError
 
@@ -16,7 +17,10 @@ def retry(
     cluster: Annotated[str | None, typer.Option("-c", "--cluster", help="Default: each run's last.")] = None,
     output_dir: OutputOption = Path("runs"),
 ) -> None:
-    """Submit runs again that did not complete; they resume from their newest checkpoint."""
+    """Submit runs again that did not complete; they resume from their newest checkpoint.
+
+    Runs that were cancelled and are still ending are waited for, for less than a minute.
+    """
     from jobs.cluster.control import retry as retry_runs
 
     if not runs and not failed:
@@ -29,3 +33,5 @@ def retry(
         print_submitted(console, done, output_dir)
     if refused:
         raise UserError("; ".join(refused))
+    if any(done.ending for done in submitted):
+        raise typer.Exit(exit_codes.SOME_RUNS_FAILED)

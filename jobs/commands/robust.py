@@ -228,6 +228,7 @@ def _measure_network(network: dict[str, Any], plan: RobustnessPlan, corruptions:
     subject = subject_of("robust", **network, split="val", accuracy_advice="")
     plan = _with_corruptions(plan, corruptions, is_grey=is_grey(subject.data))
     from suite.shift.robustness import Images, survey
+    from suite.train.arithmetic import measuring
 
     given = subject.given
     images = Images(
@@ -236,7 +237,8 @@ def _measure_network(network: dict[str, Any], plan: RobustnessPlan, corruptions:
         num_workers=len(os.sched_getaffinity(0)),
         normalisation=None if given.is_imagenets else (given.mean, given.std),
     )
-    record = survey(subject.network, images, plan)
+    with measuring(subject.run):
+        record = survey(subject.network, images, plan)
     if as_json:
         typer.echo(json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False))
         return

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from suite.config import FIXED, SWEEPING
 from suite.experiment import BatchFreeSpec, DetectionSpec, Experiment, Run, VariantSpec, XbnSpec
+from suite.specs.dali import DaliSpec
 from suite.specs.norm_table import BATCH_FREE_NORMS, BATCH_NORM_VARIANTS
 from suite.specs.recipe import SwaSpec
 
@@ -27,6 +28,7 @@ def schema_table(experiment: Experiment | None) -> Table:
         f"model.norm ({', '.join(BATCH_NORM_VARIANTS)})": VariantSpec,
         "recipe.swa": SwaSpec,
         **FIXED,
+        "system.dali": DaliSpec,
     }
     for section, spec in sections.items():
         for name, field in spec.model_fields.items():

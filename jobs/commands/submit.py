@@ -32,6 +32,7 @@ def submit(
     """Submit every run of an experiment or a study to a cluster, and return at once.
 
     Completed, queued and running runs are left alone: the same command again submits only what is missing.
+    Runs that were cancelled and are still ending are waited for, for less than a minute.
     """
     from jobs.cluster.clusters import load_cluster
     from jobs.cluster.submit import plan, submit
@@ -57,7 +58,7 @@ def submit(
         return
     done = submit(experiment.runs, where, output_dir, experiment.name)
     print_submitted(console, done, output_dir)
-    if done.refused or done.unreadable:
+    if done.refused or done.unreadable or done.ending:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
 
@@ -70,6 +71,10 @@ def _print_plan(
         console.print(f"complete  {name}", markup=False)
     for name, job in planned.queued.items():
         console.print(f"queued    {name}  {f'job {job}' if job[:1].isdigit() else job}", markup=False)
+    for name, job in planned.ending.items():
+        console.print(
+            f"ending    {name}  job {job}, which is waited for before it is submitted again", markup=False
+        )
     print_unreadable(planned)
     for runs, script in scripts(planned, where, output_dir, experiment):
         for number, run in enumerate(runs):
@@ -82,8 +87,13 @@ def _print_plan(
 def print_unreadable(done: "Submitted") -> None:
     """Print a line for each run that is left alone because of what is wrong with its files."""
     for name, sentence in done.unreadable.items():
-        text = f"error: {name} was not submitted: {sentence}"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
+        print_error(f"{name} was not submitted: {sentence}")
+
+
+def print_error(sentence: str) -> None:
+    """Print an error after which the command goes on."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"error: {sentence}", style="red", markup=False)
 
 
 def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> None:
@@ -95,15 +105,18 @@ def print_submitted(console: Console, done: "Submitted", output_dir: Path) -> No
         console.print(f"{noun} {one.job_id}: {number} run{'s'[: number != 1]} ({one.name})", markup=False)
     kept = [f"{len(done.completed)} complete"] if done.completed else []
     kept += [f"{len(done.queued)} queued already"] if done.queued else []
+    kept += [f"{len(done.ending)} still ending"] if done.ending else []
     kept += [f"{len(done.unreadable)} left alone"] if done.unreadable else []
     console.print(", ".join([f"{done.num_submitted} submitted", *kept]))
+    for name, job in done.ending.items():
+        late = f"its job {job} has not ended yet; run the same command again"
+        print_error(f"{name} was not submitted: {late}")
     print_unreadable(done)
     if done.waits_for:
         jobs = ", ".join(done.waits_for[:5]) + (", …" if len(done.waits_for) > 5 else "")
         limit = "its array_parallelism limits the runs at a time; a file of another name counts anew"
         console.print(f"waits for {jobs} of this cluster: {limit}", markup=False)
     if done.refused:
-        text = f"error: {len(done.left)} runs were not submitted: {done.refused}; run the same command again"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="red", markup=False)
+        print_error(f"{len(done.left)} runs were not submitted: {done.refused}; run the same command again")
     option = [] if output_dir == Path("runs") else ["--output-dir", str(output_dir)]
     console.print("next:", shlex.join(["shiftbench", "status", "--watch", *option]), markup=False)

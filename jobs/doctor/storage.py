@@ -114,6 +114,8 @@ def probe_data(request: Request, earlier: Mapping[str, Answer]) -> Answer:
 
 
 def _data_fault(folder: Path) -> str | None:
+    if (folder / "pack.json").is_file():
+        return _look_at_pack(folder)
     look = _look_at_boxes if (folder / "annotations").is_dir() else _look_at_classes
     for split in ("train", "val"):
         try:
@@ -128,6 +130,20 @@ def _data_fault(folder: Path) -> str | None:
 def _look_at_classes(folder: Path, split: str) -> str | None:
     classes = [entry for entry in os.scandir(folder / split) if entry.is_dir()]
     return _look_at_first(Path(classes[0]), folder) if classes else f"{split}/ has no class folders"
+
+
+def _look_at_pack(folder: Path) -> str | None:
+    from suite.data.packs import SPLITS, open_pack
+    from suite.errors import UserError
+
+    try:
+        pack = open_pack(folder)
+        pack.check_files()
+        if missing := [split for split in SPLITS if split not in pack.splits]:
+            return f"is a pack without {missing[0]}"
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}/")
+    return None
 
 
 def _look_at_boxes(folder: Path, split: str) -> str | None:

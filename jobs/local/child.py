@@ -12,6 +12,7 @@ from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, State, clear_stop_request, read_status
+from suite.record.rank_errors import why_aborted
 from suite.signals import STOP_SIGNALS
 
 WAS_KILLED = "was killed by"
@@ -65,7 +66,7 @@ def settle(child: Child) -> tuple[State, str | None]:
         record.died_silently or record.content.get("updated_at", 0.0) < child.started_at
     ):
         how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        state, reason = "failed", f"its process {how}; see {log.name}"
+        state, reason = "failed", why_aborted(log) or f"its process {how}; see {log.name}"
         if -code in STOP_SIGNALS:  # which training obeys; this one came while the process was starting
             state, reason = "preempted", f"its process {how} before it could train"
         try:

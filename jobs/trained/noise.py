@@ -110,6 +110,7 @@ def measure(run: Run, paths: RunPaths, step: int, plan: NoisePlan) -> Noise:
     from suite.models import build_model, load_weights
     from suite.shift import perturb
     from suite.shift.layers import batch_norm_layers
+    from suite.train.arithmetic import measuring
 
     has_gpu = run.system.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
@@ -133,7 +134,8 @@ def measure(run: Run, paths: RunPaths, step: int, plan: NoisePlan) -> Noise:
             found[scope] = found["all"]
             continue
         # Seeded by the run: draws that all runs shared would be missing from the differences between seeds.
-        result = perturb(model, images, plan.deltas, draws=plan.draws, seed=run.seed, layers=layers)
+        with measuring(run):
+            result = perturb(model, images, plan.deltas, draws=plan.draws, seed=run.seed, layers=layers)
         of_layers = (plan.labels, tuple(layers), result.deltas, result.top1_percent)
         found[scope] = NoiseRecord(step, run.seed, result.num_images, *of_layers)
     return found

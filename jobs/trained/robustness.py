@@ -85,6 +85,7 @@ def measure(run: Run, paths: RunPaths, plan: RobustnessPlan) -> None:
 
     from suite.models import build_model, load_weights
     from suite.shift.robustness import Images, survey
+    from suite.train.arithmetic import measuring
 
     has_gpu = run.system.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
@@ -97,7 +98,8 @@ def measure(run: Run, paths: RunPaths, plan: RobustnessPlan) -> None:
     def keep(record: RobustnessRecord) -> None:
         write_robustness(paths, record)
 
-    survey(model.to(device), images, plan, step=step, known=_known(paths), keep=keep)
+    with measuring(run):
+        survey(model.to(device), images, plan, step=step, known=_known(paths), keep=keep)
 
 
 def _known(paths: RunPaths) -> RobustnessRecord | None:

@@ -192,7 +192,8 @@ class SlurmRunner:
 
     def _job(self) -> str | None:
         """The job that is queued or running for this run, or None."""
-        return active_jobs(Ledger(self.context.output_dir)).get(self.folder.name)
+        active = active_jobs(Ledger(self.context.output_dir)).get(self.folder.name)
+        return None if active is None else active.text
 
     def _note(self, state: State, since: float) -> None:
         if state == "running" and self._state != "running":

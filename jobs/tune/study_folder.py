@@ -50,9 +50,10 @@ class StudyFolder:
             lock = locked(self.folder / "lock", wait=False)
         except BlockingIOError:
             raise UserError(f"{self.folder}: another `shiftbench tune` runs this study now") from None
+        except NoLocks as error:
+            raise UserError(error.sentence(self.folder)) from None
         except OSError as error:
-            what = "this file system has no locks" if isinstance(error, NoLocks) else "cannot be written"
-            raise UserError(f"{self.folder}: {what}: {error.strerror}") from None
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
         with lock:
             yield
 

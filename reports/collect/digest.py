@@ -10,9 +10,10 @@ import orjson
 
 from suite.experiment import BatchFreeSpec, BatchNormSpec, DetectionSpec, NormSpec, Run, VariantSpec, XbnSpec
 from suite.record import Record
+from suite.specs.data import WHERE
 
 _SHOWN_ELSEWHERE = {f"model.{name}" for name in ("arch", "norm", "num_classes")}
-_SHOWN_ELSEWHERE |= {f"data.{name}" for name in ("name", "path", "num_classes")}
+_SHOWN_ELSEWHERE |= {f"data.{name}" for name in ("name", *WHERE, "num_classes")}
 
 
 _IN_LABELS = {"kind", "framework", "head", "fpn_norm", "batch_norm"}  # of the network or the norm

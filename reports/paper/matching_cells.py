@@ -14,6 +14,7 @@ from reports.paper.published import Series, load_paper
 from suite.experiment import BatchNormSpec, DataSpec, ModelSpec, RecipeSpec, Run, XbnSpec
 from suite.files import read_json
 from suite.paths import RunPaths
+from suite.specs.data import WHERE
 
 TOP1 = "top1_percent"
 # A statistic of the released training saw half of the 256 images of a step: two GPUs, and no SyncBN.
@@ -26,7 +27,7 @@ NORMS = {
     "noise/xbn-in": XbnSpec(kind="xbn", position="p2", bfn="in", stem=True).label,
 }
 # Fields that decide how a machine trains, and not what it learns.
-_FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": {"path", "loader"}}
+_FREE = {"recipe": {"epochs", "precision", "channels_last", "compile"}, "data": {*WHERE, "loader"}}
 
 
 def paper_cells(frames: Frames) -> pd.DataFrame:

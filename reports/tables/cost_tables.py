@@ -23,6 +23,7 @@ THROUGHPUT_METRICS = [
     "step_time_p50_ms",
     "step_time_p95_ms",
     "data_wait_share",
+    "communication_share",
     "peak_memory_gib",
     "epoch_time_s",
     "flops_per_image",
@@ -51,6 +52,9 @@ def throughput_display(frames: Frames) -> Table | None:
         "GFLOP per image": MetricCell("flops_per_image", factor=1e-9, seeds=False),
         "Of matmul peak (%)": MetricCell("matmul_peak_share", decimals=1, factor=100, seeds=False),
     }
+    if table.communication_share_n.any():
+        name = "communication_share"
+        cells["Exposed communication (%)"] = MetricCell(name, decimals=1, factor=100, seeds=False)
     if table.energy_j_per_image_n.any():
         cells["Energy (J per image)"] = MetricCell("energy_j_per_image", seeds=False)
     if table.scaling_efficiency_n.any():

@@ -13,11 +13,12 @@ from suite.data.clients import FederatedPlan
 from suite.data.index import ImageIndex, spread
 from suite.data.loader import Batch, Loader, Place, loader_class
 from suite.data.plan import EvalShare, Share, TrainPlan, TrainShare
-from suite.data.sources import dataset_folder, idx_folder, prepare
+from suite.data.sources import check_stage, dataset_folder, idx_folder, prepare
 from suite.data.watch import WatchedLoader
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
 from suite.specs.choice import resolve
+from suite.specs.dali import DaliSpec
 from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import SOURCES
 
@@ -63,10 +64,11 @@ def check_folders(run: Run) -> None:
 
     Raises UserError as `steps_per_epoch` does, and for a split that is missing, has an
     empty class folder, other classes than the other split or another number of them, or fewer images
-    than `val_images`.
+    than `val_images`; for data to be staged that are no pack.
     """
     steps_per_epoch(run)
     if not _generator(run.data):
+        check_stage(run.data)
         index = split_index(run.data, "val", run.data.val_images)
         if run.recipe.federated is not None:
             for client in range(run.recipe.federated.clients):
@@ -173,13 +175,16 @@ def folder_loader(
     world_size: int = 1,
     num_channels: int = 3,
     shuffle_seed: int | None = None,
+    dali: DaliSpec | None = None,
+    channels_last: bool = False,
 ) -> Loader:
     """Return one pass over a split, centrally cropped, each image once over all ranks.
 
     `num_images`: only this many, evenly spaced, so that each class keeps its share; None: all. They are
     ordered by class, or shuffled with `shuffle_seed`, as batch statistics need. `num_channels`: 1 if the
     network reads the first channel only, so that the loader may leave out the others; see `Batch`.
-    `timeout_s`: how long worker processes may give nothing.
+    `timeout_s`: how long worker processes may give nothing. `channels_last`: the images' layout where DALI
+    gives bytes; other loaders give NCHW.
     """
     if generator := _generator(data):
         total = num_images or split_size(data, split)
@@ -189,7 +194,8 @@ def folder_loader(
     index = _mixed(split_index(data, split, num_images), shuffle_seed)
     share = EvalShare(index, images_per_batch, rank, world_size)
     settings = {"data_threads": data_threads, "timeout_s": timeout_s, "num_channels": num_channels}
-    return _loader(share, data, device, **settings)
+    layout = {"dali": dali or DaliSpec(), "channels_last": channels_last}
+    return _loader(share, data, device, **settings, **layout)
 
 
 def split_size(data: DataSpec, split: Literal["train", "val"]) -> int:
@@ -225,8 +231,13 @@ def _mixed(index: ImageIndex, seed: int | None) -> ImageIndex:
 def _settings(run: Run) -> dict[str, Any]:
     """Return the settings that a loader may take; see `LoaderEntry`."""
     num_channels = ARCHITECTURES[run.model.arch].family.input_channels
-    threads, timeout_s = run.system.data_threads, run.system.collective_timeout_s
-    return {"data_threads": threads, "timeout_s": timeout_s, "num_channels": num_channels}
+    return {
+        "data_threads": run.system.data_threads,
+        "timeout_s": run.system.collective_timeout_s,
+        "num_channels": num_channels,
+        "dali": run.system.dali,
+        "channels_last": run.recipe.channels_last,
+    }
 
 
 def _loader(share: Share[ImageIndex], data: DataSpec, device: "torch.device", **settings: Any) -> Loader:

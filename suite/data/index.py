@@ -5,6 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,13 +13,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from suite.data import index_cache
 from suite.data.idx import idx_file, read_array
+from suite.data.packed import Bytes, Packed
 from suite.errors import UserError
 
 Int64s = NDArray[np.int64]
 Name = TypeVar("Name", str, bytes)
 # Those of torchvision's ImageFolder.
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
+LISTING_THREADS = 16
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
 
 log = logging.getLogger("shiftbench")
@@ -36,19 +40,26 @@ class ImageFiles(Protocol):
 
     def path_bytes(self, image: int) -> bytes: ...
 
+    def read(self, image: int, *, checked: bool = False) -> Bytes:
+        """Return a file's content. `checked`: compare it with its checksum, if it has one. Raises OSError."""
+
 
 @dataclass(frozen=True)
 class ImageIndex:
     """The images of one split, ordered by class and then by file name.
 
     Names are bytes in one array, relative to `folder`: 1.28 million of them take 50 MB, and worker
-    processes share them.
+    processes share them. `shapes_N2`: height and width in pixels where they are known, so that no loader has
+    to read them from the files. `packed`: where the images lie in the pack that `folder` is; None: each is a
+    file.
     """
 
     folder: Path
     names_N: NDArray[np.bytes_]
     labels_N: Int64s
     classes: tuple[str, ...]
+    shapes_N2: NDArray[np.int32] | None = None
+    packed: Packed | None = None
 
     def __len__(self) -> int:
         return len(self.names_N)
@@ -59,9 +70,17 @@ class ImageIndex:
     def path_bytes(self, image: int) -> bytes:
         return os.path.join(os.fsencode(self.folder), bytes(self.names_N[image]))  # noqa: PTH118
 
+    def read(self, image: int, *, checked: bool = False) -> Bytes:
+        if self.packed is None:
+            return np.fromfile(self.path_bytes(image), np.uint8)
+        return self.packed.read(image, checked=checked)
+
     def take(self, images_K: Int64s) -> "ImageIndex":
         """Return the index of these images only, in this order."""
-        return ImageIndex(self.folder, self.names_N[images_K], self.labels_N[images_K], self.classes)
+        shapes_K2 = None if self.shapes_N2 is None else self.shapes_N2[images_K]
+        packed = None if self.packed is None else self.packed.take(images_K)
+        names_K, labels_K = self.names_N[images_K], self.labels_N[images_K]
+        return ImageIndex(self.folder, names_K, labels_K, self.classes, shapes_K2, packed)
 
 
 @functools.lru_cache(maxsize=4)
@@ -69,29 +88,41 @@ def scan(folder: Path, split: str) -> ImageIndex:
     """List the images of `folder/split/CLASS/` and of the folders in it, as torchvision's ImageFolder does.
 
     Warns of files with other suffixes, which are ignored; hidden files and folders are so silently. Cached
-    until the process ends. Raises UserError for a missing or empty folder, and for a class folder without
-    images.
+    until the process ends, and on disk until a folder below changes. Raises UserError for a missing or empty
+    folder, and for a class folder without images.
     """
     root = folder / split
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {LAYOUT} in it")
     if not root.is_dir():
         raise UserError(f"{folder}: has no folder {split}/; {LAYOUT}")
+    if (cached := index_cache.load(folder, split)) is None:
+        cached = _list_split(folder, split)
+        index_cache.save(folder, split, cached)
+    if cached.warning:
+        log.warning("%s", cached.warning)
+    labels_N = np.repeat(np.arange(len(cached.classes), dtype=np.int64), cached.counts_C)
+    return ImageIndex(folder, cached.names_N, labels_N, cached.classes)
+
+
+def _list_split(folder: Path, split: str) -> index_cache.Listing:
+    root, folders = folder / split, index_cache.Folders()
+    folders.add(os.fsencode(root))
     classes = class_names(root)
     if not classes:
         raise UserError(f"{root}: has no class folders; {LAYOUT}")
     names, counts, ignored = list[bytes](), list[int](), list[bytes]()
-    for name in classes:
-        found, others = _images_in(root / name)
+    with ThreadPoolExecutor(LISTING_THREADS) as threads:  # which wait, on the file system of a network
+        listed = list(threads.map(lambda name: _images_in(root / name, folders), classes))
+    for name, (found, others) in zip(classes, listed, strict=True):
         if not found:
             raise UserError(f"{root / name}: a class folder without images ({_listed(SUFFIXES)})")
         ignored += [os.fsencode(f"{name}/") + other for other in others]
         names += [os.fsencode(f"{split}/{name}/") + image for image in found]
         counts.append(len(found))
-    if ignored:
-        log.warning("%s", _about_ignored(root, ignored))
-    labels_N = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return ImageIndex(folder, np.array(names, dtype=np.bytes_), labels_N, tuple(classes))
+    warning = _about_ignored(root, ignored) if ignored else ""
+    counts_C = np.array(counts, np.int64)
+    return index_cache.Listing(np.array(names, dtype=np.bytes_), counts_C, tuple(classes), folders, warning)
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,19 +150,24 @@ def class_names(root: Path) -> list[str]:
     return _list(root, lambda entry: entry.name if entry.is_dir() and entry.name[0] != "." else None)
 
 
-def _images_in(folder: Path) -> tuple[list[bytes], list[bytes]]:
+def _images_in(folder: Path, folders: index_cache.Folders) -> tuple[list[bytes], list[bytes]]:
     """Return the names, relative to a class folder, of its images and of the other files."""
     images, others = list[bytes](), list[bytes]()
-    below = sorted(_walk(os.fsencode(folder), b"", frozenset()), key=lambda found: found[0].rstrip(b"/"))
+    below = sorted(
+        _walk(os.fsencode(folder), b"", frozenset(), folders), key=lambda found: found[0].rstrip(b"/")
+    )
     for inner, names in below:
         for name in sorted(names):
             (images if name.lower().endswith(SUFFIXES) else others).append(inner + name)
     return images, others
 
 
-def _walk(folder: bytes, inner: bytes, above: frozenset[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+def _walk(
+    folder: bytes, inner: bytes, above: frozenset[bytes], listed: index_cache.Folders
+) -> Iterator[tuple[bytes, list[bytes]]]:
     """Yield each folder below, relative to the first one, with the names of its files; follow links once."""
     try:
+        listed.add(folder)
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.is_dir()) for entry in entries if entry.name[:1] != b"."]
     except OSError as error:
@@ -142,7 +178,7 @@ def _walk(folder: bytes, inner: bytes, above: frozenset[bytes]) -> Iterator[tupl
         for name in folders:
             path = os.path.join(folder, name)  # noqa: PTH118
             if os.path.realpath(path) not in above:  # a link to a folder above it
-                yield from _walk(path, inner + name + b"/", above)
+                yield from _walk(path, inner + name + b"/", above, listed)
 
 
 def _about_ignored(root: Path, ignored: Sequence[bytes]) -> str:

@@ -4,7 +4,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from suite.data.index import ImageFiles
@@ -100,14 +99,14 @@ def good_image(index: ImageFiles, image: int, fault: Callable[[int], str | None]
     raise UserError(f"{index.folder}: {number} images cannot be decoded; the last: {last}")
 
 
-def decoding_fault(path: str, complaint: str) -> str:
+def decoding_fault(files: ImageFiles, image: int, complaint: str) -> str:
     """Return in one line why a file could not be decoded: decoders do not say whether it even exists.
 
-    It ends with the essence of the decoder's own `complaint`, unless the file is unreadable or empty.
+    It ends with the essence of the decoder's own `complaint`, unless the file is unreadable or empty. Raises
+    UserError for an image of a pack whose bytes are not those that were packed.
     """
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(2)
+        start = bytes(files.read(image, checked=True)[:2])
     except OSError as os_error:
         return f"cannot be read: {os_error.strerror}"
     if not start:

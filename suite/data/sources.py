@@ -4,17 +4,18 @@ There are three kinds: JPEG files in ImageNet's layout, images with boxes in COC
 the format of MNIST.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
 from suite.data.index import ImageIndex, check_classes, scan, scan_idx
+from suite.data.packs import SPLITS, is_pack, pack_index
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.files import draft_of, publish_folder
-from suite.paths import cache_home
+from suite.paths import data_home
 from suite.specs.choice import listed, resolve
+from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import LAYOUTS, SOURCES
 from suite.user import expand_path
 
@@ -29,26 +30,59 @@ JPEG_QUALITY = 95
 
 
 def default_root() -> Path:
-    """Return the folder of prepared data sets: $SHIFTBENCH_DATA_DIR, else that below the cache folder."""
-    root = os.environ.get("SHIFTBENCH_DATA_DIR")
-    if root:
-        return expand_path(root, "SHIFTBENCH_DATA_DIR")
-    if (home := cache_home()) is None:
+    """Return the folder of prepared data sets, as `data_home`. Raises UserError where there is none."""
+    if (home := data_home()) is None:
         raise UserError(
             "data sets have no folder here (no HOME, no entry in passwd): set SHIFTBENCH_DATA_DIR"
         )
-    return home / "shiftbench" / "data"
+    return home
 
 
 def folder_index(data: DataSpec, split: str) -> ImageIndex:
-    """List a split's image files. Raises UserError if it is missing or has other classes."""
+    """List a split's images, files or a pack's. Raises UserError if it is missing or has other classes."""
     folder = dataset_folder(data)
-    index = scan(folder, split)
+    if (known := _received.get((folder, split))) is not None:
+        return known
+    packed = is_pack(folder)
+    index = pack_index(folder, split) if packed else scan(folder, split)
     if (count := len(index.classes)) != data.num_classes:
-        where = f"{folder / split}: has {count} class folders"
-        raise UserError(f"{where}, but data.num_classes is {data.num_classes}")
+        has = f"{folder}: has {count} classes" if packed else f"{folder / split}: has {count} class folders"
+        raise UserError(f"{has}, but data.num_classes is {data.num_classes}")
+    if packed:  # whose splits have one list of classes
+        return index
     check_classes(index, other_split="val" if split == "train" else "train")
     return index
+
+
+_received = dict[tuple[Path, str], ImageIndex]()
+"""What another rank has listed, by folder and split."""
+
+
+def indexes_to_share(data: DataSpec) -> list[ImageIndex] | None:
+    """Return the indexes of both splits for the other ranks, or None for data that each opens by itself.
+
+    Raises UserError as `folder_index` does.
+    """
+    source = SOURCES.get(data.name)
+    lists_files = LOADERS[data.loader].index == "suite.data.sources:folder_index"
+    if not lists_files or (source is not None and source.generator) or is_pack(dataset_folder(data)):
+        return None
+    return [folder_index(data, split) for split in SPLITS]
+
+
+def receive_indexes(data: DataSpec, indexes: list[ImageIndex]) -> None:
+    """Use the indexes of `indexes_to_share` instead of listing the files."""
+    for split, index in zip(SPLITS, indexes, strict=True):
+        _received[dataset_folder(data), split] = index
+
+
+def check_stage(data: DataSpec) -> None:
+    """Raise UserError if the data are to be staged, and are no pack."""
+    if data.stage is not None and not is_pack(folder := dataset_folder(data)):
+        raise UserError(
+            f"data.stage: packs are copied there, and {folder} is none: make one by `shiftbench data pack`, "
+            "or leave data.stage out"
+        )
 
 
 def idx_index(data: DataSpec, split: str) -> ImageIndex:

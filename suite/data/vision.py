@@ -3,10 +3,12 @@
 Worker processes decode whole files and apply torchvision's v2 functions, one batch at a time.
 """
 
+import io
 import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -15,11 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from suite.data.crops import CropDraws, geometry
 from suite.data.index import ImageFiles, ImageIndex
 from suite.data.loader import MEAN, STD, Batch, decoding_fault, good_image, to_device
+from suite.data.packed import Bytes
 from suite.data.plan import Samples, Share
 from suite.data.watch import WaitTimer
 from suite.data.workers import (
@@ -73,7 +77,7 @@ class WorkerLoader(ABC, Generic[Content, BatchT]):
 
     def _fault(self, image: int) -> str | None:
         """Return why an image cannot be decoded, or None."""
-        result = decode(self._files.index.path(image))
+        result = decode(self._files.index, image)
         return result if isinstance(result, str) else None
 
     def __iter__(self) -> Iterator[BatchT]:
@@ -170,7 +174,7 @@ class PlannedBatches(Dataset[WorkerBatch[tuple[Tensor, Tensor]]]):
 
     def __getitem__(self, number: int) -> WorkerBatch[tuple[Tensor, Tensor]]:
         samples, index = self.share.batch(number), self.share.index
-        found, bad = decoded_images(samples, index, lambda image: decode(index.path(image)))
+        found, bad = decoded_images(samples, index, partial(decode, index))
         if not found:
             return None, bad
         crops = [None if samples.crops is None else samples.crops[j : j + 1] for j, _, _ in found]
@@ -184,7 +188,8 @@ class PlannedBatches(Dataset[WorkerBatch[tuple[Tensor, Tensor]]]):
         shape_12 = np.array([image_CHW.shape[1:]], dtype=np.int32)
         place = geometry(shape_12, None if crop is None else crop.attempts_B4A, self._data)
         image_CHW = F.crop(image_CHW, *place.window_start_B2[0].tolist(), *place.window_shape_B2[0].tolist())
-        image_CHW = F.resize(image_CHW, place.resized_B2[0].tolist(), antialias=True)
+        mode = InterpolationMode(self._data.interpolation)
+        image_CHW = F.resize(image_CHW, place.resized_B2[0].tolist(), mode, antialias=True)
         size = self._data.image_size
         image_CHW = F.crop(image_CHW, *place.offset_B2[0].tolist(), size, size)
         if crop is not None and crop.mirror_B[0]:
@@ -224,19 +229,23 @@ def decoded_images(
     return found, bad
 
 
-def decode(path: str) -> Tensor | str:
-    """Return the image in RGB, uint8, CHW; or why it cannot be decoded.
+def decode(files: ImageFiles, image: int) -> Tensor | str:
+    """Return an image in RGB, uint8, CHW; or why it cannot be decoded."""
+    try:
+        return decode_bytes(files.read(image))
+    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return decoding_fault(files, image, str(error))
+
+
+def decode_bytes(encoded: Bytes) -> Tensor:
+    """Return the image of a file's content in RGB, uint8, CHW. Raises as torchvision and Pillow do.
 
     What is an image is decided by its first bytes, as DALI does, and not by its name.
     """
-    try:
-        encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
-        start = bytes(encoded[:12].numpy())
-        if start.startswith((b"\xff\xd8", b"\x89P")):
-            return cast(Tensor, decode_image(encoded, mode=ImageReadMode.RGB))
-        if start.startswith(OTHER_IMAGES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"):
-            with Image.open(path) as image:
-                return cast(Tensor, F.pil_to_tensor(image.convert("RGB")))
-        return decoding_fault(path, "its first bytes are not those of JPEG, PNG, BMP, TIFF, PNM or WebP")
-    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return decoding_fault(path, str(error))
+    start = bytes(encoded[:12])
+    if start.startswith((b"\xff\xd8", b"\x89P")):
+        return cast(Tensor, decode_image(torch.from_numpy(encoded), mode=ImageReadMode.RGB))
+    if start.startswith(OTHER_IMAGES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"):
+        with Image.open(io.BytesIO(encoded.data)) as image:
+            return cast(Tensor, F.pil_to_tensor(image.convert("RGB")))
+    raise ValueError("its first bytes are not those of JPEG, PNG, BMP, TIFF, PNM or WebP")

@@ -5,6 +5,7 @@ import multiprocessing.context
 import multiprocessing.popen_fork
 import os
 import signal
+import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,8 @@ PREFETCHED_BATCHES = 2  # by each worker
 # One more is being trained on.
 _HELD_BATCHES = 1
 END_S = 5.0
+# Of a socket, without the names that multiprocessing adds: /pymp-12345678/listener-12345678.
+LONGEST_FOLDER = 107 - 32
 _REMEDY = (
     "enlarge it (docker run --shm-size, or mount -o remount,size=), lower batch.batch_size_per_gpu or "
     "system.data_threads, or set data.loader=dali"
@@ -58,6 +61,8 @@ class Worker(multiprocessing.context.ForkProcess):
 
     def run(self) -> None:
         signal_when_parent_ends(signal.SIGKILL)
+        if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+            tempfile.tempdir = "/tmp"  # no tensor could be given through a socket in TMPDIR
         super().run()
 
     @staticmethod

@@ -63,6 +63,9 @@ class CocoIndex:
     def path_bytes(self, image: int) -> bytes:
         return os.path.join(os.fsencode(self.folder), bytes(self.names_N[image]))  # noqa: PTH118
 
+    def read(self, image: int, *, checked: bool = False) -> NDArray[np.uint8]:
+        return np.fromfile(self.path_bytes(image), np.uint8)
+
     def shape(self, image: int) -> tuple[int, int]:
         """Return height and width, as the JSON has them."""
         return int(self.heights_N[image]), int(self.widths_N[image])

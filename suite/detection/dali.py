@@ -1,6 +1,6 @@
 """Detection's loader on NVIDIA DALI: it decodes, resizes and mirrors; targets are made on the CPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,21 +12,28 @@ from torch.utils.dlpack import from_dlpack
 from torchvision.transforms.v2 import functional as F
 
 from suite.data.dali import Inputs, PipelineLoader
-from suite.data.dali_graph import Arrays
+from suite.data.dali_graph import Arrays, Source
 from suite.data.plan import Samples, Share
 from suite.detection.batch import DetectionBatch, batch_of, target_of
 from suite.detection.coco import CocoIndex
 from suite.detection.resize import Resize
 from suite.detection.vision import decode_sized, size_fault
+from suite.specs.dali import DaliSpec
 
 
 class DetectionDaliLoader(PipelineLoader[CocoIndex, DetectionBatch]):
     """The batches of `share`, with `num_threads` threads that decode and as many that make targets."""
 
     def __init__(
-        self, share: Share[CocoIndex], resize: Resize, *, num_threads: int, device: torch.device
+        self,
+        share: Share[CocoIndex],
+        resize: Resize,
+        *,
+        num_threads: int,
+        settings: DaliSpec,
+        device: torch.device,
     ) -> None:
-        super().__init__(share, num_threads=num_threads, device=device)
+        super().__init__(share, num_threads=num_threads, settings=settings, device=device)
         self._resize = resize
 
     def _input(self, samples: Samples) -> Inputs:
@@ -57,22 +64,16 @@ class DetectionDaliLoader(PipelineLoader[CocoIndex, DetectionBatch]):
         other = self._decode(image)
         return other if isinstance(other, str) else super()._reason(image, complaint)
 
-    def _pipeline(self, source: Iterator[Inputs], images_per_batch: int, prefetched_batches: int) -> Pipeline:
-        on_gpu = self._device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=images_per_batch,
-            num_threads=self._num_threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=prefetched_batches,
-        )
+    def _pipeline(
+        self, source: Source, images_per_batch: int, prefetched_batches: int | None = None
+    ) -> Pipeline:
+        pipeline = self._machine.pipeline(images_per_batch, prefetched_batches)
         with pipeline:
             names, sizes, mirrors = fn.external_source(source=source, num_outputs=3, batch=True)
             files = fn.io.file.read(names, dont_use_mmap=True)
             shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
-            images = fn.decoders.image(
-                files, device="mixed" if on_gpu else "cpu", output_type=types.RGB, adjust_orientation=False
-            )
-            if on_gpu:
+            images = fn.decoders.image(files, **self._machine.decoding())
+            if self._machine.on_gpu:
                 sizes = fn.cast(sizes, dtype=types.FLOAT)
                 images = fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True)
                 images = fn.flip(images, horizontal=mirrors)

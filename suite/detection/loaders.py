@@ -123,7 +123,12 @@ def _loader(run: Run, share: Share[CocoIndex], device: "torch.device") -> "Detec
     entry = LOADERS[run.data.loader]
     task = _task(run)
     resize = Resize(task.min_size, task.max_size, task.masks)
-    settings = {"data_threads": run.system.data_threads, "timeout_s": run.system.collective_timeout_s}
-    options = {keyword: settings[setting] for keyword, setting in entry.options.items()}
+    system = run.system
+    settings = {
+        "data_threads": system.data_threads,
+        "timeout_s": system.collective_timeout_s,
+        "dali": system.dali,
+    }
+    options = {key: settings[setting] for key, setting in entry.options.items() if setting in settings}
     kind = loader_class(run.data.loader, entry.boxes)
     return WatchedLoader(kind(share, resize, device=device, **options))

@@ -37,6 +37,21 @@ CALIBRATION_IMAGES = 256  # for norms that are frozen without a checkpoint
 BOX = (0.25, 0.25, 0.75, 0.75)  # of the image, for one object of `work`
 
 
+class _Objective(nn.Module):
+    """A detector with the sum of its losses. The sums are those of the loss, and the number of images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return loss and sums."""
+        losses: dict[str, Tensor] = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        num_images = torch.full_like(loss, len(images))
+        return loss, torch.stack([loss.detach() * num_images, num_images]).double()
+
+
 class Detection:
     """See `suite.train.task.Task`. The sums are those of the loss, and the number of images."""
 
@@ -72,11 +87,11 @@ class Detection:
     def val_loader(self, ranks: Ranks) -> DetectionLoader:
         return detection_val_loader(self.run, images_per_batch=self.run.batch.per_gpu, **ranks.place)
 
-    def loss(self, forward: nn.Module, batch: DetectionBatch, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        losses: dict[str, Tensor] = forward(batch.images, batch.targets)
-        loss = torch.stack(list(losses.values())).sum()
-        num_images = torch.full_like(loss, len(batch.images))
-        return loss, torch.stack([loss.detach() * num_images, num_images]).double()
+    def objective(self, model: nn.Module) -> nn.Module:
+        return _Objective(model)
+
+    def inputs(self, batch: DetectionBatch, key: tuple[int, ...]) -> tuple[Any, ...]:
+        return batch.images, batch.targets
 
     def training_metrics(self, sums_S: Tensor) -> dict[str, float]:
         loss, images = sums_S.tolist()

@@ -82,7 +82,7 @@ def _received(target: dict[str, Any]) -> Target:
 
 def decode_sized(index: CocoIndex, image: int) -> Tensor | str:
     """Return an image in RGB, uint8, CHW; or why it has none, or another size than in the JSON."""
-    pixels_CHW = decode(index.path(image))
+    pixels_CHW = decode(index, image)
     if isinstance(pixels_CHW, str):
         return pixels_CHW
     height, width = pixels_CHW.shape[1:]

@@ -280,8 +280,9 @@ def update_estimates(
             weight_S = tl.exp2(tl.maximum(k - 1.0 - s.to(ACC), 0.0) * LOG2_KEPT) * MOMENTUM
         offsets = s[:, None] * C + c[None, :]
         is_there = (s < num_segments)[:, None] & (c < C)[None, :]
-        weight_SC = tl.where(is_there, weight_S[:, None], 0.0)
-        mean_C += tl.sum(weight_SC * tl.load(mean_ptr + offsets, mask=is_there, other=0.0), 0)
-        var_C += tl.sum(weight_SC * tl.load(var_ptr + offsets, mask=is_there, other=0.0), 0) * unbiased
+        mean_SC = tl.load(mean_ptr + offsets, mask=is_there, other=0.0)
+        var_SC = tl.load(var_ptr + offsets, mask=is_there, other=0.0)
+        mean_C += tl.sum(weight_S[:, None] * mean_SC, 0)
+        var_C += tl.sum(weight_S[:, None] * var_SC, 0) * unbiased
     tl.store(running_mean_ptr + c, mean_C.to(running_mean_ptr.dtype.element_ty), mask=c < C)
     tl.store(running_var_ptr + c, var_C.to(running_var_ptr.dtype.element_ty), mask=c < C)

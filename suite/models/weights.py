@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path, PosixPath
 from pickle import UnpicklingError
@@ -28,17 +29,32 @@ _TITLES: dict[Which, str] = {
     "swa": "the stochastic average",
 }
 AVERAGE_TITLES = tuple(title for which, title in _TITLES.items() if which != "raw")
-# What torch.load raises for a file that is cut short or holds something else.
-_UNREADABLE = (RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, KeyError, ValueError)
+# What torch.load raises for a file that is cut short, damaged, or holds something else.
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, OSError, UnpicklingError, BadZipFile, LookupError, ValueError),
+    *(TypeError, AttributeError, AssertionError, struct.error),
+)
 _WITHIN = re.compile(r"(?<=\.)_orig_mod\.|^_orig_mod\.")
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+# What torch refuses with `weights_only=True`, by its words, and what is right.
+_FORBIDDEN = re.compile(
+    r"GLOBAL ([\w.]+)|but got <class '([\w.]+)'>|unrecognized function <(?:[\w-]+ )*?([\w.]+)(?: at | of |>)"
+    r"|must be imported to load (\w+?)s\b"
+)
+_REFUSED = {
+    "TorchScript archive": "it is a TorchScript archive, and loading it would run its code; save the "
+    "state dict of its network alone",
+    "legacy .tar format": "it has the .tar format of the first versions of torch; save its state dict anew",
+    "Unsupported operand": "it is damaged, or was saved with another pickle protocol than 2; save it with "
+    "torch.save's own",
+}
+_REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
 def load_tensors(path: Path | str) -> Any:
     """Read a checkpoint with `weights_only=True`: tensors and plain values, never code.
 
     Raises UserError, naming the file, when it is missing, cut short, or holds more than tensors; then with
-    the class that it holds.
+    the class that it holds, and what would be right.
     """
     path = Path(path)
     try:
@@ -49,11 +65,20 @@ def load_tensors(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except _UNREADABLE as error:
-        if match := _FORBIDDEN.search(str(error)):
-            why = f"it holds an object of {match[1]}, and loading it could run code; save a state dict alone"
-            raise UserError(f"{path}: not a readable checkpoint of tensors: {why}") from None
-        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint of tensors: {reason}") from None
+        raise UserError(f"{path}: not a readable checkpoint of tensors: {_why_refused(error)}") from None
+
+
+def _why_refused(error: Exception) -> str:
+    """Return in a line what torch.load says of a file, with the class that it refuses."""
+    said = str(error)
+    if match := _FORBIDDEN.search(said):
+        name = next(filter(None, match.groups()))
+        return f"it holds an object of {name}, and loading it could run code; save a state dict alone"
+    for words, why in _REFUSED.items():
+        if words in said:
+            return why
+    reason = match[1] if (match := _REASON.search(said)) else said.split(". ")[0].partition("\n")[0]
+    return reason or type(error).__name__
 
 
 def load_weights(model: nn.Module, path: Path | str, which: Which | None = None) -> str:
@@ -90,10 +115,13 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str)
 
 
 def _safe_globals() -> list[Any]:
-    """Return the classes that may be in a file beside tensors: options, paths, numpy's numbers and arrays."""
+    """Return the classes that may be in a file beside tensors: options, paths, numpy's numbers and arrays.
+
+    Also numpy's texts and times, but none of its kinds that hold objects.
+    """
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     kinds = {
-        type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u4", "u8", "?")
+        type(np.dtype(code)) for code in (*np.typecodes["AllFloat"], *np.typecodes["AllInteger"], *"?SUmM")
     }
     # Files of numpy 1 name the module that numpy 2 has renamed.
     old = [(scalar, "numpy.core.multiarray.scalar"), (array, "numpy.core.multiarray._reconstruct")]

@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import re
 import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from suite.errors import Diverged, Preempted, UserError
 from suite.files import parse_json, read_whole, write_atomically
@@ -25,12 +27,19 @@ SHAPES: dict[str, Shape] = {
     "traceback": TEXT.required(),
 }
 # Messages of gloo and NCCL on a rank whose peer has ended.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+_LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited"),
+    *("ncclRemoteError", "NCCL communicator was aborted"),
+)
 # Those of a rank that has waited for its peers in vain.
 _WAITED = (
     *("timed out waiting", "timed out after", "timed out in monitoredbarrier", "wait timeout"),
-    *("connect timeout", "socket timeout", "collective operation timeout"),
+    *("connect timeout", "socket timeout", "collective operation timeout", "timed out in blocking wait"),
+    *("nccl timeout", "nccl operation timed out"),
 )
+# NCCL's watchdog writes this and aborts the process, in which Python raises nothing.
+_WATCHDOG = re.compile(r"\[Rank (\d+)\] (Watchdog caught collective operation timeout: .*)")
+LOG_BYTES = 2**16  # the end of a log, in which each rank's watchdog leaves some stacks
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,24 @@ class RankError:
     def __str__(self) -> str:
         rank = f"rank {self.rank} on {self.host}"
         if self.has_waited:
-            hangs = "a rank hangs, or is slower than the others by more than system.collective_timeout_s"
-            return f"{hangs}, as {rank} noticed: {self.sentence}"
+            return _waited_in_vain(rank, self.sentence)
         if self.is_symptom:
             return f"a rank was lost (killed, or its node failed), as {rank} noticed: {self.sentence}"
         return f"{rank}: {self.sentence}"
+
+
+def _waited_in_vain(rank: str, sentence: str) -> str:
+    hangs = "a rank hangs, or is slower than the others by more than system.collective_timeout_s"
+    return f"{hangs}, as {rank} noticed: {sentence}"
+
+
+def why_aborted(log: Path) -> str | None:
+    """Return why NCCL's watchdog ended the process of a log, if it did so."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        for rank, sentence in reversed(_WATCHDOG.findall(file.read().decode(errors="replace"))):
+            return _waited_in_vain(f"rank {rank}", sentence)
+    return None
 
 
 def node_name() -> str:

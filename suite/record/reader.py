@@ -140,16 +140,19 @@ class Record:
 
     @property
     def state(self) -> State:
+        """What the run does, or how it ended: "running", "completed", "failed" …"""
         state: State = self.status["state"]
         return state
 
     @property
     def reason(self) -> str | None:
+        """Why it ended so; None where there is nothing to say."""
         reason: str | None = self.status.get("reason")
         return reason
 
     @property
     def costs(self) -> Costs:
+        """Its time, restarts, repeated steps and time in the queue, over all attempts."""
         return costs_of(self.status)
 
     def measurements(self) -> Iterator[Measurement]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from suite.errors import UserError
+from suite.shift.look_alikes import look_alikes
 
 # torch.compile wraps a module in one whose only child has this name.
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
@@ -84,6 +85,17 @@ _FOLDED = (
 )
 
 
+def own_norms(model: nn.Module, functional: Collection[str] = ()) -> dict[str, str]:
+    """Return a reason for each module that seems to be a norm of its author's own, and is not measured.
+
+    `functional`: places whose statistics are known to be used by F.batch_norm.
+    """
+    known = {*batch_norm_layers(model), *frozen_layers(model), *(owner_of(name) for name in functional)}
+    modules = {_plain(name) for name, _ in model.named_modules()}
+    known |= {name.rpartition(".")[0] for name in functional if name not in modules}
+    return {name: why for full, why in look_alikes(model).items() if (name := _plain(full)) not in known}
+
+
 def check_visible(model: nn.Module, purpose: str, others: Collection[str] = ()) -> None:
     """Raise UserError, led by `purpose`, when all running statistics are where no BN layer is known.
 
@@ -121,10 +133,17 @@ def estimating_layers(model: nn.Module, purpose: str) -> dict[str, _BatchNorm]:
     layers = batch_norm_layers(model)
     found = {name: layer for name, layer in layers.items() if layer.running_var is not None}
     if not found:
-        none = f"none of its {len(layers)} BN layers keeps running statistics"
-        what = none if layers else "has no BN layer"
-        raise UserError(f"{purpose}: {type(model).__name__} {what}, so nothing is estimated")
+        raise nothing_estimated(model, purpose)
     return found
+
+
+def nothing_estimated(model: nn.Module, purpose: str) -> UserError:
+    """Return why a network without BN layers that keep running statistics cannot be measured."""
+    for name, why in own_norms(model).items():
+        return UserError(f"{purpose}: {name or type(model).__name__}: {why}")
+    num_layers = len(batch_norm_layers(model))
+    none = f"none of its {num_layers} BN layers keeps running statistics" if num_layers else "has no BN layer"
+    return UserError(f"{purpose}: {type(model).__name__} {none}, so nothing is estimated")
 
 
 def has_estimates(model: nn.Module) -> bool:

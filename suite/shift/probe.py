@@ -18,17 +18,20 @@ from suite.shift.layers import (
     estimates,
     frozen_layers,
     num_channels,
+    own_norms,
     preserved,
     unknown_statistics,
 )
 from suite.shift.moments import ChannelMoments
 from suite.shift.passes import run_pass
 from suite.shift.recorder import PAST_HOOKS, LayerInputs, Pass
-from suite.shift.resample import GroupMoments, all_but_one, jackknife_error
+from suite.shift.resample import GroupMoments, all_but_one, jackknife_errors
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+
+UNTRACKED = "keeps no running statistics"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ class ShiftProfile:
     num_images: int
     skipped: dict[str, str]
     notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something that may have a shift was left out."""
+        return any(why != UNTRACKED for why in self.skipped.values())
 
     def values(self, metric: str) -> list[float]:
         """Return one number for each layer, of a metric of `suite.metrics.PROBED`. Raises UserError."""
@@ -165,6 +173,7 @@ def profile_of(model: nn.Module, seen: Pass, *, per_channel: bool = False) -> Sh
     check_visible(model, "probe", seen.functional)
     hidden = {name: why for name, why in unknown_statistics(model).items() if name not in seen.functional}
     hidden |= {UNNAMED: UNNAMED_WHY} if seen.num_unnamed else {}
+    hidden = own_norms(model, seen.functional) | hidden
     layers = {**batch_norm_layers(model), **frozen_layers(model)}
     skipped = hidden | skipped_layers(layers, seen)
     layers |= seen.functional
@@ -185,7 +194,7 @@ def skipped_layers(layers: Mapping[str, nn.Module], *passes: Pass) -> dict[str, 
         for name in layers
         if any(name not in one.inputs for one in passes)
     }
-    untracked = {n: "keeps no running statistics" for n, layer in layers.items() if layer.running_var is None}
+    untracked = {n: UNTRACKED for n, layer in layers.items() if layer.running_var is None}
     return untracked | skipped
 
 
@@ -246,14 +255,18 @@ def _cross_products(
     (mu_even_RC, sigma_even_RC), (mu_odd_RC, sigma_odd_RC) = (
         _errors(groups, weight_RG * half_G, mean_C, sigma_C) for half_G in halves
     )
-    found = {}
-    for name, product_RC in (("mu", mu_even_RC * mu_odd_RC), ("sigma", sigma_even_RC * sigma_odd_RC)):
+    products_RC = {"mu": mu_even_RC * mu_odd_RC, "sigma": sigma_even_RC * sigma_odd_RC}
+    names, products = [], []
+    for name, product_RC in products_RC.items():
         for scale, each_RC in (("", product_RC), ("_scaled", product_RC / unit_C.square())):
-            product_R = each_RC.sum(dim=1)
-            whole, without_G = float(product_R[0]), product_R[1:]
-            errors = [jackknife_error(whole, without_G, groups.share_of(half_G)) for half_G in halves]
-            found[f"esm_{name}{scale}_cross"] = Product.of(whole, errors, degrees)
-    return found
+            names.append(f"esm_{name}{scale}_cross")
+            products.append(each_RC.sum(dim=1))
+    product_RM = torch.stack(products, dim=1)
+    errors = [
+        jackknife_errors(product_RM[0], product_RM[1:], groups.share_of(half_G)).tolist() for half_G in halves
+    ]
+    values = zip(names, product_RM[0].tolist(), *errors, strict=True)
+    return {name: Product.of(value, each, degrees) for name, value, *each in values}
 
 
 def _errors(

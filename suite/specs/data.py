@@ -6,13 +6,19 @@ from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
 from suite.specs.choice import described, listed
-from suite.specs.loader_table import LOADERS
+from suite.specs.loader_table import INTERPOLATIONS, LOADERS
 from suite.specs.source_table import LAYOUTS, SOURCES
 
 if TYPE_CHECKING:
     LoaderName = str
+    Interpolation = str
 else:
     LoaderName = Literal[tuple(LOADERS)]
+    Interpolation = Literal[tuple(INTERPOLATIONS)]
+
+
+WHERE = ("path", "stage")
+"""The fields that say where the images are and not which: no part of the run_id."""
 
 
 class DataSpec(Spec):
@@ -23,8 +29,13 @@ class DataSpec(Spec):
     )
     path: str | None = Field(
         None,
-        description="folder with train/ and val/, with annotations/ and images as in COCO, or with four "
-        "IDX files; not part of the run_id",
+        description="folder with train/ and val/, a pack of them, with annotations/ and images as in COCO, "
+        "or with four IDX files; not part of the run_id",
+    )
+    stage: str | None = Field(
+        None,
+        description="folder on each node's own disk, such as $TMPDIR, to which a pack is copied before "
+        "training; null: it is read where it is; not part of the run_id",
     )
     num_classes: int | None = Field(None, ge=2, description="null: that of the known source")
     image_size: int = Field(224, ge=8, description="side of the square image given to the network, pixels")
@@ -42,6 +53,7 @@ class DataSpec(Spec):
     eval_resize: int | None = Field(
         None, ge=8, description="shorter side before the central crop, pixels; null: image_size × 256/224"
     )
+    interpolation: Interpolation = Field("bilinear", description="how images are resized, without aliasing")
     loader: LoaderName = Field("dali", description=described(LOADERS))
 
     @model_validator(mode="after")
@@ -60,6 +72,9 @@ class DataSpec(Spec):
         if self.path is not None and source is not None and source.generator:
             made = f"{self.name} is made of random numbers and reads no folder"
             raise ValueError(f"path: {made}; remove it, or give the data another name")
+        if self.stage is not None and ((source and source.generator) or not LOADERS[self.loader].crops):
+            reads = self.name if source and source.generator else f"loader {self.loader}"
+            raise ValueError(f"stage: packs are copied there, and {reads} reads none; leave it out")
         for name in ("crop_area", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):
@@ -81,8 +96,9 @@ class DataSpec(Spec):
     def _check_whole_images(self) -> None:
         """Raise ValueError for a config that asks to crop, resize or mirror."""
         is_whole = self.crop_area == (1, 1) and self.crop_ratio[0] <= 1 <= self.crop_ratio[1]
-        if not is_whole or self.flip or self.eval_resize != self.image_size:
+        is_plain = self.interpolation == type(self).model_fields["interpolation"].default
+        if not (is_whole and is_plain) or self.flip or self.eval_resize != self.image_size:
             raise ValueError(
                 f"loader {self.loader} does not crop or mirror: set crop_area: [1, 1], flip: false and "
-                f"eval_resize: {self.image_size}, and leave crop_ratio out"
+                f"eval_resize: {self.image_size}, and leave crop_ratio and interpolation out"
             )

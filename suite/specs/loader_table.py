@@ -13,9 +13,10 @@ class LoaderEntry:
     """A loader.
 
     `loader`: "module:class", called with (share, data, device=...) and `options`: keyword arguments of the
-    class, each with the name of the setting that it takes (data_threads, timeout_s or num_channels).
-    `boxes`: the class for images with boxes, called with (share, resize, device=...) and the same options;
-    empty: the loader is for classification only. `index`: "module:function" that lists a split's images,
+    class, each with the name of the setting that it takes (data_threads, timeout_s, dali, num_channels or
+    channels_last). `boxes`: the class for images with boxes, called with (share, resize, device=...) and the
+    options whose settings detection has, which are the first three; empty: the loader is for classification
+    only. `index`: "module:function" that lists a split's images,
     called with (data, split). `crops`: whether it crops and mirrors; otherwise a config that asks for it is
     refused. `threads`: what `system.data_threads` counts. `shares_memory`: whether that many processes give
     their batches through shared memory. `install`: what to do if the module cannot be imported.
@@ -36,7 +37,7 @@ LOADERS = {
     "dali": LoaderEntry(
         "suite.data.dali:DaliLoader",
         "NVIDIA DALI decodes and crops, on the CPU or the GPU",
-        options={"num_threads": "data_threads"},
+        options={"num_threads": "data_threads", "settings": "dali", "channels_last": "channels_last"},
         boxes="suite.detection.dali:DetectionDaliLoader",
         threads="decoder threads",
         install="install nvidia-dali-cuda130, or set data.loader=torchvision",
@@ -57,3 +58,6 @@ LOADERS = {
         crops=False,
     ),
 }
+
+INTERPOLATIONS = {"bilinear": "INTERP_LINEAR", "bicubic": "INTERP_CUBIC"}
+"""How images are resized, without aliasing: torch's and torchvision's names, with DALI's constants."""

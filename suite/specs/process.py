@@ -7,6 +7,7 @@ from pydantic import Field
 
 from suite.specs.base import Spec
 from suite.specs.choice import described, listed
+from suite.specs.dali import DaliSpec
 from suite.specs.loader_table import LOADERS
 
 
@@ -73,6 +74,7 @@ class SystemSpec(Spec):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")
     data_threads: int = Field(2, ge=1, description=f"per rank: {_THREADS}")
+    dali: DaliSpec = Field(DaliSpec(), description="how the loader dali decodes; see system.dali")
     kernels: KernelsName = Field("native", description=described(KERNELS))
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null: torch's own choice"
@@ -81,6 +83,16 @@ class SystemSpec(Spec):
         None,
         description="let cuDNN measure its algorithms for each new shape, which lengthens the first steps; "
         "null: where all images have one size",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="record a step on a GPU as a CUDA graph and replay it, which spares launches of small "
+        "batches; refused with accumulation, recipe.compile, federated clients and norms over ranks",
+    )
+    ddp_bucket_mb: int | None = Field(
+        None,
+        ge=1,
+        description="MiB of gradients that ranks exchange at once; null: torch's 25, after a first one of 1",
     )
     checkpoint_every_epochs: int = Field(1, ge=1, description="the last epoch always writes one")
     checkpoint_every_steps: int | None = Field(

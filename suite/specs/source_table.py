@@ -8,7 +8,7 @@ from typing import Literal
 
 Layout = Literal["folders", "coco"]
 LAYOUTS: dict[Layout, str] = {
-    "folders": "train/ and val/",
+    "folders": "train/ and val/, or a pack",
     "coco": "annotations/ and the folders of images, in COCO's format",
 }
 """What the folder of a data set holds: a folder of images for each class, or images with boxes."""

@@ -13,6 +13,7 @@ from suite.config import SWEEPING
 from suite.experiment import BatchFreeSpec, Run
 from suite.metrics import METRICS, OF_CLIENTS, ON_TRAINING_IMAGES, PROBED, Metric
 from suite.specs.base import Spec
+from suite.specs.data import WHERE
 from suite.studies.space import AXES, Space, check_order, kinds
 
 # Metrics whose results are the evaluation's values.
@@ -211,7 +212,7 @@ class StudySpec(Spec):
     def _check(self) -> "StudySpec":
         for key in self.space:
             section, _, field = key.partition(".")
-            if section not in SWEEPING or not field or key == "data.path":
+            if section not in SWEEPING or not field or (section, field) in [("data", one) for one in WHERE]:
                 expected = f"a field of {', '.join(SWEEPING)} that decides a result, such as recipe.lr"
                 raise ValueError(f"space: {key}: expected {expected}")
         check_order(self.space)

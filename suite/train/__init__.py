@@ -24,6 +24,7 @@ from suite.record.rank_errors import in_one_line, note_error
 from suite.signals import StopFlag, ask_script_to_requeue, stop_flag
 from suite.train.arithmetic import arithmetic, arithmetic_of, is_benchmarked
 from suite.train.checkpoint import CheckpointStore
+from suite.train.data_start import data_ready
 from suite.train.distributed import Ranks, joined
 from suite.train.kernels import norm_kernels
 from suite.train.loop import Trainer
@@ -83,8 +84,11 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)
-        with arithmetic(run.recipe.precision, cudnn_benchmark=is_benchmarked(run)):
-            trainer = Trainer(run, ranks, record, stop)
+        with (
+            arithmetic(run.recipe.precision, cudnn_benchmark=is_benchmarked(run)),
+            data_ready(run, ranks, stop) as run_here,
+        ):
+            trainer = Trainer(run_here, ranks, record, stop)
             trainer.train(_newest_state(record, ranks))
     except Preempted as preempted:
         _end_stopped(record, stop, str(preempted))

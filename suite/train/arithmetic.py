@@ -4,7 +4,7 @@ These are settings of the process and of torch, not of a network, so they are re
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -29,6 +29,15 @@ def arithmetic(precision: str, *, cudnn_benchmark: bool = False) -> Iterator[Non
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = former
+
+
+def measuring(run: Run | None) -> AbstractContextManager[None]:
+    """Return the context in which a trained network is measured: with the float32 products of its training.
+
+    Whatever measures a network after its run enters it, so that on a GPU no difference of rounding appears as
+    a shift. `run`: the network's; of other networks, None, float32 is IEEE's.
+    """
+    return arithmetic("fp32" if run is None else run.recipe.precision)
 
 
 def arithmetic_of(run: Run) -> dict[str, object]:

@@ -2,9 +2,13 @@
 
 import logging
 import math
+import time
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from suite.data.loader import BatchLoader
 from suite.errors import Diverged
 from suite.experiment import Run
 from suite.train.averages import WeightAverages
@@ -19,6 +23,7 @@ from suite.train.measure import (
     measure_average,
     measure_clients,
     measure_training_images,
+    training_images,
 )
 from suite.train.metric_logger import MetricLogger
 from suite.train.task import Task
@@ -57,6 +62,13 @@ class EpochEnd:
         self.averages, self.federation = averages, federation
         self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
         self.best_percent = -1.0
+        self._loaders: dict[str, BatchLoader[Any]] = {}
+        """Of the images that are evaluated. They are kept, with all that they have built."""
+
+    def close(self) -> None:
+        """Stop the loaders."""
+        while self._loaders:
+            self._loaders.popitem()[1].close()
 
     def measure(self, epoch: int, step: int) -> None:
         """Measure what is due after `epoch` (from 1) and `step` optimizer steps, on all ranks.
@@ -71,63 +83,69 @@ class EpochEnd:
         )
         if not is_evaluated and not is_probed:
             return
+        began_s = time.perf_counter()
 
         def is_stop_requested() -> bool:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
         self.ranks.share_buffers(self.model)
-        loader = self.task.val_loader(self.ranks)
-        try:
-            batches = UntilStopped(loader, is_stop_requested)
-            place = (self.task, self.model, self.ranks)
-            result, profile = evaluate_and_probe(*place, batches, with_shift=is_probed)
+        loader = self._kept("val", lambda: self.task.val_loader(self.ranks))
+        batches = UntilStopped(loader, is_stop_requested)
+        place = (self.task, self.model, self.ranks)
+        result, profile = evaluate_and_probe(*place, batches, with_shift=is_probed)
+        self._raise_if_stopped(step)
+        if is_evaluated:
+            if result.loss is not None and not math.isfinite(result.loss):
+                raise Diverged(f"the validation loss is not finite after step {step}")
+            self.metrics.evaluation(result, epoch=epoch, step=step)
+            self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
+            self._keep_if_best(epoch, result.accuracy_percent)
+            if run.measure.eval_train:
+                images = self._kept("train", lambda: training_images(run, self.task, self.ranks))
+                batches_of_training = UntilStopped(images, is_stop_requested)
+                on_training = measure_training_images(run, *place, batches_of_training, with_shift=is_probed)
+                self._raise_if_stopped(step)
+                self.metrics.training_images(on_training, epoch=epoch, step=step)
+        if profile is not None:
+            percent = None
+            if epoch == epochs:
+                percent = accuracy_with_precise_bn(run, *place, batches, is_stop_requested)
+                self._raise_if_stopped(step)
+            self.metrics.shift(profile, percent, epoch=epoch, step=step)
+        for weights, network in self.averages.networks.items():
+            self.ranks.share_buffers(network)
+            average = measure_average(
+                run,
+                self.task,
+                network,
+                self.ranks,
+                batches,
+                is_stop_requested,
+                with_accuracy=is_evaluated,
+                with_shift=is_probed,
+            )
             self._raise_if_stopped(step)
-            if is_evaluated:
-                if result.loss is not None and not math.isfinite(result.loss):
-                    raise Diverged(f"the validation loss is not finite after step {step}")
-                self.metrics.evaluation(result, epoch=epoch, step=step)
-                self.metrics.bad_images(loader, "val", epoch=epoch, step=step)
-                self._keep_if_best(epoch, result.accuracy_percent)
-                if run.measure.eval_train:
-                    on_training = measure_training_images(
-                        run, *place, is_stop_requested, with_shift=is_probed
-                    )
-                    self._raise_if_stopped(step)
-                    self.metrics.training_images(on_training, epoch=epoch, step=step)
-            if profile is not None:
-                percent = None
-                if epoch == epochs:
-                    percent = accuracy_with_precise_bn(run, *place, batches, is_stop_requested)
-                    self._raise_if_stopped(step)
-                self.metrics.shift(profile, percent, epoch=epoch, step=step)
-            for weights, network in self.averages.networks.items():
-                self.ranks.share_buffers(network)
-                average = measure_average(
-                    run,
-                    self.task,
-                    network,
-                    self.ranks,
-                    batches,
-                    is_stop_requested,
-                    with_accuracy=is_evaluated,
-                    with_shift=is_probed,
-                )
-                self._raise_if_stopped(step)
-                self.metrics.average(weights, average, epoch=epoch, step=step)
-            if self.federation is not None:
-                of_clients = measure_clients(
-                    run,
-                    self.task,
-                    self.federation,
-                    self.ranks,
-                    is_stop_requested,
-                    with_top1=is_evaluated,
-                    with_shift=is_probed,
-                )
-                self._raise_if_stopped(step)
-                self.metrics.clients(of_clients, epoch=epoch, step=step)
-        finally:
-            loader.close()
+            self.metrics.average(weights, average, epoch=epoch, step=step)
+        if self.federation is not None:
+            of_clients = measure_clients(
+                run,
+                self.task,
+                self.federation,
+                self.ranks,
+                is_stop_requested,
+                with_top1=is_evaluated,
+                with_shift=is_probed,
+            )
+            self._raise_if_stopped(step)
+            self.metrics.clients(of_clients, epoch=epoch, step=step)
+        duration_s = time.perf_counter() - began_s
+        self.metrics.measure("epoch_end_time_s", duration_s, "train", epoch=epoch, step=step)
+
+    def _kept(self, images: str, make: Callable[[], BatchLoader[Any]]) -> BatchLoader[Any]:
+        """Return the loader of these images, which the first call makes."""
+        if images not in self._loaders:
+            self._loaders[images] = make()
+        return self._loaders[images]
 
     def _raise_if_stopped(self, step: int) -> None:
         decision = Next(self.ranks.agree(self.heartbeat.wish(step)))

@@ -6,13 +6,12 @@ resumed ends bit-equal to one that was not.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from suite.data.loader import BatchLoader
 from suite.errors import Diverged, Preempted
@@ -24,10 +23,11 @@ from suite.signals import StopFlag
 from suite.train.averages import WeightAverages
 from suite.train.boundary import Boundary
 from suite.train.checkpoint import CheckpointStore, CheckpointWriter
-from suite.train.data_parallel import data_parallel
+from suite.train.data_parallel import exchanging_gradients, step_module
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
 from suite.train.federation import Federation
+from suite.train.graphs import step_graph
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.kernels import norm_kernels
 from suite.train.measure import measure_work, tid_meter
@@ -64,13 +64,13 @@ class Trainer:
         fused: list[FusedNorms] = []
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
-        self.optimizer = Optimizer(self.model, run.recipe, ranks.device)
+        self.graph = step_graph(run, ranks.device, self.accumulation_steps)
+        is_recorded = self.graph is not None
+        self.optimizer = Optimizer(self.model, run.recipe, ranks.device, is_recorded=is_recorded)
         federated = run.recipe.federated
         self.federation = None if federated is None else Federation(self.model, self.optimizer.sgd, federated)
-        self.ddp: DistributedDataParallel | None = None
         self.step = 0
-        self.to_evaluate = False
-        """Whether an epoch has ended whose evaluation is still missing."""
+        self.to_evaluate = False  # whether an epoch has ended whose evaluation is still missing
         self.epoch_sums = torch.zeros(self.task.num_sums, dtype=torch.float64, device=ranks.device)
         self.boundary = Boundary(ranks)
         self.meter = Meter(run.measure.warmup_steps, ranks.device)
@@ -82,17 +82,8 @@ class Trainer:
             None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
         )
         self.heartbeat = Heartbeat(record, stop, self.meter, self.total_steps, run.batch.global_batch_size)
-        self.epoch_end = EpochEnd(
-            run,
-            self.task,
-            ranks,
-            self.model,
-            self.averages,
-            self.federation,
-            self.metrics,
-            self.checkpoints,
-            self.heartbeat,
-        )
+        parts = (self.averages, self.federation, self.metrics, self.checkpoints, self.heartbeat)
+        self.epoch_end = EpochEnd(run, self.task, ranks, self.model, *parts)
 
     @property
     def epoch(self) -> int:
@@ -119,6 +110,7 @@ class Trainer:
                 closing.callback(self.checkpoints.close)
             closing.callback(self.heartbeat.close)
             closing.callback(loader.close)
+            closing.callback(self.epoch_end.close)
             if self.to_evaluate:
                 self._evaluate()
             batches = iter(loader)
@@ -140,15 +132,12 @@ class Trainer:
             self._wait_for_files()
 
     def forward_module(self) -> nn.Module:
-        """Return the module that a step calls: the model, within DDP and compiled if the run says so."""
+        """Return the module that a step calls: network and loss, compiled if the run says so, within DDP."""
         self.model.train()
         if self.ranks.world_size > 1:
-            # Compiled code and accumulation are more than a static graph of DDP allows.
-            is_plain = self.accumulation_steps == 1 and not self.run.recipe.compile
-            is_static = self.run.task.entry.is_static and is_plain
-            self.ddp = data_parallel(self.model, self.ranks.device, is_static=is_static)
-        forward = self.ddp or self.model
-        return torch.compile(forward) if self.run.recipe.compile else forward  # type: ignore[return-value]
+            self.meter.watch_gradients(self.model)
+        objective = self.task.objective(self.model)
+        return step_module(objective, self.run, self.ranks, self.accumulation_steps, self.graph)
 
     def advance(self, forward: nn.Module, batches: Iterator[Any]) -> Tensor:
         """Do one optimizer step over the global batch. Returns this rank's share of the loss, ()."""
@@ -158,7 +147,7 @@ class Trainer:
             step = self.federation.parallel_steps(self.step)
             if self.federation.begin_step(self.step) and self.tid is not None:
                 self.tid.restart()  # the estimates that it goes on from are another client's
-        lr = recipe.lr_at(recipe.position(step, self.steps_per_epoch))
+        self.optimizer.set_lr(recipe.lr_at(recipe.position(step, self.steps_per_epoch)))
         seed_device(self.ranks.device, seed_for(self.run.seed, self.step, self.ranks.rank))  # for dropout
         if not self.model.training:  # setting each module's mode takes as long as many of its kernels
             self.model.train()
@@ -166,23 +155,33 @@ class Trainer:
         for micro in range(self.accumulation_steps):
             with self.meter.waiting_for_data():
                 batch = next(batches)
-            is_last = micro == self.accumulation_steps - 1
-            with nullcontext() if is_last or self.ddp is None else self.ddp.no_sync():
-                key = (self.run.seed, self.step, micro, self.ranks.rank)
-                loss, sums = self.task.loss(forward, batch, key)
-                self.epoch_sums += sums
-                loss = loss / self.accumulation_steps
-                if self.tid is not None:
-                    self.tid.update()
-                self.optimizer.backward(loss)
-            total += loss.detach()
-        self.optimizer.step(lr)
+            inputs = self.task.inputs(batch, (self.run.seed, self.step, micro, self.ranks.rank))
+            compute = partial(self._compute, forward, is_last=micro == self.accumulation_steps - 1)
+            total += compute(*inputs) if self.graph is None else self.graph.step(compute, inputs)
+            if self.tid is not None:
+                self.tid.update()
         self.step += 1
         if self.federation is not None:
             self.federation.end_step(self.step)
         self.averages.update(self.model, self.step)
         self.meter.step_done()
         return total
+
+    def _compute(self, forward: nn.Module, *inputs: Any, is_last: bool) -> Tensor:
+        """Compute a micro-batch's gradients, and behind the last one the new weights. Returns its loss, ().
+
+        All of it may be recorded once: it reads nothing that changes from step to step but tensors.
+        """
+        with exchanging_gradients(forward, is_last):
+            loss, sums = forward(*inputs)
+            self.epoch_sums += sums
+            loss = loss / self.accumulation_steps
+            self.optimizer.backward(loss)
+        if is_last:
+            self.meter.gradients_exchanged()
+            self.optimizer.step()
+        detached: Tensor = loss.detach()
+        return detached
 
     def agree(self, loss: Tensor) -> Next:
         """Agree with the other ranks, at this step's boundary, to continue or to stop. Raises Diverged."""
@@ -204,19 +203,17 @@ class Trainer:
     def _log_tid_of_steps(self) -> None:
         """Log TID every `tid_every_steps` steps, and of the remaining steps at an epoch's end."""
         every = self.run.measure.tid_every_steps
-        step_of_epoch = self.step % self.steps_per_epoch
-        if self.tid is not None and every is not None and step_of_epoch % every == 0:
+        if self.tid is not None and every is not None and self.step % self.steps_per_epoch % every == 0:
             self.metrics.tid_of_steps(self.tid, epoch=self.epoch, step=self.step)
 
     def _log_epoch(self, loader: BatchLoader[Any]) -> None:
         """Log what was measured in the epoch of training that has just ended."""
-        epoch, step, images_per_step = self.epoch, self.step, self.run.batch.global_batch_size
-        learning_rate = self.optimizer.sgd.param_groups[0]["lr"]
+        epoch, step, images = self.epoch, self.step, self.run.batch.global_batch_size
         values = self.task.training_metrics(self.ranks.sum(self.epoch_sums.clone()))
-        values |= {"learning_rate": learning_rate, **self.meter.summary(images_per_step)}
+        values |= {"learning_rate": self.optimizer.lr, **self.meter.summary(images)}
         self.metrics.training(values, epoch=epoch, step=step)
         self.metrics.slowest_rank(values.get("step_time_p50_ms"), epoch=epoch, step=step)
-        self.metrics.energy(self.meter.energy_j_per_step(), images_per_step, epoch=epoch, step=step)
+        self.metrics.energy(self.meter.energy_j_per_step(), images, epoch=epoch, step=step)
         if self.tid is not None:
             self.metrics.tid(self.tid, epoch=epoch, step=step)
         self.metrics.bad_images(loader, "train", epoch=epoch, step=step)

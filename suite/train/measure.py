@@ -14,6 +14,7 @@ from suite.data import (
     split_size,
     train_images_loader,
 )
+from suite.data.loader import BatchLoader
 from suite.experiment import Run
 from suite.metrics import SHIFT_OF_CLIENTS
 from suite.record import Layer
@@ -184,34 +185,33 @@ class OnTrainingImages:
     profile: ShiftProfile | None
 
 
+def training_images(run: Run, task: Task, ranks: Ranks) -> BatchLoader[Any]:
+    """Return this rank's share of the images that `run` trains on, for `measure_training_images`."""
+    together = evaluation_batch_size(run, task.steps_per_pass() * run.batch.global_batch_size)
+    return train_images_loader(run, images_per_batch=together, **ranks.place)
+
+
 def measure_training_images(
     run: Run,
     task: Task,
     model: torch.nn.Module,
     ranks: Ranks,
-    is_asked_to_stop: Callable[[], bool],
+    batches: Iterable[Any],
     *,
     with_shift: bool,
 ) -> OnTrainingImages:
-    """Measure in inference mode over the images that the run trains on.
+    """Measure in inference mode over the `batches` of the images that the run trains on.
 
     When the training's own top-1 is far higher, the estimated statistics are the cause: the images are the
     same (except for random crops), and so are the weights, to within a step. Bias-corrected estimates show
     which part of it is their first values, 0 and 1. Without BN both accuracies are the same.
     """
-    precision = run.recipe.precision
-    together = evaluation_batch_size(run, task.steps_per_pass() * run.batch.global_batch_size)
-    loader = train_images_loader(run, images_per_batch=together, **ranks.place)
-    try:
-        batches = UntilStopped(loader, is_asked_to_stop)
-        found, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)
-        plain = corrected = found.accuracy_percent
-        if statistics := bias_corrected_statistics(model):
-            with with_statistics(model, statistics):
-                corrected = evaluate(model, batches, ranks, precision).top1_percent
-        return OnTrainingImages(plain, corrected, profile)
-    finally:
-        loader.close()
+    found, profile = evaluate_and_probe(task, model, ranks, batches, with_shift=with_shift)
+    plain = corrected = found.accuracy_percent
+    if statistics := bias_corrected_statistics(model):
+        with with_statistics(model, statistics):
+            corrected = evaluate(model, batches, ranks, run.recipe.precision).top1_percent
+    return OnTrainingImages(plain, corrected, profile)
 
 
 def measure_work(

@@ -2,8 +2,10 @@
 
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from suite.shift.layers import preserved
 from suite.specs.recipe import PRECISIONS
 from suite.train.arithmetic import arithmetic
-from suite.train.clock import GpuClock, HostClock
-from suite.train.energy import EnergyCounter
+from suite.train.clock import TOTAL, GpuClock, HostClock, StepTime
+from suite.train.nvml import Nvml, PeakMemory
 
 PEAK_S = 1.0  # after which no further product is begun
+DATA, COMMUNICATION = "data", "communication"
 
 
 class Meter:
@@ -25,17 +28,17 @@ class Meter:
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self._to_skip = warmup_steps
         self._device = device
-        self._energy = EnergyCounter(device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # an earlier run of this process may have used more
+        self._nvml = Nvml(device)
+        self._memory = PeakMemory(device, self._nvml) if device.type == "cuda" else None
         self.restart_epoch()
 
     def restart_epoch(self) -> None:
         """Reset all sums, and start the clock."""
-        self._step_times_s: list[float] = []
-        self._waited_s, self._timed_wait_s = 0.0, 0.0
-        self._num_steps, self._untimed = 0, self._to_skip
-        self._energy_before_j = self._energy.read_j()
+        self._times: list[StepTime] = []
+        self._num_steps = 0
+        self._spans = defaultdict[str, list[tuple[Any, Any]]](list)
+        self._last_gradient: Any = None
+        self._energy_before_j = self._nvml.energy_j()
         self.epoch_started = time.perf_counter()
         self._clock: HostClock | GpuClock = (
             GpuClock() if self._device.type == "cuda" else HostClock(self.epoch_started)
@@ -43,53 +46,71 @@ class Meter:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Count the time inside as waiting."""
-        start = time.perf_counter()
+        """Count the time inside as waiting, on a GPU as far as it has nothing else to do."""
+        start = self._clock.moment()
         yield
-        self._waited_s += time.perf_counter() - start
+        self._spans[DATA].append((start, self._clock.moment()))
+
+    def watch_gradients(self, model: nn.Module) -> None:
+        """Note when the backward pass gets to its end: the gradient of the first trained parameter."""
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        first.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
+
+    def _note_gradient(self, _: Tensor) -> None:
+        if self._device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+            self._last_gradient = self._clock.moment()
+
+    def gradients_exchanged(self) -> None:
+        """Call when the gradients are those of all ranks: what the backward pass did not hide has ended."""
+        if self._last_gradient is not None:
+            self._spans[COMMUNICATION].append((self._last_gradient, self._clock.moment()))
+            self._last_gradient = None
 
     def step_done(self) -> None:
         """Call at the end of each optimizer step."""
-        self._take(self._clock.tick())
+        spans, self._spans = self._spans, defaultdict(list)
+        self._take(self._clock.tick(spans))
         self._num_steps += 1
-        if self._num_steps > self._untimed:
-            self._timed_wait_s += self._waited_s
-        self._waited_s = 0.0
 
-    def _take(self, times_s: list[float]) -> None:
-        skipped = min(self._to_skip, len(times_s))
+    def _take(self, times: list[StepTime]) -> None:
+        skipped = min(self._to_skip, len(times))
         self._to_skip -= skipped
-        self._step_times_s += times_s[skipped:]
+        self._times += times[skipped:]
+
+    def _total_s(self, name: str = TOTAL) -> float:
+        return sum(one.get(name, 0.0) for one in self._times)
 
     def images_per_s(self, global_batch_size: int) -> float | None:
         """Return the epoch's throughput so far; None before the first timed step."""
-        total_s = sum(self._step_times_s)
-        return global_batch_size * len(self._step_times_s) / total_s if total_s else None
+        total_s = self._total_s()
+        return global_batch_size * len(self._times) / total_s if total_s else None
 
     def summary(self, global_batch_size: int) -> dict[str, float]:
         """Return the epoch's metrics by name; without timed steps only those that need none."""
         self._take(self._clock.settle())
         now = time.perf_counter()
         summary = {"epoch_time_s": now - self.epoch_started, "peak_memory_gib": self._peak_memory_gib()}
-        if self._step_times_s:
-            times_s = np.array(self._step_times_s)
-            total_s = float(times_s.sum())
-            p50_s, p95_s = np.quantile(times_s, (0.5, 0.95)).tolist()
-            summary |= {"images_per_s": global_batch_size * len(times_s) / total_s}
+        if self._times:
+            total_s = self._total_s()
+            p50_s, p95_s = np.quantile([one[TOTAL] for one in self._times], (0.5, 0.95)).tolist()
+            summary |= {"images_per_s": global_batch_size * len(self._times) / total_s}
             summary |= {"step_time_p50_ms": 1e3 * p50_s, "step_time_p95_ms": 1e3 * p95_s}
-            summary["data_wait_share"] = self._timed_wait_s / total_s
+            data, communication = (self._total_s(name) / total_s for name in (DATA, COMMUNICATION))
+            summary |= {"data_wait_share": data, "compute_share": 1 - data - communication}
+            if any(COMMUNICATION in one for one in self._times):
+                summary["communication_share"] = communication
         return summary
 
     def energy_j_per_step(self) -> float | None:
         """Return this rank's GPU energy over the epoch so far, with warm-up steps; None if not counted."""
-        now_j = self._energy.read_j()
+        now_j = self._nvml.energy_j()
         if now_j is None or self._energy_before_j is None or not self._num_steps:
             return None
         return (now_j - self._energy_before_j) / self._num_steps
 
     def _peak_memory_gib(self) -> float:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 2**30
+        if self._memory is not None:
+            return self._memory.look() / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

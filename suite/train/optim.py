@@ -16,13 +16,19 @@ from suite.specs.recipe import PRECISIONS
 class Optimizer:
     """SGD with the precision's scaling of the loss and the recipe's clipping, none of which waits for a GPU.
 
-    On a GPU it is one kernel for all parameters.
+    On a GPU it is one kernel for all parameters. `is_recorded`: `step` is recorded once and then replayed, so
+    that the learning rate is read from the device's memory.
     """
 
-    def __init__(self, model: nn.Module, recipe: RecipeSpec, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: RecipeSpec, device: torch.device, *, is_recorded: bool = False
+    ) -> None:
         self._model, self._max_norm = model, recipe.clip_grad_norm
-        self._is_fused = device.type == "cuda"
+        self._is_fused = device.type == "cuda" or is_recorded
         self.sgd = build_optimizer(model, recipe, fused=self._is_fused)
+        self.lr = recipe.lr
+        self._lr_in_memory = torch.zeros((), device=device) if is_recorded else None
+        self._put_lr()
         is_scaled = PRECISIONS[recipe.precision].is_scaled
         self._scaler = torch.amp.GradScaler(device.type) if is_scaled else None
 
@@ -30,10 +36,19 @@ class Optimizer:
         """Add a loss's gradients."""
         torch.autograd.backward(loss if self._scaler is None else self._scaler.scale(loss))
 
-    def step(self, lr: float) -> None:
-        """Update the weights, and forget the gradients."""
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the steps to come."""
+        self.lr = lr
+        self._put_lr()
+
+    def _put_lr(self) -> None:
+        if self._lr_in_memory is not None:
+            self._lr_in_memory.fill_(self.lr)
         for group in self.sgd.param_groups:
-            group["lr"] = lr
+            group["lr"] = self.lr if self._lr_in_memory is None else self._lr_in_memory
+
+    def step(self) -> None:
+        """Update the weights, and forget the gradients."""
         if self._scaler is None:
             clip_gradients(self._model, self._max_norm)
             self.sgd.step()
@@ -56,13 +71,16 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         scaler = None if self._scaler is None else self._scaler.state_dict()
-        return {"optimizer": self.sgd.state_dict(), "scaler": scaler}
+        optimizer = self.sgd.state_dict()
+        groups = [{**group, "lr": self.lr} for group in optimizer["param_groups"]]
+        return {"optimizer": {**optimizer, "param_groups": groups}, "scaler": scaler}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned, among other keys."""
         self.sgd.load_state_dict(state["optimizer"])
         for group in self.sgd.param_groups:  # the checkpoint may be another device's
             group["fused"] = self._is_fused or None
+        self.set_lr(self.sgd.param_groups[0]["lr"])
         if self._scaler is not None and (scaler := state.get("scaler")) is not None:
             self._scaler.load_state_dict(scaler)
 

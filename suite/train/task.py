@@ -32,7 +32,7 @@ class Evaluated:
 
 
 class Task(Protocol):
-    """A task of one run. `num_sums`: how many sums over training images `loss` returns."""
+    """A task of one run. `num_sums`: how many sums over training images `objective` returns."""
 
     num_sums: int
 
@@ -54,8 +54,14 @@ class Task(Protocol):
     def val_loader(self, ranks: "Ranks") -> BatchLoader[Any]:
         """Return this rank's share of the validation images."""
 
-    def loss(self, forward: nn.Module, batch: Any, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return a micro-batch's mean loss, (), and its sums, (num_sums,) float64.
+    def objective(self, model: nn.Module) -> nn.Module:
+        """Return the module that a step calls, compiled or within DDP: a network with its loss.
+
+        Called with what `inputs` returns, it returns the mean loss, (), and the sums, (num_sums,) float64.
+        """
+
+    def inputs(self, batch: Any, key: tuple[int, ...]) -> tuple[Any, ...]:
+        """Return what `objective` takes of a micro-batch.
 
         `key`: seed, step, micro-batch and rank, which decide what is drawn.
         """

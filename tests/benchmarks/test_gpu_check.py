@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import check
+from benchmarks.gpu import check, training
 from benchmarks.gpu.check import Outcome, Stage, markdown, run_stage, unpacked
+from benchmarks.gpu.measuring import ON_GPU, REHEARSAL, Sizes
 from benchmarks.gpu.stages import MODULES
+from benchmarks.train import Step
 
 ROW = {"what": "BN, batch 8", "value": 1234.5678, "unit": "img/s"}
 STAGE = Stage("made-up", "Made up", 5)
@@ -154,6 +156,30 @@ def test_packages_come_from_a_folder_of_wheels(tmp_path: Path) -> None:
     assert Path(folder, "made_up_package", "__init__.py").read_text() == "value = 7"
     with pytest.raises(SystemExit, match=r"no \*\.whl there"):
         unpacked(tmp_path / "here", tmp_path)
+
+
+def test_steps_of_a_graph_are_timed_beside_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A norm batch of 2 takes twice as long, fused kernels half as long, and a graph a third."""
+
+    def steps_ms(step: Step, _: Sizes) -> float:
+        assert step.run().batch.norm == step.norm_batch_size
+        ms = 12.0 * (2 if step.norm_batch_size == 2 else 1) * (0.5 if step.kernels == "fused" else 1)
+        return ms / 3 if step.cuda_graphs else ms
+
+    monkeypatch.setattr(training, "_steps_ms", steps_ms)
+    monkeypatch.setattr(training, "_kernels", lambda _: ["native", "fused"])
+    training.graphs(ON_GPU)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["value"] for row in rows] == [12, 3, 24, 3, 6, 3, 12, 3]
+    assert rows[2]["what"] == "batch 32, norm batch 2, native: launched one by one"
+    training.graphs(REHEARSAL)
+    assert "CUDA graphs: they need a GPU" in capsys.readouterr().out
+
+
+def test_all_stages_together_may_take_eight_minutes() -> None:
+    assert sum(stage.limit_s for stage in check.STAGES) <= 8 * 60
 
 
 def test_every_stage_has_its_function() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cluster import slurm_commands
+from jobs.cluster import slurm_commands, submit
 from jobs.cluster.clusters import backend_of
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.slurm_commands import ACTIVE
@@ -19,7 +19,7 @@ from tests.cluster.daemons import is_of_ours
 from tests.helpers.cells import Cells, configured, slurm, task_pids, wait_until
 
 pytestmark = pytest.mark.timeout(900)
-CELLS, KILLS = 24, 6
+CELLS, KILLS, END_S = 24, 6, 150.0
 FIRST_KILLS = ("task", "slurmstepd", "task", "slurmd", "slurmctld")
 REGISTER_EVERY_S = 11.0  # BatchStartTimeout, for which the controller waits for a job's first process
 
@@ -96,7 +96,10 @@ def test_a_job_that_is_held_and_one_that_is_suspended(cells: Cells) -> None:
     wait_until("the end", lambda: not cells.jobs())
 
 
-def test_kills_at_random_and_retries_complete_each_run_once(cells: Cells) -> None:
+def test_kills_at_random_and_retries_complete_each_run_once(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "ENDING_S", 3.0)  # jobs without processes end only when their nodes register
     cells.describe(step_s=1.0, array_parallelism=8)  # so that the kills find runs that train
     cells.submit("data.train_images=160", "measure.precise_bn_images=0", f"seeds={list(range(CELLS))}")
     chance, completed = random.Random(20), Completed(cells)
@@ -111,13 +114,13 @@ def test_kills_at_random_and_retries_complete_each_run_once(cells: Cells) -> Non
     began_at, registered_at = time.monotonic(), 0.0
     while len(completed.look()) < CELLS or cells.jobs():
         now = time.monotonic()
-        assert now < began_at + 150, cells.logs()
+        assert now < began_at + END_S, cells.logs()
         if now > registered_at + REGISTER_EVERY_S:
             registered_at = now
             start_nodes_again()
         start_requeued()
         if any(run["state"] == "failed" for run in cells.status().values()):
-            assert cells.call("retry", "--failed").returncode == 0
+            assert cells.call("retry", "--failed").returncode in (0, 3)  # 3: a job has not ended yet
         time.sleep(1.0)
     assert len(completed.look()) == CELLS
     assert is_hit(cells)

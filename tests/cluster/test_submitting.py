@@ -69,23 +69,30 @@ def assert_reported(cells: Cells, *labels: str) -> None:
     assert all(label in text for label in labels), text
 
 
-def test_seven_cells_three_at_a_time_each_once(cells: Cells) -> None:
-    cells.describe(array_parallelism=3)
-    seeds = f"seeds={list(range(7))}"
-    printed = cells.submit(*QUICK, seeds).stdout
+def test_seven_cells_four_at_a_time_each_once_also_with_a_retry_in_the_middle(cells: Cells) -> None:
+    cells.describe(array_parallelism=4, step_s=0.5)
+    seven = (*QUICK, "recipe.epochs=8", f"seeds={list(range(7))}")
+    printed = cells.submit(*seven).stdout
     assert "7 submitted" in printed
     assert "shiftbench status --watch" in printed
-    again = cells.submit(*QUICK, seeds).stdout
+    again = cells.submit(*seven).stdout
     assert "0 submitted, 7 queued already" in again
+    wait_until("the first", lambda: cells.record(cells.runs[0]).get("state") == "running")
+    slurm("scancel", cells.job().partition("_")[0] + "_0")
+    # Its job is still ending: `retry` waits for that, and the new job for the array, which goes on.
+    retried = cells.call("retry", "--failed").stdout
+    assert "1 submitted" in retried
+    assert "its array_parallelism limits the runs at a time" in retried
     at_once = 0
     while jobs := cells.jobs():
         at_once = max(at_once, sum(row[1] == "RUNNING" for row in jobs))
+        cells.pace(0.5 if at_once < 4 else 0.0)
         time.sleep(0.3)
-    assert at_once == 3
+    assert at_once == 4
     assert states(cells) == ["completed"] * 7
-    assert "0 submitted, 7 complete" in cells.submit(*QUICK, seeds).stdout
-    for run in cells.runs:
-        assert Record.read(cells.paths(run).folder).status["attempts"] == 1
+    assert "0 submitted, 7 complete" in cells.submit(*seven).stdout
+    attempts = [Record.read(cells.paths(run).folder).status["attempts"] for run in cells.runs]
+    assert attempts == [2, 1, 1, 1, 1, 1, 1]
     assert_reported(cells, "7 of 7")
 
 
@@ -123,6 +130,11 @@ def test_cancel_and_logs(cells: Cells) -> None:
     assert states(cells) == ["cancelled", "cancelled"]
     assert "2 submitted" in cells.call("retry", "--failed").stdout
     wait_until("the first", lambda: cells.record(first).get("state") == "running")
+    slurm("scancel", cells.job().partition("_")[0])  # by hand, which waits for nothing
+    assert "2 submitted" in cells.call("retry", "--failed").stdout
+    wait_until("the first", lambda: cells.record(first).get("state") == "running")
+    slurm("scancel", cells.job().partition("_")[0])
+    assert "2 submitted" in cells.submit(*cells.overrides).stdout
     assert "2 runs cancelled" in cells.call("cancel", "--all").stdout
     wait_until("the end", lambda: not cells.jobs())
     assert states(cells) == ["cancelled", "cancelled"]
@@ -175,3 +187,12 @@ def test_the_setup_of_a_job_that_fails(cells: Cells) -> None:
     (seen,) = cells.status().values()
     assert seen["state"] == "failed"
     assert "/nowhere/python" in seen["reason"], seen
+    module = "module() { echo \"ERROR: Unable to locate a modulefile for '$2'\" >&2; return 1; }"
+    cells.describe(setup=[module, "module load cuda/99"])
+    file = str(cells.folder / "cluster.yaml")
+    assert "1 submitted" in cells.call("retry", "--failed", "--cluster", file).stdout
+    wait_until("the end", lambda: not cells.jobs())
+    (seen,) = cells.status().values()
+    assert seen["state"] == "failed"
+    said = "module load cuda/99; ERROR: Unable to locate a modulefile for 'cuda/99'"
+    assert seen["reason"].endswith(f"shiftbench: setup failed with exit code 1: {said}"), seen

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from suite.data import Batch, train_loader, val_loader
+from suite.data.index import ImageIndex
 from suite.data.loader import decoding_fault
 from suite.errors import UserError
 from suite.experiment import Run
+from tests.helpers.devices import DEVICES
 
 CPU = torch.device("cpu")
 LOADERS = ("dali", "torchvision")
@@ -48,8 +50,10 @@ def broken(pictures: Path, tmp_path: Path) -> tuple[Path, dict[Path, str]]:
     return folder, bad
 
 
-def train(run: Run, count: int, start_step: int = 0) -> tuple[list[Batch], dict[str, str]]:
-    loader = train_loader(run, start_step=start_step, rank=0, world_size=1, device=CPU)
+def train(
+    run: Run, count: int, start_step: int = 0, device: torch.device = CPU
+) -> tuple[list[Batch], dict[str, str]]:
+    loader = train_loader(run, start_step=start_step, rank=0, world_size=1, device=device)
     batches = list(itertools.islice(loader, count))
     loader.close()
     return batches, loader.bad_images
@@ -72,8 +76,8 @@ def assert_named(named: dict[str, str], bad: dict[Path, str], split: str) -> Non
 
 def test_the_decoders_own_words_follow_the_reason(tmp_path: Path) -> None:
     """Without tracebacks and places in C++, and cut short."""
-    path = tmp_path / "x.jpg"
-    path.write_bytes(b"\xff\xd8...")
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8...")
+    files = ImageIndex(tmp_path, np.array([b"x.jpg"]), np.zeros(1, np.int64), ("a",))
     for message, words in (
         (
             "Critical error:\n  File x\n\nencountered:\n\nNo luck with #0 : \nPipeline is invalid.",
@@ -85,17 +89,18 @@ def test_the_decoders_own_words_follow_the_reason(tmp_path: Path) -> None:
         ),
         ("word " * 100, "word " * 19 + "…"),
     ):
-        assert decoding_fault(str(path), message) == f"truncated or broken JPEG ({words})"
+        assert decoding_fault(files, 0, message) == f"truncated or broken JPEG ({words})"
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_training_goes_on_and_names_them(
-    broken: tuple[Path, dict[Path, str]], make_run: MakeRun, loader: str
+    broken: tuple[Path, dict[Path, str]], make_run: MakeRun, loader: str, device: torch.device
 ) -> None:
     folder, bad = broken
     # Nearly whole images, so that each crop meets the missing half of the truncated one.
     run = make_run(folder, 3, image_size=64, loader=loader, crop_area=(0.9, 1.0))
-    batches, named = train(run, 10)
+    batches, named = train(run, 10, device=device)
     assert [len(batch.labels_N) for batch in batches] == [4] * 10
     assert_named(named, bad, "train")
 
@@ -156,14 +161,15 @@ def test_resuming_does_not_hang_on_which_bad_files_were_met(
         assert_equal(whole[2 * step :], train(run, 60 - 2 * step, start_step=step)[0])
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_evaluation_leaves_them_out(
-    broken: tuple[Path, dict[Path, str]], make_run: MakeRun, loader: str
+    broken: tuple[Path, dict[Path, str]], make_run: MakeRun, loader: str, device: torch.device
 ) -> None:
     folder, bad = broken
     run = make_run(folder, 3, image_size=48, loader=loader)
     for per_batch in (1, 4, 20):
-        validation = val_loader(run, images_per_batch=per_batch, rank=0, world_size=1, device=CPU)
+        validation = val_loader(run, images_per_batch=per_batch, rank=0, world_size=1, device=device)
         for _ in range(2):  # the second pass knows them
             assert sum(len(batch.labels_N) for batch in validation) == NUM_VAL - 4
             assert_named(validation.bad_images, bad, "val")
@@ -201,7 +207,8 @@ def test_a_share_of_bad_images_only_is_no_error(
     assert len(share.bad_images) == 5
 
 
-def test_grey_cmyk_and_png_files_are_images(tmp_path: Path, make_run: MakeRun) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_grey_cmyk_and_png_files_are_images(tmp_path: Path, make_run: MakeRun, device: torch.device) -> None:
     """Of one known colour, decoded by both loaders; the PNG is called .jpg, as one of ImageNet's is."""
     for split in ("train", "val"):
         for name, mode, colour, kind in (
@@ -214,12 +221,12 @@ def test_grey_cmyk_and_png_files_are_images(tmp_path: Path, make_run: MakeRun) -
             Image.new(mode, (60, 50), colour).save(path, format=kind, quality=95)
     for loader in LOADERS:
         run = make_run(tmp_path, 3, batch=(2, 2), image_size=32, loader=loader)
-        validation = val_loader(run, images_per_batch=8, rank=0, world_size=1, device=CPU)
+        validation = val_loader(run, images_per_batch=8, rank=0, world_size=1, device=device)
         (batch,) = list(validation)
         assert not validation.bad_images
         mean_C11 = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
         std_C11 = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
-        grey_levels_NC = ((batch.images_NCHW * std_C11 + mean_C11) * 255).mean((2, 3))
+        grey_levels_NC = ((batch.images_NCHW.cpu() * std_C11 + mean_C11) * 255).mean((2, 3))
         # The classes: cmyk (no cyan, all magenta and yellow: red), grey, png.
         expected_NC = torch.tensor([[255.0, 0, 0], [100, 100, 100], [10, 200, 30]])
-        np.testing.assert_allclose(grey_levels_NC, expected_NC[batch.labels_N], atol=3)
+        np.testing.assert_allclose(grey_levels_NC, expected_NC[batch.labels_N.cpu()], atol=3)

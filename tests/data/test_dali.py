@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from suite.data.crops import geometry
 from suite.data.dali_graph import resize_and_slice
-from suite.data.vision import decode
+from suite.data.vision import decode_bytes
 from suite.experiment import DataSpec
 
 
@@ -18,7 +18,9 @@ from suite.experiment import DataSpec
 def test_dalis_resize_is_torchs(pictures: Path, eval_resize: int) -> None:
     """On the types that the pipeline passes: sizes and offsets as int32."""
     data = DataSpec(name="test", path="/", num_classes=3, image_size=64, eval_resize=eval_resize)
-    images = [decode(str(path)) for path in sorted((pictures / "val").glob("*/*.jpg"))]
+    images = [
+        decode_bytes(np.fromfile(path, np.uint8)) for path in sorted((pictures / "val").glob("*/*.jpg"))
+    ]
     images_HWC = [image_CHW.permute(1, 2, 0).numpy() for image_CHW in images]
     places = geometry(np.array([image_HWC.shape[:2] for image_HWC in images_HWC], np.int32), None, data)
     assert places.resized_B2.dtype == places.offset_B2.dtype == np.int32

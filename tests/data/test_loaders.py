@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
-from suite.data import Batch, folder_loader, steps_per_epoch, train_loader, val_loader
-from suite.data.loader import to_device
+from suite.data import Batch, folder_loader, split_index, steps_per_epoch, train_loader, val_loader
+from suite.data.loader import MEAN, STD, to_device
 from suite.experiment import DataSpec, Run
+from suite.specs.loader_table import INTERPOLATIONS
 
 CPU = torch.device("cpu")
 LOADERS = ("dali", "torchvision")
@@ -97,6 +99,30 @@ def test_validation_agrees_with_torchvisions_recipe(pictures: Path, make_run: Ma
         # Pillow resizes in another arithmetic: a grey level here and there. A centre that is off by one
         # pixel, where the sides' parities differ, would show in the grain as tens of levels.
         assert difference_CHW.mean() < 12 / 255 / 0.224
+
+
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_images_are_resized_by_the_interpolation_of_the_config(
+    pictures: Path, make_run: MakeRun, mode: str
+) -> None:
+    """Alike by both loaders, and nearer to Pillow's kernel of that name than to the other one."""
+    how = {"image_size": 96, "eval_resize": 110, "interpolation": mode}
+    dali, vision = (make_run(pictures, 3, loader=name, **how) for name in LOADERS)
+    (batch,) = val(vision, 11)
+    assert_close(val(dali, 11), [batch])
+    assert_close(some(dali, 2), some(vision, 2))
+    index = split_index(vision.data, "val")
+    mixed = index.take(np.random.default_rng(0).permutation(len(index)))
+    images = [Image.open(mixed.path(number)).convert("RGB") for number in range(len(index))]
+    errors = {}
+    for name in INTERPOLATIONS:
+        resized = [F.to_image(F.resize(image, 110, v2.InterpolationMode(name))) for image in images]
+        corners = [[(side - 96) // 2 for side in image.shape[1:]] for image in resized]
+        crops = [F.crop(image, *at, 96, 96) for image, at in zip(resized, corners, strict=True)]
+        expected_NCHW = F.normalize(F.to_dtype(torch.stack(crops), torch.float32, scale=True), MEAN, STD)
+        errors[name] = (batch.images_NCHW - expected_NCHW).abs().mean()
+    (other,) = INTERPOLATIONS.keys() - {mode}
+    assert errors[mode] < errors[other] / 2, errors
 
 
 @pytest.mark.parametrize("loader", LOADERS)

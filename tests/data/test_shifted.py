@@ -18,7 +18,7 @@ from suite.data.loader import MEAN, STD
 from suite.data.shifted import corrupted_copy, open_shift
 from suite.data.shifts import CLEAN, Shift, folder_shifts, planned_shifts, planned_streams
 from suite.data.sources import SUBSET_FOLDER
-from suite.data.vision import decode
+from suite.data.vision import decode_bytes
 from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.specs.robustness import RobustnessPlan
@@ -165,7 +165,7 @@ def test_imagenet_c_is_a_shift_for_each_corruption_and_severity_and_is_not_resiz
     ]
     data = DataSpec(name="x", path=str(tmp_path), num_classes=2, image_size=48, loader="torchvision")
     found_NCHW, _ = images(shifts[0], data)
-    decoded = decode(str(tmp_path / "c/fog/1/a/one.png"))
+    decoded = decode_bytes(np.fromfile(tmp_path / "c/fog/1/a/one.png", np.uint8))
     assert isinstance(decoded, Tensor)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     assert torch.allclose(found_NCHW[0], (decoded / 255 - mean) / std, atol=1e-6)

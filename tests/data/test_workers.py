@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_a_stopped_worker_is_a_sentence_and_is_ended(
         process.suspend()
     with pytest.raises(RuntimeError, match=r"2 worker processes gave no batch for 1 s.*collective_timeout_s"):
         list(batches)
+
+
+def test_a_long_tmpdir_costs_no_batch(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of sockets, by which workers give tensors, are limited to 107 bytes."""
+    (long := tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(list(vision_loader(pictures, images_per_batch=8, timeout_s=5.0))) == 5
+    assert not list(long.iterdir())
 
 
 def _orphan_a_stopped_worker(folder: Path, out: Path) -> None:

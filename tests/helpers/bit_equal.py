@@ -16,6 +16,9 @@ TIMINGS = {
     "step_time_p95_ms",
     "step_time_slowest_ms",
     "data_wait_share",
+    "communication_share",
+    "compute_share",
+    "epoch_end_time_s",
     "matmul_peak_flops_per_s",
     "matmul_peak_share",
 }

@@ -16,7 +16,7 @@ from suite.kernels.launch import OPTIONS, Launch
 
 ARCHS = (80, 90, 100)
 SHARED_BYTES = 48 * 1024  # what every GPU gives a program without being asked
-_ACCESS = re.compile(r"\b(ld|st)\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
+_ACCESS = re.compile(r"\b(ld|st)(?:\.\w+)*?\.global(?:\.\w+(?:::\w+)?)*?(?:\.v(\d))?\.[bufs](\d+)\b")
 _ATOMIC = re.compile(r"\b(?:atom|red)\.\S+")
 
 
@@ -32,9 +32,20 @@ class Code:
     spilled_bytes: int
     atomics: list[str]
 
+    @property
+    def bytes_in_loop(self) -> int:
+        """How many bytes a thread reads and writes in each tile."""
+        return sum(size * count for (_, size), count in self.in_loop.items())
+
+
+_known: dict[tuple[Any, ...], Code] = {}
+
 
 def compiled(launch: Launch, arch: int) -> Code:
-    """Compile what a launch would run, as Triton does for tensors that begin at multiples of 16 bytes."""
+    """Compile what a launch would run, as Triton does for tensors that begin at multiples of 16 bytes.
+
+    Launches that differ in nothing that Triton compiles, such as those of BN and IN, are compiled once.
+    """
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -47,10 +58,14 @@ def compiled(launch: Launch, arch: int) -> Code:
             signature[name], constants[(place,)] = "constexpr", value
         else:
             signature[name] = "i32"
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    kernel = triton.compile(source, GPUTarget("cuda", arch, 32), OPTIONS)
-    ptx, spilled_bytes = kernel.asm["ptx"], _spilled_bytes(kernel.asm["cubin"])
-    return Code(_accesses(_loop(ptx)), kernel.metadata.shared, spilled_bytes, _ATOMIC.findall(ptx))
+    key = (launch.name, tuple(signature.items()), tuple(constants.items()), arch)
+    if key not in _known:
+        source = ASTSource(launch.kernel, signature, constants, attributes)
+        kernel = triton.compile(source, GPUTarget("cuda", arch, 32), OPTIONS)
+        ptx, spilled_bytes = kernel.asm["ptx"], _spilled_bytes(kernel.asm["cubin"])
+        in_loop, atomics = _accesses(_loop(ptx)), _ATOMIC.findall(ptx)
+        _known[key] = Code(in_loop, kernel.metadata.shared, spilled_bytes, atomics)
+    return _known[key]
 
 
 def _accesses(text: str) -> Counter[tuple[str, int]]:

@@ -131,6 +131,7 @@ CASES = [
     Case((3, 8, 5, 3), 1, 2, activation="relu6"),
     Case((2, 6, 7, 1), 1, 1, activation="relu"),
     Case((2, 6, 4, 3), 1, 6, with_affine=False),
+    Case((2, 6, 3, 3), 1, 2, with_affine=False),  # groups of three channels, in lanes for four
     Case((1, 6, 3, 3), 1, 3),
     Case((1, 4, 3, 3), BN, 4, activation="relu"),
     Case((6, 5), BN, 5, activation="relu"),

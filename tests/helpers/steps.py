@@ -25,19 +25,27 @@ STEPS_ON_GPU = STEPS | {
     "bf16-gn": {"norm": {"kind": "gn"}, "recipe": {"precision": "bf16", "channels_last": True}},
     "fp16-clipping": {"recipe": {"precision": "fp16", "clip_grad_norm": 1.0}},
     "fused-ghost-bn": {"kernels": "fused", "norm_batch_size": 2, "recipe": {"channels_last": True}},
+    "graph-mixup-ema": {"cuda_graphs": True, "recipe": {"mixup_alpha": 0.2, "ema_decay": 0.9}},
+    "graph-fp16-clipping": {"cuda_graphs": True, "recipe": {"precision": "fp16", "clip_grad_norm": 1.0}},
+    "graph-fused-ghost-bn": {
+        "cuda_graphs": True,
+        "kernels": "fused",
+        "norm_batch_size": 2,
+        "recipe": {"channels_last": True},
+    },
 }
 
 
 def run_of(case: str) -> Run:
     settings = dict(STEPS_ON_GPU[case])
-    kernels = settings.pop("kernels", "native")
+    system = {"kernels": settings.pop("kernels", "native"), "cuda_graphs": settings.pop("cuda_graphs", False)}
     norm, recipe = settings.pop("norm", {"kind": "bn"}), settings.pop("recipe", {})
     content = {
         "model": {"arch": "small_resnet11", "norm": norm},
         "data": {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 800},
         "batch": {"global_batch_size": 8, **settings},
         "recipe": {"epochs": 2, "lr": 0.1, "schedule": "constant", **recipe},
-        "system": {"kernels": kernels},
+        "system": system,
     }
     return expand(content, "waits").runs[0]
 

@@ -6,9 +6,9 @@ import pytest
 
 from jobs.cluster import slurm_commands
 from jobs.cluster.ledger import Ledger, new_submission
-from jobs.cluster.overview import overview
+from jobs.cluster.overview import active_jobs, overview
 from suite.config import expand
-from suite.record import Record, RecordWriter
+from suite.record import Record, RecordWriter, State
 
 TINY = {
     "model": {"arch": "small_resnet11"},
@@ -42,6 +42,48 @@ def test_an_array_that_was_cancelled_before_it_began(
         ("cancelled", "job 12_1 was cancelled"),
     ]
     assert [Record.read(tmp_path / run.folder_name).state for run in runs] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "job", "state", "expected"),
+    [
+        ("running", "12", "COMPLETING", True),  # after scancel, while it writes its checkpoint
+        ("queued", None, "COMPLETING", True),  # in its set-up
+        ("preempted", "12", "COMPLETING", True),
+        ("failed", "12", "COMPLETING", True),
+        ("preempted", "12", "RUNNING", True),  # its script is about to end
+        ("failed", "12", "RUNNING", True),  # a rank has failed, and srun ends the others
+        ("preempted", "11", "RUNNING", False),  # by another job, and this one starts
+        ("queued", None, "RUNNING", False),
+        ("preempted", "12", "PENDING", False),  # it was requeued
+        ("failed", "12", "REQUEUED", False),
+        ("preempted", "12", "CANCELLED", False),
+    ],
+)
+def test_a_job_that_is_ending(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: State,
+    job: str | None,
+    state: str,
+    expected: bool,
+) -> None:
+    """`retry` and `submit` wait for its end, and neither leaves the run alone."""
+    run = expand(TINY, "tiny").runs[0]
+    ledger = Ledger(tmp_path)
+    entry = new_submission("tiny", {"scheduler": "slurm"}, tmp_path, tmp_path, [run.folder_name])
+    with ledger.held():
+        ledger.accepted(entry, "12")
+    with RecordWriter(run, tmp_path / run.folder_name) as record:
+        record.queue()
+        if job is not None:
+            record.start({"scheduler_job": job})
+        record.status(recorded)
+        monkeypatch.setattr(slurm_commands, "ask", lambda *_: f"12|{state}|None|n1|{entry.name}\n")
+        (seen,) = overview(tmp_path).runs
+        active = active_jobs(ledger)
+    assert seen.is_ending is expected
+    assert [one.is_ending for one in active.values()] == ([] if state == "CANCELLED" else [expected])
 
 
 def test_a_task_with_an_entry_of_its_own_keeps_it() -> None:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from jobs.cluster import control
+from jobs.cluster import submit as submitting
 from jobs.cluster.backend import (
+    ActiveJob,
     Backend,
     Cluster,
     JobVerdict,
@@ -27,6 +29,7 @@ from jobs.tune.runners import TrialContext, runner_for
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run
+from tests.helpers.command_line import shiftbench
 
 EXPERIMENT = {
     "model": {"arch": "small_resnet11"},
@@ -69,9 +72,10 @@ class PbsBackend:
         job_id = job_id or submission.job_id or ""
         return {folder: f"{job_id}.{number}" for number, folder in enumerate(submission.folders)}
 
-    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, str]:
+    def active(self, submissions: Sequence[Submission], output_dir: Path) -> dict[str, ActiveJob]:
         jobs = {f: job for one in submissions for f, job in self.job_ids(one).items()}
-        return {folder: job for folder, job in jobs.items() if not self._has_ended(job)}
+        active = {folder: job for folder, job in jobs.items() if not self._has_ended(job)}
+        return {folder: ActiveJob(job, job in self.cancelled) for folder, job in active.items()}
 
     def query(
         self, runs: Sequence[SubmittedRun], *, is_being_submitted: bool
@@ -80,7 +84,8 @@ class PbsBackend:
         for run in runs:
             job = self.job_ids(run.submission)[run.folder.name]
             state: Any = "cancelled" if self._has_ended(job) else "running"
-            answers[run.folder] = SchedulerAnswer(job, "pbs1", JobVerdict(state, "by PBS"))
+            ends = job in self.cancelled and state == "running"
+            answers[run.folder] = SchedulerAnswer(job, "pbs1", JobVerdict(state, "by PBS"), is_ending=ends)
         return answers, ["PBS is slow today"]
 
     def _has_ended(self, job: str) -> bool:
@@ -131,7 +136,8 @@ def test_every_command_uses_a_scheduler_that_is_added_to_the_table(pbs: PbsBacke
     names = [run.folder_name for run in runs]
     jobs = dict(zip(names, ["101.0", "101.1", "102.0"], strict=True))
     assert pbs.job_ids(done.jobs[0]) | pbs.job_ids(done.jobs[1]) == jobs
-    assert active_jobs(Ledger(tmp_path)) == plan(runs, cluster, tmp_path).queued == jobs
+    active = {name: job.text for name, job in active_jobs(Ledger(tmp_path)).items()}
+    assert active == plan(runs, cluster, tmp_path).queued == jobs
     seen = overview(tmp_path)
     assert seen.notes == ["PBS is slow today"]
     shown = {(run.folder.name, run.state, run.reason, run.job, run.node) for run in seen.runs}
@@ -173,13 +179,65 @@ def test_cancel_waits_for_the_end_so_that_a_retry_finds_the_run(
     patience_s: float,
     num_ending: int,
 ) -> None:
-    monkeypatch.setattr(control, "ENDING_S", patience_s)
-    monkeypatch.setattr(control, "POLL_S", 0.01)
+    waiting(monkeypatch, patience_s)
     submit(three_runs(), parse_cluster({"scheduler": "pbs"}, "site.yaml"), tmp_path, "x")
     pbs.slow_ends = slow_ends
     cancelled, _, ending = cancel(tmp_path, ["101.1"])
     assert (len(cancelled), len(ending)) == (1, num_ending)
-    assert [one.num_submitted for one in retry(tmp_path, ["101.1"], None)[0]] == [1] * (1 - num_ending)
+    assert [one.num_submitted for one in retry(tmp_path, ["101.1"], None)[0]] == [1 - num_ending]
+
+
+def waiting(patch: pytest.MonkeyPatch, patience_s: float) -> None:
+    """Have `cancel` and `submit` wait so long, and look often."""
+    for module in (control, submitting):
+        patch.setattr(module, "ENDING_S", patience_s)
+        patch.setattr(module, "POLL_S", 0.01)
+
+
+@pytest.mark.parametrize("command", ["retry", "retry all", "submit"])
+@pytest.mark.parametrize(("slow_ends", "patience_s"), [(4, 60.0), (10**6, 0.0)])
+def test_a_job_that_was_cancelled_by_hand_is_waited_for(
+    pbs: PbsBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow_ends: int,
+    patience_s: float,
+    command: str,
+) -> None:
+    """Without `shiftbench cancel`, which would have waited: the queue still has it while its run stops."""
+    waiting(monkeypatch, patience_s)
+    cluster: Any = parse_cluster({"scheduler": "pbs"}, "site.yaml")
+    runs = three_runs()
+    submit(runs, cluster, tmp_path, "x")
+    pbs.cancelled.add("101.1")
+    pbs.slow_ends = slow_ends
+    name = runs[1].folder_name
+    if command == "submit":
+        done, said = submit(runs, cluster, tmp_path, "x"), []
+    else:
+        (done,), said = retry(tmp_path, ["101.1"] if command == "retry" else [], None)
+    assert said == []
+    if patience_s:
+        assert ([one.folders for one in done.jobs], done.ending) == ([(name,)], {})
+    else:
+        assert (done.num_submitted, done.ending) == (0, {name: "101.1"})
+    assert pbs.cancelled == {"101.1"}
+
+
+def test_a_job_that_does_not_end_is_told(
+    pbs: PbsBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting(monkeypatch, 0.0)
+    runs = three_runs()
+    submit(runs, parse_cluster({"scheduler": "pbs"}, "site.yaml"), tmp_path, "x")
+    pbs.cancelled.add("101.1")
+    pbs.slow_ends = 10**6
+    done = shiftbench("retry", "101.1", "--output-dir", tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "0 submitted, 1 still ending" in done.stdout
+    name = runs[1].folder_name
+    said = f"error: {name} was not submitted: its job 101.1 has not ended yet; run the same command again"
+    assert said in done.stderr
 
 
 def test_runs_that_end_together_are_not_cancelled_singly(pbs: PbsBackend, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from jobs.doctor import examine, storage
 from jobs.doctor.finding import Case, Finding, NodeAnswers, Request, Topic
 from jobs.doctor.node import PIECE, write
 from jobs.doctor.nodes import _run, collect, program, srun
+from suite.data.pack_writer import sources_of, write_pack
 from tests.helpers.coco_folder import write_coco
 from tests.helpers.doctor_cases import recorded
 
@@ -154,6 +156,25 @@ def test_faults_of_a_folder_in_cocos_format(tmp_path: Path) -> None:
     for image in (folder / "val2017").iterdir():
         image.unlink()
     assert storage.probe_data(request, {}) == {str(folder): "val2017/ is empty"}
+
+
+def test_packs_are_looked_at_too(tmp_path: Path) -> None:
+    """Their manifest and the lengths of their files; training needs both splits."""
+    for split in ("train", "val"):
+        (tmp_path / f"in/{split}/a").mkdir(parents=True)
+        (tmp_path / f"in/{split}/a/1.jpg").write_bytes(b"\xff\xd8")
+    folder = write_pack(*sources_of(tmp_path / "in"), tmp_path / "pack").folder
+    request = replace(REQUEST, data=[str(folder)])
+    assert storage.probe_data(request, {}) == {str(folder): None}
+    os.truncate(folder / "val-00000.data", 1)
+    fault = (
+        "val-00000.data: has 1 bytes, not the 2 of pack.json: copy the pack again, or pack the images anew"
+    )
+    assert storage.probe_data(request, {}) == {str(folder): fault}
+    shutil.rmtree(tmp_path / "in/val")
+    folder = write_pack(*sources_of(tmp_path / "in"), tmp_path / "half").folder
+    request = replace(REQUEST, data=[str(folder)])
+    assert storage.probe_data(request, {}) == {str(folder): "is a pack without val"}
 
 
 @pytest.mark.parametrize(

@@ -198,4 +198,12 @@ def test_data_that_a_node_cannot_read_is_a_problem() -> None:
     assert "data.path" in finding.fix
 
 
+def test_without_a_named_folder_the_data_are_not_known_to_be_there() -> None:
+    case = recorded()
+    finding = findings(replace(case, request=replace(case.request, data=[])))["data"]
+    assert finding.verdict == "unknown"
+    assert "no folder was named" in finding.found
+    assert "--data PATH, or --config EXPERIMENT.yaml" in finding.fix
+
+
 # ---------------------------------------------------------------- software

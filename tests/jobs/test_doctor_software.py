@@ -1,10 +1,15 @@
 """The doctor's findings on interpreters, packages and GPUs of the nodes, judged from recorded answers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
+from jobs.doctor.decoding import check_decoding, write_photograph
 from jobs.doctor.finding import Answer, Case
+from tests.helpers.devices import DEVICES
 from tests.helpers.doctor_cases import findings, problems, recorded
 
 
@@ -121,3 +126,21 @@ def test_a_decoder_that_fails_is_a_problem() -> None:
     finding = findings(case)["DALI"]
     assert (finding.verdict, finding.found) == ("problem", "n2: mixed: nvJPEG")
     assert "loader: torchvision" in finding.fix
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_photograph_is_read_as_training_reads_it(device: torch.device) -> None:
+    check_decoding(device)
+
+
+def test_a_photograph_whose_pixels_are_wrong_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("suite.data.dali_graph.MEAN", (0.485, 0.456, 0.45))
+    with pytest.raises(ValueError, match=r"pixels are [34]\.\d grey levels of 255 from torchvision's"):
+        check_decoding(torch.device("cpu"))
+
+
+def test_a_photographs_colours_have_half_its_resolution(tmp_path: Path) -> None:
+    """By the sampling factors of its JPEG: two by two for brightness, one for each colour."""
+    write_photograph(tmp_path / "x.jpg", 0)
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]

@@ -7,6 +7,7 @@ import pytest
 
 from jobs.commands.probe_target import choose_specs
 from suite.config import expand
+from suite.data.pack_writer import sources_of, write_pack
 from suite.errors import UserError
 from suite.experiment import DataSpec, Run
 
@@ -50,6 +51,15 @@ def test_an_image_folder_with_the_classes_of_the_run(run: Run, tmp_path: Path) -
     (tmp_path / "fashion-mnist-7k").mkdir()
     _, moved = specs(run, data=str(tmp_path / "fashion-mnist-7k"))
     assert (moved.val_images, moved.num_classes) == (40, 10)
+
+
+def test_a_pack_says_how_many_classes_it_has(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"in/val/{name}").mkdir(parents=True)
+        (tmp_path / f"in/val/{name}/1.jpg").write_bytes(b"x")
+    pack = write_pack(*sources_of(tmp_path / "in"), tmp_path / "pack").folder
+    _, data = specs(None, arch="small_resnet11", data=str(pack), image_size=28)
+    assert (data.path, data.num_classes) == (str(pack), 3)
 
 
 def test_another_size_of_the_same_data(run: Run) -> None:

@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
+from PIL.Image import Resampling
 from torch import nn
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.commands.probe_tables import rows
+from jobs.commands.probe_tables import by_role, rows
 from suite.errors import UserError
 from suite.experiment import DataSpec
 
@@ -142,12 +145,32 @@ def test_a_librarys_network_with_the_classes_of_the_folder_and_a_checkpoint(
     assert len(xbn["layers"]) == 20 - 9  # the stem and one norm in each of eight blocks
 
 
+def test_what_is_replaced_is_told_by_role() -> None:
+    from suite.models import chosen_sites
+
+    with torch.device("meta"):
+        network = torchvision.models.resnet50()
+    # Of its 16 bottlenecks.
+    assert by_role(chosen_sites(network, {"kind": "xbn"})) == " (replaced: 16 p2, 1 stem)"
+    assert by_role(chosen_sites(network, "bn")) == ""
+
+
 def test_a_network_without_bn_is_reported_in_a_sentence(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))"
     here(monkeypatch, tmp_path, source)
     assert "there is no estimation shift" in probe_of(photos, "--model", "my_networks:net")
+    own = "from tests.shift.test_any_network import Net, OwnNorm\ndef net():\n    "
+    here(
+        monkeypatch,
+        tmp_path,
+        own + "return Net(lambda channels: OwnNorm(channels, 'moving_mean', 'moving_var'))",
+    )
+    shown = " ".join(probe_of(photos, "--model", "my_networks:net").split())
+    assert "there is no estimation shift" not in shown
+    assert "left out: 2 layers (bn1 …): its moving_mean and moving_var look like" in shown
+    here(monkeypatch, tmp_path, source)
     with pytest.raises(UserError, match="attribute: Sequential has no BN layer"):
         probe_of(photos, "--model", "my_networks:net", "--attribute")
 
@@ -259,11 +282,71 @@ def test_a_timm_network_states_its_size_and_normalisation() -> None:
     model.pretrained_cfg |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "input_size": (3, 160, 160)}
     given = preprocessing_of(model, None, None)
     assert (given.mean, given.std, given.image_size) == ((0.5,) * 3, (0.5,) * 3, 160)
-    assert given.resize == pytest.approx(1 / model.pretrained_cfg["crop_pct"])
+    assert (given.crop_share, given.interpolation) == (model.pretrained_cfg["crop_pct"], "bicubic")
     assert not given.is_imagenets
-    assert "bicubic" in given.describe(160)
     with pytest.raises(UserError, match="--std: expected positive numbers, got 0"):
         preprocessing_of(model, None, (0.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("stated", "options", "size", "resized", "kernel"),
+    [
+        (
+            "'input_size': (3, 24, 24), 'crop_pct': 0.9, 'interpolation': 'bicubic'",
+            (),
+            24,
+            26,
+            Resampling.BICUBIC,
+        ),
+        ("'crop_pct': 0.8, 'interpolation': 'bicubic'", ("--image-size", 20), 20, 25, Resampling.BICUBIC),
+        ("'crop_pct': 0.8, 'interpolation': 'bilinear'", ("--image-size", 20), 20, 25, Resampling.BILINEAR),
+    ],
+)
+def test_a_network_gets_images_resized_as_it_states(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stated: str,
+    options: tuple[Any, ...],
+    size: int,
+    resized: int,
+    kernel: Resampling,
+) -> None:
+    """As timm's evaluation does it: the shorter side to ⌊size / crop_pct⌋, then the central square."""
+    noise, pixels = np.random.default_rng(0), []
+    for label in ("a", "b"):
+        (tmp_path / "data" / "val" / label).mkdir(parents=True)
+        image = Image.fromarray(noise.integers(0, 256, (60, 60, 3), dtype=np.uint8))
+        image.save(tmp_path / "data" / "val" / label / "0.png")
+        first = (resized - size) // 2
+        small = image.resize((resized, resized), kernel).crop((first, first, first + size, first + size))
+        pixels.append(np.asarray(small, dtype=np.float64) / 255)
+    here(
+        monkeypatch,
+        tmp_path,
+        "from torch import nn\nnet = nn.Sequential(nn.BatchNorm2d(3))\n"
+        f"net.pretrained_cfg = {{'mean': (0, 0, 0), 'std': (1, 1, 1), {stated}}}",
+    )
+    arguments = ["probe", "--data", tmp_path / "data", "--model", "my_networks:net", "--json", *options]
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    plain = json.loads(done.stdout)
+    (layer,) = plain["layers"]
+    # The deviation of noise tells a bicubic kernel from a bilinear one, which smooths more: 0.13 and 0.10.
+    sigma_C = np.stack(pixels).std(axis=(0, 1, 2))
+    assert layer["esm_sigma"] == pytest.approx(float(np.linalg.norm(1 - sigma_C)), abs=0.003)
+    assert f"images of {size} pixels out of {resized}, {kernel.name.lower()}" in plain["input"]
+
+
+def test_what_the_loaders_cannot_do_is_said() -> None:
+    from jobs.commands.probe_input import preprocessing_of
+
+    network = nn.Identity()
+    network.pretrained_cfg = {"interpolation": "lanczos", "crop_mode": "squash"}  # type: ignore[assignment]
+    said = preprocessing_of(network, None, None).describe(DataSpec())
+    assert "images of 224 pixels out of 256, bilinear, mean" in said
+    assert (
+        "states lanczos interpolation, ours is bilinear; the network states squash crop, ours is center"
+        in said
+    )
 
 
 def test_bad_files_are_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 The command line is called in this process, and three times as a user calls it, in a process of its own.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -74,3 +75,26 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize("command", ["run", "submit", "tune"])
+def test_an_output_folder_without_locks(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
+) -> None:
+    """NFS without a lock service, Lustre without -o flock: each command says the same."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if command == "tune":
+        config.with_name("study.yaml").write_text("experiment: tiny.yaml\nspace: {recipe.lr: [0.1, 0.2]}\n")
+        config = config.with_name("study.yaml")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    done = shiftbench(command, config, "model.norm={kind: bn}", "--output-dir", tmp_path / "runs")
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = f": this file system has no locks ({os.strerror(number)}); choose an output folder on one that has"
+    assert f"error: {tmp_path}/runs" in done.stderr, done.stderr
+    assert said in done.stderr
+    assert "NFS: with a lock service, without nolock" in done.stderr
+    assert not list((tmp_path / "runs").glob("**/run.json"))

@@ -9,6 +9,7 @@ import pytest
 from jobs.cluster import task
 from jobs.cluster.slurm_commands import SlurmError
 from suite.config import expand
+from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
@@ -80,3 +81,10 @@ def test_a_requeue_is_asked_for_again_whatever_slurm_says(
     assert len(after["asked"]) == 1
     assert after["reason"] == "stopped after step 5"
     assert not (tmp_path / "to_requeue").exists()
+
+
+def test_missing_sources_are_named_also_where_others_do_not_know_the_run(tmp_path: Path) -> None:
+    """Python then imports the installed checkout, which may be of another version."""
+    job = task.TrainTask('{"a_field_of_later": 1}', str(tmp_path / "run"), str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"gone: the sources .* were removed; submit it again"):
+        job()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import control, slurm_backend
-from jobs.cluster.backend import RunStatus
+from jobs.cluster.backend import ActiveJob, RunStatus
 from jobs.cluster.ledger import Ledger, Submission, new_submission
 from jobs.cluster.overview import active_jobs, overview
 from reports.collect import collect
@@ -50,7 +50,7 @@ def test_jobs_of_others_that_slurm_does_not_show(
     answers(monkeypatch, "")
     ledger = Ledger(tmp_path)
     run, _ = write_queued(ledger, user, "12")
-    assert active_jobs(ledger).get(run.folder_name) == job
+    assert active_jobs(ledger).get(run.folder_name) == (None if job is None else ActiveJob(job))
     (seen,) = overview(tmp_path).runs
     assert seen.state == ("failed" if job is None else "queued")
     # Another submission continued the run and stopped: the first job no longer counts.
@@ -204,7 +204,7 @@ def test_a_failed_run_whose_job_slurm_put_back(tmp_path: Path, monkeypatch: pyte
     answers(monkeypatch, f"12|PENDING|BeginTime||{one.name}\n")
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("queued", "BeginTime; connection closed by peer")
-    assert active_jobs(ledger) == {run.folder_name: "12"}
+    assert active_jobs(ledger) == {run.folder_name: ActiveJob("12")}
     asked = answers(monkeypatch, "")
     (seen,) = overview(tmp_path).runs
     assert (seen.state, seen.reason) == ("failed", "connection closed by peer")

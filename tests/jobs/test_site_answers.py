@@ -63,8 +63,11 @@ def test_a_site_without_a_largest_array(text: str) -> None:
 
 
 def test_a_task_that_was_cancelled_while_its_array_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, "12_0|RUNNING|None|n1|x\n12_2|PENDING|Resources||x\n13_1|RUNNING|None|n1|y\n")
-    found = cancelled_in_waiting_arrays(["12_1", "12_2", "13_0", "14"], slurm_commands.queue(["x", "y"]))
+    listed = "12_0|RUNNING|None|n1|x\n12_2|PENDING|Resources||x\n13_1|RUNNING|None|n1|y\n15|PENDING|Held||z\n"
+    answers(monkeypatch, listed)
+    # Neither a job that is no task of an array, although one of its number waits, nor a task of no array.
+    missing = ["12_1", "12_2", "13_0", "14", "12", "15_0"]
+    found = cancelled_in_waiting_arrays(missing, slurm_commands.queue(["x", "y", "z"]))
     assert {job: (one.state, one.name) for job, one in found.items()} == {"12_1": ("CANCELLED", "x")}
 
 

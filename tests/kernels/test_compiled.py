@@ -1,5 +1,7 @@
 """The kernels as machine code for GPUs: how they access memory, and that they fit."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def launches(channels: int, dtype: torch.dtype, samples: int, groups: int) -> di
     for one in found:
         extra = [
             name
-            for name in ("residual_ptr", "y_ptr", "partial_mean_ptr")
+            for name in ("residual_ptr", "y_ptr", "partial_mean_ptr", "offset_ptr")
             if one.arguments.get(name) is not None and (name != "y_ptr" or one.name == "gradient_sums")
         ]
         named["+".join([one.name, *(name.removesuffix("_ptr") for name in extra)])] = one
@@ -58,7 +60,21 @@ def check_fits(code: Code, name: str) -> None:
     assert code.atomics == [], name
 
 
-BN, GN = {"samples": 64, "groups": 128}, {"samples": 1, "groups": 32}
+# Of 64 samples: how many a segment has, and the groups of so many channels.
+NORMS: dict[str, tuple[int, Callable[[int], int]]] = {
+    "bn": (64, lambda channels: channels),
+    "ghost bn": (2, lambda channels: channels),
+    "in": (1, lambda channels: channels),
+    "ln": (1, lambda _: 1),
+    "gn": (1, lambda _: 32),
+}
+# Each width with each type and each arch.
+CHANNELS = {
+    (dtype, arch): (64, 256, 320)[(i + j) % 3]
+    for i, dtype in enumerate(DTYPES)
+    for j, arch in enumerate(ARCHS)
+}
+# The tensors of the input's size that a kernel reads, and that it writes.
 LARGE = {
     "moments": (1, 0),
     "normalise": (1, 1),
@@ -68,14 +84,20 @@ LARGE = {
     "gradient_sums+y": (3, 1),
     "input_gradient": (2, 1),
 }
+STEP = ("moments", "normalise", "gradient_sums", "input_gradient")  # of a norm with ReLU
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-def test_each_tensor_is_read_and_written_once_in_accesses_of_16_bytes(dtype: torch.dtype, arch: int) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_tensor_is_read_and_written_once_in_accesses_of_16_bytes(
+    norm: str, dtype: torch.dtype, arch: int
+) -> None:
     """So the bytes of a launch are those of its tensors, as the model of the step counts them."""
-    found = launches(128, dtype, **GN)
+    channels, (samples, groups_of) = CHANNELS[dtype, arch], NORMS[norm]
+    found = launches(channels, dtype, samples, groups_of(channels))
     accesses = H100.tile_bytes // (WIDE * 32 * NUM_WARPS)  # of a thread, for each tensor in each tile
+    bytes_an_element: dict[str, float] = {}
     for name, (reads, writes) in LARGE.items():
         launch = found[name]
         assert [len(names) for names in whole(launch)] == [reads, writes], name
@@ -83,14 +105,21 @@ def test_each_tensor_is_read_and_written_once_in_accesses_of_16_bytes(dtype: tor
         wanted = {("ld", WIDE): reads * accesses, ("st", WIDE): writes * accesses}
         assert code.in_loop == {kind: count for kind, count in wanted.items() if count}, name
         check_fits(code, name)
+        tile = launch.constants["BLOCK_R"] * launch.constants["BLOCK_C"]
+        bytes_an_element[name] = code.bytes_in_loop * 32 * NUM_WARPS / tile
+    # Forward x is read twice and y written; backward x and dy are read twice and dx written.
+    assert sum(bytes_an_element[name] for name in STEP) == 8 * dtype.itemsize
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("norm", [BN, GN], ids=["bn", "gn"])
-def test_the_kernels_that_merge_fit(norm: dict[str, int], arch: int) -> None:
-    found = launches(128, torch.bfloat16, **norm)
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_kernels_that_merge_fit(norm: str, arch: int) -> None:
+    samples, groups_of = NORMS[norm]
+    found = launches(128, torch.bfloat16, samples, groups_of(128))
     small = set(found) - set(LARGE)
-    assert small == {"merge_moments", "merge_sums"} | ({"update_estimates"} if norm is BN else set())
+    by_channel = groups_of(128) == 128
+    merging = {"merge_moments", "merge_moments+offset", "merge_sums"}
+    assert small == merging | ({"update_estimates"} if by_channel else set())
     for name in small:
         code = compiled(found[name], arch)
         check_fits(code, name)

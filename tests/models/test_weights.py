@@ -1,7 +1,12 @@
 """Checkpoints as other training code writes them."""
 
 import argparse
+import collections
+import datetime
+import io
+import os
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,12 +129,76 @@ class Settings:
     pass
 
 
-def test_other_classes_are_named_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for thing, name in ((Harmful(), "print"), (Settings(), "Settings")):
-        torch.save({"model": filled(1.0), "args": thing}, tmp_path / "w.pt", pickle_module=pickle)
-        with pytest.raises(UserError, match=rf"it holds an object of \S*{name}, and loading it could run"):
-            load_weights(network(), tmp_path / "w.pt")
+class Options(dict[str, int]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [
+        (Harmful(), "builtins.print|print"),
+        (Settings(), r"\S+\.Settings"),
+        (Options(a=1), r"\S+\.Options"),
+        (os.system, r"posix\.system"),
+        (collections.deque([1]), r"collections\.deque"),
+        (collections.defaultdict(int), r"collections\.defaultdict"),
+        (datetime.datetime(2026, 11, 30), r"datetime\.datetime"),
+        (np.array([Settings(), None]), r"numpy\.dtypes\.ObjectDType"),
+        (np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]), r"numpy\.dtypes\.VoidDType"),
+        (np.random.default_rng(0), r"numpy\.random\._pickle\.__generator_ctor"),
+        (np.float64.mean, r"\S*getattr"),
+    ],
+)
+def test_other_classes_are_named_and_not_made(
+    thing: Any, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": filled(1.0), "args": thing}, tmp_path / "w.pt", pickle_module=pickle)
+    said = rf"it holds an object of ({name}), and loading it could run code; save a state dict alone"
+    with pytest.raises(UserError, match=rf"w\.pt: not a readable checkpoint of tensors: {said}"):
+        load_weights(network(), tmp_path / "w.pt")
     assert "owned" not in capsys.readouterr().out
+
+
+def test_values_of_numpy_of_every_plain_kind(tmp_path: Path) -> None:
+    numbers = [np.zeros(1, code)[0] for code in (*np.typecodes["AllFloat"], *np.typecodes["AllInteger"], "?")]
+    others = [np.str_("resnet50"), np.bytes_(b"x"), np.datetime64("2026-11-30"), np.timedelta64(3, "s")]
+    arrays = [np.array([value, value]) for value in (*numbers, *others)]
+    torch.save({"model": filled(2.0), "best": [*numbers, *others, *arrays]}, tmp_path / "w.pt")
+    assert load_weights(network(), tmp_path / "w.pt") == "'model'"
+
+
+def test_other_forms_of_a_file_are_named(tmp_path: Path) -> None:
+    torch.save({"model": filled(1.0)}, tmp_path / "four.pt", pickle_protocol=4)
+    torch.jit.script(network()).save(str(tmp_path / "script.pt"))
+    for name, words in (
+        ("four", "another pickle protocol than 2"),
+        ("script", "it is a TorchScript archive"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}\.pt: not a readable checkpoint of tensors: .*{words}"):
+            load_weights(network(), tmp_path / f"{name}.pt")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_files_are_refused_in_a_sentence(is_zip: bool, tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    torch.save(
+        {"state_dict": filled(1.0), "args": OPTIONS, "rng": RNG}, whole, _use_new_zipfile_serialization=is_zip
+    )
+    chance, refusals = random.Random(0), []
+    for _ in range(300):
+        data = bytearray(whole.getvalue())
+        for _ in range(chance.choice((1, 4, 64))):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        (tmp_path / "w.pt").write_bytes(data[: chance.choice((len(data), chance.randrange(len(data))))])
+        try:
+            load_weights(network(), tmp_path / "w.pt")
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    for said in refusals:
+        assert said.startswith(f"{tmp_path}/w.pt: ")
+        assert "\n" not in said
+        assert "Weights only load failed" not in said
 
 
 def test_a_prefix_of_only_some_names_is_not_removed(tmp_path: Path) -> None:

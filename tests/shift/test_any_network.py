@@ -198,11 +198,76 @@ def test_frozen_norms_with_buffers_of_any_name_are_measured(batches: Batches, ho
     model = Net(lambda channels: OwnFrozenNorm(channels, how))
     profile = probe(model, batches)
     assert [layer.name for layer in profile.layers] == ["bn1.mu", "bn2.mu"]
+    assert profile.skipped == {}
     with torch.no_grad():
         x = torch.cat([model.conv1(images) for images, _ in batches]).double()
     expected = float((x.mean(dim=(0, 2, 3)) - 0.5).norm())
     assert profile.layers[0].esm_mu == pytest.approx(expected, rel=1e-5)
     assert probe(torch.compile(model, backend="eager"), batches).values("esm_mu") == profile.values("esm_mu")
+
+
+class OwnNorm(nn.Module):
+    """BN as people write it out: the formula, with statistics that no layer of torch owns."""
+
+    def __init__(self, num_channels: int, mean: str, var: str, kind: str = "buffers") -> None:
+        super().__init__()
+        self.names = mean, var
+        for name, value in ((mean, 0.5), (var, 2.0)):
+            tensor = torch.full((1, num_channels, 1, 1), value)
+            if kind == "buffers":
+                self.register_buffer(name, tensor)
+            else:
+                setattr(
+                    self, name, nn.Parameter(tensor, requires_grad=False) if kind == "parameters" else tensor
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = (getattr(self, name) for name in self.names)
+        out: Tensor = (x - mean) / (var + 1e-5).sqrt()
+        return out
+
+
+@pytest.mark.parametrize("kind", ["buffers", "parameters", "tensors"])
+@pytest.mark.parametrize(
+    ("mean", "var"),
+    [
+        ("moving_mean", "moving_var"),
+        ("pop_mean", "pop_std"),
+        ("emaMu", "emaSigma2"),
+        ("avg_mean", "avg_variance"),
+    ],
+)
+def test_norms_that_are_written_out_are_named(batches: Batches, mean: str, var: str, kind: str) -> None:
+    model = Net(lambda channels: OwnNorm(channels, mean, var, kind))
+    profile = probe(model, batches)
+    assert (profile.layers, profile.is_partial) == ((), True)
+    assert list(profile.skipped) == ["bn1", "bn2"]
+    assert (
+        f"its {mean} and {var} look like estimates, but it is no norm that is known" in profile.skipped["bn1"]
+    )
+    with pytest.raises(UserError, match=f"remedies: bn1: its {mean} and {var} look like estimates"):
+        remedies(model, batches)
+    beside = probe(nn.Sequential(nn.BatchNorm2d(3).eval(), model), batches)
+    assert [layer.name for layer in beside.layers] == ["0"]
+    assert list(beside.skipped) == ["1.bn1", "1.bn2"]
+
+
+class Normalised(Net):
+    """What looks like estimates and is none: images' constants, a mean without a variance, a learned pair."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=nn.Identity)  # type: ignore[arg-type]
+        self.register_buffer("pixel_mean", torch.zeros(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.ones(1, 3, 1, 1))
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        self.register_buffer("ema_mean", torch.zeros(9))
+        self.prior_mean, self.prior_std = nn.Parameter(torch.zeros(9)), nn.Parameter(torch.ones(9))
+
+
+def test_other_statistics_are_not_taken_for_estimates(batches: Batches) -> None:
+    profile = probe(Normalised(), batches)
+    assert (profile.layers, profile.skipped, profile.is_partial) == ((), {}, False)
 
 
 def test_instance_norms_with_statistics_are_named(batches: Batches) -> None:

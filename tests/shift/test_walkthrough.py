@@ -1,17 +1,34 @@
-"""The walk-through runs, and says what is true of the network that it trains."""
+"""The walk-through's notebook is made of the script; it runs, and what it says of its network is true."""
 
-import runpy
-from pathlib import Path
+import json
 from typing import Any
 
 import pytest
 
-WALKTHROUGH = Path(__file__).parents[2] / "examples" / "walkthrough.py"
+from website.walkthrough import NOTEBOOK, SCRIPT, Cell, cells_of, notebook
 
 
 @pytest.fixture(scope="module")
 def cells() -> dict[str, Any]:
-    return runpy.run_path(str(WALKTHROUGH))
+    """What the notebook's cells leave behind, run in their order."""
+    names: dict[str, Any] = {}
+    for number, cell in enumerate(json.loads(NOTEBOOK.read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    return names
+
+
+def test_the_notebook_is_made_from_the_script() -> None:
+    assert NOTEBOOK.read_text() == notebook(cells_of(SCRIPT.read_text())), "run `make notebook`"
+
+
+def test_cells_are_read_from_a_script() -> None:
+    script = "# %% [markdown]\n# # Title\n#\n# Two\n# lines\n\n# %%\nx = 1\n\n# a remark\nx\n"
+    assert cells_of(script) == [Cell(True, "# Title\n\nTwo\nlines"), Cell(False, "x = 1\n\n# a remark\nx")]
+    with pytest.raises(ValueError, match="and not with 'import os'"):
+        cells_of("import os\n# %%\n")
+    with pytest.raises(ValueError, match=r"and not with # %% \[raw\]"):
+        cells_of("# %% [raw]\n")
 
 
 def test_the_walkthrough_measures_a_shift_that_accumulates(cells: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def test_cudnn_measures_where_all_steps_have_one_shape() -> None:
 def optimizer_of(weight: nn.Parameter, **recipe: Any) -> Optimizer:
     model = nn.Module()
     model.register_parameter("weight", weight)
-    return Optimizer(model, RecipeSpec(precision="fp16", weight_decay=0, **recipe), CPU)
+    return Optimizer(model, RecipeSpec(precision="fp16", weight_decay=0, lr=0.1, **recipe), CPU)
 
 
 def test_a_scaled_step_is_the_plain_one() -> None:
@@ -80,7 +80,7 @@ def test_a_scaled_step_is_the_plain_one() -> None:
         optimizer = optimizer_of(weight, clip_grad_norm=clip)
         for factor in (1.0, 2.0):
             optimizer.backward(weight * factor)
-            optimizer.step(0.1)
+            optimizer.step()
         assert float(weight) == pytest.approx(expected)
         assert weight.grad is None
 
@@ -96,14 +96,14 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
     if fused:  # as on a GPU
         optimizer.sgd = build_optimizer(optimizer._model, RecipeSpec(weight_decay=0), fused=True)
     optimizer.backward(weight * float("inf"))
-    optimizer.step(0.1)
+    optimizer.step()
     assert float(weight) == 1
     assert optimizer.state()["scaler"]["scale"] == 2**15
     resumed = optimizer_of(nn.Parameter(weight.detach().clone()))
     resumed.load(optimizer.state())
     assert resumed.state()["scaler"] == optimizer.state()["scaler"]
     optimizer.backward(weight)
-    optimizer.step(0.1)
+    optimizer.step()
     assert float(weight) == pytest.approx(0.9)
 
 
@@ -115,3 +115,23 @@ def test_a_checkpoint_of_a_gpu_goes_on_here_without_its_kernel() -> None:
         group["fused"] = True
     optimizer.load(state)
     assert [group["fused"] for group in optimizer.sgd.param_groups] == [None, None]
+
+
+def test_a_recorded_optimizer_reads_its_learning_rate_from_memory_and_saves_it_as_a_number() -> None:
+    """1 − 0.1 · 1, then momentum 0.9 and a rate of 0.01: − 0.01 · 1.9."""
+    weight, model = nn.Parameter(torch.ones(())), nn.Module()
+    model.register_parameter("weight", weight)
+    optimizer = Optimizer(model, RecipeSpec(weight_decay=0, lr=0.1), CPU, is_recorded=True)
+    in_memory = optimizer.sgd.param_groups[0]["lr"]
+    for lr in (0.1, 0.01):
+        optimizer.set_lr(lr)
+        optimizer.backward(weight * 1.0)
+        optimizer.step()
+    assert float(weight) == pytest.approx(0.881)
+    state = optimizer.state()
+    assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [0.01, 0.01]
+    assert isinstance(in_memory, torch.Tensor)
+    optimizer.set_lr(0.5)
+    optimizer.load(state)
+    assert all(group["lr"] is in_memory for group in optimizer.sgd.param_groups)
+    assert float(in_memory) == pytest.approx(optimizer.lr) == pytest.approx(0.01)

@@ -198,6 +198,11 @@ def test_two_ranks_have_the_averages_of_one(tmp_path: Path) -> None:
     assert_bit_equal(final_state(tmp_path / "stopped"), final_state(tmp_path / "whole"))
     assert measured(tmp_path / "stopped") == measured(tmp_path / "whole")
     assert {line["metric"] for line in measured(tmp_path / "whole")} >= set(OF_AVERAGES)
+    record = Record.read(tmp_path / "whole")
+    shares = [record.last(f"{part}_share") for part in ("data_wait", "communication", "compute")]
+    assert sum(shares) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares)
+    assert record.last("epoch_end_time_s") > 0
 
 
 def test_when_a_study_can_use_what_is_measured_of_averages() -> None:

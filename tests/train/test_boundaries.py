@@ -1,12 +1,16 @@
 """What happens at a step's boundary: the loss's check, the ranks' agreement, the clocks, the heartbeat."""
 
+import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 import torch
+from torch import nn
 
 from suite.errors import Diverged
 from suite.paths import RunPaths
@@ -22,6 +26,7 @@ from suite.train.heartbeat import Heartbeat, Next
 from suite.train.loop import Trainer
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
+from suite.train.nvml import Nvml, PeakMemory
 from tests.helpers.host_waits import FakeEvent, fake_events
 from tests.helpers.runs import make_run
 
@@ -135,20 +140,30 @@ def test_no_checkpoint_is_written_of_a_loss_that_is_not_finite() -> None:
 def test_steps_are_timed_by_the_gpu_when_it_has_done_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_events(monkeypatch.setattr) as events:
         clock = GpuClock()
-        assert clock.tick() == []
+        assert clock.tick({}) == []
         events[0].done_at_ms = 5.0
-        assert clock.tick() == []
-        events[1].done_at_ms, events[2].done_at_ms = 15.0, 18.0
-        assert clock.tick() == pytest.approx([0.010, 0.003])
-        assert [event.num_waits for event in events] == [0] * 4
-        events[3].done_at_ms = 20.0
-        assert clock.settle() == pytest.approx([0.002])
+        spans = {"data": [(clock.moment(), clock.moment()), (clock.moment(), clock.moment())]}
+        assert clock.tick(spans) == []
+        for event, at_ms in zip(events[1:], (15.0, 15.0, 15.5, 16.0, 17.0, 18.0), strict=True):
+            event.done_at_ms = at_ms
+        first, second = clock.tick({})
+        assert first == pytest.approx({"total": 0.010})
+        assert second == pytest.approx({"total": 0.003, "data": 0.0005 + 0.001})
+        assert not any(event.num_waits for event in events)
+        events[7].done_at_ms = 20.0
+        assert clock.settle() == [pytest.approx({"total": 0.002})]
+
+
+def on_gpu(patch: pytest.MonkeyPatch) -> None:
+    """A GPU of which torch has reserved 1 GiB at most."""
+    patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    patch.setattr(torch.cuda, "max_memory_reserved", lambda _: 2**30)
+    patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
 
 def test_speeds_on_a_gpu_are_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """A warm-up step of 100 ms, then 10, 10 and 30 ms."""
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2**30)
+    on_gpu(monkeypatch)
     with fake_events(monkeypatch.setattr) as events:
         meter = Meter(warmup_steps=1, device=GPU)
         for _ in range(4):
@@ -161,6 +176,60 @@ def test_speeds_on_a_gpu_are_by_its_events(monkeypatch: pytest.MonkeyPatch) -> N
     assert summary["step_time_p50_ms"] == pytest.approx(10)
     assert summary["step_time_p95_ms"] == pytest.approx(28)  # 10 + 0.9 · 20, between the last two of three
     assert summary["peak_memory_gib"] == 1
+
+
+def test_a_gpus_step_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a step from 0 to 20 ms the GPU is idle from 2 to 5 ms, and waits for gradients from 15 to 16 ms."""
+    on_gpu(monkeypatch)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with fake_events(monkeypatch.setattr) as events:
+        meter = Meter(warmup_steps=0, device=GPU)
+        meter.watch_gradients(model)
+        with meter.waiting_for_data():
+            pass
+        model(torch.ones(1, 2)).sum().backward()
+        assert len(events) == 4  # one gradient is noted, the last
+        meter.gradients_exchanged()
+        meter.step_done()
+        for event, at_ms in zip(events, (0.0, 2.0, 5.0, 15.0, 16.0, 20.0), strict=True):
+            event.done_at_ms = at_ms
+        summary = meter.summary(1)
+    shares = [summary[f"{name}_share"] for name in ("data_wait", "communication", "compute")]
+    assert shares == pytest.approx([3 / 20, 1 / 20, 16 / 20])
+
+
+def test_memory_that_others_than_torch_hold_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML sees 3 GiB of which torch has 0.5; later DALI gives 1 back; then NVML knows nothing more."""
+    on_gpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**29)
+    nvml = Nvml(CPU)
+    held = iter([3 * 2**30, 2 * 2**30, None])
+    monkeypatch.setattr(nvml, "process_bytes", lambda: next(held))
+    memory = PeakMemory(GPU, nvml)
+    assert [memory.look() / 2**30 for _ in range(3)] == [3.5, 3.5, 3.5]
+
+
+def test_this_process_is_found_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its number, or as the only one: containers number processes anew."""
+    own, other = SimpleNamespace(pid=os.getpid(), usedGpuMemory=5), SimpleNamespace(pid=-1, usedGpuMemory=7)
+    hidden = SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a-b"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvml = Nvml(GPU)
+    for running, expected in (
+        ([other, own], 5),
+        ([other], 7),
+        ([other, other], None),
+        ([], None),
+        ([hidden], None),
+    ):
+        monkeypatch.setattr(
+            pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda _, running=running: running
+        )
+        assert nvml.process_bytes() == expected
+    assert Nvml(CPU).process_bytes() is None
 
 
 def test_the_slowest_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Evaluation counts each image exactly once, whatever the number of ranks and the batch size."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +10,19 @@ from torch import nn
 
 from suite.config import expand
 from suite.data import Batch, evaluation_batch_size, val_loader
+from suite.data.dali_graph import build_pipeline
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.launch import launch_variables
 from suite.models import build_model
+from suite.signals import StopFlag
 from suite.train.distributed import Ranks
 from suite.train.evaluate import Evaluation, batch_sums, evaluate
+from suite.train.loop import Trainer
+from suite.train.metric_logger import MetricLogger
+from suite.train.task import Evaluated
 from tests.helpers.ranks import on_ranks
+from tests.helpers.runs import tiny_run
 
 NUM_IMAGES = 47  # a prime: neither 2 or 3 ranks nor any batch size divides it
 BATCH_SIZES = (1, 18, 23, 70)
@@ -109,3 +116,29 @@ def test_ranks_come_from_torchrun_or_from_a_slurm_step() -> None:
     )
     again = launch_variables({**slurm, "SLURM_RESTART_COUNT": "1"})
     assert again["MASTER_PORT"] != first["MASTER_PORT"]
+
+
+def test_a_run_keeps_its_pipelines_and_measures_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One for the validation images and one for the training images; PreciseBN's, at the end, has its own."""
+    built, results = [], []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        built.append(options["images_per_batch"])
+        return build_pipeline(*arguments, **options)
+
+    def keep(_: MetricLogger, result: Evaluated, **__: int) -> None:
+        results.append(result)
+
+    monkeypatch.setattr("suite.data.dali.build_pipeline", count)
+    monkeypatch.setattr(MetricLogger, "evaluation", keep)
+    run = tiny_run(measure={"eval_train": True})
+    for _ in range(2):
+        trainer = Trainer(run, Ranks(0, 0, 1, torch.device("cpu")), None, StopFlag())
+        for epoch in (1, 1, 2):
+            trainer.epoch_end.measure(epoch, 6 * epoch)
+        trainer.epoch_end.close()
+    assert len(built) == 2 * 3
+    assert len(results) == 6
+    assert all(result == results[0] for result in results)

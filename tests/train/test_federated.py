@@ -70,7 +70,7 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
     is_norm = {name: "bn" in name or "downsample.1" in name for name in server}
     assert sum(is_norm.values()) == 5 * sum("running_mean" in name for name in server)
     own = [copy.deepcopy(server) for _ in range(CLIENTS)]
-    given = iter(batches())
+    given, forward = iter(batches()), oracle.forward_module()
     for number in range(2):
         states = []
         for client in range(CLIENTS):
@@ -80,7 +80,7 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
             for local_step in range(LOCAL_STEPS):
                 # The learning rate of clients that train in parallel; the schedule is a cosine.
                 oracle.step = (number * LOCAL_STEPS + local_step) * CLIENTS
-                oracle.advance(oracle.model, given)
+                oracle.advance(forward, given)
             states.append(copy.deepcopy(oracle.model.state_dict()))
         own, before = states, server
         server = {name: mean(states, name).to(value.dtype) for name, value in server.items()}
@@ -94,9 +94,9 @@ def test_two_rounds_equal_clients_trained_apart(norms: str) -> None:
                 means, variances = torch.stack(batches_of[of_mean]), torch.stack(batches_of[name])
                 mixture = (variances + means**2).mean(dim=0) - means.mean(dim=0) ** 2
                 server[name] = ((1 - weight) * before[name].double() + weight * mixture).float()
-    given = iter(batches())
+    given, forward = iter(batches()), one.forward_module()
     for _ in range(2 * CLIENTS * LOCAL_STEPS):
-        one.advance(one.model, given)
+        one.advance(forward, given)
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(value, server[name], rtol=1e-6, atol=1e-7)
     assert one.federation is not None

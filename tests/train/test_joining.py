@@ -48,10 +48,10 @@ def wrapped(rank: int, world_size: int) -> list[Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     found: list[Any] = []
-    for is_static in (False, True):
+    for is_static, bucket_mb in ((False, None), (True, 3)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as that of a deprecated argument
-            ddp = data_parallel(model, torch.device("cpu"), is_static=is_static)
+            ddp = data_parallel(model, torch.device("cpu"), is_static=is_static, bucket_mb=bucket_mb)
         model[1].running_mean.fill_(rank)
         model.eval()
         for _ in range(2):
@@ -60,6 +60,7 @@ def wrapped(rank: int, world_size: int) -> list[Any]:
         found.append(
             [ddp.static_graph, bool(bucket._is_view()), float(model[1].running_mean[0]), bucket.clone()]
         )
+        found[-1].append(ddp.bucket_bytes_cap / 2**20)
         model.zero_grad(set_to_none=True)
     ranks = Ranks(rank, rank, world_size, torch.device("cpu"))
     first, second = (ranks.begin_to_agree(code) for code in (rank, 5 - rank))
@@ -73,5 +74,6 @@ def test_gradients_and_codes_of_two_ranks(tmp_path: Path) -> None:
         assert (plain[0], static[0]) == (False, True)
         assert plain[1] is static[1] is True
         assert plain[2] == static[2] == rank  # each rank keeps its own estimates
+        assert (plain[4], static[4]) == (25, 3)  # MiB
         assert torch.equal(plain[3], static[3])
         assert torch.equal(plain[3], of_rank[0][0][3])

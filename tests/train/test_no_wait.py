@@ -82,7 +82,7 @@ def test_forward_pass_loss_check_and_tid(case: str, monkeypatch: pytest.MonkeyPa
         with HostWaits("cuda"), torch.no_grad():
             trainer.boundary.finite = FiniteCheck(GPU)
             for micro in range(17):  # TID is computed of sixteen passes at once
-                loss, sums = trainer.task.loss(forward, batch, (0, trainer.step, micro, 0))
+                loss, sums = forward(*trainer.task.inputs(batch, (0, trainer.step, micro, 0)))
                 trainer.epoch_sums += sums
                 if trainer.tid is not None:
                     trainer.tid.update()
@@ -98,7 +98,8 @@ def test_whole_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(case)
     monkeypatch.setattr(classification, "autocast", lambda *_: nullcontext())  # meta has none
     # Nor has it pinned memory: the test above sees this copy.
-    monkeypatch.setattr(optim, "to_device", lambda x, device: torch.empty_like(x, device=device))
+    for module in (optim, classification):
+        monkeypatch.setattr(module, "to_device", lambda x, device: torch.empty_like(x, device=device))
     trainer = trainer_on(META, run, real_meter(run), monkeypatch)
     forward = trainer.forward_module()
     batches = iter([batch_on(META, run) for _ in range(2 * trainer.accumulation_steps)])

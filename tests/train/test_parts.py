@@ -20,11 +20,11 @@ from suite.paths import RunPaths
 from suite.signals import StopFlag
 from suite.train.checkpoint import CheckpointStore
 from suite.train.distributed import Ranks
-from suite.train.energy import EnergyCounter
 from suite.train.loop import Trainer
 from suite.train.measure import measure_work
 from suite.train.meter import Meter, matmul_peak_flops_per_s
 from suite.train.metric_logger import MetricLogger
+from suite.train.nvml import Nvml
 from suite.train.optim import build_optimizer, mixup, seed_for
 from suite.train.task import task_of
 
@@ -149,12 +149,16 @@ def test_mixup_is_a_function_of_its_key() -> None:
 
 
 def test_the_meter_leaves_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 10.0, 10.0, 10.5, 11.0, 11.0, 11.0, 12.0, 13.0])
+    clock = iter([0.0, 9.0, 9.5, 10.0, 10.0, 10.5, 10.6, 10.7, 11.0, 11.0, 11.0, 12.0, 13.0])
     monkeypatch.setattr("suite.train.meter.time.perf_counter", lambda: next(clock))
     meter = Meter(warmup_steps=1, device=CPU)  # 0
+    with meter.waiting_for_data():  # 9 to 9.5
+        pass
     meter.step_done()  # 10: the warm-up step
     with meter.waiting_for_data():  # 10 to 10.5
         pass
+    meter._note_gradient(torch.zeros(()))  # 10.6
+    meter.gradients_exchanged()  # 10.7
     meter.step_done()  # 11: one second, half of it waiting
     with meter.waiting_for_data():  # 11 to 11
         pass
@@ -162,6 +166,8 @@ def test_the_meter_leaves_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
     summary = meter.summary(global_batch_size=100)  # 13
     assert summary["images_per_s"] == pytest.approx(100)
     assert summary["data_wait_share"] == pytest.approx(0.25)
+    assert summary["communication_share"] == pytest.approx(0.05)
+    assert summary["compute_share"] == pytest.approx(0.7)
     assert (summary["step_time_p50_ms"], summary["epoch_time_s"]) == (pytest.approx(1000), pytest.approx(13))
 
 
@@ -194,27 +200,27 @@ def test_energy_is_read_from_the_counter_of_the_device_itself(
     one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = torch.device("cuda", 0)
-    counter = EnergyCounter(gpu)
-    assert (counter.read_j(), counter.read_j()) == (10.0, 13.0)
-    assert EnergyCounter(CPU).read_j() is None
+    counter = Nvml(gpu)
+    assert (counter.energy_j(), counter.energy_j()) == (10.0, 13.0)
+    assert Nvml(CPU).energy_j() is None
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
-        assert EnergyCounter(gpu).read_j() is None
+        assert Nvml(gpu).energy_j() is None
     one_gpu.clear()  # a GPU without a counter
-    assert EnergyCounter(gpu).read_j() is None
+    assert Nvml(gpu).energy_j() is None
 
     def refuse() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", refuse)
-    assert EnergyCounter(gpu).read_j() is None  # a machine without the driver
+    assert Nvml(gpu).energy_j() is None  # a machine without the driver
 
 
 def test_energy_is_per_image_and_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(warmup_steps=5, device=CPU)
     assert meter.energy_j_per_step() is None
     looks = iter([10.0, 22.0])
-    monkeypatch.setattr(meter._energy, "read_j", lambda: next(looks))
+    monkeypatch.setattr(meter._nvml, "energy_j", lambda: next(looks))
     meter.restart_epoch()
     for _ in range(3):
         meter.step_done()  # a warm-up step takes energy too

@@ -25,6 +25,7 @@ from suite.shift.layers import (
     estimates,
     frozen_layers,
     is_bias_corrected,
+    nothing_estimated,
     preserved,
     put_estimates,
 )
@@ -194,9 +195,7 @@ def observe(
     }
     all_layers = with_estimates | frozen_layers(model)
     if not all_layers:
-        none = f"none of its {len(batch_norms)} BN layers keeps running statistics"
-        what = none if batch_norms else "has no BN layer"
-        raise UserError(f"{PURPOSE}: {type(model).__name__} {what}, so nothing is estimated")
+        raise nothing_estimated(model, PURPOSE)
     is_training = {name: layer.training for name, layer in with_estimates.items()}
     same = SameBatches(training, "training"), SameBatches(evaluation, "evaluation")
     inference = []

@@ -23,11 +23,18 @@
 # setup
 export NCCL_DEBUG=WARN
 export ODD='$(touch x) '"'"'y'"'"''
+shiftbench_setup=('module load cuda')
+shiftbench_ends() {
+    code=$? n=$((shiftbench_at - shiftbench_first)); [ -z "$shiftbench_is_set_up" ] || return
+    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]}}
+    echo "shiftbench: setup failed with exit code $code: ${line:-$BASH_COMMAND}" >&2
+}
 set -eE
-trap 'echo "shiftbench: setup failed with exit code $?: ${FUNCNAME[0]:+${FUNCNAME[0]}: }$BASH_COMMAND" >&2' ERR
+trap 'shiftbench_at=$LINENO; for n in ${BASH_LINENO[@]}; do ((n == 0)) || shiftbench_at=$n; done' ERR
+trap shiftbench_ends EXIT
+shiftbench_first=$((LINENO + 1))
 module load cuda
-trap - ERR
-set +eE
+set +eE; trap - ERR; shiftbench_is_set_up=yes
 export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default
 export PYTHONPATH=/runs/code/abc${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1  # not what lies where the job was submitted

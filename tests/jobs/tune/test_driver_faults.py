@@ -84,6 +84,17 @@ def test_a_lack_of_free_ports_is_reported_at_once(desk: Desk) -> None:
     assert not list(desk.output_dir.glob("*/run.json"))
 
 
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_folder_too_long_for_rays_sockets_names_the_remedy(desk: Desk, variable: str) -> None:
+    folder = desk.folder / ("x" * 100)
+    folder.mkdir()
+    said = desk.tune(expect=2, **{variable: str(folder)})
+    assert "Ray could not be started: " in said
+    assert "set RAY_TMPDIR to a folder with a short path that exists, such as /tmp" in said
+    assert "Traceback" not in said
+    assert not list(desk.output_dir.glob("*/run.json"))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="NO ROOT: a full disk is a mount of its own")
 def test_a_full_disk_fails_runs_and_study_with_that_reason(desk: Desk) -> None:
     desk.output_dir.mkdir()
