@@ -1,13 +1,14 @@
 """Render a report as HTML and as Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from reports.figures import Figure
 from reports.filters import Facet
 from reports.numbers import Number
+from reports.seed_statistics import thinned
 from reports.sentences import environment
 from reports.tables.forest import ForestRow
 from reports.tables.table import Link, StateCell
@@ -16,6 +17,7 @@ from reports.write.drawing import vega_bundle
 from reports.write.markdown import fill
 from reports.write.page import Report
 
+_OPENING_PANELS = 3
 # Of a chart's axis with labels and title, and of a legend of colours.
 _AXIS_PX, _LEGEND_PX = 72, 46
 
@@ -62,8 +64,18 @@ def page_figures(figures: Sequence[Figure]) -> tuple[list[PageFigure], list[dict
         shown = sorted(labels.values(), key=lambda variant: variant.index)
         captions = dict.fromkeys(figure.caption for figure in alike)
         files = [(figure.context, figure.slug) for figure in alike]
-        found.append(PageFigure(section, kind, " ".join(captions), shown, panels, files))
+        whole = PageFigure(section, kind, " ".join(captions), shown, panels, files)
+        found += _opened(whole) if section == "answer" else [whole]
     return found, specs
+
+
+def _opened(figure: PageFigure) -> list[PageFigure]:
+    """A figure of the first screen: one row of panels, and the others as a figure of the section on shift."""
+    panels = figure.panels
+    first = [panels[place] for place in thinned(range(len(panels)), _OPENING_PANELS)]
+    rest = [panel for panel in panels if panel not in first]
+    others = replace(figure, section="shift", title=f"{figure.title}, other norm batches", panels=rest)
+    return [replace(figure, panels=first), *([others] if rest else [])]
 
 
 def _height_px(spec: Mapping[str, Any]) -> int:
