@@ -19,6 +19,7 @@ from reports.accuracy import ACCURACY, accuracy_of
 from reports.collect import Collection
 from reports.collect.measurements import PROBES
 from reports.collect.tables import BEST_TOP1, SCALAR_METRICS
+from reports.numbers import natural_ranks
 from reports.planned_runs import unstarted_cells
 from reports.settings import settings_texts, varying_fields
 from suite.errors import UserError
@@ -158,8 +159,16 @@ def build_frames(collection: Collection) -> Frames:
     _place(layers, runs, common, positions)
     runs = _with_shift_means(runs, layers)
     order = ["arch", "data", "settings", "global_batch_size", "norm_batch_size", "batch_size_per_gpu"]
-    runs = runs.sort_values([*order, "norm_family", "norm", "seed"], ignore_index=True, kind="stable")
+    by = [*order, "norm_family", "norm", "seed"]
+    runs = runs.sort_values(by, ignore_index=True, kind="stable", key=natural)
     return Frames(runs, tables.starts.to_pandas(), layers, bn_layers, common, collection, positions)
+
+
+def natural(column: pd.Series) -> pd.Series:
+    """The key by which pandas sorts names as people count; other columns stay."""
+    if column.name in ("arch", "data", "settings", "norm"):
+        return column.map(natural_ranks(column.unique()))
+    return column
 
 
 def _of_studies(runs: pd.DataFrame) -> list[bool]:

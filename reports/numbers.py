@@ -1,7 +1,8 @@
 """Numbers with the digits that are printed, and their text."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reports.stats import Estimate
@@ -50,6 +51,11 @@ class Number:
         return math.isfinite(self.value)
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its ends, if it has one."""
+        return (self.value - self.half, self.value + self.half) if self.half is not None else self.bounds
+
+    @property
     def mean(self) -> str:
         """The value alone in ASCII, as `float` and LaTeX read it."""
         sign = "+" if self.signed and self.value > 0 else ""
@@ -67,6 +73,7 @@ def estimate_cell(
     """`71.20 ± 0.81`; an interval that is not symmetric as `71.20 [70.10, 71.90]`; of two, `70.9 and 71.5`.
 
     `expected_n`: the remark names the seeds where fewer have the value, or where there is only one.
+    `decimals`: at most; digits that the interval leaves open are not printed.
     """
     if estimate is None:
         return EMPTY
@@ -81,6 +88,7 @@ def estimate_cell(
             bounds = low * factor, high * factor
     is_short = (say_one and estimate.n == 1) or estimate.n < expected_n
     places = significant_decimals(_largest(mean, both)) if decimals is None else decimals
+    places = carried(places, estimate, factor)
     remark = plural(estimate.n, "seed") if is_short else ""
     return Number(mean, places, half, bounds, both, remark, signed=signed)
 
@@ -90,9 +98,16 @@ def bracket_cell(estimate: Estimate | None, prefix: str = "") -> Number | str:
     if estimate is None:
         return EMPTY
     both, ends = estimate.both, estimate.interval
-    places = significant_decimals(_largest(estimate.mean, both))
+    places = carried(significant_decimals(_largest(estimate.mean, both)), estimate)
     remark = plural(estimate.n, "seed") if both is None and ends is None else ""
     return Number(estimate.mean, places, bounds=ends, both=both, remark=remark, prefix=prefix)
+
+
+def carried(decimals: int, estimate: Estimate, factor: float = 1.0) -> int:
+    """`decimals`, or fewer where two significant digits of half the interval have fewer."""
+    if estimate.interval is None or not (width := estimate.interval[1] - estimate.interval[0]):
+        return decimals
+    return min(decimals, significant_decimals(width * factor / 2, 2))
 
 
 def _largest(mean: float, both: tuple[float, float] | None) -> float:
@@ -158,3 +173,15 @@ def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """Names in a sentence, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def natural_key(text: object) -> list[tuple[int, int, str]]:
+    """By which names sort as people count: resnet50 before resnet101, GN8 before GN32."""
+    parts = re.findall(r"0*([0-9]+)|([^0-9]+)", str(text))
+    return [(0, len(digits), digits) if digits else (1, 0, word.casefold()) for digits, word in parts]
+
+
+def natural_ranks(names: Iterable[object]) -> dict[object, int]:
+    """Each name's place among these in natural order; of names that differ in case alone, in theirs."""
+    ordered = sorted(set(names), key=lambda name: (natural_key(name), str(name)))
+    return {name: place for place, name in enumerate(ordered)}

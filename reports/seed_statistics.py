@@ -35,14 +35,15 @@ def extremes(values: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def pareto_front(cells: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """The cells, fastest first, that no other equals or surpasses in both columns, more being better.
+def not_surpassed(cells: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The cells that no other surpasses in both columns, more being better, with intervals apart.
 
-    Of cells that are equal in both, the first is on the front.
+    `cells`: also `<column>_low` and `<column>_high`. A cell without an interval in both is not among them.
     """
-    ordered = cells.sort_values([x, y], ascending=False, kind="stable")
-    best_before = ordered[y].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered[y] > best_before]
+    known = cells.dropna(subset=[f"{axis}_{end}" for axis in (x, y) for end in ("low", "high")])
+    lows, highs = (known[[f"{x}_{end}", f"{y}_{end}"]].to_numpy(float) for end in ("low", "high"))
+    surpassed = [bool((lows > high).all(axis=1).any()) for high in highs]
+    return known.loc[np.logical_not(surpassed)]
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:

@@ -66,6 +66,12 @@ class Estimate:
         """Whether the interval lies wholly on one side of `value`. No interval excludes nothing."""
         return self.interval is not None and not self.interval[0] <= value <= self.interval[1]
 
+    @property
+    def negated(self) -> "Estimate":
+        """The estimate of the opposite difference."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return Estimate(-self.mean, low, high, self.n)
+
     def exp(self) -> "Estimate":
         """The estimate of a mean logarithm as one of a geometric mean."""
         low, high = (None if bound is None else math.exp(bound) for bound in (self.low, self.high))
@@ -215,6 +221,32 @@ def judge(estimate: Estimate | None, p_adjusted: float, neutral: float) -> Outco
     if p_adjusted < SIGNIFICANCE:
         return "higher" if estimate.mean > neutral else "lower"
     return "inconclusive"
+
+
+# How surely an experiment with `seeds_to_tell` seeds is to find a difference.
+POWER = 0.8
+MAX_SEEDS_TOLD = 100
+
+
+def seeds_to_tell(estimate: Estimate, comparisons: int) -> int | None:
+    """How many paired seeds would tell a difference apart, if mean and spread stay as they were measured.
+
+    The fewest with which the paired t-test at SIGNIFICANCE / `comparisons` finds it with probability POWER,
+    by the noncentral t distribution; None without an interval, or beyond MAX_SEEDS_TOLD.
+    """
+    if estimate.interval is None or estimate.mean == 0:
+        return None
+    n = estimate.n
+    half = (estimate.interval[1] - estimate.interval[0]) / 2
+    spread = half * math.sqrt(n) / _t_quantile(CONFIDENCE, n - 1)
+    if spread <= 0:
+        return None
+    effect, level = abs(estimate.mean) / spread, SIGNIFICANCE / max(1, comparisons)
+    for seeds in range(n + 1, MAX_SEEDS_TOLD + 1):
+        critical = float(special.stdtrit(seeds - 1, 1 - level / 2))
+        if 1 - float(special.nctdtr(seeds - 1, effect * math.sqrt(seeds), critical)) >= POWER:
+            return seeds
+    return None
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:

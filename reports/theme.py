@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from reports.frames import natural
+
 # Kept beside the style sheet's --series-0 … --series-7, whose light values these are.
 SERIES_HEX = ("#0b62a4", "#cc5a00", "#007d5f", "#a8479a", "#8a7000", "#2b9ac4", "#8c2f2f", "#5b5b66")
 SHAPES = (
@@ -101,7 +103,8 @@ def variants(runs: pd.DataFrame, limit: int = MAX_VARIANTS) -> list[Variant]:
     whether or not it was run.
     """
     done = runs.assign(done=runs.state == "completed")
-    norms = done.groupby(["norm_family", "norm"], as_index=False, observed=True).done.sum()
+    norms = done.groupby(["norm_family", "norm"], observed=True).done.sum().reset_index()
+    norms = norms.sort_values(["norm_family", "norm"], ignore_index=True, key=natural)
     by_weight = norms.assign(is_bn=norms.norm_family == "bn").sort_values(
         ["is_bn", "done"], ascending=False, kind="stable"
     )

@@ -1,11 +1,15 @@
 """`shiftbench report`: from records to pages."""
 
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from jobs.page_server import PageServer
+from suite.errors import UserError
 
 if TYPE_CHECKING:
     from reports.write.report_folder import ReportFiles
@@ -24,6 +28,18 @@ def report(
         ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="Serve the page until Ctrl-C, and print the SSH tunnel that leads to it."
+        ),
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port of --serve; 0: any free one.", show_default="8765, or the next"
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -36,23 +52,34 @@ def report(
 
     Runs that have not changed since the last report are not read again (~/.cache/shiftbench).
     """
-    from reports.collect import Collection, cache_folder, collect
-    from reports.tables.cell_tables import print_summary
-    from reports.write.report_folder import ReportFiles, follow, write_report
-    from suite.errors import UserError
+    if port is not None and not serve:
+        raise UserError("--port is that of --serve; add --serve")
+    progress = _Progress()
+    with progress:
+        from reports.collect import Collection, cache_folder, collect
+        from reports.tables.cell_tables import print_summary
+        from reports.write.report_folder import ReportFiles, follow, write_report
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     is_open = False
+    server: PageServer | None = None
 
     def read() -> Collection:
-        return collect(runs, cache_folder())
+        with progress:
+            progress.tell("reading runs", 0, 0)
+            return collect(runs, cache_folder())
 
     def build(collection: Collection, reload_s: int | None) -> ReportFiles:
-        return write_report(collection, runs, out, baseline, reload_s)
+        with progress:
+            return write_report(collection, runs, out, baseline, reload_s, on_progress=progress.tell)
 
     def show(files: ReportFiles) -> None:
-        nonlocal is_open
-        if open_page and not is_open and not webbrowser.open(files.html.absolute().as_uri()):
+        nonlocal is_open, server
+        if serve and server is None:
+            server = PageServer(out, runs, port)
+            console.print(f"on your own machine: {server.tunnel}\nthen open {server.address}")
+        address = server.address if server else files.html.absolute().as_uri()
+        if open_page and not is_open and not webbrowser.open(address):
             console.print(f"no browser could be opened; the page is {files.html}", style="yellow")
         is_open = True
 
@@ -75,13 +102,39 @@ def report(
     if files.left_out:
         console.print(f"note: {files.left_out}", style="yellow")
     show(files)
+    if server is not None:
+        console.print("serving until Ctrl-C")
+        with suppress(KeyboardInterrupt):
+            server.wait()
+        server.close()
+
+
+class _Progress:
+    """A line on the terminal that says what is done now; silent where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status = self._console.status("starting")
+
+    def __enter__(self) -> None:
+        self._status.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Show a step, and how far it is where that is counted."""
+        self._status.update(f"{what}: {done} of {total}" if total else what)
 
 
 def _print_verdicts(files: "ReportFiles") -> None:
     """Print what the runs prove of the norms, as the page's first section says it."""
     console = Console(highlight=False)
+    console.print(files.answer.headline, style="bold", markup=False)
+    if files.answer.command:
+        console.print(f"to add seeds: {files.answer.command}", markup=False, soft_wrap=True)
     sentences = [sentence for verdict in files.verdicts for sentence in verdict.sentences]
     for sentence in sentences[:MAX_SENTENCES]:
-        console.print(sentence, style="bold", markup=False)
+        console.print(sentence, markup=False)
     if (more := len(sentences) - MAX_SENTENCES) > 0:
         console.print(f"{more} more sentences are in the report.", markup=False)

@@ -63,7 +63,7 @@ def band_chart(means: pd.DataFrame, unfinished: pd.DataFrame, axes: BandAxes, st
         dashed = lines.mark_line(strokeWidth=1.25, strokeDash=[4, 3], point={"size": 12})
         tooltip = tips([("norm:N", "Norm"), ("seed:Q", "Seed"), ("state:N", "State")])
         layers.append(dashed.encode(tooltip=tooltip))
-    return layered(style, *layers)
+    return layered(style, *layers, along=axes.column)
 
 
 def _banded(
@@ -91,8 +91,10 @@ class LineAxes:
     ticks: tuple[float, ...] = ()
     tick_prefix: str = ""
 
-    @property
-    def x_axis(self) -> alt.Axis:
+    def x_axis(self, places: pd.Series) -> alt.Axis:
+        """The axis for marks at these places: whole numbers, such as epochs, have no ticks between them."""
+        if not self.ticks and (places == places.round()).all():
+            return alt.Axis(format=",d", tickMinStep=1)
         if not self.ticks:
             return alt.Axis()
         return alt.Axis(values=list(self.ticks), labelExpr=f"'{self.tick_prefix}' + datum.value")
@@ -112,7 +114,7 @@ def paper_points_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes,
     heights = pd.concat([ours.low, ours.high, papers.value]).astype(float)
     ends = [float(places.min()), float(places.max())]
     along = alt.Scale(domain=ends, zero=False, nice=False, padding=8)
-    x = alt.X("x:Q", title=axes.x_title, scale=along, axis=axes.x_axis)
+    x = alt.X("x:Q", title=axes.x_title, scale=along, axis=axes.x_axis(places))
     scale = linear(float(heights.min()), float(heights.max()), from_zero=True)
     y, low = (
         alt.Y(f"{column}:Q", title=axes.y_title, scale=scale, axis=alt.Axis(tickCount=5))
@@ -125,4 +127,4 @@ def paper_points_chart(ours: pd.DataFrame, papers: pd.DataFrame, axes: LineAxes,
         marks = style.chart(papers).encode(x=x, y=y, color=color, shape=shape)
         hollow = marks.mark_point(size=90, filled=False, strokeWidth=2, opacity=1)
         layers.append(hollow.encode(tooltip=tips([*texts, ("value:Q", "The paper's")])))
-    return layered(style, *layers)
+    return layered(style, *layers, along="x")

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from reports.charts.style import CELL_TIPS, ChartStyle, Spec, layered, linear, tips
+from reports.charts.style import CELL_TIPS, ChartStyle, Spec, layered, levels, linear, tips
 from reports.numbers import EMPTY
 from reports.seed_statistics import mean_intervals
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM
@@ -33,43 +33,59 @@ class Steps:
 
 
 def steps_chart(values: pd.DataFrame, axes: Steps, style: ChartStyle) -> Spec:
-    """The mean over seeds with every run behind it, or with its 95 % interval where runs are many.
+    """The mean over seeds with its 95 % interval, and every run behind it where runs are few.
 
-    `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value and `axes.column`. A single step gives a
-    dot plot by norm instead of a line.
+    `values`: norm, norm_batch_size, batch_size_per_gpu, seed, value and `axes.column`. Along the norm batch a
+    norm without BN is a level line. A single step gives a dot plot by norm instead of lines.
     """
     means = mean_intervals(values, list(dict.fromkeys([*CELL, axes.column])))
     means["spread"] = [_spread(*one) for one in zip(means.low, means.high, means.seeds, strict=True)]
     many = len(values) > MAX_RUN_MARKS
-    lowest, highest = (means.low.min(), means.high.max()) if many else (np.nan, np.nan)
-    low = float(np.nanmin([lowest, values.value.min()]))
-    high = float(np.nanmax([highest, values.value.max()]))
+    low = float(np.nanmin([means.low.min(), values.value.min()]))
+    high = float(np.nanmax([means.high.max(), values.value.max()]))
     y_scale = linear(max(low, 0.0) if axes.from_zero else low, high, axes.from_zero)
-    if values[axes.column].nunique() == 1:
+    free = (
+        {v.label for v in style.palette if not v.has_bn} if axes.column == "norm_batch_size" else set[str]()
+    )
+    bound = values[~values.norm.isin(free)]
+    if bound[axes.column].nunique() < 2:
         return _dots(values, means, many, axes, y_scale, style)
-    present = style.present(values)
-    # Shifted by a few pixels, so that equal values do not hide each other; the tooltip has the true step.
-    shift = min(0.07, 0.3 / len(present))
-    offset = {norm: 2 ** (shift * (i - (len(present) - 1) / 2)) for i, norm in enumerate(present)}
-    ticks = sorted(int(b) for b in values[axes.column].unique())
+    ticks = sorted(int(b) for b in bound[axes.column].unique())
+    level, means = means[means.norm.isin(free)], means[~means.norm.isin(free)]
+    across = level.drop(columns=axes.column).merge(pd.DataFrame({axes.column: ticks}), how="cross")
+    offset = _offsets(style.present(bound))
     x = alt.X(
         "x:Q",
         title=axes.title,
         scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),
         axis=alt.Axis(values=ticks, format=",d", labelOverlap=True),
     )
-    y = alt.Y("value:Q", title=axes.value_title, scale=y_scale, axis=alt.Axis(tickCount=5))
-    runs, base = (
+    y, y_low = (
+        alt.Y(f"{name}:Q", title=axes.value_title, scale=y_scale, axis=alt.Axis(tickCount=5))
+        for name in ("value", "low")
+    )
+    runs, base, free_base = (
         style.chart(
-            frame.assign(x=frame[axes.column] * frame.norm.astype(str).map(offset).astype(float))
+            frame.assign(x=frame[axes.column] * frame.norm.map(lambda n: offset.get(n, 1.0)).astype(float))
         ).encode(x=x, y=y, color=style.color())
-        for frame in (values, means)
+        for frame in (bound, means, across)
     )
     line = base.mark_line(strokeWidth=2)
     if axes.lines_by:
         line = line.encode(detail=[f"{column}:N" for column in axes.lines_by])
-    interval = {"y": alt.Y("low:Q", title=axes.value_title, scale=y_scale), "y2": "high:Q"}
-    return layered(style, line, *_seeds(runs, base, many, interval, axes, style, sizes=(22, 70)))
+    interval = {"y": y_low, "y2": "high:Q"}
+    layers = [line, *_seeds(runs, base, many, interval, axes, style, sizes=(22, 70))]
+    if len(level):
+        lines = style.chart(level).encode(color=style.color())
+        marks = free_base.mark_point(size=26, filled=True, opacity=1)
+        layers += [*levels(lines, y, y_low), marks.encode(shape=style.shape(), tooltip=_mean_tips(axes))]
+    return layered(style, *layers, along=axes.column)
+
+
+def _offsets(norms: list[str]) -> dict[str, float]:
+    """Factors of a few pixels, so that equal values do not hide each other; the tooltip has the true step."""
+    shift = min(0.07, 0.3 / len(norms))
+    return {norm: 2 ** (shift * (i - (len(norms) - 1) / 2)) for i, norm in enumerate(norms)}
 
 
 def _dots(
@@ -87,6 +103,16 @@ def _dots(
     )
 
 
+def _mean_tips(axes: Steps) -> list[alt.Tooltip]:
+    texts = [*_cell_tips(axes), ("value:Q", f"{axes.value_title}, mean"), ("spread:N", "Over seeds")]
+    return tips([*texts, ("seeds:Q", "Seeds")])
+
+
+def _cell_tips(axes: Steps) -> list[tuple[str, str]]:
+    own = [] if axes.column in CELL else [(f"{axes.column}:Q", axes.title.partition(" (")[0])]
+    return [*CELL_TIPS, *own]
+
+
 def _seeds(
     runs: alt.Chart,
     means: alt.Chart,
@@ -95,20 +121,16 @@ def _seeds(
     axes: Steps,
     style: ChartStyle,
     sizes: tuple[int, int],
-) -> tuple[alt.Chart, alt.Chart]:
-    """The runs, or the mean's interval where they are many, and over them the means."""
+) -> list[alt.Chart]:
+    """The runs where they are few, the means' intervals, and over them the means."""
     small, large = sizes
-    own = [] if axes.column in CELL else [(f"{axes.column}:Q", axes.title.partition(" (")[0])]
-    texts = [*CELL_TIPS, *own]
-    if many:
-        behind = means.mark_rule(strokeWidth=1.5, opacity=0.6).encode(**interval)
-    else:
+    layers = [means.mark_rule(strokeWidth=1.5, opacity=0.7).encode(**interval)]
+    if not many:
         dots = runs.mark_point(size=small, filled=True, opacity=0.45)
-        of_run = tips([*texts, ("value:Q", axes.value_title), ("seed:Q", "Seed")])
-        behind = dots.encode(shape=style.shape(), tooltip=of_run)
-    texts += [("value:Q", f"{axes.value_title}, mean"), ("spread:N", "Over seeds")]
+        of_run = tips([*_cell_tips(axes), ("value:Q", axes.value_title), ("seed:Q", "Seed")])
+        layers.append(dots.encode(shape=style.shape(), tooltip=of_run))
     marks = means.mark_point(size=large, filled=True, opacity=1)
-    return behind, marks.encode(shape=style.shape(), tooltip=tips([*texts, ("seeds:Q", "Seeds")]))
+    return [*layers, marks.encode(shape=style.shape(), tooltip=_mean_tips(axes))]
 
 
 def _spread(low: float, high: float, seeds: int) -> str:

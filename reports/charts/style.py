@@ -80,8 +80,8 @@ class ChartStyle:
         return [variant.label for variant in self.palette if variant.label in found]
 
 
-def layered(style: ChartStyle, *layers: alt.Chart, height: int = HEIGHT_PX) -> Spec:
-    """Layers as one view of the style's width.
+def layered(style: ChartStyle, *layers: alt.Chart, height: int = HEIGHT_PX, along: str = "") -> Spec:
+    """Layers as one view of the style's width. `along`: the column whose values a pointer goes along.
 
     Altair's own layers and rows of charts copy and check all parts over and over, which takes half of a
     report's time.
@@ -89,7 +89,8 @@ def layered(style: ChartStyle, *layers: alt.Chart, height: int = HEIGHT_PX) -> S
     specs = [layer.to_dict(validate=False) for layer in layers]
     for spec in specs:
         del spec["$schema"], spec["config"]
-    return {"layer": specs, "width": style.width, "height": height}
+    view = {"layer": specs, "width": style.width, "height": height}
+    return view | ({"usermeta": {"along": along}} if along else {})
 
 
 def is_wide(low: float, high: float) -> bool:
@@ -123,6 +124,15 @@ CELL_TIPS = (
     ("batch_size_per_gpu:Q", "Batch per GPU"),
 )
 SEED_TIPS = (("low:Q", "Lowest seed"), ("high:Q", "Highest seed"), ("seeds:Q", "Seeds"))
+
+
+def levels(base: alt.Chart, y: alt.Y, low: alt.Y) -> list[alt.Chart]:
+    """Of each norm of these data a horizontal line at `value`, and a band from `low` to `high`, right across.
+
+    For a norm that has no place on the x axis, since it has no norm batch or no estimated statistics.
+    """
+    band = base.mark_rect(opacity=0.14, clip=True).encode(y=low, y2="high:Q")
+    return [band, base.mark_rule(strokeWidth=2, strokeDash=[7, 3], clip=True).encode(y=y)]
 
 
 def tips(fields: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

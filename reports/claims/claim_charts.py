@@ -291,6 +291,8 @@ def claim_figures(evidence: Sequence[Evidence], runs: pd.DataFrame) -> list[Figu
             slug = f"claim-{one.letter.lower()}-{chart.slug}"
             title = f"{one.letter}: {chart.title}"
             found.append(
-                ClaimFigure(slug, SECTION, title, chart.caption, chart.panels, [], [], {}, batches, norms)
+                ClaimFigure(
+                    slug, SECTION, title, "", chart.caption, chart.panels, [], [], {}, batches, norms=norms
+                )
             )
     return found

@@ -1,6 +1,7 @@
 """Frames to figures."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from reports.figures.bands import curves
 from reports.figures.by_steps import accuracy_by_throughput, by_norm_batch, throughput
@@ -9,14 +10,15 @@ from reports.figures.robustness import cost_by_shift
 from reports.figures.shift import accuracy_by_shift, heat_maps, profiles
 from reports.filters import Facet, facets, notes
 from reports.frames import CONTEXT, Frames
-from reports.numbers import plural
+from reports.numbers import listed, plural
 from reports.theme import variants
 
 __all__ = ["Facet", "Figure", "Gallery", "Panel", "build_gallery"]
 
 # A page that draws more answers too late. The first context has all of its charts in any case.
 MAX_CHARTS = 48
-MAX_CONTEXTS = 12
+# Of combinations of model, data, settings and global batch: files of more take minutes to draw.
+MAX_CONTEXTS = 48
 # In the order in which room is given out, and in which a section shows them.
 MAKERS: tuple[Maker, ...] = (
     by_norm_batch,
@@ -40,41 +42,38 @@ class Gallery:
 
 
 def build_gallery(frames: Frames) -> Gallery:
-    """All figures that the runs have data for, as far as a page can hold them."""
+    """All figures that the runs have data for; a page draws as many of them as it can hold."""
     counted = frames.counted
     palette = variants(counted)
     choices = facets(counted, palette)
     chosen = counted[counted.norm.isin([variant.label for variant in palette])]
     batches = next((facet for facet in choices if facet.axis == "norm_batch_size"), None)
     if batches is not None:
-        chosen = chosen[chosen.norm_batch_size.astype(str).isin(batches.values)]
+        chosen = chosen[~chosen.has_bn | chosen.norm_batch_size.astype(str).isin(batches.values)]
     shown = contexts(chosen, MAX_CONTEXTS)
     texts = notes(choices)
     total = chosen.groupby(CONTEXT, observed=True).ngroups
     if total > len(shown):
         texts.append(
             f"Charts are drawn for the first {len(shown)} of {total} combinations of model, data, settings "
-            "and global batch."
+            "and global batch; a report on fewer runs has the others."
         )
     figures = [figure for make in MAKERS for context in shown for figure in make(frames, context, palette)]
-    kept, left_out = _within_room(figures)
+    placed = list(_placed(figures))
+    left_out = [figure.title for figure in placed if not figure.on_page]
     if left_out:
-        names = "; ".join(figure.title for figure in left_out[:3])
-        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         texts.append(
-            f"To keep the page quick, {plural(len(left_out), 'figure')} are not drawn: {names}{more}."
+            f"To keep the page quick, {plural(len(left_out), 'figure')} of other models are only in the "
+            f"folder figures: {listed(left_out, 3)}."
         )
-    return Gallery(kept, choices, texts)
+    return Gallery(placed, choices, texts)
 
 
-def _within_room(figures: list[Figure]) -> tuple[list[Figure], list[Figure]]:
-    """Which figures are drawn, and which are not."""
+def _placed(figures: list[Figure]) -> Iterator[Figure]:
+    """All figures; those that a page has no room for are not on it."""
     first = figures[0].cell if figures else {}
-    room = MAX_CHARTS - sum(len(figure.panels) for figure in figures if figure.cell == first)
-    kept: list[Figure] = []
-    left_out: list[Figure] = []
+    room = MAX_CHARTS - sum(len(figure.page_panels) for figure in figures if figure.cell == first)
     for figure in figures:
         if figure.cell != first:
-            room -= len(figure.panels)
-        (kept if figure.cell == first or room >= 0 else left_out).append(figure)
-    return kept, left_out
+            room -= len(figure.page_panels)
+        yield replace(figure, on_page=figure.cell == first or room >= 0)

@@ -12,7 +12,7 @@ from reports.charts.steps import CELL, MAX_RUN_MARKS, Steps, steps_chart
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, is_crossed, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
-from reports.seed_statistics import pareto_front
+from reports.seed_statistics import not_surpassed
 from reports.theme import Variant
 from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
@@ -37,17 +37,18 @@ def by_norm_batch(_: Frames, context: Context, palette: list[Variant]) -> Iterat
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", axis, from_zero, apart)
             panels.append(Panel(title, described(values, title), partial(steps_chart, values, axes)))
             most = max(most, len(values))
-    several = done.norm_batch_size.nunique() > 1
-    caption = "Each small mark is a run; "
-    caption += "the line joins the means over seeds." if several else "the large one is the mean over seeds."
-    if most > MAX_RUN_MARKS:
-        caption = (
-            "Each mark is a mean over seeds, with its 95 % t interval, or with both values of two seeds."
-        )
+    several = done[done.has_bn].norm_batch_size.nunique() > 1
+    caption = (
+        "The large marks are means over seeds with their 95 % t interval, or with both values of two seeds"
+    )
+    caption += "; each small mark is a run." if most <= MAX_RUN_MARKS else "."
     if several and crossed:
         caption += " Each batch per GPU has its own line."
     if not done.has_bn.all():
-        caption += " A norm without BN has no estimated statistics, hence no ESM."
+        caption += " A norm without BN has no estimated statistics, hence no ESM"
+        caption += (
+            ", and no norm batch: its dashed line and band are its mean and interval." if several else "."
+        )
     title = "Accuracy and shift by norm batch"
     yield from make_figure(context, "by-norm-batch", "summary", title, caption, panels, done, palette)
 
@@ -60,9 +61,12 @@ def with_value(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def described(values: pd.DataFrame, title: str) -> str:
     """Describe the means over seeds for a screen reader, at most _MAX_MEANS of them."""
-    means = values.groupby(["norm_batch_size", "norm"], sort=False, observed=True).value.mean()
+    means = values.groupby(["norm_batch_size", "norm", "has_bn"], sort=False, observed=True).value.mean()
     texts = means.iloc[:_MAX_MEANS].reset_index().to_dict("records")
-    parts = [f"{m['norm']} {short(m['value'])} at norm batch {m['norm_batch_size']}" for m in texts]
+    parts = [
+        f"{m['norm']} {short(m['value'])}" + (f" at norm batch {m['norm_batch_size']}" if m["has_bn"] else "")
+        for m in texts
+    ]
     parts += [f"and {len(means) - len(texts)} more"] if len(means) > len(texts) else []
     return f"{title}, mean over seeds: {'; '.join(parts)}"
 
@@ -85,7 +89,10 @@ def throughput(frames: Frames, context: Context, palette: list[Variant]) -> Iter
             title = f"Images/s per {unit}, {_hardware(device, int(here.world_size.iloc[0]), unit)}"
             axes = Steps("norm_batch_size", "Norm batch (samples, log scale)", f"Images/s per {unit}", True)
             panels.append(_panel(here, axes, title, described(here, title)))
-    caption = "Each small mark is a run, the large one the mean over seeds. Evaluation is left out."
+    caption = (
+        "Each small mark is a run, the large one the mean over seeds with its 95 % interval, or with both "
+        "values of two seeds. Evaluation is left out."
+    )
     if any(panel.title.startswith("Scaling") for panel in panels):
         caption += " Scaling efficiency: images/s per rank, a share of those at the fewest ranks of a cell."
     title = "Throughput"
@@ -136,22 +143,26 @@ def accuracy_by_throughput(_frames: Frames, context: Context, palette: list[Vari
     """Images/s against final top-1 with the Pareto front: a mark for each cell, a panel for each hardware."""
     done = finite(context.completed, SPEED, ACCURACY).dropna(subset=HARDWARE)
     axes = {SPEED: "Images/s", ACCURACY: f"{accuracy_title(done)} (%)"}
-    cells, (x, y) = marks_of(done, [*HARDWARE, *CELL], axes)
+    cells, (x, y) = marks_of(done, [*HARDWARE, *CELL, "has_bn"], axes)
     if len(cells) < 2:
         return
     panels = []
     for _, here in cells.groupby(HARDWARE, sort=False, observed=True):
         title = _hardware(here.device.iloc[0], int(here.world_size.iloc[0]), "rank")
         front = "; ".join(
-            f"{row.norm} at norm batch {row.norm_batch_size}, {short(row[SPEED])} images/s, "
-            f"{short(row[ACCURACY])} %"
-            for _, row in pareto_front(here, SPEED, ACCURACY).iterrows()
+            f"{row.norm}{f' at norm batch {row.norm_batch_size}' if row.has_bn else ''}, "
+            f"{short(row[SPEED])} images/s, {short(row[ACCURACY])} %"
+            for _, row in not_surpassed(here, SPEED, ACCURACY).iterrows()
         )
-        described = f"Final {accuracy_name(done)} against images/s on {title}. On the Pareto front: {front}"
+        described = (
+            f"Final {accuracy_name(done)} against images/s on {title}. On the Pareto front: {front or 'none'}"
+        )
         panels.append(Panel(title, described, partial(front_chart, here, x, y)))
     caption = (
-        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}. Ringed, on the dashed "
-        "line: the Pareto front of what is shown, where no other cell is both faster and more accurate."
+        f"Each mark is the mean over the seeds of a cell with its 95 % intervals, {names_batches(cells)}. "
+        "Ringed: the Pareto front of what is shown, the cells for which no other is both faster and more "
+        "accurate with intervals apart. A cell of fewer than three seeds has no interval: it has no ring, "
+        "and surpasses none."
     )
     shown = panels[:MAX_PANELS]
     if len(shown) < len(panels):

@@ -14,7 +14,7 @@ from reports.figures.bands import banded
 from reports.figures.figure import MAX_PANELS, Context, Figure, Panel, cells_of, make_figure
 from reports.frames import Frames
 from reports.numbers import plural, short
-from reports.seed_statistics import thinned
+from reports.seed_statistics import mean_intervals, thinned
 from reports.theme import Variant
 from suite.metrics import SHIFT_MU, SHIFT_SIGMA
 
@@ -24,48 +24,62 @@ MAX_EPOCHS = 40
 
 
 def profiles(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """Scaled ESM σ and μ of completed runs along the depth of the network."""
-    for metric, symbol in ((SHIFT_SIGMA, "σ"), (SHIFT_MU, "μ")):
+    """Scaled ESM σ and μ of completed runs along the depth of the network; the first σ opens the page."""
+    for metric, symbol, section in (
+        (SHIFT_SIGMA, "σ", "answer" if context.is_first else "shift"),
+        (SHIFT_MU, "μ", "shift"),
+    ):
         values = frames.layers.loc[frames.layers.metric == metric, ["run", "layer", "position", "value"]]
         values = finite(values, "value").merge(cells_of(context.completed), on="run")
         panels, texts = banded(
             values, "position", "Layer (forward order)", "layer", f"Scaled ESM {symbol}", log_if_wide=True
         )
         caption = (
-            "BN layers in forward order; a layer that a variant has replaced has no point. "
-            f"Line: mean over seeds; band: lowest to highest seed.{texts}"
+            "BN layers in forward order; a layer that a variant has replaced has no point, nor has a norm "
+            f"without BN. Line: mean over seeds; band: lowest to highest seed.{texts}"
         )
         title = f"Depth profile of scaled ESM {symbol}"
         yield from make_figure(
-            context, f"{metric}-by-depth", "shift", title, caption, panels, values, palette
+            context, f"{metric}-by-depth", section, title, caption, panels, values, palette
         )
 
 
 def accuracy_by_shift(_: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:
-    """Mean scaled ESM σ against final top-1, a mark for each cell."""
-    done = finite(context.completed, SHIFT, ACCURACY)
+    """Mean scaled ESM σ against final top-1, a mark for each cell; a line for a norm that has no ESM."""
+    done = context.completed
+    free = finite(done[~done.has_bn], ACCURACY)
+    done = finite(done, SHIFT, ACCURACY)
     name = accuracy_name(done)
-    cells, (x, y) = marks_of(done, CELL, {SHIFT: "Scaled ESM σ", ACCURACY: f"{accuracy_title(done)} (%)"})
+    titles = {SHIFT: "Scaled ESM σ", ACCURACY: f"{accuracy_title(done)} (%)"}
+    cells, (x, y) = marks_of(done, CELL, titles)
     if len(cells) < 2:
         return
+    levels = mean_intervals(free.assign(value=free[ACCURACY]), ["norm"])
+    y = y.reaching(levels)
     by_shift = cells.sort_values(SHIFT)
     texts = "; ".join(
         f"{row.norm} at norm batch {row.norm_batch_size}, scaled ESM σ {short(row[SHIFT])}, "
         f"{name} {short(row[ACCURACY])} %"
         for row in (by_shift.iloc[0], by_shift.iloc[-1])
     )
+    texts += "".join(
+        f"; {row.norm}, without ESM, {name} {short(row.value)} %" for _, row in levels.iterrows()
+    )
     panel = Panel(
         f"Final {name} against mean scaled ESM σ, common layers",
         f"Final {name} against mean scaled ESM σ of {plural(len(cells), 'cell')}. "
         f"Least and greatest shift: {texts}",
-        partial(path_chart, cells, x, y),
+        partial(path_chart, cells, levels, x, y),
     )
     caption = (
-        f"Each mark is the mean over the seeds of a cell, {names_batches(cells)}; a thin line joins those of "
-        "a norm. To the left is less shift, upwards more accuracy."
+        f"Each mark is the mean over the seeds of a cell, with its 95 % intervals, {names_batches(cells)}; a "
+        "thin line joins those of a norm. To the left is less shift, upwards more accuracy."
     )
+    if len(levels):
+        caption += " A norm without BN has no ESM: its line and band are its mean and interval."
     title = "Accuracy by shift"
-    yield from make_figure(context, "accuracy-by-shift", "shift", title, caption, [panel], cells, palette)
+    shown = pd.concat([cells, free[["norm", "norm_batch_size"]]])
+    yield from make_figure(context, "accuracy-by-shift", "shift", title, caption, [panel], shown, palette)
 
 
 def heat_maps(frames: Frames, context: Context, palette: list[Variant]) -> Iterator[Figure]:

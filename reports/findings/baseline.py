@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.accuracy import ACCURACY, DIRECTION
 from reports.aggregate import cell_numbers, estimate_columns, summarise
-from reports.frames import BN, CONTEXT, Frames
+from reports.frames import BN, CONTEXT, Frames, natural
 from reports.stats import Outcome, compare_pairs, holm, judge
 from suite.errors import UserError
 from suite.metrics import METRICS, SHIFT_SIGMA, Direction
@@ -29,7 +29,7 @@ def resolve_baseline(frames: Frames, wanted: str | None = None) -> Baseline:
 
     Raises UserError, which lists the labels, when no run has the wanted one.
     """
-    labels = frames.runs.sort_values(["norm_family", "norm"]).norm.drop_duplicates().tolist()
+    labels = frames.runs.sort_values(["norm_family", "norm"], key=natural).norm.drop_duplicates().tolist()
     by_name = {label.casefold(): label for label in reversed(labels)}
     if wanted is not None:
         label = wanted if wanted in labels else by_name.get(wanted.strip().casefold())

@@ -171,10 +171,7 @@ def _beats(
         text = sentence("xbn_beats_bn", name=name, accuracy=accuracy, **numbers)
         yield NormBatchAnswer("xbn_beats_bn", name, text, largest, there)
     else:
-        most = max(e.n for e in differences.values())
-        text = sentence(
-            "xbn_does_not_beat_bn", name=name, accuracy=accuracy, sizes=list(differences), seeds=most
-        )
+        text = sentence("xbn_does_not_beat_bn", name=name, accuracy=accuracy, sizes=list(differences))
         yield NormBatchAnswer("xbn_beats_bn", name, text)
 
 
@@ -188,8 +185,7 @@ def _loses(bn: dict[int, BySeed], margin: float, accuracy: str) -> NormBatchAnsw
     below = [size for size in differences if all(other in worse for other in differences if other <= size)]
     texts = {"margin": margin, "largest": largest, "accuracy": accuracy}
     if not below:
-        most = max((e.n for e in differences.values()), default=0)
-        text = sentence("bn_does_not_lose", **texts, sizes=list(differences), seeds=most)
+        text = sentence("bn_does_not_lose", **texts, sizes=list(differences))
         return NormBatchAnswer("bn_loses", "BN", text)
     threshold, at = min(size for size in bn if size > max(below)), max(below)
     text = sentence("bn_loses", **texts, threshold=threshold, at=at, difference=differences[at])

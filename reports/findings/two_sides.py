@@ -43,14 +43,15 @@ class Compared:
         return 1.0 if self.is_ratio else 0.0
 
 
-_POINTS, _SHARE = 0.2, 0.02
+# Within so many points, or such a share, two are called the same.
+SAME_POINTS, SAME_SHARE = 0.2, 0.02
 _RATIOS = {SHIFT_SIGMA: "Mean scaled ESM σ", SHIFT_MU: "Mean scaled ESM μ", "images_per_s": "Images/s"}
 _RATIOS |= {"peak_memory_gib": "Peak memory (GiB)", "epoch_time_s": "Epoch time (s)"}
 COMPARED = (
-    Compared("top1_percent", "Final top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2),
+    Compared("top1_percent", "Final top-1 (%)", METRICS["top1_percent"].direction, False, SAME_POINTS, 2),
     # The best of many epochs favours the side whose curve is noisier: shown, without a verdict.
-    Compared(BEST_TOP1, "Best top-1 (%)", METRICS["top1_percent"].direction, False, _POINTS, 2, False),
-    *(Compared(name, title, METRICS[name].direction, True, _SHARE) for name, title in _RATIOS.items()),
+    Compared(BEST_TOP1, "Best top-1 (%)", METRICS["top1_percent"].direction, False, SAME_POINTS, 2, False),
+    *(Compared(name, title, METRICS[name].direction, True, SAME_SHARE) for name, title in _RATIOS.items()),
 )
 
 

@@ -13,7 +13,6 @@ from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.findings.baseline import BASELINE
 from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, estimate_cell, number, p_cell, plural, short
-from reports.stats import Estimate
 
 MAX_SENTENCES = 20
 MAX_IN_ONE_PLACE = 6
@@ -165,8 +164,7 @@ def _amount(row: pd.Series, metric: str, outcome: str) -> str:
     if metric == "esm":
         return " and ".join(map(short, estimate.both or [estimate.mean]))
     if outcome == "worse":
-        low, high = (None if bound is None else -bound for bound in (estimate.high, estimate.low))
-        estimate = Estimate(-estimate.mean, low, high, estimate.n)
+        estimate = estimate.negated
     is_open = outcome in ("inconclusive", "too few seeds")
     return str(estimate_cell(estimate, 0, 2, say_one=False, signed=is_open))
 
@@ -183,9 +181,7 @@ def _evidence(rows: pd.DataFrame, metric: str) -> str:
     # Of several, the one that comes nearest to saying otherwise.
     is_claim = rows[f"{metric}_verdict"].isin(["better", "worse"]).all()
     p = str(p_cell(adjusted.max() if is_claim else adjusted.min()))
-    if p == EMPTY:
-        parts.append("so no interval and no claim" if most == 1 else "so no claim")
-    else:
+    if p != EMPTY:
         sign = "=" if len(rows) == 1 else "≤" if is_claim else "≥"
         parts.append(f"p {p}" if p.startswith("<") else f"p {sign} {p}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
-from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames
+from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames, natural
 from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 from suite.metrics import CROSS, METRICS, OF_AVERAGES, OF_CLIENTS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
@@ -43,7 +43,7 @@ _BESIDE = [*OF_AVERAGES, *OF_CLIENTS]
 _CROSS = sorted(CROSS, key=lambda name: ("scaled" not in name, "sigma" not in name))
 MakeCell = Callable[[pd.Series], Cell]
 _ALWAYS = ("norm", "norm_batch_size")
-_BEST = "Bold: the best mean of each block, as printed; it may lie within the intervals of others."
+_BEST = "Bold: the best mean of its block, where its 95 % interval is apart from those of all others."
 _NO_ESTIMATES = f"{EMPTY} in a shift column of a norm without BN: it has no estimated statistics to shift."
 
 
@@ -136,7 +136,7 @@ def common_layer_notes(frames: Frames) -> list[str]:
     notes = []
     for arch, common in frames.common_layers.items():
         labels = frames.runs[(frames.runs.arch == arch) & (frames.runs.num_bn_layers > 0)]
-        names = list(dict.fromkeys(labels.sort_values(["norm_family", "norm"]).norm))
+        names = list(dict.fromkeys(labels.sort_values(["norm_family", "norm"], key=natural).norm))
         if not names:
             continue
         if not common:
@@ -200,7 +200,8 @@ def by_cell(
 
     A norm without BN has no norm batch, unless with `at_each` its row is about one that others have.
 
-    Axes that never vary go to the caption: a column of one value says nothing. A block is what compares:
+    Axes that never vary go to the caption: a column of one value says nothing. Columns of nothing but dashes
+    are left out. A block is what compares:
     one model, data set, norm batch, and one value of each of `extra_keys`.
     """
     axes = [axis for axis in AXIS_HEADERS if axis in (*GROUP, *extra_keys)]
@@ -219,10 +220,14 @@ def by_cell(
         [*(_axis_cell(row[a]) for a in columns), *(make(row) for make in cells.values())]
         for _, row in shown.iterrows()
     ]
+    told = [i for i in range(len(cells)) if any(str(row[len(columns) + i]) != EMPTY for row in rows)]
+    kept = [*range(len(columns)), *(len(columns) + i for i in told)]
+    rows = [[row[i] for i in kept] for row in rows]
     headers = [Column(AXIS_HEADERS[a], "number" if _is_number(a) else "text") for a in columns]
     headers += [
         Column(name, "text" if name in texts else "number", getattr(make, "better", "neither"))
-        for name, make in cells.items()
+        for place, (name, make) in enumerate(cells.items())
+        if place in told
     ]
     caption = [f"All rows: {alike}."] if alike else []
     caption += cut_short(len(table))

@@ -1,4 +1,4 @@
-"""A table of values: columns, rows of cells, and which cells are the best of their block."""
+"""A table of values: columns, rows of cells, and which cells are surely the best of their block."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,9 +73,9 @@ class Table:
 
     @cached_property
     def best(self) -> frozenset[tuple[int, int]]:
-        """Row and column of the best number of each block, several where they print alike.
+        """Row and column of the best number of each block, where its interval is apart from all others'.
 
-        A single number is not the best of anything, nor is one of several that are all equal.
+        A number without an interval is told apart from none. A single one is not the best of anything.
         """
         starts = [0, *sorted(self.breaks), len(self.rows)]
         blocks = [range(start, end) for start, end in pairwise(starts)]
@@ -89,10 +89,14 @@ class Table:
 
     def _best_of(self, block: range, column: int, better: Direction) -> Iterator[int]:
         cells = {row: self.rows[row][column] for row in block}
-        values = {row: float(c.mean) for row, c in cells.items() if isinstance(c, Number) and c.is_finite}
-        if len(set(values.values())) > 1:
-            wanted = (max if better == "higher" else min)(values.values())
-            yield from (row for row, value in values.items() if value == wanted)
+        numbers = {row: c for row, c in cells.items() if isinstance(c, Number) and c.is_finite}
+        if len(numbers) < 2 or any(one.interval is None for one in numbers.values()):
+            return
+        sign = 1 if better == "higher" else -1
+        ends = {row: sorted(sign * end for end in one.interval or ()) for row, one in numbers.items()}
+        best = max(numbers, key=lambda row: sign * numbers[row].value)
+        if all(ends[best][0] > high for row, (_, high) in ends.items() if row != best):
+            yield best
 
 
 def cut_short(rows: int, order: str = "") -> list[str]:

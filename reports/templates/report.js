@@ -1,5 +1,5 @@
-// The interpreter (ast) needs no eval, which the page's policy forbids.
-const options = {actions: false, renderer: "svg", mode: "vega-lite", ast: true, tooltip: {disableDefaultStyle: true}};
+// The interpreter (ast) needs no eval, which the page's policy forbids. Tooltips are those of hover.js.
+const options = {actions: false, renderer: "svg", mode: "vega-lite", ast: true, tooltip: () => {}};
 const charts = specs.map((spec, i) => (
   {box: document.getElementById(`chart-${i}`), spec, view: null, isCurrent: false}
 ));
@@ -10,8 +10,9 @@ const facets = [...(form?.querySelectorAll("fieldset") ?? [])].map((box) => ({
 // Everything that belongs to certain values of the axes, and to which.
 const figures = [...document.querySelectorAll("figure")];
 const parts = [...document.querySelectorAll("figure [data-cell], tr[data-cell]")]
-  .map((element) => [element, JSON.parse(element.dataset.cell)])
-  .filter(([, cell]) => Object.keys(cell).length);
+  .map((element) => [element, JSON.parse(element.dataset.cell), JSON.parse(element.dataset.fits ?? "{}")])
+  .filter(([, cell, held]) => Object.keys(cell).length || Object.keys(held).length);
+const places = [...document.querySelectorAll("input[name=at]")];  // norm batches of the forest plot
 
 const chosen = (facet) => facet.inputs.filter((input) => input.checked).map((input) => input.value);
 const isWhole = (facet) => facet.inputs.every((input) => input.checked);
@@ -20,14 +21,13 @@ const isWhole = (facet) => facet.inputs.every((input) => input.checked);
 function apply() {
   const wanted = new Map(facets.filter((f) => !isWhole(f)).map((f) => [f.axis, new Set(chosen(f))]));
   const fits = (cell) => Object.entries(cell).every(([axis, value]) => wanted.get(axis)?.has(value) ?? true);
-  for (const [element, cell] of parts) element.hidden = !fits(cell);
+  const isThere = ([axis, values]) => values.some((value) => fits({[axis]: value}));
+  for (const [element, cell, held] of parts) element.hidden = !fits(cell) || !Object.entries(held).every(isThere);
   for (const figure of figures) {
-    const panels = [...figure.querySelectorAll(".panel")];
-    const {cell, fits: held} = JSON.parse(figure.dataset.figure);
-    const isEmpty = Object.entries(held).some(([axis, values]) => !values.some((value) => fits({[axis]: value})));
-    figure.hidden = !fits(cell) || isEmpty || panels.every((panel) => panel.hidden);
+    figure.hidden = [...figure.querySelectorAll(".panel")].every((panel) => panel.hidden);
   }
   for (const chart of charts) chart.isCurrent = false;
+  wake();
   drawStale();
   if (form) form.querySelector(".shown").textContent = `Showing ${sentences.format(facets.map(inWords))}.`;
 }
@@ -49,16 +49,26 @@ function write() {
     for (const value of chosen(facet)) query.append(facet.axis, value);
     if (!chosen(facet).length) query.append("none", facet.axis);
   }
+  const at = places.find((input) => input.checked);
+  if (at && !at.defaultChecked) query.set("at", at.value);
   if (query.size || location.hash.includes("=")) history.replaceState(null, "", `#${query}`);
 }
 
 function read() {
   const query = new URLSearchParams(location.hash.slice(1));
+  for (const input of places) input.checked = query.has("at") ? input.value === query.get("at") : input.defaultChecked;
+  showPlace();
   for (const facet of facets) {
     const known = query.getAll(facet.axis).filter((v) => facet.inputs.some((input) => input.value === v));
     const none = query.getAll("none").includes(facet.axis);
     for (const input of facet.inputs) input.checked = !none && (!known.length || known.includes(input.value));
   }
+}
+
+/** In the forest plot, the rows of the norm batch that is chosen there. */
+function showPlace() {
+  const at = (places.find((input) => input.checked) ?? places.find((input) => input.defaultChecked))?.value;
+  for (const body of document.querySelectorAll("tbody[data-at]")) body.hidden = Boolean(at && body.dataset.at) && body.dataset.at !== at;
 }
 
 function change() { write(); apply(); }
@@ -77,11 +87,12 @@ function listen() {
   window.addEventListener("hashchange", () => {
     if (location.hash.includes("=")) { read(); apply(); } else write();
   });
-  form.querySelector("details").open = matchMedia("(min-width: 48rem)").matches;
-  // What the bar covers when it sticks, headings and focus must keep clear of.
-  new ResizeObserver(() => {
-    document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`);
-  }).observe(form);
+  // The choices lie over the page: a click or Escape beside them closes them.
+  const box = form.querySelector("details");
+  document.addEventListener("click", ({target}) => { if (!box.contains(target)) box.open = false; });
+  box.addEventListener("keydown", ({key}) => {
+    if (key === "Escape") { box.open = false; box.querySelector("summary").focus(); }
+  });
 }
 
 // ---- Drawing: one chart at a time, those in sight first and the others while the reader does nothing.
@@ -92,13 +103,27 @@ async function drawStale() {
   isDrawing = true;
   for (let next; (next = nextChart()); ) {
     await (next.isInSight ? new Promise((resolve) => setTimeout(resolve)) : idle());
+    next = nextChart();  // what is in sight may have changed meanwhile
+    if (!next) break;
     next.chart.isCurrent = true;
     await draw(next.chart);
   }
   isDrawing = false;
 }
 
-const idle = () => new Promise((resolve) => (window.requestIdleCallback ?? setTimeout)(() => resolve()));
+// A reader who moves or types is about to choose something: drawing what is out of sight would keep them waiting.
+const PAUSE_MS = 300;
+let lastInput = -PAUSE_MS, wake = () => {};
+for (const name of ["pointermove", "pointerdown", "keydown"]) {
+  addEventListener(name, () => { lastInput = performance.now(); }, {capture: true, passive: true});
+}
+const idle = () => new Promise((resolve) => {
+  wake = resolve;
+  (function wait() {
+    const left = lastInput + PAUSE_MS - performance.now();
+    if (left > 0) setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve());
+  })();
+});
 
 function nextChart() {
   const stale = charts.filter((chart) => !chart.isCurrent && chart.box.offsetParent);
@@ -120,6 +145,7 @@ async function draw(chart) {
       chart.view = await firstView(chart);
       // The description on the box says it all; what is within has no names.
       chart.box.querySelector("svg").setAttribute("aria-hidden", "true");
+      listenToPointer(chart);
     } else {
       for (const facet of inCharts) chart.view.signal(`shown_${facet.axis}`, chosen(facet));
       // While it was hidden, its box had no width.
@@ -151,5 +177,6 @@ function unpack(columns) {
 }
 
 if (form) listen();
+for (const input of places) input.addEventListener("change", () => { showPlace(); write(); });
 read();
 apply();

@@ -1,11 +1,28 @@
-"""Whether charts can be drawn here: V8, which draws them, reserves address space and needs much of it."""
+"""Draws figures in processes of their own, and says whether any can be drawn here.
 
+V8, which draws them, reserves address space and needs much of it.
+"""
+
+import base64
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+import altair as alt
 
 TIMEOUT_S = 60
+# The Vega-Lite that this Altair writes, as vl-convert names it.
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+# A process takes a second to start: fewer figures each are drawn sooner by fewer of them.
+_FIGURES_EACH, _MAX_PROCESSES = 6, 4
 _SMALLEST = '{"mark": "point", "data": {"values": [{"a": 1}]}, "encoding": {"x": {"field": "a"}}}'
 
 
@@ -51,3 +68,55 @@ def _draw_and_exit() -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def _drawer(what: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(__file__).with_name("drawer.py")), what, _VEGA_LITE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+@cache
+def start_bundling() -> subprocess.Popen[str]:
+    """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does."""
+    return _drawer("bundle")
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
+    process = start_bundling()
+    bundle, error = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the script that draws charts cannot be made: {error.strip()}")
+    # A script element ends at the first "</script", wherever it is.
+    return bundle.replace("</script", "<\\/script")
+
+
+def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[tuple[str, bytes]]:
+    """Draw these specifications, in their order: the text of an SVG file and the content of a PDF file each.
+
+    `on_each` is called from any thread whenever one is done.
+    """
+    count = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-len(specs) // _FIGURES_EACH))
+    found: dict[int, tuple[str, bytes]] = {}
+
+    def work(first: int) -> None:
+        with _drawer("figures") as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for place in range(first, len(specs), count):
+                process.stdin.write(json.dumps(specs[place]) + "\n")
+                process.stdin.flush()
+                if not (line := process.stdout.readline()):
+                    raise RuntimeError(f"a figure cannot be drawn: {process.stderr.read().strip()}")
+                drawn = json.loads(line)
+                found[place] = drawn["svg"], base64.b64decode(drawn["pdf"])
+                on_each()
+            process.stdin.close()
+
+    if specs:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(work, range(count)))
+    return [found[place] for place in range(len(specs))]

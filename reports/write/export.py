@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from reports.frames import BEST_TOP1, SCALAR_METRICS, SHIFT_METRICS, Frames
+from reports.numbers import EMPTY, Number
+from reports.tables.table import Cell, Table
 from suite.record import Costs
 
 _AXES = ["run_id", "experiment", "arch", "data", "settings", "norm", "global_batch_size"]
@@ -72,6 +74,33 @@ def layer_values(frames: Frames) -> pd.DataFrame:
         metric=layers.metric.astype(pd.CategoricalDtype(metrics)),
     )
     return found[["run_id", "metric", "layer", "position", "value"]].reset_index(drop=True)
+
+
+def table_csv(table: Table) -> bytes:
+    """A table of the page: its cells' numbers, and columns for the ends of intervals where it has any."""
+    columns: dict[str, list[object]] = {}
+    for i, column in enumerate(table.columns):
+        cells = [row[i] for row in table.rows]
+        is_number = column.kind == "number"
+        columns[column.header] = [_plain(cell, is_number) for cell in cells]
+        for end, name in enumerate(("low", "high")):
+            found: list[object] = [_end(cell, end) for cell in cells]
+            if any(one is not None for one in found):
+                columns[f"{column.header}, {name}"] = found
+    text = [name for name, values in columns.items() if any(isinstance(value, str) for value in values)]
+    frame = pd.DataFrame(columns, dtype=object)
+    return to_csv(frame.astype(dict.fromkeys(text, "string[pyarrow]")))
+
+
+def _plain(cell: Cell, is_number: bool) -> object:
+    if isinstance(cell, Number):
+        return cell.value
+    return None if is_number and str(cell) == EMPTY else str(cell)
+
+
+def _end(cell: Cell, end: int) -> float | None:
+    both = (cell.both or cell.interval) if isinstance(cell, Number) else None
+    return None if both is None else both[end]
 
 
 def to_csv(table: pd.DataFrame) -> bytes:

@@ -41,7 +41,7 @@ def _comments(table: Table) -> Iterator[str]:
     packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
     yield f"% Made by shiftbench report. Needs {packages}"
     if table.best:
-        yield "% Bold: the best mean of each block, as printed, ties too; whatever the intervals are."
+        yield "% Bold: the best mean of its block, where its interval is apart from those of all others."
 
 
 def _float(

@@ -4,20 +4,23 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from reports.claims import ClaimResult
 from reports.collect import Collection, collect
-from reports.figures.figure import distinct, slug
+from reports.findings.answer import Answer
 from reports.findings.verdicts import Verdict
 from reports.frames import Frames, build_frames
 from reports.tables.table import Table
-from reports.write.drawing import obstacle_to_drawing
-from reports.write.export import layer_values, results, to_csv, to_parquet
+from reports.write.drawing import draw, obstacle_to_drawing, start_bundling
+from reports.write.export import layer_values, results, table_csv, to_csv, to_parquet
 from reports.write.latex import to_latex
-from reports.write.page import Report, compose, render_html, render_markdown, render_pdf, render_svg
+from reports.write.page import Report, compose
+from reports.write.render import render_html, render_markdown
 from suite.errors import UserError
 from suite.files import read_json, write_atomically
 from suite.record import UNFINISHED
@@ -25,8 +28,11 @@ from suite.record import UNFINISHED
 # The files that a report has written, so that the next one removes those that it no longer makes.
 MANIFEST = ".report-files.json"
 _OURS = re.compile(
-    r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.tex|(?:standing|accumulation)\.csv)"
+    r"(?:figures/[a-z0-9_-]+\.(?:svg|pdf)|tables/[a-z0-9_-]+\.(?:tex|csv)|(?:standing|accumulation|ranking)\.csv)"
 )
+
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class ReportFiles:
     markdown: Path
     figures: list[Path]
     frames: Frames
+    answer: Answer
     verdicts: list[Verdict]
     claims: list[ClaimResult]
     claim_table: Table | None
@@ -68,20 +75,25 @@ def write_report(
     reload_s: int | None = None,
     claims: Mapping[str, Sequence[Path]] | None = None,
     command: str | None = None,
+    on_progress: Progress = lambda *_: None,
 ) -> ReportFiles:
     """Report on what was collected below `roots` into the folder `out`, which is made when missing.
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run.
     `reload_s`: an open page loads itself again after so many seconds. `claims` and `command`: see
-    page.compose. Files of others in `out` are kept; figures and tables of a former report that this one does
-    not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
+    page.compose. `on_progress` is told, from any thread, what is done now, and how much of how much, 0 where
+    that is not counted. Files of others in `out` are kept; figures and tables of a former report that this
+    one does not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
     """
     _make_folder(out)
+    if obstacle_to_drawing() is None:
+        start_bundling()
+    on_progress("computing", 0, 0)
     frames = build_frames(collection)
     report = compose(collection, frames, baseline, roots, out, claims, command, str(Path.cwd()))
     if (left_out := obstacle_to_drawing() if report.figures else None) is not None:
         report = replace(report, figures=[], warnings=[*report.warnings, left_out])
-    files = _files(report, out, reload_s)
+    files = _files(report, out, reload_s, on_progress)
     for folder in sorted({(out / name).parent for name in files}):
         _make_folder(folder)
     try:
@@ -91,10 +103,10 @@ def write_report(
     figures = [out / name for name in files if name.endswith(".svg")]
     pages = out / "index.html", out / "report.md"
     found, judged, table = report.verdicts, report.claims, report.claim_table
-    return ReportFiles(*pages, figures, frames, found, judged, table, left_out)
+    return ReportFiles(*pages, figures, frames, report.answer, found, judged, table, left_out)
 
 
-def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | bytes]:
+def _files(report: Report, out: Path, reload_s: int | None, on_progress: Progress) -> dict[str, str | bytes]:
     """Content by name. The pages come last, so that whatever a new page shows is already there."""
     table = results(report.frames, out)
     files: dict[str, str | bytes] = {
@@ -103,14 +115,23 @@ def _files(report: Report, out: Path, reload_s: int | None) -> dict[str, str | b
         "layers.parquet": to_parquet(layer_values(report.frames)),
         **report.csv_files,
     }
-    tables = report.tables()
-    for name, one in zip(distinct(slug(one.title) for one in tables), tables, strict=True):
+    names = report.table_names
+    for one in report.tables():
+        name = names[one.title]
         files[f"tables/{name}.tex"] = to_latex(one, f"tab:shiftbench-{name}")
-    for figure in report.figures:
-        svg = render_svg(figure)
-        files[f"figures/{figure.slug}.svg"] = svg
-        files[f"figures/{figure.slug}.pdf"] = render_pdf(svg)
-    return files | {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
+        files[f"tables/{name}.csv"] = table_csv(one)
+    done = count()
+
+    def on_each() -> None:
+        on_progress("drawing figures", next(done), len(report.figures))
+
+    on_each()
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(draw, [figure.file_spec() for figure in report.figures], on_each)
+        pages = {"report.md": render_markdown(report), "index.html": render_html(report, reload_s)}
+        for figure, (svg, pdf) in zip(report.figures, drawing.result(), strict=True):
+            files |= {f"figures/{figure.slug}.svg": svg, f"figures/{figure.slug}.pdf": pdf}
+    return files | pages
 
 
 def _write(out: Path, files: dict[str, str | bytes]) -> None:

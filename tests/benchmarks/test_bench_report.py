@@ -10,6 +10,7 @@ from reports.collect import collect
 from reports.frames import build_frames
 from suite.metrics import PROBED
 from suite.record import Record
+from tests.helpers.programs import required
 
 
 def test_made_up_runs_are_as_training_leaves_them(tmp_path: Path) -> None:
@@ -31,3 +32,11 @@ def test_made_up_runs_are_as_training_leaves_them(tmp_path: Path) -> None:
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(bench.UserError, match=r"ended with 2: .*no such folder"):
         bench._report(tmp_path / "nowhere", tmp_path / "out", tmp_path)
+
+
+def test_the_whole_benchmark_runs_on_few_runs() -> None:
+    """Its page is filtered as a person would: on 20 runs, with one round."""
+    required("chromium", "chromium", "the page of the benchmark was not filtered")
+    result = bench.bench_report(20, 1, few=20)
+    assert (result.num_runs, result.interactive_s is not None) == (20, True)
+    assert 0.5 < result.page_mb < 5

@@ -91,10 +91,10 @@ def test_the_table_in_words(tmp_path: Path) -> None:
     headers = [column.header for column in display.columns]
     rows = {row[0]: dict(zip(headers, row, strict=True)) for row in display.texts}
     # 0.8533 ± 0.7474 and, of the differences, −1.0667 ± 0.6252 (√(0.19 / 3) × 4.302653 / √3), each over 4.
-    assert rows["BN"]["ESM σ per layer"] == "+0.853 ± 0.747"
-    assert rows["BN"]["Scaled ESM σ per layer"] == "+0.213 ± 0.187"
+    assert rows["BN"]["ESM σ per layer"] == "+0.85 ± 0.75"
+    assert rows["BN"]["Scaled ESM σ per layer"] == "+0.21 ± 0.19"
     assert rows["BN"]["Scaled ESM σ per layer, less BN's"] == rows["BN"]["Against BN"] == "—"
-    assert rows["XBN-P2-GN8"]["Scaled ESM σ per layer, less BN's"] == "−0.267 ± 0.156"
+    assert rows["XBN-P2-GN8"]["Scaled ESM σ per layer, less BN's"] == "−0.27 ± 0.16"
     assert rows["XBN-P2-GN8"]["Against BN"] == "better"
     assert any("over the BN layers that a norm shares with BN" in note for note in display.notes)
 

@@ -7,7 +7,7 @@ import pytest
 from reports.collect import collect
 from reports.findings.baseline import Baseline, resolve_baseline
 from reports.frames import Frames, build_frames
-from reports.write.page import render_html, render_markdown
+from reports.write.render import render_html, render_markdown
 from suite.errors import UserError
 from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run

@@ -15,7 +15,7 @@ from pypdf import PdfReader
 
 import reports
 from reports.theme import SERIES_HEX, Variant
-from reports.write.page import render_html, render_markdown
+from reports.write.render import render_html, render_markdown
 from reports.write.report_folder import ReportFiles, build_report
 from suite.metrics import METRICS
 from tests.helpers.composed import composed
@@ -39,12 +39,19 @@ def test_all_files_are_written_and_nothing_else(sweep_report: ReportFiles) -> No
     ]
     tables = ["code", "cost", "hardware", "mean-estimation-shift", "metrics", "runs", "summary", "throughput"]
     tables += ["accuracy-against-bn", "accumulation-over-depth", "versions"]
-    tables += ["estimation-shift-without-sampling-bias"]
+    tables += ["estimation-shift-without-sampling-bias", "ranking-by-norm-batch"]
     assert written == sorted(
         [
             *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf")),
-            *(f"tables/{name}.tex" for name in tables),
-            *(".report-files.json", "index.html", "report.md", "accumulation.csv", "standing.csv"),
+            *(f"tables/{name}.{kind}" for name in tables for kind in ("tex", "csv")),
+            *(
+                ".report-files.json",
+                "index.html",
+                "report.md",
+                "accumulation.csv",
+                "ranking.csv",
+                "standing.csv",
+            ),
             *("layers.parquet", "results.csv", "results.parquet"),
         ]
     )
@@ -58,7 +65,14 @@ def test_the_page_fetches_nothing_and_stays_small(sweep_report: ReportFiles) -> 
     markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert not re.findall(r"""\ssrc=""", markup)
     targets = set(re.findall(r"""\shref=["']?([^"'>]*)""", markup))
-    assert {t for t in targets if not t.startswith("#")} - {"data:,"} == set(links_to_runs(sweep_report))
+    links = {t for t in targets if not t.startswith("#")} - {"data:,"}
+    own = {link for link in links if link.startswith(("tables/", "figures/"))}
+    assert links - own == set(links_to_runs(sweep_report))
+    # Every table and figure leads to its files.
+    out = sweep_report.html.parent
+    assert own == {
+        str(p.relative_to(out)) for folder in ("tables", "figures") for p in (out / folder).iterdir()
+    }
     assert sweep_report.html.stat().st_size < 1_500_000
     assert "default-src 'none'" in html
 
@@ -88,9 +102,10 @@ def test_the_run_list_leads_to_every_config_and_to_logs_that_exist(
 
 
 def test_the_best_of_each_block_is_bold_everywhere(sweep_report: ReportFiles) -> None:
-    """At every norm batch XBN's shift is the lowest, by a factor that no noise of the sweep makes up for."""
+    """XBN's shift is the lowest at each norm batch; at 4 and 16 a norm has two seeds, and no interval."""
     rows = re.findall(r"^\| XBN-P2-GN8 .*", sweep_report.markdown.read_text(), flags=re.MULTILINE)
-    assert len(re.findall(r"\| \*\*0\.\d+ ± 0\.\d+\*\*", rows[0])) == 2  # σ and μ
+    bold = [len(re.findall(r"\| \*\*0\.\d+ ± 0\.\d+\*\*", row)) for row in rows[:3]]
+    assert bold == [0, 0, 2]  # σ and μ
     assert "<strong>" in sweep_report.html.read_text()
     assert r"\bfseries" in (sweep_report.html.parent / "tables" / "summary.tex").read_text()
 
@@ -184,8 +199,7 @@ def test_the_style_sheet_and_the_files_share_their_colours() -> None:
     assert tuple(re.findall(r"--series-\d: (#[0-9a-f]{6})", light)) == SERIES_HEX
 
 
-def test_what_is_left_out_of_many_verdicts_is_not_folded_away(tmp_path: Path) -> None:
-    """Five norms beside BN: four sentences are shown, one is folded; a diverged run is told in sight."""
+def test_comparisons_are_folded_and_what_is_left_out_of_them_is_not(tmp_path: Path) -> None:
     kinds = [{"kind": "bn"}, *({"kind": "xbn", "position": f"p{i}"} for i in (1, 2, 3))]
     norms = [*kinds, {"kind": "gn", "num_groups": 8}, {"kind": "gn", "num_groups": 4}]
     batch = {"global_batch_size": 64, "norm_batch_size": 4}
@@ -193,7 +207,15 @@ def test_what_is_left_out_of_many_verdicts_is_not_folded_away(tmp_path: Path) ->
         is_lost = run.model.norm.label == "XBN-P1-GN8" and run.seed == 1
         write_run(tmp_path / "runs", run, layers=["a"], state="diverged" if is_lost else "completed")
     page = render_html(composed(tmp_path / "runs"))
-    verdict = page[page.index('<section class="verdict"') : page.index('<h2 id="summary"')]
-    folded, caveat = verdict.index("<summary>1 more</summary>"), verdict.index("Left out, since")
-    assert folded < verdict.index("</details>") < caveat
-    assert "XBN-P1-GN8 at norm batch 4: 1 diverged" in verdict[caveat:]
+    first, _, details = page[page.index('<section class="opening"') :].partition('<details class="details">')
+    assert "1 run did not complete and is left out" in first
+    assert first.count("too few to tell norms apart") == 1
+    assert "too few to tell" not in details
+    assert "XBN-P1-GN8 at norm batch 4: 1 diverged" in details[: details.index("</details>")]
+    # All norms are in the forest plot, in the order in which people count.
+    assert re.findall(r'<th scope="row">.*?</svg>(\S+?)<', first) == [
+        "BN",
+        *(f"XBN-P{i}-GN8" for i in (1, 2, 3)),
+        "GN4",
+        "GN8",
+    ]

@@ -16,6 +16,7 @@ from reports.figures import Figure, Gallery, build_gallery
 from reports.filters import facets
 from reports.frames import NORM_FAMILIES, build_frames
 from reports.theme import variants
+from reports.write.render import page_figures
 from tests.helpers.records import PROVENANCE, expand_runs, write_run, write_sweep
 
 BN = {"arch": "small_resnet20", "norm": {"kind": "bn"}}
@@ -160,11 +161,12 @@ def test_runs_are_drawn_one_by_one_only_while_they_are_few(tmp_path: Path, monke
         write_run(tmp_path, run, top1_percent=[60.0 + run.seed])
     frames = build_frames(collect([tmp_path]))
     few = figure_of(build_gallery(frames), "by-norm-batch")
-    assert len(rows_of(few.page_specs()[0], 1)) == 6
+    assert len(rows_of(few.page_specs()[0], 2)) == 6
+    assert "each small mark is a run" in few.caption
     for module in ("charts.steps", "figures.by_steps"):
         monkeypatch.setattr(f"reports.{module}.MAX_RUN_MARKS", 5)
     many = figure_of(build_gallery(frames), "by-norm-batch")
-    assert "95 % t interval" in many.caption
+    assert "small mark" not in many.caption
     rows = rows_of(many.page_specs()[0], 1)
     # 60, 61, 62: half = 4.302653 × 1 / √3 = 2.4841.
     assert {(r["value"], r["low"], r["high"], r["seeds"]) for r in rows} == {(61, 58.516, 63.484, 3)}
@@ -176,7 +178,7 @@ def test_a_mark_of_two_seeds_names_both_values(tmp_path: Path) -> None:
         if run.seed < (2 if run.batch.norm == 4 else 1):
             write_run(tmp_path, run, top1_percent=[62.5 - run.seed])
     figure = figure_of(gallery_of(tmp_path), "by-norm-batch")
-    means = rows_of(figure.page_specs()[0], 2)
+    means = rows_of(figure.page_specs()[0], 3)
     assert {r["norm_batch_size"]: r["spread"] for r in means} == {4: "61.5 and 62.5", 64: "—"}
 
 
@@ -199,9 +201,12 @@ def test_more_norm_batches_than_panels_are_told(tmp_path: Path) -> None:
     for run in expand_runs(model=BN, batch={"global_batch_size": 256, "norm_batch_size": sizes}, seeds=[0]):
         write_run(tmp_path, run)
     figure = figure_of(gallery_of(tmp_path), "esm_sigma_scaled-by-depth")
-    drawn = [panel.cell["norm_batch_size"] for panel in figure.panels]
+    drawn = [panel.cell["norm_batch_size"] for panel in figure.page_panels]
     assert drawn == ["2", "4", "16", "32", "128", "256"]
-    assert "Drawn for 6 of 8 norm batches." in figure.caption
+    assert len(figure.page_specs()) == 6
+    assert "The page has 6 of 8 norm batches, the files have all." in figure.caption
+    titles = [chart["title"] for chart in figure.file_spec()["concat"]]
+    assert titles == [f"Norm batch {size}" for size in sizes]
 
 
 def runs_frame(norms: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
@@ -262,7 +267,9 @@ def test_beyond_its_room_the_page_has_all_of_the_first_context_and_says_what_it_
     first = [f for f in everything.figures if f.cell == {"arch": "small_resnet11"}]
     monkeypatch.setattr("reports.figures.MAX_CHARTS", sum(len(f.panels) for f in first) + 3)
     gallery = build_gallery(frames)
-    assert {figure.title for figure in gallery.figures} == {
+    # Files have them all.
+    assert [f.title for f in gallery.figures] == [f.title for f in everything.figures]
+    assert {figure.title for figure in gallery.figures if figure.on_page} == {
         *(figure.title for figure in first),
         "Accuracy and shift by norm batch: small_resnet20",
     }
@@ -279,3 +286,49 @@ def test_probes_at_every_epoch_give_a_panel_for_each_norm_and_norm_batch(tmp_pat
     assert [panel.title for panel in heat.panels] == [
         f"{norm}, norm batch {size}" for size in (4, 64) for norm in ("BN", "XBN-P2-GN8")
     ]
+
+
+def test_a_norm_without_a_norm_batch_is_in_every_panel_and_a_level_line(tmp_path: Path) -> None:
+    """GN at 80 and 82 %, beside BN at norm batches 4, 16 and 64: hidden in none of them."""
+    top1 = {"BN": [60.0, 62.0], "GN8": [80.0, 82.0]}
+    norms = {"arch": "small_resnet20", "norm": [{"kind": "bn"}, {"kind": "gn", "num_groups": 8}]}
+    for run in expand_runs(model=norms, seeds=[0, 1]):
+        layers = ["a"] if run.model.norm.label == "BN" else []
+        write_run(tmp_path, run, layers=layers, top1_percent=[top1[run.model.norm.label][run.seed]])
+    gallery = gallery_of(tmp_path)
+    curves = figure_of(gallery, "top1-by-epoch")
+    assert [panel.title for panel in curves.panels] == ["Norm batch 4", "Norm batch 16", "Norm batch 64"]
+    for panel, spec in zip(curves.panels, curves.page_specs(), strict=True):
+        gn = [row for row in rows_of(spec, 0) if row["norm"] == "GN8"]
+        assert [(row["value"], row["low"], row["high"]) for row in gn] == [(81, 80, 82)]
+        assert "BN, GN8" in panel.description
+    by_batch, by_shift = (
+        figure_of(gallery, slug).page_specs()[0] for slug in ("by-norm-batch", "accuracy-by-shift")
+    )
+    for spec in (by_batch, by_shift):
+        (band,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rect"]
+        assert "x" not in band["encoding"]  # right across
+        (level,) = spec["datasets"][band["data"]["name"]]
+        assert (level["norm"], level["value"], level["low"], level["high"]) == ("GN8", 81, 80, 82)
+    # Its marks stand at every norm batch, so that a pointer meets them.
+    marks = by_batch["datasets"][by_batch["layer"][-1]["data"]["name"]]
+    assert [(row["norm"], row["norm_batch_size"]) for row in marks] == [("GN8", 4), ("GN8", 16), ("GN8", 64)]
+
+
+def test_models_of_one_kind_share_a_figure_on_the_page(tmp_path: Path) -> None:
+    model = {"arch": ["resnet101", "resnet50"], "norm": {"kind": "bn"}}
+    for run in expand_runs(model=model, batch=ONE_BATCH, seeds=[0]):
+        write_run(tmp_path, run)
+    figures = gallery_of(tmp_path).figures
+    groups, specs = page_figures(figures)
+    titles = [group.title for group in groups]
+    assert len(titles) == len(set(titles)) + 1  # the first model's profile opens the page
+    (curves,) = [group for group in groups if group.title == "Evaluation top-1 by epoch"]
+    # In the order in which people count.
+    assert [panel.title for panel in curves.panels] == [
+        "resnet50: Norm batch 4",
+        "resnet101: Norm batch 4",
+    ]
+    assert [panel.cell["arch"] for panel in curves.panels] == ["resnet50", "resnet101"]
+    assert [slug for _, slug in curves.files] == ["top1-by-epoch-resnet50", "top1-by-epoch-resnet101"]
+    assert len(specs) == sum(len(figure.panels) for figure in figures)

@@ -89,7 +89,7 @@ def example() -> Table:
     columns = [Column("Norm", "text"), Column("Top-1, final (%)", better="higher"), Column("Batch")]
     rows: list[list[Cell]] = [
         ["BN", Number(62, 2, half=4.97), Number(4)],
-        ["XBN_%", Number(166.5, 2, remark="2 seeds"), Number(16)],
+        ["XBN_%", Number(166.5, 2, half=1.5, remark="2 seeds"), Number(16)],
         ["GN", EMPTY, Number(4)],
         ["LN", Number(-1, 2, half=12.5, remark="2 seeds"), Number(4)],
         ["IN", Number(5, 2, remark="1 seed"), Number(4)],
@@ -101,7 +101,7 @@ def test_a_table_golden() -> None:
     assert to_latex(example(), "tab:x").splitlines() == [
         r"% Made by shiftbench report. Needs \usepackage{booktabs}\usepackage{graphicx}"
         r"\usepackage{longtable}\usepackage{siunitx}",
-        "% Bold: the best mean of each block, as printed, ties too; whatever the intervals are.",
+        "% Bold: the best mean of its block, where its interval is apart from those of all others.",
         r"\begin{table}",
         r"\centering\setlength{\belowcaptionskip}{\smallskipamount}",
         r"\sisetup{mode=text, reset-text-series=false, text-series-to-math=true,",
@@ -113,11 +113,11 @@ def test_a_table_golden() -> None:
         r"{Norm} & {\shortstack[c]{Top-1, final\\(\%)}} & {Batch} \\",
         r"\midrule",
         r"BN & 62.00 +- 4.97 & 4 \\",
-        r"XBN\_\% & \bfseries 166.50 \textsuperscript{a} & 16 \\",
+        r"XBN\_\% & \bfseries 166.50 +- 1.50 \textsuperscript{a} & 16 \\",
         r"GN & {{\textemdash}} & 4 \\",
         r"\midrule",
         r"LN & -1.00 +- 12.50 \textsuperscript{a} & 4 \\",
-        r"IN & \bfseries 5.00 \textsuperscript{b} & 4 \\",
+        r"IN & 5.00 \textsuperscript{b} & 4 \\",
         r"\bottomrule",
         r"\end{tabular}}",
         r"\par\smallskip\raggedright\footnotesize",

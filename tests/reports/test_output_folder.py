@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from reports.collect import collect
 from reports.figures.figure import distinct, slug
-from reports.write.page import render_markdown
-from reports.write.report_folder import MANIFEST, build_report
+from reports.write.render import render_markdown
+from reports.write.report_folder import MANIFEST, build_report, write_report
 from suite.errors import UserError
 from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run, write_waiting
@@ -43,6 +44,20 @@ def test_files_of_others_stay_and_what_is_no_longer_made_goes(tmp_path: Path) ->
         "figures/mine.svg",
         "figures/top1-by-epoch-old.svg",
     }
+
+
+def test_what_is_done_is_told_figure_by_figure(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", RUN)
+    told: list[tuple[str, int, int]] = []
+    files = write_report(
+        collect([tmp_path / "runs"]),
+        [tmp_path / "runs"],
+        tmp_path / "out",
+        on_progress=lambda what, done, total: told.append((what, done, total)),
+    )
+    count = len(files.figures)
+    assert told[0] == ("computing", 0, 0)
+    assert sorted(told[1:]) == [("drawing figures", done, count) for done in range(count + 1)]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from reports.write.page import render_html
+from reports.write.render import render_html
 from reports.write.report_folder import ReportFiles
 from tests.helpers.browser import chromium, open_page, overflow_px
 from tests.helpers.composed import composed
@@ -57,11 +57,83 @@ def test_a_mark_tells_its_numbers(browser: Browser, sweep_report: ReportFiles) -
     page, _ = open_page(browser, sweep_report.html)
     profile = page.locator("figure", has_text="Depth profile of scaled ESM σ").locator(".chart").first
     profile.scroll_into_view_if_needed()
-    profile.locator(".mark-symbol path").first.hover(force=True)
-    tooltip = page.locator("#vg-tooltip-element.visible")
+    profile.locator(".mark-symbol path").nth(1).hover(force=True)
+    tooltip = page.locator("#tip")
     tooltip.wait_for()
-    assert "bn1" in tooltip.inner_text()
-    assert "Lowest seed" in tooltip.inner_text()
+    texts = [line.split("\t") for line in tooltip.inner_text().splitlines()]
+    assert texts[:2] == [["Norm", "BN"], ["Layer", "layer1.0.bn1"]]
+    assert "Lowest seed" in [text[0] for text in texts]
+    # The other norm at the same layer, and a rule through both.
+    assert texts[-1][0] == "XBN-P2-GN8"
+    assert float(texts[-1][1]) < float(texts[2][1])
+    assert profile.locator("line.here").count() == 1
+    page.mouse.move(1, 1)
+    tooltip.wait_for(state="hidden")
+    assert page.locator("line.here").count() == 0
+    page.close()
+
+
+def test_the_forest_plot_shows_the_norm_batch_that_is_chosen(
+    browser: Browser, sweep_report: ReportFiles
+) -> None:
+    page, trouble = open_page(browser, sweep_report.html)
+    rows = page.locator(".forest tbody tr:visible th")
+    # At 4, one of BN's seeds is lost: too few are left; at 64 none is.
+    assert page.locator(".headline").inner_text().startswith("At norm batch")
+    page.locator("#at label", has_text="16").click()
+    assert sorted(text.removesuffix("★") for text in rows.all_inner_texts()) == ["BN", "GN8", "XBN-P2-GN8"]
+    assert page.evaluate("location.hash") == "#at=16"
+    again, _ = open_page(browser, sweep_report.html)
+    again.goto(page.url)
+    again.reload()
+    assert again.locator("#at input:checked").get_attribute("value") == "16"
+    assert trouble == []
+    again.close()
+    page.close()
+
+
+def test_a_click_on_a_header_sorts_and_the_third_restores(
+    browser: Browser, sweep_report: ReportFiles
+) -> None:
+    page, _ = open_page(browser, sweep_report.html)
+    table = page.locator(".scroll[aria-label='Summary, table']")
+    header = table.locator("thead button", has_text="Scaled ESM σ")
+    column = table.locator("tbody tr td:nth-child(7)")
+    before = column.all_inner_texts()
+    header.click()
+    assert table.locator("th[aria-sort=ascending]").inner_text().startswith("Scaled ESM σ")
+    told = [value(text) for text in column.all_inner_texts()]
+    known = [number for number in told if number is not None]
+    assert known == sorted(known)
+    assert told[len(known) :] == [None]  # what is not there comes last, up and down
+    header.click()
+    down = [value(text) for text in column.all_inner_texts()]
+    assert down == [*reversed(known), None]
+    header.click()
+    assert column.all_inner_texts() == before
+    page.close()
+
+
+def value(text: str) -> float | None:
+    """The number that a cell begins with, or the mean of two."""
+    if text == "—":
+        return None
+    parts = [float(part.split("±")[0]) for part in text.replace("\n", " ").split(" and ")]
+    return sum(parts) / len(parts)
+
+
+def test_the_sections_stay_in_view_and_nothing_is_cut_at_1280(
+    browser: Browser, sweep_report: ReportFiles
+) -> None:
+    page, _ = open_page(browser, sweep_report.html)
+    cut = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0
+    page.get_by_role("link", name="Cost", exact=True).click()
+    page.wait_for_function("() => scrollY > 1000")
+    top = "document.querySelector('nav').getBoundingClientRect().top"
+    page.wait_for_function(f"() => {top} >= 0 && {top} < 5")
+    below = "document.querySelector('#cost').getBoundingClientRect().top"
+    page.wait_for_function(f"() => {below} > document.querySelector('.bar-top').offsetHeight")
     page.close()
 
 
@@ -103,7 +175,8 @@ def test_names_from_records_run_no_script(browser: Browser, tmp_path: Path) -> N
     profile = page.locator("figure", has_text="Depth profile of scaled ESM σ").locator(".chart").first
     profile.scroll_into_view_if_needed()
     profile.locator(".mark-symbol path").first.hover(force=True)
-    assert NASTY in page.locator("#vg-tooltip-element.visible").inner_text()
+    page.locator("#tip").wait_for()
+    assert NASTY in page.locator("#tip").inner_text()
     assert page.evaluate("window.pwned") is None
     assert NASTY in page.locator("h1").inner_text()
     assert overflow_px(page) == 0

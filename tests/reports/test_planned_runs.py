@@ -7,7 +7,7 @@ from reports.aggregate import summarise
 from reports.collect import collect
 from reports.frames import GROUP, Frames, build_frames
 from reports.planned_runs import unstarted_cells
-from reports.write.page import render_markdown
+from reports.write.render import render_markdown
 from suite.experiment import Run
 from tests.helpers.composed import composed
 from tests.helpers.records import expand_runs, write_run

@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from reports.collect import collect
 from reports.findings.robustness import by_norm, predictions, rank_correlation, rows_at_test_time, shift_rows
 from reports.frames import CONTEXT, Frames, build_frames
-from reports.write.page import render_html, render_markdown
+from reports.write.render import render_html, render_markdown
 from suite.config import expand
 from suite.errors import UserError
 from suite.experiment import Run

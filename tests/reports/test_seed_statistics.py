@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.seed_statistics import extremes, mean_intervals, pareto_front, thinned
+from reports.seed_statistics import extremes, mean_intervals, not_surpassed, thinned
 from reports.stats import mean_interval
 
 
@@ -35,16 +35,27 @@ def test_extremes() -> None:
     assert found.loc["GN8"].to_dict() == {"value": 2.0, "low": 2.0, "high": 2.0, "seeds": 1}
 
 
-def test_the_pareto_front_is_what_nothing_surpasses() -> None:
-    cells = pd.DataFrame(
-        {
-            "name": ["fast", "dominated", "good", "as fast, worse", "best", "as good, slower"],
-            "speed": [100.0, 80.0, 90.0, 100.0, 10.0, 50.0],
-            "top1": [60.0, 65.0, 70.0, 59.0, 80.0, 70.0],
-        }
-    )
-    assert pareto_front(cells, "speed", "top1").name.tolist() == ["fast", "good", "best"]
-    assert pareto_front(cells.iloc[[1]], "speed", "top1").name.tolist() == ["dominated"]
+def test_the_pareto_front_is_what_nothing_surpasses_with_intervals_apart() -> None:
+    # Half an interval is 5 images/s and one point of top-1.
+    speed = {"fast": 100.0, "dominated": 80.0, "good": 90.0, "near good": 84.0, "best": 10.0, "slower": 70.0}
+    top1 = {"fast": 60.0, "dominated": 65.0, "good": 70.0, "near good": 67.0, "best": 80.0, "slower": 68.5}
+    cells = pd.DataFrame({"name": list(speed), "speed": speed.values(), "top1": top1.values()})
+    cells = cells.assign(speed_low=cells.speed - 5, speed_high=cells.speed + 5)
+    cells = cells.assign(top1_low=cells.top1 - 1, top1_high=cells.top1 + 1)
+    # 80 + 5 meets 90 − 5, 84 + 5 goes beyond it, and 68.5 + 1 beyond 70 − 1.
+    found = not_surpassed(cells, "speed", "top1").name.tolist()
+    assert found == ["fast", "dominated", "good", "near good", "best", "slower"]
+    apart = cells.assign(speed_high=cells.speed_high - 0.01)
+    assert "dominated" not in not_surpassed(apart, "speed", "top1").name.tolist()
+    # A cell without an interval is not on the front, and surpasses none.
+    single = apart.assign(top1_low=apart.top1_low.where(apart.name != "good"))
+    assert not_surpassed(single, "speed", "top1").name.tolist() == [
+        "fast",
+        "dominated",
+        "near good",
+        "best",
+        "slower",
+    ]
 
 
 def test_thinning_keeps_both_ends() -> None:

@@ -76,21 +76,28 @@ def table_of(*cells: Cell, better: str = "higher", breaks: frozenset[int] = froz
 
 
 def test_the_best_is_by_direction_and_block() -> None:
-    few = Number(-4.0, 1, remark="1 seed")
-    cells = (Number(1, 1), Number(3, 1, half=9.9), Number(2, 1), Number(-5, 1), EMPTY, few)
+    cells = (*(known(v) for v in (1, 3, 2, -5)), EMPTY, Number(-4, 1, bounds=(-4.2, -3.9)))
     assert table_of(*cells, breaks=frozenset({3})).best == {(1, 1), (5, 1)}
     assert table_of(*cells, breaks=frozenset({3}), better="lower").best == {(0, 1), (3, 1)}
     assert table_of(*cells, better="neither").best == frozenset()
 
 
-def test_what_prints_alike_is_equally_good() -> None:
-    assert table_of(Number(1.0, 1), Number(3.0, 1), Number(3.04, 1)).best == {(1, 1), (2, 1)}
-    assert table_of(Number(3.0, 1), Number(2.96, 1)).best == frozenset()
+def known(value: float, half: float = 0.4) -> Number:
+    return Number(value, 1, half=half)
+
+
+def test_the_best_is_told_apart_from_all_others_or_there_is_none() -> None:
+    assert table_of(known(1.0), known(3.0), known(2.1)).best == {(1, 1)}
+    assert table_of(known(1.0), known(3.0), known(2.3)).best == frozenset()  # 2.6 to 3.4, 1.9 to 2.7
+    assert table_of(known(1.0, 9.9), known(3.0)).best == frozenset()
+    # Neither one seed nor two have an interval.
+    assert table_of(known(3.0), Number(1.0, 1, remark="1 seed")).best == frozenset()
+    assert table_of(known(3.0), Number(1.0, 1, both=(0.9, 1.1))).best == frozenset()
 
 
 def test_a_single_number_is_not_the_best() -> None:
-    assert table_of(Number(3.0, 1), EMPTY).best == frozenset()
-    assert table_of(Number(3.0, 1), Number(2.0, 1), breaks=frozenset({1})).best == frozenset()
+    assert table_of(known(3.0), EMPTY).best == frozenset()
+    assert table_of(known(3.0), known(2.0), breaks=frozenset({1})).best == frozenset()
 
 
 def test_a_table_cut_short_says_what_is_missing() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import reports.write.report_folder as watching
 from reports.collect import Collection, collect
+from reports.findings.answer import Answer
 from reports.frames import build_frames
 from reports.write.report_folder import ReportFiles, write_report
 from suite.errors import UserError
@@ -50,7 +51,9 @@ class Watch:
         if not self.writes_all:
             self.page.parent.mkdir(exist_ok=True)
             self.page.touch()
-            return ReportFiles(self.page, self.page, [], build_frames(collection), [], [], None)
+            return ReportFiles(
+                self.page, self.page, [], build_frames(collection), Answer("", []), [], [], None
+            )
         return write_report(collection, [self.runs], self.page.parent, self.baseline, reload_s)
 
     def follow(self, *steps: Callable[[], object]) -> ReportFiles:

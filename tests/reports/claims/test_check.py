@@ -95,7 +95,7 @@ def test_pairs_are_by_seed_and_a_lonely_seed_has_no_difference() -> None:
 
 
 def test_a_check_states_its_numbers_and_its_rule() -> None:
-    assert check(WIDE, "above", 8).sentence == "slope: 2.00 ± 2.48 a layer, not above 8"
+    assert check(WIDE, "above", 8).sentence == "slope: 2.0 ± 2.5 a layer, not above 8"
     assert check(SIX, margin=2).sentence.endswith(": the 95 % interval lies within 2 of 0")
     assert check(SIX, margin=0.5).rule == "above 0; margin 0.5"
     assert "1 of 3 values were not measured" in check((1.0, 2.0, math.nan)).sentence

@@ -8,7 +8,8 @@ import pytest
 from reports.claims import claim_figures, gather, load_registration, register
 from reports.claims.claim_charts import ClaimFigure
 from reports.claims.registration import COPY, FILE
-from reports.write.page import Report, render_html, render_markdown
+from reports.write.page import Report
+from reports.write.render import render_html, render_markdown
 from suite.errors import UserError
 from tests.helpers.claim_folders import GNBN, mlp_runs, resnet_runs, write
 from tests.helpers.composed import composed
@@ -48,7 +49,9 @@ def test_the_report_has_a_section_on_the_claims(report: Report) -> None:
     headline = "A is inconclusive (3 seeds)"
     assert report.claims[0].headline == headline
     assert (
-        html.index(f"<strong>{headline}</strong>") < html.index("Norms compared") < html.index('id="claims"')
+        html.index(f"<strong>{headline}</strong>")
+        < html.index("every comparison in a sentence")
+        < html.index('id="claims"')
     )
     assert markdown.index("A is inconclusive") < markdown.index("## The paper's claims")
     assert "shiftbench reproduce A B C D" in markdown
