@@ -163,7 +163,8 @@ def to_retry(
         one = run.submission
         is_of_others = one is not None and not ledger.is_ours(one)
         has_failed = run.state in ((*RETRIED, "diverged") if named else RETRIED)
-        if not (has_failed or (run.state == "running" and run.is_ending)) or (is_of_others and not named):
+        is_ending = run.state == "cancelling" or (run.state == "running" and run.is_ending)
+        if not (has_failed or is_ending) or (is_of_others and not named):
             continue
         if not os.access(run.folder / "run.json", os.F_OK):
             refused.append(f"{run.folder}: was removed; submit its experiment again")

@@ -32,9 +32,11 @@ SETUP_FAILED = "shiftbench: setup failed"
 # In a function, such as `module`, the line that called it counts. A line that exits, such as `source` of a
 # file that is missing, raises no ERR.
 _NAMES_WHAT_FAILED = (
+    "shiftbench_at= shiftbench_is_set_up=  # also for a line of set-up that is `set -u`",
     "shiftbench_ends() {",
-    '    code=$? n=$((shiftbench_at - shiftbench_first)); [ -z "$shiftbench_is_set_up" ] || return',
-    "    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]}}",
+    '    code=$?; [ -z "$shiftbench_is_set_up" ] || return',
+    "    n=$((shiftbench_at - shiftbench_first))",
+    "    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]:-}}",
     f'    echo "{SETUP_FAILED} with exit code $code: ${{line:-$BASH_COMMAND}}" >&2',
     "}",
     "set -eE",

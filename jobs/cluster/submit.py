@@ -14,7 +14,7 @@ from pathlib import Path
 from jobs.cluster.backend import ActiveJob, NewJob
 from jobs.cluster.clusters import BACKENDS, AnyCluster
 from jobs.cluster.ledger import BadEntry, Ledger, Submission, jobs_folder, new_submission, where_jobs_lie
-from jobs.cluster.overview import active_jobs, usable_entries
+from jobs.cluster.overview import active_jobs, overview, usable_entries
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.snapshot import snapshot, snapshot_name
 from suite.errors import UserError
@@ -95,8 +95,9 @@ def submit(
 
     Jobs of these runs that end, as after scancel, are waited for up to ENDING_S; the runs of those that have
     not ended then are left alone, in `ending`. `after`: the ids of jobs, of any output folder, that must end
-    first. `is_driven`: by the driver of the study `experiment`, which follows these jobs and may cancel them.
-    Raises UserError when nothing was submitted; when only a part was, `refused` says why.
+    first. `is_driven`: by the driver of the study `experiment`, which follows these jobs, may cancel them,
+    and does not wait here. Raises UserError when nothing was submitted; when only a part was, `refused` says
+    why.
     """
     ledger = Ledger(output_dir)
     check_batches(runs, cluster.ranks)
@@ -104,9 +105,11 @@ def submit(
     while True:
         with ledger.held():
             done = plan(runs, cluster, output_dir)
-            if not done.ending or time.monotonic() >= deadline:
+            if not done.ending or is_driven or time.monotonic() >= deadline:
                 return _submit_planned(done, cluster, ledger, experiment, is_driven, after)
         time.sleep(POLL_S)
+        # A run that was killed cannot say so: its record is settled by what the scheduler says.
+        overview(output_dir, [output_dir / name for name in done.ending])
 
 
 def _submit_planned(

@@ -57,10 +57,11 @@ def load_tensors(path: Path | str) -> Any:
     the class that it holds, and what would be right.
     """
     path = Path(path)
+    allowed = _safe_globals()
     try:
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
-        with torch.serialization.safe_globals(_safe_globals()):
+        with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None

@@ -4,24 +4,13 @@ import re
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MEANS = frozenset(("mean", "means", "mu"))
 _SPREADS = frozenset(("var", "vars", "variance", "std", "sigma"))
 _AVERAGED = frozenset(
-    (
-        "running",
-        "moving",
-        "population",
-        "pop",
-        "ema",
-        "avg",
-        "average",
-        "estimated",
-        "est",
-        "tracked",
-        "global",
-    )
+    ("running", "moving", "population", "pop", "ema", "avg", "average", "estimated", "est", "tracked")
 )
 MAX_IMAGE_CHANNELS = 4
 """So many numbers called mean and std are usually those by which images are normalised."""
@@ -44,19 +33,31 @@ def look_alikes(model: nn.Module) -> dict[str, str]:
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of a mean and a spread that go together."""
+    """Yield the names of a mean and a spread that go together.
+
+    Names such as `mean` alone say less than `moving_mean`: they count for buffers of a module that also
+    scales by as many numbers, and not for a variational layer's output or for what standardises an input.
+    """
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
     tensors = {
-        **{name: value for name, value in vars(module).items() if isinstance(value, Tensor)},
-        **{name: value for name, value in module._parameters.items() if value is not None},
-        **{name: value for name, value in module._buffers.items() if value is not None},
+        name: value
+        for name, value in {**plain, **module._parameters, **module._buffers}.items()
+        if value is not None and not is_lazy(value)
     }
+    scales = {tensors[name].shape for name in module._parameters if name in tensors}
     means, spreads = (
         {
             (words - kind, tensor.shape): name
             for name, tensor in tensors.items()
             if not tensor.requires_grad and tensor.is_floating_point()
             if (words := frozenset(word.lower() for word in _WORDS.findall(name))) & kind
-            if words & _AVERAGED or (words <= kind and tensor.numel() > MAX_IMAGE_CHANNELS)
+            if words & _AVERAGED
+            or (
+                words <= kind
+                and name in module._buffers
+                and tensor.numel() > MAX_IMAGE_CHANNELS
+                and tensor.shape in scales
+            )
         }
         for kind in (_MEANS, _SPREADS)
     )

@@ -58,6 +58,8 @@ def ended(text: str, folder: Path, *, from_file: bool = True) -> tuple[int, str,
         (("A=$(cat /nowhere)",), "A=$(cat /nowhere)", 1),
         (("export A=${B_IS_NOT_SET:?}",), "export A=${B_IS_NOT_SET:?}", 1),
         (("true", "exit 3"), "exit 3", 3),
+        (("set -u", "nosuch"), "nosuch", 127),
+        (("set -u", "echo $B_IS_NOT_SET"), "echo $B_IS_NOT_SET", 1),
         (("exit 0",), "exit 0", 0),
     ],
 )
@@ -73,8 +75,10 @@ def test_the_line_that_fails_is_named(
     assert "set up" not in printed
 
 
-def test_what_cannot_fail_and_what_comes_afterwards_end_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["true", "set -u"])
+def test_what_cannot_fail_and_what_comes_afterwards_end_nothing(first: str, tmp_path: Path) -> None:
     lines = (
+        first,
         "module() { false; }",
         "module load x || true",
         "trap 'echo cleaned' EXIT",

@@ -262,6 +262,9 @@ class Normalised(Net):
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("std", torch.ones(3))
         self.register_buffer("ema_mean", torch.zeros(9))
+        self.register_buffer("band_mean", torch.zeros(12))  # an input's of twelve bands
+        self.register_buffer("band_std", torch.ones(12))
+        self.mu, self.var = torch.zeros(8), torch.ones(8)  # what a variational layer gave last
         self.prior_mean, self.prior_std = nn.Parameter(torch.zeros(9)), nn.Parameter(torch.ones(9))
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 
 from suite.shift import probe
@@ -39,6 +38,8 @@ class Images(torch.utils.data.Dataset[Any]):
 
 
 def test_the_shift_is_in_the_trainers_log(tmp_path: Path) -> None:
+    import transformers
+
     from shiftbench.huggingface import ShiftCallback
 
     model = Network()

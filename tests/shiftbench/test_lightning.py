@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -14,33 +13,39 @@ from suite.shift import probe
 IMAGES = DataLoader(TensorDataset(torch.randn(16, 3, 4, 4), torch.randint(2, (16,))), batch_size=8)
 
 
-class Module(lightning.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        layers = [
-            torch.nn.Conv2d(3, 4, 1),
-            torch.nn.BatchNorm2d(4),
-            torch.nn.Flatten(),
-            torch.nn.Linear(64, 2),
-        ]
-        self.net = torch.nn.Sequential(*layers)
+def make_module() -> Any:
+    import pytorch_lightning as lightning
 
-    def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        return F.cross_entropy(self.net(batch[0]), batch[1])
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [
+                torch.nn.Conv2d(3, 4, 1),
+                torch.nn.BatchNorm2d(4),
+                torch.nn.Flatten(),
+                torch.nn.Linear(64, 2),
+            ]
+            self.net = torch.nn.Sequential(*layers)
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        self.net(batch[0])
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        def validation_step(self, batch: Any, _: int) -> None:
+            self.net(batch[0])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Module()
 
 
 def test_the_shift_is_in_the_trainers_log(tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
     from pytorch_lightning.loggers import CSVLogger
 
     from shiftbench.lightning import ShiftCallback
 
-    callback, module = ShiftCallback(2, network=lambda module: module.net), Module()
+    callback, module = ShiftCallback(2, network=lambda module: module.net), make_module()
     trainer = lightning.Trainer(
         max_epochs=2,
         callbacks=[callback],

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
-import timm
 import torch
 import torch.nn.functional as F
-import transformers
 from torch.utils.data import DataLoader, TensorDataset
 
 TEXT = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
@@ -22,6 +19,8 @@ def loader(size: int = 32) -> DataLoader[Any]:
 
 
 def test_a_plain_loop_with_a_network_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
+    import timm
+
     model = timm.create_model("resnet10t", num_classes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     names = {"model": model, "optimizer": optimizer, "epochs": 2, "F": F}
@@ -33,10 +32,12 @@ def test_a_plain_loop_with_a_network_of_timm(capsys: pytest.CaptureFixture[str])
 
 
 def test_lightning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tests.shiftbench.test_lightning import Module
+    import pytorch_lightning as pl
+
+    from tests.shiftbench.test_lightning import make_module
 
     monkeypatch.chdir(tmp_path)
-    module = Module()
+    module = make_module()
     module.forward = module.net.forward
     names: dict[str, Any] = {"pl": pl, "module": module, "train_loader": loader(4), "val_loader": loader(4)}
     exec(LIGHTNING, names)
@@ -44,6 +45,8 @@ def test_lightning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import transformers
+
     from tests.shiftbench.test_huggingface import Images, Network
 
     monkeypatch.chdir(tmp_path)

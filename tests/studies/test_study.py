@@ -127,10 +127,12 @@ def test_batches_that_the_ranks_cannot_make_up_are_counted(tmp_path: Path) -> No
 
 def test_a_study_is_shown_before_it_runs(tmp_path: Path) -> None:
     path = write(tmp_path, objectives=[{"metric": "esm_sigma"}])
-    done = CliRunner().invoke(app, ["show", str(path), "recipe.epochs=7", "seeds=[5]", "name=other"])
+    done = CliRunner().invoke(
+        app, ["show", "--full", str(path), "recipe.epochs=7", "seeds=[5]", "name=other"]
+    )
     assert done.exit_code == 0, done.output
     first, *documents = done.output.split("---\n")
-    assert first == "# other: 2 points, 2 runs; esm_sigma (min)\n"
+    assert first == "# other: study with 2 points, 2 runs; esm_sigma (min)\n"
     shown = [yaml.safe_load(document) for document in documents]
     assert [run["batch"]["norm_batch_size"] for run in shown] == [2, 16]
     assert {(run["recipe"]["epochs"], run["seed"], run["experiment"]) for run in shown} == {(7, 5, "other")}

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from suite.train.loggers import MlflowLogger
 from tests.helpers.runs import make_run
 
 
 def test_a_resumed_run_is_one_run_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = make_run(system={"loggers": ["mlflow"]})
     for step, top1 in ((4, 48.5), (8, 61.25)):

@@ -24,9 +24,11 @@
 export NCCL_DEBUG=WARN
 export ODD='$(touch x) '"'"'y'"'"''
 shiftbench_setup=('module load cuda')
+shiftbench_at= shiftbench_is_set_up=  # also for a line of set-up that is `set -u`
 shiftbench_ends() {
-    code=$? n=$((shiftbench_at - shiftbench_first)); [ -z "$shiftbench_is_set_up" ] || return
-    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]}}
+    code=$?; [ -z "$shiftbench_is_set_up" ] || return
+    n=$((shiftbench_at - shiftbench_first))
+    line=${shiftbench_at:+${shiftbench_setup[n < 0 ? 9999 : n]:-}}
     echo "shiftbench: setup failed with exit code $code: ${line:-$BASH_COMMAND}" >&2
 }
 set -eE
