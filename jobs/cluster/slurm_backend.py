@@ -221,7 +221,9 @@ def of_job(
         return as_recorded  # its final record may not be visible yet
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
-    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or _last_error(one, job)}", is_final=True)
+    # A requeued job goes on in its logs: where this end has a reason of its own, an abort in them is older.
+    error = _last_error(one, job, may_have_aborted=seen.state == "FAILED")
+    return JobVerdict("failed", f"job {job}: {seen.end}{recorded or error}", is_final=True)
 
 
 def _full_disk(*folders: Path) -> str:
@@ -230,9 +232,9 @@ def _full_disk(*folders: Path) -> str:
     return "" if full is None else f"; the file system of {full} is full"
 
 
-def _last_error(one: Submission, job: str) -> str:
+def _last_error(one: Submission, job: str, *, may_have_aborted: bool) -> str:
     """Return why a job ended: NCCL's watchdog, the failed line of set-up, srun's error, or the last line."""
-    for log in sorted(one.folder.glob(f"{job}_*_log.err")):
+    for log in sorted(one.folder.glob(f"{job}_*_log.err")) if may_have_aborted else ():
         if why := why_aborted(log):
             return f"; {why}"
     errors, output = (_last_lines(one.folder / f"{job}_0_log.{end}") for end in ("err", "out"))

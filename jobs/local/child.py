@@ -66,7 +66,9 @@ def settle(child: Child) -> tuple[State, str | None]:
         record.died_silently or record.content.get("updated_at", 0.0) < child.started_at
     ):
         how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        state, reason = "failed", why_aborted(log) or f"its process {how}; see {log.name}"
+        # A log goes on over a run's attempts: an abort in it says nothing of another signal.
+        aborted = why_aborted(log) if code > 0 or code == -signal.SIGABRT else None
+        state, reason = "failed", aborted or f"its process {how}; see {log.name}"
         if -code in STOP_SIGNALS:  # which training obeys; this one came while the process was starting
             request = read_stop_request(RunPaths(child.folder))
             state = "preempted" if request is None else request.state

@@ -164,7 +164,7 @@ def _elsewhere(ranked: pd.DataFrame, here: pd.Series, size: str) -> Iterator[str
         sentence("best_there", sizes=sizes, best=best, norms=norms) for (best, norms), sizes in sets.items()
     ]
     if parts:
-        yield f"At other norm batches the best, as far as norms are told apart: {'; '.join(parts)}."
+        yield f"At other norm batches the best, as far as differences are significant: {'; '.join(parts)}."
 
 
 def _not_completed(frames: Frames) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""At each norm batch: all norms by accuracy, and which of them are not told apart from the best.
+"""At each norm batch: all norms by accuracy, and which of them do not differ significantly from the best.
 
-A norm without BN has no norm batch: it is ranked at each. Two norms are told apart by the paired t-test over
-the seeds that both completed. Pairs with the baseline are those of `against_baseline`, adjusted by Holm over
-all comparisons with it; the other pairs are adjusted by Holm among themselves.
+A norm without BN has no norm batch: it is ranked at each. The paired t-test over the seeds that both
+completed says whether two norms differ. Pairs with the baseline are those of `against_baseline`,
+adjusted by Holm over all comparisons with it; the other pairs are adjusted by Holm among themselves.
 """
 
 import math

@@ -179,8 +179,8 @@ def _notes(rows: int, baseline: str) -> Iterator[str]:
     yield (
         f"Better and worse: p of the paired t-test, adjusted by Holm over all comparisons with {baseline}, "
         f"is below {SIGNIFICANCE:g}. No difference: the 95 % interval is within {SAME_POINTS:g} points. "
-        "★: the best, and what is not told apart from it. Bars are 95 % intervals of the one row; two rings "
-        "are the values of two seeds."
+        "★: the best, and those that are not significantly worse. Bars are 95 % intervals of the one row; "
+        "two rings are the values of two seeds."
     )
     if rows > MAX_ROWS:
         yield f"The first {MAX_ROWS} of {rows:,} rows; ranking.csv has all."
@@ -218,15 +218,15 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
     columns = [
         Column("Norm batch"),
         *(Column(headers[axis], "text") for axis in naming),
-        Column("Best, not told apart", "sentence"),
+        Column("Best norms", "sentence"),
         Column("Mean of the first (%)"),
-        Column("Told apart from the first", "sentence"),
+        Column("Significantly worse", "sentence"),
         Column("The next is behind by (points)"),
         Column("p"),
     ]
     notes = [
-        "All norms by accuracy at each norm batch; one without BN is the same at each. Told apart: p of the "
-        f"paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the baseline, "
+        "All norms by accuracy at each norm batch; one without BN is the same at each. Significantly worse: "
+        f"p of the paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the baseline, "
         "or, of two other norms, over all such pairs. The first is the one with the highest mean."
     ]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)

@@ -75,7 +75,7 @@ class Table:
     def best(self) -> frozenset[tuple[int, int]]:
         """Row and column of the best number of each block, where its interval is apart from all others'.
 
-        A number without an interval is told apart from none. A single one is not the best of anything.
+        A number without an interval differs from none. A single one is not the best of anything.
         """
         starts = [0, *sorted(self.breaks), len(self.rows)]
         blocks = [range(start, end) for start, end in pairwise(starts)]

@@ -49,10 +49,21 @@ def test_a_process_that_nccls_watchdog_aborts_is_not_blamed(tmp_path: Path) -> N
     log.write_text(LOG)
     assert settle(child) == ("failed", f"{HANGS} 1 noticed: {WATCHDOG}")
     assert read_status(RunPaths(tmp_path)).reason == f"{HANGS} 1 noticed: {WATCHDOG}"
+    ended.poll.return_value = -signal.SIGKILL  # such as a later attempt's, without memory, in the same log
+    with RecordWriter(run, tmp_path) as record:
+        record.start({})
+    assert settle(child) == ("failed", "its process was killed by SIGKILL; see log.txt")
 
 
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        ("FAILED|134:0", f"FAILED, exit code 134; {HANGS} 1 noticed: {WATCHDOG}"),
+        ("OUT_OF_MEMORY|0:125", "OUT_OF_MEMORY"),  # of a later attempt, which goes on in the same logs
+    ],
+)
 def test_a_job_that_nccls_watchdog_aborts_is_not_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, ledger = make_run(), Ledger(tmp_path / "runs")
     with ledger.held():
@@ -63,7 +74,8 @@ def test_a_job_that_nccls_watchdog_aborts_is_not_blamed(
     one.folder.mkdir()
     (one.folder / "12_0_log.err").write_text("srun: error: n2: task 1: Aborted (core dumped)\n")
     (one.folder / "12_1_log.err").write_text(LOG)
-    answers = {"squeue": "", "sacct": f"12|FAILED|134:0|n[1-2]|{one.name}\n"}
+    answers = {"squeue": "", "sacct": f"12|{ended}|n[1-2]|{one.name}\n"}
     monkeypatch.setattr(slurm_commands, "ask", lambda name, *_: answers[name])
     (seen,) = overview(ledger.output_dir).runs
-    assert seen.reason == f"job 12: FAILED, exit code 134; {HANGS} 1 noticed: {WATCHDOG}"
+    assert seen.reason.startswith(f"job 12: {reason}")
+    assert (HANGS in seen.reason) == (HANGS in reason)

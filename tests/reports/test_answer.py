@@ -17,7 +17,7 @@ from reports.tables.forest import Forest, forest, ranking_display
 from tests.helpers.paired_cells import Cells, frames_of
 
 LABELS = ["BN", "XBN-P2-GN8", "GN8"]
-# GN beats XBN at 4, and both beat BN there; at 64 none is told apart from the best.
+# GN beats XBN at 4, and both beat BN there; at 64 none differs significantly from the best.
 TOP1: Cells = {
     ("BN", 4): [60.0, 61.0, 62.0, 63.0],
     ("XBN-P2-GN8", 4): [65.0, 66.1, 66.9, 68.0],
@@ -91,7 +91,7 @@ def test_the_headline_says_what_beats_the_baseline_and_what_may_be_as_good(tmp_p
     )
     assert told.norm_batch == "4"
     assert told.more == [
-        "At other norm batches the best, as far as norms are told apart: any of the 3 norms at 64."
+        "At other norm batches the best, as far as differences are significant: any of the 3 norms at 64."
     ]
     near = TOP1 | {("XBN-P2-GN8", 4): [70.1, 70.8, 72.3, 72.6]}
     assert answered(tmp_path / "near", near).headline.endswith("; XBN-P2-GN8 may be as good.")
