@@ -226,7 +226,7 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
     ]
     notes = [
         "All norms by accuracy at each norm batch; one without BN is the same at each. Significantly worse: "
-        f"p of the paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the baseline, "
-        "or, of two other norms, over all such pairs. The first is the one with the highest mean."
+        f"p of the paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the "
+        "baseline, or, of two other norms, over all such pairs. The first is the one with the highest mean."
     ]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)
