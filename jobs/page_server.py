@@ -72,7 +72,7 @@ def _bound(handler: type["_Handler"], port: int | None) -> ThreadingHTTPServer:
         except OSError as error:
             reason = error.strerror
     named = f"--port {ports[0]}" if port is not None else f"ports {ports[0]} to {ports[-1]}"
-    raise UserError(f"{named}: cannot be listened on: {reason}; name another with --port, 0 for any free one")
+    raise UserError(f"{named}: cannot listen there: {reason}; name another with --port, 0 for any free one")
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -84,13 +84,14 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def translate_path(self, path: str) -> str:
         """Return the file that is meant, or a path at which there is none."""
+        nowhere = "/nowhere/at/all"
         first, _, rest = unquote(urlsplit(path).path).lstrip("/").partition("/")
+        if not secrets.compare_digest(first.encode(), self.secret.encode()) or "\0" in rest:
+            return nowhere
         file = Path(f"/{rest}").resolve()
         is_own = file.is_relative_to(self.out)
         is_of_run = file.name in _OF_RUNS and any(file.is_relative_to(root) for root in self.roots)
-        if not secrets.compare_digest(first.encode(), self.secret.encode()) or not (is_own or is_of_run):
-            return "/nowhere/at/all"
-        return str(file)
+        return str(file) if is_own or is_of_run else nowhere
 
     def list_directory(self, path: Any) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)

@@ -15,6 +15,7 @@ from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, bracket_cell, estimate_cell, listed, p_cell
 from reports.sentences import sentence
 from reports.stats import MIN_SEEDS_FOR_A_CLAIM, seeds_to_tell
+from suite import shipped
 
 _BN_AXIS = "norm_batch_size"
 
@@ -140,7 +141,8 @@ def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, co
         amount = estimate_cell(estimate.negated, 0, 2, say_one=False)
         return sentence("baseline_is_best", **facts, amount=amount)
     amount = estimate_cell(estimate, 0, 2, say_one=False, signed=True)
-    needed = seeds_to_tell(estimate, comparisons)
+    # A third norm may still be open where these two differ already.
+    needed = None if row.top1_verdict == "worse" else seeds_to_tell(estimate, comparisons)
     return sentence("not_told_apart", **facts, amount=amount, more=needed - estimate.n if needed else None)
 
 
@@ -185,4 +187,5 @@ def _adds_seeds(frames: Frames, here: pd.Series) -> str:
     seeds += [seeds[-1] + i for i in range(1, MIN_SEEDS_FOR_A_CLAIM + 1)]
     folder = str(Path(str(runs.folder.iloc[0])).parent)
     listing = ",".join(map(str, seeds))
-    return shlex.join(["shiftbench", "run", f"{names[0]}.yaml", f"seeds=[{listing}]", "--output-dir", folder])
+    config = names[0] if names[0] in shipped.names() else f"{names[0]}.yaml"
+    return shlex.join(["shiftbench", "run", config, f"seeds=[{listing}]", "--output-dir", folder])

@@ -75,8 +75,9 @@ class TensorBoardLogger:
     def __init__(self, run: Run, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an earlier attempt wrote behind the checkpoint is hidden.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        # What an earlier attempt wrote behind the checkpoint is hidden, but not what it wrote at the
+        # checkpoint's own step: that was before it, and is not written again.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         text = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._writer.add_text("config", f"```yaml\n{text}```", global_step=step)
 

@@ -63,9 +63,7 @@ def test_without_the_secret_nothing_is_served(server: PageServer) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_in_a_sentence(server: PageServer, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=f"--port {server.port}: cannot be listened on: Address already in use"
-    ):
+    with pytest.raises(UserError, match=f"--port {server.port}: cannot listen there: Address already in use"):
         PageServer(tmp_path, [], server.port)
     assert f"-L {server.port}:localhost:{server.port} " in server.tunnel
 

@@ -97,6 +97,17 @@ def test_the_headline_says_what_beats_the_baseline_and_what_may_be_as_good(tmp_p
     assert answered(tmp_path / "near", near).headline.endswith("; XBN-P2-GN8 may be as good.")
 
 
+def test_a_norm_that_is_worse_needs_no_more_seeds_though_a_third_one_is_open(tmp_path: Path) -> None:
+    top1: Cells = {
+        ("BN", 4): [80.0, 81.0, 82.0, 83.0],
+        ("XBN-P2-GN8", 4): [79.0, 80.1, 80.9, 82.0],
+        ("GN8", 64): [60.0, 95.0, 70.0, 80.0],
+    }
+    told = answered(tmp_path, top1)
+    assert "XBN-P2-GN8 differs from it by −1.00 ± " in told.headline
+    assert "more seed" not in told.headline
+
+
 def test_a_baseline_that_is_best_is_said_to_be(tmp_path: Path) -> None:
     top1 = {("BN", 4): [70.0, 71.0, 72.0, 73.0], ("XBN-P2-GN8", 4): [65.0, 66.1, 66.9, 68.0]}
     told = answered(tmp_path, top1)
