@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core texlive-science
+SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core strace texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
 .PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks notebook docs lock clean

@@ -19,7 +19,9 @@ from suite.models import build_model, set_norm_batch_size
 from suite.signals import StopFlag
 from suite.specs.recipe import PRECISIONS
 from suite.train.arithmetic import arithmetic
+from suite.train.data_parallel import data_parallel
 from suite.train.distributed import Ranks
+from suite.train.graphs import WARMUP_STEPS
 from suite.train.loop import Trainer
 from suite.train.optim import autocast
 
@@ -71,17 +73,24 @@ class Rival:
     """A bare loop that others train with, on a GPU; its precision is the step's.
 
     `channels_last`, `fused`, `nesterov`: None is as the step. On a CPU all are as the step, which is what
-    torch does by itself.
+    torch does by itself. `has_fast_exchange`: several ranks exchange gradients as ours do,
+    and not by DDP's defaults.
     """
 
     meaning: str
     channels_last: bool | None = None
     fused: bool = False
     nesterov: bool = False
+    has_fast_exchange: bool = False
 
 
 RIVALS = {
-    "tuned": Rival("channels-last, cuDNN's benchmark, fused SGD", channels_last=True, fused=True),
+    "tuned": Rival(
+        "channels-last, cuDNN's benchmark, fused SGD, DDP as ours",
+        channels_last=True,
+        fused=True,
+        has_fast_exchange=True,
+    ),
     "torchvision": Rival("as torchvision's reference script: NCHW, cuDNN's benchmark", channels_last=False),
     "timm": Rival("as timm's script: NCHW, cuDNN's benchmark, Nesterov", channels_last=False, nesterov=True),
 }
@@ -163,10 +172,12 @@ def suite_steps(step: Step, ranks: Ranks, count: int) -> Callable[[], None]:
     forward = trainer.forward_module()
     batches = _batches(trainer.run, ranks)
 
-    def steps() -> None:
+    def steps(count: int = count) -> None:
         for _ in range(count):
             trainer.agree(trainer.advance(forward, batches))
 
+    if step.cuda_graphs:
+        steps(WARMUP_STEPS + 1)  # the last one is recorded
     return steps
 
 
@@ -181,7 +192,10 @@ def bare_steps(step: Step, rival: Rival, ranks: Ranks, count: int) -> Callable[[
     model = set_norm_batch_size(model, run.batch.norm, run.batch.per_gpu, device)
     forward: Any = model
     if ranks.world_size > 1:
-        forward = DistributedDataParallel(model, device_ids=[device] if on_gpu else None)
+        if rival.has_fast_exchange:
+            forward = data_parallel(model, device, is_static=not step.compile)
+        else:
+            forward = DistributedDataParallel(model, device_ids=[device] if on_gpu else None)
     if step.compile:
         forward = torch.compile(forward)
     optimizer = torch.optim.SGD(

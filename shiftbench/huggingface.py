@@ -31,6 +31,7 @@ class ShiftCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         """Take the first training batch where it enters the network: callbacks see none."""
+        self.recorder.restart()
 
         def first(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             if module.training:
@@ -49,7 +50,7 @@ class ShiftCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         """Probe, and log."""
-        has_images = self.trainer.eval_dataset is not None
+        has_images = self.trainer.eval_dataset is not None and self.recorder.batches is None
         batches = self.trainer.get_eval_dataloader() if has_images else None
         found = self.recorder.end_epoch(model, batches, round(state.epoch))
         if found:

@@ -41,6 +41,10 @@ class ShiftCallback(Callback):  # type: ignore[misc]
         """The profile of each probed epoch, counted from 1."""
         return self.recorder.profiles
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Forget the network of an earlier fit."""
+        self.recorder.restart()
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find the layers, before the first batch."""
         self.recorder.begin(self._network(pl_module), batch)

@@ -48,6 +48,10 @@ class ShiftRecorder:
         """The profile of each probed epoch, counted from 1."""
         self._meter: TidMeter | None = None
 
+    def restart(self) -> None:
+        """Forget the network of an earlier training."""
+        self._meter = None
+
     def begin(self, network: nn.Module, batch: Any) -> None:
         """Prepare for TID before the first training pass, by an inference pass over its batch."""
         if self._meter is not None or not self.with_tid:

@@ -182,7 +182,7 @@ def locked(path: Path, *, wait: bool, shared: bool = False) -> IO[str]:
     BlockingIOError when another process holds the lock and `wait` is false, NoLocks when the file system
     has none, and another OSError when the file cannot be opened for writing.
     """
-    file = path.open("a")
+    file = path.open("a+")  # NFSv4 gives shared locks only to readers
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)

@@ -29,12 +29,9 @@ def _steps_ms(step: Any, sizes: Sizes) -> float:
     """Return the median time of a step as a run does it."""
     from benchmarks.train import suite_steps
     from suite.train.arithmetic import arithmetic
-    from suite.train.graphs import WARMUP_STEPS
 
     with arithmetic(step.precision, cudnn_benchmark=True):
         steps = suite_steps(step, _alone(sizes), 1)
-        for _ in range(WARMUP_STEPS + 1 if step.cuda_graphs else 0):  # the last one is recorded
-            steps()
         return median_ms(steps, sizes)
 
 

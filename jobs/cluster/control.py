@@ -2,14 +2,14 @@
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.checks import read_run
 from jobs.cluster.backend import RunStatus, ask_to_end
 from jobs.cluster.clusters import AnyCluster, backend_of, by_backend, load_cluster, parse_cluster
 from jobs.cluster.ledger import Ledger, Submission
-from jobs.cluster.overview import active_jobs, overview
+from jobs.cluster.overview import overview
 from jobs.cluster.slurm_commands import SlurmError
 from jobs.cluster.submit import ENDING_S, POLL_S, Submitted, submit
 from suite.errors import UserError
@@ -53,29 +53,17 @@ def cancel(
 def _still_ending(output_dir: Path, cancelled: Sequence[RunStatus]) -> list[RunStatus]:
     """Wait for cancelled runs that were running; return those that have not ended after ENDING_S.
 
-    A run has written how it ended before its job has left the scheduler's queue, which `retry` looks into.
+    Their jobs may be in the queue for longer, which `submit` waits for.
     """
     deadline = time.monotonic() + ENDING_S
     ending = [run for run in cancelled if run.state != "queued"]
     while ending:
-        queued = _queued(output_dir, ending)
-        ending = [
-            run
-            for run in overview(output_dir, [run.folder for run in ending]).runs
-            if run.is_unfinished or run.folder.name in queued
-        ]
+        seen = overview(output_dir, [run.folder for run in ending]).runs
+        ending = [run for run in seen if run.is_unfinished]
         if not ending or time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
     return ending
-
-
-def _queued(output_dir: Path, runs: Sequence[RunStatus]) -> Collection[str]:
-    """Return the names of the runs whose jobs are in the queue; all if the scheduler does not answer."""
-    try:
-        return active_jobs(Ledger(output_dir)).keys()
-    except SlurmError:
-        return {run.folder.name for run in runs}
 
 
 def cancel_runs(

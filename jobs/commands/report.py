@@ -1,7 +1,6 @@
 """`shiftbench report`: from records to pages."""
 
 import webbrowser
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,9 +103,12 @@ def report(
     show(files)
     if server is not None:
         console.print("serving until Ctrl-C")
-        with suppress(KeyboardInterrupt):
+        try:
             server.wait()
-        server.close()
+        except (KeyboardInterrupt, SystemExit):  # the command line makes the latter of signals
+            console.print("ended")
+        finally:
+            server.close()
 
 
 class _Progress:

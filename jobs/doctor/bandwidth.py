@@ -164,7 +164,7 @@ def _judged(case: Case, kind: str, hardware: str, hardware_gb_s: float) -> Itera
         yield (
             "warning",
             f"{told}; slow: {'; '.join(f'{n}: {s}' for n, s in slow.items())}",
-            f"{fix}exclude: {names} in the cluster's file until it is mended",
+            f"{fix}exclude: {names} in the cluster's file until it is repaired",
         )
     elif (
         hardware_gb_s

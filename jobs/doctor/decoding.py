@@ -13,9 +13,9 @@ TOLERANCE = 1.5
 
 
 def check_decoding(device: "torch.device") -> None:
-    """Train a batch's way with DALI on a device, as far as its images.
+    """Load a batch as training does, with DALI on a device, and compare its images with torchvision's.
 
-    Raises ValueError if they are not those that torchvision decodes, or any error of DALI's.
+    Raises ValueError if they differ, or any error of DALI's.
     """
     import torch
 

@@ -102,9 +102,10 @@ def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePla
 def study_folder(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePlan) -> Path:
     """Return where a study's cells and its results lie.
 
-    Its name holds whatever decides a speed: the whole run, its process's settings too, and the cluster.
+    Its name holds whatever decides a speed but the code: the whole run, its process's settings too, and the
+    cluster's file.
     """
-    content = timed(run, plan).model_dump_json()
+    content = timed(run, plan).model_dump_json() + cluster.model_dump_json(exclude={"nodes", "jobs_folder"})
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     label, name = (re.sub(r"[^a-z0-9._-]+", "-", text.lower()) for text in (run.label, cluster.name))
     return output_dir / f"{label}-{digest}" / f"{name}-{plan.mode}"

@@ -103,7 +103,9 @@ def follow(cells: Sequence[Cell], on_look: Callable[[Cell, RunStatus], None]) ->
             on_look(cell, seen)
             if not seen.is_unfinished:
                 break
-            if seen.state == "queued" and any(reason in seen.reason for reason in NEVER_STARTS):
+            # One behind it waits for its end.
+            reasons = (*NEVER_STARTS, "Dependency") if stuck else NEVER_STARTS
+            if seen.state == "queued" and any(reason in seen.reason for reason in reasons):
                 stuck[cell.name] = f"{seen.reason}: it will not start; end it by scancel {seen.job}"
                 break
             time.sleep(POLL_S)

@@ -10,7 +10,7 @@ import pandas as pd
 from reports.accuracy import accuracy_name
 from reports.aggregate import estimate_of
 from reports.findings.baseline import Baseline
-from reports.findings.ranking import LAYOUT, rankings
+from reports.findings.ranking import LAYOUT, compared_at, rankings
 from reports.frames import CONTEXT, Frames
 from reports.numbers import EMPTY, bracket_cell, estimate_cell, listed, p_cell
 from reports.sentences import sentence
@@ -24,7 +24,7 @@ _BN_AXIS = "norm_batch_size"
 class Answer:
     """`headline`, and sentences that complete it; `norm_batch`: where it holds, empty where there is none.
 
-    `command`: what adds seeds, where the runs have too few to tell anything apart; else empty.
+    `command`: what adds seeds, where the runs have too few to show a difference; else empty.
     """
 
     headline: str
@@ -100,7 +100,9 @@ def _places(ranked: pd.DataFrame, comparison: pd.DataFrame | None) -> list[Place
         if comparison is not None:
             compared = comparison[(comparison[LAYOUT] == first[LAYOUT]).all(axis=1)]
             if not pd.isna(first[_BN_AXIS]):
-                compared = compared[compared[_BN_AXIS] == first[_BN_AXIS]]
+                sizes = (int(first[_BN_AXIS]), None)
+                is_here = [compared_at(row)[1] in sizes for _, row in compared.iterrows()]
+                compared = compared.loc[pd.Series(is_here, compared.index, dtype=bool)]
             order = dict(zip(rows.norm, rows["rank"], strict=True))
             compared = compared[compared.norm.isin(list(order))]
             compared = compared.iloc[compared.norm.map(order).argsort(kind="stable")]
@@ -143,7 +145,8 @@ def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, co
     amount = estimate_cell(estimate, 0, 2, say_one=False, signed=True)
     # A third norm may still be open where these two differ already.
     needed = None if row.top1_verdict == "worse" else seeds_to_tell(estimate, comparisons)
-    return sentence("not_told_apart", **facts, amount=amount, more=needed - estimate.n if needed else None)
+    more = needed - estimate.n if needed else None
+    return sentence("no_difference_shown", **facts, amount=amount, more=more)
 
 
 def _shift(row: pd.Series | None, label: str) -> Iterator[str]:

@@ -48,8 +48,9 @@ def ranking(
 
     `norms`: those that are ranked. `comparison`: what `against_baseline` gives for `baseline`; None without
     one. `accuracy_*` is the mean over completed seeds, `behind_*` the best norm's accuracy less this one's
-    over paired seeds (mean, low, high, n), with p_holm. `is_best`: the best norm, and those that are not told
-    apart from it. Rows are in the order of the runs and by rank; norm_batch_size is NA where no norm has one.
+    over paired seeds (mean, low, high, n), with p_holm. `is_best`: the best norm, and those that are not
+    significantly worse. Rows are in the order of the runs and by rank; norm_batch_size is NA where no norm
+    has one.
     """
     cells = _cells(frames, norms)
     known = _with_baseline(comparison)
@@ -99,12 +100,18 @@ class _Pairs:
     def difference(self, ours: Cell, theirs: Cell) -> Difference:
         """Return `ours` less `theirs`."""
         if theirs[0] == self.baseline:
-            return self.with_baseline.get((self.place, self.size, ours[0]), _NONE)
+            return self._from_baseline(str(ours[0]))
         if ours[0] == self.baseline:
-            return self.with_baseline.get((self.place, self.size, theirs[0]), _NONE).negated
+            return self._from_baseline(str(theirs[0])).negated
         if (self.place, ours, theirs) in self.others:
             return self.others[self.place, ours, theirs]
         return self.others[self.place, theirs, ours].negated
+
+    def _from_baseline(self, norm: str) -> Difference:
+        # Two norms without a norm batch are compared once, for all of them.
+        sizes = (self.size, None)
+        found = (self.with_baseline.get((self.place, size, norm)) for size in sizes)
+        return next((one for one in found if one is not None), _NONE)
 
 
 _NONE = Difference(None, math.nan)

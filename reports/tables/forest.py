@@ -3,8 +3,9 @@
 The plot is a table whose last columns are drawn: numbers, intervals and verdicts stay text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -88,7 +89,7 @@ def forest(
     shown = ranked.head(MAX_ROWS)
     naming = [axis for axis in LAYOUT if ranked[axis].nunique() > 1]
     found = {compared_at(pair): pair for _, pair in comparison.iterrows()}
-    pairs = [found.get(_place_of(row)) for _, row in shown.iterrows()]
+    pairs = [_pair_of(row, found) for _, row in shown.iterrows()]
     estimates = [None if pair is None else estimate_of(pair, "top1") for pair in pairs]
     ends = [bound for one in estimates if one for bound in (one.low, one.mean, one.high) if bound is not None]
     low, high = min([0.0, *ends]), max([0.0, *ends])
@@ -110,9 +111,11 @@ def forest(
     )
 
 
-def _place_of(row: pd.Series) -> tuple[tuple[object, ...], int | None, str]:
+def _pair_of(row: pd.Series, found: Mapping[Any, pd.Series]) -> pd.Series | None:
+    """Return a ranked norm's comparison with the baseline: of two without a norm batch, the only one."""
     size = None if pd.isna(row.norm_batch_size) else int(row.norm_batch_size)
-    return tuple(row[LAYOUT]), size, row.norm
+    keys = [(tuple(row[LAYOUT]), one, row.norm) for one in (size, None)]
+    return next((found[key] for key in keys if key in found), None)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def write_report(
 
     `baseline`: the label of the norm that others are compared with; None: BN where it was run.
     `reload_s`: an open page loads itself again after so many seconds. `claims` and `command`: see
-    page.compose. `on_progress` is told, from any thread, what is done now, and how much of how much, 0 where
+    page.compose. `on_progress` receives, from any thread, what is done now, and how much of how much, 0 where
     that is not counted. Files of others in `out` are kept; figures and tables of a former report that this
     one does not make are removed. Raises UserError when no run has the baseline, or `out` cannot be written.
     """

@@ -5,6 +5,7 @@ ends a pipeline. The loader then searches the batches in flight for bad files an
 with a new one.
 """
 
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -105,8 +106,10 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
             except StopIteration:
                 break
             except RuntimeError as error:
-                rested = None
-                del pipeline  # before others are built, in the same memory
+                # The pipeline and its buffers go before others are built: the error's frames hold them, too.
+                rested = outputs = None
+                del pipeline
+                traceback.clear_frames(error.__traceback__)
                 self._name_bad([samples for _, samples in in_flight], error)
         pipeline.reset()
         self._rested = feed, pipeline

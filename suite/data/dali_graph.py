@@ -52,8 +52,8 @@ class Machine:
             prefetch_queue_depth=prefetched_batches or self.settings.prefetched_batches(self.device.type),
         )
 
-    def decoding(self) -> dict[str, Any]:
-        """Return the options of DALI's decoders.
+    def decoding(self, *, reserves: bool) -> dict[str, Any]:
+        """Return the options of DALI's decoders, which on a GPU reserve memory for a run's length if asked.
 
         Chroma is upsampled smoothly everywhere, as libjpeg and torchvision do it; DALI's default on GPUs is
         to repeat it, which gives other pixels.
@@ -61,10 +61,11 @@ class Machine:
         common = {"output_type": types.RGB, "adjust_orientation": False, "jpeg_fancy_upsampling": True}
         if not self.on_gpu:
             return {"device": "cpu", **common}
+        options = {"device": "mixed", **common, "hw_decoder_load": self.settings.hardware_decoder_load}
+        if not reserves:
+            return options
         return {
-            "device": "mixed",
-            **common,
-            "hw_decoder_load": self.settings.hardware_decoder_load,
+            **options,
             "device_memory_padding": self.settings.device_memory_padding_mib << 20,
             "host_memory_padding": self.settings.host_memory_padding_mib << 20,
             "preallocate_width_hint": self.settings.preallocate_width,
@@ -98,8 +99,10 @@ def build_pipeline(
         if reads_files:
             # Mapping files of 100 kB costs more in page faults than it saves, and is slow on network disks.
             files = fn.io.file.read(files, dont_use_mmap=True)
+        # A pipeline of one batch looks for bad files: it is built often, beside others.
+        options = machine.decoding(reserves=prefetched_batches is None)
         start, shape, resized, offset = drawn if with_places else _places(files, drawn, data)
-        images = fn.decoders.image_slice(files, start=start, shape=shape, axes=[0, 1], **machine.decoding())
+        images = fn.decoders.image_slice(files, start=start, shape=shape, axes=[0, 1], **options)
         crop, size = (images, resized, offset), data.image_size
         if machine.on_gpu:
             images = resize_and_slice(*crop, size, data.interpolation)

@@ -35,15 +35,14 @@ class Folders:
 
     def __init__(self, times_ns: dict[bytes, int] | None = None) -> None:
         self.times_ns = {} if times_ns is None else times_ns
+        self.is_settled = True
+        """Whether none changed so shortly before its listing that a change after it may not be noticed."""
 
     def add(self, folder: bytes) -> None:
         """Note a folder that is about to be listed. Raises OSError."""
-        self.times_ns[folder] = os.stat(folder).st_ctime_ns  # noqa: PTH116
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether none of them has changed so recently that a further change might not be noticed."""
-        return time.time_ns() - max(self.times_ns.values()) > SETTLED_AFTER_S * 1e9
+        self.times_ns[folder] = changed_ns = os.stat(folder).st_ctime_ns  # noqa: PTH116
+        if time.time_ns() - changed_ns <= SETTLED_AFTER_S * 1e9:
+            self.is_settled = False
 
     @property
     def is_as_it_was(self) -> bool:

@@ -104,7 +104,8 @@ def write_pack(
             write_manifest(pack, classes, splits)
             if not publish_folder(pack, out):
                 raise UserError(f"{out}: exists; name a new folder")
-            shutil.rmtree(draft)
+            # On NFS, the lock that is still open keeps the draft's folder.
+            shutil.rmtree(draft, ignore_errors=True)
         except BlockingIOError:
             raise UserError(f"{out}: another process is packing there") from None
         except OSError as error:
@@ -167,10 +168,10 @@ def _write_part(part: _Part, draft: Path, stop: threading.Event, on_progress: On
     path = draft / "pack" / f"{part.name}.data"
     rows_path = draft / "rows" / f"{part.name}.npy"
     if rows_path.exists():
-        # A data file of a former attempt, which may have ended with the machine.
-        alone_N = np.load(rows_path)
-        alone_N["file"] = 0
-        with suppress(UserError):
+        # Files of a former attempt, which may have ended with the machine, so that any may be cut short.
+        with suppress(UserError, EOFError, ValueError):
+            alone_N = np.load(rows_path)
+            alone_N["file"] = 0
             check_images(Packed(DataFiles([path]), alone_N), on_progress)
             return
         rows_path.unlink()

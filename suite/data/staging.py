@@ -98,8 +98,16 @@ def held_copy(pack: Pack, stage: Path) -> Iterator[Path]:
         if not copy.is_dir():
             yield pack.folder
             return
-        stack.enter_context(locked(_used(copy), wait=True, shared=True))
-        yield copy if _is_whole(copy, pack) else pack.folder
+        try:
+            stack.enter_context(locked(_used(copy), wait=True, shared=True))
+        except OSError as error:
+            _fall_back(pack, copy, f"cannot be locked ({error.strerror})")
+            yield pack.folder
+            return
+        is_whole = _is_whole(copy, pack)
+        if not is_whole:
+            _fall_back(pack, copy, "has changed since it was copied")
+        yield copy if is_whole else pack.folder
 
 
 # ------------------------------------------------------------ copies

@@ -72,7 +72,7 @@ class DetectionDaliLoader(PipelineLoader[CocoIndex, DetectionBatch]):
             names, sizes, mirrors = fn.external_source(source=source, num_outputs=3, batch=True)
             files = fn.io.file.read(names, dont_use_mmap=True)
             shapes = fn.peek_image_shape(files, adjust_orientation=False, dtype=types.INT32)
-            images = fn.decoders.image(files, **self._machine.decoding())
+            images = fn.decoders.image(files, **self._machine.decoding(reserves=prefetched_batches is None))
             if self._machine.on_gpu:
                 sizes = fn.cast(sizes, dtype=types.FLOAT)
                 images = fn.resize(images, size=sizes, interp_type=types.INTERP_LINEAR, antialias=True)

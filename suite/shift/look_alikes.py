@@ -26,7 +26,7 @@ def look_alikes(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         for mean, spread in _pairs(module):
             found[name] = (
-                f"its {mean} and {spread} look like estimates, but it is no norm that is known, and what it "
+                f"its {mean} and {spread} look like estimates, but it is not a known norm, and what it "
                 "does with them cannot be measured: derive it from nn.BatchNorm2d, or call F.batch_norm in it"
             )
     return found

@@ -54,7 +54,8 @@ class DaliSpec(Spec):
     device_memory_padding_mib: int = Field(
         256,
         ge=0,
-        description="GPU memory that each decoder thread reserves for large images",
+        description="GPU memory that each decoder thread of each pipeline (training, evaluation) reserves "
+        "for large images",
     )
     host_memory_padding_mib: int = Field(
         256, ge=0, description="pinned host memory that each decoder thread reserves twice, for a GPU"

@@ -60,5 +60,5 @@ def data_parallel(
 
 
 def exchanging_gradients(forward: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
-    """Return the context of a pass: behind the last one of a step, ranks exchange their gradients."""
+    """Return the context of a pass: after the last one of a step, ranks exchange their gradients."""
     return nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from enum import IntEnum
-from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
 
-from suite.data.packs import open_pack
+from suite.data.packs import Pack, open_pack
 from suite.data.sources import check_stage, dataset_folder, indexes_to_share, receive_indexes
 from suite.data.staging import Cancelled, copy_pack, held_copy
 from suite.errors import Preempted, UserError
@@ -54,11 +54,19 @@ def _staged(run: Run, ranks: Ranks, stop: StopFlag) -> Iterator[Run]:
     if run.data.stage is None:
         yield run
         return
-    stage = expand_path(run.data.stage, "data.stage")
-    check_stage(run.data)
-    pack = open_pack(dataset_folder(run.data))
-    copy = partial(copy_pack, pack, stage) if ranks.local_rank == 0 else None
-    _all_wait_for(copy, ranks, stop)
+    stage_text = run.data.stage
+
+    def prepare(cancel: threading.Event) -> tuple[Pack, Path]:
+        stage = expand_path(stage_text, "data.stage")
+        check_stage(run.data)
+        pack = open_pack(dataset_folder(run.data))
+        if ranks.local_rank == 0:
+            copy_pack(pack, stage, cancel)
+        return pack, stage
+
+    prepared = _all_wait_for(prepare, ranks, stop)
+    assert prepared is not None  # each rank prepares
+    pack, stage = prepared
     with held_copy(pack, stage) as folder:
         data = run.data.model_copy(update={"path": str(folder), "stage": None})
         yield run.model_copy(update={"data": data})

@@ -2,7 +2,7 @@
 
 A replay costs the host one launch, where a step of a small batch costs thousands. What it reads and writes
 lies at fixed places: the inputs are copied to where the recorded step reads them, the learning rate is a
-tensor, and the weights, estimates and sums are the network's own. Outside remain what the host decides: the
+tensor, and the weights, estimates and sums are the network's own. What the host decides stays outside: the
 order, mixup, seeds of dropout (a replay reads the generator's seed), TID and averages of the weights.
 """
 
@@ -81,7 +81,9 @@ class StepGraph:
         if not self._inputs:
             self._inputs = tuple(torch.empty_like(one) for one in inputs)
         for place, one in zip(self._inputs, inputs, strict=True):
-            assert place.shape == one.shape, f"{tuple(one.shape)} where {tuple(place.shape)} was recorded"
+            if (place.shape, place.dtype) != (one.shape, one.dtype):
+                recorded = f"{tuple(place.shape)} {place.dtype}"
+                raise RuntimeError(f"an input of {tuple(one.shape)} {one.dtype} where a step has {recorded}")
             place.copy_(one, non_blocking=True)
 
         self._num_steps += 1
@@ -92,7 +94,9 @@ class StepGraph:
             try:
                 self._loss = self.recorder.record(partial(compute, *self._inputs))
             except RuntimeError as error:
-                why = (str(error) or type(error).__name__).splitlines()[0]
+                # torch ends a failed recording with an error of its own; the first one says what failed.
+                cause = error.__context__ or error
+                why = (str(cause) or type(cause).__name__).splitlines()[0]
                 sentence = f"system.cuda_graphs: a step of this run cannot be recorded ({why}): leave it out"
                 raise RuntimeError(sentence) from error
         self.recorder.replay()
@@ -100,7 +104,7 @@ class StepGraph:
 
 
 def step_graph(run: Run, device: torch.device, accumulation_steps: int) -> StepGraph | None:
-    """Return what does the steps of a run on this device by a graph; None where it asks for none.
+    """Return the StepGraph of a run on this device; None where the run asks for none.
 
     Raises UserError where it asks for one and cannot have it.
     """

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from suite.errors import UserError
+from suite.errors import Preempted, UserError
 from suite.experiment import Run
 from suite.specs.choice import resolve
 from suite.specs.process import LOGGERS
@@ -28,8 +28,8 @@ class RunLogger(Protocol):
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Add values by name, such as `val/top1_percent`, after an optimizer step."""
 
-    def close(self) -> None:
-        """Write what is left, and end."""
+    def close(self, error: BaseException | None) -> None:
+        """Write what is left, and end. `error`: what ended the run, if anything did."""
 
 
 class Loggers:
@@ -55,13 +55,13 @@ class Loggers:
             except Exception as error:
                 self._leave_out(name, error)
 
-    def close(self) -> None:
-        """End all loggers."""
+    def close(self, error: BaseException | None) -> None:
+        """End all loggers. `error`: what ended the run, if anything did."""
         for name, logger in list(self._open.items()):
             try:
-                logger.close()
-            except Exception as error:
-                self._leave_out(name, error)
+                logger.close(error)
+            except Exception as failure:
+                self._leave_out(name, failure)
 
     def _leave_out(self, name: str, error: Exception) -> None:
         """A tool's server that is down must not end days of training: the record has everything."""
@@ -86,7 +86,7 @@ class TensorBoardLogger:
         for name, value in values.items():
             self._writer.add_scalar(name, value, global_step=step)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Write what is left."""
         self._writer.close()
 
@@ -113,9 +113,9 @@ class WandbLogger:
         """Add a row."""
         self._run.log(dict(values), step=step)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Write what is left, and wait for the server if there is one."""
-        self._run.finish()
+        self._run.finish(exit_code=0 if error is None else 1)
 
 
 class MlflowLogger:
@@ -155,9 +155,11 @@ class MlflowLogger:
         for name, value in values.items():
             self._client.log_metric(self._id, name, value, step=step)
 
-    def close(self) -> None:
-        """Mark the run as finished; its record says how it ended."""
-        self._client.set_terminated(self._id)
+    def close(self, error: BaseException | None) -> None:
+        """Mark the run as finished, failed, or stopped."""
+        was_stopped = isinstance(error, Preempted)
+        status = "FINISHED" if error is None else "KILLED" if was_stopped else "FAILED"
+        self._client.set_terminated(self._id, status=status)
 
 
 def _flat(content: Mapping[str, Any], inside: str = "") -> dict[str, Any]:

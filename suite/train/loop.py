@@ -111,7 +111,7 @@ class Trainer:
             if self.checkpoints is not None:
                 closing.callback(self.checkpoints.close)
             closing.callback(self.heartbeat.close)
-            closing.callback(self.metrics.close)
+            closing.push(self.metrics.end)
             closing.callback(loader.close)
             closing.callback(self.epoch_end.close)
             if self.to_evaluate:
@@ -138,7 +138,7 @@ class Trainer:
         """Return the module that a step calls: network and loss, compiled if the run says so, within DDP."""
         self.model.train()
         if self.ranks.world_size > 1:
-            self.meter.watch_gradients(self.model)
+            self.meter.watch_gradients(self.model, is_replayed=self.graph is not None)
         objective = self.task.objective(self.model)
         return step_module(objective, self.run, self.ranks, self.accumulation_steps, self.graph)
 
@@ -171,7 +171,7 @@ class Trainer:
         return total
 
     def _compute(self, forward: nn.Module, *inputs: Any, is_last: bool) -> Tensor:
-        """Compute a micro-batch's gradients, and behind the last one the new weights. Returns its loss, ().
+        """Compute a micro-batch's gradients, and after the last one the new weights. Returns its loss, ().
 
         All of it may be recorded once: it reads nothing that changes from step to step but tensors.
         """

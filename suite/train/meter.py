@@ -30,6 +30,7 @@ class Meter:
         self._device = device
         self._nvml = Nvml(device)
         self._memory = PeakMemory(device, self._nvml) if device.type == "cuda" else None
+        self._knows_exchange = True
         self.restart_epoch()
 
     def restart_epoch(self) -> None:
@@ -51,14 +52,20 @@ class Meter:
         yield
         self._spans[DATA].append((start, self._clock.moment()))
 
-    def watch_gradients(self, model: nn.Module) -> None:
-        """Note when the backward pass gets to its end: the gradient of the first trained parameter."""
+    def watch_gradients(self, model: nn.Module, *, is_replayed: bool = False) -> None:
+        """Note when each backward pass ends: at the gradient of the first trained parameter.
+
+        `is_replayed`: steps are replays of a recorded one, which do not show that; then neither the ranks'
+        exchange nor computing is reported.
+        """
+        self._knows_exchange = not is_replayed
+        if is_replayed:
+            return
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
         first.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
 
     def _note_gradient(self, _: Tensor) -> None:
-        if self._device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
-            self._last_gradient = self._clock.moment()
+        self._last_gradient = self._clock.moment()
 
     def gradients_exchanged(self) -> None:
         """Call when the gradients are those of all ranks: what the backward pass did not hide has ended."""
@@ -96,7 +103,9 @@ class Meter:
             summary |= {"images_per_s": global_batch_size * len(self._times) / total_s}
             summary |= {"step_time_p50_ms": 1e3 * p50_s, "step_time_p95_ms": 1e3 * p95_s}
             data, communication = (self._total_s(name) / total_s for name in (DATA, COMMUNICATION))
-            summary |= {"data_wait_share": data, "compute_share": 1 - data - communication}
+            summary["data_wait_share"] = data
+            if self._knows_exchange:
+                summary["compute_share"] = 1 - data - communication
             if any(COMMUNICATION in one for one in self._times):
                 summary["communication_share"] = communication
         return summary

@@ -34,10 +34,10 @@ class MetricLogger:
         self._known_layers: list[Layer] = []
         self._nodes: list[str] = []
 
-    def close(self) -> None:
-        """Close what copies the measurements for other tools."""
+    def end(self, _: object, error: BaseException | None, __: object) -> None:
+        """Close the copies of the measurements for other tools; a context's exit, with what ended the run."""
         if self.loggers is not None:
-            self.loggers.close()
+            self.loggers.close(error)
 
     @property
     def size_bytes(self) -> int:

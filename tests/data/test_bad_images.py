@@ -2,8 +2,10 @@
 
 import itertools
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from suite.data import Batch, train_loader, val_loader
+from suite.data.dali import PipelineLoader
 from suite.data.index import ImageIndex
 from suite.data.loader import decoding_fault
 from suite.errors import UserError
@@ -103,6 +106,29 @@ def test_training_goes_on_and_names_them(
     batches, named = train(run, 10, device=device)
     assert [len(batch.labels_N) for batch in batches] == [4] * 10
     assert_named(named, bad, "train")
+
+
+def test_a_pipeline_that_failed_is_gone_before_others_are_built(
+    broken: tuple[Path, dict[Path, str]], make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+    left: list[int] = []
+    build, search = PipelineLoader._fed_pipeline, PipelineLoader._name_bad
+
+    def fed_pipeline(self: Any) -> Any:
+        feed, pipeline = build(self)
+        made.append(weakref.ref(pipeline))
+        return feed, pipeline
+
+    def name_bad(self: Any, *arguments: Any) -> None:
+        left.append(sum(one() is not None for one in made))
+        search(self, *arguments)
+
+    monkeypatch.setattr(PipelineLoader, "_fed_pipeline", fed_pipeline)
+    monkeypatch.setattr(PipelineLoader, "_name_bad", name_bad)
+    train(make_run(broken[0], 3, image_size=64, loader="dali", crop_area=(0.9, 1.0)), 3, device=CPU)
+    assert left
+    assert set(left) == {0}
 
 
 @pytest.mark.parametrize("num_bad", [0, 4])

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from suite.data.importing import FORMS, Labels, find_images
+from suite.data.importing.found import class_list
 from suite.data.importing.tfrecord import masked_crc32c
 from suite.data.pack_writer import sources_of, write_pack
 from suite.data.packs import pack_index
@@ -186,6 +187,18 @@ BAD: dict[str, Callable[[Path, Path], None]] = {
     "train-00000-of-00002.parquet: row 5 has the label -1; expected a number from 0": lambda original, out: (
         forms.parquet(original, out, bad_row={"label": -1})
     ),
+    "data/train: the file 0 of 2 is missing, counted from 0": then(
+        forms.parquet, lambda out: (out / "data/train-00000-of-00002.parquet").unlink()
+    ),
+    "LOC_val_solution.csv: has a label of ILSVRC2012_val_99999999, but there is no such": then(
+        forms.kaggle,
+        lambda out: (out / "LOC_val_solution.csv").write_text(
+            (out / "LOC_val_solution.csv").read_text() + "ILSVRC2012_val_99999999,n00000010 1 2 3 4\n"
+        ),
+    ),
+    "val: has images beside folders; expected either, with all of them": then(
+        forms.kaggle, lambda out: (next(out.rglob("val")) / "n00000010").mkdir()
+    ),
     "train-00001-of-00002.parquet: cannot be read as Parquet: ": then(
         forms.parquet, lambda out: cut(out / "data/train-00001-of-00002.parquet", 100)
     ),
@@ -209,6 +222,13 @@ BAD: dict[str, Callable[[Path, Path], None]] = {
     ),
     "bad: holds none of these: the two official tars": lambda original, out: None,
 }
+
+
+def test_a_name_that_contradicts_its_label_is_refused() -> None:
+    names = {"train": [b"n00000001_1.jpg", b"n00000002_1.jpg", b"n00000002_2.jpg"]}
+    assert class_list(None, names, {"train": np.array([1, 0, 0])}) == ("n00000002", "n00000001")
+    with pytest.raises(UserError, match=r"n00000002_2.jpg has the label 1, as have images of n00000001"):
+        class_list(None, names, {"train": np.array([1, 0, 1])})
 
 
 @pytest.mark.parametrize("sentence", BAD)

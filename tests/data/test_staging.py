@@ -1,5 +1,6 @@
 """Copies of packs on a node's own disk: once, whole, reused, and never in the way."""
 
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from suite.data.packs import Pack, check_pack, open_pack, pack_index
 from suite.data.staging import Cancelled, copies_folder, copy_of, copy_pack, held_copy
 from suite.errors import UserError
 from suite.experiment import DataSpec
-from suite.files import locked
+from suite.files import NoLocks, locked
 from tests.data.test_packs import MakeRun
 from tests.data.test_packs import pack as pack_of
 
@@ -74,6 +76,20 @@ def test_a_copy_is_made_once_and_reused(pack: Pack, stage: Path, monkeypatch: py
     assert len(reads) == 51
     index = pack_index(folder, "val")
     assert index.folder == folder
+
+
+def test_a_copy_that_cannot_be_locked_for_reading_is_left_out(
+    pack: Pack, stage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    staged(pack, stage)
+
+    def without_locks(path: Path, *, wait: bool, shared: bool = False) -> Any:
+        raise NoLocks(errno.EBADF, "Bad file descriptor", str(path))
+
+    monkeypatch.setattr(staging, "locked", without_locks)
+    with held_copy(pack, stage) as folder:
+        assert folder == pack.folder
+    assert "cannot be locked (Bad file descriptor): training reads" in caplog.text
 
 
 def test_two_jobs_at_once_make_one_copy(

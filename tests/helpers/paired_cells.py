@@ -39,7 +39,7 @@ def frames_of(root: Path, top1: Cells, esm: Cells | None = None, **sweep: Any) -
         if run.seed < len(top1.get(cell, [])):
             value = top1[cell][run.seed]
             sigma = (esm or {}).get(cell, [1.0] * 20)[run.seed]
-            layers = [] if cell[0] == "GN8" else ["a"]
+            layers = ["a"] if "BN" in cell[0] else []
             write_run(
                 root,
                 run,

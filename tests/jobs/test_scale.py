@@ -52,7 +52,9 @@ def test_what_decides_the_speed_decides_the_folder(tmp_path: Path) -> None:
     assert folder() == folder()
     others = [folder(system={"data_threads": 7}), folder(plan=ScalePlan([1, 2], "strong", 1, 31, 5))]
     others += [folder(cluster=CLUSTER.model_copy(update={"name": "other"}))]
-    assert len({folder(), *others}) == 4
+    others += [folder(cluster=CLUSTER.model_copy(update={"environment": {"NCCL_SOCKET_IFNAME": "eth1"}}))]
+    assert len({folder(), *others}) == 5
+    assert folder(cluster=CLUSTER.model_copy(update={"nodes": 3})) == folder()
 
 
 def test_cells_of_another_number_of_ranks_are_not_mixed(tmp_path: Path) -> None:
@@ -114,13 +116,18 @@ def test_a_job_that_cannot_start_is_not_waited_for(tmp_path: Path, monkeypatch: 
             SimpleNamespace(state="queued", reason="Priority", job="7", is_unfinished=True),
             SimpleNamespace(state="completed", reason="", job="7", is_unfinished=False),
             SimpleNamespace(state="queued", reason="PartitionNodeLimit", job="8", is_unfinished=True),
+            SimpleNamespace(state="queued", reason="Dependency", job="9", is_unfinished=True),
         ]
     )
     monkeypatch.setattr(submitting, "overview", lambda *_: SimpleNamespace(runs=[next(answers)]))
     monkeypatch.setattr(submitting, "POLL_S", 0)
     seen: list[str] = []
     stuck = submitting.follow(
-        cells_of(WEAK, tmp_path), lambda cell, run: seen.append(f"{cell.nodes} {run.state}")
+        cells_of(ScalePlan([1, 2, 4], "strong", 1, 30, 5), tmp_path),
+        lambda cell, run: seen.append(f"{cell.nodes} {run.state}"),
     )
-    assert seen == ["2 queued", "2 completed", "4 queued"]
-    assert stuck == {"4 nodes, repeat 1": "PartitionNodeLimit: it will not start; end it by scancel 8"}
+    assert seen == ["1 queued", "1 completed", "2 queued", "4 queued"]
+    assert stuck == {
+        "2 nodes, repeat 1": "PartitionNodeLimit: it will not start; end it by scancel 8",
+        "4 nodes, repeat 1": "Dependency: it will not start; end it by scancel 9",
+    }

@@ -97,6 +97,26 @@ def test_the_headline_says_what_beats_the_baseline_and_what_may_be_as_good(tmp_p
     assert answered(tmp_path / "near", near).headline.endswith("; XBN-P2-GN8 may be as good.")
 
 
+def test_norms_without_a_norm_batch_are_compared_with_such_a_baseline_at_each(tmp_path: Path) -> None:
+    top1: Cells = {
+        ("GN8", 64): [70.0, 71.0, 72.0, 73.0],
+        ("LN", 64): [60.0, 61.1, 61.9, 63.0],
+        ("BN", 4): [65.0, 66.1, 66.9, 68.0],
+    }
+    norms = [{"kind": "bn"}, {"kind": "gn", "num_groups": 8}, {"kind": "ln"}]
+    frames = frames_of(tmp_path, top1, seeds=SEEDS, model={"arch": "small_resnet20", "norm": norms})
+    comparison = against_baseline(frames, "GN8")
+    ranked = ranking(frames, ["GN8", "LN", "BN"], comparison, "GN8")
+    assert ranked[["norm", "is_best"]].to_numpy().tolist() == [["GN8", True], ["BN", False], ["LN", False]]
+    drawn = forest(frames, ranked, comparison, "GN8")
+    assert drawn is not None
+    assert [(row.norm, row.verdict) for row in drawn.rows] == [
+        ("GN8", "baseline"),
+        ("BN", "worse"),
+        ("LN", "worse"),
+    ]
+
+
 def test_a_norm_that_is_worse_needs_no_more_seeds_though_a_third_one_is_open(tmp_path: Path) -> None:
     top1: Cells = {
         ("BN", 4): [80.0, 81.0, 82.0, 83.0],
@@ -119,14 +139,14 @@ def test_a_baseline_that_is_best_is_said_to_be(tmp_path: Path) -> None:
     assert told.more[0].startswith("The mean estimation shift of XBN-P2-GN8")
 
 
-def test_what_is_not_told_apart_is_said_with_the_seeds_that_would(tmp_path: Path) -> None:
+def test_what_is_not_significant_is_said_with_the_seeds_that_would_show_it(tmp_path: Path) -> None:
     top1 = {("BN", 4): [60.0, 61.0, 62.0, 63.0], ("XBN-P2-GN8", 4): [62.0, 61.0, 63.0, 66.0]}
     told = answered(tmp_path, top1)
     # 2, 0, 1, 3: mean 1.5, sd 1.291, half 2.054; t = 2.324, p = 0.103.
     assert told.headline == (
         "At norm batch 4, no norm is shown to beat BN: XBN-P2-GN8 differs from it by +1.5 ± 2.1 points of "
-        "top-1 (4 paired seeds, p = 0.10). About 4 more seeds would tell these two apart, if difference and "
-        "spread stay."
+        "top-1 (4 paired seeds, p = 0.10). About 4 more seeds would show a difference "
+        "with a probability of 80 %, if it and the spread stay."
     )
     assert told.command == ""
 
@@ -146,7 +166,7 @@ def test_two_seeds_are_said_once_with_the_command_that_adds_some(tmp_path: Path)
     told = answered(tmp_path / "runs", top1, seeds=[0, 1])
     assert told.headline == (
         "At norm batch 4, XBN-P2-GN8 differs from BN by +2.00 and +3.00 points of top-1, but 2 paired seeds "
-        "are too few to tell norms apart."
+        "are too few to compare norms."
     )
     folder = tmp_path / "runs"
     assert told.command == f"shiftbench run synthetic-sweep.yaml 'seeds=[0,1,2,3,4]' --output-dir {folder}"

@@ -209,7 +209,7 @@ def test_comparisons_are_folded_and_what_is_left_out_of_them_is_not(tmp_path: Pa
     page = render_html(composed(tmp_path / "runs"))
     first, _, details = page[page.index('<section class="opening"') :].partition('<details class="details">')
     assert "1 run did not complete and is left out" in first
-    assert first.count("too few to tell norms apart") == 1
+    assert first.count("too few to compare norms") == 1
     assert "too few to tell" not in details
     assert "XBN-P1-GN8 at norm batch 4: 1 diverged" in details[: details.index("</details>")]
     # All norms are in the forest plot, in the order in which people count.

@@ -242,9 +242,7 @@ def test_norms_that_are_written_out_are_named(batches: Batches, mean: str, var: 
     profile = probe(model, batches)
     assert (profile.layers, profile.is_partial) == ((), True)
     assert list(profile.skipped) == ["bn1", "bn2"]
-    assert (
-        f"its {mean} and {var} look like estimates, but it is no norm that is known" in profile.skipped["bn1"]
-    )
+    assert f"its {mean} and {var} look like estimates, but it is not a known norm" in profile.skipped["bn1"]
     with pytest.raises(UserError, match=f"remedies: bn1: its {mean} and {var} look like estimates"):
         remedies(model, batches)
     beside = probe(nn.Sequential(nn.BatchNorm2d(3).eval(), model), batches)

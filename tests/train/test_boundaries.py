@@ -194,6 +194,10 @@ def test_a_gpus_step_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         for event, at_ms in zip(events, (0.0, 2.0, 5.0, 15.0, 16.0, 20.0), strict=True):
             event.done_at_ms = at_ms
         summary = meter.summary(1)
+    replayed = Meter(warmup_steps=0, device=CPU)
+    replayed.watch_gradients(model, is_replayed=True)
+    replayed.step_done()
+    assert not {"communication_share", "compute_share"} & replayed.summary(1).keys()
     shares = [summary[f"{name}_share"] for name in ("data_wait", "communication", "compute")]
     assert shares == pytest.approx([3 / 20, 1 / 20, 16 / 20])
 

@@ -35,7 +35,7 @@ class Tool:
             raise ConnectionError("its server is down")
         self.values.append((values, step))
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         self.is_closed = True
 
 
@@ -49,7 +49,7 @@ def test_tensorboard_reads_what_the_record_has(tmp_path: Path) -> None:
         metrics.measure("top1_percent", 61.25, "val", epoch=2, step=8)
         layers = [Layer("bn1", 16), Layer("layer1.0.bn1", 16)]
         metrics._per_layer(layers, {"esm_sigma_scaled": [0.25, 0.75]}, "val", epoch=2, step=8)
-        metrics.loggers.close()
+        metrics.end(None, None, None)
     found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
 
     def read(name: str) -> list[tuple[int, float]]:
@@ -73,7 +73,7 @@ def test_a_tool_that_fails_is_left_out_and_the_run_goes_on(
     with caplog.at_level(logging.ERROR):
         for step in (2, 3, 4):
             loggers.log({"val/top1_percent": 1.0}, step)
-    loggers.close()
+    loggers.close(None)
     assert [step for _, step in first.values] == [2]
     assert caplog.text.count("gets no more values: ConnectionError: its server is down") == 2
     assert not first.is_closed

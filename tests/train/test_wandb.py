@@ -15,7 +15,7 @@ def test_an_offline_run_is_in_the_runs_folder(tmp_path: Path, monkeypatch: pytes
     logger = WandbLogger(run, tmp_path, 0)
     logger.log({"val/top1_percent": 48.5, "epoch": 1}, 4)
     assert logger._run.config["batch"]["global_batch_size"] == 16
-    logger.close()
+    logger.close(None)
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert folder.name.endswith(run.run_id)
     (file,) = folder.glob("*.wandb")

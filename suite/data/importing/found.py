@@ -13,6 +13,7 @@ from suite.errors import UserError
 
 _SPLITS = {"train": "train(?:ing)?", "val": "val(?:id(?:ation)?)?", "": "test"}
 _SYNSET = re.compile(rb"^(n\d{8})_\d+\.|_(n\d{8})\.\w+$")
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,21 @@ def by_split(folder: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
     del found[""]
     if missing := [split for split, paths in found.items() if not paths]:
         raise UserError(f"{folder}: has no files of {missing[0]}")
+    for paths in found.values():
+        _check_numbers(paths)
     return found
+
+
+def _check_numbers(paths: Sequence[Path]) -> None:
+    """Raise UserError if files say how many there are, as in train-00000-of-00294, and one is missing."""
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        if match := _NUMBERED.search(path.name):
+            series = f"{path.parent}/{path.name[: match.start()]}", int(match[2])
+            numbers.setdefault(series, set()).add(int(match[1]))
+    for (name, count), present in numbers.items():
+        if missing := sorted(set(range(count)) - present):
+            raise UserError(f"{name}: the file {missing[0]} of {count} is missing, counted from 0")
 
 
 def labels_of(classes_of_images: Mapping[str, Sequence[str]]) -> tuple[dict[str, Int64s], tuple[str, ...]]:
@@ -90,14 +105,15 @@ def class_list(
 def _synsets(
     names: Mapping[str, Sequence[bytes]], labels: Mapping[str, Int64s], count: int
 ) -> tuple[str, ...]:
-    """Return the synset of each label, if each label has one and every name with a synset has its label's."""
+    """Return the synset of each label, if each label has one. Raises UserError for a name with another's."""
     found: dict[int, str] = {}
     for split, labels_N in labels.items():
         for name, label in zip(names[split], labels_N.tolist(), strict=True):
             if match := _SYNSET.search(name):
                 synset = (match[1] or match[2]).decode()
-                if found.setdefault(label, synset) != synset:
-                    return ()
+                if (known := found.setdefault(label, synset)) != synset:
+                    image = f"{split}: {name.decode(errors='replace')}"
+                    raise UserError(f"{image} has the label {label}, as have images of {known}")
     return tuple(found[label] for label in sorted(found)) if len(set(found.values())) == count else ()
 
 

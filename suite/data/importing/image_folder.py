@@ -39,6 +39,8 @@ def find(folder: Path, labels: "Labels") -> Found:
     flat = _flat_images(place / "val")
     if not flat:
         return Found(*sources_of(place))
+    if _has_folder(place / "val"):
+        raise UserError(f"{place / 'val'}: has images beside folders; expected either, with all of them")
     training = scan(place, "train")
     in_training = [training.classes[label] for label in training.labels_N]
     in_val = val_classes(folder, flat, labels.val_labels)

@@ -40,6 +40,8 @@ def val_classes(folder: Path, files: Sequence[str], given: Path | None) -> list[
     if by_name is not None:
         if missing := [name for name in files if Path(name).stem not in by_name]:
             raise UserError(f"{path}: has no label of {missing[0]}")
+        if surplus := min(by_name.keys() - {Path(name).stem for name in files}, default=None):
+            raise UserError(f"{path}: has a label of {surplus}, but there is no such validation image")
         return [by_name[Path(name).stem] for name in files]
     if len(lines) != len(files):
         raise UserError(f"{path}: has {len(lines)} labels, but there are {len(files)} validation images")
@@ -91,7 +93,7 @@ def _ids_of_meta(content: bytes) -> dict[str, str]:
 def _named(lines: Sequence[str]) -> dict[str, str] | None:
     """Return the classes by the names of images, without suffix; None for lines that are classes alone."""
     rows = list(csv.reader(lines)) if "," in lines[0] else [line.split(maxsplit=1) for line in lines]
-    if any(len(row) < 2 for row in rows):
+    if any(len(row) < 2 or not row[1].strip() for row in rows):
         return None
     if rows[0][0] == "ImageId":
         rows = rows[1:]
