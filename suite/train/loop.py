@@ -104,8 +104,7 @@ class Trainer:
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
         if self.run.system.loggers and self.metrics.record is not None:
-            folder = self.metrics.record.paths.folder
-            self.metrics.loggers = Loggers(self.run, folder, self.step)
+            self.metrics.loggers = Loggers(self.run, self.metrics.record.paths.folder)
         loader = self.task.train_loader(self.step, self.ranks)
         with ExitStack() as closing:
             if self.checkpoints is not None:

@@ -54,7 +54,7 @@ class MetricLogger:
         if self.record is not None:
             self.record.measure(metric, value, epoch=epoch, step=step, split=split)
             if self.loggers is not None:
-                self.loggers.log({f"{split}/{metric}": value, "epoch": epoch}, step)
+                self.loggers.log({f"{split}/{metric}": value}, epoch=epoch, step=step)
 
     def training(self, values: dict[str, float], *, epoch: int, step: int) -> None:
         """Write an epoch of training, by metric."""
@@ -174,7 +174,7 @@ class MetricLogger:
                     by_layer = zip((layer.name for layer in layers), numbers, strict=True)
                     means = {f"{split}/{name}": sum(numbers) / len(numbers)}
                     named = {f"{split}/{name}/{layer}": number for layer, number in by_layer}
-                    self.loggers.log({**means, **named, "epoch": epoch}, step)
+                    self.loggers.log(means | named, epoch=epoch, step=step)
 
     def _layers(self, layers: list[Layer]) -> None:
         # TID and the probe list the same layers in the same order: the first of them writes the list.
