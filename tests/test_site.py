@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.helpers.browser import browser, chromium, overflow_px  # noqa: F401 - a fixture
+from tests.helpers.browser import (  # noqa: F401 - a fixture
+    browser,
+    chromium,
+    overflow_px,
+    serious_findings,
+)
 
 ROOT = Path(__file__).parents[1]
 # What would be fetched at reading, from another place.
@@ -43,6 +48,7 @@ def opened(browser: Browser, site: Path, name: str, width: int, scheme: str = "l
     page.on("request", lambda r: None if r.url.startswith(inside) else trouble.append(r.url))
     page.goto((site / name).as_uri())
     yield page
+    assert serious_findings(page) == []
     assert not trouble, trouble
     assert overflow_px(page) == 0
     page.close()

@@ -28,7 +28,7 @@ PAGES = {
     "examples/walkthrough.ipynb": "walkthrough.md",
 }
 WRITTEN = {"all-options.md": commands_page, "all-keys.md": keys_page}
-LANGUAGES = {".yaml": "yaml", ".py": "python"}
+LANGUAGES = {".yaml": "yaml", ".cff": "yaml", ".py": "python"}
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=(?:#[^)]*)?\))")
 _FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
