@@ -237,6 +237,6 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
         "All norms by accuracy at each norm batch; one without BN is the same at each. Significantly worse: "
         f"p of the paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the "
         "baseline, or, of two other norms, over all such pairs. The first is the one with the highest mean "
-        f"of those with {MIN_SEEDS_FOR_A_CLAIM} or more seeds; one with fewer in common with it is not judged."
+        f"of those with {MIN_SEEDS_FOR_A_CLAIM} or more seeds; with fewer in common a norm is not judged."
     ]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)
