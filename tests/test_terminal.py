@@ -33,6 +33,19 @@ def test_a_number_is_never_cut_and_a_name_is_folded() -> None:
     assert "layer4.2.downsample.norm1" in "\n".join(printed(200))
 
 
+def test_two_numbers_take_two_lines_before_a_table_is_wider_than_its_terminal() -> None:
+    out = io.StringIO()
+    rows = [["BN", "66.60 and 67.90", "0.0434 and 0.0588"], ["GN", "76.6 ± 2.2", "0.01"]]
+    print_rows(Console(file=out, width=32), ["Norm", "Top-1 (%)", "Shift"], rows, numbers=(1, 2))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 32
+    assert [line.split() for line in lines[1:]] == [
+        ["BN", "66.60", "and", "0.0434", "and"],
+        ["67.90", "0.0588"],
+        ["GN", "76.6", "±", "2.2", "0.01"],
+    ]
+
+
 def test_a_recorded_screen_shows_what_a_terminal_would() -> None:
     screen = Screen(10)
     screen.write("\x1b[?25lloading\r\n\x1b[31m  1 %\x1b[0m")

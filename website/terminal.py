@@ -100,7 +100,7 @@ def record(words: Sequence[str], folder: Path, at_s: Sequence[float] = ()) -> Re
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment = {**kept, "TERM": "xterm-256color"}
+    environment = {**kept, "TERM": "xterm-256color", "HOME": str(folder)}
     process = subprocess.Popen(
         words, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
@@ -110,7 +110,7 @@ def record(words: Sequence[str], folder: Path, at_s: Sequence[float] = ()) -> Re
     still_s, shown = 0.0, ""
     for text in _pieces(ours):
         now = time.monotonic()
-        screen.write(text)
+        screen.write(text.replace(str(folder), "~"))
         if (current := screen.text) != shown:
             still_s, changed, shown = max(still_s, now - changed), now, current
         if waiting and now - began >= waiting[0]:
