@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import termios
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -162,11 +163,14 @@ def recordings(folder: Path) -> Iterator[tuple[str, Recording]]:
 def page(found: Sequence[tuple[str, Recording]]) -> str:
     """Return the page as Markdown."""
     still_s = max(one.longest_still_s for _, one in found)
-    parts = [
-        "# What the terminal shows",
+    head = (
         f"Recorded by `make terminal` in a terminal of {COLUMNS} columns, with shiftbench {__version__} on "
         f"{os.cpu_count()} cores ({cpu_name()}) that other programs used, too. Colours are left out. "
-        f"Nothing stood still for longer than {still_s:.1f} s.",
+        f"Nothing stood still for longer than {still_s:.1f} s."
+    )
+    parts = [
+        "# What the terminal shows",
+        textwrap.fill(head, 124),
     ]
     for heading, one in found:
         parts += [f"## {heading}", f"```console\n$ {one.command}\n```"]
