@@ -48,7 +48,6 @@ def opened(browser: Browser, site: Path, name: str, width: int, scheme: str = "l
     page.on("request", lambda r: None if r.url.startswith(inside) else trouble.append(r.url))
     page.goto((site / name).as_uri())
     yield page
-    assert serious_findings(page) == []
     assert not trouble, trouble
     assert overflow_px(page) == 0
     page.close()
@@ -61,16 +60,19 @@ def test_its_pages_open(browser: Browser, site: Path, width: int, scheme: str) -
         assert page.locator("img[src='report.png']").evaluate("image => image.naturalWidth") > 0
         is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert is_dark == (scheme == "dark")
+        assert serious_findings(page) == []
     with opened(browser, site, "api/shift.html", width, scheme) as page:
         function = page.locator(".doc-function", has=page.locator("[id='suite.shift.probe.probe']"))
         shown = function.inner_text()
         assert "per_channel: bool = False" in shown
         assert "one inference pass" in shown
+        assert serious_findings(page) == []
         assert "ESM_μ = ‖μ̂ − μ̃‖₂" in function.locator("pre").nth(1).inner_text()  # a formula is no paragraph
     with opened(browser, site, "gallery.html", width, scheme) as page:
         report = page.frame_locator("iframe.report")
         assert "sample" in report.locator("h1").inner_text()
         report.locator(".chart svg.marks").first.wait_for()
+        assert serious_findings(page) == []
 
 
 def test_search_finds_pages_also_from_a_disk(browser: Browser, site: Path) -> None:  # noqa: F811

@@ -62,6 +62,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     )
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the search for those who hear a page: Material's has no label."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
+
+
 def on_post_build(config: MkDocsConfig) -> None:
     """Write the sample report beside the gallery's page."""
     write_sample_report(Path(config.site_dir) / "sample-report")
