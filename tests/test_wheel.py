@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 CELL = ["seeds=[5001]", "model.norm={kind: bn}", "batch.norm_batch_size=2", "recipe.epochs=1"]
 CELL += ["data.train_images=64", "data.val_images=40", "measure.precise_bn_images=32"]
 
-# Come with a declared one (with pydantic, torch and Ray), or belong to the user's own networks and trainers.
-NOT_DECLARED = {"pydantic_core", "triton", "tensorboardX", "timm", "safetensors"}
+# Come with a declared one (pydantic, Jinja, torch and Ray), or belong to a user's networks and trainers.
+NOT_DECLARED = {"pydantic_core", "markupsafe", "triton", "tensorboardX", "timm", "safetensors"}
 NOT_DECLARED |= {"lightning", "pytorch_lightning", "transformers"}
 
 Installed = Callable[..., str]

@@ -239,4 +239,6 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
         "baseline, or, of two other norms, over all such pairs. The first is the one with the highest mean "
         f"of those with {MIN_SEEDS_FOR_A_CLAIM} or more seeds; with fewer in common a norm is not judged."
     ]
+    kept = [place for place in range(len(columns)) if any(str(row[place]) != EMPTY for row in rows)]
+    columns, rows = [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)
