@@ -83,6 +83,10 @@ def only_run(experiment: Experiment, config: Path) -> Run:
 def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePlan) -> list[Cell]:
     """Return the cells in the order in which they run: all numbers of nodes, then the next repeat.
 
+    Repeats differ in what can be chosen, so that their spread shows what one timing is worth. Each has its
+    own seed, and so other images, which no cache holds from the repeat before. Every other one begins with
+    the most nodes, so that what changes meanwhile does not favour one number.
+
     Raises UserError for a batch that does not fit a number of ranks, and for cells that were timed on another
     number of ranks.
     """
@@ -90,9 +94,10 @@ def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePla
     jobs = where_jobs_lie(output_dir, cluster.jobs_folder)  # shared, so that the sources are copied once
     cells = []
     for repeat in range(1, plan.repeats + 1):
-        for nodes in plan.nodes:
+        seeded = run.model_copy(update={"seed": (run.seed + repeat - 1) % 2**32})
+        for nodes in plan.nodes if repeat % 2 else reversed(plan.nodes):
             there = cluster.model_copy(update={"nodes": nodes, "jobs_folder": str(jobs)})
-            own = _on_nodes(run, nodes, there.ranks, plan)
+            own = _on_nodes(seeded, nodes, there.ranks, plan)
             cells.append(Cell(nodes, repeat, own, there, home / f"nodes-{nodes}" / f"repeat-{repeat}"))
     for cell in cells:
         _check_ranks(cell)

@@ -81,6 +81,12 @@ def _notes(scaling: Scaling, has_ranks: bool) -> list[str]:
         "the fewest nodes, repeat by repeat; ideal is as many times their speed as there are nodes. Parts of "
         "a step are those of the first rank; communication is what the backward pass does not hide."
     ]
+    if shared := [f"{point.nodes} ({point.only_place})" for point in scaling.points if point.only_place]:
+        notes.append(
+            "Repeats have seeds of their own, and every other one began with the most nodes. But Slurm gave "
+            f"all repeats the same nodes where their number is {', '.join(shared)}: how nodes differ is not "
+            "in those intervals."
+        )
     if has_ranks:
         notes.append(
             "Slowest rank: that which works longest before the others' gradients reach it, beside the median "

@@ -19,6 +19,7 @@ from suite.errors import UserError
 from suite.files import write_atomically
 
 NAME = "scaling"
+_IN_CSV = ("images_per_s", "step_time_p50_ms", "step_time_drift", *PARTS)
 
 
 def print_scaling(console: Console, scaling: Scaling) -> None:
@@ -76,7 +77,8 @@ def _csv(scaling: Scaling) -> str:
                 "ranks": one.ranks or None,
                 "state": one.state,
                 "reason": one.reason,
-                **{name: values.get(name) for name in ("images_per_s", "step_time_p50_ms", *PARTS)},
+                "ran_on": one.places,
+                **{name: values.get(name) for name in _IN_CSV},
                 "epoch_end_time_s": values.get("epoch_end_time_s"),
                 "slowest_rank": slowest and slowest.rank,
                 "slowest_rank_node": slowest and slowest.node,
