@@ -27,7 +27,10 @@ class Kit:
 
 
 _CLUSTER = {"cluster.yaml": "clusters/gpu.yaml"}
-_NEXT = ("shiftbench config show experiment.yaml", "shiftbench doctor --cluster cluster.yaml")
+_NEXT = (
+    "shiftbench config show experiment.yaml",
+    "shiftbench doctor --cluster cluster.yaml --config experiment.yaml",
+)
 KITS = {
     "imagenet": Kit(
         "ResNet-50 on ImageNet",

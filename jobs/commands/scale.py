@@ -53,7 +53,7 @@ def scale(
     failed, so an interrupt loses nothing. Results are in scaling.md, scaling.csv and scaling.svg.
     """
     from jobs.cluster.clusters import load_cluster
-    from jobs.scale.cells import ScalePlan, only_run, parse_nodes, plan_cells, study_folder
+    from jobs.scale.cells import ScalePlan, label_of, only_run, parse_nodes, plan_cells, study_folder
     from jobs.scale.submitting import submit_missing
     from suite.config import load_experiment
     from suite.config_file import naming
@@ -77,7 +77,7 @@ def scale(
         reasons = dict(done.refused)
         if wait:
             reasons |= _follow(console, [cell for cell in cells if cell.name not in done.refused])
-    title = f"{run.label} on {where.name}"
+    title = f"{label_of(run)} on {where.name}"
     is_complete = _report(title, plan, cells, study_folder(run, where, output_dir, plan), reasons)
     if (wait or report_only) and not is_complete:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)

@@ -151,6 +151,8 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
     content, cells = run.content, {header: form(run) for header, form in COLUMNS.items()}
     step, total = content.get("step"), content.get("total_steps")
     rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")  # a path is copied from here
     lines = {
         "run": f"{run.label}  ({run.run_id})",
         "state": run.state,

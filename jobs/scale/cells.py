@@ -71,13 +71,18 @@ def only_run(experiment: Experiment, config: Path) -> Run:
         alike = run.model_dump(mode="json", exclude={"seed"})
         cells.setdefault(json.dumps(alike, sort_keys=True), run)
     if len(cells) > 1:
-        labels = [f"{run.label.rpartition(' seed ')[0]}" for run in cells.values()]
+        labels = [label_of(run) for run in cells.values()]
         listed = ", ".join(dict.fromkeys(labels[:MAX_LISTED])) + (", …" if len(labels) > MAX_LISTED else "")
         raise UserError(
             f"{config}: has {len(cells)} cells ({listed}), and scale times one: choose it by overrides, such "
             "as model.norm=bn batch.norm_batch_size=32"
         )
     return next(iter(cells.values()))
+
+
+def label_of(run: Run) -> str:
+    """Return a run's name without its seed, which differs from repeat to repeat."""
+    return run.label.rpartition(" seed ")[0]
 
 
 def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePlan) -> list[Cell]:
@@ -112,7 +117,7 @@ def study_folder(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScaleP
     """
     content = timed(run, plan).model_dump_json() + cluster.model_dump_json(exclude={"nodes", "jobs_folder"})
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    label, name = (re.sub(r"[^a-z0-9._-]+", "-", text.lower()) for text in (run.label, cluster.name))
+    label, name = (re.sub(r"[^a-z0-9._-]+", "-", text.lower()) for text in (label_of(run), cluster.name))
     return output_dir / f"{label}-{digest}" / f"{name}-{plan.mode}"
 
 

@@ -12,7 +12,7 @@ from reports.findings.scaling import PARTS, Scaling
 from reports.findings.scaling_verdict import verdict_sentences
 from reports.findings.slow_nodes import slowest_rank
 from reports.tables.cell_tables import print_table
-from reports.tables.scaling_table import OF_SPEED, OF_STEPS, scaling_table
+from reports.tables.scaling_table import FOR_A_TERMINAL, scaling_table
 from reports.write.drawing import obstacle_to_drawing
 from reports.write.markdown import fill
 from suite.errors import UserError
@@ -23,10 +23,11 @@ _IN_CSV = ("images_per_s", "step_time_p50_ms", "step_time_drift", *PARTS)
 
 
 def print_scaling(console: Console, scaling: Scaling) -> None:
-    """The table in two parts, its notes, and last the verdict."""
+    """The table in parts, its notes, and last the verdict."""
     table = scaling_table(scaling)
-    for left_out in (OF_STEPS, OF_SPEED):
-        print_table(console, table, left_out)
+    for part in FOR_A_TERMINAL:
+        others = [name for another in FOR_A_TERMINAL if another is not part for name in another]
+        print_table(console, table, others)
     for note in table.notes:
         console.print(note, style="dim", markup=False, highlight=False)
     for text in verdict_sentences(scaling):

@@ -1,6 +1,7 @@
 """How a run scales: the laws, the verdict, the slow node and the files, from records made for the purpose."""
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,3 +237,20 @@ def test_the_files(tmp_path: Path) -> None:
     printed = console.export_text()
     assert "It seems to scale with losses" in printed
     assert all(column.header in printed for column in scaling_table(scaling).columns)
+
+
+def test_it_fits_a_terminal_with_the_intervals_of_three_repeats() -> None:
+    whole = {"compute_share": 0.8, "communication_share": 0.15, "data_wait_share": 0.05}
+    cells = [
+        timing(n, 20_000.0 * n * (1 + r / 20), r, **whole, epoch_end_time_s=3.2)
+        for n in (1, 2, 16)
+        for r in (1, 2, 3)
+    ]
+    times = eight_nodes()
+    times = replace(times, nodes=[name.replace("n", "node-011") for name in times.nodes])
+    cells[-1] = replace(cells[-1], rank_times=times)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_scaling(console, Scaling("resnet50 on gpu", "strong", cells))
+    printed = console.export_text().splitlines()
+    assert "node-0113" in "".join(printed)
+    assert max(map(len, printed)) <= 80
