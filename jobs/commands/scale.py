@@ -90,7 +90,8 @@ def _print_plan(console: Console, cells: "Sequence[Cell]") -> None:
     for name, text in what.items():
         console.print(f"{name}: {text}", markup=False)
     for number, text in texts.items():
-        console.print(f"\nthe script on {number} nodes:", text, sep="\n", markup=False)
+        nodes = f"{number} node{'s'[: number != 1]}"
+        console.print(f"\nthe script on {nodes}:", text, sep="\n", markup=False)
     if not texts:
         console.print("nothing to submit")
 
