@@ -64,7 +64,7 @@ def _python(case: Case) -> Iterator[Verdict]:
         (node.name, f"its checks ended after `{list(node.answers)[-1]}`")
         for node in case.nodes
         if "end" not in node.answers
-        and all(node.answers.get("start", {}).get(key, 1) for key in ("code", "python"))
+        and all(node.answers.get("start", {}).get(key, 1) for key in ("code", "runtime", "python"))
     ):
         fix = "set python: in the cluster's file to Python 3.11 or newer with shiftbench's packages"
         yield "problem", f"{cut}: {case.message or 'no error message'}", fix
