@@ -73,10 +73,10 @@ def test_a_job_in_apptainer_is_requeued_by_its_script(cells: Cells, tmp_path: Pa
     assert (record.status["attempts"], record.status["lost_steps"]) == (2, 0)
     assert [start["container"] for start in record.provenance] == [str(image)] * 2
     assert record.provenance[1]["world_size"] == 2
-    assert "the job's script has it queued again" in cells.paths().log.read_text()
+    assert "the job's script has it queued again" in cells.logs()
     told = log.read_text().splitlines()
     assert len(told) == 4  # two ranks, twice
-    assert f"--bind {cells.output_dir}:{cells.output_dir}" in told[0]
+    assert f"{cells.output_dir}:{cells.output_dir}" in told[0]
 
 
 def test_a_job_under_pyxis_and_one_whose_image_went(cells: Cells, tmp_path: Path, log: Path) -> None:
@@ -86,7 +86,8 @@ def test_a_job_under_pyxis_and_one_whose_image_went(cells: Cells, tmp_path: Path
     assert Record.read(cells.paths().folder).provenance[0]["container"] == "nvcr.io#nvidia/pytorch:26.10-py3"
     told = log.read_text().splitlines()
     assert told[0] == "--container-image=nvcr.io#nvidia/pytorch:26.10-py3"
-    assert told[1].startswith(f"--container-mounts={cells.output_dir}:{cells.output_dir},")
+    assert told[1].startswith("--container-mounts=")
+    assert f"{cells.output_dir}:{cells.output_dir}" in told[1]
     (image := tmp_path / "image.sif").touch()
     cells.describe(**in_container("apptainer", image, tmp_path, f"rm {image}"))
     cells.submit(*QUICK, "seeds=[1]")
