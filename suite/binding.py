@@ -85,10 +85,9 @@ def _network_cards(sys: Path, node: int) -> list[str]:
 
 
 def _number(file: Path) -> int | None:
-    """Return a file's number; None where it is missing, or negative, by which Linux says "not known"."""
+    """Return a file's number, -1 where Linux does not know it; None for a file that is missing."""
     with suppress(OSError, ValueError):
-        number = int(file.read_text())
-        return None if number < 0 else number
+        return int(file.read_text())
     return None
 
 

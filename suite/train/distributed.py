@@ -167,5 +167,5 @@ def _pci_address(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     gpu = torch.cuda.get_device_properties(device)
-    parts = [getattr(gpu, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
-    return None if None in parts else "{:04x}:{:02x}:{:02x}.0".format(*parts)
+    parts = [getattr(gpu, f"pci_{part}_id", -1) for part in ("domain", "bus", "device")]
+    return None if min(parts) < 0 else "{:04x}:{:02x}:{:02x}.0".format(*parts)
