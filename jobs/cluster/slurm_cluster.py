@@ -90,9 +90,7 @@ class SlurmCluster(Cluster):
             if plain in UNUSABLE_PARAMETERS:
                 raise ValueError(f"{name} cannot be used: shiftbench could not follow its jobs; remove it")
             if plain.startswith(("container-", "no-container-")):
-                raise ValueError(
-                    f"{name} would put the script inside; say container: {{image: …}} instead"
-                )
+                raise ValueError(f"{name} would put the script inside; say container: {{image: …}} instead")
             if plain.replace("-", "_") in cls.model_fields:
                 raise ValueError(f"{name} is a key of the cluster itself; give it there")
         return parameters

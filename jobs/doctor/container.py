@@ -33,7 +33,11 @@ def _container(case: Case) -> Iterator[Verdict]:
         other = "set container.runtime to apptainer, or ask the administrator for the plugin Pyxis"
         yield "problem", f"srun --help names no option of {container.runtime}", other
     if missing := answer["missing"]:
-        yield "problem", missing, f"name one that this machine and the nodes share, or build {OWN_FILES}"
+        yield (
+            "problem",
+            missing,
+            f"name one that this machine and the nodes share, or build one from {OWN_FILES}",
+        )
     elif answer["unchecked"]:
         yield "ok", f"{container.image} is not checked from here: {answer['unchecked']}"
     else:

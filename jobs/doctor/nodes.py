@@ -111,7 +111,7 @@ def program(
         *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
         f"has_runtime=false; {needs} >/dev/null && has_runtime=true",
-        f"has_python=$has_runtime; ! $has_runtime || {finds_python} >/dev/null || has_python=false",
+        f"has_python=true; ! $has_runtime || {finds_python} >/dev/null || has_python=false",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
         f'echo "{MARK} ${{SLURM_PROCID:-0}} . '
         '[\\"start\\", {\\"node\\": \\"$node\\", \\"host\\": \\"$(hostname)\\", '

@@ -47,6 +47,19 @@ def test_the_doctor_names_an_image_and_a_runtime_that_are_missing(
     assert findings(case)["container"].found == "ubuntu is not checked from here: a registry's image"
 
 
+def test_what_an_image_lacks_is_mended_in_the_image() -> None:
+    case = recorded(container={"image": "docker://x", "runtime": "apptainer"})
+    case.here["container"] = doctors.probe(case)
+    case.nodes[0].answers["start"]["python"] = False
+    case.nodes[1].answers["packages"]["absent"] = ["submitit"]
+    found = findings(case)
+    assert (
+        "set container.python: in the cluster's file to an interpreter that the image has"
+        in found["python"].fix
+    )
+    assert found["packages"].fix.startswith("install them in the image, or build one from containers/")
+
+
 def test_the_nodes_shell_says_whether_there_is_a_runtime(tmp_path: Path) -> None:
     container = {"image": "docker://x", "runtime": "apptainer", "python": "no-python"}
     cluster = SlurmCluster(scheduler="slurm", container=container, setup=("true",))
@@ -64,7 +77,7 @@ def test_the_nodes_shell_says_whether_there_is_a_runtime(tmp_path: Path) -> None
             '#!/bin/bash\nwhile [ "$1" != /bin/sh ]; do shift; done; exec "$@"\n'
         )
         (tmp_path / "apptainer").chmod(0o755)
-    assert answers[0] == {"code": True, "runtime": False, "python": False}
+    assert answers[0] == {"code": True, "runtime": False, "python": True}  # nobody can look
     assert answers[1] == {"code": True, "runtime": True, "python": False}
 
 
