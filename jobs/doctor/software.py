@@ -83,13 +83,16 @@ def _packages(case: Case) -> Iterator[Verdict]:
     if missing := case.faults("packages", _missing):
         fix = f"{install}, or set python: in the cluster's file to an interpreter that has them"
         if _key_of_python(case) == "container.python":
-            fix = "install them in the image, or build one from containers/shiftbench.def or containers/Dockerfile"
+            files = "containers/shiftbench.def or containers/Dockerfile"
+            fix = f"install them in the image, or build one from {files}"
         yield "problem", missing, fix
         return
     found = {name: answer["versions"] for name, answer in case.answers("packages").items()}
     if not found:
         return
     there, here = next(iter(found.values())), case.here["versions here"]
+    if _key_of_python(case) == "container.python":
+        here = {}  # an image's versions are its own
     differing = [name for name in COMPARED if len({one.get(name) for one in found.values()}) > 1]
     others = [name for name in here if name in there and _release(there[name]) != _release(here[name])]
     if differing:
