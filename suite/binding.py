@@ -1,8 +1,8 @@
 """Binds a rank to the CPUs of the NUMA node that its GPU is attached to.
 
-Threads inherit it: torch's, DALI's (whose own `set_affinity` stays off), and the torchvision loader's processes.
-NCCL itself chooses the network card that is nearest to a rank's GPU, so nothing has to be set for it. torch.numa
-does as much for torchrun's ranks, but needs the program numactl.
+Threads inherit it: torch's, DALI's (whose own `set_affinity` stays off), and the torchvision loader's
+processes. NCCL itself chooses the network card that is nearest to a rank's GPU, so nothing has to be set for
+it. torch.numa does as much for torchrun's ranks, but needs the program numactl.
 """
 
 import os
