@@ -25,6 +25,7 @@ def test_the_process_group(device: torch.device, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCH_GLOO_LAZY_INIT", raising=False)
     monkeypatch.setattr(distributed, "_device", lambda *_: device)
+    monkeypatch.setattr(distributed, "_pci_address", lambda device: None)
     monkeypatch.setattr(
         dist, "init_process_group", lambda backend, **options: asked.append((backend, options))
     )
