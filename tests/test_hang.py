@@ -135,6 +135,7 @@ class Evil:
         (pickle.dumps({"pg_config": {}, "entries": [{}]}), "as torch writes it: KeyError"),
         (b"x" * 101, "101 bytes are more than a dump of collectives has"),
     ],
+    ids=["empty", "cut short", "executable", "a list", "without fields", "too large"],
 )
 def test_a_bad_dump_is_named_and_the_others_are_used(
     content: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

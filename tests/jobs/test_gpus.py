@@ -30,6 +30,7 @@ def amd_machine(folder: Path) -> tuple[Path, Path]:
     """Two CPUs and four GPUs as AMD's driver lists them; of the last one there is no device file."""
     nodes, devices = folder / "nodes", folder / "dri"
     devices.mkdir()
+    (devices / "renderD0").touch()
     for node in range(6):
         (nodes / str(node)).mkdir(parents=True)
         is_gpu = node >= 2
