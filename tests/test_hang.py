@@ -196,7 +196,7 @@ def test_status_names_the_rank_and_shows_where_it_hangs(tmp_path: Path) -> None:
         console.print(details(run, []))
     shown = capture.get()
     assert "epoch 2, step 20, training: ranks 0 on n1, 1 on n1, 2 on n2 and 3 on n2" in shown
-    assert "rank 3 on n2, for 480 s" in shown
+    assert "rank 3 on n2 has not gone on for 480 s" in shown
     assert 'File "loop.py", line 3, in advance' in shown
     assert 'File "loop.py", line 0, in advance' in shown  # of one that waited
     assert 'File "loop.py", line 1, in advance' not in shown

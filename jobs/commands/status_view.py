@@ -192,7 +192,7 @@ def _of_ranks_that_waited(hang: Hang) -> list[Text]:
     waiting = [rank for rank in hang.stalls if rank not in lagging]
     for rank in (*lagging[:MAX_STACKS], *waiting[:1]):
         stall = hang.stalls[rank]
-        title = f"\n{hang.named([rank])}, for {stall.stalled_s:.0f} s"
+        title = f"\n{hang.named([rank])} has not gone on for {stall.stalled_s:.0f} s"
         lines.append(Text(title, "red" if rank in lagging else "").append(f"\n{stall.stack}", "default"))
     return lines
 
