@@ -32,8 +32,6 @@ from suite.specs.dali import DaliSpec
 
 # What the source gives a pipeline for a batch: names, and what else its graph takes.
 Inputs = tuple[Any, ...]
-
-
 IndexT = TypeVar("IndexT", bound=ImageFiles)
 BatchT = TypeVar("BatchT")
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from suite.binding import by_text
 from suite.data.auto import serving
 from suite.data.watch import DataWatch, Silence
 from suite.data.workers import SHARED_MEMORY
@@ -79,10 +80,13 @@ def train_on(
 
 
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
-    hosts = ranks.hosts()
+    hosts, binding = ranks.hosts(), by_text(ranks.bindings())
     try:
         if record is not None:
             origin = provenance(_device_name(ranks), hosts, ranks.device.type) | arithmetic_of(run)
+            origin["binding"] = binding
+            if ranks.device.type == "cuda":
+                log.info("%s", "; ".join(f"ranks {which}: {text}" for text, which in binding.items()))
             origin["kernels"] = asdict(norm_kernels(run, ranks.device))
             origin["loader"] = asdict(serving(run.data.loader, ranks.device))
             record.start(origin)

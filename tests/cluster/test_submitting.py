@@ -29,6 +29,7 @@ def test_the_demo_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
     cells.wait_for_state("completed")
     record = Record.read(cells.paths().folder)
     assert record.provenance[0]["world_size"] == 4
+    assert record.provenance[0]["binding"] == {"not bound: no GPU": "0-3"}
     assert re.fullmatch(r"n\[\d[-,]\d\]", record.provenance[0]["nodes"])
     assert record.last("images_evaluated") == 90
     assert record.last_per_layer("esm_sigma")

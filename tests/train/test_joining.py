@@ -27,6 +27,7 @@ def test_the_process_group(device: torch.device, monkeypatch: pytest.MonkeyPatch
     for name in (*BUFFER, "TORCH_GLOO_LAZY_INIT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(distributed, "_device", lambda *_: device)
+    monkeypatch.setattr(distributed, "_pci_address", lambda device: None)
     monkeypatch.setattr(
         dist, "init_process_group", lambda backend, **options: asked.append((backend, options))
     )
