@@ -28,6 +28,7 @@ from suite.record import (
     request_stop,
     time_left_s,
 )
+from suite.record.hang import Hang
 from suite.record.reader import read_config
 from suite.record.shapes import COUNT
 from suite.specs.base import Spec
@@ -155,6 +156,7 @@ class RunStatus:
     node: str = ""
     content: dict[str, Any] = field(default_factory=dict)
     errors: list[RankError] = field(default_factory=list)
+    hang: Hang | None = None
     is_ending: bool = False  # its job ends, after which it can be retried
 
     @property

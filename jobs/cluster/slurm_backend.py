@@ -22,6 +22,7 @@ from jobs.cluster.task import TrainTask
 from suite.files import is_full
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
+from suite.record.hang import Hang
 from suite.record.rank_errors import why_aborted
 from suite.user import user_name
 
@@ -240,7 +241,7 @@ def of_job(
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
     # A requeued job goes on in its logs: where this end has a reason of its own, an abort in them is older.
-    error = _last_error(one, job, may_have_aborted=seen.state == "FAILED")
+    error = _last_error(one, job, status.hang, may_have_aborted=seen.state == "FAILED")
     return JobVerdict("failed", f"job {job}: {seen.end}{recorded or error}", is_final=True)
 
 
@@ -250,13 +251,13 @@ def _full_disk(*folders: Path) -> str:
     return "" if full is None else f"; the file system of {full} is full"
 
 
-def _last_error(one: Submission, job: str, *, may_have_aborted: bool) -> str:
+def _last_error(one: Submission, job: str, hang: Hang | None, *, may_have_aborted: bool) -> str:
     """Return why a job ended: NCCL's watchdog, or a line of its log.
 
     That is the failed line of set-up, a container's that did not start, srun's error, or the last one.
     """
     for log in sorted(one.folder.glob(f"{job}_*_log.err")) if may_have_aborted else ():
-        if why := why_aborted(log):
+        if why := why_aborted(log, hang):
             return f"; {why}"
     errors, output = (_last_lines(one.folder / f"{job}_0_log.{end}") for end in ("err", "out"))
     for number, line in reversed(list(enumerate(errors))):

@@ -45,6 +45,8 @@ def probe_gpu_state(request: Request, earlier: Mapping[str, Answer]) -> Answer |
     import pynvml
     import torch
 
+    if torch.version.hip is not None:
+        return {"amd": True}
     pynvml.nvmlInit()
     found = {}
     for index in range(torch.cuda.device_count()):
@@ -113,6 +115,9 @@ def _gpu_state(case: Case) -> Iterator[Verdict]:
         return
     if errors := case.faults("gpu state"):
         yield "unknown", errors, "see whether `nvidia-smi -q` works on these nodes"
+        return
+    if amd := [node for node, answer in answers.items() if answer.get("amd")]:
+        yield "unknown", f"{', '.join(amd)}: AMD's GPUs, which NVML does not know", "see `rocm-smi -a` there"
         return
     gpus = [
         (node, number, gpu)

@@ -20,7 +20,7 @@ from jobs.cluster.clusters import AnyCluster, is_slurm
 from jobs.cluster.slurm_commands import config
 from jobs.local.child import environment_of, threads_of_a_rank
 from jobs.local.fork_client import end_server, own_server
-from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.gpus import VisibleGpus, share_out, visible_gpus
 from jobs.local.launches import Launch
 from jobs.local.progress import ProgressView
 from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes
@@ -115,12 +115,12 @@ def _ray_options(study: Study, cluster: AnyCluster) -> RayOptions:
     usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if on_slurm else 1)
     at_a_time = study.spec.trials.at_a_time or usual
     uses_gpus = not on_slurm and any(run.system.device != "cpu" for run in study.samples)
-    gpus = visible_gpus(os.environ) if uses_gpus and address is None else []
+    gpus = visible_gpus(os.environ) if uses_gpus and address is None else VisibleGpus([])
     share_out(gpus, at_a_time, cluster.ranks)
     if cluster.scheduler == "slurm":
         cluster.check_image()
         config()
-    return RayOptions(address, at_a_time, uses_gpus, len(gpus))
+    return RayOptions(address, at_a_time, uses_gpus, len(gpus.names))
 
 
 def _fit(

@@ -18,6 +18,7 @@ from suite.errors import Cancelled, Preempted, UserError
 from suite.experiment import DataSpec, Run
 from suite.signals import StopFlag
 from suite.train.distributed import Ranks
+from suite.train.hang_watch import goes_on
 from suite.user import expand_path
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ def _all_wait_for(work: Callable[[threading.Event], T] | None, ranks: Ranks, sto
     with ThreadPoolExecutor(1, thread_name_prefix="data") as thread:
         future = None if work is None else thread.submit(work, cancel)
         while (decision := _Now(ranks.agree(_state(future, stop)))) is _Now.BUSY:
+            goes_on(1, 0, "preparing data")
             if future is not None:
                 wait([future], ASK_EVERY_S)
         cancel.set()

@@ -21,6 +21,7 @@ from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
 from suite.launch import launch_variables
 from suite.record.rank_errors import node_name
+from suite.train.flight_recorder import record_collectives
 
 
 class Agreement:
@@ -131,6 +132,7 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
         yield Ranks(0, 0, 1, device, binding)
         return
     os.environ.update(variables)
+    record_collectives()
     # Connections are made when they are first used: of all pairs of ranks a ring uses few.
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     on_gpu = device.type == "cuda"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.cluster.clusters import SlurmCluster
 from jobs.doctor import bandwidth, gpu_state, reading
@@ -169,6 +170,16 @@ def test_gpus_that_are_alike() -> None:
         "ok",
         "1900 MHz under load, no memory errors, none slowed down",
     )
+
+
+def test_of_amds_gpus_nvml_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    answer = gpu_state.probe_gpu_state(
+        Request("/f", "t", [], "runs", "/code", "python"), {"packages": {}, "gpus": {"count": 4}}
+    )
+    answers = {node: {"gpu state": answer} for node in NODES[:2]}
+    found = judged(gpu_state.TOPIC, case_of(answers))["state of the GPUs"]
+    assert (found.verdict, found.found) == ("unknown", "n1, n2: AMD's GPUs, which NVML does not know")
 
 
 @pytest.mark.parametrize(

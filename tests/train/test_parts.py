@@ -211,12 +211,16 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_energy_is_read_from_the_counter_of_the_device_itself(
-    one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gpu = torch.device("cuda", 0)
     counter = Nvml(gpu)
     assert (counter.energy_j(), counter.energy_j()) == (10.0, 13.0)
     assert Nvml(CPU).energy_j() is None
+    with monkeypatch.context() as patch, caplog.at_level("INFO", logger="shiftbench"):
+        patch.setattr(torch.version, "hip", "7.0")
+        assert Nvml(gpu).energy_j() is Nvml(gpu).process_bytes() is None
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["AMD's GPUs have no NVML"]
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
         assert Nvml(gpu).energy_j() is None
