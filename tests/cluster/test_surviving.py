@@ -1,8 +1,8 @@
 """Requeues, preemption, failing nodes and killed tasks: the run ends bit-equal to an undisturbed one.
 
-Each way in which a run is stopped is tried with jobs that train, by one or the other loader, whose threads
-and processes see signals differently: a requeue (SIGTERM) with both, each cause of a warning (SIGUSR2) with
-one. What stops no run is tried with the stand-in trainer, which loses no step either.
+Each way in which a run is stopped is tried with a job that trains. SIGTERM and SIGUSR2 each reach one with
+DALI's loader and one with torchvision's, whose threads and processes see signals differently. What stops no
+run is tried with the stand-in trainer, which loses no step either.
 """
 
 import signal
@@ -59,36 +59,33 @@ def assert_ends_as(cells: Cells, reference: Path, attempts: int = 2) -> Record:
 
 
 def test_a_requeue_in_mid_epoch_of_two_nodes_whose_clocks_were_a_day_ahead(
-    training_cells: Cells, with_workers: Cells, undisturbed: Reference
+    training_cells: Cells, undisturbed: Reference
 ) -> None:
     """They are set right while the job waits for its second start."""
-    both = (training_cells, with_workers)
-    for cells in both:
-        clock = cells.folder / "clock"
-        clock.write_text(str(DAY_S))
-        cells.describe(nodes=2, step_s=0.2, environment={"SHIFTBENCH_TEST_CLOCK": str(clock)})
-        cells.submit(*SPANNING)  # a network whose BN statistics span both ranks
-    for cells in both:
-        cells.wait_for_step(40)
-        shown, (seen,) = cells.call("status").stdout, cells.status().values()
-        assert "is 1440 min ahead of the file system's" in " ".join(shown.split())
-        assert seen["state"] == "running"
-        assert 0 <= seen["eta_s"] < 600
-        job = cells.job()
-        slurm("scontrol", "requeue", job)
-        (cells.folder / "clock").write_text("0")
-        cells.hurry(job)
-        cells.pace(0)
-    for cells in both:
-        record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
-        first, second = record.provenance
-        assert (first["restart"], second["restart"]) == (0, 1)
-        assert second["world_size"] == 2
-        # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
-        assert 40 <= record.status["resumed_from_step"] < 100
-        assert record.status["lost_steps"] == 0
-        assert 0.9 * DAY_S < first["started_at"] - second["started_at"] < DAY_S
-        assert 0 < record.status["queue_wait_s"] < 600  # and not a day
+    cells = training_cells
+    clock = cells.folder / "clock"
+    clock.write_text(str(DAY_S))
+    cells.describe(nodes=2, step_s=0.2, environment={"SHIFTBENCH_TEST_CLOCK": str(clock)})
+    cells.submit(*SPANNING)  # a network whose BN statistics span both ranks
+    cells.wait_for_step(40)
+    shown, (seen,) = cells.call("status").stdout, cells.status().values()
+    assert "is 1440 min ahead of the file system's" in " ".join(shown.split())
+    assert seen["state"] == "running"
+    assert 0 <= seen["eta_s"] < 600
+    job = cells.job()
+    slurm("scontrol", "requeue", job)
+    clock.write_text("0")
+    cells.hurry(job)
+    cells.pace(0)
+    record = assert_ends_as(cells, undisturbed.of(cells.run, world_size=2))
+    first, second = record.provenance
+    assert (first["restart"], second["restart"]) == (0, 1)
+    assert second["world_size"] == 2
+    # SIGTERM took effect at the end of a step, in the middle of the only epoch, and no step was lost.
+    assert 40 <= record.status["resumed_from_step"] < 100
+    assert record.status["lost_steps"] == 0
+    assert 0.9 * DAY_S < first["started_at"] - second["started_at"] < DAY_S
+    assert 0 < record.status["queue_wait_s"] < 600  # and not a day
 
 
 def test_a_slurmd_that_dies_in_training(training_cells: Cells, undisturbed: Reference) -> None:
