@@ -86,7 +86,10 @@ def _place(folder: Path, number: int) -> Path:
 
 
 def _writing(folder: Path, work: Path, num_bytes: int, rounds: int) -> dict[str, Ratio]:
-    """Compare packing with cp and tar, and importing tars with unpacking and with copying them; MB/s."""
+    """Compare packing with cp and tar, and importing tars with unpacking and with copying them.
+
+    In MB/s, until all of it is on the disk.
+    """
     from suite.data.importing import Labels, find_images
     from suite.data.index import scan
     from suite.data.pack_writer import sources_of, write_pack
@@ -109,6 +112,7 @@ def _writing(folder: Path, work: Path, num_bytes: int, rounds: int) -> dict[str,
         os.sync()  # what was written before must not be written meanwhile
         start_s = time.perf_counter()
         write()
+        os.sync()  # a pack is on the disk when it appears; cp and tar leave that to the system
         duration_s = time.perf_counter() - start_s
         if out.is_dir():
             shutil.rmtree(out)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.json
 
 from benchmarks.pairing import Ratio, summarize
+from benchmarks.progress import progress_of
 from benchmarks.synthetic_runs import write_runs
 from reports.collect import collect
 from suite.errors import UserError
@@ -60,6 +61,8 @@ def bench_report(num_runs: int, rounds: int, few: int = FEW_RUNS) -> ReportBench
         _as_one_file(runs, lines)
         collect([some], folder / "warm-up")
         first, again, bare = [], [], []
+        progress = progress_of(f"collecting {num_runs} runs", of=2)
+        progress(0, rounds)
         for number in range(rounds):
             cache = folder / f"cache-{number}"
             bare.append(_timed(partial(pyarrow.json.read_json, lines)))
@@ -67,9 +70,14 @@ def bench_report(num_runs: int, rounds: int, few: int = FEW_RUNS) -> ReportBench
             _change(runs)
             again.append(_timed(partial(collect, [runs], cache)))
             shutil.rmtree(cache)
+            progress(number + 1, rounds)
+        progress = progress_of("reports and page", number=2, of=2)
+        progress(0, 1)
         report_s, memory_gib = _report(runs, folder / "out", folder)
         few_s, _ = _report(some, folder / "few-out", folder)
         page = folder / "out" / "index.html"
+        interactive_s = _interactive_s(page)
+        progress(1, 1)
         return ReportBench(
             num_runs,
             lines.stat().st_size / 1e6,
@@ -79,7 +87,7 @@ def bench_report(num_runs: int, rounds: int, few: int = FEW_RUNS) -> ReportBench
             memory_gib,
             page.stat().st_size / 1e6,
             few_s,
-            _interactive_s(page),
+            interactive_s,
         )
 
 

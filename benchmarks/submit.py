@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.processes import Timed, environment, time_files, timed
+from benchmarks.progress import progress_of
 from jobs.cluster.clusters import SlurmCluster, load_cluster
 from jobs.cluster.ledger import Ledger
 from jobs.cluster.slurm_commands import SlurmError, ask, config, max_array_size
@@ -63,8 +64,11 @@ def bench_submit(cluster: str, cells: int, rounds: int, below: Path | None = Non
     with tempfile.TemporaryDirectory(prefix="shiftbench-submit-", dir=below) as made:
         bench = _Bench(Path(made), where)
         bench.round(2, SubmitBench(2, result.max_array_size, result.slurm_version))  # fills Python's caches
-        for _ in range(rounds):
+        progress = progress_of(f"submitting {cells} runs")
+        progress(0, rounds)
+        for number in range(rounds):
             bench.round(cells, result)
+            progress(number + 1, rounds)
     return result
 
 

@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from benchmarks.pairing import Ratio, summarize
+from benchmarks.progress import progress_of
 from suite.errors import UserError
 from suite.record import RecordWriter
 from suite.studies.study import load_study
@@ -76,9 +77,12 @@ def bench_tune(trials: int, rounds: int, read_trials: int) -> TuneBench:
             return time.perf_counter() - start_s
 
         order, times = random.Random(0), {name: list[float]() for name in commands}
-        for _ in range(rounds):
+        progress = progress_of("tune / run", of=2)
+        progress(0, rounds)
+        for number in range(rounds):
             for name in order.sample(sorted(commands), len(commands)):
                 times[name].append(timed(name))
+            progress(number + 1, rounds)
         overhead = summarize(times["tune"], times["run"])
         memory, read_s = _read(folder, read_trials)
     return TuneBench(trials, overhead, read_trials, read_s, memory)
@@ -117,6 +121,8 @@ def _read(folder: Path, trials: int) -> tuple[list[tuple[int, float]], float]:
             record.measure("top1_percent", 50.0, epoch=run.num_epochs, step=1, split="val")
             record.status("completed")
     found: list[tuple[int, float]] = []
+    progress = progress_of(f"{trials} completed trials are read", number=2, of=2)
+    progress(0, 1)
     start_s = time.perf_counter()
     process = subprocess.Popen(
         _command(["tune", str(path), "--output-dir", str(runs)]),
@@ -131,6 +137,7 @@ def _read(folder: Path, trials: int) -> tuple[list[tuple[int, float]], float]:
             found.append((count, sum(map(_resident_mib, _family(process.pid)))))
     if process.returncode != 0 or not found:
         raise UserError(f"shiftbench tune ended with {process.returncode} where {trials} trials are complete")
+    progress(1, 1)
     return found, time.perf_counter() - start_s
 
 

@@ -35,3 +35,7 @@ class Preempted(Exception):
     def __init__(self, message: str, *, is_warned: bool = False) -> None:
         super().__init__(message)
         self.is_warned = is_warned
+
+
+class Cancelled(Exception):
+    """Work before the first step was given up because the run is to stop."""

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
 from suite.specs.base import Spec
-from suite.specs.batch import BatchSpec
+from suite.specs.batch import DEFAULT_ESTIMATES, BatchSpec
 from suite.specs.choice import listed
 from suite.specs.data import WHERE, DataSpec
 from suite.specs.federated import FederatedSpec
@@ -50,8 +50,18 @@ __all__ = [
 ]
 
 
-# Fields of the recipe that older runs lack: where they are null, those keep their ids.
-ADDED_LATER = ("ema_decay", "swa", "federated", "iterations", "warmup_iterations", "clip_grad_norm")
+# Fields that older runs lack: where they have this value, those keep their ids.
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "recipe": {
+        **dict.fromkeys(
+            ("ema_decay", "swa", "federated", "iterations", "warmup_iterations", "clip_grad_norm")
+        ),
+        "optimizer": "sgd",
+        "trust_coefficient": None,
+    },
+    "batch": {"estimates": DEFAULT_ESTIMATES},
+    "data": {"interpolation": "bilinear"},
+}
 
 
 class Run(Spec):
@@ -137,12 +147,19 @@ class Run(Spec):
     def _norm_batch(self) -> "Run":
         # Without BN there is no statistic over a batch, so the configured number has no effect.
         if isinstance(self.model.norm, BatchFreeSpec) or self.has_frozen_norms:
-            plain = self.batch.model_copy(update={"norm_batch_size": self.batch.per_gpu})
+            alike = {"norm_batch_size": self.batch.per_gpu, "estimates": DEFAULT_ESTIMATES}
+            plain = self.batch.model_copy(update=alike)
             object.__setattr__(self, "batch", plain)
             if (federated := self.recipe.federated) is not None:
-                alike = federated.model_copy(update={"norms": FederatedSpec.model_fields["norms"].default})
-                object.__setattr__(self, "recipe", self.recipe.model_copy(update={"federated": alike}))
+                default = FederatedSpec.model_fields["norms"].default
+                updated = {"federated": federated.model_copy(update={"norms": default})}
+                object.__setattr__(self, "recipe", self.recipe.model_copy(update=updated))
         norm, batch = self.model.norm, self.batch
+        if self.recipe.federated is not None and batch.estimates != DEFAULT_ESTIMATES:
+            raise ValueError(
+                f"batch.estimates: {batch.estimates} is of several ranks, but federated clients train in "
+                "turn on one: leave it out; recipe.federated.norms joins the clients' estimates"
+            )
         if isinstance(norm, VariantSpec) and batch.norm > batch.per_gpu:
             raise ValueError(
                 f"batch.norm_batch_size is {batch.norm}, but the statistics of {norm.kind} cannot span "
@@ -167,8 +184,6 @@ class Run(Spec):
         decides = self.model_dump(mode="json", include={"model", "data", "batch", "recipe", "seed"})
         for field in WHERE:
             del decides["data"][field]
-        if self.data.interpolation == "bilinear":
-            del decides["data"]["interpolation"]  # added later: older runs keep their ids
         norm = decides["model"]["norm"]
         if norm.get("stages", 0) is None:
             del norm["stages"]  # added later: older runs keep their ids
@@ -176,9 +191,10 @@ class Run(Spec):
             decides["model"]["norm"] = {"kind": norm["kind"], **self.model.norm.options}
         if not isinstance(self.task, ClassificationSpec):
             decides["task"] = self.task.model_dump(mode="json")
-        for field in ADDED_LATER:
-            if decides["recipe"][field] is None:
-                del decides["recipe"][field]
+        for section, fields in ADDED_LATER.items():
+            for field, value in fields.items():
+                if decides[section][field] == value:
+                    del decides[section][field]
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

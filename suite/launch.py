@@ -1,7 +1,8 @@
 """Reads from the environment whether this process is one of several ranks. No torch here."""
 
-import subprocess
 from collections.abc import Mapping
+
+from suite.node_list import node_names
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
 
@@ -17,7 +18,7 @@ def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
         "RANK": env["SLURM_PROCID"],
         "LOCAL_RANK": env["SLURM_LOCALID"],
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": env.get("MASTER_ADDR") or _first_host(env["SLURM_STEP_NODELIST"]),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or node_names(env["SLURM_STEP_NODELIST"])[0],
         "MASTER_PORT": env.get("MASTER_PORT", str(port)),
     }
 
@@ -29,8 +30,3 @@ def _port(job: int, restart: int) -> int:
     which may share a node.
     """
     return FIRST_PORT + (job * 31 + restart * 4_001) % NUM_PORTS
-
-
-def _first_host(node_list: str) -> str:
-    names = ["scontrol", "show", "hostnames", node_list]
-    return subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -112,6 +112,9 @@ _ALL = (
     Metric("step_time_p50_ms", "ms", "lower", "median time of an optimizer step", "Step time, median"),
     Metric("step_time_p95_ms", "ms", "lower",
            "95th percentile of an optimizer step's time", "Step time, p95"),
+    Metric("step_time_drift", "1", "neither",
+           "median step time of the later half of an epoch's timed steps / that of the earlier half; 1 where "
+           "they are steady", "Step time, later / earlier"),
     Metric("step_time_slowest_ms", "ms", "lower",
            "largest of the ranks' medians; of several ranks only", "Step time, slowest rank"),
     Metric("data_wait_share", "1", "lower",

@@ -64,6 +64,8 @@ class RunPaths:
     claim = _Below("claim")  # a newer start's request that this process leave
     stop = _Below("stop.json")  # a study's request that this process stop, with its reason
     errors = _Below("errors")
+    flight = _Below("flight")  # what ranks that wait in vain leave behind; of several ranks
+    rank_nodes = _Below("flight/nodes.json")  # each rank's node, by rank
     checkpoints = _Below("checkpoints")
     best = _Below("checkpoints/best.pt")
 
@@ -73,6 +75,14 @@ class RunPaths:
     def error(self, rank: int) -> Path:
         """The error that ended this rank in the newest attempt."""
         return self.errors / f"rank-{rank}.json"
+
+    def stall(self, rank: int) -> Path:
+        """Where this rank was when it had not gone on for long."""
+        return self.flight / f"rank-{rank}.json"
+
+    def trace(self, backend: str, rank: int) -> Path:
+        """The collectives that this rank has entered over a backend, as torch dumps them."""
+        return self.flight / f"{backend}-{rank}"
 
     def patch(self, name: str) -> Path:
         """A difference of the sources from their commit, by its name in the provenance."""

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE_PACKAGES = ("suite", "jobs", "reports")
 SOURCES = (*SOURCE_PACKAGES, "pyproject.toml")
 SNAPSHOT_NOTE = "code.json"
+IMAGE_VARIABLE = "SHIFTBENCH_IMAGE"
+"""The environment variable in which a job has its container's image, as the cluster's file names it."""
 MAX_PATCH_BYTES = 4_000_000
 
 log = logging.getLogger("shiftbench")
@@ -46,7 +48,14 @@ def provenance(device: str, hosts: list[str], device_type: str = "cpu") -> dict[
         "scheduler_job": scheduler_job(os.environ),
         "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         "nodes": os.environ.get("SLURM_STEP_NODELIST"),
+        "container": container_image(os.environ),
     }
+
+
+def container_image(env: Mapping[str, str]) -> str | None:
+    """Return the image of the container that this process is in; None outside, and where nothing says it."""
+    names = (IMAGE_VARIABLE, "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
+    return next((env[name] for name in names if env.get(name)), None)
 
 
 def scheduler_job(env: Mapping[str, str]) -> str | None:

@@ -85,12 +85,16 @@ def grace_after_warning_s() -> float:
     return float(os.environ.get(GRACE_VARIABLE, "0"))
 
 
-def ask_script_to_requeue(is_asked: bool) -> None:
-    """Ask the script of this scheduler's job to have it queued again, or take that back."""
+def ask_script_to_requeue(is_asked: bool, *, if_preempted: bool = False) -> None:
+    """Ask the script of this scheduler's job to have it queued again, or take that back.
+
+    `if_preempted`: only if the scheduler says that the job makes room for another one. The script asks it,
+    because inside a container there is no command for that.
+    """
     if (request := os.environ.get(REQUEUE_VARIABLE)) is None:
         return
     if is_asked:
-        Path(request).touch()
+        Path(request).write_text("if preempted" if if_preempted else "", encoding="utf-8")
     else:
         Path(request).unlink(missing_ok=True)
 

@@ -45,6 +45,12 @@ def some_home() -> Iterator[None]:
             os.environ["HOME"] = former
 
 
+def expand_home(text: str, key: str) -> str:
+    """Return a path with `~` replaced; `$NAME` stays. Raises UserError for a home that is not known here."""
+    home, slash, rest = text.partition("/")
+    return f"{expand_path(home, key)}{slash}{rest}" if home.startswith("~") else text
+
+
 def expand_path(text: str, key: str) -> Path:
     """Return a path with `~`, `$NAME` and `${NAME}` replaced. Raises UserError for what is not known here."""
     if unset := [

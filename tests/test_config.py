@@ -82,14 +82,40 @@ def test_overrides_and_environment(config: Path, monkeypatch: pytest.MonkeyPatch
 def test_run_id_hashes_what_decides_the_result_and_nothing_else(config: Path) -> None:
     base = load_experiment(config).runs[0]
     for same in (
+        "recipe.optimizer=sgd",
+        "recipe.trust_coefficient=null",
+        "batch.estimates=first_rank",
         "data.path=/elsewhere",
         "measure.probe_every_epochs=1",
         "system.data_threads=7",
         "name=other",
     ):
         assert load_experiment(config, [same]).runs[0].run_id == base.run_id, same
-    for other in ("recipe.lr=0.2", "data.flip=false", "batch.global_batch_size=128", "seeds=[5]"):
+    for other in (
+        "recipe.lr=0.2",
+        "data.flip=false",
+        "batch.global_batch_size=128",
+        "seeds=[5]",
+        "recipe.optimizer=lars",
+        "batch.estimates=mean",
+    ):
         assert load_experiment(config, [other]).runs[0].run_id != base.run_id, other
+
+
+def test_a_default_that_is_written_out_is_the_same_run(config: Path) -> None:
+    lars = load_experiment(config, ["recipe.optimizer=lars"]).runs[0]
+    spelled = load_experiment(config, ["recipe.optimizer=lars", "recipe.trust_coefficient=0.001"]).runs[0]
+    other = load_experiment(config, ["recipe.optimizer=lars", "recipe.trust_coefficient=0.002"]).runs[0]
+    assert lars.recipe.trust_coefficient == 0.001
+    assert lars.run_id == spelled.run_id != other.run_id
+
+
+def test_without_batch_norm_the_estimates_of_the_ranks_decide_nothing(config: Path) -> None:
+    first, mean = (
+        load_experiment(config, ["model.norm=gn", f"batch.estimates={rule}"]).runs[0]
+        for rule in ("first_rank", "mean")
+    )
+    assert first.run_id == mean.run_id
 
 
 def test_run_id_is_stable_across_versions_of_this_code(config: Path) -> None:
@@ -107,6 +133,7 @@ def test_defaults_that_hang_on_the_architecture_are_hashed_as_what_is_built(conf
     ("override", "words"),
     [
         ("recipe.epochz=3", "recipe.epochz: unknown key; did you mean 'epochs'?"),
+        ("recipe.trust_coefficient=0.01", "trust_coefficient means nothing to sgd: it is of lars"),
         ("modle.arch=resnet50", "modle: unknown key; did you mean 'model'?"),
         ("model.norm={kind: xbn, positon: p1}", "model.norm.positon: unknown key; did you mean 'position'?"),
         ("model.norm={kind: bn, position: p2}", "model.norm.position: unknown key; valid: kind"),

@@ -19,7 +19,7 @@ from suite.shift import probe
 from suite.signals import StopFlag
 from suite.train import train_run
 from suite.train.boundary import CHECK_LOSS_EVERY_STEPS
-from suite.train.distributed import Ranks
+from suite.train.distributed import Ranks, _pci_address
 from suite.train.graphs import WARMUP_STEPS
 from suite.train.loop import Trainer
 from tests.helpers.small_detectors import boxes_folder, small_run
@@ -210,3 +210,8 @@ def test_a_detection_run_on_the_gpu_completes(framework: str, precision: str, tm
     assert 0 <= record.last("ap_percent") <= 100
     assert record.last("images_evaluated") == 12
     assert len(record.last_per_layer("esm_sigma_scaled", "val")) == 13
+
+
+def test_the_system_knows_the_gpu_by_its_address() -> None:
+    """By it a rank finds its GPU's NUMA node."""
+    assert Path("/sys/bus/pci/devices", str(_pci_address(CUDA))).exists()

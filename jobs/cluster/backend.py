@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from jobs.checks import read_run
 from jobs.cluster.ledger import Submission
+from suite.binding import BINDINGS, BindingName
+from suite.binding import VARIABLE as BINDING_VARIABLE
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.paths import RunPaths
@@ -26,6 +28,7 @@ from suite.record import (
     request_stop,
     time_left_s,
 )
+from suite.record.hang import Hang
 from suite.record.reader import read_config
 from suite.record.shapes import COUNT
 from suite.specs.base import Spec
@@ -44,6 +47,11 @@ class Cluster(Spec):
     environment: dict[str, Text] = Field(
         {}, description="variables of the jobs; the ledger shows them to all"
     )
+    binding: BindingName | None = Field(
+        None,
+        description="; ".join(f"{name}: {meaning}" for name, meaning in BINDINGS.items())
+        + "; null: closest, for GPUs and several ranks",
+    )
     jobs_folder: str | None = Field(None, description="folder of jobs' files; null: beside the runs or in ~")
     scheduler: str
 
@@ -54,6 +62,15 @@ class Cluster(Spec):
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")
         return environment
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the jobs: the file's own, and that of `binding`."""
+        return self._variables(None)
+
+    def _variables(self, binding: str | None) -> dict[str, str]:
+        binding = self.binding or binding
+        return {**({BINDING_VARIABLE: binding} if binding else {}), **self.environment}
 
     @property
     def tasks_per_node(self) -> int:
@@ -139,6 +156,7 @@ class RunStatus:
     node: str = ""
     content: dict[str, Any] = field(default_factory=dict)
     errors: list[RankError] = field(default_factory=list)
+    hang: Hang | None = None
     is_ending: bool = False  # its job ends, after which it can be retried
 
     @property

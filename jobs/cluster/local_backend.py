@@ -63,7 +63,7 @@ class LocalBackend:
 
     def submit(self, job: NewJob, cluster: LocalCluster) -> str:
         folder = private_folder(job.submission.folder)
-        env = os.environ | cluster.environment
+        env = os.environ | cluster.variables
         path = filter(None, [job.submission.snapshot, env.get("PYTHONPATH")])
         env |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
         env[SNAPSHOT_VARIABLE] = job.submission.snapshot

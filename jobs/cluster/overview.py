@@ -25,6 +25,7 @@ from jobs.local.launches import launches
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
 from suite.record import State, Status, read_status, read_stop_request
+from suite.record.hang import read_hang
 from suite.record.shapes import described
 from suite.record.status import is_elsewhere, silent_for_s
 
@@ -159,7 +160,7 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         verdict = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
         node = status.content.get("nodes") or answer.nodes
         state, reason = _shown(verdict, status, folder, folder.name in planned, started.get(folder.name))
-        known = (answer.job, latest.get(folder), node, status.content, status.errors)
+        known = (answer.job, latest.get(folder), node, status.content, status.errors, status.hang)
         shown.append(RunStatus(folder, state, reason, *known, is_ending=answer.is_ending))
         notes += status.notes
     return RunsOverview(shown, notes, unanswered)
@@ -194,7 +195,9 @@ def _marked_if_silent(verdict: JobVerdict, status: Status, folder: Path, *, is_u
     silent_s = silent_for_s(RunPaths(folder), status.content)
     if silent_s < SILENT_S:
         return JobVerdict("running", verdict.reason) if may_run else verdict
-    silence = f"has written nothing for {silent_s / 60:.0f} minutes: it may hang; see `shiftbench logs`"
+    hang = read_hang(RunPaths(folder))
+    hangs = "it may hang" if hang is None or not hang.lagging else hang.sentence()
+    silence = f"has written nothing for {silent_s / 60:.0f} minutes: {hangs}; see `shiftbench logs`"
     return JobVerdict("running", silence if may_run else "; ".join(filter(None, [verdict.reason, silence])))
 
 

@@ -2,25 +2,36 @@
 
 import math
 import os
-import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jobs.cluster.backend import Cluster
-from jobs.cluster.slurm_cluster import SlurmCluster, time_s, words_of
+from jobs.cluster.inside import Inside
+from jobs.cluster.shell import shell_words
+from jobs.cluster.slurm_cluster import SlurmCluster, time_s
 from jobs.cluster.slurm_commands import TIMEOUT_S, SlurmError, as_text, current_job, no_slurm, words
+from suite.binding import VARIABLE as BINDING_VARIABLE
 from suite.errors import UserError
 from suite.signals import GRACE_VARIABLE, REQUEUE_VARIABLE
 
 _REQUEUE = f"""
 code=$?
 
-# The task's own requests to be requeued failed: the controller may be away for longer than its grace time.
+# A task without Slurm's commands leaves it to this script whether its job makes room for another one.
+if [ -s "${REQUEUE_VARIABLE}" ]; then
+    shown=$(scontrol --oneliner show job "$job")
+    preempted=${{shown#* PreemptTime=}} started=${{shown#* StartTime=}}
+    # ISO 8601 orders as text.
+    [[ $shown == *" JobState=RUNNING "* && $preempted == [0-9]* &&
+        ! ${{preempted%% *}} < ${{started%% *}} ]] || rm -f "${REQUEUE_VARIABLE}"
+fi
+
+# The task's own requests to be requeued failed: the controller may be away for longer than its grace time,
+# and in a container there is no scontrol.
 for attempt in {{1..120}}; do
     [ -e "${REQUEUE_VARIABLE}" ] || break
     scontrol requeue "$job" && rm -f "${REQUEUE_VARIABLE}"
@@ -43,18 +54,22 @@ _NAMES_WHAT_FAILED = (
     "trap 'shiftbench_at=$LINENO; for n in ${BASH_LINENO[@]}; do ((n == 0)) || shiftbench_at=$n; done' ERR",
     "trap shiftbench_ends EXIT",
 )
-_VARIABLE = re.compile(r"(\$\w+|\$\{\w+\})", re.ASCII)
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TASK_PICKLE = "task-{}.pkl"
 
 
 def script(
-    num_runs: int, cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequence[str] = ()
+    num_runs: int,
+    cluster: SlurmCluster,
+    folder: Path,
+    snapshot: Path,
+    after: Sequence[str] = (),
+    inside: Inside | None = None,
 ) -> str:
     """Return the script for sbatch.
 
     `folder`: for the job's pickles and logs; its name is the job's. `snapshot`: the sources that the job
-    imports. `after`: the ids of jobs that must end first.
+    imports. `after`: the ids of jobs that must end first. `inside`: the container that the tasks run in.
     """
     for path in (folder, snapshot):
         if "%" in str(path) or "\n" in str(path):
@@ -70,25 +85,10 @@ def script(
     executor.update_parameters(**_parameters(cluster, folder, snapshot, after))
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
-    return executor._make_submission_file_text(executor._submitit_command_str, "") + _REQUEUE
-
-
-def shell_words(python: str | None) -> str:
-    """Return an interpreter, and its wrapper, for a shell, which replaces `~` and `$NAME`."""
-    return " ".join(map(_shell_word, [sys.executable] if python is None else words_of(python)))
-
-
-def _shell_word(word: str) -> str:
-    home = re.match(r"~[\w.-]*(?:/|$)", word)
-    start = home[0] if home else ""
-    parts = _VARIABLE.split(word.removeprefix(start))
-    # `:?` ends the job where the variable is empty, and says so; another Python would train otherwise.
-    quoted = [
-        f'"${{{part.strip("${}")}:?}}"' if n % 2 else shlex.quote(part)
-        for n, part in enumerate(parts)
-        if part
-    ]
-    return start + "".join(quoted)
+    command = executor._submitit_command_str
+    if inside is not None:
+        command = inside.command(cluster, "jobs.cluster.in_image", str(folder))
+    return executor._make_submission_file_text(command, "") + _REQUEUE
 
 
 @contextmanager
@@ -112,7 +112,11 @@ def minutes(cluster: SlurmCluster) -> int | None:
 def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequence[str]) -> dict[str, Any]:
     """Return Submitit's parameters; options that it has no name for go into additional_parameters."""
     # srun does not inherit sbatch's --cpus-per-task.
-    cpus = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
+    more_of_srun = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
+    if cluster.variables.get(BINDING_VARIABLE) == "closest":
+        more_of_srun.append(
+            "--cpu-bind=none"
+        )  # each rank binds itself, to CPUs that Slurm deals out by turns
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
@@ -128,7 +132,7 @@ def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequ
         "signal_delay_s": cluster.signal_delay_s,
         "setup": [*set_up(cluster, snapshot), *_own_files(cluster, folder)],
         # A rank that fails ends the others, which would wait for it; a rank that exits cleanly does not.
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *cpus],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *more_of_srun],
         "wckey": None,  # Submitit's default is refused where wckeys are tracked
         "additional_parameters": more,
         # Submitit uses the number of tasks if that is less.
@@ -145,7 +149,7 @@ def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
 def set_up(cluster: Cluster, snapshot: Path) -> list[str]:
     """Return a job's lines of shell: the cluster's variables and set-up, then the path of the snapshot."""
     return [
-        *(f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()),
+        *(f"export {name}={shlex.quote(value)}" for name, value in cluster.variables.items()),
         *(_checked(cluster.setup) if isinstance(cluster, SlurmCluster) and cluster.setup else ()),
         "export SLURM_EXPORT_ENV=ALL  # srun hands these on, whatever the site's default",
         f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -183,7 +187,8 @@ def try_out(cluster: SlurmCluster) -> tuple[int, str]:
     Returns sbatch's exit code, and what it said. Raises SlurmError without an answer.
     """
     folder = Path("/nonexistent")
-    text = script(1, cluster, folder / "shiftbench-try", folder)
+    inside = None if cluster.container is None else Inside(cluster.container, folder, folder)
+    text = script(1, cluster, folder / "shiftbench-try", folder, inside=inside)
     command = ["sbatch", "--test-only"]
     try:
         with outside_any_job():

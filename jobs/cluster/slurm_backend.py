@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.checks import writing
 from jobs.cluster import sbatch, slurm_commands
 from jobs.cluster.backend import ActiveJob, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
+from jobs.cluster.in_image import IMAGE_FAULT
+from jobs.cluster.inside import Inside, inside_of
 from jobs.cluster.ledger import Submission, private_folder
 from jobs.cluster.slurm_cluster import SlurmCluster
 from jobs.cluster.slurm_commands import JobState, SlurmError
@@ -19,6 +22,7 @@ from jobs.cluster.task import TrainTask
 from suite.files import is_full
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, Status, read_status
+from suite.record.hang import Hang
 from suite.record.rank_errors import why_aborted
 from suite.user import user_name
 
@@ -29,6 +33,7 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 ENDING = ("COMPLETING", "STAGE_OUT")
 NUM_LINES = 20  # of a log, that may say why a job ended
 # Lmod and Environment Modules say more than a line.
+_IN_CONTAINER = re.compile(rf"{IMAGE_FAULT}|FATAL: |slurmstepd: error: pyxis: |srun: unrecognized option")
 _REASON = re.compile(r"error|not found|no such|cannot|unable|unknown|not set", re.IGNORECASE)
 
 
@@ -43,14 +48,21 @@ class SlurmBackend:
         return slurm_commands.max_array_size(slurm_commands.config())
 
     def preview(self, job: NewJob, cluster: SlurmCluster) -> str:
+        return self._script(job, cluster, _inside(job, cluster))
+
+    def _script(self, job: NewJob, cluster: SlurmCluster, inside: Inside | None) -> str:
         one = job.submission
-        return sbatch.script(len(job.runs), cluster, one.folder, Path(one.snapshot), job.after)
+        return sbatch.script(len(job.runs), cluster, one.folder, Path(one.snapshot), job.after, inside)
 
     def submit(self, job: NewJob, cluster: SlurmCluster) -> str:
+        inside = _inside(job, cluster)
         folder, names = private_folder(job.submission.folder), job.submission.folders
         # The script and the pickles are written before the call, so that the job needs nothing else.
         path = folder / "submission.sh"
-        path.write_text(self.preview(job, cluster), encoding="utf-8")
+        path.write_text(self._script(job, cluster, inside), encoding="utf-8")
+        for mounted in inside.folders if inside else ():
+            with writing(mounted):
+                mounted.mkdir(parents=True, exist_ok=True)
         from submitit.core.utils import DelayedSubmission
 
         for number, (run, name) in enumerate(zip(job.runs, names, strict=True)):
@@ -149,6 +161,13 @@ class SlurmBackend:
         return slurm_commands.current_job()
 
 
+def _inside(job: NewJob, cluster: SlurmCluster) -> Inside | None:
+    """Return the inside of a job's container, or None. Raises UserError for an image that is missing."""
+    one = job.submission
+    folders = (job.output_dir.absolute(), one.folder)
+    return inside_of(cluster, job.runs, folders, one.folder, Path(one.snapshot))
+
+
 def _job_in(ids: dict[str, dict[str, str]], run: SubmittedRun) -> str | None:
     return ids[run.submission.token].get(run.folder.name)
 
@@ -222,7 +241,7 @@ def of_job(
     if status.errors:
         return JobVerdict("failed", status.reason or "", is_final=True)
     # A requeued job goes on in its logs: where this end has a reason of its own, an abort in them is older.
-    error = _last_error(one, job, may_have_aborted=seen.state == "FAILED")
+    error = _last_error(one, job, status.hang, may_have_aborted=seen.state == "FAILED")
     return JobVerdict("failed", f"job {job}: {seen.end}{recorded or error}", is_final=True)
 
 
@@ -232,17 +251,21 @@ def _full_disk(*folders: Path) -> str:
     return "" if full is None else f"; the file system of {full} is full"
 
 
-def _last_error(one: Submission, job: str, *, may_have_aborted: bool) -> str:
-    """Return why a job ended: NCCL's watchdog, the failed line of set-up, srun's error, or the last line."""
+def _last_error(one: Submission, job: str, hang: Hang | None, *, may_have_aborted: bool) -> str:
+    """Return why a job ended: NCCL's watchdog, or a line of its log.
+
+    That is the failed line of set-up, a container's that did not start, srun's error, or the last one.
+    """
     for log in sorted(one.folder.glob(f"{job}_*_log.err")) if may_have_aborted else ():
-        if why := why_aborted(log):
+        if why := why_aborted(log, hang):
             return f"; {why}"
     errors, output = (_last_lines(one.folder / f"{job}_0_log.{end}") for end in ("err", "out"))
     for number, line in reversed(list(enumerate(errors))):
         if line.startswith(sbatch.SETUP_FAILED):
             reasons = [text for text in [*output, *errors[:number]] if _REASON.search(text)]
             return "; ".join(["", line, *reasons[-1:]])
-    own = [line for line in errors if line.startswith("srun: error")]
+    own = [line for line in errors if _IN_CONTAINER.match(line)]
+    own += [line for line in errors if line.startswith("srun: error")]
     return f"; {(own or errors[-1:])[0]}" if errors else ""
 
 

@@ -1,12 +1,14 @@
 """The YAML of a Slurm cluster, in sbatch's words."""
 
 import re
-import shlex
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from jobs.cluster.backend import Cluster, Text
+from jobs.cluster.container import OWN_FILES, ContainerSpec
+from jobs.cluster.shell import words_of
+from suite.errors import UserError
 from suite.wording import shown
 
 # shiftbench sets these itself: they decide where a job's files lie and how it is stopped and restarted.
@@ -50,6 +52,9 @@ class SlurmCluster(Cluster):
         description="interpreter of the jobs, with ~ and $NAME as in their shell, also behind the words of a "
         "wrapper; null: the one that submits",
     )
+    container: ContainerSpec | None = Field(
+        None, description="the image that the tasks run in; setup runs outside, before srun"
+    )
 
     @field_validator("gpus_per_node", mode="before")
     @classmethod
@@ -84,6 +89,8 @@ class SlurmCluster(Cluster):
                 raise ValueError(f"{name} is set by shiftbench itself; remove it")
             if plain in UNUSABLE_PARAMETERS:
                 raise ValueError(f"{name} cannot be used: shiftbench could not follow its jobs; remove it")
+            if plain.startswith(("container-", "no-container-")):
+                raise ValueError(f"{name} would put the script inside; say container: {{image: …}} instead")
             if plain.replace("-", "_") in cls.model_fields:
                 raise ValueError(f"{name} is a key of the cluster itself; give it there")
         return parameters
@@ -99,6 +106,8 @@ class SlurmCluster(Cluster):
         if self.num_gpus and self.num_gpus != (self.ntasks_per_node or self.num_gpus):
             differs = "which differs from gpus_per_node"
             raise ValueError(f"ntasks_per_node: a rank takes one GPU: remove ntasks_per_node, {differs}")
+        if self.container is not None and self.python is not None:
+            raise ValueError("python: the jobs run the image's, container.python; remove python")
         if self.time is not None and time_s(self.time) < self.signal_delay_s + LEAST_TIME_S:
             left = f"less than {LEAST_TIME_S} s are left to train before the warning"
             raise ValueError(f"time: {self.time!r}: {left}; raise it, or lower signal_delay_s")
@@ -108,6 +117,26 @@ class SlurmCluster(Cluster):
     def num_gpus(self) -> int | None:
         """How many GPUs a run takes on each node, of whatever type."""
         return None if self.gpus_per_node is None else int(str(self.gpus_per_node).rpartition(":")[2])
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the file asks for GPUs, also by options that are no keys of their own."""
+        more = {name.replace("_", "-"): str(value) for name, value in self.additional_parameters.items()}
+        return (
+            bool(self.num_gpus)
+            or "gpu" in more.get("gres", "")
+            or bool({"gpus", "gpus-per-task"} & more.keys())
+        )
+
+    def check_image(self) -> None:
+        """Raise UserError for a container's image that is missing, if this machine can tell."""
+        if self.container is not None and (missing := self.container.missing()):
+            fix = f"name one that this machine and the nodes share, or build one from {OWN_FILES}"
+            raise UserError(f"cluster {self.name}: {missing}: {fix}")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return self._variables("closest" if self.has_gpus else None)
 
     @property
     def tasks_per_node(self) -> int:
@@ -133,15 +162,3 @@ def time_s(text: str) -> int:
         parts = [0, *parts]
     hours, minutes, seconds = (*parts, 0, 0)[:3]
     return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def words_of(python: str) -> list[str]:
-    """Split `python:` into words as a shell does. Raises ValueError for quotes that do not match.
-
-    A path with blanks is one word: it begins like a path, and its last word continues one.
-    """
-    last = python.split()[-1:] or [""]
-    continues = "/" in last[0] and not last[0].startswith(("/", "~", "$", "-"))
-    if python.startswith(("/", "~", "$")) and continues and not set(python) & set("'\"\\"):
-        return [python]
-    return shlex.split(python)

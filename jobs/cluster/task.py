@@ -107,11 +107,17 @@ def _record_failure(run_json: str, folder: Path, error: Exception) -> None:
 
 
 def _is_preempted() -> bool:
-    """Return whether this job, which received SIGTERM, is being preempted; False where that is not known."""
+    """Return whether this job, which received SIGTERM, is being preempted; False where that is not known.
+
+    Without Slurm's commands, as in a container, the job's script asks.
+    """
     job = str(current_job())
     try:
         return is_preempted(job)
     except SlurmError as error:
+        if error.kind == "not_installed":
+            ask_script_to_requeue(True, if_preempted=True)
+            return False
         log.warning("whether %s was preempted is not known: %s", job, error)
         return False
 
@@ -138,6 +144,9 @@ def _requeue(run: Run, folder: Path, deadline_s: float) -> None:
         try:
             _ask_for_requeue(str(current_job()), deadline_s)
         except SlurmError as error:
+            if error.kind == "not_installed":
+                log.info("the job's script has it queued again")
+                return
             why = f"{error}; if its job does not return to the queue, `shiftbench retry` submits it again"
             record.status("preempted", reason=f"{reason}; it could not be requeued yet: {why}")
             log.error("not requeued yet, and left to the job's script: %s", error)
@@ -150,6 +159,7 @@ def _ask_for_requeue(job: str, deadline_s: float) -> None:
     """Ask until Slurm has requeued the job. Raises SlurmError after `deadline_s`.
 
     Whatever it answers meanwhile: a controller that restarts, and one without munge, refuse in many words.
+    Raises it at once where Slurm's commands are missing.
     """
     while True:
         left_s = max(REQUEUE_POLL_S, deadline_s - time.monotonic())
@@ -159,7 +169,7 @@ def _ask_for_requeue(job: str, deadline_s: float) -> None:
         except SlurmError as error:
             if _is_requeued(job, left_s):  # the answer to an earlier request was lost
                 return
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s or error.kind == "not_installed":
                 raise
             log.warning("%s; asking again", error)
             time.sleep(REQUEUE_POLL_S)

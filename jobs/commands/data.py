@@ -69,10 +69,10 @@ def import_imagenet(
 
     found = find_images(source, Labels(val_labels, classes), num_classes)
     with shown_packing(found.num_images) as on_progress:
-        write_pack(
+        written = write_pack(
             found.sources, found.classes, out, images_per_file=images_per_file, on_progress=on_progress
         )
-    typer.echo(out)
+    typer.echo(written)
 
 
 @app.command("pack", cls=layout.Command)
@@ -90,8 +90,8 @@ def pack(
 
     sources, classes = sources_of(folder)
     with shown_packing(sum(len(source.names) for source in sources.values())) as on_progress:
-        write_pack(sources, classes, out, images_per_file=images_per_file, on_progress=on_progress)
-    typer.echo(out)
+        written = write_pack(sources, classes, out, images_per_file=images_per_file, on_progress=on_progress)
+    typer.echo(written)
 
 
 @app.command("check", cls=layout.Command)
@@ -103,5 +103,4 @@ def check(folder: Annotated[Path, typer.Argument(help="A pack.")]) -> None:
     num_images = sum(split.num_images for split in open_pack(folder).splits.values())
     with shown_packing(num_images, "checked") as on_progress:
         pack = check_pack(folder, on_progress)
-    counts = ", ".join(f"{split.num_images} images of {name}" for name, split in pack.splits.items())
-    typer.echo(f"{folder}: {counts}, {len(pack.classes)} classes: intact")
+    typer.echo(f"{pack}: intact")

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,7 +27,10 @@ class Kit:
 
 
 _CLUSTER = {"cluster.yaml": "clusters/gpu.yaml"}
-_NEXT = ("shiftbench config show experiment.yaml", "shiftbench doctor --cluster cluster.yaml")
+_NEXT = (
+    "shiftbench config show experiment.yaml",
+    "shiftbench doctor --cluster cluster.yaml --config experiment.yaml",
+)
 KITS = {
     "imagenet": Kit(
         "ResNet-50 on ImageNet",
@@ -53,7 +56,7 @@ def init(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Your images, as train/CLASS/*.jpg and val/CLASS/*.jpg: entered, with their classes."
+            help="Your images, as train/CLASS/*.jpg and val/CLASS/*.jpg, or a pack: entered, with classes."
         ),
     ] = None,
 ) -> None:
@@ -81,19 +84,31 @@ def init(
         console.print(f"next: {command}", markup=False)
 
 
-def _filled(text: str, data: Path) -> str:
-    """Enter a folder of images, its name and its number of classes. Raises UserError for another folder."""
+def _classes(data: Path) -> Sequence[str]:
     from suite.data.index import class_names
-    from suite.specs.source_table import SOURCES
+    from suite.data.packs import SPLITS, is_pack, open_pack
 
-    for split in ("train", "val"):
+    if is_pack(data):
+        pack = open_pack(data)
+        if missing := [split for split in SPLITS if split not in pack.splits]:
+            raise UserError(f"--data {data}: is a pack without {missing[0]}")
+        return pack.classes
+    for split in SPLITS:
         if not (data / split).is_dir():
             raise UserError(
-                f"--data {data}: has no folder {split}/; expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+                f"--data {data}: has no folder {split}/; expected train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+                "a pack"
             )
-    classes = class_names(data / "train")
+    return class_names(data / "train")
+
+
+def _filled(text: str, data: Path) -> str:
+    """Enter a folder of images or a pack, with its name and number of classes. Raises UserError."""
+    from suite.specs.source_table import SOURCES
+
+    classes = _classes(data)
     if len(classes) < 2:
-        raise UserError(f"--data {data}: train/ has {len(classes)} class folders; expected two or more")
+        raise UserError(f"--data {data}: has {len(classes)} classes; expected two or more")
     name = data.resolve().name
     values = {
         "name: my-images": f"name: {json.dumps(f'{name} (folder)' if name in SOURCES else name)}",

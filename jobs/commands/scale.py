@@ -57,7 +57,7 @@ def scale(
     failed, so an interrupt loses nothing. Results are in scaling.md, scaling.csv and scaling.svg.
     """
     from jobs.cluster.clusters import load_cluster
-    from jobs.scale.cells import ScalePlan, only_run, parse_nodes, plan_cells, study_folder
+    from jobs.scale.cells import ScalePlan, label_of, only_run, parse_nodes, plan_cells, study_folder
     from jobs.scale.submitting import submit_missing
     from suite.config import load_experiment
     from suite.config_file import naming
@@ -81,7 +81,7 @@ def scale(
         reasons = dict(done.refused)
         if wait:
             reasons |= _follow(console, [cell for cell in cells if cell.name not in done.refused])
-    title = f"{run.label} on {where.name}"
+    title = f"{label_of(run)} on {where.name}"
     out = study_folder(run, where, output_dir, plan)
     is_complete = _report(title, plan, cells, out, reasons, as_json=as_json)
     if (wait or report_only) and not is_complete:
@@ -98,7 +98,8 @@ def _print_plan(console: Console, cells: "Sequence[Cell]", *, as_json: bool) -> 
     for name, text in what.items():
         console.print(f"{name}: {text}", markup=False)
     for number, text in texts.items():
-        console.print(f"\nthe script on {number} nodes:", text, sep="\n", markup=False)
+        nodes = f"{number} node{'s'[: number != 1]}"
+        console.print(f"\nthe script on {nodes}:", text, sep="\n", markup=False)
     if not texts:
         console.print("nothing to submit")
 

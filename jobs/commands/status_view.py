@@ -12,6 +12,7 @@ from rich.text import Text
 from jobs.cluster.backend import RunStatus
 from jobs.cluster.overview import log_files
 from jobs.local.progress import duration
+from suite.record.hang import Hang
 from suite.specs.task_table import ACCURACIES, accuracy_in
 
 # Runs that need attention come first.
@@ -32,6 +33,7 @@ ORDER = tuple(STYLES)
 GAP = 2  # between two columns
 LEAST_NAME = 16
 MAX_WAITING_REASONS = 5
+MAX_STACKS = 3  # of ranks that hang
 QUIET = ("completed", "queued", "planned", "starting")  # states whose reason is not shown below the table
 
 
@@ -151,6 +153,8 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
     content, cells = run.content, {header: form(run) for header, form in COLUMNS.items()}
     step, total = content.get("step"), content.get("total_steps")
     rows = Table(box=None, show_header=False, pad_edge=False)
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")  # a path is copied from here
     lines = {
         "run": f"{run.label}  ({run.run_id})",
         "state": run.state,
@@ -176,7 +180,23 @@ def details(run: RunStatus, notes: Sequence[str]) -> RenderableType:
         Text(f"\nrank {error.rank} on {error.host}", "red").append(f"\n{error.traceback}", "default")
         for error in run.errors
     ]
-    return Group(rows, *errors, *(Text(note, "yellow") for note in notes))
+    waits = [] if run.hang is None else _of_ranks_that_waited(run.hang)
+    return Group(rows, *errors, *waits, *(Text(note, "yellow") for note in notes))
+
+
+def _of_ranks_that_waited(hang: Hang) -> list[Text]:
+    """Return where each rank was, and the stacks of those for which the others waited and of one other."""
+    places: dict[str, list[int]] = {}
+    for rank, stall in sorted(hang.stalls.items()):
+        places.setdefault(stall.place, []).append(rank)
+    lines = [Text(f"\n{place}: {hang.named(ranks)}") for place, ranks in places.items()]
+    lagging = [rank for rank in hang.lagging if rank in hang.stalls]
+    waiting = [rank for rank in hang.stalls if rank not in lagging]
+    for rank in (*lagging[:MAX_STACKS], *waiting[:1]):
+        stall = hang.stalls[rank]
+        title = f"\n{hang.named([rank])} has not gone on for {stall.stalled_s:.0f} s"
+        lines.append(Text(title, "red" if rank in lagging else "").append(f"\n{stall.stack}", "default"))
+    return lines
 
 
 def as_plain(run: RunStatus) -> dict[str, Any]:

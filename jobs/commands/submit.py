@@ -116,6 +116,9 @@ def _print_plan(
             f"ending    {name}  job {job}, which is waited for before it is submitted again", markup=False
         )
     print_unreadable(planned)
+    container = where.container if where.scheduler == "slurm" else None
+    if container is not None and (why := container.unchecked):
+        console.print(f"not checked: container.image: {container.image}: {why}", markup=False)
     for runs, script in scripts(planned, where, output_dir, experiment):
         for number, run in enumerate(runs):
             console.print(f"[{number}]".ljust(9), run.folder_name, markup=False)

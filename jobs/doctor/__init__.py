@@ -6,6 +6,7 @@ A topic is a module with probes and checks. To add one, write the module and add
 from jobs.doctor import (
     accounts,
     bandwidth,
+    container,
     controller,
     gpu_state,
     network,
@@ -22,9 +23,10 @@ from jobs.doctor import (
 # so topics whose probes may hang come last.
 LOGIN_TOPICS = (
     *(controller.TOPIC, controller.SETTINGS, partition.TOPIC, accounts.TOPIC, preemption.TOPIC),
+    container.TOPIC,
     controller.TEST_ONLY,
 )
 NODE_TOPICS = (
-    *(software.START, network.TOPIC, storage.TOPIC, software.TOPIC, training.TOPIC),
+    *(software.START, container.ON_NODES, network.TOPIC, storage.TOPIC, software.TOPIC, training.TOPIC),
     *(gpu_state.TOPIC, reading.TOPIC, bandwidth.TOPIC),
 )

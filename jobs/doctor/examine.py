@@ -76,7 +76,10 @@ def ask_here(topic: Topic, case: Case) -> None:
 def _node_findings(
     case: Case, output_dir: Path, data: Sequence[str], wait_s: int, shm_mib: int, bandwidth: bool
 ) -> Iterator[Finding]:
-    python = case.cluster.python if case.cluster.scheduler == "slurm" else None
+    python = None
+    if case.cluster.scheduler == "slurm":
+        container = case.cluster.container
+        python = case.cluster.python if container is None else container.python
     check, fix, token = "jobs folder", JOBS_FOLDER, secrets.token_hex(4)
     with ExitStack() as stack:
         try:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from jobs.doctor.finding import Answer, Case, Request, Topic, Verdict, by_text
 from suite.launch import FIRST_PORT, NUM_PORTS, launch_variables
+from suite.node_list import node_names
 
 PATIENCE_S = 30.0  # for the first node to listen, and for the others to connect
 PORTS_TRIED = 100
@@ -29,10 +29,8 @@ def probe_names(request: Request, earlier: Mapping[str, Answer]) -> Answer:
     """The addresses that this node finds for each node's name and for its own host name."""
     if not launch_variables(os.environ):
         return {}
-    listed = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
-    others = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
     return {
-        "resolved": {name: _addresses(name) for name in others},
+        "resolved": {name: _addresses(name) for name in node_names(os.environ["SLURM_STEP_NODELIST"])},
         "own": _addresses(socket.gethostname()),
         "interface": os.environ.get("GLOO_SOCKET_IFNAME", ""),
     }
@@ -144,7 +142,7 @@ def _names(case: Case) -> Iterator[Verdict]:
             elif hosts.get(name) not in (None, hosts[node]) and _only_loopback(addresses):
                 faults.append((node, f"{name} resolves to {addresses[0]}, which is the node itself"))
     if errors := case.faults("names"):
-        yield "problem", errors, "put scontrol on the nodes' PATH, by setup: in the cluster's file"
+        yield "problem", errors, "name the first node by environment: {MASTER_ADDR: …} in the cluster's file"
     elif len(case.nodes) < 2:
         yield "ok", ONE_NODE
     elif faults:

@@ -14,10 +14,13 @@ from typing import Any
 
 from jobs.cluster import sbatch
 from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
-from jobs.cluster.slurm_cluster import words_of
+from jobs.cluster.container import RUNTIMES
+from jobs.cluster.inside import Inside, inside_of
+from jobs.cluster.shell import shell_words, words_of
 from jobs.cluster.slurm_commands import words
 from jobs.doctor.finding import NodeAnswers, Request
 from jobs.doctor.node import MARK
+from suite.user import expand_path
 
 JOB_TIME_S = 600  # limit of the job; it takes a minute where nothing hangs
 # Options of sbatch that srun does not have, or that would keep the job waiting for something else.
@@ -32,16 +35,36 @@ def start(
 
     Returns the answers in the order of the ranks, and what was written to stderr, or the exit code.
     """
-    command = program(cluster, request)
+    inside = _inside(cluster, request)
+    command = program(cluster, request, inside)
     with sbatch.outside_any_job():
         if cluster.scheduler != "slurm":
             return _run(command, JOB_TIME_S)
+        started = srun(cluster, num_nodes, request, wait_s)
+        if inside is not None and _is_started_by_srun(inside):  # its words are for a shell
+            words_inside = [shlex.join(started), *inside.options(cluster), shlex.join(command)]
+            started, command = ["bash", "-c", f"exec {' '.join(words_inside)}"], []
         try:
-            return _run([*srun(cluster, num_nodes, request, wait_s), *command], wait_s + JOB_TIME_S)
+            return _run([*started, *command], wait_s + JOB_TIME_S)
         finally:
             # However srun ended, by an interrupt too, no job stays behind.
             name = f"--name=shiftbench-doctor-{request.token}"
             subprocess.run(["scancel", "--quiet", name], capture_output=True, timeout=60)
+
+
+def _inside(cluster: SlurmCluster | LocalCluster, request: Request) -> Inside | None:
+    """Return the inside of the cluster's container, with all that the nodes look at."""
+    if cluster.scheduler != "slurm":
+        return None
+    data = [expand_path(path, "--data") for path in request.data]
+    folders = [Path(request.output_dir), Path(request.folder), *data]
+    absolute = [folder.absolute() for folder in folders]
+    workdir = absolute[0] if folders == absolute else Path.cwd()
+    return inside_of(cluster, (), absolute, workdir, Path(request.snapshot))
+
+
+def _is_started_by_srun(inside: Inside) -> bool:
+    return RUNTIMES[inside.container.runtime].srun_option is not None
 
 
 def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -> list[str]:
@@ -66,22 +89,37 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
     return ["srun", *words_of]
 
 
-def program(cluster: SlurmCluster | LocalCluster, request: Request) -> list[str]:
-    """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program."""
-    python, snapshot = sbatch.shell_words(request.python), Path(request.snapshot)
-    program_name = sbatch.shell_words(shlex.quote(words_of(request.python)[0]))
+def program(
+    cluster: SlurmCluster | LocalCluster, request: Request, inside: Inside | None = None
+) -> list[str]:
+    """A shell that sets up as a job does, prints the answer `start`, and becomes the node's program.
+
+    With a runtime that srun starts, all of it runs in the container, where set-up lines do not belong.
+    """
+    snapshot, needs = Path(request.snapshot), "true"
+    python = shell_words(request.python)
+    finds_python = f"command -v {shell_words(shlex.quote(words_of(request.python)[0]))}"
+    if inside is not None and cluster.scheduler == "slurm":
+        runtime, enters = RUNTIMES[inside.container.runtime], list[str]()
+        if runtime.program:
+            enters, needs = inside.options(cluster), f"command -v {runtime.program}"
+        else:
+            cluster = cluster.model_copy(update={"setup": ()})
+        finds_python = " ".join([*enters, "/bin/sh", "-c", shlex.quote(finds_python)])
+        python = " ".join([*enters, inside.python(cluster)])
     lines = [
         *sbatch.set_up(cluster, snapshot),
         f"has_code=false; [ -d {shlex.quote(str(snapshot))} ] && has_code=true",
-        f"has_python=false; command -v {program_name} >/dev/null && has_python=true",
+        f"has_runtime=false; {needs} >/dev/null && has_runtime=true",
+        f"has_python=true; ! $has_runtime || {finds_python} >/dev/null || has_python=false",
         'node="${SLURMD_NODENAME:-$(hostname)}"',
         f'echo "{MARK} ${{SLURM_PROCID:-0}} . '
         '[\\"start\\", {\\"node\\": \\"$node\\", \\"host\\": \\"$(hostname)\\", '
-        '\\"code\\": $has_code, \\"python\\": $has_python}]"',
-        "$has_code && $has_python || exit 0",
+        '\\"code\\": $has_code, \\"runtime\\": $has_runtime, \\"python\\": $has_python}]"',
+        "$has_code && $has_runtime && $has_python || exit 0",
         f"exec {python} -m jobs.doctor.node {shlex.quote(json.dumps(asdict(request)))}",
     ]
-    return ["bash", "-c", "\n".join(lines)]
+    return ["/bin/bash", "-c", "\n".join(lines)]
 
 
 def _run(command: list[str], timeout_s: float) -> tuple[list[NodeAnswers], str]:

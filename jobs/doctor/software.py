@@ -56,30 +56,43 @@ def _python(case: Case) -> Iterator[Verdict]:
 
     The nodes' shell gives the answer `start` before any Python runs; see `jobs.doctor.nodes.program`.
     """
-    python = case.request.python
+    python, key = case.request.python, _key_of_python(case)
     if bare := case.faults("start", lambda answer: "" if answer.get("python") else f"there is no {python}"):
-        fix = "set python: in the cluster's file to an interpreter that the nodes have, or load it by setup:"
-        yield "problem", bare, fix
+        where = "the nodes have, or load it by setup:"
+        if key == "container.python":
+            where = "the image has"
+        yield "problem", bare, f"set {key}: in the cluster's file to an interpreter that {where}"
     if cut := by_text(
         (node.name, f"its checks ended after `{list(node.answers)[-1]}`")
         for node in case.nodes
         if "end" not in node.answers
-        and all(node.answers.get("start", {}).get(key, 1) for key in ("code", "python"))
+        and all(node.answers.get("start", {}).get(key, 1) for key in ("code", "runtime", "python"))
     ):
-        fix = "set python: in the cluster's file to Python 3.11 or newer with shiftbench's packages"
+        fix = f"set {key}: in the cluster's file to Python 3.11 or newer with shiftbench's packages"
         yield "problem", f"{cut}: {case.message or 'no error message'}", fix
+
+
+def _key_of_python(case: Case) -> str:
+    """The key of the cluster's file that chooses the interpreter."""
+    in_container = case.cluster.scheduler == "slurm" and case.cluster.container is not None
+    return "container.python" if in_container else "python"
 
 
 def _packages(case: Case) -> Iterator[Verdict]:
     install = f"`{case.request.python} -m pip install -r requirements.txt`"
     if missing := case.faults("packages", _missing):
         fix = f"{install}, or set python: in the cluster's file to an interpreter that has them"
+        if _key_of_python(case) == "container.python":
+            files = "containers/shiftbench.def or containers/Dockerfile"
+            fix = f"install them in the image, or build one from {files}"
         yield "problem", missing, fix
         return
     found = {name: answer["versions"] for name, answer in case.answers("packages").items()}
     if not found:
         return
     there, here = next(iter(found.values())), case.here["versions here"]
+    if _key_of_python(case) == "container.python":
+        here = {}  # an image's versions are its own
     differing = [name for name in COMPARED if len({one.get(name) for one in found.values()}) > 1]
     others = [name for name in here if name in there and _release(there[name]) != _release(here[name])]
     if differing:

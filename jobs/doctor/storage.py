@@ -225,7 +225,7 @@ def _data(case: Case) -> Iterator[Verdict]:
     for path in case.request.data:
         if faults := case.faults("data", methodcaller("get", path)):
             fix = "set data.path in the experiment to a folder that every node reads, with train/CLASS/ and "
-            fix += "val/CLASS/, or with annotations/ and images in COCO's format"
+            fix += "val/CLASS/, to a pack, or to annotations/ and images in COCO's format"
             yield "problem", f"{path}: {faults}", f"{fix}; mount or copy the images there"
         elif case.answers("data"):
             yield "ok", f"every node reads {path}"

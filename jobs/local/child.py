@@ -67,7 +67,7 @@ def settle(child: Child) -> tuple[State, str | None]:
     ):
         how = f"{WAS_KILLED} {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         # A log goes on over a run's attempts: an abort in it says nothing of another signal.
-        aborted = why_aborted(log) if code > 0 or code == -signal.SIGABRT else None
+        aborted = why_aborted(log, record.hang) if code > 0 or code == -signal.SIGABRT else None
         state, reason = "failed", aborted or f"its process {how}; see {log.name}"
         if -code in STOP_SIGNALS:  # which training obeys; this one came while the process was starting
             request = read_stop_request(RunPaths(child.folder))

@@ -14,7 +14,7 @@ from jobs import exit_codes
 from jobs.checks import check_folders, check_loggers, check_shared_memory, is_completed
 from jobs.local.child import Child, environment_of, settle, start, threads_of_a_rank
 from jobs.local.fork_client import process_starter
-from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.gpus import VisibleGpus, share_out, visible_gpus
 from jobs.local.launches import Launch
 from jobs.local.process import StartProcess, end
 from jobs.local.progress import ProgressView
@@ -58,7 +58,7 @@ def run_all(
     check_batches(waiting, ranks)
     check_shared_memory(waiting, jobs, ranks)
     check_loggers(waiting)
-    free = share_out(visible_gpus(os.environ) if uses_gpus else [], jobs, ranks)
+    free = share_out(visible_gpus(os.environ) if uses_gpus else VisibleGpus([]), jobs, ranks)
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))

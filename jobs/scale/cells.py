@@ -71,7 +71,7 @@ def only_run(experiment: Experiment, config: Path) -> Run:
         alike = run.model_dump(mode="json", exclude={"seed"})
         cells.setdefault(json.dumps(alike, sort_keys=True), run)
     if len(cells) > 1:
-        labels = [f"{run.label.rpartition(' seed ')[0]}" for run in cells.values()]
+        labels = [label_of(run) for run in cells.values()]
         listed = ", ".join(dict.fromkeys(labels[:MAX_LISTED])) + (", …" if len(labels) > MAX_LISTED else "")
         raise UserError(
             f"{config}: has {len(cells)} cells ({listed}), and scale times one: choose it by overrides, such "
@@ -80,8 +80,17 @@ def only_run(experiment: Experiment, config: Path) -> Run:
     return next(iter(cells.values()))
 
 
+def label_of(run: Run) -> str:
+    """Return a run's name without its seed, which differs from repeat to repeat."""
+    return run.label.rpartition(" seed ")[0]
+
+
 def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePlan) -> list[Cell]:
     """Return the cells in the order in which they run: all numbers of nodes, then the next repeat.
+
+    Repeats differ in what can be chosen, so that their spread shows what one timing is worth. Each has its
+    own seed, and so other images, which no cache holds from the repeat before. Every other one begins with
+    the most nodes, so that what changes meanwhile does not favour one number.
 
     Raises UserError for a batch that does not fit a number of ranks, and for cells that were timed on another
     number of ranks.
@@ -90,9 +99,10 @@ def plan_cells(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScalePla
     jobs = where_jobs_lie(output_dir, cluster.jobs_folder)  # shared, so that the sources are copied once
     cells = []
     for repeat in range(1, plan.repeats + 1):
-        for nodes in plan.nodes:
+        seeded = run.model_copy(update={"seed": (run.seed + repeat - 1) % 2**32})
+        for nodes in plan.nodes if repeat % 2 else reversed(plan.nodes):
             there = cluster.model_copy(update={"nodes": nodes, "jobs_folder": str(jobs)})
-            own = _on_nodes(run, nodes, there.ranks, plan)
+            own = _on_nodes(seeded, nodes, there.ranks, plan)
             cells.append(Cell(nodes, repeat, own, there, home / f"nodes-{nodes}" / f"repeat-{repeat}"))
     for cell in cells:
         _check_ranks(cell)
@@ -107,7 +117,7 @@ def study_folder(run: Run, cluster: SlurmCluster, output_dir: Path, plan: ScaleP
     """
     content = timed(run, plan).model_dump_json() + cluster.model_dump_json(exclude={"nodes", "jobs_folder"})
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    label, name = (re.sub(r"[^a-z0-9._-]+", "-", text.lower()) for text in (run.label, cluster.name))
+    label, name = (re.sub(r"[^a-z0-9._-]+", "-", text.lower()) for text in (label_of(run), cluster.name))
     return output_dir / f"{label}-{digest}" / f"{name}-{plan.mode}"
 
 

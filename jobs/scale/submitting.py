@@ -10,8 +10,11 @@ from jobs.cluster.overview import overview
 from jobs.cluster.submit import plan, scripts, submit
 from jobs.scale.cells import Cell
 from suite.errors import UserError
+from suite.paths import RunPaths
+from suite.record import UNFINISHED, read_status
 
-POLL_S = 2.0
+LOOK_EVERY_S = 2.0  # at a cell's own files
+ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 2.0, 60.0  # Slurm: after each answer that is as before, half as often
 # Slurm's reasons for a job that waits for a change of its request or of the site, and not for its turn.
 NEVER_STARTS = ("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS")
 
@@ -92,12 +95,13 @@ def planned(cells: Sequence[Cell]) -> tuple[dict[str, str], dict[int, str]]:
 
 
 def follow(cells: Sequence[Cell], on_look: Callable[[Cell, RunStatus], None]) -> dict[str, str]:
-    """Wait until the cells have ended, in their order. `on_look` sees each one every POLL_S, and its end.
+    """Wait until the cells have ended, in their order. `on_look` sees each answer of Slurm.
 
     Returns the names of the cells that will not start, with why: they are not waited for.
     """
     stuck: dict[str, str] = {}
     for cell in cells:
+        before, wait_s = "", ASK_EVERY_S
         while True:
             (seen,) = overview(cell.output_dir, [cell.folder]).runs
             on_look(cell, seen)
@@ -108,5 +112,16 @@ def follow(cells: Sequence[Cell], on_look: Callable[[Cell, RunStatus], None]) ->
             if seen.state == "queued" and any(reason in seen.reason for reason in reasons):
                 stuck[cell.name] = f"{seen.reason}: it will not start; end it by scancel {seen.job}"
                 break
-            time.sleep(POLL_S)
+            wait_s = ASK_EVERY_S if seen.state != before else min(2 * wait_s, ASK_AT_LEAST_EVERY_S)
+            before = seen.state
+            _wait_for_its_end(cell, wait_s)
     return stuck
+
+
+def _wait_for_its_end(cell: Cell, longest_s: float) -> None:
+    """Return when the cell's record says that it has ended, or after `longest_s`."""
+    deadline = time.monotonic() + longest_s
+    while time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
+        if read_status(RunPaths(cell.folder)).state not in UNFINISHED:
+            return

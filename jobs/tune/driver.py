@@ -20,7 +20,7 @@ from jobs.cluster.clusters import AnyCluster, is_slurm
 from jobs.cluster.slurm_commands import config
 from jobs.local.child import environment_of, threads_of_a_rank
 from jobs.local.fork_client import end_server, own_server
-from jobs.local.gpus import share_out, visible_gpus
+from jobs.local.gpus import VisibleGpus, share_out, visible_gpus
 from jobs.local.launches import Launch
 from jobs.local.progress import ProgressView
 from jobs.tune.cleanup import cancel_orphans, end_jobs, end_processes
@@ -110,16 +110,17 @@ def drive(
 
 
 def _ray_options(study: Study, cluster: AnyCluster) -> RayOptions:
-    """Raise UserError where there are too few GPUs, or Slurm does not answer."""
+    """Raise UserError where there are too few GPUs, Slurm does not answer, or a container has no image."""
     on_slurm, address = is_slurm(cluster), study.spec.trials.ray_address
     usual = cluster.array_parallelism or (SLURM_TRIALS_AT_A_TIME if on_slurm else 1)
     at_a_time = study.spec.trials.at_a_time or usual
     uses_gpus = not on_slurm and any(run.system.device != "cpu" for run in study.samples)
-    gpus = visible_gpus(os.environ) if uses_gpus and address is None else []
+    gpus = visible_gpus(os.environ) if uses_gpus and address is None else VisibleGpus([])
     share_out(gpus, at_a_time, cluster.ranks)
-    if on_slurm:
+    if cluster.scheduler == "slurm":
+        cluster.check_image()
         config()
-    return RayOptions(address, at_a_time, uses_gpus, len(gpus))
+    return RayOptions(address, at_a_time, uses_gpus, len(gpus.names))
 
 
 def _fit(

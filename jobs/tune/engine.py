@@ -1,5 +1,6 @@
 """Starts or joins Ray for a study, and ends it with the study."""
 
+import importlib
 import logging
 import os
 import socket
@@ -35,6 +36,15 @@ VARIABLES = {
     "TUNE_WARN_THRESHOLD_S": "5",
 }
 
+UNUSED = ("torch", "mlflow", "wandb", "comet_ml")
+# Modules that Tune imports later, and which import the unused ones where they are installed.
+IMPORTERS = (
+    "tensorboardX",
+    "ray.air.integrations.comet",
+    "ray.air.integrations.mlflow",
+    "ray.air.integrations.wandb",
+)
+
 
 @dataclass(frozen=True)
 class RayOptions:
@@ -50,18 +60,22 @@ def import_ray() -> None:
     """Set what Ray reads when it is imported, and import it. Raises UserError where it is not installed."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    # While this is None, torch cannot be imported: TensorBoard's writer would, for types that we never log.
+    # What is None here cannot be imported. These take seconds, and a study uses none of them.
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("torch", None)
+    for name in UNUSED:
+        modules.setdefault(name, None)
     try:
         with collecting_no_garbage():
             import ray.tune  # noqa: F401
-            import tensorboardX  # noqa: F401 - Tune's logger would import it
+
+            for name in IMPORTERS:
+                importlib.import_module(name)
     except ImportError:
         raise UserError("Ray Tune is not installed: pip install 'shiftbench[tune]'") from None
     finally:
-        if modules["torch"] is None:
-            del modules["torch"]
+        for name in UNUSED:
+            if modules[name] is None:
+                del modules[name]
 
 
 @contextmanager

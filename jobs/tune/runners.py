@@ -62,7 +62,7 @@ class TrialContext:
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables of local runs."""
-        return {**self.cluster.environment, DRIVER_VARIABLE: self.driver}
+        return {**self.cluster.variables, DRIVER_VARIABLE: self.driver}
 
     def restore_environment(self) -> None:
         """Undo OMP_NUM_THREADS, which Ray sets for its workers, and which runs would inherit."""

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from jobs.cluster.slurm_commands import SlurmError
@@ -73,9 +74,11 @@ def trial_of(context: TrialContext) -> "type[Trial]":
     """Return the class of a study's trials.
 
     Tune's `with_parameters` would keep the context in Ray's object store instead. When a signal ends Ray, Ray
-    would try to recover it there, and end the driver's process at once.
+    would try to recover it there, and end the driver's process at once. The class is pickled and read twice
+    for each trial: it has no list of the study's runs, which would make thousands of them quadratically slow.
     """
-    return type("StudyTrial", (Trial,), {"context": context})
+    study = replace(context.study, points=(), samples=())
+    return type("StudyTrial", (Trial,), {"context": replace(context, study=study)})
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]

@@ -105,7 +105,8 @@ def _split(parts: pd.DataFrame, style: ChartStyle) -> dict[str, Any]:
     colour = alt.Color(
         "part:N",
         scale=alt.Scale(domain=names, range=[FILE.series[2], FILE.series[1], FILE.series[5]][: len(names)]),
-        legend=alt.Legend(title=None, orient="bottom"),
+        # One below the other: a viewer's font may be wider than the one that the places were measured with.
+        legend=alt.Legend(title=None, orient="bottom", direction="vertical"),
     )
     bars = (
         style.chart(parts)

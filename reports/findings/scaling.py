@@ -17,12 +17,17 @@ PARTS = {
     "communication_share": "exposed communication",
     "data_wait_share": "waiting for data",
 }
-_NUMBERS = ("images_per_s", "step_time_p50_ms", "epoch_end_time_s", *PARTS)
+_NUMBERS = ("images_per_s", "step_time_p50_ms", "step_time_drift", "epoch_end_time_s", *PARTS)
+STEADY = 0.05
+"""The later half of a cell's timed steps may take so much more or less time than the earlier half."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One cell: a run on so many nodes, once. `values`: its metrics, empty unless it completed."""
+    """One cell: a run on so many nodes, once. `values`: its metrics, empty unless it completed.
+
+    `places`: the nodes that it ran on, in Slurm's notation; empty if that is not known.
+    """
 
     nodes: int
     repeat: int
@@ -32,6 +37,7 @@ class Timing:
     ranks: int = 0
     values: dict[str, float] | None = None
     rank_times: RankTimes | None = None
+    places: str = ""
 
     @property
     def images_per_s(self) -> float | None:
@@ -40,6 +46,11 @@ class Timing:
     @property
     def is_timed(self) -> bool:
         return self.images_per_s is not None
+
+    @property
+    def drift(self) -> float:
+        """By how much steps became slower meanwhile, as a share; negative if faster; 0 if not known."""
+        return (self.values or {}).get("step_time_drift", 1.0) - 1
 
 
 def read_timing(nodes: int, repeat: int, folder: Path, waits: str = "") -> Timing:
@@ -62,7 +73,8 @@ def read_timing(nodes: int, repeat: int, folder: Path, waits: str = "") -> Timin
         values = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
         if "images_per_s" not in values:
             reason = "it has timed no step: it needs more steps than measure.warmup_steps"
-    return Timing(nodes, repeat, folder, record.state, reason, ranks, values, times)
+    places = str(record.status.get("nodes") or "")
+    return Timing(nodes, repeat, folder, record.state, reason, ranks, values, times, places)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,12 @@ class Point:
     @property
     def timed(self) -> list[Timing]:
         return [one for one in self.timings if one.is_timed]
+
+    @property
+    def only_place(self) -> str:
+        """The nodes that all of several repeats ran on; empty if they differ or are not known."""
+        places = {one.places for one in self.timed}
+        return places.pop() if len(places) == 1 and len(self.timed) > 1 else ""
 
     def mean(self, metric: str) -> float:
         """The mean of a metric over the timings; NaN where none has it."""
@@ -138,6 +156,16 @@ class Scaling:
     def unfinished(self) -> list[Timing]:
         """The cells without a time, whether they failed or have not ended."""
         return [one for one in self.timings if not one.is_timed]
+
+    @property
+    def untimed(self) -> list[int]:
+        """The numbers of nodes without a completed cell."""
+        return [point.nodes for point in self.points if point.speed is None]
+
+    @property
+    def unsteady(self) -> list[Timing]:
+        """The timings whose steps became faster or slower meanwhile, so that their mean depends on when."""
+        return [one for one in self.timings if one.is_timed and abs(one.drift) > STEADY]
 
     @cached_property
     def fit(self) -> Fit | None:

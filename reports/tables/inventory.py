@@ -103,7 +103,8 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
     if (cells.world_size.nunique() > 1).any():
         found.append(
             "Some seeds of one cell ran on different numbers of ranks. The estimates follow the first rank's "
-            "batches alone, so fewer ranks update them more often in a step: their shifts differ a little."
+            "batches, or all ranks' by their mean (batch.estimates), so fewer ranks update them more often "
+            "in a step: their shifts differ a little."
         )
     copies = int((~frames.runs.counted).sum())
     if copies:

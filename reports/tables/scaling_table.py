@@ -5,7 +5,7 @@ from collections import Counter
 
 from reports.findings.scaling import PARTS, Point, Scaling
 from reports.findings.slow_nodes import SlowRank, slowest_rank
-from reports.numbers import EMPTY, Number, count_cell, short_cell, significant_decimals
+from reports.numbers import EMPTY, Number, count_cell, plural, short_cell, significant_decimals
 from reports.stats import Estimate
 from reports.tables.table import Cell, Column, Table
 
@@ -16,9 +16,12 @@ _HEADERS = {
 }
 
 
-# A terminal has not the width for all columns: these go into a table of their own.
-OF_SPEED = ("Ranks", "Cells", "Images/s", "Ideal", "Speed-up", "Efficiency (%)")
-OF_STEPS = ("Step (ms)", *_HEADERS.values(), "Epoch end (s)", "Slowest rank")
+# A terminal has not the width for all columns with their intervals: each of these is a table of its own.
+FOR_A_TERMINAL = (
+    ("Ranks", "Cells", "Images/s", "Ideal"),
+    ("Speed-up", "Efficiency (%)"),
+    ("Step (ms)", *_HEADERS.values(), "Epoch end (s)", "Slowest rank"),
+)
 
 
 def scaling_table(scaling: Scaling) -> Table:
@@ -81,6 +84,12 @@ def _notes(scaling: Scaling, has_ranks: bool) -> list[str]:
         "the fewest nodes, repeat by repeat; ideal is as many times their speed as there are nodes. Parts of "
         "a step are those of the first rank; communication is what the backward pass does not hide."
     ]
+    if shared := [f"{point.nodes} ({point.only_place})" for point in scaling.points if point.only_place]:
+        notes.append(
+            "Repeats have seeds of their own, and every other one began with the most nodes. But Slurm gave "
+            f"all repeats the same nodes where their number is {', '.join(shared)}: how nodes differ is not "
+            "in those intervals."
+        )
     if has_ranks:
         notes.append(
             "Slowest rank: that which works longest before the others' gradients reach it, beside the median "
@@ -88,5 +97,5 @@ def _notes(scaling: Scaling, has_ranks: bool) -> list[str]:
         )
     for one in scaling.unfinished:
         why = f": {one.reason}" if one.reason else ""
-        notes.append(f"{one.nodes} nodes, repeat {one.repeat}: {one.state}{why}")
+        notes.append(f"{plural(one.nodes, 'node')}, repeat {one.repeat}: {one.state}{why}")
     return notes

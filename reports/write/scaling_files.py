@@ -16,7 +16,7 @@ from reports.findings.scaling_verdict import verdict_sentences
 from reports.findings.slow_nodes import slowest_rank
 from reports.stats import Estimate
 from reports.tables.cell_tables import print_table
-from reports.tables.scaling_table import OF_SPEED, OF_STEPS, scaling_table
+from reports.tables.scaling_table import FOR_A_TERMINAL, scaling_table
 from reports.write.drawing import obstacle_to_drawing
 from reports.write.markdown import fill
 from suite.errors import UserError
@@ -25,13 +25,15 @@ from suite.files import write_atomically
 NAME = "scaling"
 # Of a point, by the names that they have in JSON.
 _ESTIMATES = {"images_per_s": "speed", "speedup": "speedup", "efficiency": "efficiency"}
+_IN_CSV = ("images_per_s", "step_time_p50_ms", "step_time_drift", *PARTS)
 
 
 def print_scaling(console: Console, scaling: Scaling) -> None:
-    """The table in two parts, its notes, and last the verdict."""
+    """The table in parts, its notes, and last the verdict."""
     table = scaling_table(scaling)
-    for left_out in (OF_STEPS, OF_SPEED):
-        print_table(console, table, left_out)
+    for part in FOR_A_TERMINAL:
+        others = [name for another in FOR_A_TERMINAL if another is not part for name in another]
+        print_table(console, table, others)
     for note in table.notes:
         console.print(note, style="dim", markup=False, highlight=False)
     for text in verdict_sentences(scaling):
@@ -118,7 +120,8 @@ def _rows(scaling: Scaling) -> pd.DataFrame:
                 "ranks": one.ranks or None,
                 "state": one.state,
                 "reason": one.reason,
-                **{name: values.get(name) for name in ("images_per_s", "step_time_p50_ms", *PARTS)},
+                "ran_on": one.places,
+                **{name: values.get(name) for name in _IN_CSV},
                 "epoch_end_time_s": values.get("epoch_end_time_s"),
                 "slowest_rank": slowest and slowest.rank,
                 "slowest_rank_node": slowest and slowest.node,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from suite.data.auto import no_nvidia_gpu
 from suite.data.crops import geometry
 from suite.data.dali_graph import Machine, Source, build_pipeline, normalised
 from suite.data.index import ImageFiles, ImageIndex
@@ -25,13 +26,12 @@ from suite.data.loader import BROKEN_JPEG, Batch, decoding_fault, good_image, to
 from suite.data.plan import Samples, Share
 from suite.data.read_ahead import PackReader, when_read
 from suite.data.vision import decode
+from suite.errors import UserError
 from suite.experiment import DataSpec
 from suite.specs.dali import DaliSpec
 
 # What the source gives a pipeline for a batch: names, and what else its graph takes.
 Inputs = tuple[Any, ...]
-
-
 IndexT = TypeVar("IndexT", bound=ImageFiles)
 BatchT = TypeVar("BatchT")
 
@@ -57,6 +57,8 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
     def __init__(
         self, share: Share[IndexT], *, num_threads: int, settings: DaliSpec, device: torch.device
     ) -> None:
+        if why := no_nvidia_gpu(device):
+            raise UserError(f"data.loader: dali is not possible here: {why}; set auto or torchvision")
         self.bad_images: dict[str, str] = {}
         self._bad: dict[int, str] = {}
         self._share = share

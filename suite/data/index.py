@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from suite.data import index_cache
 from suite.data.idx import idx_file, read_array
 from suite.data.packed import Bytes, Packed
-from suite.errors import UserError
+from suite.errors import Cancelled, UserError
 
 Int64s = NDArray[np.int64]
 Name = TypeVar("Name", str, bytes)
@@ -24,6 +25,8 @@ Name = TypeVar("Name", str, bytes)
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 LISTING_THREADS = 16
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+
+NEVER = threading.Event()
 
 log = logging.getLogger("shiftbench")
 
@@ -84,12 +87,12 @@ class ImageIndex:
 
 
 @functools.lru_cache(maxsize=4)
-def scan(folder: Path, split: str) -> ImageIndex:
+def scan(folder: Path, split: str, cancel: threading.Event = NEVER) -> ImageIndex:
     """List the images of `folder/split/CLASS/` and of the folders in it, as torchvision's ImageFolder does.
 
     Warns of files with other suffixes, which are ignored; hidden files and folders are so silently. Cached
     until the process ends, and on disk until a folder below changes. Raises UserError for a missing or empty
-    folder, and for a class folder without images.
+    folder, and for a class folder without images; Cancelled when `cancel` is set meanwhile.
     """
     root = folder / split
     if not folder.is_dir():
@@ -97,7 +100,7 @@ def scan(folder: Path, split: str) -> ImageIndex:
     if not root.is_dir():
         raise UserError(f"{folder}: has no folder {split}/; {LAYOUT}")
     if (cached := index_cache.load(folder, split)) is None:
-        cached = _list_split(folder, split)
+        cached = _list_split(folder, split, cancel)
         index_cache.save(folder, split, cached)
     if cached.warning:
         log.warning("%s", cached.warning)
@@ -105,7 +108,7 @@ def scan(folder: Path, split: str) -> ImageIndex:
     return ImageIndex(folder, cached.names_N, labels_N, cached.classes)
 
 
-def _list_split(folder: Path, split: str) -> index_cache.Listing:
+def _list_split(folder: Path, split: str, cancel: threading.Event) -> index_cache.Listing:
     root, folders = folder / split, index_cache.Folders()
     folders.add(os.fsencode(root))
     classes = class_names(root)
@@ -113,7 +116,7 @@ def _list_split(folder: Path, split: str) -> index_cache.Listing:
         raise UserError(f"{root}: has no class folders; {LAYOUT}")
     names, counts, ignored = list[bytes](), list[int](), list[bytes]()
     with ThreadPoolExecutor(LISTING_THREADS) as threads:  # which wait, on the file system of a network
-        listed = list(threads.map(lambda name: _images_in(root / name, folders), classes))
+        listed = list(threads.map(lambda name: _images_in(root / name, folders, cancel), classes))
     for name, (found, others) in zip(classes, listed, strict=True):
         if not found:
             raise UserError(f"{root / name}: a class folder without images ({_listed(SUFFIXES)})")
@@ -150,12 +153,13 @@ def class_names(root: Path) -> list[str]:
     return _list(root, lambda entry: entry.name if entry.is_dir() and entry.name[0] != "." else None)
 
 
-def _images_in(folder: Path, folders: index_cache.Folders) -> tuple[list[bytes], list[bytes]]:
+def _images_in(
+    folder: Path, folders: index_cache.Folders, cancel: threading.Event
+) -> tuple[list[bytes], list[bytes]]:
     """Return the names, relative to a class folder, of its images and of the other files."""
     images, others = list[bytes](), list[bytes]()
-    below = sorted(
-        _walk(os.fsencode(folder), b"", frozenset(), folders), key=lambda found: found[0].rstrip(b"/")
-    )
+    walked = _walk(os.fsencode(folder), b"", frozenset(), folders, cancel)
+    below = sorted(walked, key=lambda found: found[0].rstrip(b"/"))
     for inner, names in below:
         for name in sorted(names):
             (images if name.lower().endswith(SUFFIXES) else others).append(inner + name)
@@ -163,9 +167,15 @@ def _images_in(folder: Path, folders: index_cache.Folders) -> tuple[list[bytes],
 
 
 def _walk(
-    folder: bytes, inner: bytes, above: frozenset[bytes], listed: index_cache.Folders
+    folder: bytes,
+    inner: bytes,
+    above: frozenset[bytes],
+    listed: index_cache.Folders,
+    cancel: threading.Event,
 ) -> Iterator[tuple[bytes, list[bytes]]]:
     """Yield each folder below, relative to the first one, with the names of its files; follow links once."""
+    if cancel.is_set():
+        raise Cancelled
     try:
         listed.add(folder)
         with os.scandir(folder) as entries:
@@ -178,7 +188,7 @@ def _walk(
         for name in folders:
             path = os.path.join(folder, name)  # noqa: PTH118
             if os.path.realpath(path) not in above:  # a link to a folder above it
-                yield from _walk(path, inner + name + b"/", above, listed)
+                yield from _walk(path, inner + name + b"/", above, listed, cancel)
 
 
 def _about_ignored(root: Path, ignored: Sequence[bytes]) -> str:

@@ -1,5 +1,6 @@
 """What all loaders share: their interface, the batches, and the handling of files that cannot be decoded."""
 
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from suite.data.index import ImageFiles
 from suite.errors import UserError
+from suite.provenance import container_image
 from suite.specs.choice import resolve
 from suite.specs.loader_table import LOADERS
 
@@ -73,7 +75,9 @@ def loader_class(name: str, reference: str) -> Any:
         if (error.name or "").startswith("suite"):
             raise  # a fault of ours
         install = LOADERS[name].install
-        raise UserError(f"the loader {name} cannot be imported ({error}): {install}") from None
+        image = container_image(os.environ)
+        where = f" in the image {image}" if image else ""
+        raise UserError(f"the loader {name} cannot be imported{where} ({error}): {install}") from None
 
 
 def to_device(tensor: "Tensor", device: "torch.device") -> "Tensor":

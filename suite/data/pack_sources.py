@@ -31,7 +31,13 @@ class ImageSource(Protocol):
         """Yield the bytes of the images from `first` to before `end`. Raises UserError. Threads call it."""
 
     def fingerprint(self) -> str:
-        """Return what changes with the images, as far as it can be known without reading them."""
+        """Return what changes with the list of images, and with archives that hold them. Opens no image."""
+
+    def state(self, first: int, end: int) -> str:
+        """Return what changes with images that are files, as far as it can be known without reading them.
+
+        Raises UserError. Threads call it.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,22 +56,48 @@ class LooseFiles:
         return cls(index.folder, files, [name.partition(b"/")[2] for name in files], index.labels_N)
 
     def contents(self, first: int, end: int) -> Iterator[bytes]:
-        folder = os.fsencode(self.folder)
-        for image in range(first, end):
-            path = os.path.join(folder, self.files[image])  # noqa: PTH118
+        for path in self._paths(first, end):
             try:
                 with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                     content = file.readall()
             except OSError as error:
-                raise UserError(f"{os.fsdecode(path)}: cannot be read: {error.strerror}") from None
+                raise _unreadable(path, error) from None
             yield content
 
     def fingerprint(self) -> str:
         return digest_of(self.files, [], self.labels_N)
 
+    def state(self, first: int, end: int) -> str:
+        """Return a digest of the files' sizes and times."""
+        digest = hashlib.sha256()
+        for path in self._paths(first, end):
+            try:
+                found = os.stat(path)  # noqa: PTH116
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
+        return digest.hexdigest()
+
+    def _paths(self, first: int, end: int) -> Iterator[bytes]:
+        folder = os.fsencode(self.folder)
+        for image in range(first, end):
+            yield os.path.join(folder, self.files[image])  # noqa: PTH118
+
+
+def _unreadable(path: bytes, error: OSError) -> UserError:
+    return UserError(f"{os.fsdecode(path)}: cannot be read: {error.strerror}")
+
+
+class OfArchives:
+    """Images within archives, whose sizes and times are in the fingerprint."""
+
+    def state(self, first: int, end: int) -> str:
+        """Return nothing more."""
+        return ""
+
 
 @dataclass(frozen=True)
-class Spans:
+class Spans(OfArchives):
     """Images that are parts of archives. `archive_N`: its number; `offset_N` and `length_N`: bytes in it."""
 
     archives: Sequence[Path]

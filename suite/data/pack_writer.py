@@ -1,11 +1,13 @@
 """Writes packs: in parallel, and so that a second start continues where the first was stopped.
 
 The pack grows in a hidden folder beside its place, and is renamed when it is whole. A data file is complete
-when its rows are beside it; when writing is continued, its images are compared with their checksums.
+when its rows are beside it, which are written when the data are on the disk. When writing is continued, a
+complete file's images are compared with their checksums, and their sources with what they were.
 """
 
 import errno
 import hashlib
+import io
 import itertools
 import logging
 import os
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from suite.data.image_shape import image_shape
 from suite.data.index import check_classes, scan
@@ -27,7 +30,7 @@ from suite.data.pack_sources import ImageSource, LooseFiles
 from suite.data.packed import DataFiles, OnProgress, Packed, check_images, row_type
 from suite.data.packs import SPLITS, DataFile, Pack, PackedSplit, is_pack, open_pack, write_manifest
 from suite.errors import UserError
-from suite.files import NoLocks, locked, publish_folder, read_json, write_atomically
+from suite.files import NoLocks, locked, publish_folder, read_json, read_whole, write_atomically
 
 IMAGES_PER_FILE = 8192
 """Close to 1 GB of ImageNet's."""
@@ -166,14 +169,16 @@ def _write_parts(parts: list[_Part], draft: Path, on_progress: OnProgress) -> No
 
 def _write_part(part: _Part, draft: Path, stop: threading.Event, on_progress: OnProgress) -> None:
     path = draft / "pack" / f"{part.name}.data"
-    rows_path = draft / "rows" / f"{part.name}.npy"
+    rows_path, state_path = (draft / "rows" / f"{part.name}.{end}" for end in ("npy", "state"))
+    state = part.source.state(part.first, part.end)
     if rows_path.exists():
         # Files of a former attempt, which may have ended with the machine, so that any may be cut short.
         with suppress(UserError, EOFError, ValueError):
             alone_N = np.load(rows_path)
             alone_N["file"] = 0
-            check_images(Packed(DataFiles([path]), alone_N), on_progress)
-            return
+            if read_whole(state_path) == state.encode():
+                check_images(Packed(DataFiles([path]), alone_N), on_progress)
+                return
         rows_path.unlink()
     rows_N = np.zeros(part.end - part.first, row_type(part.name_bytes))
     offset = 0
@@ -188,9 +193,15 @@ def _write_part(part: _Part, draft: Path, stop: threading.Event, on_progress: On
             rows_N[row] = (*place, *image_shape(content), zlib.crc32(content))
             offset += len(content)
             on_progress(1, len(content))
-    with rows_path.with_suffix(".tmp").open("wb") as rows_file:
-        np.save(rows_file, rows_N)
-    rows_path.with_suffix(".tmp").replace(rows_path)
+        os.fsync(file.fileno())
+    write_atomically(state_path, state, durable=False)
+    write_atomically(rows_path, _as_file(rows_N))
+
+
+def _as_file(rows_N: NDArray[np.void]) -> memoryview:
+    content = io.BytesIO()
+    np.save(content, rows_N)
+    return content.getbuffer()
 
 
 def _write_all(descriptor: int, content: bytes, path: Path) -> None:
@@ -231,10 +242,9 @@ def _finish(split: str, parts: list[_Part], draft: Path) -> PackedSplit:
             *(split, len(strange), len(rows_N), os.fsdecode(strange[0]["name"])),
         )
     path = draft / "pack" / f"{split}.npy"
-    with path.open("wb") as file:
-        np.save(file, rows_N)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content = _as_file(rows_N)
+    write_atomically(path, content)
     names = [f"{part.name}.data" for part in mine]
     files = tuple(DataFile(name, (draft / "pack" / name).stat().st_size) for name in names)
-    return PackedSplit(len(rows_N), path.name, path.stat().st_size, digest, files)
+    digest = hashlib.sha256(content).hexdigest()
+    return PackedSplit(len(rows_N), path.name, len(content), digest, files)

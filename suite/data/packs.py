@@ -55,6 +55,11 @@ class Pack:
     splits: dict[str, PackedSplit]
     digest: str
 
+    def __str__(self) -> str:
+        """Return its place and what it holds, in a line."""
+        counts = ", ".join(f"{split.num_images} images of {name}" for name, split in self.splits.items())
+        return f"{self.folder}: {counts}, {len(self.classes)} classes"
+
     @property
     def num_bytes(self) -> int:
         """The length of all its files."""
@@ -111,7 +116,7 @@ def write_manifest(folder: Path, classes: tuple[str, ...], splits: dict[str, Pac
     """Write the manifest, which makes a pack of a folder."""
     content = {"format": FORMAT, "version": VERSION, "classes": classes}
     content["splits"] = {name: asdict(split) for name, split in splits.items()}
-    write_atomically(folder / MANIFEST, orjson.dumps(content, option=orjson.OPT_INDENT_2), durable=False)
+    write_atomically(folder / MANIFEST, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
 @functools.lru_cache(maxsize=4)

@@ -4,11 +4,12 @@ There are three kinds: JPEG files in ImageNet's layout, images with boxes in COC
 the format of MNIST.
 """
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from suite.data.idx import DEBIAN_FOLDER, PREFIXES, fashion_mnist_folder, read_split
-from suite.data.index import ImageIndex, check_classes, scan, scan_idx
+from suite.data.index import NEVER, ImageIndex, check_classes, scan, scan_idx
 from suite.data.packs import SPLITS, is_pack, pack_index
 from suite.errors import UserError
 from suite.experiment import DataSpec
@@ -38,13 +39,16 @@ def default_root() -> Path:
     return home
 
 
-def folder_index(data: DataSpec, split: str) -> ImageIndex:
-    """List a split's images, files or a pack's. Raises UserError if it is missing or has other classes."""
+def folder_index(data: DataSpec, split: str, cancel: threading.Event = NEVER) -> ImageIndex:
+    """List a split's images, files or a pack's.
+
+    Raises UserError if it is missing or has other classes, and Cancelled when `cancel` is set meanwhile.
+    """
     folder = dataset_folder(data)
     if (known := _received.get((folder, split))) is not None:
         return known
     packed = is_pack(folder)
-    index = pack_index(folder, split) if packed else scan(folder, split)
+    index = pack_index(folder, split) if packed else scan(folder, split, cancel)
     if (count := len(index.classes)) != data.num_classes:
         has = f"{folder}: has {count} classes" if packed else f"{folder / split}: has {count} class folders"
         raise UserError(f"{has}, but data.num_classes is {data.num_classes}")
@@ -55,19 +59,19 @@ def folder_index(data: DataSpec, split: str) -> ImageIndex:
 
 
 _received = dict[tuple[Path, str], ImageIndex]()
-"""What another rank has listed, by folder and split."""
+"""What the first rank has listed for all, by folder and split."""
 
 
-def indexes_to_share(data: DataSpec) -> list[ImageIndex] | None:
-    """Return the indexes of both splits for the other ranks, or None for data that each opens by itself.
+def indexes_to_share(data: DataSpec, cancel: threading.Event) -> list[ImageIndex] | None:
+    """Return the indexes of both splits for all ranks, or None for data that each opens by itself.
 
-    Raises UserError as `folder_index` does.
+    Raises UserError and Cancelled as `folder_index` does.
     """
     source = SOURCES.get(data.name)
     lists_files = LOADERS[data.loader].index == "suite.data.sources:folder_index"
     if not lists_files or (source is not None and source.generator) or is_pack(dataset_folder(data)):
         return None
-    return [folder_index(data, split) for split in SPLITS]
+    return [folder_index(data, split, cancel) for split in SPLITS]
 
 
 def receive_indexes(data: DataSpec, indexes: list[ImageIndex]) -> None:

@@ -21,7 +21,7 @@ import orjson
 
 from suite.data.packed import Packed
 from suite.data.packs import MANIFEST, Pack, open_pack, pack_index
-from suite.errors import UserError
+from suite.errors import Cancelled, UserError
 from suite.files import NoLocks, draft_of, locked, publish_folder, read_json
 from suite.user import user_name
 
@@ -33,10 +33,6 @@ STATE = "staged.json"
 """In a copy: the source, and the length and time of each file when it was complete."""
 
 log = logging.getLogger("shiftbench")
-
-
-class Cancelled(Exception):
-    """The run is to stop, and the copy is not complete."""
 
 
 def copies_folder(stage: Path) -> Path:

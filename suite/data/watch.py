@@ -52,7 +52,7 @@ class WaitTimer:
             self._is_waiting = False
 
     def _poll(self) -> None:
-        every_s = min(POLL_S, self._timeout_s / 4)
+        every_s = min(POLL_S, self._timeout_s / 16)
         last_s, last_wait = time.monotonic(), 0
         while not self._closed.wait(every_s):
             now_s, wait = time.monotonic(), self._num_waits

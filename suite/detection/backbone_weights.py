@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from suite.errors import UserError
 from suite.models import read_weights
 from suite.paths import RunPaths
+from suite.specs.task import TORCHVISION
 from suite.user import expand_path
 
-TORCHVISION = "torchvision:"
 BODY = "backbone.body."  # of torchvision's detectors
 CLASSIFIERS = ("fc.", "classifier.", "head.")
 COUNTER = "num_batches_tracked"

@@ -15,6 +15,7 @@ from pathlib import Path
 from suite.errors import Diverged, Preempted, UserError
 from suite.files import parse_json, read_whole, write_atomically
 from suite.paths import RunPaths
+from suite.record.hang import Hang
 from suite.record.shapes import COUNT, NUMBER, TEXT, Shape, fault_in, known
 
 log = logging.getLogger("shiftbench")
@@ -61,28 +62,36 @@ class RankError:
     @property
     def has_waited(self) -> bool:
         """Whether this rank waited for another one longer than system.collective_timeout_s."""
-        return any(sign in self.traceback.lower() for sign in _WAITED)
+        return has_waited(self.traceback)
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, hang: Hang | None = None) -> str:
+        """Return in a sentence why the run failed; `hang`: what is known of ranks that waited."""
         rank = f"rank {self.rank} on {self.host}"
         if self.has_waited:
-            return _waited_in_vain(rank, self.sentence)
+            return _waited_in_vain(rank, self.sentence, hang)
         if self.is_symptom:
             return f"a rank was lost (killed, or its node failed), as {rank} noticed: {self.sentence}"
         return f"{rank}: {self.sentence}"
 
 
-def _waited_in_vain(rank: str, sentence: str) -> str:
-    hangs = "a rank hangs, or is slower than the others by more than system.collective_timeout_s"
-    return f"{hangs}, as {rank} noticed: {sentence}"
+def has_waited(traceback: str) -> bool:
+    """Return whether an error is that of a rank which has waited for another one in vain."""
+    return any(sign in traceback.lower() for sign in _WAITED)
 
 
-def why_aborted(log: Path) -> str | None:
-    """Return why NCCL's watchdog ended the process of a log, if it did so."""
+def _waited_in_vain(rank: str, sentence: str, hang: Hang | None) -> str:
+    return f"{(hang or Hang()).sentence()}, as {rank} noticed: {sentence}"
+
+
+def why_aborted(log: Path, hang: Hang | None) -> str | None:
+    """Return why NCCL's watchdog ended the process of a log, if it did so. `hang`: what is known of that."""
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         for rank, sentence in reversed(_WATCHDOG.findall(file.read().decode(errors="replace"))):
-            return _waited_in_vain(f"rank {rank}", sentence)
+            return _waited_in_vain(f"rank {rank}", sentence, hang)
     return None
 
 
@@ -152,6 +161,6 @@ def read_errors(paths: RunPaths) -> tuple[list[RankError], list[str]]:
 
 
 def clear_errors(paths: RunPaths) -> None:
-    """Delete the errors of a former attempt."""
-    for path in paths.errors.glob("rank-*.json"):
+    """Delete the errors of a former attempt, and what its ranks left behind while they waited."""
+    for path in (*paths.errors.glob("rank-*.json"), *paths.flight.glob("*")):
         path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from suite.errors import UserError
 from suite.files import is_locked, parse_json, read_whole
 from suite.paths import RunPaths
+from suite.record.hang import Hang, read_hang
 from suite.record.rank_errors import RankError, read_errors
 from suite.record.shapes import COUNT, MEASURED, NUMBER, TEXT, Shape, described, fault_in, one_of
 from suite.specs.task_table import ACCURACIES
@@ -54,6 +55,7 @@ class Status:
     errors: list[RankError] = field(default_factory=list)
     damage: str | None = None  # why status.json cannot be used; the state is then `failed`
     notes: list[str] = field(default_factory=list)  # a sentence for each other file that cannot be used
+    hang: Hang | None = None  # of a run that failed, what its ranks wrote while they waited for one another
 
     @property
     def state(self) -> State:
@@ -115,15 +117,17 @@ def _read_status(paths: RunPaths) -> Status:
         reason = "the process ended without writing a status (it was killed, or its machine failed)"
         content |= {"state": "failed", "reason": reason}
     errors: list[RankError] = []
+    hang: Hang | None = None
     notes = list(_differing_clocks(paths, content))
     if content.get("state") == "failed":
         errors, others = read_errors(paths)
-        notes += others
+        hang = read_hang(paths)
+        notes += [*others, *(hang.notes if hang is not None else ())]
         cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
         # The first rank has written the reason of its own end itself.
         if cause is not None and (died_silently or is_missing or cause.rank != 0 or cause.is_symptom):
-            content["reason"] = str(cause)
-    return Status(content, died_silently, is_missing, errors, notes=notes)
+            content["reason"] = cause.told(hang)
+    return Status(content, died_silently, is_missing, errors, notes=notes, hang=hang)
 
 
 def _differing_clocks(paths: RunPaths, content: dict[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ Each batch has its own mean and centred second moment, which are merged in float
 1979): a mean that is a thousand times the standard deviation costs no digits of the variance.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 FAR = 16.0  # means of so many standard deviations lose digits in float32
-BLOCK_BYTES = 2**20  # of an input, for each thread: what a core's cache holds
+OFF = 3.0  # means of so many standard deviations lose a digit of float32 in a sum of squares
+BLOCK_BYTES = 2**19  # of an input, for each thread: half of what a core's cache holds
+MIN_ROW, MAX_ROW = 64, 1024
 
 
 def batch_moments(x_NC: Tensor, near_C: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -40,14 +43,14 @@ def _moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance, (C,). A CPU reads the input once, in blocks that stay in its cache."""
     if x_NC.device.type != "cpu" or x_NC.dtype is torch.float64 or x_NC.dim() < 3 or not x_NC.numel():
         return _moments_of(x_NC)
-    values = x_NC[0, 0].numel()
-    block = BLOCK_BYTES * torch.get_num_threads() // (4 * x_NC[0].numel())
-    blocks = torch.split(x_NC, max(1, block))
-    if x_NC.is_contiguous() and values > 1:
-        found = [_moments_of_samples(one_NC.float()) for one_NC in blocks]
-        mean_RC, var_RC = (torch.cat(rows).double() for rows in zip(*found, strict=True))
-        between_C, mean_C = torch.var_mean(mean_RC, dim=0, correction=0)
-        return mean_C, var_RC.mean(dim=0) + between_C
+    if x_NC.is_contiguous() and x_NC[0, 0].numel() > 1:
+        mean_C, var_C = _moments_of_sums(x_NC)
+        off_C = mean_C.square() > OFF**2 * var_C
+        if off_C.any():
+            off_K = off_C.nonzero().squeeze(1)
+            mean_C[off_K], var_C[off_K] = _moments_of_samples(x_NC[:, off_K])
+        return mean_C, var_C
+    blocks = _blocks(x_NC)
     found = [_moments_of(one_NC) for one_NC in blocks]
     if len(found) == 1:
         return found[0]
@@ -57,16 +60,49 @@ def _moments(x_NC: Tensor) -> tuple[Tensor, Tensor]:
     return mean_C, share_R @ (var_RC + (mean_RC - mean_C).square())
 
 
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """Split a tensor along its first dimension into parts that stay in the cores' caches."""
+    return torch.split(x, max(1, BLOCK_BYTES * torch.get_num_threads() // (4 * x[0].numel())))
+
+
+def _moments_of_sums(x_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (C,) float64, of a contiguous tensor, by its sums and sums of squares.
+
+    A sum of squares about zero has lost a digit where the mean is three standard deviations away.
+    """
+    num, channels = x_NC.shape[:2]
+    values = x_NC[0, 0].numel()
+    rows = [block.float() for block in _blocks(x_NC.view(num, channels, -1, _row_length(values)))]
+    sums_NCR = torch.cat([row.sum(3) for row in rows]).double()
+    norms_NCR = torch.cat([torch.linalg.vector_norm(row, dim=3) for row in rows]).double()
+    mean_C = sums_NCR.sum((0, 2)) / (num * values)
+    return mean_C, norms_NCR.square().sum((0, 2)) / (num * values) - mean_C.square()
+
+
+@functools.cache
+def _row_length(values: int) -> int:
+    """Return in rows of how many of a channel's values float32 adds up, before float64 does."""
+    length = max(size for size in range(1, min(values, MAX_ROW) + 1) if values % size == 0)
+    return length if length >= min(values, MIN_ROW) else values
+
+
 def _moments_of_samples(x_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each channel of each sample, (N, C), of a contiguous tensor.
+    """Return mean and biased variance, (C,) float64, about the mean of each channel of each sample.
 
     Group norm's kernel is the only one of torch that finds both in one pass, in vectors and about the mean.
     What it normalises is dropped before it leaves the cache.
     """
-    num, channels = x_NC.shape[:2]
-    values = x_NC[0, 0].numel()
-    _, mean_NC, rstd_NC = torch.native_group_norm(x_NC, None, None, num, channels, values, channels, 0.0)
-    return mean_NC, rstd_NC.double().pow(-2)
+    found = []
+    for block_NC in _blocks(x_NC.contiguous()):
+        num, channels = block_NC.shape[:2]
+        values = block_NC[0, 0].numel()
+        _, mean_NC, rstd_NC = torch.native_group_norm(
+            block_NC.float(), None, None, num, channels, values, channels, 0.0
+        )
+        found.append((mean_NC, rstd_NC.double().pow(-2)))
+    mean_RC, var_RC = (torch.cat(rows).double() for rows in zip(*found, strict=True))
+    between_C, mean_C = torch.var_mean(mean_RC, dim=0, correction=0)
+    return mean_C, var_RC.mean(dim=0) + between_C
 
 
 def _moments_of(x_NC: Tensor) -> tuple[Tensor, Tensor]:

@@ -230,8 +230,9 @@ class Recorder:
                 f"{self.purpose}: {name} normalises with its batch, which has one value per channel "
                 "(a single image) and so no variance; use larger batches, or drop the last one"
             )
-        mean_C, var_C = batch_moments(x_NC, self._near(layer))
-        self._add(name, layer, x_NC, count, mean_C, var_C)
+        with torch._C.DisableTorchFunction():  # our own operations are not the network's
+            mean_C, var_C = batch_moments(x_NC, self._near(layer))
+            self._add(name, layer, x_NC, count, mean_C, var_C)
 
     def take(self, name: str, layer: nn.Module, x_NC: Tensor, measured: tuple[Tensor, Tensor] | None) -> None:
         """Record the moments (C,) of an input that the layer measured itself, or else those of the input."""

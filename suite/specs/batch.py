@@ -1,8 +1,34 @@
-"""The three batch axes and their arithmetic."""
+"""The three batch axes and their arithmetic, and what several ranks make of their estimates."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
+from suite.specs.choice import described
+
+
+@dataclass(frozen=True)
+class EstimatesRule:
+    """Which running averages are evaluated and saved. `rule`: "module:class", a `RankEstimates`."""
+
+    meaning: str
+    rule: str
+
+
+ESTIMATES = {
+    "first_rank": EstimatesRule("the first rank's, as DDP does", "suite.train.estimates:FirstRank"),
+    "mean": EstimatesRule(
+        "the means over ranks of running means and running variances, as timm's --dist-bn reduce",
+        "suite.train.estimates:MeanOfRanks",
+    ),
+}
+DEFAULT_ESTIMATES = "first_rank"
+if TYPE_CHECKING:
+    EstimatesName = str
+else:
+    EstimatesName = Literal[tuple(ESTIMATES)]
 
 
 class BatchSpec(Spec):
@@ -16,6 +42,11 @@ class BatchSpec(Spec):
     )
     norm_batch_size: int | None = Field(
         None, ge=2, description="samples of one BN statistic; null: batch_size_per_gpu"
+    )
+    estimates: EstimatesName = Field(
+        DEFAULT_ESTIMATES,
+        description="where each rank has BN statistics of its own, which running averages are evaluated and "
+        f"saved: {described(ESTIMATES)}. On one rank, or with statistics over all ranks, both are the same",
     )
 
     @model_validator(mode="after")

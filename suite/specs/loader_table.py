@@ -42,6 +42,12 @@ LOADERS = {
         threads="decoder threads",
         install="pip install 'shiftbench[dali]', or set data.loader=torchvision",
     ),
+    "auto": LoaderEntry(
+        "suite.data.auto:auto_loader",
+        "dali where it is installed and the GPU is not AMD's, else torchvision; the record says which",
+        options={name: name for name in ("data_threads", "timeout_s", "dali", "channels_last")},
+        boxes="suite.data.auto:auto_boxes",
+    ),
     "torchvision": LoaderEntry(
         "suite.data.vision:VisionLoader",
         "torchvision decodes and crops, in worker processes on the CPU",

@@ -26,7 +26,9 @@ KERNELS = {
         "norm, residual addition and ReLU in one; needs recipe.channels_last; on a CPU only a rehearsal",
         fuses=True,
     ),
-    "auto": KernelChoice("fused on a GPU where that is possible, else native", fuses=True, may_decline=True),
+    "auto": KernelChoice(
+        "fused on NVIDIA's GPUs where that is possible, else native", fuses=True, may_decline=True
+    ),
 }
 
 

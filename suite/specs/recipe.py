@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from suite.specs.base import Spec
-from suite.specs.choice import described
+from suite.specs.choice import described, listed
 from suite.specs.federated import FederatedSpec
 
 
@@ -67,13 +67,41 @@ PRECISIONS = {
     "bf16": Precision(f"autocast to bfloat16 {_CAST}", "bfloat16", "tf32"),
     "fp16": Precision(f"autocast to float16 {_CAST}, the loss is scaled", "float16", "tf32", is_scaled=True),
 }
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """An optimizer. `optimizer`: "module:class", a torch.optim.SGD.
+
+    `adapts`: whether each layer's weight has a learning rate of its own. The group of these weights then has
+    `trust_coefficient` and `layer_weight_decay`, and the field recipe.trust_coefficient has a meaning.
+    """
+
+    meaning: str
+    optimizer: str
+    adapts: bool = False
+
+
+OPTIMIZERS = {
+    "sgd": OptimizerEntry("stochastic gradient descent", "torch.optim:SGD"),
+    "lars": OptimizerEntry(
+        "SGD in which each layer's weight w has the rate lr · trust_coefficient · ‖w‖ / (‖gradient‖ + "
+        "weight_decay · ‖w‖), for large batches; norms and biases keep lr",
+        "suite.train.lars:Lars",
+        adapts=True,
+    ),
+}
+TRUST_COEFFICIENT = 0.001
+"""Of You, Gitman and Ginsburg 2017."""
 DEFAULT_EPOCHS = 100
 _IN_ITERATIONS = ("warmup_iterations", "iterations")
 if TYPE_CHECKING:
     ScheduleName = str
     PrecisionName = str
+    OptimizerName = str
 else:
     ScheduleName, PrecisionName = Literal[tuple(SCHEDULES)], Literal[tuple(PRECISIONS)]
+    OptimizerName = Literal[tuple(OPTIMIZERS)]
 
 
 class SwaSpec(Spec):
@@ -95,6 +123,10 @@ class RecipeSpec(Spec):
         description="optimizer steps, in place of epochs: milestones and the warm-up are then in iterations, "
         "and measure.every_iterations of them count as an epoch of the record; null: epochs decide",
     )
+    optimizer: OptimizerName = Field("sgd", description=described(OPTIMIZERS))
+    trust_coefficient: float | None = Field(
+        None, gt=0, description=f"of lars; null: {TRUST_COEFFICIENT:g} there, none elsewhere"
+    )
     lr: float = Field(0.1, gt=0, description="peak learning rate for the given batch; it is never rescaled")
     schedule: ScheduleName = Field("step", description=described(SCHEDULES))
     milestones: tuple[float, ...] = Field(
@@ -106,7 +138,7 @@ class RecipeSpec(Spec):
     warmup_iterations: int | None = Field(
         None, ge=0, description="the same with iterations, in their unit; null: none"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD; 0: none")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the gradients; 0: none")
     nesterov: bool = Field(False, description="Nesterov's momentum")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the weights of layers")
     norm_weight_decay: float | None = Field(
@@ -139,6 +171,12 @@ class RecipeSpec(Spec):
     @model_validator(mode="after")
     def _check(self) -> "RecipeSpec":
         self._check_unit()
+        if OPTIMIZERS[self.optimizer].adapts:
+            if self.trust_coefficient is None:
+                object.__setattr__(self, "trust_coefficient", TRUST_COEFFICIENT)
+        elif self.trust_coefficient is not None:
+            adapting = listed((name for name, one in OPTIMIZERS.items() if one.adapts), "or")
+            raise ValueError(f"trust_coefficient means nothing to {self.optimizer}: it is of {adapting}")
         if self.warmup >= self.length:
             name, unit = ("warmup_epochs", "epochs") if self.iterations is None else _IN_ITERATIONS
             raise ValueError(f"{name} ({self.warmup:g}) must be below {unit} ({self.length})")

@@ -47,7 +47,7 @@ SOURCES = {
         1000,
         "ImageNet's terms of access: non-commercial research",
         not_prepared="cannot be downloaded: set data.path to the folder that holds "
-        "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …",
+        "train/n01440764/*.JPEG … and val/n01440764/*.JPEG …, or to a pack of it",
         needs_path=True,
     ),
     "fashion-mnist": Source(

@@ -17,6 +17,9 @@ else:
     FrameworkName, HeadName = Literal[tuple(FRAMEWORKS)], Literal[tuple(HEADS)]
     FpnNormName, BatchNormName = Literal[tuple(FPN_NORMS)], Literal[tuple(BATCH_NORMS)]
 
+TORCHVISION = "torchvision:"
+"""With this a `backbone_from` begins that names weights in torch's cache."""
+
 
 class ClassificationSpec(Spec):
     """One label for an image: the default."""

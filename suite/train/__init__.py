@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from suite.binding import by_text
+from suite.data.auto import serving
 from suite.data.watch import DataWatch, Silence
 from suite.data.workers import SHARED_MEMORY
 from suite.errors import Diverged, Preempted, UserError
@@ -26,6 +28,7 @@ from suite.train.arithmetic import arithmetic, arithmetic_of, is_benchmarked
 from suite.train.checkpoint import CheckpointStore
 from suite.train.data_start import data_ready
 from suite.train.distributed import Ranks, joined
+from suite.train.hang_watch import HangWatch
 from suite.train.kernels import norm_kernels
 from suite.train.loop import Trainer
 
@@ -71,16 +74,21 @@ def train_on(
             def end(meaning: Silence, sentence: str) -> NoReturn:
                 _end_process(meaning, sentence, RunPaths(folder), ranks, record, stop)
 
-            with DataWatch(run.system.collective_timeout_s, stop, end):
+            timeout_s = run.system.collective_timeout_s
+            with HangWatch(RunPaths(folder), ranks, timeout_s), DataWatch(timeout_s, stop, end):
                 _train(run, ranks, record, stop)
 
 
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
-    hosts = ranks.hosts()
+    hosts, binding = ranks.hosts(), by_text(ranks.bindings())
     try:
         if record is not None:
             origin = provenance(_device_name(ranks), hosts, ranks.device.type) | arithmetic_of(run)
+            origin["binding"] = binding
+            if ranks.device.type == "cuda":
+                log.info("%s", "; ".join(f"ranks {which}: {text}" for text, which in binding.items()))
             origin["kernels"] = asdict(norm_kernels(run, ranks.device))
+            origin["loader"] = asdict(serving(run.data.loader, ranks.device))
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)

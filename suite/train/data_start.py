@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,11 +13,12 @@ import torch.distributed as dist
 
 from suite.data.packs import Pack, open_pack
 from suite.data.sources import check_stage, dataset_folder, indexes_to_share, receive_indexes
-from suite.data.staging import Cancelled, copy_pack, held_copy
-from suite.errors import Preempted, UserError
+from suite.data.staging import copy_pack, held_copy
+from suite.errors import Cancelled, Preempted, UserError
 from suite.experiment import DataSpec, Run
 from suite.signals import StopFlag
 from suite.train.distributed import Ranks
+from suite.train.hang_watch import goes_on
 from suite.user import expand_path
 
 T = TypeVar("T")
@@ -74,10 +76,10 @@ def _staged(run: Run, ranks: Ranks, stop: StopFlag) -> Iterator[Run]:
 
 def _share_indexes(data: DataSpec, ranks: Ranks, stop: StopFlag) -> None:
     """Send the list of the images' files from the first rank to the others."""
-    work = (lambda _: indexes_to_share(data)) if ranks.is_first else None
+    work = partial(indexes_to_share, data) if ranks.is_first else None
     box = [_all_wait_for(work, ranks, stop)]
     dist.broadcast_object_list(box, src=0)
-    if box[0] is not None and not ranks.is_first:
+    if box[0] is not None:
         receive_indexes(data, box[0])
 
 
@@ -91,6 +93,7 @@ def _all_wait_for(work: Callable[[threading.Event], T] | None, ranks: Ranks, sto
     with ThreadPoolExecutor(1, thread_name_prefix="data") as thread:
         future = None if work is None else thread.submit(work, cancel)
         while (decision := _Now(ranks.agree(_state(future, stop)))) is _Now.BUSY:
+            goes_on(1, 0, "preparing data")
             if future is not None:
                 wait([future], ASK_EVERY_S)
         cancel.set()

@@ -15,11 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from suite.binding import bind
 from suite.data import Place
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
 from suite.launch import launch_variables
 from suite.record.rank_errors import node_name
+from suite.train.flight_recorder import record_collectives
 
 
 class Agreement:
@@ -43,6 +45,8 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
+    binding: str = "not bound"
+    """To which CPUs this process is bound, in words."""
 
     @property
     def is_first(self) -> bool:
@@ -87,17 +91,22 @@ class Ranks:
 
     def hosts(self) -> list[str]:
         """Return the host name of every rank."""
-        names = [socket.gethostname()] * self.world_size
-        if self.world_size > 1:
-            dist.all_gather_object(names, socket.gethostname())
-        return names
+        return self._texts(socket.gethostname())
 
     def nodes(self) -> list[str]:
         """Return the name of every rank's node, as the scheduler calls it where there is one."""
-        names = [node_name()] * self.world_size
+        return self._texts(node_name())
+
+    def bindings(self) -> list[str]:
+        """Return to which CPUs every rank is bound, in words."""
+        return self._texts(self.binding)
+
+    def _texts(self, own: str) -> list[str]:
+        """Return every rank's text in rank order, on every rank."""
+        texts = [own] * self.world_size
         if self.world_size > 1:
-            dist.all_gather_object(names, node_name())
-        return names
+            dist.all_gather_object(texts, own)
+        return texts
 
     def share_buffers(self, model: nn.Module) -> None:
         """Copy the first rank's buffers (BN's estimates) to every rank, as DDP does before each forward pass.
@@ -115,12 +124,15 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
     variables = launch_variables(os.environ)
     local_rank = int(variables.get("LOCAL_RANK", "0"))
     device = _device(system, local_rank)
+    # Before there are threads to bind.
+    binding = bind(os.environ, _pci_address(device), int(variables.get("WORLD_SIZE", "1")))
     if system.torch_threads is not None:
         torch.set_num_threads(system.torch_threads)
     if not variables:
-        yield Ranks(0, 0, 1, device)
+        yield Ranks(0, 0, 1, device, binding)
         return
     os.environ.update(variables)
+    record_collectives()
     # Connections are made when they are first used: of all pairs of ranks a ring uses few.
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     on_gpu = device.type == "cuda"
@@ -131,7 +143,7 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
         device_id=device if on_gpu else None,
     )
     try:
-        yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
+        yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device, binding)
     except (UserError, Diverged, Preempted):
         dist.destroy_process_group()
         raise
@@ -150,3 +162,12 @@ def _device(system: SystemSpec, local_rank: int) -> torch.device:
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def _pci_address(device: torch.device) -> str | None:
+    """Return a GPU's address on the PCI bus, as sysfs names it; None for a CPU, or where torch lacks it."""
+    if device.type != "cuda":
+        return None
+    gpu = torch.cuda.get_device_properties(device)
+    parts = [getattr(gpu, f"pci_{part}_id", -1) for part in ("domain", "bus", "device")]
+    return None if min(parts) < 0 else "{:04x}:{:02x}:{:02x}.0".format(*parts)

@@ -14,6 +14,7 @@ from suite.experiment import Run
 from suite.train.averages import WeightAverages
 from suite.train.checkpoint import CheckpointWriter
 from suite.train.distributed import Ranks
+from suite.train.estimates import RankEstimates
 from suite.train.evaluate import UntilStopped
 from suite.train.federation import Federation
 from suite.train.heartbeat import Heartbeat, Next
@@ -53,13 +54,14 @@ class EpochEnd:
         ranks: Ranks,
         model: nn.Module,
         averages: WeightAverages,
+        estimates: RankEstimates,
         federation: Federation | None,
         metrics: MetricLogger,
         checkpoints: CheckpointWriter | None,
         heartbeat: Heartbeat,
     ) -> None:
         self.run, self.task, self.ranks, self.model = run, task, ranks, model
-        self.averages, self.federation = averages, federation
+        self.averages, self.estimates, self.federation = averages, estimates, federation
         self.metrics, self.checkpoints, self.heartbeat = metrics, checkpoints, heartbeat
         self.best_percent = -1.0
         self._loaders: dict[str, BatchLoader[Any]] = {}
@@ -83,12 +85,16 @@ class EpochEnd:
         )
         if not is_evaluated and not is_probed:
             return
+        with self.estimates.evaluated():
+            self._measure(epoch, step, is_evaluated=is_evaluated, is_probed=is_probed)
+
+    def _measure(self, epoch: int, step: int, *, is_evaluated: bool, is_probed: bool) -> None:
+        run, epochs = self.run, self.run.num_epochs
         began_s = time.perf_counter()
 
         def is_stop_requested() -> bool:
             return self.heartbeat.wish(step) is not Next.CONTINUE
 
-        self.ranks.share_buffers(self.model)
         self.heartbeat.phase = "probing" if is_probed else "evaluating"
         loader = self._kept("val", lambda: self.task.val_loader(self.ranks))
         batches = UntilStopped(loader, is_stop_requested)
@@ -114,7 +120,6 @@ class EpochEnd:
                 self._raise_if_stopped(step)
             self.metrics.shift(profile, percent, epoch=epoch, step=step)
         for weights, network in self.averages.networks.items():
-            self.ranks.share_buffers(network)
             average = measure_average(
                 run,
                 self.task,

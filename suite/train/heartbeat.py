@@ -10,6 +10,7 @@ from typing import Any
 from suite.record import PHASES, RecordWriter
 from suite.signals import StopFlag
 from suite.train.background import Background
+from suite.train.hang_watch import goes_on
 from suite.train.meter import Meter
 
 EVERY_S = 5.0  # between two writes of the status file, and between two checks for a stop request
@@ -32,7 +33,8 @@ class Next(IntEnum):
 class Heartbeat:
     """Writes progress and checks for stop requests. `record` is None on every rank but the first.
 
-    `loss` returns the newest training loss that is known, or None. `phase`: what the run does now.
+    `num_epochs`: of all steps. `loss` returns the newest training loss that is known, or None. `phase`: what
+    the run does now.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Heartbeat:
         meter: Meter,
         total_steps: int,
         images_per_step: int,
+        num_epochs: int = 1,
         loss: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._record, self._stop, self._meter = record, stop, meter
         self._total_steps, self._images_per_step = total_steps, images_per_step
+        self._num_epochs = num_epochs
         self._loss, self.phase = loss, PHASES[0]
         self._beat_at = self._logged_at = time.monotonic()
         self._must_leave = False
@@ -64,6 +68,11 @@ class Heartbeat:
         known = {"images_per_s": self._meter.images_per_s(self._images_per_step), "loss": self._loss()}
         now = {name: value for name, value in known.items() if value is not None}
         return {"step": step, "total_steps": self._total_steps, "phase": self.phase, **now}
+
+    def _epoch(self, step: int) -> int:
+        """Return the epoch, from 1, in which this rank is after `step` steps."""
+        whole = step * self._num_epochs // self._total_steps
+        return min(whole + (self.phase == PHASES[0]), self._num_epochs)
 
     def _log(self, progress: dict[str, Any]) -> None:
         """Log progress, unless a line was logged a short while ago."""
@@ -84,6 +93,7 @@ class Heartbeat:
 
         Files are read and written on a thread: the folder may be slow. Raises its errors.
         """
+        goes_on(self._epoch(step), step, self.phase)
         if self._record is not None and self._background is not None and self._background.check():
             now = time.monotonic()
             if now - self._beat_at > EVERY_S:

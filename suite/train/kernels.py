@@ -12,6 +12,7 @@ from suite.experiment import Run
 from suite.kernels import FusedNorms, forget_what_was_said, fuse_norms, kernels_missing
 from suite.specs.process import KERNELS
 
+UNTRIED = "the fused kernels have not been tried on AMD's GPUs"
 log = logging.getLogger("shiftbench")
 
 
@@ -51,8 +52,11 @@ def norm_kernels(run: Run, device: torch.device) -> NormKernels:
             obstacle = "on a CPU the fused kernels are no faster than torch's norms"
         else:
             return NormKernels("fused", "by torch's operations, which rehearse the kernels on a CPU")
+    is_amd = device.type == "cuda" and torch.version.hip is not None
+    if obstacle is None and is_amd and choice.may_decline:
+        obstacle = UNTRIED
     if obstacle is None:
-        return NormKernels("fused")
+        return NormKernels("fused", UNTRIED if is_amd else "")
     if choice.may_decline:
         return NormKernels("native", obstacle)
     raise UserError(f"{_refusal(run)}: {obstacle}")

@@ -26,11 +26,11 @@ from suite.train.checkpoint import CheckpointStore, CheckpointWriter
 from suite.train.data_parallel import exchanging_gradients, step_module
 from suite.train.distributed import Ranks
 from suite.train.epoch_end import EpochEnd, StopRequested
+from suite.train.estimates import rank_estimates
 from suite.train.federation import Federation
 from suite.train.graphs import step_graph
 from suite.train.heartbeat import Heartbeat, Next
 from suite.train.kernels import norm_kernels
-from suite.train.loggers import Loggers
 from suite.train.measure import measure_work, tid_meter
 from suite.train.meter import Meter
 from suite.train.metric_logger import MetricLogger
@@ -63,6 +63,7 @@ class Trainer:
         fused: list[FusedNorms] = []
         self.averages = WeightAverages(model, run.recipe, self.steps_per_epoch, prepared)
         self.model = prepared(model)
+        self.estimates = rank_estimates(run, ranks, lambda: {"model": self.model} | self.averages.networks)
         self.graph = step_graph(run, ranks.device, self.accumulation_steps)
         self.optimizer = Optimizer(self.model, run.recipe, ranks.device, is_recorded=self.graph is not None)
         federated = run.recipe.federated
@@ -79,10 +80,10 @@ class Trainer:
         self.checkpoints = (
             None if record is None else CheckpointWriter(CheckpointStore(record.paths), ranks.device)
         )
-        steps = (self.total_steps, run.batch.global_batch_size)
+        steps = (self.total_steps, run.batch.global_batch_size, run.num_epochs)
         self.heartbeat = Heartbeat(record, stop, self.meter, *steps, lambda: self.boundary.finite.loss)
-        parts = (self.averages, self.federation, self.metrics, self.checkpoints, self.heartbeat)
-        self.epoch_end = EpochEnd(run, self.task, ranks, self.model, *parts)
+        parts = (self.averages, self.estimates, self.federation, self.metrics, self.checkpoints)
+        self.epoch_end = EpochEnd(run, self.task, ranks, self.model, *parts, self.heartbeat)
 
     @property
     def epoch(self) -> int:
@@ -103,8 +104,8 @@ class Trainer:
             self.task.start(self.model, self.ranks)
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
-        if self.run.system.loggers and self.metrics.record is not None:
-            self.metrics.loggers = Loggers(self.run, self.metrics.record.paths.folder)
+        self.estimates.load((state or {}).get("rank_estimates"))  # DDP gives every rank the first one's
+        self.metrics.begin(self.run)
         loader = self.task.train_loader(self.step, self.ranks)
         with ExitStack() as closing:
             if self.checkpoints is not None:
@@ -256,25 +257,24 @@ class Trainer:
         return system.checkpoint_every_steps is not None and self.step % system.checkpoint_every_steps == 0
 
     def _save(self, to_evaluate: bool, size_bytes: int) -> None:
-        """Begin to write a checkpoint of this step; `_wait_for_files` waits for it.
-
-        Resuming from it cuts the measurements back to `size_bytes`.
-        """
-        state = {
-            "model": self.model.state_dict(),
-            **self.averages.state(),
-            "federation": None if self.federation is None else self.federation.state(),
-            **self.optimizer.state(),
-            "step": self.step,
-            "epoch_sums": self.ranks.gather(self.epoch_sums),
-            "tid": None if self.tid is None else self.tid.state(),
-            f"best_{self.run.task.entry.metric}": self.epoch_end.best_percent,
-            "to_evaluate": to_evaluate,
-            "measurements_size_bytes": size_bytes,
-        }
-        if self.checkpoints is not None:
-            done = partial(self.metrics.progress, epoch=self.epoch, step=self.step)
-            self.checkpoints.save(self.step, state, lambda duration_s: done(checkpoint_s=duration_s))
+        """Begin to write a checkpoint, from which resuming cuts the measurements back to `size_bytes`."""
+        with self.estimates.saved() as own_estimates:
+            state = {
+                "model": self.model.state_dict(),
+                **self.averages.state(),
+                "rank_estimates": own_estimates,
+                "federation": None if self.federation is None else self.federation.state(),
+                **self.optimizer.state(),
+                "step": self.step,
+                "epoch_sums": self.ranks.gather(self.epoch_sums),
+                "tid": None if self.tid is None else self.tid.state(),
+                f"best_{self.run.task.entry.metric}": self.epoch_end.best_percent,
+                "to_evaluate": to_evaluate,
+                "measurements_size_bytes": size_bytes,
+            }
+            if self.checkpoints is not None:
+                done = partial(self.metrics.progress, epoch=self.epoch, step=self.step)
+                self.checkpoints.save(self.step, state, lambda duration_s: done(checkpoint_s=duration_s))
 
     def _wait_for_files(self) -> None:
         """Wait until checkpoints are on disk. OSError if one could not be written."""
@@ -284,6 +284,7 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averages.load(state)
+        self.estimates.load(state.get("rank_estimates"))
         if self.federation is not None:
             self.federation.load(state["federation"])
         self.optimizer.load(state)

@@ -19,6 +19,7 @@ from suite.train.clock import TOTAL, GpuClock, HostClock, StepTime
 from suite.train.nvml import Nvml, PeakMemory
 
 PEAK_S = 1.0  # after which no further product is begun
+MIN_STEPS_FOR_DRIFT = 10
 DATA, COMMUNICATION = "data", "communication"
 
 
@@ -99,9 +100,13 @@ class Meter:
         summary = {"epoch_time_s": now - self.epoch_started, "peak_memory_gib": self._peak_memory_gib()}
         if self._times:
             total_s = self._total_s()
-            p50_s, p95_s = np.quantile([one[TOTAL] for one in self._times], (0.5, 0.95)).tolist()
+            steps_s = [one[TOTAL] for one in self._times]
+            p50_s, p95_s = np.quantile(steps_s, (0.5, 0.95)).tolist()
             summary |= {"images_per_s": global_batch_size * len(self._times) / total_s}
             summary |= {"step_time_p50_ms": 1e3 * p50_s, "step_time_p95_ms": 1e3 * p95_s}
+            if len(steps_s) >= MIN_STEPS_FOR_DRIFT:
+                earlier_s, later_s = map(np.median, np.array_split(steps_s, 2))
+                summary["step_time_drift"] = float(later_s / earlier_s)
             data, communication = (self._total_s(name) / total_s for name in (DATA, COMMUNICATION))
             summary["data_wait_share"] = data
             if self._knows_exchange:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from suite.data.loader import BatchLoader
+from suite.experiment import Run
 from suite.metrics import PROBED, SHIFT_MU, SHIFT_SIGMA, Weights
 from suite.paths import RANKS
 from suite.record import Layer, RankTimes, Record, RecordWriter
@@ -33,6 +34,11 @@ class MetricLogger:
         self._known_bad: set[str] = set()
         self._known_layers: list[Layer] = []
         self._nodes: list[str] = []
+
+    def begin(self, run: Run) -> None:
+        """Open the copies of the measurements for other tools."""
+        if run.system.loggers and self.record is not None:
+            self.loggers = Loggers(run, self.record.paths.folder)
 
     def end(self, _: object, error: BaseException | None, __: object) -> None:
         """Close the copies of the measurements for other tools; a context's exit, with what ended the run."""

@@ -1,7 +1,8 @@
-"""A GPU as its driver's library, NVML, sees it."""
+"""A GPU as its driver's library, NVML, sees it. AMD's GPUs have none."""
 
 import logging
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ class Nvml:
     def __init__(self, device: torch.device) -> None:
         self._nvml: Any = None
         self._handle: Any = None
+        if device.type == "cuda" and torch.version.hip is not None:
+            _say_what_is_missing()
+            return
         if device.type != "cuda" or "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
             return
         try:
@@ -57,6 +61,11 @@ class Nvml:
         own = [one for one in found if one.pid == os.getpid()] or (found if len(found) == 1 else [])
         used = own[0].usedGpuMemory if own else None
         return None if used is None else int(used)
+
+
+@cache
+def _say_what_is_missing() -> None:
+    log.info("AMD's GPUs have no NVML: energy, and memory that other libraries hold, are not measured")
 
 
 class PeakMemory:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from suite.data.loader import to_device
 from suite.experiment import RecipeSpec
 from suite.models.batch_free import NORM_MODULES
-from suite.specs.recipe import PRECISIONS
+from suite.specs.choice import resolve
+from suite.specs.recipe import OPTIMIZERS, PRECISIONS
 
 
 class Optimizer:
-    """SGD with the precision's scaling of the loss and the recipe's clipping, none of which waits for a GPU.
+    """SGD or LARS with the precision's scaling of the loss and clipping, none of which waits for a GPU.
 
     On a GPU it is one kernel for all parameters. `is_recorded`: `step` is recorded once and then replayed, so
     that the learning rate is read from the device's memory.
@@ -24,6 +25,7 @@ class Optimizer:
         self, model: nn.Module, recipe: RecipeSpec, device: torch.device, *, is_recorded: bool = False
     ) -> None:
         self._model, self._max_norm = model, recipe.clip_grad_norm
+        self._adapts = OPTIMIZERS[recipe.optimizer].adapts
         self._is_fused = device.type == "cuda" or is_recorded
         self.sgd = build_optimizer(model, recipe, fused=self._is_fused)
         self.lr = recipe.lr
@@ -54,7 +56,7 @@ class Optimizer:
             self.sgd.step()
         else:
             self._begin_with_zeros()
-            if self._max_norm is not None:
+            if self._max_norm is not None or self._adapts:
                 self._scaler.unscale_(self.sgd)
                 clip_gradients(self._model, self._max_norm)
             self._scaler.step(self.sgd)
@@ -86,25 +88,32 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeSpec, *, fused: bool = False) -> torch.optim.SGD:
-    """Return SGD with two groups: weights of layers, and parameters of norms together with all vectors.
+    """Return the recipe's optimizer with two groups: weights of layers; parameters of norms and all vectors.
 
     A parameter belongs to the second group if a norm module owns it or if it has one axis or none, such as
-    a bias. That group's decay is `norm_weight_decay`, by default that of the first.
+    a bias. That group's decay is `norm_weight_decay`, by default that of the first, and it keeps the recipe's
+    learning rate.
     """
     norms = (module for module in model.modules() if isinstance(module, NORM_MODULES))
     of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    layers, others = list[nn.Parameter](), list[nn.Parameter]()
     for parameter in (one for one in model.parameters() if one.requires_grad):
-        groups[parameter.ndim <= 1 or id(parameter) in of_norms].append(parameter)
-    norm_decay = recipe.weight_decay if recipe.norm_weight_decay is None else recipe.norm_weight_decay
-    decays = (recipe.weight_decay, norm_decay)
-    return torch.optim.SGD(
-        [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=True)],
+        (others if parameter.ndim <= 1 or id(parameter) in of_norms else layers).append(parameter)
+    decay, norm_decay = recipe.weight_decay, recipe.norm_weight_decay
+    entry = OPTIMIZERS[recipe.optimizer]
+    of_layers: dict[str, Any] = {"weight_decay": decay}
+    if entry.adapts:  # the decay is then part of what is adapted
+        of_layers = {"weight_decay": 0.0, "layer_weight_decay": decay}
+        of_layers["trust_coefficient"] = recipe.trust_coefficient
+    of_others = {"weight_decay": decay if norm_decay is None else norm_decay}
+    optimizer: torch.optim.SGD = resolve(entry.optimizer)(
+        [{"params": layers, **of_layers}, {"params": others, **of_others}],
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         fused=fused or None,
     )
+    return optimizer
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -1,6 +1,7 @@
 """Ranks that are killed, hang or raise, and single tasks of arrays."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -59,7 +60,12 @@ def test_a_rank_that_hangs_is_ended_by_the_time_out(training_cells: Cells) -> No
     wait_until("an empty queue", lambda: not cells.jobs())
     (seen,) = cells.status().values()
     assert "imed out" in seen["reason"], seen
-    assert "slower than the others by more than system.collective_timeout_s" in seen["reason"], seen
+    assert seen["reason"].startswith("rank 1 on n2 hangs, or is slower than the others by more than"), seen
+    assert "it left no word: it was stopped or lost" in seen["reason"], seen
+    assert re.search(r"others were at epoch 1, step \d+, training; rank 0 on n1 waited in", seen["reason"]), (
+        seen
+    )
+    assert "rank 0 on n1 has not gone on for " in cells.call("status", seen["run_id"]).stdout
 
 
 def test_the_traceback_of_a_rank_that_raises_is_shown(cells: Cells) -> None:

@@ -1,22 +1,31 @@
-"""A pack on the real cluster: each node stages it, and the run ends as on the folder."""
+"""Imported tars on the real cluster: each node stages their pack, and the run ends as on the folder."""
 
 import pytest
 
-from suite.data.pack_writer import sources_of, write_pack
+from suite.data.importing import Labels, find_images
+from suite.data.pack_writer import write_pack
 from suite.data.sources import prepare
 from suite.data.staging import copies_folder
+from tests.helpers import imagenet_forms
 from tests.helpers.bit_equal import assert_bit_equal, final_state, measured
 from tests.helpers.cells import QUICK, Cells
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_staged_run_over_two_nodes_ends_as_on_the_folder(training_cells: Cells) -> None:
+def test_a_run_over_two_nodes_on_imported_and_staged_tars_ends_as_on_the_folder(
+    training_cells: Cells,
+) -> None:
     """The test cluster's nodes share a disk: the one that comes first copies, and the other waits for it."""
     staged = training_cells
     loose = Cells(staged.folder / "loose", trains=True)
     source = prepare("fashion-mnist-7k")
-    pack = write_pack(*sources_of(source), staged.folder / "pack", images_per_file=600).folder
+    tars = staged.folder / "tars"
+    tars.mkdir()
+    imagenet_forms.both_tars(source, tars)
+    imagenet_forms.synsets_of_val(source, tars)
+    found = find_images(tars, Labels(), 10)
+    pack = write_pack(found.sources, found.classes, staged.folder / "pack", images_per_file=600).folder
     disk = staged.folder / "disk"
     for cells, options in (
         (staged, (f"data.path={pack}", "data.stage=$NODE_DISK")),

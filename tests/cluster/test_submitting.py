@@ -19,23 +19,6 @@ def states(cells: Cells) -> list[str]:
     return sorted(run["state"] for run in cells.status().values())
 
 
-def test_the_demo_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
-    cells = training_cells
-    cells.config = ROOT / "configs" / "experiments" / "demo.yaml"
-    cells.describe(nodes=2, ntasks_per_node=2, array_parallelism=1)
-    four_ranks = ("batch.batch_size_per_gpu=8", "batch.norm_batch_size=32", "seeds=[0]", "data.loader=dali")
-    small = ("recipe.epochs=1", "data.train_images=160", "data.val_images=90", "measure.precise_bn_images=64")
-    cells.submit(*four_ranks, *small, "model.norm={kind: xbn}", "system.torch_threads=1")
-    cells.wait_for_state("completed")
-    record = Record.read(cells.paths().folder)
-    assert record.provenance[0]["world_size"] == 4
-    assert re.fullmatch(r"n\[\d[-,]\d\]", record.provenance[0]["nodes"])
-    assert record.last("images_evaluated") == 90
-    assert record.last_per_layer("esm_sigma")
-    # The job ran the snapshot's sources, which know their commit.
-    assert record.provenance[0]["snapshot"]
-
-
 def test_detection_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
     """The detection demo, shortened: statistics span the four ranks, which have one image each."""
     cells = training_cells
@@ -46,6 +29,8 @@ def test_detection_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
     cells.wait_for_state("completed")
     record = Record.read(cells.paths().folder)
     assert record.provenance[0]["world_size"] == 4
+    assert re.fullmatch(r"n\[\d[-,]\d\]", record.provenance[0]["nodes"])
+    assert record.provenance[0]["snapshot"]  # the job ran the snapshot's sources, which know their commit
     assert record.last("images_evaluated") == 9
     assert record.last("ap_percent") >= 0
     assert record.last_per_layer("esm_sigma", "val")

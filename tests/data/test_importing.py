@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from suite.data.importing import FORMS, Labels, find_images
-from suite.data.importing.found import class_list
+from suite.data.importing.found import numbered_classes
 from suite.data.importing.tfrecord import masked_crc32c
 from suite.data.pack_writer import sources_of, write_pack
 from suite.data.packs import pack_index
 from suite.errors import UserError
 from tests.data.conftest import picture
+from tests.data.test_packs import MakeRun, assert_equal, batches
 from tests.helpers import imagenet_forms as forms
 from tests.helpers.command_line import shiftbench
 
@@ -49,12 +50,17 @@ def imported(source: Path, out: Path, labels: Labels = Labels(), num_classes: in
     return write_pack(found.sources, found.classes, out, images_per_file=4).folder
 
 
-def content(pack: Path, split: str) -> tuple[tuple[str, ...], list[tuple[bytes, int, bytes]]]:
+Image = tuple[bytes, int, list[int], bytes]
+
+
+def content(pack: Path, split: str) -> tuple[tuple[str, ...], list[Image]]:
+    """The classes, and of each image in the order of the index its name, label, size and bytes."""
     index = pack_index(pack, split)
-    names_and_labels = zip(index.names_N.tolist(), index.labels_N.tolist(), strict=True)
+    assert index.shapes_N2 is not None
+    columns = zip(index.names_N.tolist(), index.labels_N.tolist(), index.shapes_N2.tolist(), strict=True)
     return index.classes, [
-        (name, label, bytes(index.read(image, checked=True)))
-        for image, (name, label) in enumerate(names_and_labels)
+        (name, label, shape, bytes(index.read(image, checked=True)))
+        for image, (name, label, shape) in enumerate(columns)
     ]
 
 
@@ -67,6 +73,44 @@ def test_every_form_becomes_the_same_pack(original: Path, expected: Path, tmp_pa
     for split in ("train", "val"):
         assert content(pack, split) == content(expected, split)
     assert content(pack, "val")[0] == forms.SYNSETS
+
+
+def test_training_gets_the_batches_of_the_folder(original: Path, tmp_path: Path, make_run: MakeRun) -> None:
+    """Of one form: the packs of all have the same images in the same order."""
+    source = tmp_path / "source"
+    source.mkdir()
+    forms.official_tars(original, source)
+    of_folder, of_pack = (
+        batches(make_run(folder, 3, image_size=16, loader="torchvision"), 3)
+        for folder in (original, imported(source, tmp_path / "pack"))
+    )
+    assert_equal(of_pack[0], of_folder[0])
+    assert not of_pack[1]
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_the_order_of_numbered_classes_is_that_of_every_form(
+    original: Path, expected: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the numbers' order is, in which some shards count, synsets are sorted."""
+    monkeypatch.setattr(forms, "SYNSETS", ("n01000003", "n00000010", "n00000021"))
+    source = tmp_path / "source"
+    source.mkdir()
+    forms.FORMS[form](original, source)
+    pack = imported(source, tmp_path / "pack")
+    for split in ("train", "val"):
+        assert content(pack, split) == content(expected, split)
+
+
+def test_synsets_of_a_list_are_sorted_and_other_names_keep_their_order(tmp_path: Path) -> None:
+    names, labels = {"val": [b"1.jpg", b"2.jpg", b"3.jpg"]}, {"val": np.array([2, 0, 1])}
+    (tmp_path / "list.txt").write_text("n00000003 shark\nn00000001 fish\nn00000002\n")
+    sorted_labels, classes = numbered_classes(tmp_path / "list.txt", names, labels)
+    assert classes == ("n00000001", "n00000002", "n00000003")
+    assert sorted_labels["val"].tolist() == [1, 2, 0]  # n00000002, n00000003, n00000001
+    (tmp_path / "list.txt").write_text("shark\nfish\ndog\n")
+    same_labels, classes = numbered_classes(tmp_path / "list.txt", names, labels)
+    assert (classes, same_labels["val"].tolist()) == (("shark", "fish", "dog"), [2, 0, 1])
 
 
 def test_all_forms_are_tested() -> None:
@@ -208,6 +252,15 @@ BAD: dict[str, Callable[[Path, Path], None]] = {
     "train-00.tar: holds README, which is no part of a sample": then(
         forms.webdataset, lambda out: forms.tar_of(out / "imagenet1k-train-00.tar", [("README", b"x")])
     ),
+    "val: x_n00000021.jpg has the label 0, as have images of n00000010": then(
+        forms.webdataset,
+        lambda out: forms.tar_of(
+            out / "imagenet1k-validation-01.tar", [("x_n00000021.jpg", b"x"), ("x_n00000021.cls", b"0")]
+        ),
+    ),
+    "imagenet1k-train-00.tar: is cut short or damaged": then(
+        forms.webdataset, lambda out: cut(out / "imagenet1k-train-00.tar", 12_000)
+    ),
     "shard.tar: its name should say either train or validation": then(
         forms.webdataset, lambda out: forms.tar_of(out / "shard.tar", [("1.jpg", b"x"), ("1.cls", b"0")])
     ),
@@ -225,10 +278,24 @@ BAD: dict[str, Callable[[Path, Path], None]] = {
 
 
 def test_a_name_that_contradicts_its_label_is_refused() -> None:
-    names = {"train": [b"n00000001_1.jpg", b"n00000002_1.jpg", b"n00000002_2.jpg"]}
-    assert class_list(None, names, {"train": np.array([1, 0, 0])}) == ("n00000002", "n00000001")
-    with pytest.raises(UserError, match=r"n00000002_2.jpg has the label 1, as have images of n00000001"):
-        class_list(None, names, {"train": np.array([1, 0, 1])})
+    names = {"train": [b"n00000001_1.jpg", b"n00000002_1.jpg", b"val_1_n00000002.jpg"]}
+    with pytest.raises(UserError, match=r"val_1_n00000002.jpg has the label 1, as have images of n00000001"):
+        numbered_classes(None, names, {"train": np.array([1, 0, 1])})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("n00000001\nn00000002\n", "the label 0 is n00000001, but its images' names say n00000002"),
+        ("n00000001\nn00000001\n", "has the class n00000001 twice; expected another one on each line"),
+        ("n00000001\n", "has 1 classes, but an image has the label 1"),
+    ],
+)
+def test_a_list_that_contradicts_the_images_is_refused(tmp_path: Path, lines: str, said: str) -> None:
+    (tmp_path / "list.txt").write_text(lines)
+    names = {"train": [b"n00000002_1.jpg", b"1.jpg"]}
+    with pytest.raises(UserError, match=f"list.txt: {said}"):
+        numbered_classes(tmp_path / "list.txt", names, {"train": np.array([0, 1])})
 
 
 @pytest.mark.parametrize("sentence", BAD)
@@ -255,7 +322,10 @@ def test_the_command(original: Path, tmp_path: Path) -> None:
         "many there should be\n"
     )
     done = shiftbench("data", "import", "imagenet", source, out, "--num-classes", 3, "--images-per-file", 5)
-    assert (done.returncode, done.stdout) == (0, f"{out}\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{out}: 14 images of train, 11 images of val, 3 classes\n",
+    )
     assert done.stderr.startswith("packed 25 images, 0.00 GB, in 0 s (")
     done = shiftbench("data", "check", out)
     assert done.stdout == f"{out}: 14 images of train, 11 images of val, 3 classes: intact\n"
@@ -267,4 +337,5 @@ def test_the_command(original: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "has another checksum than in the index" in done.stderr
     again = shiftbench("data", "pack", original, tmp_path / "again")
-    assert (again.returncode, again.stdout) == (0, f"{tmp_path / 'again'}\n")
+    assert again.returncode == 0
+    assert again.stdout == f"{tmp_path / 'again'}: 14 images of train, 11 images of val, 3 classes\n"

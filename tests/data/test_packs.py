@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import time
@@ -206,6 +207,48 @@ def test_it_continues_where_it_was_stopped(pictures: Path, packed: Path, tmp_pat
         assert (out / f"{name}.data").stat().st_mtime_ns == before[name]
     for path in packed.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_images_that_changed_meanwhile_are_packed_anew(pictures: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pictures, tmp_path / "folder"))
+    out, draft = tmp_path / "out", tmp_path / ".out.packing"
+    sources, classes = sources_of(folder)
+    train = sources["train"]
+    assert isinstance(train, LooseFiles)
+    StopsAt.others = [draft / f"rows/train-0000{number}.npy" for number in range(2)]
+    with pytest.raises(Interrupted):
+        write_pack({**sources, "train": StopsAt(**vars(train))}, classes, out, images_per_file=7)
+    first, eighth = (Path(scan(folder, "train").path(image)) for image in (0, 7))
+    picture(99, 40, 50).save(first, "JPEG")
+    others_ns = (draft / "pack/train-00001.data").stat().st_mtime_ns
+    write_pack(sources, classes, out, images_per_file=7)
+    index = pack_index(out, "train")
+    assert bytes(index.read(0, checked=True)) == first.read_bytes()
+    assert bytes(index.read(7, checked=True)) == eighth.read_bytes()
+    assert (out / "train-00001.data").stat().st_mtime_ns == others_ns  # whose images are as they were
+
+
+def test_what_counts_as_done_is_on_the_disk(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each data file before its rows, and all of it before the manifest; the pack appears after that."""
+    synced, out, draft = list[str](), tmp_path / "out", tmp_path / ".out.packing"
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if name.endswith(".data"):
+            assert not (draft / "rows" / name).with_suffix(".npy").exists()
+        assert not out.exists()
+        synced.append(re.sub(r"^\.(.*)\.\d+\.tmp$", r"\1", name))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    pack(pictures, out)
+    places = {name: place for place, name in enumerate(synced)}
+    for path in out.glob("*.data"):
+        assert places[path.name] < places[path.with_suffix(".npy").name]
+    assert synced[-3:] == ["train.npy", "val.npy", "pack.json"]
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(fashion: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import pytest
 from suite.data import check_data, staging
 from suite.data.packed import Packed
 from suite.data.packs import Pack, check_pack, open_pack, pack_index
-from suite.data.staging import Cancelled, copies_folder, copy_of, copy_pack, held_copy
-from suite.errors import UserError
+from suite.data.staging import copies_folder, copy_of, copy_pack, held_copy
+from suite.errors import Cancelled, UserError
 from suite.experiment import DataSpec
 from suite.files import NoLocks, locked
 from tests.data.test_packs import MakeRun

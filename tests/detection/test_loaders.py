@@ -94,6 +94,13 @@ def test_dali_equals_torchvision(batches: dict[str, list[DetectionBatch]]) -> No
             assert all(torch.equal(target[key], other_target[key]) for key in target)
 
 
+def test_auto_is_dali_where_that_is_installed(
+    batches: dict[str, list[DetectionBatch]], small_scenes: Path
+) -> None:
+    (one,) = training(small_scenes, "auto", 1)
+    assert all(map(torch.equal, one.images, batches["dali"][0].images))
+
+
 def test_of_a_target_masks_alone_go_through_shared_memory(
     small_scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,5 +236,5 @@ def test_what_training_would_refuse_is_refused_before(small_scenes: Path, tmp_pa
         check_detection_data(detection_run(folder, 2, batch=(2, 2)))
     check_detection_data(detection_run(folder, 2, batch=(2, 2), masks=False))
     memory = {"loader": "memory", "crop_area": (1, 1), "flip": False, "eval_resize": 224}
-    with pytest.raises(UserError, match="memory reads no images with boxes; take dali or torchvision"):
+    with pytest.raises(UserError, match="memory reads no images with boxes; take dali, auto or torchvision"):
         detection_run(small_scenes, **memory)

@@ -14,6 +14,7 @@ TIMINGS = {
     "images_per_s",
     "step_time_p50_ms",
     "step_time_p95_ms",
+    "step_time_drift",
     "step_time_slowest_ms",
     "data_wait_share",
     "communication_share",

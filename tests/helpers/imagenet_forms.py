@@ -36,19 +36,23 @@ def tar_of(path: Path, files: list[tuple[str, bytes]]) -> Path:
 
 def class_tars(folder: Path) -> list[tuple[str, bytes]]:
     tars = []
-    for synset in SYNSETS[::-1]:  # their order in the tar should not matter
+    for class_folder in sorted((folder / "train").iterdir(), reverse=True):  # an order that should not matter
         inner = io.BytesIO()
         with tarfile.open(fileobj=inner, mode="w") as tar:
-            for path in sorted((folder / "train" / synset).iterdir()):
+            for path in sorted(class_folder.iterdir()):
                 tar.add(path, path.name)
-        tars.append((f"{synset}.tar", inner.getvalue()))
+        tars.append((f"{class_folder.name}.tar", inner.getvalue()))
     return tars
 
 
-def official_tars(folder: Path, out: Path) -> None:
+def both_tars(folder: Path, out: Path) -> None:
     tar_of(out / "ILSVRC2012_img_train.tar", class_tars(folder))
     images = [(path.name, path.read_bytes()) for _, path in images_of(folder, "val")]
     tar_of(out / "ILSVRC2012_img_val.tar", images[::-1])
+
+
+def official_tars(folder: Path, out: Path) -> None:
+    both_tars(folder, out)
     devkit = ground_truth(folder), meta()
     with tarfile.open(out / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
         for name, content in zip(("ILSVRC2012_validation_ground_truth.txt", "meta.mat"), devkit, strict=True):
@@ -99,6 +103,10 @@ def map_of_classes(folder: Path, out: Path) -> None:
 
 def synset_list(folder: Path, out: Path) -> None:
     flat_val(folder, out)
+    synsets_of_val(folder, out)
+
+
+def synsets_of_val(folder: Path, out: Path) -> None:
     lines = [f"{synset}\n" for synset, _ in images_of(folder, "val")]
     (out / "imagenet_2012_validation_synset_labels.txt").write_text("".join(lines))
 

@@ -16,7 +16,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "mixup": {"recipe": {"mixup_alpha": 0.2}},
     "accumulation": {"batch_size_per_gpu": 4},
     "ema-clipping": {"recipe": {"ema_decay": 0.9, "clip_grad_norm": 1.0}},
-    "channels-last": {"recipe": {"channels_last": True, "label_smoothing": 0.1}},
+    "channels-last-lars": {"recipe": {"channels_last": True, "label_smoothing": 0.1, "optimizer": "lars"}},
 }
 
 # What neither a fake GPU nor the meta device can run.
@@ -24,8 +24,10 @@ STEPS_ON_GPU = STEPS | {
     "fused": {"kernels": "fused", "recipe": {"channels_last": True}},
     "bf16-gn": {"norm": {"kind": "gn"}, "recipe": {"precision": "bf16", "channels_last": True}},
     "fp16-clipping": {"recipe": {"precision": "fp16", "clip_grad_norm": 1.0}},
+    "fp16-lars": {"recipe": {"precision": "fp16", "optimizer": "lars"}},
     "fused-ghost-bn": {"kernels": "fused", "norm_batch_size": 2, "recipe": {"channels_last": True}},
     "graph-mixup-ema": {"cuda_graphs": True, "recipe": {"mixup_alpha": 0.2, "ema_decay": 0.9}},
+    "graph-lars": {"cuda_graphs": True, "recipe": {"optimizer": "lars"}},
     "graph-fp16-clipping": {"cuda_graphs": True, "recipe": {"precision": "fp16", "clip_grad_norm": 1.0}},
     "graph-fused-ghost-bn": {
         "cuda_graphs": True,

@@ -64,6 +64,7 @@ def test_time_is_read_as_sbatch_reads_it(text: str, seconds: int) -> None:
         ({"additional_parameters": {"ntasks-per-node": 2}}, "is a key of the cluster itself"),
         ({"additional_parameters": {"test_only": True}}, "shiftbench could not follow its jobs"),
         ({"additional_parameters": {"clusters": "other"}}, "clusters cannot be used"),
+        ({"additional_parameters": {"container-image": "x"}}, "say container: {image: …} instead"),
         ({"additional_parameters": {"x y": 2}}, "is not the long name of an option"),
     ],
 )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.cluster.clusters import SlurmCluster
 from jobs.doctor import bandwidth, gpu_state, reading
@@ -159,7 +160,7 @@ def test_reading_counts_what_it_read(tmp_path: Path) -> None:
 
 def healthy_gpus() -> dict[str, dict[str, Answer]]:
     state = {"sm_mhz": 1900, "max_sm_mhz": 1980, "uncorrected": 0, "slowed": []}
-    state |= {"is_pending": False, "is_exhausted": False}
+    state |= {"is_pending": False, "has_failed": False, "recovery": 0}
     return {n: {"gpu state": {"gpus": {str(i): dict(state) for i in range(4)}}} for n in NODES[:2]}
 
 
@@ -171,14 +172,30 @@ def test_gpus_that_are_alike() -> None:
     )
 
 
+def test_of_amds_gpus_nvml_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    answer = gpu_state.probe_gpu_state(
+        Request("/f", "t", [], "runs", "/code", "python"), {"packages": {}, "gpus": {"count": 4}}
+    )
+    answers = {node: {"gpu state": answer} for node in NODES[:2]}
+    found = judged(gpu_state.TOPIC, case_of(answers))["state of the GPUs"]
+    assert (found.verdict, found.found) == ("unknown", "n1, n2: AMD's GPUs, which NVML does not know")
+
+
 @pytest.mark.parametrize(
     ("planted", "verdict", "said"),
     [
         ({"sm_mhz": 1200}, "warning", "n2: GPU 3 runs at 1200 MHz under load, the others at 1900"),
         ({"slowed": ["too hot"]}, "warning", "n2: GPU 3 is too hot"),
-        ({"uncorrected": 7}, "problem", "n2: GPU 3 has had 7 uncorrected memory errors since it was started"),
-        ({"is_pending": True}, "problem", "n2: GPU 3 waits for a reset to replace memory rows"),
-        ({"is_exhausted": True}, "problem", "n2: GPU 3 has no spare memory rows left"),
+        (
+            {"uncorrected": 7},
+            "warning",
+            "n2: GPU 3 has had 7 uncorrected memory errors since its driver was loaded",
+        ),
+        ({"is_pending": True}, "warning", "n2: GPU 3 waits for a reset to replace memory rows"),
+        ({"has_failed": True}, "problem", "n2: GPU 3 could not replace a broken memory row"),
+        ({"recovery": 1}, "problem", "n2: GPU 3 asks to be reset"),
+        ({"recovery": 9}, "problem", "n2: GPU 3 asks for NVML's recovery action 9"),
     ],
 )
 def test_a_gpu_that_differs_is_named(planted: Answer, verdict: str, said: str) -> None:
@@ -196,19 +213,25 @@ def test_what_nvml_does_not_tell_is_left_out() -> None:
 
     told = {name: getattr(pynvml, name) for name in (*gpu_state.SLOWDOWNS, "NVMLError", "NVML_CLOCK_SM")}
     told |= dict.fromkeys(("NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC"), 0)
+    thermal = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwPowerCap
+    # A slow-down that the second look does not see is a change of the clock.
+    reasons = iter([thermal | pynvml.nvmlClocksThrottleReasonHwSlowdown, thermal])
     nvml = SimpleNamespace(
         **told,
         nvmlDeviceGetClockInfo=lambda *_: 1500,
         nvmlDeviceGetMaxClockInfo=refuse,
-        nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: (
-            pynvml.nvmlClocksThrottleReasonHwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwPowerCap
-        ),
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: next(reasons),
         nvmlDeviceGetTotalEccErrors=refuse,
+        nvmlDeviceGetFieldValues=lambda _, fields: [
+            SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=4 if fields == [230] else 0))
+        ],
+        NVML_FI_DEV_GET_GPU_RECOVERY_ACTION=230,
         nvmlDeviceGetRemappedRows=lambda _: [0, 1, 1, 0],
     )
     assert gpu_state._state(nvml, None) == {
         "sm_mhz": 1500,
         "slowed": ["too hot"],
         "is_pending": True,
-        "is_exhausted": False,
+        "has_failed": False,
+        "recovery": 4,
     }

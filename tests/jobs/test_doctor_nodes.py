@@ -86,10 +86,11 @@ def test_a_host_that_knows_itself_by_loopback_only_is_a_problem() -> None:
     assert findings(case)["names of nodes"].verdict == "ok"
 
 
-def test_nodes_without_scontrol_are_a_problem() -> None:
+def test_a_list_of_nodes_that_cannot_be_read_is_a_problem() -> None:
     case = recorded()
-    answers_of(case, "n1")["names"] = {"error": "FileNotFoundError: scontrol"}
-    assert "scontrol on the nodes' PATH" in findings(case)["names of nodes"].fix
+    answers_of(case, "n1")["names"] = {"error": "UserError: 'n[1' is not a list of nodes"}
+    finding = findings(case)["names of nodes"]
+    assert (finding.verdict, "MASTER_ADDR" in finding.fix) == ("problem", True)
 
 
 def test_a_first_node_behind_a_firewall_is_a_problem() -> None:

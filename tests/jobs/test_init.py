@@ -1,12 +1,14 @@
 """`shiftbench init`: what it writes is what the other commands take."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
 
 from jobs.cluster.clusters import load_cluster
 from suite.config import load_experiment
+from suite.data.pack_writer import sources_of, write_pack
 from tests.helpers.command_line import shiftbench
 
 
@@ -51,6 +53,19 @@ def test_a_folder_of_images_is_entered_with_its_classes(tmp_path: Path) -> None:
     assert (run.data.name, run.data.path, run.data.num_classes) == ("flowers: #1", str(data), 3)
 
 
+def test_a_pack_is_entered_with_its_classes(tmp_path: Path) -> None:
+    data = images(tmp_path / "loose", 3)
+    for number, folder in enumerate(sorted(data.glob("*/*"))):
+        (folder / f"{number}.jpg").write_bytes(b"no image, and packed as it is")
+    pack = write_pack(*sources_of(data), tmp_path / "flowers").folder
+    assert shiftbench("init", "folder", "--into", "study", "--data", pack).returncode == 0
+    run = load_experiment("study/experiment.yaml").runs[0]
+    assert (run.data.name, run.data.path, run.data.num_classes) == ("flowers", str(pack), 3)
+    shutil.rmtree(data / "val")
+    half = write_pack(*sources_of(data), tmp_path / "half").folder
+    assert "half: is a pack without val" in shiftbench("init", "--data", half).stderr
+
+
 def test_without_data_the_placeholder_is_named() -> None:
     done = shiftbench("init")
     assert "Fill in data.path and data.num_classes" in done.stdout
@@ -59,7 +74,10 @@ def test_without_data_the_placeholder_is_named() -> None:
 
 def test_data_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "has no folder train/" in shiftbench("init", "--data", tmp_path).stderr
-    assert "1 class folders" in shiftbench("init", "--data", images(tmp_path / "one", 1)).stderr
+    assert (
+        "has 1 classes; expected two or more"
+        in shiftbench("init", "--data", images(tmp_path / "one", 1)).stderr
+    )
     assert "is for `shiftbench init folder`" in shiftbench("init", "imagenet", "--data", tmp_path).stderr
     assert not Path("experiment.yaml").exists()
 

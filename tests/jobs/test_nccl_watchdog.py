@@ -13,6 +13,7 @@ from jobs.cluster.overview import overview
 from jobs.local.child import Child, settle
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
+from tests.helpers.flights import dump, leave
 from tests.helpers.runs import make_run
 from tests.helpers.slurm_answers import SLURM
 
@@ -49,6 +50,17 @@ def test_a_process_that_nccls_watchdog_aborts_is_not_blamed(tmp_path: Path) -> N
     log.write_text(LOG)
     assert settle(child) == ("failed", f"{HANGS} 1 noticed: {WATCHDOG}")
     assert read_status(RunPaths(tmp_path)).reason == f"{HANGS} 1 noticed: {WATCHDOG}"
+    step = ["all_reduce"] * 2
+    lagging, waiting = dump(step, ranks="[0, 1]"), dump([*step, "all_reduce"], pending=1, ranks="[0, 1]")
+    leave(RunPaths(tmp_path), ["n1", "n2"], {0: lagging, 1: waiting})  # NCCL's own dumps
+    with RecordWriter(run, tmp_path) as record:
+        record.start({})
+    _, reason = settle(child)
+    assert reason is not None
+    assert reason.startswith(
+        "rank 0 on n1 hangs, or is slower than the others by more than system.collective_"
+    )
+    assert reason.endswith(f"(rank 1 on n2 waited in all_reduce 3), as rank 1 noticed: {WATCHDOG}")
     ended.poll.return_value = -signal.SIGKILL  # such as a later attempt's, without memory, in the same log
     with RecordWriter(run, tmp_path) as record:
         record.start({})

@@ -83,6 +83,14 @@ def test_a_requeue_is_asked_for_again_whatever_slurm_says(
     assert not (tmp_path / "to_requeue").exists()
 
 
+def test_where_there_is_no_scontrol_the_script_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = expand({"model": {"arch": "small_resnet11"}, "data": {"name": "fashion-mnist-7k"}}, "x").runs[0]
+    after = requeued(run, tmp_path, monkeypatch, "scontrol is not on the PATH: log in to a Slurm cluster")
+    assert (len(after["asked"]), after["state"]) == (1, "preempted")
+    assert after["reason"] == "stopped after step 5"
+    assert (tmp_path / "to_requeue").read_text() == ""
+
+
 def test_missing_sources_are_named_also_where_others_do_not_know_the_run(tmp_path: Path) -> None:
     """Python then imports the installed checkout, which may be of another version."""
     job = task.TrainTask('{"a_field_of_later": 1}', str(tmp_path / "run"), str(tmp_path / "gone"))

@@ -1,5 +1,6 @@
 """Which cells `shiftbench scale` plans, what it refuses, and what it does not wait for."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +28,11 @@ def cells_of(plan: ScalePlan, folder: Path, **sections: Any) -> list[Cell]:
 
 
 def test_strong_scaling_trains_the_same_run_on_all_numbers_of_nodes(tmp_path: Path) -> None:
+    """Each repeat has a seed of its own, and begins at the other end."""
     cells = cells_of(STRONG, tmp_path)
-    assert [(cell.nodes, cell.repeat) for cell in cells] == [(n, r) for r in (1, 2) for n in (1, 2, 4)]
-    assert len({cell.run.run_id for cell in cells}) == 1
+    assert [(cell.nodes, cell.repeat) for cell in cells] == [(1, 1), (2, 1), (4, 1), (4, 2), (2, 2), (1, 2)]
+    assert [cell.run.seed for cell in cells] == [0, 0, 0, 1, 1, 1]
+    assert len({cell.run.run_id for cell in cells}) == 2
     assert [cell.cluster.ranks for cell in cells[:3]] == [2, 4, 8]
     assert len({cell.output_dir for cell in cells}) == 6
     run = cells[0].run
@@ -120,7 +123,7 @@ def test_a_job_that_cannot_start_is_not_waited_for(tmp_path: Path, monkeypatch: 
         ]
     )
     monkeypatch.setattr(submitting, "overview", lambda *_: SimpleNamespace(runs=[next(answers)]))
-    monkeypatch.setattr(submitting, "POLL_S", 0)
+    monkeypatch.setattr(submitting, "_wait_for_its_end", lambda *_: None)
     seen: list[str] = []
     stuck = submitting.follow(
         cells_of(ScalePlan([1, 2, 4], "strong", 1, 30, 5), tmp_path),
@@ -131,3 +134,38 @@ def test_a_job_that_cannot_start_is_not_waited_for(tmp_path: Path, monkeypatch: 
         "2 nodes, repeat 1": "PartitionNodeLimit: it will not start; end it by scancel 8",
         "4 nodes, repeat 1": "Dependency: it will not start; end it by scancel 9",
     }
+
+
+def test_slurm_is_asked_less_and_less_often_and_at_once_when_a_cell_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell, *_) = cells_of(STRONG, tmp_path)
+    now_s, asked_s = 0.0, list[float]()
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        now_s += duration_s
+        if now_s == 1000:
+            with RecordWriter(cell.run, cell.folder) as record:
+                record.start({"world_size": 2})
+                record.status("completed")
+
+    def ask(*_: object) -> SimpleNamespace:
+        asked_s.append(now_s)
+        state = "completed" if now_s >= 1000 else "queued" if now_s < 300 else "running"
+        is_unfinished = state != "completed"
+        return SimpleNamespace(
+            runs=[SimpleNamespace(state=state, reason="", job="7", is_unfinished=is_unfinished)]
+        )
+
+    with RecordWriter(cell.run, cell.folder, durable=False) as record:
+        record.queue(submission="token")
+    monkeypatch.setattr(submitting, "overview", ask)
+    monkeypatch.setattr(submitting, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now_s))
+    assert submitting.follow([cell], lambda *_: None) == {}
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(asked_s)]
+    # Queued for 300 s, then running: the gaps begin anew.
+    assert gaps_s[:8] == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert gaps_s[8:15] == [60, 2, 4, 8, 16, 32, 60]
+    assert asked_s[-1] == 1000
+    assert len(asked_s) < 30

@@ -12,6 +12,7 @@ from jobs.cluster.ledger import Ledger, new_submission
 from jobs.cluster.overview import SILENT_S, overview
 from jobs.cluster.slurm_commands import SlurmError
 from suite.record import RecordWriter
+from tests.helpers.flights import leave
 from tests.helpers.runs import make_run
 
 
@@ -46,10 +47,11 @@ def test_a_run_without_a_word(
         is_silent = silent_s > SILENT_S
         assert seen.state == "running"
         assert ("has written nothing for 6 minutes: it may hang" in seen.reason) is is_silent
+    leave(record.paths, ["n1", "n2"], {}, {0: 6, 1: 7})  # what its ranks note while they wait
     (seen,) = overview(tmp_path).runs  # the lock is not held, as another machine may see it
     if host == "elsewhere" and slurm != "is not used":
         assert seen.state == "running"
-        assert ("has written nothing for 6 minutes" in seen.reason) is is_silent
+        assert ("has written nothing for 6 minutes: rank 0 on n1 hangs" in seen.reason) is is_silent
 
 
 def test_a_node_whose_clock_is_an_hour_behind_is_not_silent(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.cluster.backend import RunStatus
-from jobs.commands.status_view import table
+from jobs.commands.status_view import details, table
 
 
 def shown(runs: list[RunStatus], width: int, limit: int | None = None) -> list[str]:
@@ -70,3 +70,12 @@ def test_runs_that_need_attention_come_first_and_the_others_are_counted() -> Non
     lines = shown(runs, 100, limit=1)
     assert "-s3" in lines[2]
     assert lines[3] == "and 1 queued, 1 completed; --all shows them"
+
+
+def test_the_paths_of_one_run_are_whole() -> None:
+    folder = Path("/scratch/projects/normalisation/experiments") / ("long-name-" * 6)
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(details(RunStatus(folder, "completed", "", "4", None, "n1", {}), []))
+    lines = capture.get().splitlines()
+    assert str(folder) in "".join(line[17:].strip() for line in lines)

@@ -101,3 +101,30 @@ def test_a_channel_that_is_constant_has_no_variance_and_one_that_is_not_finite_n
     assert var_C[:2].tolist() == pytest.approx([0.0, 143 / 12])
     assert not mean_C[2].isfinite()
     assert not var_C[2].isfinite()
+
+
+@pytest.mark.parametrize("values", [49, 2017, 3136, 12544])  # the second is prime
+def test_sums_of_squares_serve_means_within_three_standard_deviations(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[int] = []
+
+    def seen(x_NC: Tensor) -> tuple[Tensor, Tensor]:
+        again.append(x_NC.shape[1])
+        return compute(x_NC)
+
+    compute = moments._moments_of_samples
+    monkeypatch.setattr(moments, "_moments_of_samples", seen)
+    shift_C = torch.tensor([0.0, -2.5, 3.5, 30.0])
+    x_NCL = torch.randn(8, 4, values, generator=torch.Generator().manual_seed(1)) + shift_C[:, None]
+    found_mean_C, found_var_C = batch_moments(x_NCL)
+    mean_C, var_C = in_float64(x_NCL)
+    assert again == [2]
+    torch.testing.assert_close(found_mean_C.double(), mean_C, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found_var_C.double(), var_C, rtol=1e-6, atol=0)
+
+
+def test_rows_whose_sums_are_of_float32_divide_a_channels_values() -> None:
+    lengths = {values: moments._row_length(values) for values in (1, 49, 1024, 3136, 12544, 2017, 8072)}
+    # A prime number is one row, and so is one whose divisors are small or large only.
+    assert lengths == {1: 1, 49: 49, 1024: 1024, 3136: 784, 12544: 896, 2017: 2017, 8072: 1009}

@@ -26,6 +26,7 @@ STUDIES = ROOT / "configs" / "studies"
         ("federated-demo", 3 * (3 + 3 + 1)),
         ("lr-scaling", 2 * (5 + 4)),  # at 256 both rules say 0.1
         ("placement", 3 * 2 * 2 * 3),
+        ("large-batch", 2 * 4),
     ],
 )
 def test_the_studies_that_we_ship(name: str, num_points: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,8 +43,22 @@ def test_the_studies_that_we_ship(name: str, num_points: int, monkeypatch: pytes
 
 def test_every_study_is_tested() -> None:
     assert {path.stem for path in STUDIES.glob("*.yaml")} == {
-        *("small-batch", "small-batch-demo", "lr-scaling", "placement", "federated-demo")
+        *("small-batch", "small-batch-demo", "lr-scaling", "placement", "federated-demo", "large-batch")
     }
+
+
+def test_large_batch_scales_linearly_and_takes_lars_from_16384_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGENET", "/data/imagenet")
+    runs = load_study(STUDIES / "large-batch.yaml").runs
+    assert {
+        (r.batch.global_batch_size, r.recipe.lr, r.recipe.optimizer, r.recipe.trust_coefficient) for r in runs
+    } == {
+        (4096, 1.6, "sgd", None),
+        (8192, 3.2, "sgd", None),
+        (16384, 6.4, "lars", 0.0025),
+        (32768, 12.8, "lars", 0.0025),
+    }
+    assert {(r.batch.norm, r.recipe.norm_weight_decay, r.recipe.warmup_epochs) for r in runs} == {(256, 0, 5)}
 
 
 def test_small_batch_moves_the_norm_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ import torch
 from suite.data import check_data, index, index_cache, train_loader, val_loader
 from suite.data.pack_writer import sources_of, write_pack
 from suite.data.packs import pack_index
-from suite.data.sources import prepare
+from suite.data.sources import indexes_to_share, prepare
 from suite.data.staging import copies_folder
-from suite.errors import Preempted, UserError
+from suite.errors import Cancelled, Preempted, UserError
 from suite.experiment import Run, SystemSpec
 from suite.signals import StopFlag
 from suite.train import data_start
@@ -226,6 +226,28 @@ def test_the_others_wait_and_learn_how_it_ended(tmp_path: Path) -> None:
     gone, stopped, warned = "UserError: the disk is gone", "preempted, False", "preempted, True"
     assert first == ["done", gone, "ValueError: a fault of ours", stopped, warned]
     assert second == ["None", gone, "RuntimeError: another rank failed: a fault of ours", stopped, warned]
+
+
+def test_a_list_that_is_made_is_given_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing on a network takes minutes: a stop signal ends it at the next folder."""
+    monkeypatch.setenv("SHIFTBENCH_DATA_DIR", str(tmp_path / "data"))
+    mine, cancel, walked = Path(shutil.copytree(folder, tmp_path / "mine")), threading.Event(), list[bytes]()
+    add = index_cache.Folders.add
+
+    def stop_at_the_first(folders: index_cache.Folders, listed: bytes) -> None:
+        walked.append(listed)
+        if os.path.dirname(listed) == os.fsencode(mine / "train"):  # noqa: PTH120
+            cancel.set()
+        add(folders, listed)
+
+    monkeypatch.setattr(index_cache.Folders, "add", stop_at_the_first)
+    monkeypatch.setattr(index, "LISTING_THREADS", 1)
+    with pytest.raises(Cancelled):
+        indexes_to_share(run_on(mine).data, cancel)
+    assert len(walked) == 2  # train/ and one class
+    assert len(indexes_to_share(run_on(mine).data, threading.Event()) or []) == 2
 
 
 # ------------------------------------------------------------ runs

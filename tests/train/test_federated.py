@@ -204,6 +204,10 @@ def test_what_does_not_fit_is_refused() -> None:
         check_batches([make_run(recipe={"epochs": 2, "federated": federated})], 2)
     with pytest.raises(UserError, match="averages the clients' weights itself: leave ema_decay and swa out"):
         make_run(recipe={"epochs": 2, "federated": federated, "ema_decay": 0.9})
+    with pytest.raises(UserError, match=r"batch\.estimates: mean is of several ranks, but federated clients"):
+        make_run(
+            batch={"global_batch_size": 16, "estimates": "mean"}, recipe={"epochs": 2, "federated": federated}
+        )
     with pytest.raises(UserError, match=r"recipe\.federated\.norms: expected averaged, pooled or local"):
         make_run(recipe={"epochs": 2, "federated": {**federated, "norms": "mine"}})
     made_up = {"name": "synthetic", "num_classes": 10, "image_size": 28, "train_images": 64, "val_images": 8}

@@ -62,6 +62,7 @@ def trained(run: Run, graph: StepGraph | None) -> tuple[dict[str, Any], list[Ten
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "mixup, ghost BN": {"batch": {"norm_batch_size": 2}, "recipe": {"mixup_alpha": 0.2}},
     "EMA, clipping": {"recipe": {"ema_decay": 0.9, "clip_grad_norm": 0.5, "nesterov": True}},
+    "LARS": {"recipe": {"optimizer": "lars"}},
     "xbn": {"model": {"norm": {"kind": "xbn"}}, "recipe": {"channels_last": True, "precision": "bf16"}},
     "fused": {"recipe": {"channels_last": True}, "system": {"kernels": "fused"}},
     **{kind: {"model": {"norm": {"kind": kind}}} for kind in ("brn", "mabn", "bcbn", "gn")},

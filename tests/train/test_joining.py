@@ -14,6 +14,7 @@ from suite.experiment import SystemSpec
 from suite.train import distributed
 from suite.train.data_parallel import data_parallel
 from suite.train.distributed import Ranks, joined
+from suite.train.flight_recorder import BUFFER, NUM_COLLECTIVES
 from tests.helpers.ranks import on_ranks, rank_environment
 
 
@@ -23,8 +24,10 @@ def test_the_process_group(device: torch.device, monkeypatch: pytest.MonkeyPatch
     asked: list[tuple[str, dict[str, Any]]] = []
     for name, value in rank_environment(1, 2, 4321).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCH_GLOO_LAZY_INIT", raising=False)
+    for name in (*BUFFER, "TORCH_GLOO_LAZY_INIT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(distributed, "_device", lambda *_: device)
+    monkeypatch.setattr(distributed, "_pci_address", lambda device: None)
     monkeypatch.setattr(
         dist, "init_process_group", lambda backend, **options: asked.append((backend, options))
     )
@@ -40,7 +43,8 @@ def test_the_process_group(device: torch.device, monkeypatch: pytest.MonkeyPatch
         assert (backend, options["device_id"]) == ("cpu:gloo,cuda:nccl", device)
     else:
         assert (backend, options["device_id"]) == ("gloo", None)
-    del os.environ["TORCH_GLOO_LAZY_INIT"]
+    assert os.environ[BUFFER[0]] == str(NUM_COLLECTIVES)
+    del os.environ[BUFFER[0]], os.environ["TORCH_GLOO_LAZY_INIT"]
 
 
 def wrapped(rank: int, world_size: int) -> list[Any]:

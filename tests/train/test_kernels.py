@@ -50,6 +50,14 @@ def test_what_computes_the_norms(
     assert bool(found.why) == bool(why)
 
 
+def test_on_amds_gpus_auto_is_native_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    untried = "the fused kernels have not been tried on AMD's GPUs"
+    assert norm_kernels(run_with("auto"), CUDA) == NormKernels("native", untried)
+    assert norm_kernels(run_with("fused"), CUDA) == NormKernels("fused", untried)
+    assert norm_kernels(run_with("native"), CUDA) == NormKernels("native")
+
+
 @pytest.mark.parametrize("recipe", [{"channels_last": False}, {"compile": True}])
 def test_fused_where_it_is_not_possible_is_refused_with_the_reason(recipe: dict[str, object]) -> None:
     with pytest.raises(

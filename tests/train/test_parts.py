@@ -171,6 +171,20 @@ def test_the_meter_leaves_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (summary["step_time_p50_ms"], summary["epoch_time_s"]) == (pytest.approx(1000), pytest.approx(13))
 
 
+def test_the_meter_compares_later_steps_with_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step is left out; of the ten that are timed five take 2 s, one 9 s, and four 3 s."""
+    durations = [7.0, 2.0, 2.0, 2.0, 2.0, 2.0, 9.0, 3.0, 3.0, 3.0, 3.0]
+    *ends, last = itertools.accumulate(durations)
+    clock = iter([0.0, *ends, 40.0, last, 50.0])
+    monkeypatch.setattr("suite.train.meter.time.perf_counter", lambda: next(clock))
+    meter = Meter(warmup_steps=1, device=CPU)
+    for number in range(len(durations)):
+        if number == 10:
+            assert "step_time_drift" not in meter.summary(8)  # of nine steps
+        meter.step_done()
+    assert meter.summary(8)["step_time_drift"] == pytest.approx(1.5)
+
+
 def test_without_a_timed_step_there_is_no_speed() -> None:
     meter = Meter(warmup_steps=5, device=CPU)
     meter.step_done()
@@ -197,12 +211,16 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_energy_is_read_from_the_counter_of_the_device_itself(
-    one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    one_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gpu = torch.device("cuda", 0)
     counter = Nvml(gpu)
     assert (counter.energy_j(), counter.energy_j()) == (10.0, 13.0)
     assert Nvml(CPU).energy_j() is None
+    with monkeypatch.context() as patch, caplog.at_level("INFO", logger="shiftbench"):
+        patch.setattr(torch.version, "hip", "7.0")
+        assert Nvml(gpu).energy_j() is Nvml(gpu).process_bytes() is None
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["AMD's GPUs have no NVML"]
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
         assert Nvml(gpu).energy_j() is None

@@ -1,6 +1,7 @@
 """What the importers return, and how they tell splits and classes."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from suite.errors import UserError
 
 _SPLITS = {"train": "train(?:ing)?", "val": "val(?:id(?:ation)?)?", "": "test"}
 _SYNSET = re.compile(rb"^(n\d{8})_\d+\.|_(n\d{8})\.\w+$")
+_IS_SYNSET = re.compile(r"n\d{8}")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
 
 
@@ -77,46 +79,75 @@ def labels_of(classes_of_images: Mapping[str, Sequence[str]]) -> tuple[dict[str,
     return labels, classes
 
 
-def class_list(
+def numbered_classes(
     path: Path | None,
-    names: Mapping[str, Sequence[bytes]],
+    raw_names: Mapping[str, Sequence[bytes]],
     labels: Mapping[str, Int64s],
     known: Sequence[str] = (),
-) -> tuple[str, ...]:
-    """Return the classes of images whose labels are numbers from 0.
+) -> tuple[dict[str, Int64s], tuple[str, ...]]:
+    """Return labels by split, and the classes, of images whose labels are numbers from 0.
 
-    They are the lines of `path`, of which a synset at the beginning counts alone; otherwise the synsets that
-    the images' names hold, `known` names, or else the numbers. Raises UserError for a label without a class.
+    The classes are the lines of `path`, of which a synset at the beginning counts alone; otherwise the
+    synsets that `raw_names`, the images' names as they were found, hold, `known` names, or else the numbers.
+    Synsets are sorted, as class folders are, and the labels follow; others stay in the order of their
+    numbers. Raises UserError for a label without a class, for a class that is listed twice, and for a name
+    that holds another synset than its label's.
     """
     count = 1 + max(int(labels_N.max()) for labels_N in labels.values())
+    found = _synsets(raw_names, labels)
     if path is not None:
-        try:
-            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        if count > len(lines):
-            raise UserError(f"{path}: has {len(lines)} classes, but an image has the label {count - 1}")
-        return tuple(re.sub(r"^(n\d{8})\s.*", r"\1", line) for line in lines)
-    if known and count > len(known):
+        classes = _listed_classes(path, count)
+    elif len(set(found.values())) == count:
+        classes = tuple(found[label] for label in range(count))
+    elif known and count > len(known):
         raise UserError(f"an image has the label {count - 1}, but the file names {len(known)} classes")
-    return _synsets(names, labels, count) or tuple(known) or tuple(map(str, range(count)))
+    else:
+        classes = tuple(known) or tuple(map(str, range(count)))
+    if not all(_IS_SYNSET.fullmatch(name) for name in classes):
+        return dict(labels), classes
+    wrong = next((label for label, synset in sorted(found.items()) if classes[label] != synset), None)
+    if wrong is not None:
+        source = "the file's names of the classes" if path is None else path
+        raise UserError(
+            f"{source}: the label {wrong} is {classes[wrong]}, but its images' names say {found[wrong]}"
+        )
+    in_order = tuple(sorted(classes))
+    label_of = {name: label for label, name in enumerate(in_order)}
+    sorted_C = np.array([label_of[name] for name in classes], np.int64)
+    return {split: sorted_C[labels_N] for split, labels_N in labels.items()}, in_order
 
 
-def _synsets(
-    names: Mapping[str, Sequence[bytes]], labels: Mapping[str, Int64s], count: int
-) -> tuple[str, ...]:
-    """Return the synset of each label, if each label has one. Raises UserError for a name with another's."""
+def _listed_classes(path: Path, count: int) -> tuple[str, ...]:
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    classes = tuple(re.sub(r"^(n\d{8})\s.*", r"\1", line) for line in lines)
+    if count > len(classes):
+        raise UserError(f"{path}: has {len(classes)} classes, but an image has the label {count - 1}")
+    if twice := next((name for name, times in Counter(classes).items() if times > 1), None):
+        raise UserError(f"{path}: has the class {twice} twice; expected another one on each line")
+    return classes
+
+
+def _synsets(raw_names: Mapping[str, Sequence[bytes]], labels: Mapping[str, Int64s]) -> dict[int, str]:
+    """Return each label's synset, where its images' names hold one. Raises UserError for two of one label."""
     found: dict[int, str] = {}
     for split, labels_N in labels.items():
-        for name, label in zip(names[split], labels_N.tolist(), strict=True):
+        for name, label in zip(raw_names[split], labels_N.tolist(), strict=True):
             if match := _SYNSET.search(name):
                 synset = (match[1] or match[2]).decode()
                 if (known := found.setdefault(label, synset)) != synset:
                     image = f"{split}: {name.decode(errors='replace')}"
                     raise UserError(f"{image} has the label {label}, as have images of {known}")
-    return tuple(found[label] for label in sorted(found)) if len(set(found.values())) == count else ()
+    return found
 
 
-def original_name(name: str) -> bytes:
+def base_name(name: str) -> bytes:
+    """Return a name without its folders."""
+    return name.rpartition("/")[2].encode()
+
+
+def original_name(raw_name: bytes) -> bytes:
     """Return an image's name as in the official tars: Hugging Face's has its synset behind it."""
-    return re.sub(r"_n\d{8}(?=\.\w+$)", "", name.rpartition("/")[2]).encode()
+    return re.sub(rb"_n\d{8}(?=\.\w+$)", b"", raw_name)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suite.data.importing.found import Found, by_split, class_list, original_name
+from suite.data.importing.found import Found, base_name, by_split, numbered_classes, original_name
 from suite.data.index import Int64s
-from suite.data.pack_sources import digest_of
+from suite.data.pack_sources import OfArchives, digest_of
 from suite.errors import UserError
 from suite.files import parse_json
 
@@ -39,16 +39,16 @@ def find(folder: Path, labels: "Labels") -> Found:
     shards = {
         split: [_Shard(path) for path in paths] for split, paths in by_split(folder, _shards(folder)).items()
     }
-    names = {split: [name for one in mine for name in one.names] for split, mine in shards.items()}
-    labels_by_split = {
-        split: np.concatenate([one.labels_N for one in mine]) for split, mine in shards.items()
-    }
-    classes = class_list(labels.classes, names, labels_by_split, shards["train"][0].classes)
+    raw_names = {split: [name for one in mine for name in one.raw_names] for split, mine in shards.items()}
+    numbers = {split: np.concatenate([one.labels_N for one in mine]) for split, mine in shards.items()}
+    known = shards["train"][0].classes
+    labels_by_split, classes = numbered_classes(labels.classes, raw_names, numbers, known)
     sources = {}
     for split, mine in shards.items():
         labels_N = labels_by_split[split]
-        pairs = zip(labels_N.tolist(), names[split], strict=True)
-        sources[split] = Rows(mine, [f"{classes[label]}/".encode() + name for label, name in pairs], labels_N)
+        pairs = zip(labels_N.tolist(), raw_names[split], strict=True)
+        names = [f"{classes[label]}/".encode() + original_name(name) for label, name in pairs]
+        sources[split] = Rows(mine, names, labels_N)
     return Found(sources, classes)
 
 
@@ -73,9 +73,8 @@ class _Shard:
         self.labels_N = np.array(labels, np.int64)
         images = table.column(self.image).to_pylist() if has_paths else [None] * len(labels)
         given = [None if one is None else one["path"] for one in images]
-        self.names = [
-            original_name(one) if one else f"{path.stem}-{row:07d}.jpg".encode()
-            for row, one in enumerate(given)
+        self.raw_names = [
+            base_name(one) if one else f"{path.stem}-{row:07d}.jpg".encode() for row, one in enumerate(given)
         ]
 
     def contents(self, first: int, end: int) -> Iterator[bytes]:
@@ -97,7 +96,7 @@ class _Shard:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(OfArchives):
     """Images that are rows of Parquet files. See `ImageSource`."""
 
     shards: Sequence[_Shard]
@@ -107,7 +106,7 @@ class Rows:
     def contents(self, first: int, end: int) -> Iterator[bytes]:
         start = 0
         for shard in self.shards:
-            stop = start + len(shard.names)
+            stop = start + len(shard.raw_names)
             if start < end and first < stop:
                 yield from shard.contents(max(first, start) - start, min(end, stop) - start)
             start = stop

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from suite.data.importing.found import Found, by_split, class_list, labels_of, original_name
+from suite.data.importing.found import Found, base_name, by_split, labels_of, numbered_classes, original_name
 from suite.data.pack_sources import Place, Spans
 from suite.errors import UserError
 
@@ -44,7 +44,7 @@ class _Images:
 
     files: list[Path]
     places: list[Place] = field(default_factory=list)
-    names: list[bytes] = field(default_factory=list)
+    raw_names: list[bytes] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     synsets: list[str] = field(default_factory=list)
 
@@ -52,19 +52,19 @@ class _Images:
 def find(folder: Path, labels: "Labels") -> Found:
     """Return the images of all files. Raises UserError for a file that is damaged or holds other records."""
     found = {split: _list(files) for split, files in by_split(folder, set(_files(folder))).items()}
-    if all(len(one.synsets) == len(one.names) for one in found.values()):
+    if all(len(one.synsets) == len(one.raw_names) for one in found.values()):
         labels_by_split, classes = labels_of({split: one.synsets for split, one in found.items()})
     else:
         # TensorFlow's models count labels from 1, for 0 is their background.
         first = min(min(one.labels) for one in found.values())
-        labels_by_split = {split: np.array(one.labels, np.int64) - first for split, one in found.items()}
-        names = {split: one.names for split, one in found.items()}
-        classes = class_list(labels.classes, names, labels_by_split)
+        numbers = {split: np.array(one.labels, np.int64) - first for split, one in found.items()}
+        raw_names = {split: one.raw_names for split, one in found.items()}
+        labels_by_split, classes = numbered_classes(labels.classes, raw_names, numbers)
     sources = {}
     for split, one in found.items():
         labels_N = labels_by_split[split]
-        pairs = zip(labels_N.tolist(), one.names, strict=True)
-        names_here = [f"{classes[label]}/".encode() + name for label, name in pairs]
+        pairs = zip(labels_N.tolist(), one.raw_names, strict=True)
+        names_here = [f"{classes[label]}/".encode() + original_name(name) for label, name in pairs]
         sources[split] = Spans.at(one.files, one.places, names_here, labels_N)
     return Found(sources, classes)
 
@@ -86,7 +86,7 @@ def _list(files: list[Path]) -> _Images:
                 found.synsets.append(content[slice(*synset)].decode())
             name = _first(features, FILE)
             named = f"{path.name}-{record:06d}.jpg" if name is None else content[slice(*name)].decode()
-            found.names.append(original_name(named))
+            found.raw_names.append(base_name(named))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from suite.data.importing.found import Found, by_split, class_list, labels_of, original_name
+from suite.data.importing.found import Found, base_name, by_split, labels_of, numbered_classes, original_name
 from suite.data.importing.tars import Member, members
 from suite.data.index import SUFFIXES, Int64s
 from suite.data.pack_sources import Place, Spans
@@ -35,10 +35,9 @@ def find(folder: Path, labels: "Labels") -> Found:
     found = {split: _Images(shards) for split, shards in by_split(folder, _shards(folder)).items()}
     named = {split: images.labels for split, images in found.items()}
     if all(label.isdecimal() for one in named.values() for label in one):
-        labels_by_split = {split: np.array(one, np.int64) for split, one in named.items()}
-        classes = class_list(
-            labels.classes, {s: images.names for s, images in found.items()}, labels_by_split
-        )
+        numbers = {split: np.array(one, np.int64) for split, one in named.items()}
+        raw_names = {split: images.raw_names for split, images in found.items()}
+        labels_by_split, classes = numbered_classes(labels.classes, raw_names, numbers)
     else:
         labels_by_split, classes = labels_of(named)
     sources = {
@@ -52,7 +51,7 @@ class _Images:
     """The images of a split's shards, and their labels as they are written."""
 
     def __init__(self, shards: list[Path]) -> None:
-        self.shards, self.names, self.labels = shards, list[bytes](), list[str]()
+        self.shards, self.raw_names, self.labels = shards, list[bytes](), list[str]()
         self._places = list[Place]()
         for number, shard in enumerate(shards):
             with shard.open("rb") as file:
@@ -62,12 +61,13 @@ class _Images:
                         raise UserError(
                             f"{shard}: {key} has {len(image)} images; expected one, such as {key}.jpg"
                         )
-                    self.names.append(original_name(image[0].name))
+                    self.raw_names.append(base_name(image[0].name))
                     self.labels.append(_label(shard, key, parts, file.fileno()))
                     self._places.append((number, image[0].offset, image[0].length))
 
     def source(self, classes: list[str], labels_N: Int64s) -> Spans:
-        names = [f"{one}/".encode() + name for one, name in zip(classes, self.names, strict=True)]
+        pairs = zip(classes, self.raw_names, strict=True)
+        names = [f"{one}/".encode() + original_name(name) for one, name in pairs]
         return Spans.at(self.shards, self._places, names, labels_N)
 
 

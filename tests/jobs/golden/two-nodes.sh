@@ -21,6 +21,7 @@
 #SBATCH --signal=USR2@120
 
 # setup
+export SHIFTBENCH_BINDING=closest
 export NCCL_DEBUG=WARN
 export ODD='$(touch x) '"'"'y'"'"''
 shiftbench_setup=('module load cuda')
@@ -48,11 +49,21 @@ rm -f "$SHIFTBENCH_TO_REQUEUE"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --wait=0 --cpus-per-task=12 '/opt/my python/bin/python' -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --wait=0 --cpus-per-task=12 --cpu-bind=none '/opt/my python/bin/python' -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
 
 code=$?
 
-# The task's own requests to be requeued failed: the controller may be away for longer than its grace time.
+# A task without Slurm's commands leaves it to this script whether its job makes room for another one.
+if [ -s "$SHIFTBENCH_TO_REQUEUE" ]; then
+    shown=$(scontrol --oneliner show job "$job")
+    preempted=${shown#* PreemptTime=} started=${shown#* StartTime=}
+    # ISO 8601 orders as text.
+    [[ $shown == *" JobState=RUNNING "* && $preempted == [0-9]* &&
+        ! ${preempted%% *} < ${started%% *} ]] || rm -f "$SHIFTBENCH_TO_REQUEUE"
+fi
+
+# The task's own requests to be requeued failed: the controller may be away for longer than its grace time,
+# and in a container there is no scontrol.
 for attempt in {1..120}; do
     [ -e "$SHIFTBENCH_TO_REQUEUE" ] || break
     scontrol requeue "$job" && rm -f "$SHIFTBENCH_TO_REQUEUE"
