@@ -175,6 +175,13 @@ def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
     return ", ".join(names[:most]) + more
 
 
+def all_have(names: Sequence[str], most: int = MAX_NAMES) -> str:
+    """`A and B both have`; of more names, `A, B and C all have`, or how many more there are."""
+    if len(names) > most:
+        return f"{listed(names, most)} all have"
+    return f"{', '.join(names[:-1])} and {names[-1]} {'both' if len(names) == 2 else 'all'} have"
+
+
 def natural_key(text: object) -> list[tuple[int, int, str]]:
     """By which names sort as people count: resnet50 before resnet101, GN8 before GN32."""
     parts = re.findall(r"0*([0-9]+)|([^0-9]+)", str(text))

@@ -26,7 +26,6 @@ class Kit:
     next: tuple[str, ...]
 
 
-_CLUSTER = {"cluster.yaml": "clusters/gpu.yaml"}
 _NEXT = (
     "shiftbench config show experiment.yaml",
     "shiftbench doctor --cluster cluster.yaml --config experiment.yaml",
@@ -34,10 +33,14 @@ _NEXT = (
 KITS = {
     "imagenet": Kit(
         "ResNet-50 on ImageNet",
-        {"experiment.yaml": "templates/imagenet.yaml", **_CLUSTER},
+        {"experiment.yaml": "templates/imagenet.yaml", "cluster.yaml": "clusters/gpu.yaml"},
         ("export IMAGENET=/path/to/imagenet", *_NEXT),
     ),
-    "folder": Kit("your own images", {"experiment.yaml": "templates/folder.yaml", **_CLUSTER}, _NEXT),
+    "folder": Kit(
+        "your own images",
+        {"experiment.yaml": "templates/folder.yaml", "cluster.yaml": "templates/one_gpu.yaml"},
+        _NEXT,
+    ),
     "own-model": Kit(
         "your own network", {"own_model.py": "templates/own_model.py"}, ("python own_model.py",)
     ),

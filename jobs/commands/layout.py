@@ -1,5 +1,6 @@
 """How the command line's help looks: groups of commands, `-h`, flags without a type, and completion."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class Command(TyperCommand):
-    """A command whose flags are shown without the type that they all have."""
+    """A command whose flags are shown without the type that they all have, and whose help flows."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **options: Any) -> None:
+        super().__init__(*arguments, help=_flowing(help or ""), **options)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, flags without a type."""
@@ -24,6 +28,11 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, flags without a type."""
         return _untyped_flags(super().get_params(ctx))
+
+
+def _flowing(text: str) -> str:
+    """Join the lines of each paragraph: Typer keeps the line breaks of all but the first."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def _untyped_flags(parameters: Sequence[Any]) -> list[Any]:

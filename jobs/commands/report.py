@@ -2,6 +2,7 @@
 
 import json
 import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,7 @@ def report(
     console = Console(soft_wrap=True, highlight=False, markup=False, stderr=as_json)
     is_open = False
     server: PageServer | None = None
+    closing = ExitStack()  # closes the server, however this ends
 
     def read() -> Collection:
         with progress:
@@ -80,6 +82,7 @@ def report(
         nonlocal is_open, server
         if serve and server is None:
             server = PageServer(out, runs, port)
+            closing.callback(server.close)
             console.print(f"on your own machine: {server.tunnel}\nthen open {server.address}")
         if open_page and not is_open:
             page = server.way_in() if server else files.html
@@ -96,27 +99,27 @@ def report(
     def on_waiting(error: UserError) -> None:
         console.print(f"waiting: {error}", style="yellow")
 
-    files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
-    if as_json:
-        typer.echo(json.dumps(files.as_plain(), ensure_ascii=False))
-    else:
-        print_summary(Console(), files.frames)
-        _print_verdicts(files)
-    collection = files.frames.collection
-    console.print(
-        f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others cached)"
-    )
-    if files.left_out:
-        console.print(f"note: {files.left_out}", style="yellow")
-    show(files)
-    if server is not None:
-        console.print("serving until Ctrl-C")
-        try:
-            server.wait()
-        except (KeyboardInterrupt, SystemExit):  # the command line makes the latter of signals
-            console.print("ended")
-        finally:
-            server.close()
+    with closing:
+        files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
+        if as_json:
+            typer.echo(json.dumps(files.as_plain(), ensure_ascii=False))
+        else:
+            print_summary(Console(), files.frames)
+            _print_verdicts(files)
+        collection = files.frames.collection
+        console.print(
+            f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others "
+            "cached)"
+        )
+        if files.left_out:
+            console.print(f"note: {files.left_out}", style="yellow")
+        show(files)
+        if server is not None:
+            console.print("serving until Ctrl-C")
+            try:
+                server.wait()
+            except (KeyboardInterrupt, SystemExit):  # the command line makes the latter of signals
+                console.print("ended")
 
 
 class _Progress:

@@ -62,7 +62,7 @@ def run_all(
     check_folders(waiting, output_dir)
     threads = threads_of_a_rank(jobs * ranks)
     view.start(total=len(runs), skipped=len(outcome.skipped))
-    view.waits_for = "the import of torch"
+    view.waits_for = "torch"
     for run, sentence in unreadable:
         view.refused(run, sentence)
     running: list[Child] = []

@@ -76,7 +76,7 @@ class Shown:
 class ProgressView:
     """Follows runs by their status files. A context manager, within which it is never silent for long.
 
-    `waits_for`: what is waited for while no run trains, such as "Ray to start".
+    `waits_for`: what is waited for while no run trains, such as "Ray"; short, as a line has 80 columns.
     """
 
     def __init__(self, console: Console) -> None:

@@ -92,7 +92,7 @@ def drive(
         # Forks the processes of trials. Ray's other machines could not reach it.
         if not is_slurm(cluster) and ray_options.address is None:
             server = own_server(environment_of(study.samples, threads, context.variables))
-        view.waits_for = "Ray and the first trial"
+        view.waits_for = "Ray"
         planned = () if study.is_proposed else (run for run in study.runs if run.run_id not in known)
         launch = Launch(output_dir, [run.folder_name for run in planned])
         with stop.handling_signals(), view, launch, server as path:

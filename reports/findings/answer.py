@@ -49,6 +49,15 @@ class Place:
     def best(self) -> list[str]:
         return self.ranked.norm[self.ranked.is_best].tolist()
 
+    @property
+    def open(self) -> list[str]:
+        """The norms with too few seeds to say whether they are among the best."""
+        return self.ranked.norm[self.ranked.is_open].tolist()
+
+    def is_won_by(self, norm: str) -> bool:
+        """Whether this norm alone is the best, and another one is shown to be worse."""
+        return self.best == [norm] and len(self.open) < len(self.ranked) - 1
+
     def having(self, verdict: str) -> pd.DataFrame:
         return self.compared[self.compared.top1_verdict == verdict]
 
@@ -88,7 +97,7 @@ def answer(
         place, row, label, accuracy, len(comparison.dropna(subset="top1_p")) if comparison is not None else 0
     )
     headline = f"{where}, {text}" if where else text
-    more = [*_shift(row, label), *_elsewhere(ranked, here, place.size), *left_out]
+    more = [*_shift(row, label), *_elsewhere(ranked, here, place), *left_out]
     command = _adds_seeds(frames, here) if place.most_pairs < MIN_SEEDS_FOR_A_CLAIM else ""
     return Answer(headline[0].upper() + headline[1:], more, place.size, command)
 
@@ -113,15 +122,17 @@ def _places(ranked: pd.DataFrame, comparison: pd.DataFrame | None) -> list[Place
 def _openness(place: Place, label: str) -> int:
     if place.most_pairs and len(place.having("better")):
         return 0
-    return 1 if place.best == [label] and len(place.ranked) > 1 else 2
+    return 1 if place.is_won_by(label) else 2
 
 
 def _told_about(place: Place, label: str) -> pd.Series | None:
-    """The norm that the headline compares with the baseline: the best that beats it, else the best."""
-    if place.compared.empty:
-        return None
-    better = place.having("better")
-    return (better if len(better) else place.compared).iloc[0]
+    """The norm that the headline compares with the baseline: the best that beats it, else the best.
+
+    One with too few seeds is told about only where all have too few.
+    """
+    enough = place.compared[place.compared.top1_n >= MIN_SEEDS_FOR_A_CLAIM] if len(place.compared) else None
+    rows = (place.having("better"), enough, place.compared) if enough is not None else ()
+    return next((some.iloc[0] for some in rows if len(some)), None)
 
 
 def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, comparisons: int) -> str:
@@ -129,17 +140,19 @@ def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, co
     if row is None or estimate is None:
         return sentence("no_pairs_yet", baseline=label)
     others = [norm for norm in place.best if norm != row.norm]
+    untold = [norm for norm in place.open if norm not in (row.norm, label)]
     facts = {"norm": row.norm, "baseline": label, "accuracy": accuracy}
     if not estimate.is_claim:
         amount = estimate_cell(estimate, 0, 2, say_one=False, signed=True)
         return sentence("too_few_seeds", **facts, amount=amount, seeds=estimate.n)
     p = str(p_cell(row.top1_p_holm))
     facts |= {"seeds": estimate.n, "p": "" if p == EMPTY else p if p.startswith("<") else f"= {p}"}
+    facts |= {"untold": untold}
     if row.top1_verdict == "better":
         amount = estimate_cell(estimate, 0, 2, say_one=False)
-        leads = row.norm in place.best
+        leads = row.norm in (*place.best, *place.open)
         return sentence("beats", **facts, amount=amount, others=others, leads=leads)
-    if place.best == [label]:
+    if place.is_won_by(label):
         amount = estimate_cell(estimate.negated, 0, 2, say_one=False)
         return sentence("baseline_is_best", **facts, amount=amount)
     amount = estimate_cell(estimate, 0, 2, say_one=False, signed=True)
@@ -157,16 +170,19 @@ def _shift(row: pd.Series | None, label: str) -> Iterator[str]:
         )
 
 
-def _elsewhere(ranked: pd.DataFrame, here: pd.Series, size: str) -> Iterator[str]:
-    """One sentence on the other norm batches of this layout: which norms are the best there."""
-    sets: dict[tuple[tuple[str, ...], int], list[str]] = {}
+def _elsewhere(ranked: pd.DataFrame, here: pd.Series, told: Place) -> Iterator[str]:
+    """One sentence on the other norm batches of this layout: which norms are the best there.
+
+    Those without enough seeds are left out where the headline says it of its own norm batch already.
+    """
+    sets: dict[tuple[tuple[str, ...], tuple[str, ...], int], list[str]] = {}
     for rows in rankings(ranked[(ranked[LAYOUT] == here[LAYOUT]).all(axis=1)]):
-        its_size, best = rows[_BN_AXIS].iloc[0], rows.norm[rows.is_best].tolist()
-        if not pd.isna(its_size) and str(its_size) != size:
-            key = (tuple(best) if len(best) < len(rows) else (), len(rows))
-            sets.setdefault(key, []).append(str(its_size))
+        place = Place(rows, pd.DataFrame())
+        if place.size and place.size != told.size and (place.best or told.best):
+            sets.setdefault((tuple(place.best), tuple(place.open), len(rows)), []).append(place.size)
     parts = [
-        sentence("best_there", sizes=sizes, best=best, norms=norms) for (best, norms), sizes in sets.items()
+        sentence("best_there", sizes=sizes, best=best, untold=untold, norms=norms)
+        for (best, untold, norms), sizes in sets.items()
     ]
     if parts:
         yield f"At other norm batches the best, as far as differences are significant: {'; '.join(parts)}."

@@ -57,7 +57,9 @@ def ranking(
     `norms`: those that are ranked. `comparison`: what `against_baseline` gives for `baseline`; None without
     one. `accuracy_*` is the mean over completed seeds, `behind_*` the best norm's accuracy less this one's
     over paired seeds (mean, low, high, n), with p_holm. `is_best`: the best norm, and those that are not
-    significantly worse; `is_open`: it has too few seeds to say so. The best is the first that has enough.
+    significantly worse; `is_open`: too few seeds to say, and then not `is_best`. The best is the first that
+    has enough.
+
     Rows are in the order of the runs and by rank; norm_batch_size is NA where no norm has one.
     """
     cells = _cells(frames, norms)
@@ -161,9 +163,10 @@ def _row(
 ) -> dict[str, object]:
     row = dict(zip(LAYOUT, place, strict=True))
     row |= {"norm_batch_size": size, "norm": cell[0], "has_bn": cell[1] is not None, "rank": rank}
-    row |= {"is_best": behind is None or not behind.is_higher}
     estimate = behind.estimate if behind else mean_interval(seeds.values())
-    row |= {"is_open": estimate is None or not estimate.is_claim}
+    is_open = estimate is None or not estimate.is_claim
+    is_worse = behind is not None and behind.is_higher
+    row |= {"is_best": not is_open and not is_worse, "is_open": is_open}
     row |= {"p_holm": behind.p_holm if behind else math.nan}
     estimates = {"accuracy": mean_interval(seeds.values()), "behind": behind.estimate if behind else None}
     for name, estimate in estimates.items():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from reports.aggregate import UNFINISHED, estimate_of, summarise
 from reports.frames import AXIS_HEADERS, BEST_TOP1, GROUP, Frames, natural
-from reports.numbers import EMPTY, Number, count_cell, estimate_cell, listed, plural
+from reports.numbers import EMPTY, Number, all_have, count_cell, estimate_cell, listed, plural
 from reports.tables.table import MAX_ROWS, Cell, Column, Table, cut_short
 from suite.metrics import CROSS, METRICS, OF_AVERAGES, OF_CLIENTS, PROBED, SHIFT_MU, SHIFT_SIGMA, Direction
 from suite.terminal import print_rows
@@ -142,7 +142,7 @@ def common_layer_notes(frames: Frames) -> list[str]:
         if not common:
             text = f"{listed(names)} have no BN layer in common, so there is no common-layer mean"
         elif len(names) > 1:
-            text = f"common layers are the {len(common)} BN layers that {listed(names)} all have"
+            text = f"common layers are the {len(common)} BN layers that {all_have(names)}"
         else:
             text = f"only {names[0]} was probed, so its {len(common)} BN layers are the common ones"
         notes.append(f"{arch}: {text}.")

@@ -154,7 +154,7 @@ def _row(
             if row[axis] != ""
         ),
         row.norm,
-        bool(row.is_best and not row.is_open),
+        bool(row.is_best),
         estimate_cell(accuracy, 0, 2),
         EMPTY if pair is None else estimate_cell(estimate, 0, 2, say_one=False, signed=True),
         EMPTY if pair is None else bracket_cell(estimate_of(pair, "esm"), prefix="× "),
@@ -206,7 +206,7 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
     rows: list[list[Cell]] = []
     belongs = []
     for place in rankings(ranked):
-        first, best, others = place.iloc[0], place[place.is_best & ~place.is_open], place[~place.is_best]
+        first, best, others = place.iloc[0], place[place.is_best], place[~place.is_best & ~place.is_open]
         size = EMPTY if pd.isna(first.norm_batch_size) else count_cell(int(first.norm_batch_size))
         next_best = others.iloc[0] if len(others) else None
         rows.append(

@@ -119,13 +119,17 @@ let lastInput = performance.now(), wake = () => {};
 for (const name of ["pointermove", "pointerdown", "keydown", "scroll"]) {
   addEventListener(name, () => { lastInput = performance.now(); }, {capture: true, passive: true});
 }
-addEventListener("scroll", () => wake(), {passive: true});
+let frame = 0;  // scrolling wakes the drawing once per animation frame
+addEventListener("scroll", () => {
+  frame ||= requestAnimationFrame(() => { frame = 0; wake(); });
+}, {passive: true});
 /** Wait until the reader does nothing; whether that is so, and nothing else has woken the drawing. */
 const idle = () => new Promise((resolve) => {
-  wake = () => resolve(false);
+  let timer;
+  wake = () => { clearTimeout(timer); resolve(false); };
   (function wait() {
     const left = lastInput + PAUSE_MS - performance.now();
-    if (left > 0) setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve(true));
+    if (left > 0) timer = setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve(true));
   })();
 });
 

@@ -45,3 +45,9 @@ def test_completion_knows_shipped_configs_and_clusters() -> None:
         "COMP_CWORD": "2",
     }
     assert "small-batch-demo" in shiftbench(**shell).stdout.split()
+
+
+def test_a_paragraph_of_help_flows() -> None:
+    lines = [line.strip() for line in shiftbench("scale", "-h", COLUMNS="80").stdout.splitlines()]
+    first = lines.index("The jobs run one after the other. The same command again submits only cells")
+    assert lines[first + 1].startswith("that are missing or have failed, so ")

@@ -10,8 +10,9 @@ import pytest
 
 from jobs.commands.report import report
 from jobs.page_server import PageServer
+from reports.write import report_folder
 from suite.errors import UserError
-from tests.helpers.records import expand_runs, write_run
+from tests.helpers.records import expand_runs, write_run, write_waiting
 
 
 @pytest.fixture
@@ -67,6 +68,24 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(server: PageServer, tmp_p
     with pytest.raises(UserError, match=f"--port {server.port}: cannot listen there: Address already in use"):
         PageServer(tmp_path, [], server.port)
     assert f"-L {server.port}:localhost:{server.port} " in server.tunnel
+
+
+def test_ctrl_c_while_runs_are_watched_ends_the_server_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_waiting(tmp_path / "runs", expand_runs()[0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened: list[str] = []
+
+    def interrupted(seconds: float) -> None:
+        assert Path(opened[0].removeprefix("file://")).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report_folder.time, "sleep", interrupted)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    with pytest.raises(KeyboardInterrupt):
+        report([tmp_path / "runs"], tmp_path / "out", serve=True, port=0, open_page=True, watch=True)
+    assert not list((tmp_path / "out").glob("way*"))
 
 
 def test_the_command_writes_serves_and_ends_with_ctrl_c(

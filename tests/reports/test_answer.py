@@ -164,6 +164,43 @@ def test_a_baseline_that_is_best_is_said_to_be(tmp_path: Path) -> None:
     assert told.more[0].startswith("The mean estimation shift of XBN-P2-GN8")
 
 
+def test_norms_with_too_few_seeds_are_named_and_are_none_of_the_best(tmp_path: Path) -> None:
+    # XBN has the highest mean at 4, of one seed; at 64, BN and GN8 differ by no more than chance.
+    top1 = TOP1 | {("XBN-P2-GN8", 4): [75.0], ("XBN-P2-GN8", 64): [80.0]}
+    frames, ranked, comparison = found(tmp_path / "beats", top1)
+    at_4 = ranked[ranked.norm_batch_size == 4]
+    assert at_4[["norm", "rank", "is_best", "is_open"]].to_numpy().tolist() == [
+        ["XBN-P2-GN8", 1, False, True],
+        ["GN8", 2, True, False],
+        ["BN", 3, False, False],
+    ]
+    told = answer(frames, ranked, comparison, Baseline("BN"))
+    assert told.headline.startswith("At norm batch 4, GN8 beats BN by 10.00 ± 0.23 points of top-1 (4 paired")
+    assert told.headline.endswith("); XBN-P2-GN8 has too few seeds to tell.")
+    # The set of the stars: 287.0 / 4 of GN8 is above 285.8 / 4 of BN.
+    assert told.more == [
+        "At other norm batches the best, as far as differences are significant: GN8 or BN at 64 (XBN-P2-GN8 "
+        "has too few seeds to tell)."
+    ]
+    best = {("BN", 4): [70.0, 71.0, 72.0, 73.0], ("GN8", 64): [65.0, 66.1, 66.9, 68.0]}
+    won = answered(tmp_path / "best", best | {("XBN-P2-GN8", 4): [99.0]})
+    # 5, 4.9, 5.1, 5, as below.
+    assert won.headline == (
+        "At norm batch 4, BN is best: it beats every other norm with enough seeds, and GN8, the next, by "
+        "5.00 ± 0.13 points of top-1 (4 paired seeds, p < 0.001); XBN-P2-GN8 has too few seeds to tell."
+    )
+    few = answered(tmp_path / "few", {("BN", 4): best["BN", 4], ("XBN-P2-GN8", 4): [60.0]})
+    assert few.headline.endswith("but 1 paired seed is too few to compare norms.")
+    near = {("BN", 4): TOP1["BN", 64], ("GN8", 64): TOP1["GN8", 64], ("XBN-P2-GN8", 4): [99.0]}
+    near |= {("BN", 16): [60.0], ("XBN-P2-GN8", 16): [61.0]}
+    told = answered(tmp_path / "near", near)
+    assert told.headline.startswith(
+        "At norm batch 4, no norm is shown to beat BN: GN8 differs from it by +0.05"
+    )
+    assert told.headline.endswith("; XBN-P2-GN8 has too few seeds to tell.")
+    assert "GN8 at 16 (XBN-P2-GN8 and BN have too few seeds to tell)." in told.more[-1]
+
+
 def test_what_is_not_significant_is_said_with_the_seeds_that_would_show_it(tmp_path: Path) -> None:
     top1 = {("BN", 4): [60.0, 61.0, 62.0, 63.0], ("XBN-P2-GN8", 4): [62.0, 61.0, 63.0, 66.0]}
     told = answered(tmp_path, top1)

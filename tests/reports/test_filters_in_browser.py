@@ -116,6 +116,29 @@ def shown(page: Page) -> str:
     return page.locator("[role=status]").inner_text()
 
 
+def test_scrolling_piles_up_no_timers(page: Page) -> None:
+    script = """async () => {
+        const waiting = new Set(), {setTimeout: set, clearTimeout: clear} = window;
+        let most = 0;
+        window.setTimeout = (act, ms = 0) => {
+            const id = set(() => { waiting.delete(id); act(); }, ms);
+            if (ms > 0) most = Math.max(most, waiting.add(id).size);
+            return id;
+        };
+        window.clearTimeout = (id) => { waiting.delete(id); clear(id); };
+        charts.at(-1).isCurrent = false;  // out of sight
+        drawStale();
+        for (let i = 0; i < 10; i++) {
+            dispatchEvent(new Event("scroll"));
+            await new Promise(requestAnimationFrame);
+        }
+        Object.assign(window, {setTimeout: set, clearTimeout: clear});
+        return most;
+    }"""
+    assert page.evaluate(script) == 1
+    wait_for_charts(page)
+
+
 def test_a_filter_acts_on_every_chart_and_table(page: Page) -> None:
     assert page.locator("figure h3").all_inner_texts() == FIGURES
     before = marks(page)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -239,6 +240,10 @@ def test_what_stopping_saved_is_counted_at_each_runs_own_pace(tmp_path: Path) ->
     assert (theirs.rank_h, theirs.read_rank_h) == pytest.approx((0.0, 2.6), rel=1e-3)
     sentence = cost_sentence(found)
     assert sentence == "2.60 GPU-hours; 1 run stopped early, which saved 4 of 12 epochs (0.0139 GPU-hours)."
+
+    # 2.6 rank-hours are 156 minutes.
+    on_cpus = cost_sentence(replace(theirs, on_gpus=False, states={}))
+    assert on_cpus == "0.00 minutes of CPU ranks; the reused runs had taken 156."
 
     into = tmp_path / "book"
     into.mkdir()

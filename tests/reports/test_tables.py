@@ -74,7 +74,9 @@ def test_summary_as_text_says_what_is_missing(tmp_path: Path) -> None:
     assert rows["XBN-P2-GN8"][2:4] == ["2 of 3 (1 diverged)", "66.00 and 67.00"]
     assert rows["GN8"][2:4] == ["1 of 3 (2 not started)", "58.00 (1 seed)"]
     assert rows["GN8"][6] == "—"
-    assert "small_resnet20: common layers are the 2 BN layers that BN, XBN-P2-GN8 all have." in table.notes
+    assert (
+        "small_resnet20: common layers are the 2 BN layers that BN and XBN-P2-GN8 both have." in table.notes
+    )
     assert any("no estimated statistics" in note for note in table.notes)
 
 
