@@ -192,13 +192,13 @@ def test_norms_with_too_few_seeds_are_named_and_are_none_of_the_best(tmp_path: P
     few = answered(tmp_path / "few", {("BN", 4): best["BN", 4], ("XBN-P2-GN8", 4): [60.0]})
     assert few.headline.endswith("but 1 paired seed is too few to compare norms.")
     near = {("BN", 4): TOP1["BN", 64], ("GN8", 64): TOP1["GN8", 64], ("XBN-P2-GN8", 4): [99.0]}
-    near |= {("BN", 16): [60.0], ("XBN-P2-GN8", 16): [61.0]}
+    near |= {("BN", 64): [60.0], ("XBN-P2-GN8", 64): [61.0]}
     told = answered(tmp_path / "near", near)
     assert told.headline.startswith(
         "At norm batch 4, no norm is shown to beat BN: GN8 differs from it by +0.05"
     )
     assert told.headline.endswith("; XBN-P2-GN8 has too few seeds to tell.")
-    assert "GN8 at 16 (XBN-P2-GN8 and BN have too few seeds to tell)." in told.more[-1]
+    assert "GN8 at 64 (XBN-P2-GN8 and BN have too few seeds to tell)." in told.more[-1]
 
 
 def test_what_is_not_significant_is_said_with_the_seeds_that_would_show_it(tmp_path: Path) -> None:
