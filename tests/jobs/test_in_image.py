@@ -91,7 +91,7 @@ def test_status_says_why_a_container_did_not_start(log: str, reason: str, tmp_pa
     one = new_submission("x", {}, tmp_path, tmp_path, ["a"])
     one.folder.mkdir()
     (one.folder / "12_0_log.err").write_text(log)
-    assert _last_error(one, "12", may_have_aborted=True).startswith(f"; {reason}")
+    assert _last_error(one, "12", None, may_have_aborted=True).startswith(f"; {reason}")
 
 
 SHOWN = (
