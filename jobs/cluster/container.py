@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from jobs.cluster.in_image import IMAGE_FAULT
 from jobs.cluster.shell import shell_word
 from suite.errors import UserError
 from suite.specs.base import Spec
@@ -181,3 +182,23 @@ class ContainerSpec(Spec):
             "gpus": GPUS[self.gpus] if has_gpus else "",
         }
         return list(filter(None, (option.format_map(values) for option in RUNTIMES[self.runtime].options)))
+
+
+_FAULT = re.compile(rf"{IMAGE_FAULT}|FATAL: |srun: unrecognized option")
+_OF_PYXIS = re.compile(r"slurmstepd(?:-\S+)?: error: pyxis: (?P<said>.*)")
+_NO_CAUSE = re.compile(r"(child \d+|container start) failed with |printing |\s*(\[(INFO|WARN)\]|$)")
+
+
+def why_not_started(errors: Sequence[str]) -> str | None:
+    """Return why a container did not start, by lines of its job's errors; None if they do not say it.
+
+    Pyxis has the cause in the log of Enroot, which it indents, amid sentences that fit any fault.
+    """
+    if (own := next(filter(_FAULT.match, errors), None)) is not None:
+        return own
+    said = [match["said"] for line in errors if (match := _OF_PYXIS.match(line))]
+    causes = [text for text in said if not _NO_CAUSE.match(text)]
+    # A hook's own message comes before that of its failure; each rank says the same.
+    logged = list(dict.fromkeys(text.strip() for text in causes if text.startswith((" ", "["))))[-2:]
+    shown = logged or causes[:1] or said[:1]
+    return f"pyxis: {'; '.join(shown)}" if shown else None
