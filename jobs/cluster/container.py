@@ -173,15 +173,20 @@ class ContainerSpec(Spec):
     def words(self, mounts: Sequence[Mount], workdir: Path, has_gpus: bool) -> list[str]:
         """Return what stands between srun's options and the command inside, quoted for a shell.
 
-        `mounts` are sorted, so that no mount hides one that lies in it.
+        `mounts` are sorted, so that no mount hides one that lies in it. How deep a target lies that begins
+        with a variable only the job knows; those come last, because data are staged there.
         """
         values = {
             "image": self.image_word(),
-            "mounts": ",".join(map(str, sorted(mounts, key=lambda mount: mount.target.count("/")))),
+            "mounts": ",".join(map(str, sorted(mounts, key=_depth))),
             "workdir": shlex.quote(str(workdir)),
             "gpus": GPUS[self.gpus] if has_gpus else "",
         }
         return list(filter(None, (option.format_map(values) for option in RUNTIMES[self.runtime].options)))
+
+
+def _depth(mount: Mount) -> tuple[bool, int]:
+    return mount.target.startswith('"$'), mount.target.count("/")
 
 
 _FAULT = re.compile(rf"{IMAGE_FAULT}|FATAL: |srun: unrecognized option")

@@ -153,6 +153,15 @@ def test_an_inner_mount_comes_behind_the_outer_one() -> None:
     assert "/runs:/runs,/fast:/runs/fast" in inside.options(cluster)
 
 
+def test_no_read_only_mount_hides_the_staging_folder() -> None:
+    """$TMPDIR may be /scratch/job-1."""
+    cluster = slurm({"mounts": ["/scratch:/scratch:ro"]})
+    inside = inside_of(cluster, [run_of(path="/d", stage="$TMPDIR")], (), Path("/w"), Path("/code"))
+    assert inside is not None
+    (bound,) = (word for word in inside.options(cluster) if "/scratch" in word)
+    assert bound.split(",")[-1] == '"${TMPDIR:?}":"${TMPDIR:?}"'
+
+
 def test_an_output_folder_that_cannot_be_mounted() -> None:
     with pytest.raises(
         UserError, match=r"cluster mine: container\.mounts: apptainer cannot mount a path with ':'"

@@ -268,7 +268,7 @@ def test_a_stop_signal_ends_the_listing_of_one_rank(
     monkeypatch.setattr(index, "_images_in", images_in)
     with data_ready(run_on(mine), on_its_own(0, 1), StopFlag()) as run:
         assert len(folder_index(run.data, "val").names_N) == 30
-    other = run_on(mine, name="mine", num_classes=9)  # what was listed for ten classes does not serve for nine
+    other = run_on(mine, name="mine", num_classes=9)  # for which the list does not serve
     refused = pytest.raises(UserError, match=r"has 10 class folders, but data\.num_classes is 9")
     with refused, data_ready(other, on_its_own(0, 1), StopFlag()):
         pass
