@@ -68,8 +68,11 @@ def indexes_to_share(data: DataSpec, cancel: threading.Event) -> list[ImageIndex
     Raises UserError and Cancelled as `folder_index` does.
     """
     source = SOURCES.get(data.name)
-    lists_files = LOADERS[data.loader].index == "suite.data.sources:folder_index"
-    if not lists_files or (source is not None and source.generator) or is_pack(dataset_folder(data)):
+    if (
+        not LOADERS[data.loader].lists_files
+        or (source is not None and source.generator)
+        or is_pack(dataset_folder(data))
+    ):
         return None
     return [folder_index(data, split, cancel) for split in SPLITS]
 
