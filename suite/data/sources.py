@@ -58,7 +58,7 @@ def folder_index(data: DataSpec, split: str, cancel: threading.Event = NEVER) ->
     return index
 
 
-_received = dict[tuple[Path, str, int], ImageIndex]()
+_received = dict[tuple[Path, str, int | None], ImageIndex]()
 """What the first rank has listed for all, by folder, split and the number of classes that it has."""
 
 
