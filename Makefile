@@ -6,7 +6,7 @@ BIN := .venv/bin
 SYSTEM_PACKAGES := chromium dataset-fashion-mnist fonts-dejavu-core strace texlive-science
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks notebook docs lock clean
+.PHONY: help install demo study test gpu-check cluster cluster-down lint types format hooks architectures networks notebook terminal docs lock clean
 help: ## list these targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -59,6 +59,9 @@ networks: .venv/.developers ## convert every network of timm and torchvision, an
 
 notebook: ## write examples/walkthrough.ipynb, after the script beside it was changed
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m website.walkthrough
+
+terminal: .venv/.users ## record `run`, `status` and `tune` on a terminal, and write docs/terminal.md
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m website.terminal
 
 docs: .venv/.developers ## write the documentation site to out/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -33,7 +33,7 @@ from jobs.commands import (
     tune,
 )
 from suite import __version__
-from suite.errors import UserError
+from suite.errors import UserError, missing_extra
 
 app = typer.Typer(
     name="shiftbench",
@@ -56,8 +56,6 @@ layout.add(app, SETUP, init.init)
 app.add_typer(config.app, name="config", rich_help_panel=SETUP)
 app.add_typer(data.app, name="data", rich_help_panel=SETUP)
 layout.add(app, SETUP, doctor.doctor)
-# The package of the extra that brings a library, for a library that is missing.
-EXTRAS = {"torch": "train", "torchvision": "train", "nvidia": "dali", "ray": "tune", "submitit": "slurm"}
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,9 +87,8 @@ def main() -> None:
         _print_error(str(error))
         sys.exit(exit_codes.BAD_USAGE)
     except (ImportError, MemoryError) as error:
-        extra = EXTRAS.get(str(getattr(error, "name", None)).partition(".")[0])
-        if isinstance(error, ModuleNotFoundError) and extra is not None:
-            _print_error(f"{error.name} is not installed: pip install 'shiftbench[{extra}]'")
+        if (sentence := missing_extra(error)) is not None:
+            _print_error(sentence)
             sys.exit(exit_codes.BAD_USAGE)
         limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit_bytes == resource.RLIM_INFINITY:

@@ -30,6 +30,7 @@ class PageServer:
     def __init__(self, out: Path, runs: Sequence[Path], port: int | None = None) -> None:
         self._out = out.resolve()
         self._secret = secrets.token_urlsafe(9)
+        self._way_in = self._out / "way-to-the-page.html"  # here, as browsers in a sandbox read no /tmp
         roots, secret = [self._out, *(root.resolve() for root in runs)], self._secret
 
         class Handler(_Handler):
@@ -55,6 +56,17 @@ class PageServer:
         """The command that leads there from another machine."""
         return f"ssh -N -L {self.port}:localhost:{self.port} {user_name()}@{socket.gethostname()}"
 
+    def way_in(self) -> Path:
+        """Write a page that leads to the address, which this user alone can read, and return its path.
+
+        A browser's arguments are seen by all who are logged in, and so would be the address's secret.
+        """
+        path = self._way_in
+        path.unlink(missing_ok=True)
+        path.touch(0o600, exist_ok=False)
+        path.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={self.address}">\n')
+        return path
+
     def wait(self) -> None:
         """Return when it is closed."""
         self._thread.join()
@@ -62,6 +74,7 @@ class PageServer:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self._way_in.unlink(missing_ok=True)
 
 
 def _bound(handler: type["_Handler"], port: int | None) -> ThreadingHTTPServer:

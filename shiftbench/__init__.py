@@ -16,10 +16,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from suite import __version__
+from suite.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from shiftbench.records import read_runs, report
-    from suite.errors import UserError
     from suite.models import build_model, convert, named_model
     from suite.shift import TidMeter, attribute, diagnose, perturb, probe, remedies, robustness
     from suite.specs.model import ModelSpec
@@ -49,7 +49,6 @@ _MODULES = {
     "suite.models": ("build_model", "convert", "named_model"),
     "suite.specs.model": ("ModelSpec",),
     "suite.specs.norm": ("XbnSpec",),
-    "suite.errors": ("UserError",),
     "shiftbench.records": ("read_runs", "report"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -58,9 +57,14 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'shiftbench' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_MODULE_OF[name]), name, None)
-    if found is None:  # a package within a package, which nothing has imported yet
-        found = importlib.import_module(f"{_MODULE_OF[name]}.{name}")
+    try:
+        found = getattr(importlib.import_module(_MODULE_OF[name]), name, None)
+        if found is None:  # a package within a package, which nothing has imported yet
+            found = importlib.import_module(f"{_MODULE_OF[name]}.{name}")
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        raise UserError(f"shiftbench.{name}: {sentence}") from None
     globals()[name] = found
     return found
 

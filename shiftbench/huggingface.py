@@ -6,18 +6,20 @@ trainer = transformers.Trainer(model, args, train_dataset=…, eval_dataset=…)
 trainer.add_callback(ShiftCallback(trainer, every_epochs=5))
 """
 
+import math
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback
 
-from shiftbench.recorder import ShiftRecorder
+from shiftbench.recorder import Batches, ShiftRecorder
 
 
 class ShiftCallback(TrainerCallback):  # type: ignore[misc]
     """Logs the shift over the evaluation batches and TID by the trainer's own `log`, as `shift_…`.
 
-    `ShiftRecorder` describes the arguments. `profiles` has the whole profile of each probed epoch.
+    `ShiftRecorder` describes the arguments. A dictionary of evaluation sets is probed set by set, as
+    `shift_NAME_…`. `profiles` has the whole profile of each probed epoch.
     """
 
     def __init__(self, trainer: Any, every_epochs: int = 1, **options: Any) -> None:
@@ -32,6 +34,7 @@ class ShiftCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         """Take the first training batch where it enters the network: callbacks see none."""
         self.recorder.restart()
+        self._leave_network()
 
         def first(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             if module.training:
@@ -50,13 +53,24 @@ class ShiftCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         """Probe, and log."""
-        has_images = self.trainer.eval_dataset is not None and self.recorder.batches is None
-        batches = self.trainer.get_eval_dataloader() if has_images else None
-        found = self.recorder.end_epoch(model, batches, round(state.epoch))
+        epoch = math.ceil(round(state.epoch, 6))  # `max_steps` may end one early
+        is_needed = self.recorder.is_due(epoch) and self.recorder.batches is None
+        found = self.recorder.end_epoch(model, self._evaluation_batches() if is_needed else None, epoch)
         if found:
             self.trainer.log({f"shift_{name.replace('/', '_')}": value for name, value in found.items()})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leave nothing at the network."""
+        self._leave_network()
+
+    def _leave_network(self) -> None:
         if self._hook is not None:
             self._hook.remove()
+
+    def _evaluation_batches(self) -> Batches | None:
+        """Return the batches of the evaluation set, or of several by name; None without one."""
+        sets = self.trainer.eval_dataset
+        if isinstance(sets, dict):
+            return {name: self.trainer.get_eval_dataloader(name) for name in sets}
+        found: Batches | None = None if sets is None else self.trainer.get_eval_dataloader()
+        return found

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,9 @@ from suite.shift.layers import batch_norm_layers
 
 log = logging.getLogger("shiftbench")
 
+# Batches as `probe` takes them, or several sets of them by name.
+Batches = Iterable[Any] | Mapping[str, Iterable[Any]]
+
 
 class ShiftRecorder:
     """Measures the estimation shift of a network while somebody else's loop trains it.
@@ -27,7 +30,7 @@ class ShiftRecorder:
         self,
         every_epochs: int = 1,
         *,
-        batches: Iterable[Any] | None = None,
+        batches: Batches | None = None,
         max_batches: int | None = None,
         norm_batch_size: int | None = None,
         tid: bool = True,
@@ -35,7 +38,8 @@ class ShiftRecorder:
     ) -> None:
         """Probe every `every_epochs` epochs over `batches`, or the trainer's validation batches.
 
-        `max_batches`: of them at most so many. `norm_batch_size`: samples behind one BN statistic in
+        Several sets, as a mapping by name, are probed one by one, and named in what is reported.
+        `max_batches`: of each at most so many. `norm_batch_size`: samples behind one BN statistic in
         training; None: those of the first training batch of a rank. `tid`: measure the discrepancy between
         training and inference, too. `per_layer`: report every layer, and not the means over them alone.
         Raises UserError for `every_epochs` below 1.
@@ -44,21 +48,23 @@ class ShiftRecorder:
             raise UserError(f"ShiftCallback: every_epochs is {every_epochs}; expected a whole number ≥ 1")
         self.every_epochs, self.batches, self.max_batches = every_epochs, batches, max_batches
         self.norm_batch_size, self.with_tid, self.per_layer = norm_batch_size, tid, per_layer
-        self.profiles: dict[int, ShiftProfile] = {}
-        """The profile of each probed epoch, counted from 1."""
+        self.profiles: dict[int, Any] = {}
+        """The profile of each probed epoch, counted from 1; of several sets a dictionary of them."""
         self._meter: TidMeter | None = None
+        self._has_begun = self._lacks_bn = False
 
     def restart(self) -> None:
-        """Forget the network of an earlier training."""
+        """Forget the network of an earlier training. Its profiles are kept up to where this one begins."""
         self._meter = None
+        self._has_begun = self._lacks_bn = False
 
     def begin(self, network: nn.Module, batch: Any) -> None:
         """Prepare for TID before the first training pass, by an inference pass over its batch."""
-        if self._meter is not None or not self.with_tid:
+        if self._meter is not None or self._lacks_bn or not self.with_tid:
             return
         if not batch_norm_layers(network):
             log.warning("ShiftCallback: the network has no BN layer, so that there is no TID")
-            self.with_tid = False
+            self._lacks_bn = True
             return
         images = images_of(batch, "ShiftCallback")
         self._meter = TidMeter(network, images, norm_batch_size=self.norm_batch_size or len(images))
@@ -68,22 +74,41 @@ class ShiftRecorder:
         if self._meter is not None:
             self._meter.update()
 
-    def end_epoch(self, network: nn.Module, batches: Iterable[Any] | None, epoch: int) -> dict[str, float]:
+    def is_due(self, epoch: int) -> bool:
+        """Return whether the network is probed at the end of `epoch`, counted from 1."""
+        return epoch % self.every_epochs == 0
+
+    def end_epoch(self, network: nn.Module, batches: Batches | None, epoch: int) -> dict[str, float]:
         """Return what was measured at the end of `epoch`, counted from 1, by name; empty if nothing is due.
 
         `batches`: the trainer's validation batches. Raises UserError where there are none.
         """
+        if not self._has_begun:
+            self._has_begun = True
+            self.profiles = {before: one for before, one in self.profiles.items() if before < epoch}
         found: dict[str, float] = {}
         if self._meter is not None:
             for name, values in zip(("tid_mu", "tid_sigma"), self._meter.pop_epoch_means(), strict=True):
                 found |= self._named(name, dict(zip(self._meter.layers, values, strict=False)))
-        if epoch % self.every_epochs:
+        if not self.is_due(epoch):
             return found
         batches = batches if self.batches is None else self.batches
         if batches is None:
             raise UserError("ShiftCallback: there are no validation batches; give some as batches=")
-        self.profiles[epoch] = profile = probe(network, itertools.islice(batches, self.max_batches))
-        layers = [layer.name for layer in profile.layers]
+        if not isinstance(batches, Mapping):
+            self.profiles[epoch] = profile = self._probed(network, batches)
+            return found | self._values(profile)
+        self.profiles[epoch] = by_set = {name: self._probed(network, some) for name, some in batches.items()}
+        for name, profile in by_set.items():
+            found |= {f"{name}/{metric}": value for metric, value in self._values(profile).items()}
+        return found
+
+    def _probed(self, network: nn.Module, batches: Iterable[Any]) -> ShiftProfile:
+        return probe(network, itertools.islice(batches, self.max_batches))
+
+    def _values(self, profile: ShiftProfile) -> dict[str, float]:
+        """Return a profile's values by name."""
+        layers, found = [layer.name for layer in profile.layers], dict[str, float]()
         for name in PROBED if self.per_layer else (SHIFT_MU, SHIFT_SIGMA):
             found |= self._named(name, dict(zip(layers, profile.values(name), strict=True)))
         return found

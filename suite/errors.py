@@ -11,6 +11,17 @@ class UserError(Exception):
     is_noted = False
 
 
+# The extra of the package that brings a library, for a library that is missing.
+EXTRAS = {"torch": "train", "torchvision": "train", "nvidia": "dali", "ray": "tune", "submitit": "slurm"}
+
+
+def missing_extra(error: BaseException) -> str | None:
+    """Return how to install the library that an import lacked, in a sentence; None if no extra brings it."""
+    name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    extra = EXTRAS.get(str(name).partition(".")[0])
+    return None if extra is None else f"{name} is not installed: pip install 'shiftbench[{extra}]'"
+
+
 class Diverged(Exception):
     """The loss is no longer finite. The run ends with status `diverged`."""
 

@@ -58,6 +58,7 @@ class RunPaths:
     ranks = _Below(RANKS)  # each rank's step times over the newest epoch, of several ranks
     detections = _Below(DETECTIONS)  # of a detector's newest evaluation, as COCO writes results
     gallery = _Below(GALLERY)  # a few of its images, small, with their boxes and the detector's
+    loggers = _Below("loggers.json")  # what other tools have of the measurements, if there are any
     log = _Below("log.txt")  # output of the process
     lock = _Below("lock")  # held by the process that writes here
     claim = _Below("claim")  # a newer start's request that this process leave

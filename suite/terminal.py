@@ -11,6 +11,13 @@ from rich.text import Text
 LEAST_NAME = 12  # characters of a column of texts, which are folded
 
 
+def prose_console() -> Console:
+    """Return a console for sentences: on a terminal they break between words, elsewhere each is one line."""
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
 def print_rows(
     console: Console,
     headings: Sequence[str],
@@ -23,6 +30,8 @@ def print_rows(
     breaks: Collection[int] = (),
 ) -> None:
     """Print a table. Texts are folded; a number stays in one piece, and words of headings stay whole.
+
+    Two numbers with `and` between them may take two lines.
 
     `numbers`: which columns hold numbers, aligned at the right. `styles`: of rows. `breaks`: rows before
     which a line is drawn. Where even that is wider than the terminal, the lines are longer than it.
@@ -50,14 +59,24 @@ def _widths(
 ) -> list[int]:
     """Return the columns' widths, within `room` if that can be.
 
-    First the headings of numbers give way, between their words, and then texts, the longest first.
+    First the headings of numbers give way, between their words, then texts, the longest first, and at last
+    cells of two numbers.
     """
     longest = [max((len(row[place]) for row in rows), default=0) for place in range(len(headings))]
     words = [max(map(len, heading.split()), default=0) for heading in headings]
     widths = [max(pair) for pair in zip(longest, map(len, headings), strict=True)]
     texts = [place for place in range(len(headings)) if place not in numbers]
-    for places, least in ((numbers, 0), (texts, LEAST_NAME)):
-        floor = [max(words[i], min(longest[i], least) if least else longest[i]) for i in range(len(headings))]
+    names = [min(one, LEAST_NAME) for one in longest]
+    pieces = [max((_piece(row[place]) for row in rows), default=0) for place in range(len(headings))]
+    # Of texts the widest gives way first, of numbers the one that is widest beside what it needs.
+    for places, least in ((numbers, longest), (texts, names), (numbers, pieces)):
+        floor = [max(pair) for pair in zip(words, least, strict=True)]
         while sum(widths) > room and (wide := [i for i in places if widths[i] > floor[i]]):
-            widths[max(wide, key=lambda i: widths[i] - (0 if least else longest[i]))] -= 1
+            widths[max(wide, key=lambda i: widths[i] - (0 if places is texts else least[i]))] -= 1
     return widths
+
+
+def _piece(cell: str) -> int:
+    """Return the width of `0.1 and 0.25` on two lines; of another cell its own."""
+    first, between, second = cell.partition(" and ")
+    return max(len(first + between.rstrip()), len(second))

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 import yaml
 
 from jobs.cli import app
+from suite import __version__
 from suite.config import load_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,17 @@ def shown_commands(page: Path) -> list[str]:
 
 def test_it_is_short() -> None:
     assert len(README.split()) < MAX_WORDS
+
+
+def test_one_version_is_stated_everywhere() -> None:
+    of_package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (of_bibtex,) = re.findall(r"version = \{(.*)\}", (ROOT / "docs/citing.md").read_text())
+    newest = re.findall(
+        r"^## ([\d.]+) \((\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )[0]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {__version__, of_package, of_bibtex, citation["version"]} == {newest[0]}
+    assert str(citation["date-released"]) == newest[1]
 
 
 @pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.helpers.browser import browser, chromium, overflow_px  # noqa: F401 - a fixture
+from tests.helpers.browser import (  # noqa: F401 - a fixture
+    browser,
+    chromium,
+    overflow_px,
+    serious_findings,
+)
 
 ROOT = Path(__file__).parents[1]
 # What would be fetched at reading, from another place.
@@ -55,16 +60,19 @@ def test_its_pages_open(browser: Browser, site: Path, width: int, scheme: str) -
         assert page.locator("img[src='report.png']").evaluate("image => image.naturalWidth") > 0
         is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert is_dark == (scheme == "dark")
+        assert serious_findings(page) == []
     with opened(browser, site, "api/shift.html", width, scheme) as page:
         function = page.locator(".doc-function", has=page.locator("[id='suite.shift.probe.probe']"))
         shown = function.inner_text()
         assert "per_channel: bool = False" in shown
         assert "one inference pass" in shown
+        assert serious_findings(page) == []
         assert "ESM_μ = ‖μ̂ − μ̃‖₂" in function.locator("pre").nth(1).inner_text()  # a formula is no paragraph
     with opened(browser, site, "gallery.html", width, scheme) as page:
         report = page.frame_locator("iframe.report")
         assert "sample" in report.locator("h1").inner_text()
         report.locator(".chart svg.marks").first.wait_for()
+        assert serious_findings(page) == []
 
 
 def test_search_finds_pages_also_from_a_disk(browser: Browser, site: Path) -> None:  # noqa: F811

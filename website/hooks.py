@@ -28,7 +28,7 @@ PAGES = {
     "examples/walkthrough.ipynb": "walkthrough.md",
 }
 WRITTEN = {"all-options.md": commands_page, "all-keys.md": keys_page}
-LANGUAGES = {".yaml": "yaml", ".py": "python"}
+LANGUAGES = {".yaml": "yaml", ".cff": "yaml", ".py": "python"}
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=(?:#[^)]*)?\))")
 _FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
@@ -60,6 +60,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join(
         part if part.startswith("```") else _LINK.sub(turned, part) for part in _FENCE.split(markdown)
     )
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the search for those who hear a page: Material's has no label."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -1,5 +1,6 @@
 """`shiftbench report`: from records to pages."""
 
+import json
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +47,9 @@ def report(
         ),
     ] = False,
     every_s: Annotated[int, typer.Option(min=1, help="Seconds between two reports of --watch.")] = 15,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the answer and the cells as JSON, and the rest on stderr.")
+    ] = False,
 ) -> None:
     """Write index.html, report.md, tables, figures and data, and print the summary table and the verdicts.
 
@@ -59,7 +63,7 @@ def report(
         from reports.tables.cell_tables import print_summary
         from reports.write.report_folder import ReportFiles, follow, write_report
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, stderr=as_json)
     is_open = False
     server: PageServer | None = None
 
@@ -77,9 +81,10 @@ def report(
         if serve and server is None:
             server = PageServer(out, runs, port)
             console.print(f"on your own machine: {server.tunnel}\nthen open {server.address}")
-        address = server.address if server else files.html.absolute().as_uri()
-        if open_page and not is_open and not webbrowser.open(address):
-            console.print(f"no browser could be opened; the page is {files.html}", style="yellow")
+        if open_page and not is_open:
+            page = server.way_in() if server else files.html
+            if not webbrowser.open(page.absolute().as_uri()):
+                console.print(f"no browser could be opened; the page is {files.html}", style="yellow")
         is_open = True
 
     def on_report(files: ReportFiles, unfinished: int) -> None:
@@ -92,8 +97,11 @@ def report(
         console.print(f"waiting: {error}", style="yellow")
 
     files = follow(read, build, every_s, on_report, on_waiting) if watch else build(read(), None)
-    print_summary(Console(), files.frames)
-    _print_verdicts(files)
+    if as_json:
+        typer.echo(json.dumps(files.as_plain(), ensure_ascii=False))
+    else:
+        print_summary(Console(), files.frames)
+        _print_verdicts(files)
     collection = files.frames.collection
     console.print(
         f"report: {files.html} ({collection.num_read} of {collection.num_runs} runs read, the others cached)"

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from suite.experiment import Experiment, Run
+from suite.terminal import prose_console
 
 if TYPE_CHECKING:
     from jobs.local.process import StartProcess
@@ -66,7 +67,7 @@ def reproduce(
                 continue
             looks = " or ".join(map(str, claim.looks))
             cost = f"about {plan.cost} minutes on two cores at the first look, {plan.quick_cost} with --quick"
-            console.print(f"{letter}  {claim.says}; {looks} seeds; {cost}", markup=False)
+            prose_console().print(f"{letter}  {claim.says}; {looks} seeds; {cost}", markup=False)
         return
     study = _Claims(registered, output_dir, quick)
     study.check_data(letters)
@@ -234,6 +235,6 @@ def _report(
         return
     print_table(Console(), verdict_table(files.claims))
     # The evidence of each claim, what ± and the rules mean, and how the paper's numbers were read.
-    console = Console(soft_wrap=True, highlight=False)
+    console = prose_console()
     for note in files.claim_table.notes:
         console.print(note, markup=False)

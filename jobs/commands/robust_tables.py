@@ -7,12 +7,12 @@ from rich.console import Console
 
 from suite.record import RobustnessRecord
 from suite.specs.test_time_table import FROZEN, METHODS
-from suite.terminal import print_rows
+from suite.terminal import print_rows, prose_console
 
 
 def print_robustness(record: RobustnessRecord, title: str, taken: str | None) -> None:
     """Print a row for each shift, and one for each method on each stream."""
-    console = Console(highlight=False)
+    console = prose_console()
     for text in (title, taken):
         if text is not None:
             console.print(text, markup=False, soft_wrap=True)
@@ -33,14 +33,13 @@ def print_robustness(record: RobustnessRecord, title: str, taken: str | None) ->
     print_rows(console, headings, rows, numbers=range(1, 7), box=HEAVY_HEAD)
     console.print(
         "lost: share of the clean top-1 above chance; ESM: scaled, mean over the BN layers, the estimates of "
-        "training against the shifted images",
-        soft_wrap=True,
+        "training against the shifted images"
     )
     if any(one.num_classes != record.shifts[0].num_classes for one in record.shifts):
         note = "Where a shift has fewer classes, the first guess is among those, on clean images too."
-        console.print(note, soft_wrap=True)
+        console.print(note)
     if bad := sum(one.bad_images for one in record.shifts):
-        console.print(f"{bad} files could not be decoded, and were left out", soft_wrap=True)
+        console.print(f"{bad} files could not be decoded, and were left out")
     if record.test_time:
         _print_test_time(console, record)
 
@@ -61,7 +60,7 @@ def _print_test_time(console: Console, record: RobustnessRecord) -> None:
         rows.append([stream, order, batch, one.method, f"{one.top1_percent:.2f}", gained])
     print_rows(console, headings, rows, numbers=(2, 4, 5), box=HEAVY_HEAD)
     for name in dict.fromkeys(one.method for one in record.test_time):
-        console.print(f"{name}: {METHODS[name].meaning} ({METHODS[name].source})", soft_wrap=True)
+        console.print(f"{name}: {METHODS[name].meaning} ({METHODS[name].source})")
 
 
 def _percent(value: float) -> str:

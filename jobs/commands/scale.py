@@ -1,5 +1,6 @@
 """`shiftbench scale`: times one run on several numbers of nodes, and says how it scales."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,9 @@ def scale(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be submitted; write nothing.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON, and progress on stderr.")
+    ] = False,
 ) -> None:
     """Time a run on several numbers of nodes: speed, efficiency, what a step consists of, slow nodes.
 
@@ -59,7 +63,7 @@ def scale(
     from suite.config_file import naming
     from suite.errors import UserError
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, stderr=as_json)
     plan = ScalePlan(parse_nodes(nodes), "strong" if strong else "weak", repeats, steps, warmup_steps)
     run = only_run(load_experiment(config, overrides or []), config)
     where = load_cluster(cluster)
@@ -68,7 +72,7 @@ def scale(
     with naming(config, overrides=overrides or []):
         cells = plan_cells(run, where, output_dir, plan)
     if dry_run:
-        _print_plan(console, cells)
+        _print_plan(console, cells, as_json=as_json)
         return
     reasons: dict[str, str] = {}
     if not report_only:
@@ -78,15 +82,19 @@ def scale(
         if wait:
             reasons |= _follow(console, [cell for cell in cells if cell.name not in done.refused])
     title = f"{label_of(run)} on {where.name}"
-    is_complete = _report(title, plan, cells, study_folder(run, where, output_dir, plan), reasons)
+    out = study_folder(run, where, output_dir, plan)
+    is_complete = _report(title, plan, cells, out, reasons, as_json=as_json)
     if (wait or report_only) and not is_complete:
         raise typer.Exit(exit_codes.SOME_RUNS_FAILED)
 
 
-def _print_plan(console: Console, cells: "Sequence[Cell]") -> None:
+def _print_plan(console: Console, cells: "Sequence[Cell]", *, as_json: bool) -> None:
     from jobs.scale.submitting import planned
 
     what, texts = planned(cells)
+    if as_json:
+        typer.echo(json.dumps({"cells": what, "scripts": texts}, ensure_ascii=False))
+        return
     for name, text in what.items():
         console.print(f"{name}: {text}", markup=False)
     for number, text in texts.items():
@@ -131,20 +139,30 @@ def _follow(console: Console, cells: "Sequence[Cell]") -> dict[str, str]:
 
 
 def _report(
-    title: str, plan: "ScalePlan", cells: "Sequence[Cell]", out: Path, reasons: dict[str, str]
+    title: str,
+    plan: "ScalePlan",
+    cells: "Sequence[Cell]",
+    out: Path,
+    reasons: dict[str, str],
+    *,
+    as_json: bool,
 ) -> bool:
     """Print and write what has been measured; whether every cell has a time.
 
     `reasons`: why cells were not submitted or do not start, by name.
     """
     from reports.findings.scaling import Scaling, read_timing
-    from reports.write.scaling_files import print_scaling, write_scaling
+    from reports.write.scaling_files import print_scaling, scaling_as_plain, write_scaling
 
     timings = [
         read_timing(cell.nodes, cell.repeat, cell.folder, reasons.get(cell.name, "")) for cell in cells
     ]
     scaling = Scaling(title, plan.mode, timings)
-    print_scaling(Console(), scaling)
+    if as_json:
+        typer.echo(json.dumps(scaling_as_plain(scaling), ensure_ascii=False))
+    else:
+        print_scaling(Console(), scaling)
     paths = write_scaling(scaling, out)
-    Console(soft_wrap=True, highlight=False).print(f"results: {', '.join(map(str, paths))}", markup=False)
+    console = Console(soft_wrap=True, highlight=False, stderr=as_json)
+    console.print(f"results: {', '.join(map(str, paths))}", markup=False)
     return not scaling.unfinished

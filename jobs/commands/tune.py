@@ -71,6 +71,7 @@ def tune(
     from jobs.tune.driver import drive
     from reports.collect import cache_folder
     from reports.write.study_answers import as_plain, print_study, write_study
+    from suite.terminal import prose_console
 
     end = drive(found, where, output_dir, ProgressView(console), resume=resume, accept=accept)
     answers = write_study(
@@ -84,7 +85,7 @@ def tune(
     if as_json:
         typer.echo(json.dumps(as_plain(answers), ensure_ascii=False))
     else:
-        print_study(console, answers)
+        print_study(prose_console(), answers)
     console.print(f"Tune's folder, with TensorBoard's logs: {end.tune_folder}", markup=False)
     if end.stopped_by is not None:
         console.print(f"stopped by {end.stopped_by.name}: --resume continues", markup=False)

@@ -16,7 +16,15 @@ from reports.accuracy import ACCURACY
 from reports.aggregate import estimate_columns, estimate_of, finite
 from reports.findings.baseline import BASELINE
 from reports.frames import CONTEXT, Frames
-from reports.stats import Comparison, Estimate, compare_pairs, holm, judge, mean_interval
+from reports.stats import (
+    MIN_SEEDS_FOR_A_CLAIM,
+    Comparison,
+    Estimate,
+    compare_pairs,
+    holm,
+    judge,
+    mean_interval,
+)
 
 LAYOUT = [*CONTEXT, "batch_size_per_gpu"]
 Values = Mapping[int, float]  # by seed
@@ -44,13 +52,13 @@ class Difference:
 def ranking(
     frames: Frames, norms: list[str], comparison: pd.DataFrame | None, baseline: str | None
 ) -> pd.DataFrame:
-    """A row for each norm at each place: LAYOUT, norm_batch_size, norm, has_bn, rank, is_best, and estimates.
+    """A row for each norm at each place: LAYOUT, norm_batch_size, norm, has_bn, rank, and what follows.
 
     `norms`: those that are ranked. `comparison`: what `against_baseline` gives for `baseline`; None without
     one. `accuracy_*` is the mean over completed seeds, `behind_*` the best norm's accuracy less this one's
     over paired seeds (mean, low, high, n), with p_holm. `is_best`: the best norm, and those that are not
-    significantly worse. Rows are in the order of the runs and by rank; norm_batch_size is NA where no norm
-    has one.
+    significantly worse; `is_open`: it has too few seeds to say so. The best is the first that has enough.
+    Rows are in the order of the runs and by rank; norm_batch_size is NA where no norm has one.
     """
     cells = _cells(frames, norms)
     known = _with_baseline(comparison)
@@ -61,14 +69,15 @@ def ranking(
             here = {cell: seeds for cell, seeds in by_cell.items() if cell[1] in (size, None)}
             means = {cell: sum(seeds.values()) / len(seeds) for cell, seeds in here.items()}
             ordered = sorted(means, key=means.__getitem__, reverse=True)
+            best = next((cell for cell in ordered if len(here[cell]) >= MIN_SEEDS_FOR_A_CLAIM), ordered[0])
+            pairs = _Pairs(place, size, known, others, baseline)
             for rank, cell in enumerate(ordered, start=1):
-                pairs = _Pairs(place, size, known, others, baseline)
-                behind = pairs.difference(ordered[0], cell) if rank > 1 else None
+                behind = pairs.difference(best, cell) if cell != best else None
                 rows.append(_row(place, size, cell, rank, here[cell], behind))
-    columns = [*LAYOUT, "norm_batch_size", "norm", "has_bn", "rank", "is_best", "p_holm"]
+    columns = [*LAYOUT, "norm_batch_size", "norm", "has_bn", "rank", "is_best", "is_open", "p_holm"]
     estimates = [f"{name}_{part}" for name in ("accuracy", "behind") for part in ("mean", "low", "high", "n")]
     table = pd.DataFrame(rows, columns=[*columns, *estimates])
-    return table.astype({"norm_batch_size": "Int64", "rank": int, "is_best": bool})
+    return table.astype({"norm_batch_size": "Int64", "rank": int, "is_best": bool, "is_open": bool})
 
 
 def _cells(frames: Frames, norms: list[str]) -> dict[Place, dict[Cell, dict[int, float]]]:
@@ -153,6 +162,8 @@ def _row(
     row = dict(zip(LAYOUT, place, strict=True))
     row |= {"norm_batch_size": size, "norm": cell[0], "has_bn": cell[1] is not None, "rank": rank}
     row |= {"is_best": behind is None or not behind.is_higher}
+    estimate = behind.estimate if behind else mean_interval(seeds.values())
+    row |= {"is_open": estimate is None or not estimate.is_claim}
     row |= {"p_holm": behind.p_holm if behind else math.nan}
     estimates = {"accuracy": mean_interval(seeds.values()), "behind": behind.estimate if behind else None}
     for name, estimate in estimates.items():

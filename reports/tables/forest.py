@@ -15,7 +15,7 @@ from reports.findings.ranking import LAYOUT, compared_at, rankings
 from reports.findings.two_sides import SAME_POINTS
 from reports.frames import CONTEXT, GROUP, Frames
 from reports.numbers import EMPTY, Number, bracket_cell, count_cell, estimate_cell, p_cell
-from reports.stats import SIGNIFICANCE, Estimate
+from reports.stats import MIN_SEEDS_FOR_A_CLAIM, SIGNIFICANCE, Estimate
 from reports.tables.table import Cell, Column, Table
 
 # Rows of all norm batches together: more than these are not read, and a page carries each.
@@ -45,7 +45,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """A norm at one norm batch. `belongs`: its values of the axes that readers filter by."""
+    """A norm at one norm batch. `belongs`: its values of the axes that readers filter by.
+
+    `is_best`: whether it may be the best, by seeds enough to tell.
+    """
 
     belongs: dict[str, str]
     norm_batch: str
@@ -151,7 +154,7 @@ def _row(
             if row[axis] != ""
         ),
         row.norm,
-        bool(row.is_best),
+        bool(row.is_best and not row.is_open),
         estimate_cell(accuracy, 0, 2),
         EMPTY if pair is None else estimate_cell(estimate, 0, 2, say_one=False, signed=True),
         EMPTY if pair is None else bracket_cell(estimate_of(pair, "esm"), prefix="× "),
@@ -182,8 +185,8 @@ def _notes(rows: int, baseline: str) -> Iterator[str]:
     yield (
         f"Better and worse: p of the paired t-test, adjusted by Holm over all comparisons with {baseline}, "
         f"is below {SIGNIFICANCE:g}. No difference: the 95 % interval is within {SAME_POINTS:g} points. "
-        "★: the best, and those that are not significantly worse. Bars are 95 % intervals of the one row; "
-        "two rings are the values of two seeds."
+        f"★: the best, and those that {MIN_SEEDS_FOR_A_CLAIM} or more seeds do not show to be worse. Bars "
+        "are 95 % intervals of the one row; two rings are the values of two seeds."
     )
     if rows > MAX_ROWS:
         yield f"The first {MAX_ROWS} of {rows:,} rows; ranking.csv has all."
@@ -199,19 +202,21 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
     naming = [axis for axis in LAYOUT if ranked[axis].nunique() > 1]
     headers = {"arch": "Model", "data": "Data", "settings": "Settings", "global_batch_size": "Global batch"}
     headers |= {"batch_size_per_gpu": "Batch per GPU"}
+    has_open = bool(ranked.is_open.any())
     rows: list[list[Cell]] = []
     belongs = []
     for place in rankings(ranked):
-        first, others = place.iloc[0], place[~place.is_best]
+        first, best, others = place.iloc[0], place[place.is_best & ~place.is_open], place[~place.is_best]
         size = EMPTY if pd.isna(first.norm_batch_size) else count_cell(int(first.norm_batch_size))
         next_best = others.iloc[0] if len(others) else None
         rows.append(
             [
                 size,
                 *(str(first[axis]) for axis in naming),
-                ", ".join(place.norm[place.is_best]),
-                estimate_cell(estimate_of(first, "accuracy"), 0, 2),
+                ", ".join(best.norm) or EMPTY,
+                estimate_cell(estimate_of(best.iloc[0], "accuracy"), 0, 2) if len(best) else EMPTY,
                 ", ".join(others.norm) or EMPTY,
+                *([", ".join(place.norm[place.is_open]) or EMPTY] if has_open else []),
                 EMPTY if next_best is None else estimate_cell(estimate_of(next_best, "behind"), 0, 2),
                 EMPTY if next_best is None else p_cell(float(next_best.p_holm)),
             ]
@@ -224,12 +229,16 @@ def ranking_display(ranked: pd.DataFrame) -> Table | None:
         Column("Best norms", "sentence"),
         Column("Mean of the first (%)"),
         Column("Significantly worse", "sentence"),
+        *([Column("Too few seeds", "sentence")] if has_open else []),
         Column("The next is behind by (points)"),
         Column("p"),
     ]
     notes = [
         "All norms by accuracy at each norm batch; one without BN is the same at each. Significantly worse: "
         f"p of the paired t-test is below {SIGNIFICANCE:g}, adjusted by Holm over all comparisons with the "
-        "baseline, or, of two other norms, over all such pairs. The first is the one with the highest mean."
+        "baseline, or, of two other norms, over all such pairs. The first is the one with the highest mean "
+        f"of those with {MIN_SEEDS_FOR_A_CLAIM} or more seeds; with fewer in common a norm is not judged."
     ]
+    kept = [place for place in range(len(columns)) if any(str(row[place]) != EMPTY for row in rows)]
+    columns, rows = [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
     return Table("Ranking by norm batch", columns, rows, 0, "", notes, belongs=belongs)

@@ -102,26 +102,30 @@ async function drawStale() {
   if (isDrawing) return;
   isDrawing = true;
   for (let next; (next = nextChart()); ) {
-    await (next.isInSight ? new Promise((resolve) => setTimeout(resolve)) : idle());
+    const isIdle = await (next.isInSight ? new Promise((resolve) => setTimeout(resolve)) : idle());
     next = nextChart();  // what is in sight may have changed meanwhile
     if (!next) break;
+    if (!next.isInSight && !isIdle) continue;
     next.chart.isCurrent = true;
     await draw(next.chart);
   }
   isDrawing = false;
 }
 
-// A reader who moves or types is about to choose something: drawing what is out of sight would keep them waiting.
+// A reader who has just come, moves or types is about to choose something: drawing what is out of sight would keep
+// them waiting. One who scrolls wants what comes in sight, and at once.
 const PAUSE_MS = 300;
-let lastInput = -PAUSE_MS, wake = () => {};
-for (const name of ["pointermove", "pointerdown", "keydown"]) {
+let lastInput = performance.now(), wake = () => {};
+for (const name of ["pointermove", "pointerdown", "keydown", "scroll"]) {
   addEventListener(name, () => { lastInput = performance.now(); }, {capture: true, passive: true});
 }
+addEventListener("scroll", () => wake(), {passive: true});
+/** Wait until the reader does nothing; whether that is so, and nothing else has woken the drawing. */
 const idle = () => new Promise((resolve) => {
-  wake = resolve;
+  wake = () => resolve(false);
   (function wait() {
     const left = lastInput + PAUSE_MS - performance.now();
-    if (left > 0) setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve());
+    if (left > 0) setTimeout(wait, left); else (window.requestIdleCallback ?? setTimeout)(() => resolve(true));
   })();
 });
 

@@ -28,6 +28,6 @@ function keyOf(cell) {
   const text = cell.textContent.trim();
   if (text === "—" || !text) return null;
   if (!cell.classList.contains("n")) return text;
-  const numbers = text.split(" and ").map((part) => parseFloat(part.replace(/[,×<+\s]/g, "").replace(/−/g, "-")));
+  const numbers = text.split(/\sand\s/).map((part) => parseFloat(part.replace(/[,×<+\s]/g, "").replace(/−/g, "-")));
   return numbers.some(Number.isNaN) ? text : numbers.reduce((sum, one) => sum + one) / numbers.length;
 }

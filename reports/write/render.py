@@ -1,9 +1,12 @@
 """Render a report as HTML and as Markdown."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from reports.figures import Figure
 from reports.filters import Facet
@@ -18,6 +21,7 @@ from reports.write.markdown import fill
 from reports.write.page import Report
 
 _OPENING_PANELS = 3
+_NAME = re.compile(r"\b[A-Za-z]\w*(?:-\w+)+\b")
 # Of a chart's axis with labels and title, and of a legend of colours.
 _AXIS_PX, _LEGEND_PX = 72, 46
 
@@ -90,7 +94,7 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
     """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
     groups, specs = page_figures([figure for figure in report.figures if figure.on_page])
     made = environment(escape=True)
-    made.filters |= {"filtered": _filtered, "digits": _digits, "by_place": _by_place}
+    made.filters |= {"filtered": _filtered, "digits": _digits, "by_place": _by_place, "unbroken": _unbroken}
     made.tests["link"] = lambda cell: isinstance(cell, Link)
     made.tests["state"] = lambda cell: isinstance(cell, StateCell)
     return made.get_template("report.html.j2").render(
@@ -105,9 +109,18 @@ def render_html(report: Report, reload_s: int | None = None) -> str:
 
 
 def _digits(cell: object) -> str:
-    """A cell's text; that of a number breaks before its interval and nowhere else."""
+    """A cell's text; that of a number breaks before its interval or its second value, and nowhere else."""
     text = str(cell)
-    return text.replace(" ± ", " ±\u00a0").replace(", ", ",\u00a0") if isinstance(cell, Number) else text
+    if not isinstance(cell, Number):
+        return text
+    text = text.replace("× ", "×\u00a0").replace(" and ", "\u00a0and ")
+    return text.replace(" ± ", " ±\u00a0").replace(", ", ",\u00a0")
+
+
+def _unbroken(text: object) -> Markup:
+    """A sentence whose names, such as XBN-P2-GN8, and equations do not break at a line's end."""
+    whole = str(escape(str(text))).replace(" = ", "\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
+    return Markup(_NAME.sub(r'<span class="u">\g<0></span>', whole))
 
 
 def _by_place(rows: Sequence[ForestRow]) -> Iterator[tuple[tuple[str, str], list[ForestRow]]]:

@@ -5,16 +5,18 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from reports.aggregate import summarise
 from reports.claims import ClaimResult
 from reports.collect import Collection, collect
 from reports.findings.answer import Answer
 from reports.findings.verdicts import Verdict
 from reports.frames import Frames, build_frames
+from reports.tables.cell_tables import SUMMARY_METRICS
 from reports.tables.table import Table
 from reports.write.drawing import draw, obstacle_to_drawing, start_bundling
 from reports.write.export import layer_values, results, table_csv, to_csv, to_parquet
@@ -52,6 +54,20 @@ class ReportFiles:
     @property
     def num_runs(self) -> int:
         return len(self.frames.runs)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return for JSON what `report` prints: the answer, cells, verdicts, and what was not read."""
+        cells = summarise(self.frames, SUMMARY_METRICS).to_json(orient="records")
+        skipped = self.frames.collection.skipped
+        return {
+            "page": str(self.html),
+            "runs": self.num_runs,
+            "answer": asdict(self.answer),
+            "cells": json.loads(cells),
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+            "not_read": [{"folder": str(one.folder), "reason": one.reason} for one in skipped],
+            "left_out": self.left_out,
+        }
 
 
 def build_report(

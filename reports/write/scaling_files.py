@@ -1,7 +1,10 @@
 """Prints how a run scales, and writes it as Markdown, CSV and a chart."""
 
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -11,6 +14,7 @@ from reports.figures.scaling import scaling_spec
 from reports.findings.scaling import PARTS, Scaling
 from reports.findings.scaling_verdict import verdict_sentences
 from reports.findings.slow_nodes import slowest_rank
+from reports.stats import Estimate
 from reports.tables.cell_tables import print_table
 from reports.tables.scaling_table import FOR_A_TERMINAL, scaling_table
 from reports.write.drawing import obstacle_to_drawing
@@ -19,6 +23,8 @@ from suite.errors import UserError
 from suite.files import write_atomically
 
 NAME = "scaling"
+# Of a point, by the names that they have in JSON.
+_ESTIMATES = {"images_per_s": "speed", "speedup": "speedup", "efficiency": "efficiency"}
 _IN_CSV = ("images_per_s", "step_time_p50_ms", "step_time_drift", *PARTS)
 
 
@@ -32,6 +38,36 @@ def print_scaling(console: Console, scaling: Scaling) -> None:
         console.print(note, style="dim", markup=False, highlight=False)
     for text in verdict_sentences(scaling):
         console.print(text, style="bold", markup=False, highlight=False)
+
+
+def scaling_as_plain(scaling: Scaling) -> dict[str, Any]:
+    """Return for JSON what `print_scaling` prints: each number of nodes, the law, all cells, the verdict."""
+    points = [
+        {
+            "nodes": point.nodes,
+            "ranks": point.ranks,
+            **{name: _estimate(getattr(point, attribute)) for name, attribute in _ESTIMATES.items()},
+            "ideal_images_per_s": point.ideal_images_per_s,
+        }
+        for point in scaling.points
+    ]
+    law = scaling.fit and {
+        "name": scaling.fit.law.name,
+        "serial_share": scaling.fit.serial_share,
+        "predicted": {"nodes": scaling.next_nodes, "images_per_s": _estimate(scaling.prediction)},
+    }
+    return {
+        "title": scaling.title,
+        "mode": scaling.mode,
+        "points": points,
+        "law": law,
+        "cells": json.loads(_rows(scaling).to_json(orient="records")),
+        "verdicts": verdict_sentences(scaling),
+    }
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
 
 
 def write_scaling(scaling: Scaling, out: Path) -> list[Path]:
@@ -66,6 +102,12 @@ def _svg(scaling: Scaling) -> str:
 
 
 def _csv(scaling: Scaling) -> str:
+    text = io.StringIO()
+    _rows(scaling).to_csv(text, index=False)
+    return text.getvalue()
+
+
+def _rows(scaling: Scaling) -> pd.DataFrame:
     """A row for each cell, whatever became of it."""
     rows = []
     for one in scaling.timings:
@@ -87,7 +129,4 @@ def _csv(scaling: Scaling) -> str:
                 "folder": str(one.folder),
             }
         )
-    text = io.StringIO()
-    frame = pd.DataFrame(rows).astype({"ranks": "Int64", "slowest_rank": "Int64"})
-    frame.to_csv(text, index=False)
-    return text.getvalue()
+    return pd.DataFrame(rows).astype({"ranks": "Int64", "slowest_rank": "Int64"})

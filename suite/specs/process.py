@@ -36,7 +36,7 @@ KERNELS = {
 class LoggerEntry:
     """A tool that gets a copy of a run's measurements.
 
-    `logger`: "module:class" that satisfies `suite.train.loggers.RunLogger`, called with (run, folder, step).
+    `logger`: "module:class" that satisfies `suite.train.loggers.RunLogger`, and is called like it.
     `package`: what it imports. `install`: what to do if that is missing.
     """
 
@@ -48,16 +48,16 @@ class LoggerEntry:
 
 LOGGERS = {
     "tensorboard": LoggerEntry(
-        "event files in each run's folder", "suite.train.loggers:TensorBoardLogger", "tensorboard"
+        "event files in each run's folder", "suite.train.tool_loggers:TensorBoardLogger", "tensorboard"
     ),
     "wandb": LoggerEntry(
         "Weights & Biases, offline unless WANDB_MODE says otherwise",
-        "suite.train.loggers:WandbLogger",
+        "suite.train.tool_loggers:WandbLogger",
         "wandb",
     ),
     "mlflow": LoggerEntry(
         "MLflow, at MLFLOW_TRACKING_URI or in mlruns beside the runs",
-        "suite.train.loggers:MlflowLogger",
+        "suite.train.tool_loggers:MlflowLogger",
         "mlflow",
     ),
 }

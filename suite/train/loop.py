@@ -105,7 +105,7 @@ class Trainer:
         self.heartbeat.beat(self.step)
         forward = self.forward_module()
         self.estimates.load((state or {}).get("rank_estimates"))  # DDP gives every rank the first one's
-        self.metrics.begin(self.run, self.step)
+        self.metrics.begin(self.run)
         loader = self.task.train_loader(self.step, self.ranks)
         with ExitStack() as closing:
             if self.checkpoints is not None:

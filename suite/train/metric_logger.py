@@ -35,10 +35,10 @@ class MetricLogger:
         self._known_layers: list[Layer] = []
         self._nodes: list[str] = []
 
-    def begin(self, run: Run, step: int) -> None:
-        """Open the copies of the measurements for other tools, from optimizer step `step` on."""
+    def begin(self, run: Run) -> None:
+        """Open the copies of the measurements for other tools."""
         if run.system.loggers and self.record is not None:
-            self.loggers = Loggers(run, self.record.paths.folder, step)
+            self.loggers = Loggers(run, self.record.paths.folder)
 
     def end(self, _: object, error: BaseException | None, __: object) -> None:
         """Close the copies of the measurements for other tools; a context's exit, with what ended the run."""
@@ -60,7 +60,7 @@ class MetricLogger:
         if self.record is not None:
             self.record.measure(metric, value, epoch=epoch, step=step, split=split)
             if self.loggers is not None:
-                self.loggers.log({f"{split}/{metric}": value, "epoch": epoch}, step)
+                self.loggers.log({f"{split}/{metric}": value}, epoch=epoch, step=step)
 
     def training(self, values: dict[str, float], *, epoch: int, step: int) -> None:
         """Write an epoch of training, by metric."""
@@ -180,7 +180,7 @@ class MetricLogger:
                     by_layer = zip((layer.name for layer in layers), numbers, strict=True)
                     means = {f"{split}/{name}": sum(numbers) / len(numbers)}
                     named = {f"{split}/{name}/{layer}": number for layer, number in by_layer}
-                    self.loggers.log({**means, **named, "epoch": epoch}, step)
+                    self.loggers.log(means | named, epoch=epoch, step=step)
 
     def _layers(self, layers: list[Layer]) -> None:
         # TID and the probe list the same layers in the same order: the first of them writes the list.

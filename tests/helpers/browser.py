@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.helpers.programs import required
@@ -47,6 +48,15 @@ def wait_for_charts(page: Page) -> None:
     """Wait until every visible chart is drawn with the current filters."""
     page.wait_for_function("() => charts.every(({isCurrent, box}) => isCurrent || !box.offsetParent)")
     page.wait_for_function("() => !isDrawing")
+
+
+def serious_findings(page: Page) -> list[str]:
+    """What axe-core finds that keeps people from reading a page: rule and first element."""
+    # From a disk it cannot enter frames, nor fetch styles.
+    options = {"resultTypes": ["violations"], "iframes": False, "preload": False}
+    found = Axe().run(page, options=options).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in serious]
 
 
 def overflow_px(page: Page) -> int:

@@ -1,5 +1,6 @@
 """The server of a report's page: its files and those of its runs, behind a secret, and nothing else."""
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -74,10 +75,12 @@ def test_the_command_writes_serves_and_ends_with_ctrl_c(
     run, *_ = expand_runs(model={"arch": "small_resnet20"}, batch={"global_batch_size": 4}, seeds=[0])
     write_run(tmp_path / "runs", run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    pages, opened = [], []
+    pages, opened, ways = [], [], []
 
     def wait(server: PageServer) -> None:
         pages.append(fetched(server.address))
+        way = Path(opened[0].removeprefix("file://"))
+        ways.append((way.stat().st_mode & 0o777, f"url={server.address}" in way.read_text()))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PageServer, "wait", wait)
@@ -87,7 +90,10 @@ def test_the_command_writes_serves_and_ends_with_ctrl_c(
     (page,) = pages
     assert "Estimation shift: synthetic-sweep" in page
     assert "on your own machine: ssh -N -L " in said
-    assert f"then open {opened[0]}" in said
-    assert opened[0].startswith("http://localhost:")
+    (address,) = re.findall(r"then open (http://localhost:\S+)", said)
+    # All who are logged in see a browser's arguments: the secret is in a file that they cannot read.
+    assert address.split("/")[3] not in opened[0]
+    assert ways == [(0o600, True)]
+    assert not list((tmp_path / "out").glob("way*"))
     with pytest.raises(UserError, match="--port is that of --serve"):
         report([tmp_path / "runs"], tmp_path / "out", port=8000)

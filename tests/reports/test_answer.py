@@ -73,6 +73,31 @@ def test_a_norm_without_a_norm_batch_is_ranked_at_each_and_against_xbn_too(tmp_p
     ]
 
 
+def test_too_few_seeds_make_no_norm_one_of_the_best(tmp_path: Path) -> None:
+    top1 = TOP1 | {("XBN-P2-GN8", 4): [75.0], ("BN", 64): [80.0, 81.0]}
+    frames, ranked, comparison = found(tmp_path, top1)
+    drawn = forest(frames, ranked, comparison, "BN")
+    assert drawn is not None
+    assert [(row.norm_batch, row.norm, row.is_best) for row in drawn.rows] == [
+        ("4", "XBN-P2-GN8", False),  # the highest mean, of one seed
+        ("4", "GN8", True),
+        ("4", "BN", False),
+        ("64", "BN", False),
+        ("64", "XBN-P2-GN8", True),
+        ("64", "GN8", True),
+    ]
+    # At 4, GN8 is the best; BN is behind it by 10, 10.1, 10.1 and 9.8.
+    assert ranked[ranked.norm_batch_size == 4].behind_mean.tolist()[2] == pytest.approx(10.0)
+    table = ranking_display(ranked)
+    assert table is not None
+    assert [row[:2] + row[3:5] for row in table.texts] == [
+        ["4", "GN8", "BN", "XBN-P2-GN8"],
+        ["64", "XBN-P2-GN8, GN8", "—", "BN"],
+    ]
+    two = {cell: values[:2] for cell, values in TOP1.items()}
+    assert not any(row.is_best for row in plot(tmp_path / "two", two, seeds=[0, 1]).rows)
+
+
 def test_without_a_baseline_norms_are_ranked_all_the_same(tmp_path: Path) -> None:
     top1 = {("GN8", 64): TOP1["GN8", 64], ("XBN-P2-GN8", 4): TOP1["XBN-P2-GN8", 4]}
     frames, ranked, comparison = found(tmp_path, top1, None)

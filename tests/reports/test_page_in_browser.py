@@ -1,5 +1,6 @@
 """The page as a reader meets it, in headless Chromium."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def value(text: str) -> float | None:
     """The number that a cell begins with, or the mean of two."""
     if text == "—":
         return None
-    parts = [float(part.split("±")[0]) for part in text.replace("\n", " ").split(" and ")]
+    parts = [float(part.split("±")[0]) for part in re.split(r"\sand\s", text)]
     return sum(parts) / len(parts)
 
 

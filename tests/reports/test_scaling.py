@@ -13,7 +13,7 @@ from reports.findings.scaling_laws import LAWS, fit
 from reports.findings.scaling_verdict import verdict_sentences
 from reports.findings.slow_nodes import slow_nodes, slowest_rank
 from reports.tables.scaling_table import scaling_table
-from reports.write.scaling_files import print_scaling, write_scaling
+from reports.write.scaling_files import print_scaling, scaling_as_plain, write_scaling
 from suite.paths import RunPaths
 from suite.record import RankTimes, RecordWriter
 from tests.helpers.runs import make_run
@@ -229,6 +229,12 @@ def test_the_files(tmp_path: Path) -> None:
     assert (rows[0]["slowest_rank"], rows[0]["slowest_rank_node"]) == ("4", "n3")
     assert rows[0]["ran_on"] == "n[1-8]"
     assert rows[-1]["state"] == "failed"
+    plain = scaling_as_plain(scaling)
+    assert [(one["nodes"], one["images_per_s"]["n"]) for one in plain["points"]] == [(1, 3), (2, 3), (4, 2)]
+    assert plain["points"][2]["images_per_s"]["mean"] == 350.0
+    assert plain["law"]["predicted"]["nodes"] == 8
+    assert [(cell["state"], cell["reason"]) for cell in plain["cells"]][-1] == ("failed", "n3: NODE_FAIL")
+    assert (plain["cells"][0]["slowest_rank"], plain["cells"][1]["slowest_rank"]) == (4, None)
     drawn = chart.read_text()
     for words in ("Images/s (log scale)", "ideal", "measured", "Amdahl", "Nodes", "computing"):
         assert words in drawn

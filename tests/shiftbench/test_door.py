@@ -29,6 +29,13 @@ def test_the_import_loads_nothing_but_itself_and_the_standard_library() -> None:
     assert loaded - sys.stdlib_module_names == {"shiftbench", "suite"}
 
 
+def test_without_torch_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; import shiftbench\n"
+    code += "try: shiftbench.probe\nexcept shiftbench.UserError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "shiftbench.probe: torch is not installed: pip install 'shiftbench[train]'\n"
+
+
 @pytest.mark.parametrize(("arch", "outputs"), [("resnet18", 1000), ("small_resnet11", 10), ("mlp10", 10)])
 def test_a_network_without_a_number_of_classes_has_its_familys(arch: str, outputs: int) -> None:
     with torch.device("meta"):

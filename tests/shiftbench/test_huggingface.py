@@ -63,3 +63,11 @@ def test_the_shift_is_in_the_trainers_log(tmp_path: Path) -> None:
     expected = probe(model, trainer.get_eval_dataloader()).mean("esm_sigma_scaled")
     assert logs[-1]["shift_esm_sigma_scaled"] == pytest.approx(expected, rel=1e-5)
     assert not model._forward_pre_hooks
+    # Again, with several sets, and steps that end within an epoch.
+    trainer.eval_dataset = {"clean": Images(), "dark": Images()}
+    trainer.args.max_steps = 1
+    trainer.remove_callback(callback)
+    trainer.add_callback(callback := ShiftCallback(trainer))
+    trainer.train()
+    assert {epoch: list(by_set) for epoch, by_set in callback.profiles.items()} == {1: ["clean", "dark"]}
+    assert "shift_dark_esm_sigma_scaled" in trainer.state.log_history[-2]

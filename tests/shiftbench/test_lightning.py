@@ -61,3 +61,17 @@ def test_the_shift_is_in_the_trainers_log(tmp_path: Path) -> None:
     text = (tmp_path / "metrics.csv").read_text()
     assert "shift/esm_sigma_scaled" in text
     assert "shift/tid_mu" in text
+    # Two loaders, before the first validation, with a callback that has been used.
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=2,
+        callbacks=[callback := ShiftCallback(max_batches=1, network=lambda module: module.net)],
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        logger=False,
+    )
+    trainer.fit(make_module(), IMAGES, [IMAGES, IMAGES])
+    assert list(callback.profiles[1]) == ["val_0", "val_1"]
+    assert "shift/val_1/esm_mu_scaled" in trainer.callback_metrics

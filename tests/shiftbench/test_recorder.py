@@ -47,6 +47,29 @@ def test_it_says_what_the_probe_and_the_meter_say() -> None:
     assert network.training  # as it was
 
 
+def test_several_sets_of_batches_have_a_profile_each() -> None:
+    network, recorder = a_network(), ShiftRecorder(tid=False)
+    found = recorder.end_epoch(network, {"clean": BATCHES, "dark": [images / 9 for images, _ in BATCHES]}, 1)
+    assert set(found) == {
+        f"{name}/esm_{part}_scaled" for name in ("clean", "dark") for part in ("mu", "sigma")
+    }
+    assert found["clean/esm_mu_scaled"] == pytest.approx(probe(network, BATCHES).mean("esm_mu_scaled"))
+    assert list(recorder.profiles[1]) == ["clean", "dark"]
+
+
+def test_a_second_training_begins_anew_or_goes_on() -> None:
+    recorder = ShiftRecorder()
+    trained(recorder, nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), 1)
+    trained(recorder, network := a_network(), 2)
+    recorder.restart()
+    recorder.end_epoch(network, BATCHES, 3)  # a trainer that goes on counts on
+    assert list(recorder.profiles) == [1, 2, 3]
+    recorder.restart()
+    found = trained(recorder, a_network(), 1)
+    assert list(recorder.profiles) == [1]
+    assert "tid_mu" in found[0]
+
+
 def test_a_network_without_bn_and_a_trainer_without_validation() -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     assert trained(ShiftRecorder(), plain, 1) == [{}]
