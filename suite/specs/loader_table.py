@@ -47,7 +47,7 @@ LOADERS = {
         options={"num_threads": "data_threads", "settings": "dali", "channels_last": "channels_last"},
         boxes="suite.detection.dali:DetectionDaliLoader",
         threads="decoder threads",
-        install="pip install 'shiftbench[dali]', or set data.loader=torchvision",
+        install="pip install 'shiftbench[dali]', or set data.loader=auto, which takes torchvision without it",
     ),
     "auto": LoaderEntry(
         "suite.data.auto:auto_loader",

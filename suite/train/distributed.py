@@ -91,17 +91,17 @@ class Ranks:
 
     def hosts(self) -> list[str]:
         """Return the host name of every rank."""
-        return self._texts(socket.gethostname())
+        return self.texts(socket.gethostname())
 
     def nodes(self) -> list[str]:
         """Return the name of every rank's node, as the scheduler calls it where there is one."""
-        return self._texts(node_name())
+        return self.texts(node_name())
 
     def bindings(self) -> list[str]:
         """Return to which CPUs every rank is bound, in words."""
-        return self._texts(self.binding)
+        return self.texts(self.binding)
 
-    def _texts(self, own: str) -> list[str]:
+    def texts(self, own: str) -> list[str]:
         """Return every rank's text in rank order, on every rank."""
         texts = [own] * self.world_size
         if self.world_size > 1:
