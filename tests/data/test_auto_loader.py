@@ -65,7 +65,7 @@ def test_on_amds_gpus_torchvision_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     assert serving("auto", CPU) == Serving("dali")
     with pytest.raises(
         UserError,
-        match=f"data.loader: dali is not possible here: {why}; set data.loader=auto, or torchvision",
+        match=f"data.loader: dali is not possible here: {why}; set it to auto or torchvision",
     ):
         folder_loader(fashion("dali"), "val", images_per_batch=10, device=GPU)
 
