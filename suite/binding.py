@@ -17,7 +17,7 @@ from suite.errors import UserError
 VARIABLE = "SHIFTBENCH_BINDING"
 """The environment variable by which a cluster's file or a user chooses one of BINDINGS."""
 BINDINGS = {
-    "closest": "each rank runs on the CPUs of its GPU's NUMA node",
+    "closest": "each rank with a GPU runs on the CPUs of its NUMA node, unless others would be idle",
     "none": "ranks run where the scheduler or the system puts them",
 }
 if TYPE_CHECKING:
@@ -27,10 +27,16 @@ else:
 SYS, THREADS = Path("/sys"), Path("/proc/self/task")
 
 
-def bind(env: Mapping[str, str], pci_address: str | None, world_size: int, sys: Path = SYS) -> str:
+def bind(
+    env: Mapping[str, str], gpus: Sequence[str], world_size: int, ranks_here: int, sys: Path = SYS
+) -> str:
     """Bind this process as `env` asks for; without a choice there, bind the ranks of runs with several.
 
-    `pci_address`: that of the rank's GPU, such as 0000:41:00.0; None without one. `sys`: where sysfs is.
+    It stays on all CPUs that it may use if fewer than its share of them, as one of the `ranks_here` on this
+    machine, were left to it.
+
+    `gpus`: the PCI addresses, such as 0000:41:00.0, of this rank's GPU, and of the other ranks' behind it, as
+    far as this process sees them; empty without a GPU. `sys`: where sysfs is.
 
     Returns to what this process is bound, or `not bound` and why; a machine that cannot tell is no error.
     Raises UserError for an unknown choice.
@@ -38,18 +44,19 @@ def bind(env: Mapping[str, str], pci_address: str | None, world_size: int, sys: 
     choice = env.get(VARIABLE) or ("closest" if world_size > 1 else "none")
     if choice not in BINDINGS:
         raise UserError(f"{VARIABLE}: expected {' or '.join(BINDINGS)}, got {choice!r:.60}")
-    if choice == "none" or pci_address is None:
-        why = "no GPU" if pci_address is None else "not asked for"
-        return f"not bound: {why}"
+    if choice == "none" or not gpus:
+        return f"not bound: {'not asked for' if gpus else 'no GPU'}"
     nodes = _nodes(sys)
     if len(nodes) < 2:
         return "not bound: " + ("one NUMA node" if nodes else "its NUMA nodes are not known")
-    node = _number(sys / "bus/pci/devices" / pci_address / "numa_node")
+    node, *others = [_number(sys / "bus/pci/devices" / gpu / "numa_node") for gpu in gpus]
     if node not in nodes:
         return "not bound: its GPU's NUMA node is not known"
-    cpus = nodes[node] & os.sched_getaffinity(0)
-    if not cpus:
-        return f"not bound: it may run on no CPU of NUMA node {node}, its GPU's"
+    allowed = os.sched_getaffinity(0)
+    cpus, num_near = nodes[node] & allowed, 1 + others.count(node)
+    if len(cpus) < num_near * max(1, len(allowed) // ranks_here):
+        has = f"NUMA node {node}, its GPU's, has {len(cpus)} of the job's {len(allowed)} CPUs"
+        return f"not bound: {has}, less than the share of {num_near} of {ranks_here} ranks"
     try:
         _bind_threads(cpus)
     except OSError as error:

@@ -23,6 +23,13 @@ def launch_variables(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def ranks_on_node(env: Mapping[str, str]) -> int:
+    """Return how many ranks share this one's node; of a Slurm step, whose nodes have as many each."""
+    if int(env.get("WORLD_SIZE", "1")) > 1 and "LOCAL_WORLD_SIZE" in env:
+        return int(env["LOCAL_WORLD_SIZE"])
+    return -(-int(env.get("SLURM_STEP_NUM_TASKS", "1")) // int(env.get("SLURM_STEP_NUM_NODES", "1")))
+
+
 def _port(job: int, restart: int) -> int:
     """Return a port that is the same on every rank, below those that the kernel assigns.
 

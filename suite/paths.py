@@ -31,6 +31,12 @@ def data_home() -> Path | None:
     return None if home is None else home / "shiftbench" / "data"
 
 
+def index_home() -> Path | None:
+    """Return the folder of the lists of images' files, below `data_home`, as that does."""
+    home = data_home()
+    return None if home is None else home / "indexes"
+
+
 DETECTIONS, GALLERY, RANKS = "detections.json", "gallery.json", "ranks.json"
 
 

@@ -49,10 +49,23 @@ CASES: dict[str, tuple[dict[int, Any], dict[int, int] | None, list[int], str]] =
         f"code; the others were at epoch 2, step 20, training; {WAITED})",
     ),
     "two ranks": (
-        {0: WAITS, 1: LAGS, 2: WAITS},
+        {0: WAITS, 1: LAGS, 2: WAITS, 3: LAGS},
         None,
         [1, 3],
         f"ranks 1 on n1 and 3 on n2 hang, or are {SLOW} (ranks 0 on n1 and 2 on n2 waited in all_reduce 4)",
+    ),
+    "a rank did not enter, and another one left no dump": (
+        {0: WAITS, 1: LAGS, 2: WAITS},
+        None,
+        [1],
+        f"rank 1 on n1 hangs, or is {SLOW} (ranks 0 on n1 and 2 on n2 waited in all_reduce 4; rank 3 on n2 "
+        "left no dump)",
+    ),
+    "two ranks left no dump": (
+        {0: WAITS, 1: WAITS},
+        None,
+        [2, 3],
+        f"ranks 2 on n2 and 3 on n2 hang, or are {SLOW} (ranks 0 on n1 and 1 on n1 waited in all_reduce 4)",
     ),
     "another collective": (
         {0: WAITS, 1: WAITS, 2: WAITS, 3: dump([*STEP, "broadcast"], pending=1)},
@@ -151,7 +164,8 @@ def test_a_bad_dump_is_named_and_the_others_are_used(
         return
     hang = read_hang(paths)
     assert hang is not None
-    assert hang.lagging == [1, 3]
+    assert hang.lagging == [3]
+    assert "rank 1 on n1 left no dump" in hang.sentence()
     assert not Path("planted").exists()
     (note,) = hang.notes
     assert note.startswith(f"{paths.trace('nccl', 1)}: ")
@@ -174,8 +188,54 @@ def test_bad_words_of_a_rank_are_named(tmp_path: Path) -> None:
 
 def test_many_ranks_are_named_by_their_nodes() -> None:
     hang = Hang([f"n{rank // 4}" for rank in range(32)])
-    assert hang.named(range(6)) == "6 ranks, on n0 (4), n1 (2),"
-    assert hang.named(range(32)) == "32 ranks, on n0 (4), n1 (4), n2 (4), n3 (4), …,"
+    assert hang.named(range(6)) == "6 ranks (4 on n0, 2 on n1)"
+    assert hang.named(range(32)) == "32 ranks (4 on n0, 4 on n1, 4 on n2, 4 on n3, …)"
+
+
+def test_while_ranks_wait_nothing_is_said_of_a_time_out(tmp_path: Path) -> None:
+    waits = hang_of(tmp_path / "waits", {}, {0: 20, 1: 20, 2: 19, 3: 20})
+    assert waits.sentence_so_far() == (
+        "the others have waited for rank 2 on n2 for 480 s (epoch 2, step 19, training)"
+    )
+    alike = hang_of(tmp_path / "alike", dict.fromkeys(range(4), WAITS), dict.fromkeys(range(4), 20))
+    assert alike.sentence_so_far() == ("its ranks have not gone on for 480 s (all have entered all_reduce 4)")
+    dumped = hang_of(tmp_path / "dumped", {0: WAITS, 1: WAITS, 2: WAITS, 3: LAGS})
+    assert dumped.sentence_so_far() == dumped.sentence()
+
+
+def test_dumps_are_read_when_they_are_asked_for_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, world_size: int) -> list[collectives.Collective]:
+        read.append(path)
+        return read_dump(path, world_size)
+
+    monkeypatch.setattr("suite.record.hang.read_dump", counted)
+    paths = RunPaths(tmp_path)
+    with RecordWriter(make_run(), tmp_path) as record:
+        record.start({})
+        leave(paths, NODES, {0: WAITS, 1: WAITS, 2: WAITS, 3: LAGS})
+        with pytest.raises(RuntimeError), errors_noted(paths, 1):
+            raise RuntimeError("Timed out waiting 600000ms for recv operation to complete")
+        record.status("failed", reason="RuntimeError: Timed out")
+    status = read_status(paths)
+    assert (status.state, read) == ("failed", [])
+    for _ in range(2):
+        status = read_status(paths)
+        assert status.reason is not None
+        assert status.reason.startswith("rank 3 on n2 hangs")
+        assert status.hang is not None
+    assert read == [paths.trace("nccl", rank) for rank in range(4)]
+    leave(paths, NODES, {2: LAGS, 3: WAITS})
+    assert str(read_status(paths).reason).startswith("rank 2 on n2 hangs")
+    paths.trace("nccl", 0).write_bytes(b"")
+    for number in (2, 3):  # what could not be read is tried again
+        found = read_status(paths).hang
+        assert found is not None
+        assert len(found.notes) == 1
+        assert len(read) == 4 * (number + 1)
 
 
 def test_status_names_the_rank_and_shows_where_it_hangs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from jobs.cluster.in_image import IMAGE_FAULT
 from jobs.cluster.shell import shell_word
 from suite.errors import UserError
 from suite.specs.base import Spec
@@ -172,12 +173,37 @@ class ContainerSpec(Spec):
     def words(self, mounts: Sequence[Mount], workdir: Path, has_gpus: bool) -> list[str]:
         """Return what stands between srun's options and the command inside, quoted for a shell.
 
-        `mounts` are sorted, so that no mount hides one that lies in it.
+        `mounts` are sorted, so that no mount hides one that lies in it. How deep a target lies that begins
+        with a variable only the job knows; those come last, because data are staged there.
         """
         values = {
             "image": self.image_word(),
-            "mounts": ",".join(map(str, sorted(mounts, key=lambda mount: mount.target.count("/")))),
+            "mounts": ",".join(map(str, sorted(mounts, key=_depth))),
             "workdir": shlex.quote(str(workdir)),
             "gpus": GPUS[self.gpus] if has_gpus else "",
         }
         return list(filter(None, (option.format_map(values) for option in RUNTIMES[self.runtime].options)))
+
+
+def _depth(mount: Mount) -> tuple[bool, int]:
+    return mount.target.startswith('"$'), mount.target.count("/")
+
+
+_FAULT = re.compile(rf"{IMAGE_FAULT}|FATAL: |srun: unrecognized option")
+_OF_PYXIS = re.compile(r"slurmstepd(?:-\S+)?: error: pyxis: (?P<said>.*)")
+_NO_CAUSE = re.compile(r"(child \d+|container start) failed with |printing |\s*(\[(INFO|WARN)\]|$)")
+
+
+def why_not_started(errors: Sequence[str]) -> str | None:
+    """Return why a container did not start, by lines of its job's errors; None if they do not say it.
+
+    Pyxis has the cause in the log of Enroot, which it indents, amid sentences that fit any fault.
+    """
+    if (own := next(filter(_FAULT.match, errors), None)) is not None:
+        return own
+    said = [match["said"] for line in errors if (match := _OF_PYXIS.match(line))]
+    causes = [text for text in said if not _NO_CAUSE.match(text)]
+    # A hook's own message comes before that of its failure; each rank says the same.
+    logged = list(dict.fromkeys(text.strip() for text in causes if text.startswith((" ", "["))))[-2:]
+    shown = logged or causes[:1] or said[:1]
+    return f"pyxis: {'; '.join(shown)}" if shown else None

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from jobs.cluster.shell import shell_word
 from jobs.cluster.slurm_cluster import SlurmCluster
 from suite.errors import UserError
 from suite.experiment import DetectionSpec, Run
-from suite.paths import cache_home, data_home
+from suite.paths import cache_home, data_home, index_home
 from suite.provenance import IMAGE_VARIABLE
+from suite.specs.loader_table import LOADERS
 from suite.specs.source_table import SOURCES
 from suite.specs.task import TORCHVISION
 from suite.user import expand_home
@@ -79,7 +80,7 @@ def inside_of(
     container = cluster.container
     if container is None:
         return None
-    wanted = _Wanted()
+    wanted = _Wanted(cluster.environment)
     for path in (*folders, snapshot):
         wanted.places.append(_Place(str(path), is_literal=True))
     for run in runs:
@@ -103,9 +104,10 @@ class _Place:
 
 
 class _Wanted:
-    """The paths that runs need, and variables with some of them."""
+    """The paths that runs need, and variables with some of them. `given`: those of the cluster's file."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
         self.places: list[_Place] = []
         self.variables: dict[str, str] = {}
         self.folders: list[Path] = []
@@ -117,6 +119,8 @@ class _Wanted:
             self.places.append(_Place(self._absolute(run.data.path, "data.path"), is_read_only=True))
         elif not SOURCES[run.data.name].generator and (prepared := data_home()) is not None:
             self._add_cache(prepared, "SHIFTBENCH_DATA_DIR")
+        if run.data.path is not None and run.task.entry.layout == "folders":
+            self._add_lists(run)
         if run.data.stage is not None:
             self.places.append(_Place(self._absolute(run.data.stage, "data.stage")))
         weights = run.task.backbone_from if isinstance(run.task, DetectionSpec) else None
@@ -125,9 +129,19 @@ class _Wanted:
         elif weights is not None and (cache := cache_home()) is not None:
             self._add_cache(Path(os.environ.get("TORCH_HOME", cache / "torch")), "TORCH_HOME")
 
-    def _add_cache(self, folder: Path, variable: str) -> None:
-        """Add a folder that is in home, which a container may not have, and the variable that names it."""
-        self.variables[variable] = str(folder.absolute())
+    def _add_lists(self, run: Run) -> None:
+        """Add where the list of a folder's files is kept, or each container lists them anew."""
+        home, lists = data_home(), index_home()
+        is_given = "SHIFTBENCH_DATA_DIR" in self._given
+        if home is not None and lists is not None and LOADERS[run.data.loader].lists_files and not is_given:
+            self._add_cache(lists, "SHIFTBENCH_DATA_DIR", home)
+
+    def _add_cache(self, folder: Path, variable: str, named: Path | None = None) -> None:
+        """Add a folder that is in home, which a container may not have, and the variable that names it.
+
+        `named`: what the variable names instead, a folder above.
+        """
+        self.variables[variable] = str((named or folder).absolute())
         self.folders.append(folder.absolute())
         self.places.append(_Place(str(folder.absolute()), is_literal=True))
 

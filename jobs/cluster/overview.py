@@ -25,7 +25,6 @@ from jobs.local.launches import launches
 from suite.errors import UserError
 from suite.paths import RunPaths, find_runs
 from suite.record import State, Status, read_status, read_stop_request
-from suite.record.hang import read_hang
 from suite.record.shapes import described
 from suite.record.status import is_elsewhere, silent_for_s
 
@@ -157,12 +156,13 @@ def overview(output_dir: Path, only: Sequence[Path] | None = None) -> RunsOvervi
         verdict = answer.verdict or JobVerdict(status.state, status.reason or "")
         if verdict.is_final:
             settle(folder, verdict, status)
-        verdict = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
+        verdict, is_silent = _marked_if_silent(verdict, status, folder, is_unknown=answer.is_unknown)
+        hang = status.hang if is_silent or status.state == "failed" else None
         node = status.content.get("nodes") or answer.nodes
         state, reason = _shown(verdict, status, folder, folder.name in planned, started.get(folder.name))
-        known = (answer.job, latest.get(folder), node, status.content, status.errors, status.hang)
+        known = (answer.job, latest.get(folder), node, status.content, status.errors, hang)
         shown.append(RunStatus(folder, state, reason, *known, is_ending=answer.is_ending))
-        notes += status.notes
+        notes += [*status.notes, *(hang.notes if hang is not None else ())]
     return RunsOverview(shown, notes, unanswered)
 
 
@@ -183,22 +183,26 @@ def _shown(
     return verdict.state, verdict.reason
 
 
-def _marked_if_silent(verdict: JobVerdict, status: Status, folder: Path, *, is_unknown: bool) -> JobVerdict:
-    """Say in the reason of a running run that it has not written for long: it may hang.
+def _marked_if_silent(
+    verdict: JobVerdict, status: Status, folder: Path, *, is_unknown: bool
+) -> tuple[JobVerdict, bool]:
+    """Say in the reason of a running run that it has not written for long, and return whether that is so.
 
     `is_unknown`: its scheduler does not answer. A silent run of another machine is then not called failed.
     """
     may_run = is_unknown and status.died_silently and is_elsewhere(status.content)
     has_begun = status.died_silently or status.state == "running"
     if not (may_run or (verdict.state == "running" and has_begun)):
-        return verdict
+        return verdict, False
     silent_s = silent_for_s(RunPaths(folder), status.content)
     if silent_s < SILENT_S:
-        return JobVerdict("running", verdict.reason) if may_run else verdict
-    hang = read_hang(RunPaths(folder))
-    hangs = "it may hang" if hang is None or not hang.lagging else hang.sentence()
-    silence = f"has written nothing for {silent_s / 60:.0f} minutes: {hangs}; see `shiftbench logs`"
-    return JobVerdict("running", silence if may_run else "; ".join(filter(None, [verdict.reason, silence])))
+        return JobVerdict("running", verdict.reason) if may_run else verdict, False
+    hang = status.hang
+    hangs = "it may hang" if hang is None or not (hang.stalls or hang.gap) else hang.sentence_so_far()
+    more = "see `shiftbench status RUN` and `shiftbench logs RUN`"
+    silence = f"has written nothing for {silent_s / 60:.0f} minutes: {hangs}; {more}"
+    reason = silence if may_run else "; ".join(filter(None, [verdict.reason, silence]))
+    return JobVerdict("running", reason), True
 
 
 def log_files(run: RunStatus, rank: int) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.cluster.backend import Cluster
 from jobs.cluster.inside import Inside
 from jobs.cluster.shell import shell_words
-from jobs.cluster.slurm_cluster import SlurmCluster, time_s
+from jobs.cluster.slurm_cluster import SlurmCluster, plain, time_s
 from jobs.cluster.slurm_commands import TIMEOUT_S, SlurmError, as_text, current_job, no_slurm, words
 from suite.binding import VARIABLE as BINDING_VARIABLE
 from suite.errors import UserError
@@ -113,10 +113,9 @@ def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequ
     """Return Submitit's parameters; options that it has no name for go into additional_parameters."""
     # srun does not inherit sbatch's --cpus-per-task.
     more_of_srun = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
-    if cluster.variables.get(BINDING_VARIABLE) == "closest":
-        more_of_srun.append(
-            "--cpu-bind=none"
-        )  # each rank binds itself, to CPUs that Slurm deals out by turns
+    if cluster.has_gpus and cluster.variables.get(BINDING_VARIABLE) == "closest":
+        # Each rank binds itself, to CPUs that Slurm deals out by turns.
+        more_of_srun.append("--cpu-bind=none")
     more: dict[str, Any] = {"requeue": True, **plain(cluster.additional_parameters)}
     if cluster.mem is not None:
         more["mem"] = cluster.mem
@@ -139,11 +138,6 @@ def _parameters(cluster: SlurmCluster, folder: Path, snapshot: Path, after: Sequ
         "array_parallelism": cluster.array_parallelism or 1_000_000,
         **{key: value for key in passed_on if (value := getattr(cluster, key)) is not None},
     }
-
-
-def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Return options by the names that sbatch and srun use."""
-    return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
 def set_up(cluster: Cluster, snapshot: Path) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from jobs.checks import writing
 from jobs.cluster import sbatch, slurm_commands
 from jobs.cluster.backend import ActiveJob, JobVerdict, NewJob, RunStatus, SchedulerAnswer, SubmittedRun
-from jobs.cluster.in_image import IMAGE_FAULT
+from jobs.cluster.container import why_not_started
 from jobs.cluster.inside import Inside, inside_of
 from jobs.cluster.ledger import Submission, private_folder
 from jobs.cluster.slurm_cluster import SlurmCluster
@@ -33,7 +33,6 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED")
 ENDING = ("COMPLETING", "STAGE_OUT")
 NUM_LINES = 20  # of a log, that may say why a job ended
 # Lmod and Environment Modules say more than a line.
-_IN_CONTAINER = re.compile(rf"{IMAGE_FAULT}|FATAL: |slurmstepd: error: pyxis: |srun: unrecognized option")
 _REASON = re.compile(r"error|not found|no such|cannot|unable|unknown|not set", re.IGNORECASE)
 
 
@@ -264,8 +263,9 @@ def _last_error(one: Submission, job: str, hang: Hang | None, *, may_have_aborte
         if line.startswith(sbatch.SETUP_FAILED):
             reasons = [text for text in [*output, *errors[:number]] if _REASON.search(text)]
             return "; ".join(["", line, *reasons[-1:]])
-    own = [line for line in errors if _IN_CONTAINER.match(line)]
-    own += [line for line in errors if line.startswith("srun: error")]
+    if why := why_not_started(errors):
+        return f"; {why}"
+    own = [line for line in errors if line.startswith("srun: error")]
     return f"; {(own or errors[-1:])[0]}" if errors else ""
 
 

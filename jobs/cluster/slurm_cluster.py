@@ -17,6 +17,8 @@ OWN_PARAMETERS = ("array", "error", "job-name", "open-mode", "output", "requeue"
 UNUSABLE_PARAMETERS = frozenset(
     ["cluster-constraint", "clusters", "help", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap"]
 )
+GPU_OPTIONS = frozenset(["gpus", "gpus-per-socket", "gpus-per-task"])
+"""Options that ask for GPUs whatever their value is, beside the key `gpus_per_node`."""
 LEAST_TIME_S = 60  # between a job's start and the warning; in less not even a network is built
 
 
@@ -121,12 +123,9 @@ class SlurmCluster(Cluster):
     @property
     def has_gpus(self) -> bool:
         """Whether the file asks for GPUs, also by options that are no keys of their own."""
-        more = {name.replace("_", "-"): str(value) for name, value in self.additional_parameters.items()}
-        return (
-            bool(self.num_gpus)
-            or "gpu" in more.get("gres", "")
-            or bool({"gpus", "gpus-per-task"} & more.keys())
-        )
+        more = plain(self.additional_parameters)
+        named = any("gpu" in str(more.get(option, "")) for option in ("gres", "tres-per-task"))
+        return bool(self.num_gpus) or named or not more.keys().isdisjoint(GPU_OPTIONS)
 
     def check_image(self) -> None:
         """Raise UserError for a container's image that is missing, if this machine can tell."""
@@ -136,7 +135,7 @@ class SlurmCluster(Cluster):
 
     @property
     def variables(self) -> dict[str, str]:
-        return self._variables("closest" if self.has_gpus else None)
+        return self._variables("closest" if self.has_gpus and self.ranks > 1 else None)
 
     @property
     def tasks_per_node(self) -> int:
@@ -149,6 +148,11 @@ class SlurmCluster(Cluster):
 
 _GPUS = re.compile(r"(?:(?P<type>(?=\d*[A-Za-z_])[\w.-]{1,60}):)?(?P<number>\d{1,4})", re.ASCII)
 _TIME = re.compile(r"(?:(?P<days>\d{1,6})-)?(?P<parts>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
+
+
+def plain(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Return options by the names that sbatch and srun use."""
+    return {name.replace("_", "-"): value for name, value in options.items() if value is not False}
 
 
 def time_s(text: str) -> int:

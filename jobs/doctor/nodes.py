@@ -17,6 +17,7 @@ from jobs.cluster.clusters import LocalCluster, SlurmCluster, time_s
 from jobs.cluster.container import RUNTIMES
 from jobs.cluster.inside import Inside, inside_of
 from jobs.cluster.shell import shell_words, words_of
+from jobs.cluster.slurm_cluster import plain
 from jobs.cluster.slurm_commands import words
 from jobs.doctor.finding import NodeAnswers, Request
 from jobs.doctor.node import MARK
@@ -83,7 +84,7 @@ def srun(cluster: SlurmCluster, num_nodes: int, request: Request, wait_s: int) -
             options[key.replace("_", "-")] = value
     if cluster.cpus_per_task:
         options["cpus-per-task"] = cluster.cpus_per_task * cluster.tasks_per_node
-    more = sbatch.plain(cluster.additional_parameters)
+    more = plain(cluster.additional_parameters)
     options |= {name: value for name, value in more.items() if name not in NOT_OF_SRUN.split()}
     words_of = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
     return ["srun", *words_of]

@@ -201,6 +201,8 @@ def _locks(case: Case) -> Iterator[Verdict]:
 
 
 def _shm(case: Case) -> Iterator[Verdict]:
+    from suite.data.workers import need_less
+
     needed_mib = case.request.shm_mib
 
     def too_small(answer: Answer) -> str:
@@ -210,7 +212,7 @@ def _shm(case: Case) -> Iterator[Verdict]:
         fix = "`mount -o remount,size=50% /dev/shm` (administrator); in a container --shm-size=16g"
         if needed_mib:
             small += f"; the loaders of the experiment need {needed_mib} MiB"
-            fix += "; or lower batch.batch_size_per_gpu or system.data_threads, or set data.loader=dali"
+            fix += f"; {need_less()}"
         yield "problem" if needed_mib else "warning", small, fix
     elif free_mib := [answer["free_mib"] for answer in case.answers("shm").values()]:
         yield "ok", f"{min(free_mib) / 1024:.0f} GiB free, or more"

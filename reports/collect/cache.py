@@ -26,7 +26,7 @@ from suite.paths import cache_home
 from suite.record import SCHEMA_VERSION
 
 # Of what a digest means. One with other columns is noticed by itself.
-VERSION = 1
+VERSION = 2
 SIGNATURE = pa.schema(
     [("path", pa.string()), ("signature", pa.list_(pa.int64())), ("is_settled", pa.bool_())]
 )

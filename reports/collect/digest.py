@@ -37,7 +37,7 @@ def digest(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         **vars(record.costs),
         "folder": str(record.paths.folder),
         "layers": json.dumps([layer.name for layer in record.layers]),
-        **{name: last.get(name) for name in ("device", "device_type", "world_size")},
+        **{name: last.get(name) for name in ("device", "device_type", "world_size", "loader")},
     }
     return _storable(row), [_storable(start) for start in starts]
 
@@ -130,11 +130,13 @@ def _start(line: dict[str, Any]) -> dict[str, Any]:
     hosts, versions = line.get("hosts"), line.get("versions")
     hosts = ", ".join(sorted({str(h) for h in hosts})) if isinstance(hosts, list) else hosts
     texts = {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
-    at = line.get("started_at")
+    loader, at = line.get("loader"), line.get("started_at")
+    ran = loader.get("ran") if isinstance(loader, dict) else None
     kinds = {"git_sha": str, "git_dirty": bool, "device": str, "device_type": str, "world_size": int}
     return {
         "started_at": at if isinstance(at, int | float) and math.isfinite(at) else None,
         **{name: value if type(value := line.get(name)) is kind else None for name, kind in kinds.items()},
+        "loader": ran if isinstance(ran, str) else None,
         "hosts": hosts if isinstance(hosts, str) else None,
         "versions": json.dumps(texts),
     }

@@ -39,7 +39,7 @@ def results(curves: pa.Table, probes: pa.Table, num_runs: int) -> pd.DataFrame:
 
 
 _TEXT = ["run_id", "experiment", "arch", "data", "norm", "norm_family", "position", "bfn", "deciding", "task"]
-_TEXT += ["state", "reason", "job", "nodes", "folder", "notes", "layers", "device", "device_type"]
+_TEXT += ["state", "reason", "job", "nodes", "folder", "notes", "layers", "device", "device_type", "loader"]
 _WHOLE = ["num_groups", "global_batch_size", "batch_size_per_gpu", "norm_batch_size", "seed", "epochs"]
 _WHOLE += ["attempts", "restarts", "lost_steps", "epoch", "world_size"]
 _REAL = ["rank_s", "queue_wait_s", *SCALAR_METRICS, BEST_TOP1]
@@ -53,7 +53,8 @@ STARTS = pa.schema(
     [
         *(("run", pa.int32()), ("started_at", pa.float64()), ("git_sha", pa.string())),
         *(("git_dirty", pa.bool_()), ("device", pa.string()), ("device_type", pa.string())),
-        *(("world_size", pa.int64()), ("hosts", pa.string()), ("versions", pa.string())),
+        *(("world_size", pa.int64()), ("loader", pa.string()), ("hosts", pa.string())),
+        ("versions", pa.string()),
     ]
 )
 # So much text is parsed at once: enough to be quick, little enough to be forgotten soon.

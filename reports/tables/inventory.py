@@ -106,6 +106,14 @@ def warnings(collection: Collection, frames: Frames) -> list[str]:
             "batches, or all ranks' by their mean (batch.estimates), so fewer ranks update them more often "
             "in a step: their shifts differ a little."
         )
+    served = frames.runs[['"data.loader": "auto"' in fields for fields in frames.deciding]]
+    if (served.groupby(["arch", "data", "settings"], dropna=False).loader.nunique() > 1).any():
+        names = " / ".join(sorted(served.loader.dropna().unique()))
+        found.append(
+            "Some runs that are compared, or seeds of one cell, had other loaders than the rest, as "
+            f"data.loader: auto allows ({names}). Decoders differ in some pixels, so a part of their "
+            "differences may be the loader's: set data.loader."
+        )
     copies = int((~frames.runs.counted).sum())
     if copies:
         found.append(

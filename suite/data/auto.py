@@ -1,7 +1,10 @@
 """The loader `auto`: DALI where it can serve, else torchvision, with a word in the log."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from suite.data.loader import loader_class
@@ -31,8 +34,41 @@ def serving(loader: str, device: "torch.device") -> Serving:
         try:
             loader_class("dali", LOADERS["dali"].loader)
         except UserError as error:
-            why = str(error)
+            why = str(error).removesuffix(f": {LOADERS['dali'].install}")
     return Serving("dali") if why is None else Serving("torchvision", why)
+
+
+def installed(loader: str) -> str:
+    """As `serving`, on this machine and as far as its packages tell; imports neither torch nor DALI."""
+    if loader != "auto":
+        return loader
+    has_dali = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+    try:
+        is_for_amd = "rocm" in version("torch")
+    except PackageNotFoundError:
+        is_for_amd = False
+    return "dali" if has_dali and not is_for_amd else "torchvision"
+
+
+def check_same(ranks: Sequence[str], nodes: Sequence[str], former: str | None, why: str) -> None:
+    """Raise UserError where `auto` would change a run's images: decoders differ in some pixels.
+
+    `ranks`, `nodes`: the loader that serves on each rank, and its node. `former`: that of the training which
+    is resumed, or None. `why`: why this rank's is not the usual one.
+    """
+    remedy = "set data.loader to one of them, which makes a run of its own"
+    if len(set(ranks)) > 1:
+        where = {loader: nodes[ranks.index(loader)] for loader in sorted(set(ranks))}
+        each = " and ".join(f"{loader} on {node}" for loader, node in where.items())
+        raise UserError(
+            f"data.loader: auto: {each} would serve one run: install the same on all, or {remedy}"
+        )
+    if former not in (None, ranks[0]):
+        here = f"{ranks[0]} would serve{f' ({why})' if why else ''}"
+        raise UserError(
+            f"data.loader: auto: {former} has served this run so far, and here {here}: resume it where "
+            f"{former} serves, or {remedy}"
+        )
 
 
 def no_nvidia_gpu(device: "torch.device") -> str | None:

@@ -58,7 +58,7 @@ class PipelineLoader(ABC, Generic[IndexT, BatchT]):
         self, share: Share[IndexT], *, num_threads: int, settings: DaliSpec, device: torch.device
     ) -> None:
         if why := no_nvidia_gpu(device):
-            raise UserError(f"data.loader: dali is not possible here: {why}; set auto or torchvision")
+            raise UserError(f"data.loader: dali is not possible here: {why}; set it to auto or torchvision")
         self.bad_images: dict[str, str] = {}
         self._bad: dict[int, str] = {}
         self._share = share

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suite.files import write_atomically
-from suite.paths import data_home
+from suite.paths import index_home
 
 VERSION = 1
 # A folder that changed so recently may change again without a change of its time.
@@ -119,7 +119,7 @@ def save(folder: Path, split: str, listing: Listing) -> None:
 
 def _path(folder: Path, split: str) -> Path | None:
     """Return the file for a split's list, or None without a home."""
-    home = data_home()
+    home = index_home()
     place = os.fsencode(os.path.realpath(folder)) + b"/" + split.encode()
     name = hashlib.sha256(place).hexdigest()
-    return None if home is None else home / "indexes" / f"{name[:20]}.npz"
+    return None if home is None else home / f"{name[:20]}.npz"

@@ -45,7 +45,7 @@ def folder_index(data: DataSpec, split: str, cancel: threading.Event = NEVER) ->
     Raises UserError if it is missing or has other classes, and Cancelled when `cancel` is set meanwhile.
     """
     folder = dataset_folder(data)
-    if (known := _received.get((folder, split))) is not None:
+    if (known := _received.get((folder, split, data.num_classes))) is not None:
         return known
     packed = is_pack(folder)
     index = pack_index(folder, split) if packed else scan(folder, split, cancel)
@@ -58,8 +58,8 @@ def folder_index(data: DataSpec, split: str, cancel: threading.Event = NEVER) ->
     return index
 
 
-_received = dict[tuple[Path, str], ImageIndex]()
-"""What the first rank has listed for all, by folder and split."""
+_received = dict[tuple[Path, str, int | None], ImageIndex]()
+"""What the first rank has listed for all, by folder, split and the number of classes that it has."""
 
 
 def indexes_to_share(data: DataSpec, cancel: threading.Event) -> list[ImageIndex] | None:
@@ -68,8 +68,11 @@ def indexes_to_share(data: DataSpec, cancel: threading.Event) -> list[ImageIndex
     Raises UserError and Cancelled as `folder_index` does.
     """
     source = SOURCES.get(data.name)
-    lists_files = LOADERS[data.loader].index == "suite.data.sources:folder_index"
-    if not lists_files or (source is not None and source.generator) or is_pack(dataset_folder(data)):
+    if (
+        not LOADERS[data.loader].lists_files
+        or (source is not None and source.generator)
+        or is_pack(dataset_folder(data))
+    ):
         return None
     return [folder_index(data, split, cancel) for split in SPLITS]
 
@@ -77,7 +80,7 @@ def indexes_to_share(data: DataSpec, cancel: threading.Event) -> list[ImageIndex
 def receive_indexes(data: DataSpec, indexes: list[ImageIndex]) -> None:
     """Use the indexes of `indexes_to_share` instead of listing the files."""
     for split, index in zip(SPLITS, indexes, strict=True):
-        _received[dataset_folder(data), split] = index
+        _received[dataset_folder(data), split, data.num_classes] = index
 
 
 def check_stage(data: DataSpec) -> None:

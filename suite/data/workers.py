@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from suite.data.auto import installed
 from suite.experiment import DetectionSpec, Run
 from suite.signals import signal_when_parent_ends, stop_signals_blocked
 from suite.specs.loader_table import LOADERS
@@ -24,10 +25,6 @@ _HELD_BATCHES = 1
 END_S = 5.0
 # Of a socket, without the names that multiprocessing adds: /pymp-12345678/listener-12345678.
 LONGEST_FOLDER = 107 - 32
-_REMEDY = (
-    "enlarge it (docker run --shm-size, or mount -o remount,size=), lower batch.batch_size_per_gpu or "
-    "system.data_threads, or set data.loader=dali"
-)
 
 
 class _KilledPopen(multiprocessing.popen_fork.Popen):
@@ -114,7 +111,7 @@ def shared_memory_of_run(run: Run) -> int:
     At the end of an epoch there are two loaders: that of the training images keeps what it has prefetched.
     """
     has_files = run.data.name not in SOURCES or not SOURCES[run.data.name].generator
-    if not (has_files and LOADERS[run.data.loader].shares_memory):
+    if not (has_files and LOADERS[installed(run.data.loader)].shares_memory):
         return 0
     workers = 2 * run.system.data_threads
     if isinstance(run.task, DetectionSpec):  # as bytes, without masks
@@ -137,4 +134,10 @@ def shared_memory_shortage(needed_bytes: int, *, is_idle: bool = False) -> str |
         return None
     has = f"{SHARED_MEMORY} has {total_bytes / 2**20:.0f} MiB, of which {free_bytes / 2**20:.0f} are free"
     needs = f"the batches of the torchvision loader's workers need {needed_bytes / 2**20:.0f} MiB there"
-    return f"{has}; {needs}: {_REMEDY}"
+    return f"{has}; {needs}: enlarge it (docker run --shm-size, or mount -o remount,size=), {need_less()}"
+
+
+def need_less() -> str:
+    """Return what makes the loaders of a run need less shared memory; DALI needs none."""
+    dali = ", or set data.loader=dali" if installed("auto") == "dali" else ""
+    return f"{'' if dali else 'or '}lower batch.batch_size_per_gpu or system.data_threads{dali}"

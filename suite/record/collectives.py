@@ -42,8 +42,11 @@ class Gap:
 
     @property
     def suspects(self) -> list[int]:
-        """The ranks for which the others wait; empty where all have entered the same collective."""
-        return sorted({*self.missing, *self.silent, *self.others})
+        """The ranks for which the others wait; empty where all have entered the same collective.
+
+        Those whose own dumps show it, if there are any: a rank without a dump may have died with the job.
+        """
+        return sorted({*self.missing, *self.others}) or self.silent
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -1,9 +1,11 @@
 """For which rank the others waited, by what each rank wrote meanwhile and by torch's flight recorder."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from suite.errors import UserError
 from suite.files import parse_json, read_whole
@@ -13,6 +15,8 @@ from suite.record.shapes import COUNT, NUMBER, TEXT, Shape, fault_in, known, lis
 
 BACKENDS = ("gloo", "nccl")
 MAX_NAMED = 4  # ranks in a sentence
+_READ: dict[Path, tuple[tuple[tuple[str, int, int, int], ...], "Hang | None"]] = {}
+"""What was found in a run's folder, with the names and versions of its files."""
 _SHAPES: dict[str, Shape] = {
     **dict.fromkeys(("rank", "epoch", "step"), COUNT.required()),
     **dict.fromkeys(("node", "phase", "stack"), TEXT.required()),
@@ -71,18 +75,33 @@ class Hang:
         return silent if self.stalls else []
 
     def sentence(self) -> str:
-        """Return which rank hangs, and how that is known."""
+        """Return which rank hangs, and how that is known, after the collectives' time-out."""
         lagging = self.lagging
-        one = len(lagging) < 2
         who = self.named(lagging) if lagging else "a rank"
-        verbs = ("hangs", "is") if one else ("hang", "are")
+        verbs = ("hangs", "is") if len(lagging) < 2 else ("hang", "are")
         words = f"{verbs[0]}, or {verbs[1]} slower than the others by more than system.collective_timeout_s"
-        details = [text for rank in lagging[:1] if one and (text := self._detail(rank))]
+        return f"{who} {words}{self._evidence()}"
+
+    def sentence_so_far(self) -> str:
+        """Return for which rank the others wait, before the time-out: that rank may still go on."""
+        stalled_s = max((stall.stalled_s for stall in self.stalls.values()), default=None)
+        if stalled_s is None:
+            return self.sentence()  # torch has dumped collectives, as it does after the time-out
+        waited = f"for {stalled_s:.0f} s{self._evidence()}"
+        if not self.lagging:
+            return f"its ranks have not gone on {waited}"
+        return f"the others have waited for {self.named(self.lagging)} {waited}"
+
+    def _evidence(self) -> str:
+        """Return how it is known, in parentheses; empty if nothing is."""
+        details = [text for rank in self.lagging if len(self.lagging) == 1 and (text := self._detail(rank))]
         if self.gap is not None:
             called = f"{self.gap.collective.name} {self.gap.collective.number}"
             waiting = f"{self.named(self.gap.waiting)} waited in" if self.gap.suspects else "all have entered"
             details.append(f"{waiting} {called}")
-        return f"{who} {words}" + (f" ({'; '.join(details)})" if details else "")
+            if self.gap.silent and self.gap.suspects != self.gap.silent:
+                details.append(f"{self.named(self.gap.silent)} left no dump")
+        return f" ({'; '.join(details)})" if details else ""
 
     def _detail(self, rank: int) -> str:
         """Return what the one rank that hangs did, as far as is known."""
@@ -99,9 +118,9 @@ class Hang:
     def named(self, ranks: Sequence[int]) -> str:
         """Return ranks with their nodes; of many ranks the nodes, each with how many."""
         if len(ranks) > MAX_NAMED:
-            nodes = Counter(self._node(rank) or "nodes unknown" for rank in ranks)
-            listed = ", ".join(f"{node} ({count})" for node, count in nodes.most_common(MAX_NAMED))
-            return f"{len(ranks)} ranks, on {listed}{', …' if len(nodes) > MAX_NAMED else ''},"
+            nodes = Counter(self._node(rank) or "unknown nodes" for rank in ranks)
+            listed = ", ".join(f"{count} on {node}" for node, count in nodes.most_common(MAX_NAMED))
+            return f"{len(ranks)} ranks ({listed}{', …' if len(nodes) > MAX_NAMED else ''})"
         each = [f"{rank}{' on ' if self._node(rank) else ''}{self._node(rank)}" for rank in ranks]
         return f"rank {each[0]}" if len(each) == 1 else f"ranks {', '.join(each[:-1])} and {each[-1]}"
 
@@ -112,13 +131,36 @@ class Hang:
 
 
 def read_hang(paths: RunPaths) -> Hang | None:
-    """Return what the ranks of the newest attempt left behind; None where no rank waited for long."""
+    """Return what the ranks of the newest attempt left behind; None where no rank waited for long.
+
+    The dumps of hundreds of ranks take a second to read. A process reads them again when they have changed,
+    or where something could not be read.
+    """
     try:
-        names = sorted(path.name for path in paths.flight.iterdir())
+        with os.scandir(paths.flight) as entries:
+            seen = tuple(sorted((one.name, *_version(one)) for one in entries))
     except FileNotFoundError:
         return None
     except OSError as error:
         return Hang(notes=[f"{paths.flight}: cannot be read: {error.strerror}"])
+    if paths.folder in _READ and _READ[paths.folder][0] == seen:
+        return _READ[paths.folder][1]
+    hang = _read_files(paths, [name for name, *_ in seen])
+    if hang is None or not hang.notes:
+        _READ[paths.folder] = (seen, hang)
+    return hang
+
+
+def _version(entry: os.DirEntry[str]) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced; zeros for one that was removed meanwhile."""
+    try:
+        found = entry.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read_files(paths: RunPaths, names: Sequence[str]) -> Hang | None:
     notes: list[str] = []
     nodes = _read_nodes(paths, notes)
     stalls = [_read_stall(paths, name, notes) for name in names if name.startswith("rank-")]

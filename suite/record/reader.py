@@ -124,7 +124,7 @@ class Record:
             config.pop("run_id", ""),
             version,
             config,
-            status.content,
+            status.content | {"reason": status.reason},
             provenance,
             layers=layers,
             damaged_lines=damaged + damaged_provenance,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from suite.errors import UserError
@@ -47,23 +48,32 @@ CLOCKS_AGREE_S = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """The content of status.json, corrected by the lock and the ranks' errors."""
+    """The content of status.json, corrected by the lock and the ranks' errors; `reason` is corrected, too."""
 
     content: dict[str, Any]
+    paths: RunPaths | None = None  # None where status.json cannot be used
     died_silently: bool = False
     is_missing: bool = False
     errors: list[RankError] = field(default_factory=list)
     damage: str | None = None  # why status.json cannot be used; the state is then `failed`
     notes: list[str] = field(default_factory=list)  # a sentence for each other file that cannot be used
-    hang: Hang | None = None  # of a run that failed, what its ranks wrote while they waited for one another
+    cause: RankError | None = None  # that of a rank, which tells why the run failed
 
     @property
     def state(self) -> State:
         state: State = self.content["state"]
         return state
 
+    @cached_property
+    def hang(self) -> Hang | None:
+        """What the ranks wrote while they waited for one another; read when it is asked for."""
+        return None if self.paths is None else read_hang(self.paths)
+
     @property
     def reason(self) -> str | None:
+        """Why the run is in this state. Reads what ranks that waited in vain have written."""
+        if self.cause is not None:
+            return self.cause.told(self.hang if self.cause.has_waited else None)
         reason: str | None = self.content.get("reason")
         return reason
 
@@ -117,17 +127,16 @@ def _read_status(paths: RunPaths) -> Status:
         reason = "the process ended without writing a status (it was killed, or its machine failed)"
         content |= {"state": "failed", "reason": reason}
     errors: list[RankError] = []
-    hang: Hang | None = None
+    cause: RankError | None = None
     notes = list(_differing_clocks(paths, content))
     if content.get("state") == "failed":
         errors, others = read_errors(paths)
-        hang = read_hang(paths)
-        notes += [*others, *(hang.notes if hang is not None else ())]
-        cause = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
+        notes += others
+        first = next((error for error in errors if not error.is_symptom), errors[0] if errors else None)
         # The first rank has written the reason of its own end itself.
-        if cause is not None and (died_silently or is_missing or cause.rank != 0 or cause.is_symptom):
-            content["reason"] = cause.told(hang)
-    return Status(content, died_silently, is_missing, errors, notes=notes, hang=hang)
+        if first is not None and (died_silently or is_missing or first.rank != 0 or first.is_symptom):
+            cause = first
+    return Status(content, paths, died_silently, is_missing, errors, notes=notes, cause=cause)
 
 
 def _differing_clocks(paths: RunPaths, content: dict[str, Any]) -> Iterator[str]:

@@ -163,6 +163,16 @@ class RecordWriter:
             **costs,
         )
 
+    def loader_of_checkpoints(self) -> str | None:
+        """Return which loader has served the training whose checkpoints are here; None without any.
+
+        It is that of the newest start, as a start with another one resumes from no checkpoint.
+        """
+        starts = read_lines(self.paths.provenance, ())[0] if self.paths.checkpoint_steps() else []
+        loaders = [one["loader"] for one in starts if isinstance(one.get("loader"), dict)]
+        ran = loaders[-1].get("ran") if loaders else None
+        return ran if isinstance(ran, str) else None
+
     def resume(self, step: int, damaged_checkpoints: Sequence[str]) -> None:
         """Write the step at which this attempt begins, and how many steps of former ones are lost."""
         lost = max(0, (self._status.get("step") or 0) - step)

@@ -1,7 +1,10 @@
 """Means and variances of channels over any number of batches and ranks, without loss of precision.
 
-Each batch has its own mean and centred second moment, which are merged in float64 (Chan, Golub, LeVeque
-1979): a mean that is a thousand times the standard deviation costs no digits of the variance.
+Each batch gives its mean and its centred second moment, which are merged in float64 (Chan, Golub, LeVeque
+1979): a mean that is a thousand times the standard deviation costs no digits of the variance. Within a batch
+they are found about the mean. Those of a contiguous one on a CPU come from sums and sums of squares about
+zero where the mean is at most three standard deviations away (`OFF`): there the variance's relative error is
+up to 5e-7.
 """
 
 import functools

@@ -7,6 +7,8 @@ To add one, add an entry and a module in `suite.data` with a class that satisfie
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+FOLDER_INDEX = "suite.data.sources:folder_index"
+
 
 @dataclass(frozen=True)
 class LoaderEntry:
@@ -26,11 +28,16 @@ class LoaderEntry:
     meaning: str
     boxes: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
-    index: str = "suite.data.sources:folder_index"
+    index: str = FOLDER_INDEX
     crops: bool = True
     threads: str = ""
     shares_memory: bool = False
     install: str = "pip install 'shiftbench[train]'"
+
+    @property
+    def lists_files(self) -> bool:
+        """Whether a split's images are listed by folder, unless they are in a pack."""
+        return self.index == FOLDER_INDEX
 
 
 LOADERS = {
@@ -40,7 +47,7 @@ LOADERS = {
         options={"num_threads": "data_threads", "settings": "dali", "channels_last": "channels_last"},
         boxes="suite.detection.dali:DetectionDaliLoader",
         threads="decoder threads",
-        install="pip install 'shiftbench[dali]', or set data.loader=torchvision",
+        install="pip install 'shiftbench[dali]', or set data.loader=auto, which takes torchvision without it",
     ),
     "auto": LoaderEntry(
         "suite.data.auto:auto_loader",

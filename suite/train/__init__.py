@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from suite.binding import by_text
-from suite.data.auto import serving
+from suite.data.auto import Serving, check_same, serving
 from suite.data.watch import DataWatch, Silence
 from suite.data.workers import SHARED_MEMORY
 from suite.errors import Diverged, Preempted, UserError
@@ -82,13 +82,14 @@ def train_on(
 def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) -> None:
     hosts, binding = ranks.hosts(), by_text(ranks.bindings())
     try:
+        served = _same_loader(run, ranks, record)
         if record is not None:
             origin = provenance(_device_name(ranks), hosts, ranks.device.type) | arithmetic_of(run)
             origin["binding"] = binding
             if ranks.device.type == "cuda":
                 log.info("%s", "; ".join(f"ranks {which}: {text}" for text, which in binding.items()))
             origin["kernels"] = asdict(norm_kernels(run, ranks.device))
-            origin["loader"] = asdict(serving(run.data.loader, ranks.device))
+            origin["loader"] = asdict(served)
             record.start(origin)
             if (patch := code_state().patch) is not None:
                 record.keep_patch(origin["patch"], patch)
@@ -114,6 +115,16 @@ def _train(run: Run, ranks: Ranks, record: RecordWriter | None, stop: StopFlag) 
         _end(record, "failed", in_one_line(error))
         raise
     _end(record, "completed", None)
+
+
+def _same_loader(run: Run, ranks: Ranks, record: RecordWriter | None) -> Serving:
+    """Return the loader that serves. Raises UserError on all ranks where they, or a resumed run's, differ."""
+    served = serving(run.data.loader, ranks.device)
+    if run.data.loader == "auto":
+        former = None if record is None else record.loader_of_checkpoints()
+        former = ranks.texts(former or "")[0]  # the first rank has the record
+        check_same(ranks.texts(served.ran), ranks.nodes(), former or None, served.why)
+    return served
 
 
 def storage_fault(error: OSError, paths: RunPaths) -> str | None:

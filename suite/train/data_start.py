@@ -46,7 +46,7 @@ def data_ready(run: Run, ranks: Ranks, stop: StopFlag) -> Iterator[Run]:
     written, on all ranks, and Preempted.
     """
     with _staged(run, ranks, stop) as run_here:
-        if ranks.world_size > 1 and run.task.entry.layout == "folders":
+        if run.task.entry.layout == "folders":
             _share_indexes(run_here.data, ranks, stop)
         yield run_here
 
@@ -75,10 +75,11 @@ def _staged(run: Run, ranks: Ranks, stop: StopFlag) -> Iterator[Run]:
 
 
 def _share_indexes(data: DataSpec, ranks: Ranks, stop: StopFlag) -> None:
-    """Send the list of the images' files from the first rank to the others."""
+    """Let the first rank list the images' files, also where it is alone, and send the list to the others."""
     work = partial(indexes_to_share, data) if ranks.is_first else None
     box = [_all_wait_for(work, ranks, stop)]
-    dist.broadcast_object_list(box, src=0)
+    if ranks.world_size > 1:
+        dist.broadcast_object_list(box, src=0)
     if box[0] is not None:
         receive_indexes(data, box[0])
 

@@ -19,7 +19,7 @@ from suite.binding import bind
 from suite.data import Place
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import SystemSpec
-from suite.launch import launch_variables
+from suite.launch import launch_variables, ranks_on_node
 from suite.record.rank_errors import node_name
 from suite.train.flight_recorder import record_collectives
 
@@ -91,17 +91,17 @@ class Ranks:
 
     def hosts(self) -> list[str]:
         """Return the host name of every rank."""
-        return self._texts(socket.gethostname())
+        return self.texts(socket.gethostname())
 
     def nodes(self) -> list[str]:
         """Return the name of every rank's node, as the scheduler calls it where there is one."""
-        return self._texts(node_name())
+        return self.texts(node_name())
 
     def bindings(self) -> list[str]:
         """Return to which CPUs every rank is bound, in words."""
-        return self._texts(self.binding)
+        return self.texts(self.binding)
 
-    def _texts(self, own: str) -> list[str]:
+    def texts(self, own: str) -> list[str]:
         """Return every rank's text in rank order, on every rank."""
         texts = [own] * self.world_size
         if self.world_size > 1:
@@ -125,7 +125,9 @@ def joined(system: SystemSpec) -> Iterator[Ranks]:
     local_rank = int(variables.get("LOCAL_RANK", "0"))
     device = _device(system, local_rank)
     # Before there are threads to bind.
-    binding = bind(os.environ, _pci_address(device), int(variables.get("WORLD_SIZE", "1")))
+    ranks_here = ranks_on_node(os.environ)
+    gpus = _pci_addresses(device, local_rank, ranks_here)
+    binding = bind(os.environ, gpus, int(variables.get("WORLD_SIZE", "1")), ranks_here)
     if system.torch_threads is not None:
         torch.set_num_threads(system.torch_threads)
     if not variables:
@@ -162,6 +164,17 @@ def _device(system: SystemSpec, local_rank: int) -> torch.device:
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def _pci_addresses(device: torch.device, local_rank: int, ranks_here: int) -> list[str]:
+    """Return the addresses of this rank's GPU, and of the other ranks' on this node if it sees them all."""
+    own = _pci_address(device)
+    if own is None:
+        return []
+    if torch.cuda.device_count() < ranks_here:
+        return [own]
+    others = [torch.device("cuda", rank) for rank in range(ranks_here) if rank != local_rank]
+    return [own, *filter(None, map(_pci_address, others))]
 
 
 def _pci_address(device: torch.device) -> str | None:

@@ -1,7 +1,8 @@
 """One set of BN's running averages, for evaluation and for checkpoints, where each rank has its own.
 
-Training does not read them, so ranks may go on with their own ones meanwhile. To add a rule, add a class that
-satisfies `RankEstimates`, and an entry of `ESTIMATES` in `suite.specs.batch`.
+Training does not read them, so ranks may go on with their own ones meanwhile: norms whose training does (BRN
+and MABN, `reads_estimates` in `suite.specs.norm_table`) are refused on several ranks. To add a rule, add a
+class that satisfies `RankEstimates`, and an entry of `ESTIMATES` in `suite.specs.batch`.
 """
 
 from collections.abc import Callable, Iterator, Mapping

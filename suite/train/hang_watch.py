@@ -88,14 +88,17 @@ class HangWatch(WaitTimer):
     def _note(self, stack: str) -> None:
         epoch, step, phase = self._place
         rank = self._ranks.rank
-        log.warning("rank %d has not gone on for %.0f s; %s", rank, self._waited_s, self._paths.stall(rank))
         stall = Stall(rank, node_name(), epoch, step, phase, time.time(), self._waited_s, stack)
         try:
             write_atomically(self._paths.stall(rank), stall.text())
             if (dump := gloo_dump()) is not None:
                 write_atomically(self._paths.trace("gloo", rank), dump)
         except OSError as error:
-            log.error("%s: could not be written: %s", self._paths.flight, error)
+            waited = f"rank {rank} has not gone on for {stall.stalled_s:.0f} s"
+            log.error("%s, and where it is could not be written: %s", waited, error)
+            return
+        path = self._paths.stall(rank)
+        log.warning("rank %d has not gone on for %.0f s; %s says where it is", rank, stall.stalled_s, path)
 
     def _forget(self) -> None:
         with suppress(OSError):

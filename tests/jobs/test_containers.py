@@ -124,7 +124,7 @@ def test_apptainer_shows_the_gpus_that_are_asked_for(maker: str, gpus: int | Non
 def mounts_of(cluster: SlurmCluster, *runs: Run, output_dir: str = "/runs") -> list[str]:
     inside = inside_of(cluster, runs, (Path(output_dir),), Path("/work"), Path("/runs/me/code/abc"))
     assert inside is not None
-    return [str(mount) for mount in inside.mounts]
+    return [str(mount) for mount in inside.mounts if not mount.source.endswith("/indexes")]
 
 
 def test_a_path_is_mounted_once() -> None:
@@ -136,6 +136,23 @@ def test_a_path_is_mounted_once() -> None:
     # What is read-only, or something else inside, does not serve for the runs.
     assert mounts_of(given, run_of(path="/d/x")) == ["/d:/d:ro", "/other:/runs", "/runs:/runs"]
     assert mounts_of(given, run_of(path="/d/x", stage="/d/stage"))[2:] == ["/runs:/runs", "/d/stage:/d/stage"]
+
+
+def test_the_list_of_a_folders_files_outlives_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHIFTBENCH_DATA_DIR", "/home/me/data")
+    lists = Path("/home/me/data/indexes")
+
+    def inside(*runs: Run, **keys: Any) -> tuple[tuple[Path, ...], str | None, list[str]]:
+        found = inside_of(slurm({}, **keys), runs, (), Path("/w"), Path("/code"))
+        assert found is not None
+        variable = found.variables.get("SHIFTBENCH_DATA_DIR")
+        return found.folders, variable, [str(mount) for mount in found.mounts if "/home" in mount.source]
+
+    assert inside(run_of()) == ((lists,), "/home/me/data", [f"{lists}:{lists}"])
+    uncropped = {"crop_area": [1, 1], "flip": False, "eval_resize": 224}
+    assert inside(run_of(name="mnist", loader="memory", **uncropped)) == ((), None, [])
+    own = {"SHIFTBENCH_DATA_DIR": "/scratch/data"}  # which its `mounts` may name
+    assert inside(run_of(), environment=own) == ((), None, [])
 
 
 def test_a_relative_path_is_found_inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -151,6 +168,15 @@ def test_an_inner_mount_comes_behind_the_outer_one() -> None:
     inside = inside_of(cluster, (), (Path("/runs"),), Path("/runs"), Path("/runs/code"))
     assert inside is not None
     assert "/runs:/runs,/fast:/runs/fast" in inside.options(cluster)
+
+
+def test_no_read_only_mount_hides_the_staging_folder() -> None:
+    """$TMPDIR may be /scratch/job-1."""
+    cluster = slurm({"mounts": ["/scratch:/scratch:ro"]})
+    inside = inside_of(cluster, [run_of(path="/d", stage="$TMPDIR")], (), Path("/w"), Path("/code"))
+    assert inside is not None
+    (bound,) = (word for word in inside.options(cluster) if "/scratch" in word)
+    assert bound.split(",")[-1] == '"${TMPDIR:?}":"${TMPDIR:?}"'
 
 
 def test_an_output_folder_that_cannot_be_mounted() -> None:

@@ -69,16 +69,60 @@ def test_a_loader_that_an_image_lacks_and_the_record(monkeypatch: pytest.MonkeyP
         loader_class("dali", "no_such_package:Loader")
 
 
+# As users have shown them, in NVIDIA/pyxis' issues 12, 61, 166, 168 and 135; spank's lines follow.
+PYXIS = {
+    "pyxis: mkdir: cannot create directory '/run/enroot': Permission denied": """
+slurmstepd: pyxis: importing docker image ...
+slurmstepd: error: pyxis: child 12004 failed with error code: 1
+slurmstepd: error: pyxis: failed to import docker image
+slurmstepd: error: pyxis: printing contents of log file ...
+slurmstepd: error: pyxis:     mkdir: cannot create directory '/run/enroot': Permission denied
+slurmstepd: pyxis: could not remove squashfs: No such file or directory
+""",
+    "pyxis: enroot-switchroot: failed to execute: /bin/bash: No such file or directory": 2
+    * """pyxis: importing docker image ...
+slurmstepd: error: pyxis: container start failed with error code: 1
+slurmstepd: error: pyxis: printing contents of log file ...
+slurmstepd: error: pyxis:     enroot-switchroot: failed to execute: /bin/bash: No such file or directory
+slurmstepd: error: pyxis: couldn't start container
+slurmstepd: error: pyxis: if the image has an unusual entrypoint, try using --no-container-entrypoint
+""",
+    "pyxis: nvidia-container-cli: container error: permission denied; "
+    "[ERROR] /etc/enroot/hooks.d/98-nvidia.sh exited with return code 1": """
+slurmstepd: error: pyxis: container start failed with error code: 1
+slurmstepd: error: pyxis: printing enroot log file:
+slurmstepd: error: pyxis:   nvidia-container-cli: container error: permission denied
+slurmstepd: error: pyxis:   [ERROR] /etc/enroot/hooks.d/98-nvidia.sh exited with return code 1
+slurmstepd: error: pyxis: couldn't start container
+""",
+    "pyxis: [ERROR] URL https://example.org/v2/x returned error code: 401 Unauthorized": """
+slurmstepd: error: pyxis: child 1022281 failed with error code: 1
+slurmstepd: error: pyxis: failed to import docker image
+slurmstepd: error: pyxis: printing enroot log file:
+slurmstepd: error: pyxis:     [INFO] Querying registry for permission grant
+slurmstepd: error: pyxis:     [INFO] Fetching image manifest
+slurmstepd: error: pyxis:     [ERROR] URL https://example.org/v2/x returned error code: 401 Unauthorized
+slurmstepd: error: pyxis: couldn't start container
+""",
+    "pyxis: couldn't start container": "slurmstepd-sp-0016: error: pyxis: couldn't start container\n",
+}
+SPANK = """slurmstepd: error: spank: required plugin spank_pyxis.so: task_init() failed with rc=-1
+slurmstepd: error: Failed to invoke spank plugin stack
+srun: error: sp-0016: task 0: Exited with exit code 1
+"""
+
+
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
+        *((text + SPANK, reason) for reason, text in PYXIS.items()),
         (
             "FATAL:   could not open image /x.sif\nsrun: error: n1: task 0: Exited with exit code 255\n",
             "FATAL:   could",
         ),
         (
             "slurmstepd: error: pyxis: no such image\nslurmstepd: error: spank: failed\nsrun: error: y\n",
-            "slurmstepd: e",
+            "pyxis: no such image",
         ),
         (
             "shiftbench: the image x lacks torch\nslurmstepd: error: *** STEP 1.0 CANCELLED\n",
@@ -91,7 +135,10 @@ def test_status_says_why_a_container_did_not_start(log: str, reason: str, tmp_pa
     one = new_submission("x", {}, tmp_path, tmp_path, ["a"])
     one.folder.mkdir()
     (one.folder / "12_0_log.err").write_text(log)
-    assert _last_error(one, "12", may_have_aborted=True).startswith(f"; {reason}")
+    error = _last_error(one, "12", None, may_have_aborted=True)
+    assert error.startswith(f"; {reason}")
+    if reason in PYXIS:
+        assert error == f"; {reason}"
 
 
 SHOWN = (

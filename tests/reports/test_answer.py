@@ -11,7 +11,7 @@ from reports.findings.answer import Answer, answer
 from reports.findings.baseline import Baseline, against_baseline
 from reports.findings.ranking import ranking
 from reports.frames import Frames
-from reports.numbers import natural_key
+from reports.numbers import all_have, natural_key
 from reports.stats import Estimate, seeds_to_tell
 from reports.tables.forest import Forest, forest, ranking_display
 from tests.helpers.paired_cells import Cells, frames_of
@@ -278,6 +278,12 @@ def test_each_verdict_has_its_chip(tmp_path: Path, xbn: list[float], chip: str) 
     drawn = plot(tmp_path, {("BN", 4): [60.0, 61.0, 62.0, 63.0], ("XBN-P2-GN8", 4): xbn})
     (row,) = [row for row in drawn.rows if row.norm == "XBN-P2-GN8"]
     assert (row.verdict, row.chip[1]) == (chip, chip)
+
+
+def test_names_that_all_have_something() -> None:
+    assert all_have(["BN", "XBN"]) == "BN and XBN both have"
+    assert all_have(["BN", "XBN", "GN8"]) == "BN, XBN and GN8 all have"
+    assert all_have(["BN", "XBN", "GN8"], most=2) == "BN, XBN and 1 more all have"
 
 
 def test_names_sort_as_people_count() -> None:

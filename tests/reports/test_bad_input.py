@@ -273,6 +273,16 @@ def test_seeds_on_different_numbers_of_ranks_are_warned_of(tmp_path: Path) -> No
     assert "ran on different numbers of ranks" in inventory(tmp_path)
 
 
+def test_loaders_that_differ_as_auto_allows_are_warned_of(tmp_path: Path) -> None:
+    for data, is_warned in (({"loader": "auto"}, True), ({"loader": "torchvision"}, False)):
+        data |= {"name": "fashion-mnist-7k", "image_size": 28}
+        for run, ran in zip(runs_of(data=data, seeds=[0, 1]), ("dali", "torchvision"), strict=False):
+            loader = {"ran": ran, "why": ""}
+            write_run(tmp_path / str(is_warned), run, provenance={**PROVENANCE, "loader": loader})
+        text = inventory(tmp_path / str(is_warned))
+        assert ("auto allows (dali / torchvision). Decoders differ" in text) is is_warned
+
+
 def test_recipes_that_differ_between_norms_are_warned_of(tmp_path: Path) -> None:
     for norm, epochs in (("bn", 2), ("xbn", 3)):
         model = {"arch": "small_resnet20", "norm": {"kind": norm}}

@@ -21,7 +21,7 @@ import torch
 from suite.data import check_data, index, index_cache, train_loader, val_loader
 from suite.data.pack_writer import sources_of, write_pack
 from suite.data.packs import pack_index
-from suite.data.sources import indexes_to_share, prepare
+from suite.data.sources import folder_index, indexes_to_share, prepare
 from suite.data.staging import copies_folder
 from suite.errors import Cancelled, Preempted, UserError
 from suite.experiment import Run, SystemSpec
@@ -248,6 +248,30 @@ def test_a_list_that_is_made_is_given_up(
         indexes_to_share(run_on(mine).data, cancel)
     assert len(walked) == 2  # train/ and one class
     assert len(indexes_to_share(run_on(mine).data, threading.Event()) or []) == 2
+
+
+def test_a_stop_signal_ends_the_listing_of_one_rank(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHIFTBENCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(data_start, "ASK_EVERY_S", 0.01)
+    mine, stop, images_in = Path(shutil.copytree(folder, tmp_path / "mine")), StopFlag(), index._images_in
+
+    def stopped(root: Path, folders: index_cache.Folders, cancel: threading.Event) -> Any:
+        stop.raise_(signal.SIGTERM, None)
+        assert cancel.wait(5), "the listing is not told of the signal"
+        return images_in(root, folders, cancel)
+
+    monkeypatch.setattr(index, "_images_in", stopped)
+    with pytest.raises(Preempted), data_ready(run_on(mine), on_its_own(0, 1), stop):
+        pass
+    monkeypatch.setattr(index, "_images_in", images_in)
+    with data_ready(run_on(mine), on_its_own(0, 1), StopFlag()) as run:
+        assert len(folder_index(run.data, "val").names_N) == 30
+    other = run_on(mine, name="mine", num_classes=9)  # for which the list does not serve
+    refused = pytest.raises(UserError, match=r"has 10 class folders, but data\.num_classes is 9")
+    with refused, data_ready(other, on_its_own(0, 1), StopFlag()):
+        pass
 
 
 # ------------------------------------------------------------ runs

@@ -103,6 +103,20 @@ def test_what_was_noted_is_kept_after_a_fault_alone(
         assert (list(hang.stalls), hang.lagging, hang.nodes) == ([0], [1], ["n1", "n2"])
 
 
+def test_the_log_says_where_the_place_stands_once_it_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = RunPaths(tmp_path)
+    watch = HangWatch(paths, Ranks(1, 1, 2, CPU), 600.0)
+    watch._waited_s = 480.4
+    watch._note("")  # there is no folder
+    assert "rank 1 has not gone on for 480 s, and where it is could not be written: " in caplog.text
+    assert "says where it is" not in caplog.text
+    paths.flight.mkdir()
+    watch._note("")
+    assert f"rank 1 has not gone on for 480 s; {paths.stall(1)} says where it is" in caplog.text
+
+
 def test_one_rank_has_no_others_that_wait(tmp_path: Path) -> None:
     with HangWatch(RunPaths(tmp_path), Ranks(0, 0, 1, CPU), 600.0):
         assert HangWatch.current is None
