@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def test_time_is_a_budget_too(tmp_path: Path) -> None:
     assert check_now(one)
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP as a terminal has it: nohup has these tests ignore it."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.usefixtures("hangups")
 def test_one_signal_ends_it_in_good_order_and_a_second_at_once(tmp_path: Path) -> None:
     one = conditions(tmp_path)
     with one.handling_signals():
