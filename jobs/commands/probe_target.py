@@ -66,7 +66,8 @@ def choose_data(
     """
     if run is None and data is None:
         raise UserError(f"{purpose}: --data is missing: a known data set, or a folder that holds {FOLDERS}")
-    fields: dict[str, Any] = run.data.model_dump() if run is not None else {}
+    # Without a run there is no other number that the loader's pixels would have to fit.
+    fields: dict[str, Any] = run.data.model_dump() if run is not None else {"loader": "auto"}
     if data is not None:
         name, path = (Path(data).resolve().name, data) if Path(data).is_dir() else (data, None)
         if path is None and data not in SOURCES and data != fields.get("name"):
