@@ -75,7 +75,7 @@ def test_another_size_of_the_same_data(run: Run) -> None:
 def test_without_a_run(tmp_path: Path) -> None:
     model, data = specs(None, arch="resnet18", data=str(tmp_path), num_classes=3, norm="{kind: xbn}")
     assert (model.arch, model.norm.kind, model.num_classes) == ("resnet18", "xbn", 3)
-    assert data == DataSpec(name=tmp_path.name, path=str(tmp_path), num_classes=3, loader="auto")  # whichever is installed
+    assert data == DataSpec(name=tmp_path.name, path=str(tmp_path), num_classes=3, loader="auto")
 
 
 def test_an_option_without_effect_is_refused(run: Run) -> None:
