@@ -92,7 +92,7 @@ def answer(
             *([f"at norm batch {place.size}"] if place.size else []),
         ]
     )
-    row = _told_about(place, label)
+    row = _norm_of_the_headline(place, label)
     text = _headline(
         place, row, label, accuracy, len(comparison.dropna(subset="top1_p")) if comparison is not None else 0
     )
@@ -125,10 +125,10 @@ def _openness(place: Place, label: str) -> int:
     return 1 if place.is_won_by(label) else 2
 
 
-def _told_about(place: Place, label: str) -> pd.Series | None:
+def _norm_of_the_headline(place: Place, label: str) -> pd.Series | None:
     """The norm that the headline compares with the baseline: the best that beats it, else the best.
 
-    One with too few seeds is told about only where all have too few.
+    A norm with too few seeds is described only where all have too few.
     """
     enough = place.compared[place.compared.top1_n >= MIN_SEEDS_FOR_A_CLAIM] if len(place.compared) else None
     rows = (place.having("better"), enough, place.compared) if enough is not None else ()
@@ -140,14 +140,14 @@ def _headline(place: Place, row: pd.Series | None, label: str, accuracy: str, co
     if row is None or estimate is None:
         return sentence("no_pairs_yet", baseline=label)
     others = [norm for norm in place.best if norm != row.norm]
-    untold = [norm for norm in place.open if norm not in (row.norm, label)]
+    undecided = [norm for norm in place.open if norm not in (row.norm, label)]
     facts = {"norm": row.norm, "baseline": label, "accuracy": accuracy}
     if not estimate.is_claim:
         amount = estimate_cell(estimate, 0, 2, say_one=False, signed=True)
         return sentence("too_few_seeds", **facts, amount=amount, seeds=estimate.n)
     p = str(p_cell(row.top1_p_holm))
     facts |= {"seeds": estimate.n, "p": "" if p == EMPTY else p if p.startswith("<") else f"= {p}"}
-    facts |= {"untold": untold}
+    facts |= {"undecided": undecided}
     if row.top1_verdict == "better":
         amount = estimate_cell(estimate, 0, 2, say_one=False)
         leads = row.norm in (*place.best, *place.open)
@@ -181,8 +181,8 @@ def _elsewhere(ranked: pd.DataFrame, here: pd.Series, told: Place) -> Iterator[s
         if place.size and place.size != told.size and (place.best or told.best):
             sets.setdefault((tuple(place.best), tuple(place.open), len(rows)), []).append(place.size)
     parts = [
-        sentence("best_there", sizes=sizes, best=best, untold=untold, norms=norms)
-        for (best, untold, norms), sizes in sets.items()
+        sentence("best_there", sizes=sizes, best=best, undecided=undecided, norms=norms)
+        for (best, undecided, norms), sizes in sets.items()
     ]
     if parts:
         yield f"At other norm batches the best, as far as differences are significant: {'; '.join(parts)}."

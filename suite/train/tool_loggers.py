@@ -109,10 +109,12 @@ class MlflowLogger:
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, which another run may be creating now."""
+        from mlflow.exceptions import MlflowException
+
         if (found := self._client.get_experiment_by_name(name)) is None:
             try:
                 return str(self._client.create_experiment(name))
-            except Exception:
+            except (MlflowException, OSError):  # from the server, or from a folder of files
                 if (found := self._client.get_experiment_by_name(name)) is None:
                     raise
         return str(found.experiment_id)
