@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.local.fork_client import SERVER_VARIABLE
+from jobs.local.process import THREADS
 from tests.helpers.shared_server import VARIABLE, server_path, shared_servers
 
 SERVERS = ExitStack()
@@ -18,6 +18,8 @@ SERVERS = ExitStack()
 def pytest_configure() -> None:
     """Start the fork servers, in the one process that is the parent of all test processes."""
     gc.disable()  # until all modules are imported
+    # There are more processes than cores, and threads that wait for each other spin.
+    os.environ.setdefault(THREADS, "1")
     if VARIABLE not in os.environ:
         SERVERS.enter_context(shared_servers())
 
@@ -43,12 +45,10 @@ def fork_server(prepared_data: None) -> Iterator[Path]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Compute on one thread: there are more test processes than cores, and threads that wait spin."""
+    """Examine no longer what has been imported."""
     gc.collect()
-    gc.freeze()  # what has been imported stays, and need not be examined again and again
+    gc.freeze()
     gc.enable()
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.hookimpl(hookwrapper=True)

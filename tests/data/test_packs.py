@@ -259,7 +259,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(fashion: Path, tmp_path: Path)
     )  # a file of 600 images is larger, one of 100 not
     try:
         with pytest.raises(
-            UserError, match=r"train-\d+\.data: File too large: \d+ of 12 data files are complete"
+            UserError, match=r"(train|val)-\d+\.data: File too large: \d+ of 12 data files are complete"
         ):
             write_pack(*sources_of(fashion), out, images_per_file=600)
     finally:

@@ -52,14 +52,16 @@ def launch(folder: Path, *extra: str, **variables: str) -> "subprocess.Popen[str
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err, text=True)
 
 
-def status_of(folder: Path) -> dict[str, object]:
-    """The only run's status, waited for."""
+def status_of(folder: Path, at_step: int = 0) -> dict[str, object]:
+    """The only run's status, waited for until the run has taken so many steps."""
     deadline = time.monotonic() + 150
-    while not (found := list((folder / "runs").glob("*/status.json"))):
-        assert time.monotonic() < deadline, "no run has started"
+    while True:
+        for path in (folder / "runs").glob("*/status.json"):
+            content: dict[str, object] = json.loads(path.read_text())
+            if int(str(content.get("step") or 0)) >= at_step:
+                return content
+        assert time.monotonic() < deadline, f"no run has reached step {at_step}"
         time.sleep(0.05)
-    content: dict[str, object] = json.loads(found[0].read_text())
-    return content
 
 
 @pytest.mark.usefixtures("fork_server")
@@ -101,7 +103,7 @@ def test_a_killed_process_is_a_failed_run_with_its_signal(trainer: dict[str, str
 
 def test_ctrl_c_checkpoints_and_ends_with_130(trainer: dict[str, str], tmp_path: Path) -> None:
     process = launch(tmp_path, *ONE_RANK, **trainer)
-    status_of(tmp_path)
+    status_of(tmp_path, at_step=1)  # before the first step there is nothing to keep
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130, output
@@ -140,7 +142,7 @@ def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(
     trainer: dict[str, str], tmp_path: Path
 ) -> None:
     process = launch(tmp_path, *ONE_RANK, **trainer)
-    pid = int(str(status_of(tmp_path)["pid"]))
+    pid = int(str(status_of(tmp_path, at_step=1)["pid"]))
     process.kill()
     process.communicate(timeout=10)
     deadline = time.monotonic() + 100
@@ -148,6 +150,7 @@ def test_a_killed_launcher_leaves_a_checkpoint_and_no_process(
         assert time.monotonic() < deadline, "it trains on"
         time.sleep(0.1)
     assert status_of(tmp_path)["state"] == "preempted"
+    assert list((tmp_path / "runs").glob("*/checkpoints/step-*.pt"))
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline, "it has not ended"
         time.sleep(0.1)
