@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ from jobs.commands import (
     submit,
     tune,
 )
+from jobs.local.process_end import exit_with
 from suite import __version__
 from suite.errors import UserError, missing_extra
 
@@ -108,5 +109,10 @@ def _print_error(message: str) -> None:
     console.print(f"error: {message}", style="red", markup=False)
 
 
+def program() -> NoReturn:
+    """Run the command line as this process, which then ends."""
+    exit_with(main)
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -2,9 +2,12 @@
 
 import signal
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from suite.errors import Diverged, Preempted, UserError
-from suite.record import State
+
+if TYPE_CHECKING:  # a job's task must not import more before it handles signals
+    from suite.record import State
 
 DONE = 0
 FAILURE = 1
@@ -23,7 +26,7 @@ def of(error: BaseException) -> int:
     return SOME_RUNS_FAILED if isinstance(error, Diverged) else FAILURE
 
 
-def of_run(state: State, returncode: int) -> int:
+def of_run(state: "State", returncode: int) -> int:
     """Return the code of a run that ended in this state, its process with this code or minus a signal."""
     by_state: dict[State, int] = {
         "completed": DONE,

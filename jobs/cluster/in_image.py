@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 OLDEST_PYTHON = (3, 11)
 # The oldest versions with which a task trains, as pyproject.toml has them.
@@ -81,18 +82,18 @@ def leave_requeueing_to_script() -> None:
         setattr(SlurmJobEnvironment, "_requeue", lambda job, countdown: ask_script_to_requeue(True))  # noqa: B010
 
 
-def main() -> int:
-    """Check the image, then become Submitit's program. Returns an exit code."""
+def main() -> NoReturn:
+    """Check the image, then become Submitit's program. An image with a fault is named, with exit code 2."""
     if fault := fault_of(os.environ.get("SHIFTBENCH_IMAGE", "")):
         print(fault, file=sys.stderr)
-        return 2
+        sys.exit(2)
     keep_caches()
     leave_requeueing_to_script()
-    from submitit.core.submission import submitit_main
+    from jobs.cluster import start_task
+    from jobs.local.process_end import exit_with
 
-    submitit_main()
-    return 0
+    exit_with(start_task.main)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -77,7 +77,7 @@ def script(
     try:
         from submitit import SlurmExecutor
 
-        executor = SlurmExecutor(folder, python=shell_words(cluster.python))
+        executor = SlurmExecutor(folder)
     except ImportError:
         raise UserError("submitit is not installed: pip install 'shiftbench[slurm]'") from None
     except RuntimeError:
@@ -85,7 +85,8 @@ def script(
     executor.update_parameters(**_parameters(cluster, folder, snapshot, after))
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
-    command = executor._submitit_command_str
+    python = shell_words(cluster.python)
+    command = f"{python} -u -m jobs.cluster.start_task {shlex.quote(str(folder))}"
     if inside is not None:
         command = inside.command(cluster, "jobs.cluster.in_image", str(folder))
     return executor._make_submission_file_text(command, "") + _REQUEUE

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from jobs.local.process_end import exit_with
+
 MIB = 2**20
 # By the device of the sums. gloo goes through the CPUs, which takes long.
 SIZES_BYTES = {"cuda": (MIB, 16 * MIB, 128 * MIB, 1024 * MIB), "cpu": (MIB, 4 * MIB, 16 * MIB)}
@@ -95,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

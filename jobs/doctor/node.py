@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.doctor import NODE_TOPICS
 from jobs.doctor.finding import Request
+from jobs.local.process_end import exit_with
 
 MARK = "shiftbench-doctor"
 # Slurm splits longer lines, and may interleave those of two nodes.
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -6,7 +6,6 @@ The environment variable SHIFTBENCH_FORK_SERVER names the socket of a running se
 the user.
 """
 
-import atexit
 import fcntl
 import gc
 import importlib
@@ -19,9 +18,8 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +27,7 @@ from typing import Any, NoReturn
 from jobs import exit_codes
 from jobs.local.fork_client import peer_uid, send_message, signal_all, traits
 from jobs.local.process import THREADS
+from jobs.local.process_end import exit_with
 from suite.large_imports import collecting_no_garbage
 from suite.signals import STOP_SIGNALS, signal_when_parent_ends
 
@@ -162,7 +161,7 @@ def _fork_and_follow(
             variables = _rank_variables(rank, num_ranks, port, has_torch)
             connection.close()
             listener.close()
-            _finish(lambda: _become(request, server_traits, supervisor, variables))  # noqa: B023
+            exit_with(lambda: _become(request, server_traits, supervisor, variables))  # noqa: B023
         pids.append(pid)
     running = set(pids)
 
@@ -243,24 +242,6 @@ def _become(
     sys.argv = [request["module"], *request["arguments"]]
     code: int = importlib.import_module(request["module"]).main()
     return code
-
-
-def _finish(task: Callable[[], int]) -> NoReturn:
-    """Run a task and end this process as Python does, without tearing down modules."""
-    code = exit_codes.FAILURE
-    try:
-        code = task()
-    except BaseException as error:
-        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
-            code = error.code or exit_codes.DONE
-        else:
-            sys.excepthook(*sys.exc_info())
-    # multiprocessing ends its forks in the same way.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def main() -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.checks import read_run
+from jobs.local.process_end import exit_with
 from jobs.local.process_log import log_to_stderr
 from jobs.sources import check_own_sources
 from suite.errors import Diverged, Preempted, UserError
@@ -61,4 +62,4 @@ def torchrun() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

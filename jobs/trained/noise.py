@@ -14,6 +14,7 @@ from pathlib import Path
 from jobs import exit_codes
 from jobs.checks import read_run
 from jobs.local.process import StartProcess
+from jobs.local.process_end import exit_with
 from jobs.trained.processes import last_step, measured_in_processes
 from suite.errors import UserError
 from suite.experiment import NormSpec, Run
@@ -142,4 +143,4 @@ def measure(run: Run, paths: RunPaths, step: int, plan: NoisePlan) -> Noise:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

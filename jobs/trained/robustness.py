@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs import exit_codes
 from jobs.local.process import StartProcess
+from jobs.local.process_end import exit_with
 from jobs.trained.processes import last_step, measured_in_processes
 from suite.architectures import ARCHITECTURES
 from suite.errors import UserError
@@ -111,4 +112,4 @@ def _known(paths: RunPaths) -> RobustnessRecord | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -240,7 +240,7 @@ def task_pids() -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command, pid = path.read_bytes(), int(path.parent.name)
-            if b"submitit.core._submit" in command and b"srun" not in command and is_of_ours(pid):
+            if b"jobs.cluster.start_task" in command and b"srun" not in command and is_of_ours(pid):
                 found.append(pid)
         except OSError:
             continue  # it has ended meanwhile

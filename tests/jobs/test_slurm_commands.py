@@ -78,8 +78,6 @@ def used_of_submitit(executor: type = SlurmExecutor, submission: type = DelayedS
         actual = list(inspect.signature(found).parameters) if callable(found) else None
         if actual != parameters:
             problems.append(f"{owner.__name__}.{name}: expected the parameters {parameters}, found {actual}")
-    if not isinstance(getattr(executor, "_submitit_command_str", None), property):
-        problems.append(f"{executor.__name__}._submitit_command_str: expected a property")
     return problems
 
 
@@ -99,6 +97,5 @@ def test_a_submitit_without_them_is_named() -> None:
         def dump(self, filepath: str, compress: bool) -> None: ...
 
     problems = used_of_submitit(Other, Other)
-    assert len(problems) == 5
+    assert len(problems) == 4
     assert "Other.dump: expected the parameters ['self', 'filepath']" in "; ".join(problems)
-    assert "Other._submitit_command_str: expected a property" in problems

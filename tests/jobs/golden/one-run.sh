@@ -22,7 +22,7 @@ rm -f "$SHIFTBENCH_TO_REQUEUE"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.err' --kill-on-bad-exit=1 --wait=0 /venv/bin/python -u -m submitit.core._submit '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
+srun --unbuffered --output '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.out' --error '/runs/it'"'"'s/.shiftbench/me/demo-00000000/%j_%t_log.err' --kill-on-bad-exit=1 --wait=0 /venv/bin/python -u -m jobs.cluster.start_task '/runs/it'"'"'s/.shiftbench/me/demo-00000000'
 
 code=$?
 
