@@ -22,7 +22,7 @@ study: .venv/.users ## how small may the norm batch be? Run a study with Ray Tun
 	$(BIN)/shiftbench report runs/study --out out/study
 
 test: .venv/.developers system-packages slurm-packages ## run the test suite
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 cluster: root slurm-packages .venv/.users ## start a four-node Slurm on this machine, to try submitting (root, Debian)
 	@$(PYTHON) tests/cluster/testcluster.py up

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.local.fork_client import SERVER_VARIABLE
+from jobs.local.fork_client import READ_AT_IMPORT, SERVER_VARIABLE
 from jobs.local.process import THREADS
 from tests.helpers.shared_server import VARIABLE, server_path, shared_servers
 
@@ -44,9 +44,20 @@ def fork_server(prepared_data: None) -> Iterator[Path]:
     del os.environ[SERVER_VARIABLE]
 
 
+@pytest.fixture(autouse=True)
+def unchanged_environment() -> Iterator[None]:
+    """Variables that libraries read when they are loaded: with others, no server forks for later tests."""
+    before = _read_at_import()
+    yield
+    assert _read_at_import() == before, "this test has changed the environment of those after it"
+
+
+def _read_at_import() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(READ_AT_IMPORT)}
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Examine no longer what has been imported."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

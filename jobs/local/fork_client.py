@@ -34,7 +34,7 @@ LOG = "server.log"
 COMMAND = (sys.executable, "-m", "jobs.local.fork_server")
 ANSWER_S = 120.0
 # What libraries and Python itself read when they are loaded; a fork cannot change it any more.
-_READ_AT_IMPORT = (
+READ_AT_IMPORT = (
     *("LD_", "LC_", "LANG", "GLIBC_TUNABLES", "MALLOC_"),
     *("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_"),
     *("ATEN_", "DNNL_", "ONEDNN_", "PYTORCH_", "TORCH_"),
@@ -245,7 +245,7 @@ def send_message(connection: socket.socket, message: Mapping[str, Any]) -> None:
 
 def traits(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a process with this environment cannot change once it runs; a fork has its server's."""
-    found = {name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}
+    found = {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
     return {
         **found,
         "python": sys.executable,

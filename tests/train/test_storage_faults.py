@@ -12,7 +12,7 @@ import pytest
 from suite import files
 from suite.paths import RunPaths
 from suite.record import RecordWriter, read_status
-from suite.record.rank_errors import RankError, note_error
+from suite.record.rank_errors import RankError, has_waited, note_error
 from suite.train import storage_fault
 from tests.helpers.runs import make_run
 
@@ -85,6 +85,10 @@ SETS_UP = (
 )
 WAITED = {
     "gloo": "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 10000ms for recv operation",
+    "gloo, a closed pair": "Application timeout caused pair closure",
+    "gloo, reading": "[gloo/transport/tcp/pair.cc:144] Read timeout [10.0.0.2]:5432",
+    "gloo, connecting": "[gloo/transport/tcp/pair.cc:255] timed out connecting: Connection timed out",
+    "a key": "Timeout waiting for key: default_pg/0//cpu//0/1 after 600000 ms",
     "store": "Timed out after 601 seconds waiting for clients. 1/2 clients joined.",
     "NCCL, aborted": "NCCL communicator was aborted on rank 1. Original reason for failure was: "
     f"[Rank 1] {WATCHDOG}",
@@ -99,7 +103,17 @@ LOST = {
     "NCCL, aborted": "NCCL communicator was aborted on rank 1.",
     "NCCL, in setting up": f"{SETS_UP} '0', but store->get('0') got error: Connection reset by peer",
 }
+# Errors of a rank's own, although they name a time-out.
+OWN = {
+    "an object store": "HTTPSConnectionPool(host='s3', port=443): Read timed out. (read timeout=60)",
+    "a file system": "[Errno 110] Connection timed out: '/data/train/3.jpg'",
+}
 HANGS = "a rank hangs, or is slower than the others by more than system.collective_timeout_s, as rank"
+
+
+@pytest.mark.parametrize("said", OWN.values(), ids=OWN)
+def test_a_time_out_of_something_else_is_the_ranks_own(said: str) -> None:
+    assert not has_waited(f"Traceback (most recent call last):\n  File ...\nOSError: {said}")
 
 
 @pytest.mark.parametrize(
