@@ -13,6 +13,8 @@ from jobs.local.process import THREADS
 from tests.helpers.shared_server import VARIABLE, server_path, shared_servers
 
 SERVERS = ExitStack()
+# Folders of files that take long: they come first, so that short ones keep all workers busy until the end.
+LONG = ("tests/benchmarks/", "tests/cluster/", "tests/jobs/tune/", "tests/kernels/", "tests/train/")
 
 
 def pytest_configure() -> None:
@@ -54,6 +56,11 @@ def unchanged_environment() -> Iterator[None]:
 
 def _read_at_import() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(READ_AT_IMPORT)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of long files first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

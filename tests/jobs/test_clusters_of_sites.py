@@ -78,7 +78,7 @@ def test_typed_gpus_are_counted(tmp_path: Path) -> None:
 def test_the_interpreter(python: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cluster = loaded(tmp_path, f"python: {yaml.safe_dump(python).strip()}")
     (srun,) = (line for line in lines_of(cluster, monkeypatch, tmp_path) if line.startswith("srun"))
-    assert f" {command} -u -m submitit" in srun
+    assert f" {command} -u -m jobs.cluster.start_task" in srun
 
 
 def test_the_shell_of_a_job_finds_the_interpreter(tmp_path: Path) -> None:
