@@ -22,6 +22,8 @@ def pytest_configure() -> None:
     gc.disable()  # until all modules are imported
     # There are more processes than cores, and threads that wait for each other spin.
     os.environ.setdefault(THREADS, "1")
+    # Which vector instructions a CPU has, Inductor would find out with a C++ compiler, in each process.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if VARIABLE not in os.environ:
         SERVERS.enter_context(shared_servers())
 

@@ -3,7 +3,10 @@
 V8, which draws them, reserves address space and needs much of it.
 """
 
+import atexit
 import base64
+import hashlib
+import importlib.metadata
 import json
 import os
 import resource
@@ -12,11 +15,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+
+from suite.errors import UserError
+from suite.files import write_atomically
+from suite.paths import cache_home
 
 TIMEOUT_S = 60
 # The Vega-Lite that this Altair writes, as vl-convert names it.
@@ -77,20 +85,79 @@ def _drawer(what: str) -> subprocess.Popen[str]:
 
 
 @cache
-def start_bundling() -> subprocess.Popen[str]:
-    """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does."""
-    return _drawer("bundle")
+def start_bundling() -> subprocess.Popen[str] | None:
+    """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does.
+
+    Returns None where an earlier report has kept the result.
+    """
+    return None if _kept_bundle() else _drawer("bundle")
 
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
-    process = start_bundling()
+    """Return Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
+    if (process := start_bundling()) is None:
+        return _kept_bundle()
     bundle, error = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"the script that draws charts cannot be made: {error.strip()}")
     # A script element ends at the first "</script", wherever it is.
-    return bundle.replace("</script", "<\\/script")
+    bundle = bundle.replace("</script", "<\\/script")
+    if (path := _place_of_bundle()) is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, f"{_digest(bundle)}\n{bundle}", durable=False)
+    return bundle
+
+
+@cache
+def _kept_bundle() -> str:
+    """Return the script that an earlier report has kept; nothing if there is none, or it is damaged."""
+    try:
+        path = _place_of_bundle()
+        digest, _, bundle = ("" if path is None else path.read_text()).partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return bundle if digest == _digest(bundle) else ""
+
+
+def _place_of_bundle() -> Path | None:
+    """Return the file of the script for these versions, in the user's cache folder; None without one."""
+    with suppress(UserError):
+        if (folder := cache_home()) is not None:
+            version = f"{_VEGA_LITE}-{importlib.metadata.version('vl-convert-python')}"
+            return folder / "shiftbench" / f"vega-{version}.js"
+    return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Processes that have drawn and wait for more: a report that is written again and again draws at once.
+_idle: list[subprocess.Popen[str]] = []
+
+
+def _idle_or_new() -> subprocess.Popen[str]:
+    with suppress(IndexError):
+        while (process := _idle.pop()).poll() is not None:
+            process.communicate()
+        return process
+    return _drawer("figures")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@atexit.register
+def _end_idle() -> None:
+    while _idle:
+        _end(_idle.pop())
+
+
+os.register_at_fork(after_in_child=_idle.clear)  # they draw for the parent
 
 
 def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[tuple[str, bytes]]:
@@ -102,7 +169,8 @@ def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[t
     found: dict[int, tuple[str, bytes]] = {}
 
     def work(first: int) -> None:
-        with _drawer("figures") as process:
+        process = _idle_or_new()
+        try:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
@@ -114,7 +182,10 @@ def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[t
                 drawn = json.loads(line)
                 found[place] = drawn["svg"], base64.b64decode(drawn["pdf"])
                 on_each()
-            process.stdin.close()
+        except BaseException:
+            _end(process)
+            raise
+        _idle.append(process)
 
     if specs:
         with ThreadPoolExecutor(count) as pool:
