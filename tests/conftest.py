@@ -22,7 +22,7 @@ def pytest_configure() -> None:
     gc.disable()  # until all modules are imported
     # There are more processes than cores, and threads that wait for each other spin.
     os.environ.setdefault(THREADS, "1")
-    # Which vector instructions a CPU has, Inductor would find out with a C++ compiler, in each process.
+    # Otherwise Inductor compiles a C++ program in each process to find out which vector instructions work.
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if VARIABLE not in os.environ:
         SERVERS.enter_context(shared_servers())
@@ -50,10 +50,17 @@ def fork_server(prepared_data: None) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def unchanged_environment() -> Iterator[None]:
-    """Variables that libraries read when they are loaded: with others, no server forks for later tests."""
+    """Fail a test that changes a variable which libraries read when they are loaded, and restore it.
+
+    The fork servers would refuse the tests after it.
+    """
     before = _read_at_import()
     yield
-    assert _read_at_import() == before, "this test has changed the environment of those after it"
+    after = _read_at_import()
+    for name in after.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    assert after == before, "this test leaves another environment to those after it"
 
 
 def _read_at_import() -> dict[str, str]:
@@ -66,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Examine no longer what has been imported."""
+    """Exclude what has been imported from garbage collection."""
     gc.freeze()
     gc.enable()
 

@@ -1,4 +1,4 @@
-"""Starts a job's task: `python -m jobs.cluster.start_task FOLDER`, where Submitit has pickled it."""
+"""Starts a job's task: `python -m jobs.cluster.start_task FOLDER`. FOLDER holds what Submitit has pickled."""
 
 from jobs.local.process_end import exit_with
 

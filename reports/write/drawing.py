@@ -3,34 +3,29 @@
 V8, which draws them, reserves address space and needs much of it.
 """
 
-import atexit
 import base64
-import hashlib
-import importlib.metadata
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-from suite.errors import UserError
-from suite.files import write_atomically
-from suite.paths import cache_home
-
 TIMEOUT_S = 60
 # The Vega-Lite that this Altair writes, as vl-convert names it.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
 # A process takes a second to start: fewer figures each are drawn sooner by fewer of them.
 _FIGURES_EACH, _MAX_PROCESSES = 6, 4
+# Of one process: V8's memory grows with each, and its warnings fill a pipe that nobody reads.
+_MOST_FIGURES = 200
 _SMALLEST = '{"mark": "point", "data": {"values": [{"a": 1}]}, "encoding": {"x": {"field": "a"}}}'
 
 
@@ -85,107 +80,112 @@ def _drawer(what: str) -> subprocess.Popen[str]:
 
 
 @cache
-def start_bundling() -> subprocess.Popen[str] | None:
-    """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does.
-
-    Returns None where an earlier report has kept the result.
-    """
-    return None if _kept_bundle() else _drawer("bundle")
+def start_bundling() -> subprocess.Popen[str]:
+    """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does."""
+    return _drawer("bundle")
 
 
 @cache
 def vega_bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
-    if (process := start_bundling()) is None:
-        return _kept_bundle()
+    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
+    process = start_bundling()
     bundle, error = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"the script that draws charts cannot be made: {error.strip()}")
     # A script element ends at the first "</script", wherever it is.
-    bundle = bundle.replace("</script", "<\\/script")
-    if (path := _place_of_bundle()) is not None:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, f"{_digest(bundle)}\n{bundle}", durable=False)
-    return bundle
+    return bundle.replace("</script", "<\\/script")
 
 
-@cache
-def _kept_bundle() -> str:
-    """Return the script that an earlier report has kept; nothing if there is none, or it is damaged."""
+class _Drawer:
+    """A process that draws one figure after another."""
+
+    def __init__(self) -> None:
+        self._process = _drawer("figures")
+        self.num_drawn = 0
+
+    def draw(self, spec: dict[str, Any]) -> tuple[str, bytes]:
+        """Return the text of an SVG file and the content of a PDF file. Raises RuntimeError or OSError."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(json.dumps(spec) + "\n")
+        process.stdin.flush()
+        if not (line := process.stdout.readline()):
+            raise RuntimeError(f"a figure cannot be drawn: {process.stderr.read().strip()}")
+        self.num_drawn += 1
+        drawn = json.loads(line)
+        return drawn["svg"], base64.b64decode(drawn["pdf"])
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended, which a terminal's Ctrl-C may have done."""
+        return self._process.poll() is not None
+
+    def end(self) -> None:
+        """End the process, and wait for it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+_kept: list[_Drawer] | None = None  # those that wait for further figures
+
+
+def _forget_parents_drawers() -> None:
+    global _kept
+    _kept = None
+
+
+os.register_at_fork(after_in_child=_forget_parents_drawers)
+
+
+@contextmanager
+def keeping_drawers() -> Iterator[None]:
+    """Keep the processes that draw until the end of the block: a report that is written again needs them."""
+    global _kept
+    former, _kept = _kept, []
     try:
-        path = _place_of_bundle()
-        digest, _, bundle = ("" if path is None else path.read_text()).partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return bundle if digest == _digest(bundle) else ""
+        yield
+    finally:
+        ended, _kept = _kept, former
+        for drawer in ended:
+            drawer.end()
 
 
-def _place_of_bundle() -> Path | None:
-    """Return the file of the script for these versions, in the user's cache folder; None without one."""
-    with suppress(UserError):
-        if (folder := cache_home()) is not None:
-            version = f"{_VEGA_LITE}-{importlib.metadata.version('vl-convert-python')}"
-            return folder / "shiftbench" / f"vega-{version}.js"
-    return None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-# Processes that have drawn and wait for more: a report that is written again and again draws at once.
-_idle: list[subprocess.Popen[str]] = []
-
-
-def _idle_or_new() -> subprocess.Popen[str]:
-    with suppress(IndexError):
-        while (process := _idle.pop()).poll() is not None:
-            process.communicate()
-        return process
-    return _drawer("figures")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
-@atexit.register
-def _end_idle() -> None:
-    while _idle:
-        _end(_idle.pop())
-
-
-os.register_at_fork(after_in_child=_idle.clear)  # they draw for the parent
+@contextmanager
+def _one_drawer() -> Iterator[_Drawer]:
+    """Yield a process that was kept, or a new one; keep it afterwards, or end it, as after an error."""
+    drawer = None
+    while _kept and drawer is None:
+        with suppress(IndexError):  # another thread may have taken the last one
+            drawer = _kept.pop()
+        if drawer is not None and drawer.has_ended():
+            drawer.end()
+            drawer = None
+    drawer = drawer or _Drawer()
+    try:
+        yield drawer
+    except BaseException:
+        drawer.end()
+        raise
+    if _kept is None or drawer.num_drawn >= _MOST_FIGURES:
+        drawer.end()
+    else:
+        _kept.append(drawer)
 
 
 def draw(specs: Sequence[dict[str, Any]], on_each: Callable[[], None]) -> list[tuple[str, bytes]]:
     """Draw these specifications, in their order: the text of an SVG file and the content of a PDF file each.
 
-    `on_each` is called from any thread whenever one is done.
+    `on_each` is called from any thread whenever one is done. Raises RuntimeError when one cannot be drawn.
     """
     count = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES, -(-len(specs) // _FIGURES_EACH))
     found: dict[int, tuple[str, bytes]] = {}
 
     def work(first: int) -> None:
-        process = _idle_or_new()
-        try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
+        with _one_drawer() as drawer:
             for place in range(first, len(specs), count):
-                process.stdin.write(json.dumps(specs[place]) + "\n")
-                process.stdin.flush()
-                if not (line := process.stdout.readline()):
-                    raise RuntimeError(f"a figure cannot be drawn: {process.stderr.read().strip()}")
-                drawn = json.loads(line)
-                found[place] = drawn["svg"], base64.b64decode(drawn["pdf"])
+                found[place] = drawer.draw(specs[place])
                 on_each()
-        except BaseException:
-            _end(process)
-            raise
-        _idle.append(process)
 
     if specs:
         with ThreadPoolExecutor(count) as pool:

@@ -18,7 +18,7 @@ from reports.findings.verdicts import Verdict
 from reports.frames import Frames, build_frames
 from reports.tables.cell_tables import SUMMARY_METRICS
 from reports.tables.table import Table
-from reports.write.drawing import draw, obstacle_to_drawing, start_bundling
+from reports.write.drawing import draw, keeping_drawers, obstacle_to_drawing, start_bundling
 from reports.write.export import layer_values, results, table_csv, to_csv, to_parquet
 from reports.write.latex import to_latex
 from reports.write.page import Report, compose
@@ -180,6 +180,7 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be a folder for the report: {error.strerror}") from None
 
 
+@keeping_drawers()
 def follow(
     read: Callable[[], Collection],
     build: Callable[[Collection, int | None], ReportFiles],

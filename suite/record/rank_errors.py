@@ -34,17 +34,23 @@ _LOST = (
 )
 # Those of a rank that has waited for its peers in vain.
 _WAITED = (
-    *("timed out waiting", "timed out after", "timed out in monitoredbarrier", "wait timeout"),
-    *("connect timeout", "socket timeout", "collective operation timeout", "timed out in blocking wait"),
-    *("nccl timeout", "nccl operation timed out"),
-    # gloo's other ones, and those of the store at which ranks meet.
-    *(
-        "application timeout caused pair closure",
-        "] read timeout ",
-        "] write timeout ",
-        "timed out connecting",
-    ),
-    *("timeout waiting for key", "barrier timeout after"),
+    # gloo's
+    "timed out waiting",
+    "timed out in monitoredbarrier",
+    "application timeout caused pair closure",
+    "connect timeout",
+    "so_error: connection timed out",
+    # those of the store at which ranks meet
+    "timed out after",
+    "wait timeout",
+    "socket timeout",
+    "timeout waiting for key",
+    "barrier timeout after",
+    # NCCL's
+    "collective operation timeout",
+    "timed out in blocking wait",
+    "nccl timeout",
+    "nccl operation timed out",
 )
 # NCCL's watchdog writes this and aborts the process, in which Python raises nothing.
 _WATCHDOG = re.compile(r"\[Rank (\d+)\] (Watchdog caught collective operation timeout: .*)")

@@ -1,8 +1,8 @@
-"""Requeues, preemption, failing nodes and killed tasks: the run ends bit-equal to an undisturbed one.
+"""Requeues, preemption, failing nodes and killed tasks: a run that trains ends bit-equal to a calm one.
 
-Jobs that train are stopped by SIGTERM and SIGUSR2, with DALI's loader and with torchvision's, whose threads
-and processes see signals differently. Other ways to the same signal, and what stops no run, are tried with
-the stand-in trainer, which loses no step either; a run that is killed is bit-equal in tests/train.
+SIGTERM and SIGUSR2 each reach a run with DALI's loader and one with torchvision's, whose threads and
+processes see signals differently. What stops no run, and a kill, are tried with the stand-in trainer, which
+loses no step either; that a killed run ends bit-equal is tested in tests/train.
 """
 
 import signal
@@ -105,9 +105,9 @@ def test_a_slurmd_that_dies_in_training(training_cells: Cells, undisturbed: Refe
     assert record.status["lost_steps"] == 0
 
 
-def test_a_time_limit_shorter_than_an_epoch(training_cells: Cells, undisturbed: Reference) -> None:
+def test_a_time_limit_shorter_than_an_epoch(with_workers: Cells, undisturbed: Reference) -> None:
     # 150 s of steps in the only epoch; the warning comes 30 to 60 s after the start.
-    cells = training_cells
+    cells = with_workers
     cells.describe(time="2", signal_delay_s=60, step_s=1.5)
     cells.submit()
     job = cells.job()
@@ -120,20 +120,17 @@ def test_a_time_limit_shorter_than_an_epoch(training_cells: Cells, undisturbed: 
     assert 0 < record.status["resumed_from_step"] < 100
 
 
-def test_preemption(cells: Cells) -> None:
-    preempt(cells, "by SIGUSR2")
-    assert assert_completes(cells).status["lost_steps"] == 0
+def test_preemption(training_cells: Cells, undisturbed: Reference) -> None:
+    assert_survives_preemption(training_cells, undisturbed, "by SIGUSR2")
 
 
 def test_preemption_without_a_warning(with_workers: Cells, undisturbed: Reference) -> None:
     """SIGTERM, to every process of the job."""
     with configured("SlurmctldParameters=preempt_send_user_signal", ""):
-        preempt(with_workers, "by SIGTERM")
-        record = assert_ends_as(with_workers, undisturbed.of(with_workers.run))
-    assert record.status["lost_steps"] == 0
+        assert_survives_preemption(with_workers, undisturbed, "by SIGTERM")
 
 
-def preempt(cells: Cells, reason: str) -> None:
+def assert_survives_preemption(cells: Cells, undisturbed: Reference, reason: str) -> None:
     cells.describe(step_s=0.2)
     cells.submit()
     cells.wait_for_step(20)
@@ -142,6 +139,8 @@ def preempt(cells: Cells, reason: str) -> None:
     wait_until(reason, lambda: reason in (cells.record().get("reason") or ""))
     cells.hurry(job)
     cells.pace(0)
+    record = assert_ends_as(cells, undisturbed.of(cells.run))
+    assert record.status["lost_steps"] == 0
 
 
 def test_a_controller_that_restarts(cells: Cells) -> None:

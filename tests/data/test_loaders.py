@@ -227,8 +227,9 @@ def test_synthetic_batches(make_run: MakeRun) -> None:
         assert sum(len(batch.labels_N) for share in shares for batch in share) == 10
 
 
-def test_a_process_ends_with_unfinished_loaders(pictures: Path, make_run: MakeRun) -> None:
-    """Threads, worker processes and callbacks must not hang or crash the interpreter's end."""
+@pytest.mark.parametrize("end", ["", "\nfrom jobs.local.process_end import exit_with; exit_with(lambda: 0)"])
+def test_a_process_ends_with_unfinished_loaders(pictures: Path, make_run: MakeRun, end: str) -> None:
+    """Threads, worker processes and callbacks must not hang or crash the interpreter's end, nor ours."""
     runs = [make_run(pictures, 3, image_size=64, loader=loader).model_dump_json() for loader in LOADERS]
     code = (
         # Registered first, it is called last, when the workers are killed: their deaths are no errors then.
@@ -239,7 +240,7 @@ def test_a_process_ends_with_unfinished_loaders(pictures: Path, make_run: MakeRu
         "iterators = [iter(train_loader(run, **options)) for run in runs]\n"
         "print(*(len(next(iterator).labels_N) for iterator in iterators))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code + end], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["4", "4", "SIG_DFL"], "")
 
 

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 import jobs.local.process
+from jobs.local.child import environment_of
 from jobs.local.fork_client import SERVER_VARIABLE
 from jobs.local.launcher import run_all
-from jobs.local.process import PlainProcess, ProcessSpec
+from jobs.local.process import THREADS, PlainProcess, ProcessSpec
 from jobs.local.progress import ProgressView
 from jobs.local.stop import Stop
 from jobs.outcome import LaunchOutcome
@@ -168,6 +169,20 @@ class Sleeping(PlainProcess):
 def two_runs(folder: Path) -> list[Run]:
     (folder / "tiny.yaml").write_text(CONFIG)
     return list(load_experiment(folder / "tiny.yaml", ["batch.norm_batch_size=8", "seeds=[0, 1]"]).runs)
+
+
+def test_cores_are_shared_out_where_nobody_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, other = two_runs(tmp_path)
+    assert chosen.system.torch_threads == 1
+    run = other.model_copy(update={"system": other.system.model_copy(update={"torch_threads": None})})
+    monkeypatch.setenv(THREADS, "7")
+    assert environment_of([run, run], 3, {"A": "b"})[THREADS] == "7"
+    monkeypatch.delenv(THREADS)
+    given = environment_of([run, run], 3, {"A": "b"})
+    assert (given[THREADS], given["A"]) == ("3", "b")
+    assert THREADS not in environment_of([run, chosen], 3, {})
 
 
 def test_a_start_that_fails_is_a_failed_run_and_the_others_go_on(

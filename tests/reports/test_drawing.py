@@ -1,13 +1,14 @@
-"""The processes that draw, which are kept for further figures, and the script that is kept for reports."""
+"""The processes that draw, which a report that is written again and again keeps."""
 
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
 from reports.write import drawing
+from reports.write.drawing import keeping_drawers
 
 SPEC = json.loads(drawing._SMALLEST)
 
@@ -19,59 +20,57 @@ def drawn() -> str:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the processes were started for, from none on."""
-    found: list[str] = []
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Popen[str]]]:
+    """The processes that this test has started, while none is kept at first."""
+    found: list[Popen[str]] = []
     start = drawing._drawer
-    monkeypatch.setattr(drawing, "_drawer", lambda what: found.append(what) or start(what))
-    drawing._end_idle()
+
+    def noted(what: str) -> Popen[str]:
+        found.append(start(what))
+        return found[-1]
+
+    monkeypatch.setattr(drawing, "_drawer", noted)
+    monkeypatch.setattr(drawing, "_kept", None)
     yield found
-    drawing._end_idle()
+    assert all(process.returncode is not None for process in found)
 
 
-def test_a_process_draws_again_and_one_that_has_ended_is_replaced(started: list[str]) -> None:
+def test_a_process_is_kept_while_it_may_draw_again(started: list[Popen[str]]) -> None:
     first = drawn()
-    assert drawn() == first
-    assert started == ["figures"]
-    (idle,) = drawing._idle
-    idle.kill()
-    idle.wait()
-    assert drawn() == first
-    assert started == ["figures"] * 2
+    assert len(started) == 1
+    assert started[0].returncode is not None
+    with keeping_drawers():
+        assert drawn() == drawn() == first
+        assert len(started) == 2
+        assert started[1].poll() is None
+        started[1].kill()
+        started[1].wait()
+        assert drawn() == first
+        assert len(started) == 3
 
 
-def test_a_figure_that_cannot_be_drawn_ends_its_process(started: list[str]) -> None:
-    with pytest.raises(RuntimeError, match="a figure cannot be drawn: "):
-        drawing.draw([{"mark": 7}], lambda: None)
-    assert drawing._idle == []
-
-
-def test_a_fork_does_not_draw_for_its_parent(started: list[str]) -> None:
-    drawing.draw([SPEC], lambda: None)
-    if (child := os.fork()) == 0:
-        os._exit(len(drawing._idle))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(drawing._idle) == 1
-
-
-def test_the_script_is_kept_and_made_anew_when_it_is_damaged(
-    started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_has_drawn_much_is_replaced(
+    started: list[Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def script() -> str:
-        for function in (drawing.start_bundling, drawing.vega_bundle, drawing._kept_bundle):
-            function.cache_clear()
-        return drawing.vega_bundle()
+    monkeypatch.setattr(drawing, "_MOST_FIGURES", 2)
+    with keeping_drawers():
+        for _ in range(3):
+            drawn()
+    assert len(started) == 2
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = script()
-    (kept,) = tmp_path.glob("shiftbench/vega-*.js")
-    assert script() == made
-    assert started == ["bundle"]
-    kept.write_text(kept.read_text()[:-9])
-    assert script() == made
-    kept.unlink()
-    kept.mkdir()  # cannot be written
-    assert script() == made
-    monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user")
-    assert script() == made
-    assert started == ["bundle"] * 4
+
+def test_a_figure_that_cannot_be_drawn_ends_its_process(started: list[Popen[str]]) -> None:
+    with keeping_drawers():
+        with pytest.raises(RuntimeError, match="a figure cannot be drawn: "):
+            drawing.draw([{"mark": 7}], lambda: None)
+        assert started[0].returncode is not None
+
+
+def test_a_fork_does_not_draw_with_its_parents_process(started: list[Popen[str]]) -> None:
+    with keeping_drawers():
+        drawn()
+        if (child := os.fork()) == 0:
+            os._exit(len(drawing._kept or ()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        drawn()
+    assert len(started) == 1

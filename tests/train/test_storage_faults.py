@@ -86,9 +86,10 @@ SETS_UP = (
 WAITED = {
     "gloo": "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 10000ms for recv operation",
     "gloo, a closed pair": "Application timeout caused pair closure",
-    "gloo, reading": "[gloo/transport/tcp/pair.cc:144] Read timeout [10.0.0.2]:5432",
-    "gloo, connecting": "[gloo/transport/tcp/pair.cc:255] timed out connecting: Connection timed out",
+    "gloo, connecting": "Gloo connectFullMesh failed with [gloo/transport/tcp/helpers.cc:72] timed out "
+    "connecting: SO_ERROR: Connection timed out, remote=[10.0.0.2]:5432",
     "a key": "Timeout waiting for key: default_pg/0//cpu//0/1 after 600000 ms",
+    "a barrier": "barrier timeout after 600000ms, key: default_pg/0//barrier",
     "store": "Timed out after 601 seconds waiting for clients. 1/2 clients joined.",
     "NCCL, aborted": "NCCL communicator was aborted on rank 1. Original reason for failure was: "
     f"[Rank 1] {WATCHDOG}",
@@ -105,6 +106,9 @@ LOST = {
 }
 # Errors of a rank's own, although they name a time-out.
 OWN = {
+    "gloo, at a port where nobody listens": "Gloo connectFullMesh failed with [gloo/transport/tcp/"
+    "helpers.cc:72] timed out connecting: SO_ERROR: Connection refused, remote=[127.0.1.1]:5432",
+    "a broker": "Timed out connecting to MQTT broker",
     "an object store": "HTTPSConnectionPool(host='s3', port=443): Read timed out. (read timeout=60)",
     "a file system": "[Errno 110] Connection timed out: '/data/train/3.jpg'",
 }

@@ -128,7 +128,7 @@ def trial_of(folder: Path, runner: Refusing, monkeypatch: pytest.MonkeyPatch) ->
     study = load_study(write(folder, seeds=[0]))
     monkeypatch.setattr(jobs.tune.trial, "runner_for", lambda *_: runner)
     monkeypatch.setattr(jobs.tune.trial, "RETRY_S", 0.0)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the trial takes for Ray's
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the trial removes it, and monkeypatch restores it
     trial = Trial.__new__(Trial)
     trial.context = trial_context(folder / "runs", study)
     (folder / "runs" / "studies" / "mine").mkdir(parents=True)
