@@ -39,7 +39,7 @@ def test_detection_on_two_nodes_of_two_tasks(training_cells: Cells) -> None:
 
 SHORT = (
     "recipe={iterations: 4, warmup_iterations: 1, lr: 0.02, schedule: cosine}",
-    "measure={every_iterations: 2, precise_bn_images: 8}",
+    "measure={every_iterations: 4, precise_bn_images: 8}",
     "data.train_images=40",
     "data.val_images=9",
 )
