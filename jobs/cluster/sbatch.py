@@ -85,9 +85,10 @@ def script(
     executor.update_parameters(**_parameters(cluster, folder, snapshot, after))
     if num_runs > 1:
         executor.parameters["map_count"] = num_runs
-    python = shell_words(cluster.python)
-    command = f"{python} -u -m jobs.cluster.start_task {shlex.quote(str(folder))}"
-    if inside is not None:
+    if inside is None:
+        python = shell_words(cluster.python)
+        command = f"{python} -u -m jobs.cluster.start_task {shlex.quote(str(folder))}"
+    else:
         command = inside.command(cluster, "jobs.cluster.in_image", str(folder))
     return executor._make_submission_file_text(command, "") + _REQUEUE
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 THREADS = "OMP_NUM_THREADS"
 GRACE_S = 30.0
-_TORCHRUN = ("-c", "from jobs.local.worker import exit_with, torchrun; exit_with(torchrun)", "--standalone")
+_TORCHRUN = ("-c", "from jobs.local.worker import torchrun; torchrun()", "--standalone")
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,9 @@ def _code_of_exit(end: SystemExit) -> int:
 
 
 def _code_of_flush() -> int:
-    """Write what is left of the output. Returns FAILURE if some of it is lost, which is reported.
+    """Flush stdout and stderr. Returns FAILURE if output is lost, and prints why.
 
-    If the reader has closed its pipe, nothing is reported.
+    If the reader has closed its pipe, nothing is printed.
     """
     code = exit_codes.DONE
     for stream in (sys.stdout, sys.stderr):

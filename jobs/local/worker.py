@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from jobs import exit_codes
 from jobs.checks import read_run
@@ -53,12 +54,12 @@ def _check_sources(run: Run, folder: Path) -> None:
         raise
 
 
-def torchrun() -> None:
-    """Run torchrun, which forwards SIGTERM to its ranks and waits for them; end it with its launcher."""
+def torchrun() -> NoReturn:
+    """Become torchrun, which forwards SIGTERM to its ranks and waits for them; it ends with its launcher."""
     signal_when_parent_ends(signal.SIGTERM)
     from torch.distributed.run import main as run_torchrun
 
-    run_torchrun(sys.argv[1:])
+    exit_with(lambda: run_torchrun(sys.argv[1:]))
 
 
 if __name__ == "__main__":

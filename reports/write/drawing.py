@@ -73,7 +73,7 @@ def _draw_and_exit() -> None:
         os._exit(code)
 
 
-def _drawer(what: str) -> subprocess.Popen[str]:
+def _start_drawer(what: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(Path(__file__).with_name("drawer.py")), what, _VEGA_LITE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload, no-any-return]
@@ -82,12 +82,12 @@ def _drawer(what: str) -> subprocess.Popen[str]:
 @cache
 def start_bundling() -> subprocess.Popen[str]:
     """Begin to join Vega, Vega-Lite and Vega-Embed, which takes seconds, beside what this process does."""
-    return _drawer("bundle")
+    return _start_drawer("bundle")
 
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that a page can contain."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that a page can contain. Raises RuntimeError."""
     process = start_bundling()
     bundle, error = process.communicate()
     if process.returncode != 0:
@@ -100,7 +100,7 @@ class _Drawer:
     """A process that draws one figure after another."""
 
     def __init__(self) -> None:
-        self._process = _drawer("figures")
+        self._process = _start_drawer("figures")
         self.num_drawn = 0
 
     def draw(self, spec: dict[str, Any]) -> tuple[str, bytes]:
@@ -127,7 +127,7 @@ class _Drawer:
         self._process.communicate()
 
 
-_kept: list[_Drawer] | None = None  # those that wait for further figures
+_kept: list[_Drawer] | None = None  # the drawers that wait for further figures; None: they are not kept
 
 
 def _forget_parents_drawers() -> None:

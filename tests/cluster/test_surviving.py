@@ -1,8 +1,8 @@
 """Requeues, preemption, failing nodes and killed tasks: a run that trains ends bit-equal to a calm one.
 
 SIGTERM and SIGUSR2 each reach a run with DALI's loader and one with torchvision's, whose threads and
-processes see signals differently. What stops no run, and a kill, are tried with the stand-in trainer, which
-loses no step either; that a killed run ends bit-equal is tested in tests/train.
+processes see signals differently. What stops no run, and a kill, are tried with the stand-in trainer; that a
+killed run ends bit-equal is tested in tests/train.
 """
 
 import signal

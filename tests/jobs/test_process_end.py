@@ -26,7 +26,7 @@ def end_of(program: str, **options: object) -> "subprocess.CompletedProcess[str]
     """Run a program whose task is `task`, with `exit_with`."""
     whole = f"import signal, sys\nfrom jobs.local.process_end import exit_with\n{program}\nexit_with(task)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("PYTHONUNBUFFERED", None)  # output is to be left for the end
+    environment.pop("PYTHONUNBUFFERED", None)  # so that output is still buffered at the end
     command = [sys.executable, "-c", whole]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
     return subprocess.run(command, env=environment, **{**pipes, **options})  # type: ignore[call-overload,no-any-return]

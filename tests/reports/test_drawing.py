@@ -23,13 +23,13 @@ def drawn() -> str:
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Popen[str]]]:
     """The processes that this test has started, while none is kept at first."""
     found: list[Popen[str]] = []
-    start = drawing._drawer
+    start = drawing._start_drawer
 
     def noted(what: str) -> Popen[str]:
         found.append(start(what))
         return found[-1]
 
-    monkeypatch.setattr(drawing, "_drawer", noted)
+    monkeypatch.setattr(drawing, "_start_drawer", noted)
     monkeypatch.setattr(drawing, "_kept", None)
     yield found
     assert all(process.returncode is not None for process in found)
