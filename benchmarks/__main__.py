@@ -108,14 +108,15 @@ def model(
     images: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 128,
 ) -> None:
     """Predict, from bytes and launches alone, what norms cost a step on an H100; measures nothing."""
-    from benchmarks.step_model import PRECISIONS, Gpu, predicted
     from suite.architectures import ARCHITECTURES
 
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
     names = arch or ["resnet50"]
     if unknown := [name for name in names if name not in ARCHITECTURES]:
         raise UserError(f"--arch: {unknown[0]} is not one of {', '.join(ARCHITECTURES)}")
+    from benchmarks.step_model import PRECISIONS, Gpu, predicted  # imports torch
+
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
     console, gpu = Console(), Gpu()
     for name in names:
         with console.status("") as status:

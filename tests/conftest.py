@@ -10,14 +10,15 @@ import pytest
 
 from jobs.local.fork_client import READ_AT_IMPORT, SERVER_VARIABLE
 from jobs.local.process import THREADS
-from tests.helpers.shared_server import VARIABLE, server_path, shared_servers
+from tests.helpers import forked_worker
+from tests.helpers.shared_server import VARIABLE, server_path, shared_servers, worker_server
 
 SERVERS = ExitStack()
 # Folders of files that take long: they come first, so that short ones keep all workers busy until the end.
 LONG = ("tests/benchmarks/", "tests/cluster/", "tests/jobs/tune/", "tests/kernels/", "tests/train/")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Start the fork servers, in the one process that is the parent of all test processes."""
     gc.disable()  # until all modules are imported
     # There are more processes than cores, and threads that wait for each other spin.
@@ -26,6 +27,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if VARIABLE not in os.environ:
         SERVERS.enter_context(shared_servers())
+        if workers := config.getoption("tx", []):
+            SERVERS.enter_context(worker_server(config.args))
+            config.option.tx = [f"popen//python={forked_worker.COMMAND}"] * len(workers)
 
 
 def pytest_unconfigure() -> None:
@@ -73,8 +77,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Exclude what has been imported from garbage collection."""
+    """Exclude what has been imported from garbage collection, and collect more seldom than by default."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 

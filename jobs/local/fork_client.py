@@ -189,17 +189,19 @@ class ForkedProcess:
                 self.returncode = message["code"]
         return self.returncode
 
-    def _is_readable(self) -> bool:
+    def _is_readable(self, timeout_s: float = 0.0) -> bool:
         poller = select.poll()  # `select.select` refuses file descriptors above 1023
         poller.register(self._connection, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(1e3 * timeout_s))
 
     def wait(self, timeout: float | None = None) -> int:
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         while (code := self.poll()) is None:
-            if time.monotonic() >= deadline:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 raise subprocess.TimeoutExpired(self._spec.module, timeout or 0.0)
-            time.sleep(0.02)
+            if self._is_readable(min(left_s, 60.0)):
+                time.sleep(0.02)  # for the processes of a supervisor that was killed, which end soon
         return code
 
     def send_signal(self, sig: int) -> None:

@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment
 
 from reports.sentences import environment
 from reports.tables.table import Link, Table
@@ -32,9 +35,14 @@ def _cell(table: Table, row: int, column: int) -> str:
 
 def fill(template: str, **values: object) -> str:
     """The text of a Markdown template."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
     made = environment(escape=False)
     made.filters |= {"md": escape_markdown, "md_table": markdown_table}
-    return made.get_template(template).render(**values)
+    return made
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from reports.figures import Figure
@@ -93,19 +95,29 @@ def _height_px(spec: Mapping[str, Any]) -> int:
 def render_html(report: Report, reload_s: int | None = None) -> str:
     """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
     groups, specs = page_figures([figure for figure in report.figures if figure.on_page])
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            groups=groups,
+            specs=specs,
+            names=report.table_names,
+            looks={variant.label: variant for variant in report.palette},
+            bundle=vega_bundle() if specs else "",
+            reload_s=reload_s,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """The page's templates, which are compiled once in a process."""
     made = environment(escape=True)
     made.filters |= {"filtered": _filtered, "digits": _digits, "by_place": _by_place, "unbroken": _unbroken}
     made.tests["link"] = lambda cell: isinstance(cell, Link)
     made.tests["state"] = lambda cell: isinstance(cell, StateCell)
-    return made.get_template("report.html.j2").render(
-        report=report,
-        groups=groups,
-        specs=specs,
-        names=report.table_names,
-        looks={variant.label: variant for variant in report.palette},
-        bundle=vega_bundle() if specs else "",
-        reload_s=reload_s,
-    )
+    return made
 
 
 def _digits(cell: object) -> str:

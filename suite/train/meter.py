@@ -143,9 +143,10 @@ def flops_per_image(model: nn.Module, work: Callable[[nn.Module], Tensor]) -> fl
 def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     """Measure the fastest of several square matrix products on `device`, in FLOP/s.
 
-    A device whose products take seconds, such as a CPU without the precision's instructions, does fewer.
+    Their size keeps the device busy, and no longer than that: each run measures it. A device whose products
+    take seconds, such as a CPU without the precision's instructions, does fewer.
     """
-    size = 8192 if device.type == "cuda" else 1024
+    size = 8192 if device.type == "cuda" else 1024 if torch.get_num_threads() > 1 else 512
     dtype = getattr(torch, PRECISIONS[precision].autocast or "float32")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")

@@ -51,6 +51,11 @@ def warming_up() -> nn.Module:
 
 
 def slow_momentum() -> nn.Module:
+    return copy.deepcopy(_slow_momentum())
+
+
+@functools.cache
+def _slow_momentum() -> nn.Module:
     """After 500 steps that change little, 50 that change much."""
     model = train(network(0.01), batches("train", 16), epochs=5, lr=0.02)
     return train(model, batches("train"), epochs=1, lr=0.4)

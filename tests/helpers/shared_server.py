@@ -1,8 +1,10 @@
-"""The fork servers of a test session, which import once what the processes that tests start would import.
+"""The fork servers of a test session, which import once what its processes would import.
 
-One has imported torch and forks runs and functions. The other has imported Ray and forks drivers.
+One has imported torch and forks runs and functions, one has imported Ray and forks drivers, and one has
+imported what all tests import and forks xdist's workers.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,10 +18,9 @@ from tests.helpers.stand_in import stand_in
 
 ROOT = Path(__file__).parents[2]
 VARIABLE, DRIVERS_VARIABLE = "SHIFTBENCH_TEST_FORK_SERVER", "SHIFTBENCH_TEST_DRIVER_SERVER"
-FOR_DRIVERS = {
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # no fork would have the thread
-    "RAY_AUTH_MODE": "token",  # Ray reads it when it is imported; it is the default
-}
+WORKERS_VARIABLE, PATHS_VARIABLE = "SHIFTBENCH_TEST_WORKER_SERVER", "SHIFTBENCH_TEST_PATHS"
+NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # no fork would have the thread
+FOR_DRIVERS = {**NO_THREADS, "RAY_AUTH_MODE": "token"}  # Ray reads it when it is imported; it is the default
 # Imports when the first process is wanted: many sessions need none.
 _LAZY = f"""
 import select, sys
@@ -28,6 +29,7 @@ from jobs.local import fork_server
 from MODULE import preload
 def wait_then_preload():
     select.select([int(sys.argv[1])], [], [])
+    import pytest  # as the modules do whose functions are called
     preload()
 fork_server.preload = wait_then_preload
 fork_server.main()
@@ -44,6 +46,16 @@ def shared_servers() -> Iterator[None]:
         os.environ |= {VARIABLE: str(runs_at), DRIVERS_VARIABLE: str(drivers_at)}
         yield
         del os.environ[VARIABLE], os.environ[DRIVERS_VARIABLE]
+
+
+@contextmanager
+def worker_server(paths: list[str]) -> Iterator[None]:
+    """Start the server of xdist's workers, which have imported what the tests at `paths` import."""
+    environment = {**os.environ, **NO_THREADS, PATHS_VARIABLE: json.dumps(paths)}
+    with _lazy_server("tests.helpers.forked_worker", environment) as path:
+        os.environ[WORKERS_VARIABLE] = str(path)
+        yield
+        del os.environ[WORKERS_VARIABLE]
 
 
 @contextmanager

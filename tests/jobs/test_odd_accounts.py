@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.records import write_run
+from tests.helpers.records import write_run, write_waiting
 from tests.helpers.runs import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -48,17 +48,26 @@ needs_namespaces = pytest.mark.skipif(
 
 
 @needs_namespaces
-@pytest.mark.parametrize("home", [None, "", "/"])
-def test_a_user_without_name_and_home_reads_runs_and_reports(
-    runs: Path, tmp_path: Path, home: str | None
-) -> None:
-    env = {} if home is None else {"HOME": home}
-    status = nobody("status", "--output-dir", runs, **env)
+def test_a_user_without_name_and_home_reads_runs_and_reports(runs: Path, tmp_path: Path) -> None:
+    status = nobody("status", "--output-dir", runs)
     assert (status.returncode, status.stderr) == (0, "")
     assert "2 completed" in status.stdout
-    report = nobody("report", runs, "--out", tmp_path / "out", **env)
+    assert_reports(runs, tmp_path / "out")
+    assert list((tmp_path / "out").glob("figures/*.svg"))
+
+
+@needs_namespaces
+@pytest.mark.parametrize("home", ["", "/"])
+def test_a_home_that_is_none_is_no_obstacle(tmp_path: Path, home: str) -> None:
+    """The run has not begun, so that no charts are drawn."""
+    write_waiting(tmp_path / "waiting", make_run())
+    assert_reports(tmp_path / "waiting", tmp_path / "out", HOME=home)
+
+
+def assert_reports(runs: Path, out: Path, **env: str) -> None:
+    report = nobody("report", runs, "--out", out, **env)
     assert report.returncode == 0, report.stderr
-    assert (tmp_path / "out" / "index.html").exists()
+    assert (out / "index.html").exists()
 
 
 @needs_namespaces

@@ -262,13 +262,17 @@ def test_work_of_a_network_by_hand() -> None:
     assert work["matmul_peak_share"] == pytest.approx(expected)
 
 
-def test_products_that_take_seconds_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "size"), [(1, 512), (2, 1024)])
+def test_products_that_take_seconds_are_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, threads: int, size: int
+) -> None:
     done: list[None] = []
     clock = itertools.count(0, 5)  # each look is 5 s later
     monkeypatch.setattr("suite.train.meter.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr(torch, "mm", lambda *_: done.append(None))
     monkeypatch.setattr("suite.train.meter.PEAK_S", 6)
-    assert matmul_peak_flops_per_s(CPU, "fp32") == 2 * 1024**3 / 5
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert matmul_peak_flops_per_s(CPU, "fp32") == 2 * size**3 / 5
     assert len(done) == 1
 
 
