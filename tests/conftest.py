@@ -14,8 +14,12 @@ from tests.helpers import forked_worker
 from tests.helpers.shared_server import VARIABLE, server_path, shared_servers, worker_server
 
 SERVERS = ExitStack()
-# Folders of files that take long: they come first, so that short ones keep all workers busy until the end.
-LONG = ("tests/benchmarks/", "tests/cluster/", "tests/jobs/tune/", "tests/kernels/", "tests/train/")
+# Files that take long, and folders of them: they come first, so that short ones keep all workers busy until the end.
+LONG = (
+    *("tests/benchmarks/", "tests/cluster/", "tests/jobs/tune/", "tests/kernels/"),
+    *("tests/reports/test_filters_in_browser.py", "tests/shift/", "tests/test_site.py", "tests/test_wheel.py"),
+    "tests/train/",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
