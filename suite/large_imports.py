@@ -8,15 +8,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def collecting_no_garbage() -> Iterator[None]:
-    """Pause the garbage collector: it would examine all objects again and again, of which none is garbage.
+    """Pause the garbage collector, and let it leave out from then on what exists at the end.
 
-    With torch and torchvision, an import takes a fifth less time.
+    It would examine all objects again and again, of which none is garbage: a tenth of the CPU time of a short
+    run, and a fifth of that of importing torch and torchvision.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
 

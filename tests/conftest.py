@@ -14,11 +14,13 @@ from tests.helpers import forked_worker
 from tests.helpers.shared_server import VARIABLE, server_path, shared_servers, worker_server
 
 SERVERS = ExitStack()
-# Files that take long, and folders of them: they come first, so that short ones keep all workers busy until the end.
-LONG = (
-    *("tests/benchmarks/", "tests/cluster/", "tests/jobs/tune/", "tests/kernels/"),
-    *("tests/reports/test_filters_in_browser.py", "tests/shift/", "tests/test_site.py", "tests/test_wheel.py"),
-    "tests/train/",
+# What takes long comes first, so that short files keep all workers busy until the end.
+LONG = tuple(
+    f"tests/{name}"
+    for name in (
+        *("benchmarks/", "cluster/", "jobs/tune/", "kernels/", "shift/", "train/"),
+        *("reports/test_filters_in_browser.py", "test_site.py", "test_wheel.py"),
+    )
 )
 
 
