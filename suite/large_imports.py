@@ -8,19 +8,28 @@ from contextlib import contextmanager
 
 @contextmanager
 def collecting_no_garbage() -> Iterator[None]:
-    """Pause the garbage collector, and let it leave out from then on what exists at the end.
+    """Pause the garbage collector: it would examine all objects again and again, of which none is garbage.
 
-    It would examine all objects again and again, of which none is garbage: a tenth of the CPU time of a short
-    run, and a fifth of that of importing torch and torchvision.
+    With torch and torchvision, an import takes a fifth less time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def importing_large_packages() -> Iterator[None]:
+    """Pause the garbage collector, and have it leave out from then on what exists at the end.
+
+    A short run takes an eighth less CPU time. What is garbage at the end is never collected.
+    """
+    with collecting_no_garbage():
+        yield
+        gc.freeze()
 
 
 @contextmanager

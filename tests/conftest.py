@@ -33,9 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if VARIABLE not in os.environ:
         SERVERS.enter_context(shared_servers())
-        if workers := config.getoption("tx", []):
+        if "popen" in (workers := config.getoption("tx", [])):
             SERVERS.enter_context(worker_server(config.args))
-            config.option.tx = [f"popen//python={forked_worker.COMMAND}"] * len(workers)
+            forked = f"popen//python={forked_worker.COMMAND}"
+            config.option.tx = [forked if worker == "popen" else worker for worker in workers]
 
 
 def pytest_unconfigure() -> None:
@@ -78,7 +79,7 @@ def _read_at_import() -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the folders of long files first."""
+    """Put first what takes long."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from suite.large_imports import collecting_no_garbage
+from suite.large_imports import importing_large_packages
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
@@ -13,7 +13,7 @@ def test_nothing_is_collected_meanwhile_and_what_exists_then_is_left_out(is_enab
     try:
         (gc.enable if is_enabled else gc.disable)()
         before = gc.get_freeze_count()
-        with collecting_no_garbage():
+        with importing_large_packages():
             assert not gc.isenabled()
             kept: list[list[int]] = [[] for _ in range(10_000)]
         assert gc.isenabled() is is_enabled

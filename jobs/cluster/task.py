@@ -16,7 +16,7 @@ from jobs.local.process_log import also_logged_to, log_to_stderr
 from jobs.sources import check_own_sources
 from suite.errors import Preempted, UserError
 from suite.experiment import Run
-from suite.large_imports import collecting_no_garbage
+from suite.large_imports import importing_large_packages
 from suite.paths import RunPaths
 from suite.record import UNFINISHED, RecordWriter, errors_noted, read_status, read_stop_request
 from suite.record.rank_errors import in_one_line
@@ -79,7 +79,7 @@ def _train(run: Run, folder: Path, rank: int, stop: StopFlag) -> None:
     # By default every rank would use every core of the node.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     with errors_noted(RunPaths(folder), rank):
-        with collecting_no_garbage():
+        with importing_large_packages():
             from suite.train import joined, train_on
 
         claim = f"{current_job()} start {os.environ.get('SLURM_RESTART_COUNT', '0')}"

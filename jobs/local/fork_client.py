@@ -200,8 +200,10 @@ class ForkedProcess:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise subprocess.TimeoutExpired(self._spec.module, timeout or 0.0)
-            if self._is_readable(min(left_s, 60.0)):
-                time.sleep(0.02)  # for the processes of a supervisor that was killed, which end soon
+            if self._is_readable():  # the supervisor was killed, and its processes have not ended yet
+                time.sleep(0.02)
+            else:
+                self._is_readable(min(left_s, 60.0))
         return code
 
     def send_signal(self, sig: int) -> None:

@@ -17,7 +17,7 @@ from jobs.local.process_log import log_to_stderr
 from jobs.sources import check_own_sources
 from suite.errors import Diverged, Preempted, UserError
 from suite.experiment import Run
-from suite.large_imports import collecting_no_garbage
+from suite.large_imports import importing_large_packages
 from suite.launch import launch_variables
 from suite.record import RecordWriter
 from suite.signals import signal_when_parent_ends
@@ -33,7 +33,7 @@ def main() -> int:
     try:
         run = read_run(folder)
         _check_sources(run, folder)
-        with collecting_no_garbage():
+        with importing_large_packages():
             from suite.train import train_run
 
         train_run(run, folder)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from suite.errors import UserError
-from suite.large_imports import collecting_no_garbage
+from suite.large_imports import importing_large_packages
 
 # Ray's shared memory for objects. Trials use next to none of it; this is the least that Ray accepts.
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -65,7 +65,7 @@ def import_ray() -> None:
     for name in UNUSED:
         modules.setdefault(name, None)
     try:
-        with collecting_no_garbage():
+        with importing_large_packages():
             import ray.tune  # noqa: F401
 
             for name in IMPORTERS:

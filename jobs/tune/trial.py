@@ -18,7 +18,7 @@ from jobs.tune.study_folder import stop_file
 from suite.errors import UserError
 from suite.experiment import Run
 from suite.files import is_locked, read_json, write_atomically
-from suite.large_imports import collecting_no_garbage
+from suite.large_imports import importing_large_packages
 from suite.paths import RunPaths
 from suite.record import (
     RecordWriter,
@@ -32,7 +32,7 @@ from suite.record.reader import experiment_of
 from suite.studies.spec import StoppingSpec
 from suite.studies.study import Study
 
-with collecting_no_garbage():  # Ray's workers import this module before they import Tune
+with importing_large_packages():  # Ray's workers import this module before they import Tune
     from ray import tune
 
 Result = dict[str, Any]

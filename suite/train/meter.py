@@ -143,10 +143,11 @@ def flops_per_image(model: nn.Module, work: Callable[[nn.Module], Tensor]) -> fl
 def matmul_peak_flops_per_s(device: torch.device, precision: str) -> float:
     """Measure the fastest of several square matrix products on `device`, in FLOP/s.
 
-    Their size keeps the device busy, and no longer than that: each run measures it. A device whose products
-    take seconds, such as a CPU without the precision's instructions, does fewer.
+    One thread of a CPU reaches its peak with smaller products than several do. A device whose products take
+    seconds, such as a CPU without the precision's instructions, does fewer.
     """
-    size = 8192 if device.type == "cuda" else 1024 if torch.get_num_threads() > 1 else 512
+    on_cpu = 512 if torch.get_num_threads() == 1 else 1024
+    size = 8192 if device.type == "cuda" else on_cpu
     dtype = getattr(torch, PRECISIONS[precision].autocast or "float32")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best_s = float("inf")

@@ -20,6 +20,7 @@ from jobs.local.fork_server import preload as preload_training
 from jobs.local.process import ProcessSpec
 from tests.helpers.shared_server import PATHS_VARIABLE, WORKERS_VARIABLE
 
+OF_TESTS = ("tests", "website")  # whose modules each worker imports itself
 COMMAND = shlex.join([sys.executable, __file__])
 
 
@@ -28,11 +29,15 @@ def preload() -> None:
     import pytest
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Tests ask for a GPU while they are imported, which otherwise initialises CUDA; that survives no fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     pytest.main(["--collect-only", "-qq", "-n0", *json.loads(os.environ.pop(PATHS_VARIABLE))])
+    sys.stdout.flush()
     if "torch" in sys.modules:
         preload_training()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in OF_TESTS]:
         del sys.modules[name]
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -51,16 +56,21 @@ def main() -> int:
 
 
 def stand_for_worker() -> int:
-    """Have a worker forked, pass interrupts on to it, and wait for its end."""
+    """Have a worker forked, pass interrupts on to it, and wait for its end. Without a fork, be the worker."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         arguments = (str(os.getpid()), sys.argv[-1])
         spec = ProcessSpec("tests.helpers.forked_worker", arguments, os.environ, log)
-        worker = ForkedProcess(Path(os.environ[WORKERS_VARIABLE]), spec)
-        signal.signal(signal.SIGINT, lambda number, _: worker.send_signal(number))
-        code = worker.wait()
-        sys.stderr.write(log.read_text(errors="replace"))
-        return code
+        try:
+            worker = ForkedProcess(Path(os.environ[WORKERS_VARIABLE]), spec)
+        except OSError as error:
+            print(f"this worker imports everything itself, as it was not forked: {error}", file=sys.stderr)
+        else:
+            signal.signal(signal.SIGINT, lambda number, _: worker.send_signal(number))
+            code = worker.wait()
+            sys.stderr.write(log.read_text(errors="replace"))
+            return code
+    return os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from jobs.local import fork_server
 from MODULE import preload
 def wait_then_preload():
     select.select([int(sys.argv[1])], [], [])
-    import pytest  # as the modules do whose functions are called
+    import pytest  # else each fork would that calls a function of a test
     preload()
 fork_server.preload = wait_then_preload
 fork_server.main()

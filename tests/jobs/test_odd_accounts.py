@@ -48,23 +48,26 @@ needs_namespaces = pytest.mark.skipif(
 
 
 @needs_namespaces
-def test_a_user_without_name_and_home_reads_runs_and_reports(runs: Path, tmp_path: Path) -> None:
-    status = nobody("status", "--output-dir", runs)
-    assert (status.returncode, status.stderr) == (0, "")
-    assert "2 completed" in status.stdout
-    assert_reports(runs, tmp_path / "out")
+@pytest.mark.parametrize("home", [None, ""])
+def test_a_user_without_name_and_home_reads_runs_and_reports(
+    runs: Path, tmp_path: Path, home: str | None
+) -> None:
+    assert_reports(runs, tmp_path / "out", home, "2 completed")
     assert list((tmp_path / "out").glob("figures/*.svg"))
 
 
 @needs_namespaces
-@pytest.mark.parametrize("home", ["", "/"])
-def test_a_home_that_is_none_is_no_obstacle(tmp_path: Path, home: str) -> None:
+def test_a_home_that_is_the_root_folder_is_no_obstacle(tmp_path: Path) -> None:
     """The run has not begun, so that no charts are drawn."""
     write_waiting(tmp_path / "waiting", make_run())
-    assert_reports(tmp_path / "waiting", tmp_path / "out", HOME=home)
+    assert_reports(tmp_path / "waiting", tmp_path / "out", "/", "1 queued")
 
 
-def assert_reports(runs: Path, out: Path, **env: str) -> None:
+def assert_reports(runs: Path, out: Path, home: str | None, counted: str) -> None:
+    env = {} if home is None else {"HOME": home}
+    status = nobody("status", "--output-dir", runs, **env)
+    assert (status.returncode, status.stderr) == (0, "")
+    assert counted in status.stdout
     report = nobody("report", runs, "--out", out, **env)
     assert report.returncode == 0, report.stderr
     assert (out / "index.html").exists()
