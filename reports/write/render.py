@@ -95,18 +95,15 @@ def _height_px(spec: Mapping[str, Any]) -> int:
 def render_html(report: Report, reload_s: int | None = None) -> str:
     """One page with style, scripts and charts inside it. `reload_s`: it loads itself again then."""
     groups, specs = page_figures([figure for figure in report.figures if figure.on_page])
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            report=report,
-            groups=groups,
-            specs=specs,
-            names=report.table_names,
-            looks={variant.label: variant for variant in report.palette},
-            bundle=vega_bundle() if specs else "",
-            reload_s=reload_s,
-        )
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        report=report,
+        groups=groups,
+        specs=specs,
+        names=report.table_names,
+        looks={variant.label: variant for variant in report.palette},
+        bundle=vega_bundle() if specs else "",
+        reload_s=reload_s,
     )
 
 
